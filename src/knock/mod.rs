@@ -1,0 +1,15 @@
+//! The vocabulary: what a knock says, in types whose `FromStr` is the only door.
+
+mod address;
+mod door;
+mod name;
+mod reply;
+mod request;
+mod time;
+
+pub use address::{AddressPolicy, canonical};
+pub use door::{Door, InvalidDoor, Protocol};
+pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
+pub use reply::{Reply, ReplyText, Status};
+pub use request::{Knock, ReplyWanted};
+pub use time::{Now, Timestamp};
