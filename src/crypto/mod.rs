@@ -1,0 +1,16 @@
+//! The only place that names a cryptographic library: secrets, the key schedule, tags, sealing, key files.
+
+mod example;
+mod keyfile;
+mod mac;
+mod random;
+mod schedule;
+mod seal;
+mod secret;
+
+pub use keyfile::{Holder, KeyFile, KeyFileError};
+pub use mac::{MacKey, Tag};
+pub use random::{RandomFailed, random};
+pub use schedule::{ClientKeys, Fingerprint, KeeperKeys, KeySet, PairSecret, RootSecret, WatcherKeys};
+pub use seal::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};
+pub use secret::Secret;

@@ -1,0 +1,18 @@
+//! The system's random numbers.
+
+use ring::rand::{SecureRandom, SystemRandom};
+
+/// The system gave no random numbers.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the system's random number generator failed")]
+pub struct RandomFailed;
+
+/// `N` random bytes.
+///
+/// # Errors
+/// When the system has none; nothing secret may be made then.
+pub fn random<const N: usize>() -> Result<[u8; N], RandomFailed> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| RandomFailed)?;
+    Ok(bytes)
+}
