@@ -1,0 +1,120 @@
+//! The sealed part of a knock.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::Reader;
+use crate::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
+
+/// Bytes of a body without random padding.
+pub(super) const BODY_MIN: usize = 160;
+
+const VERSION: u8 = 1;
+const FLAG_REPLY: u8 = 1;
+const NO_OTP: u32 = u32::MAX;
+
+/// An opened body. The two things it tells in every version can be had at once, the rest by
+/// [`Body::understand`].
+#[derive(Debug, Clone)]
+pub struct Body {
+    timestamp: Timestamp,
+    reply: ReplyWanted,
+    knock: Result<Knock, NotUnderstood>,
+}
+
+/// A body of another version, or with a set reserved bit, a policy above 2, a padding byte that is not zero, a
+/// length out of range, a name outside its alphabet or an IPv4-mapped IPv6 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the knock is of a form that this version does not know")]
+pub struct NotUnderstood;
+
+impl Body {
+    /// Reads a body; nothing when it has not even the ten bytes that all versions share.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let version = reader.u8()?;
+        let flags = reader.u8()?;
+        let timestamp = Timestamp::from_millis(reader.u64()?);
+        let reply = if flags & FLAG_REPLY == 0 { ReplyWanted::No } else { ReplyWanted::Yes };
+        let knock = if version == VERSION && flags & !FLAG_REPLY == 0 {
+            read_rest(reader, timestamp, reply).ok_or(NotUnderstood)
+        } else {
+            Err(NotUnderstood)
+        };
+        Some(Self { timestamp, reply, knock })
+    }
+
+    /// When the client says it made the knock.
+    #[must_use]
+    pub const fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+
+    /// Whether the client waits for an answer.
+    #[must_use]
+    pub const fn reply(&self) -> ReplyWanted {
+        self.reply
+    }
+
+    /// What the knock says.
+    ///
+    /// # Errors
+    /// When it is of a form that this version does not know.
+    pub const fn understand(&self) -> Result<&Knock, NotUnderstood> {
+        match &self.knock {
+            Ok(knock) => Ok(knock),
+            Err(error) => Err(*error),
+        }
+    }
+}
+
+fn read_rest(mut reader: Reader<'_>, timestamp: Timestamp, reply: ReplyWanted) -> Option<Knock> {
+    let seconds = reader.u32()?;
+    let otp = Some(reader.u32()?).filter(|&otp| otp != NO_OTP);
+    let policy = match reader.u8()? {
+        0 => AddressPolicy::Observed,
+        1 => AddressPolicy::Exact,
+        2 => AddressPolicy::Listed,
+        _ => return None,
+    };
+    let ipv4 = Some(Ipv4Addr::from(*reader.array()?)).filter(|ip| !ip.is_unspecified());
+    let ipv6 = Some(Ipv6Addr::from(*reader.array()?)).filter(|ip| !ip.is_unspecified());
+    if ipv6.is_some_and(|ip| ip.to_ipv4_mapped().is_some()) {
+        return None;
+    }
+    let action = std::str::from_utf8(reader.prefixed()?).ok()?.parse().ok()?;
+    let argument = std::str::from_utf8(reader.prefixed()?).ok()?.parse().ok()?;
+    if reader.rest().iter().any(|&byte| byte != 0) {
+        return None;
+    }
+    Some(Knock { timestamp, reply, seconds, otp, policy, ipv4, ipv6, action, argument })
+}
+
+/// Writes the body of `knock` with `padding` bytes beyond the shortest form.
+pub(super) fn write(knock: &Knock, padding: usize) -> Vec<u8> {
+    let length = BODY_MIN.saturating_add(padding);
+    // Sealing appends 16 bytes in place.
+    let mut body = Vec::with_capacity(length.saturating_add(crate::crypto::AEAD_TAG));
+    body.push(VERSION);
+    body.push(match knock.reply {
+        ReplyWanted::Yes => FLAG_REPLY,
+        ReplyWanted::No => 0,
+    });
+    body.extend(knock.timestamp.as_millis().to_be_bytes());
+    body.extend(knock.seconds.to_be_bytes());
+    body.extend(knock.otp.unwrap_or(NO_OTP).to_be_bytes());
+    body.push(match knock.policy {
+        AddressPolicy::Observed => 0,
+        AddressPolicy::Exact => 1,
+        AddressPolicy::Listed => 2,
+    });
+    body.extend(knock.ipv4.unwrap_or(Ipv4Addr::UNSPECIFIED).octets());
+    body.extend(knock.ipv6.unwrap_or(Ipv6Addr::UNSPECIFIED).octets());
+    for text in [knock.action.as_str(), knock.argument.as_str()] {
+        // Both types bound their length far under 256.
+        body.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
+        body.extend(text.bytes());
+    }
+    body.resize(length, 0);
+    body
+}

@@ -1,0 +1,11 @@
+//! Bytes ↔ values, both directions: the knock datagram, its body, the reply. Total: no bytes make it panic.
+
+mod body;
+mod bytes;
+mod datagram;
+mod reply;
+
+pub use body::{Body, NotUnderstood};
+pub use bytes::Reader;
+pub use datagram::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, HINT, Hint, PADDING_MAX, hint};
+pub use reply::{NotAReply, REPLY_LEN, open_reply, seal_reply};

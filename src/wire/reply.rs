@@ -1,0 +1,74 @@
+//! The reply datagram: nonce, sealed body of fixed size, bound to one knock by its nonce.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::Reader;
+use crate::crypto::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};
+use crate::knock::{Reply, ReplyText, Status, Timestamp, canonical};
+
+/// Bytes of every reply.
+pub const REPLY_LEN: usize = NONCE + REPLY_BODY + AEAD_TAG;
+
+const REPLY_BODY: usize = 96;
+const VERSION: u8 = 1;
+
+/// The bytes are no answer to this knock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an answer to this knock")]
+pub struct NotAReply;
+
+/// Seals `reply` as the answer to the knock with the nonce `knock`, under a fresh `nonce`.
+///
+/// # Errors
+/// When the cipher fails, which it never does for so few bytes.
+pub fn seal_reply(reply: &Reply, key: &SealKey, knock: &Nonce, nonce: &Nonce) -> Result<Vec<u8>, NotSealed> {
+    let mut body = Vec::with_capacity(REPLY_BODY.saturating_add(AEAD_TAG));
+    body.push(VERSION);
+    body.push(reply.status.code());
+    body.extend(reply.server_time.as_millis().to_be_bytes());
+    body.extend(mapped(reply.observed).octets());
+    body.extend(reply.port.to_be_bytes());
+    body.extend(reply.seconds.to_be_bytes());
+    let text = reply.text.as_str();
+    body.push(u8::try_from(text.len()).unwrap_or(0));
+    body.extend(text.bytes());
+    body.resize(REPLY_BODY, 0);
+    key.seal(nonce, knock, &mut body)?;
+    Ok([nonce.as_slice(), &body].concat())
+}
+
+/// Opens the answer to the knock with the nonce `knock`.
+///
+/// # Errors
+/// When it is not sealed under this key for this knock, or says what this version does not know.
+pub fn open_reply(bytes: &[u8], key: &SealKey, knock: &Nonce) -> Result<Reply, NotAReply> {
+    if bytes.len() != REPLY_LEN {
+        return Err(NotAReply);
+    }
+    let (nonce, sealed) = bytes.split_first_chunk().ok_or(NotAReply)?;
+    let mut sealed = sealed.to_vec();
+    let body = key.open(nonce, knock, &mut sealed).map_err(|NotSealed| NotAReply)?;
+    read_body(body).ok_or(NotAReply)
+}
+
+fn read_body(body: &[u8]) -> Option<Reply> {
+    let mut reader = Reader::new(body);
+    if reader.u8()? != VERSION {
+        return None;
+    }
+    Some(Reply {
+        status: Status::from_code(reader.u8()?)?,
+        server_time: Timestamp::from_millis(reader.u64()?),
+        observed: canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?))),
+        port: reader.u16()?,
+        seconds: reader.u32()?,
+        text: ReplyText::fitting(&String::from_utf8_lossy(reader.prefixed()?)),
+    })
+}
+
+const fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}

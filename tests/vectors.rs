@@ -1,0 +1,129 @@
+//! Every vector of `tests/vectors/protocol-v1*.json`, made by an independent implementation, byte for byte.
+#![allow(clippy::disallowed_methods, reason = "tests read files")]
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use serde_json::Value;
+use spa_knock::crypto::{MacKey, PairSecret, RootSecret, SealKey, Secret};
+use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, ServerId, Timestamp};
+use spa_knock::wire::{Body, Datagram, Envelope, open_reply, seal_reply};
+
+fn cases() -> Vec<Value> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors");
+    let mut cases = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.starts_with("protocol-v1") && name.ends_with(".json") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            cases.extend(serde_json::from_str::<Vec<Value>>(&text).unwrap());
+        }
+    }
+    assert!(cases.len() >= 24, "the vectors are missing");
+    cases
+}
+
+fn bytes(value: &Value) -> Vec<u8> {
+    let hex = value.as_str().unwrap();
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+}
+
+fn array<const N: usize>(value: &Value) -> [u8; N] {
+    bytes(value).try_into().unwrap()
+}
+
+fn secret(value: &Value) -> Secret {
+    Secret::from_bytes(array(value))
+}
+
+fn knock(v: &Value) -> Knock {
+    let number = |name: &str| u32::try_from(v[name].as_u64().unwrap()).unwrap();
+    Knock {
+        timestamp: Timestamp::from_millis(v["timestamp_ms"].as_u64().unwrap()),
+        reply: if v["reply_wanted"].as_bool().unwrap() { ReplyWanted::Yes } else { ReplyWanted::No },
+        seconds: number("seconds"),
+        otp: Some(number("otp")).filter(|&otp| otp != u32::MAX),
+        policy: match v["policy"].as_str().unwrap() {
+            "observed" => AddressPolicy::Observed,
+            "exact" => AddressPolicy::Exact,
+            "listed" => AddressPolicy::Listed,
+            other => panic!("unknown policy {other}"),
+        },
+        ipv4: v["ipv4"].as_str().map(|ip| ip.parse::<Ipv4Addr>().unwrap()),
+        ipv6: v["ipv6"].as_str().map(|ip| ip.parse::<Ipv6Addr>().unwrap()),
+        action: v["action"].as_str().unwrap().parse().unwrap(),
+        argument: v["argument"].as_str().unwrap().parse().unwrap(),
+    }
+}
+
+#[test]
+fn every_key_is_derived_as_in_the_vectors() {
+    for case in cases() {
+        let server: ServerId = case["server_id"].as_str().unwrap().parse().unwrap();
+        let expected = &case["keys"];
+        let mut pairs = vec![PairSecret::new(secret(&case["pair"]))];
+        if !case["root"].is_null() {
+            pairs.push(RootSecret::new(secret(&case["root"])).pair(&server));
+        }
+        for pair in pairs {
+            let keys = pair.keys(&server);
+            let watcher = keys.watcher();
+            assert_eq!(watcher.hint.expose(), secret(&expected["hint"]).expose());
+            assert_eq!(watcher.sign.expose(), secret(&expected["sign"]).expose());
+            assert_eq!(watcher.selector.expose(), secret(&expected["selector"]).expose());
+            assert_eq!(keys.fingerprint.as_bytes(), &secret(&expected["id"]).expose()[..8]);
+            // These three cannot be looked at, so what they make is compared.
+            let keeper = keys.keeper();
+            let message: &[&[u8]] = &[b"any message"];
+            assert_eq!(keeper.proof.tag(message), MacKey::from(&secret(&expected["proof"])).tag(message));
+            for (key, name) in [(&keeper.seal, "seal"), (&keeper.reply, "reply")] {
+                let [mut ours, mut theirs] = [b"any".to_vec(), b"any".to_vec()];
+                key.seal(&[7; 12], b"", &mut ours).unwrap();
+                SealKey::from(&secret(&expected[name])).seal(&[7; 12], b"", &mut theirs).unwrap();
+                assert_eq!(ours, theirs, "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_datagram_is_made_and_opened_as_in_the_vectors() {
+    for case in cases() {
+        let server: ServerId = case["server_id"].as_str().unwrap().parse().unwrap();
+        let keys = PairSecret::new(secret(&case["pair"])).keys(&server);
+        let v = &case["knock"];
+        let expected = bytes(&v["datagram"]);
+        let padding = u8::try_from(v["padding"].as_u64().unwrap()).unwrap();
+
+        let made = Datagram::seal_with(&knock(v), &keys.client(), array(&v["nonce"]), padding).unwrap();
+        assert_eq!(made.as_bytes(), expected);
+
+        let envelope = Envelope::read(&expected).unwrap();
+        assert!(MacKey::from(&keys.watcher().sign).verify(&[envelope.signed], envelope.tag));
+        let mut sealed = envelope.sealed.to_vec();
+        let seal = SealKey::from(&secret(&case["keys"]["seal"]));
+        assert_eq!(seal.open(envelope.nonce, envelope.hint, &mut sealed).unwrap(), bytes(&v["body"]));
+        let body = envelope.open(&keys.keeper()).ok().unwrap();
+        assert_eq!(body.understand(), Ok(&knock(v)));
+        let whole = Body::read(&bytes(&v["body"])).unwrap();
+        assert_eq!(whole.understand(), Ok(&knock(v)));
+    }
+}
+
+#[test]
+fn every_reply_is_made_and_opened_as_in_the_vectors() {
+    for case in cases() {
+        let server: ServerId = case["server_id"].as_str().unwrap().parse().unwrap();
+        let keys = PairSecret::new(secret(&case["pair"])).keys(&server);
+        let knock_nonce = array(&case["knock"]["nonce"]);
+        let expected = bytes(&case["reply"]["datagram"]);
+
+        let reply = open_reply(&expected, &keys.client().reply, &knock_nonce).unwrap();
+        let nonce = array(&case["reply"]["nonce"]);
+        assert_eq!(seal_reply(&reply, &keys.keeper().reply, &knock_nonce, &nonce).unwrap(), expected);
+
+        let mut sealed = expected[12..].to_vec();
+        let key = SealKey::from(&secret(&case["keys"]["reply"]));
+        assert_eq!(key.open(&nonce, &knock_nonce, &mut sealed).unwrap(), bytes(&case["reply"]["body"]));
+    }
+}
