@@ -1,0 +1,1 @@
+//! Where datagrams come from: libpcap or a UDP socket.

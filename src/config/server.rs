@@ -1,0 +1,90 @@
+//! What `spa-knockd.toml` means, once every value has been checked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::gate::{Action, ClientRules};
+use crate::knock::{ActionName, ClientName, Door, ServerId};
+
+/// A checked configuration. The keys are named, not yet read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// What knocks are bound to.
+    pub id: ServerId,
+    /// Where knocks are looked for.
+    pub interfaces: Interfaces,
+    /// How they are seen.
+    pub capture: CaptureKind,
+    /// The knock port.
+    pub port: u16,
+    /// How far a knock's time may be from ours; 1 s to 10 min.
+    pub window: Duration,
+    /// Whether clients that ask for an answer get one.
+    pub reply: bool,
+    /// Where the daemon keeps what must outlive it.
+    pub state_dir: PathBuf,
+    /// Where key files lie.
+    pub keys_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// The user that the watcher becomes.
+    pub user: String,
+    /// Where the audit log goes.
+    pub audit: Audit,
+    /// What opens and closes ports.
+    pub backend: Backend,
+    /// The ports that only a grant opens.
+    pub protect: Vec<Door>,
+    /// The actions by name.
+    pub actions: BTreeMap<ActionName, Action>,
+    /// The clients by name.
+    pub clients: BTreeMap<ClientName, ClientEntry>,
+}
+
+/// Where knocks are looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Interfaces {
+    /// Everywhere.
+    Any,
+    /// On these, by name; at least one, each 1 to 15 bytes without `/` and white space.
+    Named(Vec<String>),
+}
+
+/// How knocks are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CaptureKind {
+    /// With libpcap, in front of the firewall.
+    Pcap,
+    /// With an ordinary UDP socket.
+    Udp,
+}
+
+/// Where the audit log goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audit {
+    /// Appended to this file.
+    File(PathBuf),
+    /// To standard error, which systemd hands to its journal.
+    Journal,
+    /// Nowhere.
+    Off,
+}
+
+/// What opens and closes ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// An nftables table of our own.
+    Nftables,
+    /// Nothing: only commands run.
+    None,
+}
+
+/// A client, with its key still in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientEntry {
+    /// The key file.
+    pub key: PathBuf,
+    /// What it may do.
+    pub rules: ClientRules,
+}

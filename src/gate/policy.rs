@@ -1,0 +1,66 @@
+//! What the admin allows: actions, and which client may do which of them. Data only; `order` decides by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Rate, Template};
+use crate::crypto::{Fingerprint, KeeperKeys};
+use crate::knock::{ActionName, AddressPolicy, ClientName, Door, Timestamp};
+
+/// What an action does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Opens ports for an address until the kernel closes them.
+    Open {
+        /// What is opened; at least one.
+        doors: Vec<Door>,
+        /// For how long, if the client does not say.
+        duration: Duration,
+        /// The most that a client may ask for.
+        max: Duration,
+    },
+    /// Runs a command without a shell.
+    Run {
+        /// Program (an absolute path, no placeholder) and arguments.
+        argv: Vec<Template>,
+        /// When it is ended.
+        timeout: Duration,
+    },
+}
+
+/// What one client may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRules {
+    /// The actions.
+    pub allow: BTreeSet<ActionName>,
+    /// How it may name the address to let in.
+    pub sources: BTreeSet<AddressPolicy>,
+    /// How often it may act.
+    pub rate: Option<Rate>,
+    /// From when on it may do nothing.
+    pub expires: Option<Timestamp>,
+}
+
+/// A client and its keys.
+pub struct Client {
+    /// The admin's name for it.
+    pub name: ClientName,
+    /// Names its key.
+    pub fingerprint: Fingerprint,
+    /// What the keeper needs to open its knocks and to answer.
+    pub keys: KeeperKeys,
+    /// What it may do.
+    pub rules: ClientRules,
+}
+
+/// Everything that the keeper decides by.
+pub struct Policy {
+    /// How far a knock's time may be from ours.
+    pub window: Duration,
+    /// Whether clients that ask for an answer get one.
+    pub reply: bool,
+    /// The actions by name.
+    pub actions: BTreeMap<ActionName, Action>,
+    /// The clients; their fingerprints differ.
+    pub clients: Vec<Client>,
+}

@@ -1,0 +1,114 @@
+//! How often a client may act: a sliding window over its last acts.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// At most so many acts in so much time, written `10/m` (s, m, h, d).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    count: u16,
+    per: Duration,
+}
+
+/// A text is no rate; says what one looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidRate;
+
+impl fmt::Display for InvalidRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a rate is written 10/m: 1 to 10000 a second (s), minute (m), hour (h) or day (d)")
+    }
+}
+
+impl std::error::Error for InvalidRate {}
+
+impl FromStr for Rate {
+    type Err = InvalidRate;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRate> {
+        let (count, unit) = text.split_once('/').ok_or(InvalidRate)?;
+        let count = count.parse().map_err(|_| InvalidRate)?;
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3_600,
+            "d" => 86_400,
+            _ => return Err(InvalidRate),
+        };
+        if !(1..=10_000).contains(&count) {
+            return Err(InvalidRate);
+        }
+        Ok(Self { count, per: Duration::from_secs(seconds) })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.per.as_secs() {
+            1 => "s",
+            60 => "m",
+            3_600 => "h",
+            _ => "d",
+        };
+        write!(f, "{}/{unit}", self.count)
+    }
+}
+
+/// When one client acted of late; at most as many times as its rate counts.
+#[derive(Debug, Default)]
+pub(super) struct RecentActs(VecDeque<Duration>);
+
+impl RecentActs {
+    /// Counts one more act at `now` (steady time), unless the rate is used up.
+    #[must_use]
+    pub(super) fn admit(&mut self, rate: Rate, now: Duration) -> bool {
+        // An act leaves the window when it is exactly as old as the window is long.
+        while self.0.front().is_some_and(|&act| now.saturating_sub(act) >= rate.per) {
+            self.0.pop_front();
+        }
+        if self.0.len() >= usize::from(rate.count) {
+            return false;
+        }
+        self.0.push_back(now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn rates_are_a_count_and_a_unit() {
+        for text in ["1/s", "10/m", "10000/h", "3/d"] {
+            assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+        for text in ["", "10", "0/m", "10001/s", "10/w", "-1/s", "1.5/s", "10/minute"] {
+            assert_eq!(text.parse::<Rate>(), Err(InvalidRate), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_window_ever_holds_more_acts_than_the_rate(steps in proptest::collection::vec(0_u64..40, 1..200)) {
+            let rate: Rate = "5/m".parse().unwrap();
+            let mut recent = RecentActs::default();
+            let mut acts: Vec<Duration> = Vec::new();
+            let mut now = Duration::ZERO;
+            for step in steps {
+                now += Duration::from_secs(step);
+                // The oracle looks at every act there ever was.
+                let in_window = acts.iter().filter(|&&act| now - act < rate.per).count();
+                let admitted = recent.admit(rate, now);
+                prop_assert_eq!(admitted, in_window < 5);
+                if admitted {
+                    acts.push(now);
+                }
+            }
+        }
+    }
+}

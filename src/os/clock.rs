@@ -1,0 +1,39 @@
+//! The only place that asks what time it is.
+#![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::knock::{Now, Timestamp};
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Both clocks, read now. A calendar before 1970 reads as 1970.
+#[must_use]
+pub fn now() -> Now {
+    Now { wall: wall(), steady: steady() }
+}
+
+/// What the calendar says.
+#[must_use]
+pub fn wall() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp::default().plus(since)
+}
+
+/// Time since the first reading in this process; never runs backwards.
+#[must_use]
+pub fn steady() -> Duration {
+    START.elapsed()
+}
+
+/// The time as RFC 3339 in UTC with milliseconds; the year 9999 stands for all later ones.
+#[must_use]
+pub fn rfc3339(time: Timestamp) -> String {
+    /// 9999-12-31T23:59:59.999Z, the last time that RFC 3339 can write.
+    const LAST: u64 = 253_402_300_799_999;
+    let ms = time.as_millis().min(LAST);
+    UNIX_EPOCH
+        .checked_add(Duration::from_millis(ms))
+        .map_or_else(String::new, |time| humantime::format_rfc3339_millis(time).to_string())
+}

@@ -1,0 +1,415 @@
+//! The only place that touches files: reading with the permission rules for keys, writing whole or not at all.
+#![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+/// The largest file that is read as text: a config with thousands of clients has less.
+const TEXT_MAX: u64 = 16 << 20;
+/// The largest key file.
+const SECRET_MAX: usize = 64 << 10;
+
+/// What went wrong with which file, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}{}", hint_line(.hint))]
+pub struct FileError {
+    /// The file or folder.
+    pub path: String,
+    /// Why it cannot be used.
+    pub reason: String,
+    /// How to mend it, if that is known.
+    pub hint: Option<String>,
+    /// Whether the file is simply not there.
+    pub missing: bool,
+}
+
+fn hint_line(hint: &Option<String>) -> String {
+    hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default()
+}
+
+impl FileError {
+    fn new(path: &Path, reason: impl Into<String>, hint: Option<String>) -> Self {
+        Self { path: path.display().to_string(), reason: reason.into(), hint, missing: false }
+    }
+
+    fn io(path: &Path, error: &io::Error) -> Self {
+        let missing = error.kind() == io::ErrorKind::NotFound;
+        Self { missing, ..Self::new(path, plain(error), None) }
+    }
+}
+
+/// An I/O error in a few lower-case words, without the number that the standard library appends.
+#[must_use]
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// When it cannot be read, is over 16 MiB or is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, FileError> {
+    let error = |error: io::Error| FileError::io(path, &error);
+    let mut text = String::new();
+    let file = File::open(path).map_err(error)?;
+    let read = file.take(TEXT_MAX).read_to_string(&mut text).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => FileError::new(path, "not UTF-8 text", None),
+        _ => error(e),
+    })?;
+    if u64::try_from(read).is_ok_and(|read| read >= TEXT_MAX) {
+        return Err(FileError::new(path, "larger than 16 MiB", None));
+    }
+    Ok(text)
+}
+
+/// Reads a secret file from one opened descriptor: a regular file of the user (or root) that nobody else may
+/// read, in a folder that nobody else may write to.
+///
+/// # Errors
+/// When one of that does not hold, naming the mode and the mend, or the file cannot be read.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    // The folder that counts is the one that the file lies in, not one that a link to it lies in.
+    let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
+    let file = open_for_reading(&real).map_err(|error| FileError::io(path, &error))?;
+    let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_file() {
+        return Err(FileError::new(path, "not a regular file", None));
+    }
+    permissions::check_file(path, &metadata)?;
+    if let Some(folder) = real.parent() {
+        permissions::check_folder(
+            folder,
+            &fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?,
+        )?;
+    }
+    read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
+}
+
+/// Reads a secret from standard input.
+///
+/// # Errors
+/// When it cannot be read, is too long or not UTF-8.
+pub fn read_secret_from_stdin() -> Result<Zeroizing<String>, FileError> {
+    read_zeroizing(io::stdin().lock())
+        .map_err(|error| FileError::new(Path::new("standard input"), error, None))
+}
+
+fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
+    // Room for everything at once: a growing buffer would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));
+    let limit = u64::try_from(SECRET_MAX).unwrap_or(u64::MAX);
+    source.take(limit).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    if bytes.len() >= SECRET_MAX {
+        return Err("too long for a key file".to_owned());
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| "not UTF-8 text".to_owned())?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+/// Creates a file with these permissions; an existing one is never touched.
+///
+/// # Errors
+/// When it exists or cannot be written; then nothing is left behind.
+pub fn create_new(path: &Path, mode: Mode, content: &[u8]) -> Result<(), FileError> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    permissions::set_mode(&mut options, mode);
+    let mut file = options.open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => FileError::new(
+            path,
+            "is there already and is not overwritten",
+            Some("name another file".to_owned()),
+        ),
+        _ => FileError::io(path, &error),
+    })?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| {
+        // A half-written key file would look like a whole one; the error that is told is the first.
+        let _ = fs::remove_file(path);
+        FileError::io(path, &error)
+    })
+}
+
+/// Replaces a file as a whole: a reader sees the old content or the new, also after a power cut.
+///
+/// # Errors
+/// When it cannot be written; the old file is then still there.
+pub fn replace(path: &Path, mode: Mode, content: &[u8]) -> Result<(), FileError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".new.{}", std::process::id()));
+    let new = folder.join(name);
+    // Of a predecessor with our process number that died here.
+    let _ = fs::remove_file(&new);
+    create_new(&new, mode, content)?;
+    fs::rename(&new, path).map_err(|error| {
+        let _ = fs::remove_file(&new);
+        FileError::io(path, &error)
+    })?;
+    sync_folder(folder)
+}
+
+/// Opens a file for appending, creating it with these permissions.
+///
+/// # Errors
+/// When that fails.
+pub fn append(path: &Path, mode: Mode) -> Result<File, FileError> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    permissions::set_mode(&mut options, mode);
+    options.open(path).map_err(|error| FileError::io(path, &error))
+}
+
+/// Removes a file.
+///
+/// # Errors
+/// When it is not there or cannot be removed.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    fs::remove_file(path).map_err(|error| FileError::io(path, &error))
+}
+
+/// Creates a folder and those above it, where they are missing.
+///
+/// # Errors
+/// When one cannot be created.
+pub fn create_folder(path: &Path, mode: Mode) -> Result<(), FileError> {
+    permissions::create_folder(path, mode).map_err(|error| FileError::io(path, &error))
+}
+
+/// The entries of a folder, sorted; empty when there is no such folder.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let error = |error: io::Error| FileError::io(folder, &error);
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(error)?,
+    };
+    let paths: io::Result<Vec<_>> = entries.map(|entry| entry.map(|entry| entry.path())).collect();
+    let mut paths = paths.map_err(error)?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether something is there under this name.
+#[must_use]
+pub fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Takes a lock file for as long as the returned handle lives; `None` when another process has it.
+///
+/// # Errors
+/// When the file cannot be created or locked.
+pub fn lock(path: &Path) -> Result<Option<File>, FileError> {
+    let file = append(path, Mode::Private)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(fs::TryLockError::WouldBlock) => Ok(None),
+        Err(fs::TryLockError::Error(error)) => Err(FileError::io(path, &error)),
+    }
+}
+
+/// Who may read what is created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// The owner alone: 0600, folders 0700.
+    Private,
+    /// Everybody reads: 0644, folders 0755.
+    Public,
+}
+
+#[cfg(unix)]
+use unix as permissions;
+#[cfg(unix)]
+use unix::{open_for_reading, sync_folder};
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+    use std::io;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+    use std::path::Path;
+
+    use nix::fcntl::OFlag;
+
+    use super::{FileError, Mode};
+
+    const OTHERS_READ: u32 = 0o077;
+    const OTHERS_WRITE: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    const PERMISSIONS: u32 = 0o7777;
+
+    pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
+        // Non-blocking, or a FIFO in the key's place would hang us before its kind is checked.
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+    }
+
+    pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+        check_owner(path, metadata)?;
+        if metadata.mode() & OTHERS_READ != 0 {
+            return Err(FileError::new(
+                path,
+                format!("mode {:04o} lets others at it", metadata.mode() & PERMISSIONS),
+                Some(format!("chmod 600 {}", path.display())),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_folder(folder: &Path, metadata: &Metadata) -> Result<(), FileError> {
+        check_owner(folder, metadata)?;
+        // In a sticky folder (/tmp) others can create files, but not replace ours.
+        if metadata.mode() & OTHERS_WRITE != 0 && metadata.mode() & STICKY == 0 {
+            return Err(FileError::new(
+                folder,
+                format!(
+                    "mode {:04o} lets others replace the key file in this folder",
+                    metadata.mode() & PERMISSIONS
+                ),
+                Some(format!("chmod go-w {}", folder.display())),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+        let us = nix::unistd::geteuid().as_raw();
+        if metadata.uid() != us && metadata.uid() != 0 {
+            return Err(FileError::new(
+                path,
+                format!("belongs to user {}, neither to user {us} nor to root", metadata.uid()),
+                Some(format!("chown {us} {}", path.display())),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_mode(options: &mut OpenOptions, mode: Mode) {
+        options.mode(match mode {
+            Mode::Private => 0o600,
+            Mode::Public => 0o644,
+        });
+    }
+
+    pub(super) fn create_folder(path: &Path, mode: Mode) -> io::Result<()> {
+        let mode = match mode {
+            Mode::Private => 0o700,
+            Mode::Public => 0o755,
+        };
+        DirBuilder::new().recursive(true).mode(mode).create(path)
+    }
+
+    pub(super) fn sync_folder(folder: &Path) -> Result<(), FileError> {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| FileError::io(folder, &error))
+    }
+}
+
+#[cfg(not(unix))]
+use elsewhere as permissions;
+#[cfg(not(unix))]
+use elsewhere::{open_for_reading, sync_folder};
+
+/// Where files have no owner and mode of the Unix kind, the home folder's own protection has to do.
+#[cfg(not(unix))]
+mod elsewhere {
+    use std::fs::{File, Metadata, OpenOptions};
+    use std::io;
+    use std::path::Path;
+
+    use super::{FileError, Mode};
+
+    pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
+        File::open(path)
+    }
+
+    pub(super) fn check_file(_: &Path, _: &Metadata) -> Result<(), FileError> {
+        Ok(())
+    }
+
+    pub(super) fn check_folder(_: &Path, _: &Metadata) -> Result<(), FileError> {
+        Ok(())
+    }
+
+    pub(super) fn set_mode(_: &mut OpenOptions, _: Mode) {}
+
+    pub(super) fn create_folder(path: &Path, _: Mode) -> io::Result<()> {
+        std::fs::create_dir_all(path)
+    }
+
+    pub(super) fn sync_folder(_: &Path) -> Result<(), FileError> {
+        Ok(())
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_secret_is_read_only_from_a_private_regular_file_in_a_private_folder() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("keys");
+        create_folder(&folder, Mode::Private).unwrap();
+        let key = folder.join("a.key");
+        create_new(&key, Mode::Private, b"text").unwrap();
+        let link = scratch.path().join("link.key");
+        std::os::unix::fs::symlink(&key, &link).unwrap();
+        assert_eq!(*read_secret(&key).unwrap(), "text");
+        assert_eq!(*read_secret(&link).unwrap(), "text");
+
+        for (file_mode, folder_mode, reason) in [
+            (0o640, 0o700, "mode 0640 lets others at it"),
+            (0o604, 0o700, "mode 0604 lets others at it"),
+            (0o600, 0o770, "mode 0770 lets others replace the key file in this folder"),
+            (0o600, 0o707, "mode 0707 lets others replace the key file in this folder"),
+        ] {
+            chmod(&key, file_mode);
+            chmod(&folder, folder_mode);
+            let error = read_secret(&key).unwrap_err();
+            assert_eq!(error.reason, reason);
+            assert!(error.hint.unwrap().starts_with("chmod "));
+        }
+        chmod(&key, 0o600);
+        chmod(&folder, 0o1777);
+        assert!(read_secret(&key).is_ok(), "a sticky folder lets nobody replace the file");
+        assert_eq!(read_secret(&folder).unwrap_err().reason, "not a regular file");
+        assert!(read_secret(&folder.join("none")).unwrap_err().missing);
+    }
+
+    #[test]
+    fn an_existing_file_is_not_overwritten_by_creating_but_by_replacing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("f");
+        create_new(&path, Mode::Private, b"1").unwrap();
+        assert!(create_new(&path, Mode::Private, b"2").is_err());
+        assert_eq!(read_text(&path).unwrap(), "1");
+        replace(&path, Mode::Public, b"3").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "3");
+        assert_eq!(list(scratch.path()).unwrap(), [path]);
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_at_a_time() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("lock");
+        let held = lock(&path).unwrap();
+        assert!(held.is_some());
+        assert!(lock(&path).unwrap().is_none());
+        drop(held);
+        assert!(lock(&path).unwrap().is_some());
+    }
+}
