@@ -145,7 +145,11 @@ fn read_ipv6(packet: &[u8]) -> Option<Packet<'_>> {
     let (source, addresses) = addresses.split_first_chunk::<16>()?;
     let destination: &[u8; 16] = addresses.first_chunk()?;
     let payload = rest.get(..usize::from(u16::from_be_bytes([l1, l0])))?;
-    Some((Ipv6Addr::from(*source).into(), Ipv6Addr::from(*destination).into(), skip_extensions(next, payload)?))
+    Some((
+        Ipv6Addr::from(*source).into(),
+        Ipv6Addr::from(*destination).into(),
+        skip_extensions(next, payload)?,
+    ))
 }
 
 fn skip_extensions(mut next: u8, mut rest: &[u8]) -> Option<&[u8]> {

@@ -1,10 +1,35 @@
-//! The decisions: every check that a knock must pass, as pure state machines. Time and bytes are arguments,
-//! verdicts are data.
+//! The decisions: every check that a knock must pass, as two pure state machines. Time and bytes are arguments,
+//! verdicts are data. These are the files to audit.
+//!
+//! ```text
+//! watcher   hints    2. whose is it?        keeper   opened   4. it opens    5. its time is ours
+//!           watcher  3. who signed it?               replay   6. it is new   7. it is used up
+//!           copies      copies stop                  order    8. the client may do that → Order
+//!                                                    answers 10. the answer  record 11. the audit log
+//! ```
 
+mod answers;
+mod copies;
+mod hints;
+mod keeper;
+mod opened;
+mod order;
 mod policy;
 mod rate;
+mod record;
+mod rejection;
+mod replay;
 mod template;
+mod told;
+mod watcher;
 
+pub use keeper::{Answer, Keeper, Outcome, Refusal, Verdict};
+pub use opened::Skew;
+pub use order::{Effect, Grant, Order, Ticket};
 pub use policy::{Action, Client, ClientRules, Policy};
 pub use rate::{InvalidRate, Rate};
+pub use record::{Event, Record};
+pub use rejection::Rejection;
+pub use replay::{KnockId, NotNew, ReplayMemory};
 pub use template::{InvalidTemplate, Placeholder, Template};
+pub use watcher::{Authentic, Counts, Dropped, Watcher};

@@ -1,0 +1,254 @@
+//! Steps 4 to 8 of the ladder, in their order, and the answer (10) and record (11) that each end leads to.
+//! Acting (9) is the caller's: it gets an `Order` and says how it went.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::Authentic;
+use super::answers::{Answers, Before};
+use super::opened::{Fresh, Opened};
+use super::order::{self, Order, Ticket};
+use super::policy::{Client, Policy};
+use super::rate::RecentActs;
+use super::record::{Event, Record};
+use super::rejection::Rejection;
+use super::replay::{KnockId, ReplayMemory};
+use super::told::Told;
+use crate::crypto::{Fingerprint, Nonce, NotSealed};
+use crate::knock::{AddressPolicy, Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
+use crate::wire::seal_reply;
+
+/// The keeper's state.
+pub struct Keeper {
+    policy: Policy,
+    places: HashMap<Fingerprint, usize>,
+    replay: ReplayMemory,
+    recent: HashMap<Fingerprint, RecentActs>,
+    answers: Answers,
+    told: Told,
+}
+
+/// What is to be done about an authentic knock.
+#[must_use]
+pub enum Verdict {
+    /// Act, then tell [`Keeper::conclude`] how it went.
+    Act(Order),
+    /// Send these bytes again: a client resent its knock.
+    AnswerAgain(Vec<u8>),
+    /// It ends here.
+    Refuse(Refusal),
+    /// Nothing at all.
+    Nothing,
+}
+
+/// A refused knock.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub rejection: Rejection,
+    /// For the audit log, unless this knock stands in it already.
+    pub record: Option<Record>,
+    /// For the client, unless silence is due.
+    pub answer: Option<Answer>,
+}
+
+/// An answer that is not sealed yet.
+#[derive(Debug)]
+pub struct Answer {
+    fingerprint: Fingerprint,
+    id: KnockId,
+    source: SocketAddr,
+    reply: Reply,
+}
+
+/// How acting on an order went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The port is open.
+    Granted,
+    /// The command was started.
+    Started,
+    /// It did not work.
+    Failed,
+}
+
+impl Keeper {
+    /// A keeper that believes nothing stamped at or before `floor`.
+    #[must_use]
+    pub fn new(policy: Policy, floor: Timestamp) -> Self {
+        let mut keeper = Self {
+            policy,
+            places: HashMap::new(),
+            replay: ReplayMemory::new(floor),
+            recent: HashMap::new(),
+            answers: Answers::default(),
+            told: Told::default(),
+        };
+        keeper.index();
+        keeper
+    }
+
+    /// Takes another policy; what has been accepted stays refused, also for clients that are gone.
+    pub fn replace_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.index();
+    }
+
+    fn index(&mut self) {
+        let clients = self.policy.clients.iter().enumerate();
+        self.places = clients.map(|(place, client)| (client.fingerprint, place)).collect();
+        self.replay.keep_only(|key| self.places.contains_key(&key));
+        self.recent.retain(|key, _| self.places.contains_key(key));
+    }
+
+    /// Steps 4 to 8 for a datagram that came from `source`.
+    pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Verdict {
+        let fingerprint = knock.fingerprint();
+        let Some(place) = self.places.get(&fingerprint) else {
+            return Verdict::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, answer: None });
+        };
+        let Some(client) = self.policy.clients.get(*place) else { return Verdict::Nothing };
+
+        // 4. It opens.
+        let opened = match Opened::open(knock, &client.keys) {
+            Ok(opened) => opened,
+            Err(NotSealed) => {
+                return Verdict::Refuse(Refusal {
+                    rejection: Rejection::NotSealed,
+                    record: None,
+                    answer: None,
+                });
+            }
+        };
+        let mut ticket = Ticket {
+            client: client.name.clone(),
+            fingerprint,
+            id: *opened.id(),
+            source,
+            reply: ReplyWanted::No,
+            action: None,
+            addresses: vec![source.ip()],
+            seconds: 0,
+        };
+        // 5. Its time is ours.
+        let fresh = match opened.check_time(now.wall, self.policy.window) {
+            Ok(fresh) => fresh,
+            Err(skew) => return self.refuse(&ticket, Rejection::Stale(skew), now),
+        };
+        ticket.reply = fresh.body().reply();
+        // 6. It is new, and comes from where it says.
+        if let Err(verdict) = self.check_new(&fresh, &ticket, now) {
+            return verdict;
+        }
+        // 7. It is used up from here on, whatever comes.
+        let accepted =
+            self.replay.accept(fingerprint, fresh.body().timestamp(), *fresh.id(), self.policy.window);
+        if accepted.is_err() {
+            return self.refuse(&ticket, Rejection::Replayed, now);
+        }
+        // 8. The client may do that.
+        match self.decide(&fresh, &mut ticket, now) {
+            Ok(effect) => Verdict::Act(order::seal(ticket, effect)),
+            Err(rejection) => self.refuse(&ticket, rejection, now),
+        }
+    }
+
+    /// Steps 10 and 11 for an order: what to answer, and what to record unless the action records its own end.
+    pub fn conclude(
+        &self,
+        ticket: &Ticket,
+        outcome: Outcome,
+        remark: &str,
+        now: Now,
+    ) -> (Record, Option<Answer>) {
+        let (event, status) = match outcome {
+            Outcome::Granted => (Event::Granted, Status::Granted),
+            Outcome::Started => (Event::Done, Status::Done),
+            Outcome::Failed => (Event::Failed, Status::ActionFailed),
+        };
+        let seconds = if outcome == Outcome::Granted { ticket.seconds } else { 0 };
+        let reason = (!remark.is_empty()).then(|| remark.to_owned());
+        // What went wrong on the server is for its admin to read, not for the client.
+        (ticket.record(event, reason), self.answer(ticket, status, seconds, "", now.wall))
+    }
+
+    /// Seals an answer under a fresh random nonce and keeps it for the client's resends.
+    ///
+    /// # Errors
+    /// When the client is gone, or the cipher fails, which it never does for so few bytes.
+    pub fn seal(&mut self, answer: Answer, nonce: &Nonce, now: Now) -> Result<Vec<u8>, NotSealed> {
+        let client = self.client(answer.fingerprint).ok_or(NotSealed)?;
+        let bytes = seal_reply(&answer.reply, &client.keys.reply, &answer.id, nonce)?;
+        self.answers.keep(answer.id, answer.source, now.steady, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// Step 6, with the answer to a resend and the refusal of a copy from elsewhere.
+    fn check_new(&mut self, fresh: &Fresh, ticket: &Ticket, now: Now) -> Result<(), Verdict> {
+        match self.answers.again(fresh.id(), ticket.source, now.steady) {
+            Before::Again(bytes) => return Err(Verdict::AnswerAgain(bytes)),
+            Before::Enough => return Err(Verdict::Nothing),
+            Before::Never => {}
+        }
+        if self.replay.check(ticket.fingerprint, fresh.body().timestamp(), fresh.id()).is_err() {
+            return Err(self.refuse(ticket, Rejection::Replayed, now));
+        }
+        let elsewhere = fresh.body().understand().is_ok_and(|knock| {
+            knock.policy == AddressPolicy::Exact
+                && knock.embedded_like(ticket.source.ip()) != Some(ticket.source.ip())
+        });
+        if elsewhere {
+            return Err(self.refuse(ticket, Rejection::OtherAddress, now));
+        }
+        Ok(())
+    }
+
+    fn decide(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<order::Effect, Rejection> {
+        let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
+        let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
+        let recent = self.recent.entry(ticket.fingerprint).or_default();
+        order::decide(&self.policy, client, fresh, ticket, recent, now)
+    }
+
+    fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {
+        let event = match rejection {
+            Rejection::Stale(_) => Event::Stale,
+            Rejection::Replayed => Event::Replayed,
+            _ => Event::Refused,
+        };
+        // What is used up by now comes here once; the others can be sent again and again.
+        let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
+        let record = (!once || self.told.first(&ticket.id, event))
+            .then(|| ticket.record(event, Some(rejection.to_string())));
+        let answer = rejection
+            .status()
+            .and_then(|status| self.answer(ticket, status, 0, &rejection.to_string(), now.wall));
+        Verdict::Refuse(Refusal { rejection, record, answer })
+    }
+
+    fn answer(
+        &self,
+        ticket: &Ticket,
+        status: Status,
+        seconds: u32,
+        text: &str,
+        now: Timestamp,
+    ) -> Option<Answer> {
+        if ticket.reply == ReplyWanted::No || !self.policy.reply {
+            return None;
+        }
+        let reply = Reply {
+            status,
+            server_time: now,
+            observed: ticket.source.ip(),
+            port: ticket.source.port(),
+            seconds,
+            text: ReplyText::fitting(text),
+        };
+        Some(Answer { fingerprint: ticket.fingerprint, id: ticket.id, source: ticket.source, reply })
+    }
+
+    fn client(&self, fingerprint: Fingerprint) -> Option<&Client> {
+        self.policy.clients.get(*self.places.get(&fingerprint)?)
+    }
+}

@@ -1,0 +1,59 @@
+//! What the audit log keeps of one knock.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::replay::KnockId;
+use crate::knock::{ActionName, ClientName};
+
+/// How a knock ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A port is open.
+    Granted,
+    /// A command ran.
+    Done,
+    /// A check said no.
+    Refused,
+    /// Allowed, but it did not work.
+    Failed,
+    /// A captured knock came again.
+    Replayed,
+    /// The knock's time was not ours.
+    Stale,
+}
+
+impl Event {
+    /// The word for it in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Granted => "granted",
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Replayed => "replayed",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// One line of the audit log. Nothing in it is secret, and nothing a stranger wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// How it ended.
+    pub event: Event,
+    /// Who knocked.
+    pub client: ClientName,
+    /// For what, once that is understood.
+    pub action: Option<ActionName>,
+    /// Who is, or would have been, let in.
+    pub addresses: Vec<IpAddr>,
+    /// Where the knock came from.
+    pub source: SocketAddr,
+    /// For how many seconds.
+    pub seconds: u32,
+    /// Why not.
+    pub reason: Option<String>,
+    /// The knock's id.
+    pub knock: KnockId,
+}

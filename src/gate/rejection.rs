@@ -1,0 +1,75 @@
+//! Every way in which an authentic knock can end without the action: what is answered, logged and counted.
+
+use std::fmt;
+
+use super::opened::Skew;
+use crate::knock::{ActionName, AddressPolicy, Status};
+
+/// Why an authentic knock was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejection {
+    /// The key is none of ours (any more): it was removed while the knock was on its way.
+    UnknownKey,
+    /// Step 4: signed, but not sealed under the same secret.
+    NotSealed,
+    /// Step 5: its time is not ours.
+    Stale(Skew),
+    /// Step 6: accepted before.
+    Replayed,
+    /// Step 6: *exact*, but from another address than the one it names.
+    OtherAddress,
+    /// Step 8: of a form that this version does not know.
+    NotUnderstood,
+    /// Step 8: no action has this name.
+    UnknownAction(ActionName),
+    /// Step 8: not among what this client may do.
+    NotAllowed(ActionName),
+    /// Step 8: this client may not name its address in this way.
+    PolicyNotAllowed(AddressPolicy),
+    /// Step 8: *listed*, without an address.
+    NothingListed,
+    /// Step 8: an argument that the action does not take, or none where it needs one.
+    Argument(&'static str),
+    /// Step 8: the client's key is no longer valid.
+    Expired,
+    /// Step 8: the client acted too often.
+    RateExceeded,
+}
+
+impl Rejection {
+    /// What is answered; nothing where silence is due.
+    #[must_use]
+    pub const fn status(&self) -> Option<Status> {
+        match self {
+            Self::UnknownKey | Self::NotSealed | Self::Stale(_) | Self::Replayed => None,
+            Self::OtherAddress | Self::NothingListed => Some(Status::AddressRefused),
+            Self::NotUnderstood => Some(Status::NotUnderstood),
+            Self::UnknownAction(_) => Some(Status::UnknownAction),
+            Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(Status::NotAllowed),
+            Self::Argument(_) => Some(Status::ArgumentRefused),
+            Self::Expired | Self::RateExceeded => Some(Status::Exhausted),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |apart: &std::time::Duration| apart.as_secs();
+        match self {
+            Self::UnknownKey => f.write_str("key not in use any more"),
+            Self::NotSealed => f.write_str("signed but not sealed with the same key"),
+            Self::Stale(Skew::Behind(apart)) => write!(f, "stamped {} s ago", seconds(apart)),
+            Self::Stale(Skew::Ahead(apart)) => write!(f, "stamped {} s in the future", seconds(apart)),
+            Self::Replayed => f.write_str("accepted before"),
+            Self::OtherAddress => f.write_str("knock names another address than it came from"),
+            Self::NotUnderstood => f.write_str("form of a later version"),
+            Self::UnknownAction(action) => write!(f, "no action '{action}' here"),
+            Self::NotAllowed(action) => write!(f, "client may not '{action}'"),
+            Self::PolicyNotAllowed(policy) => write!(f, "client may not use source '{policy}'"),
+            Self::NothingListed => f.write_str("source 'listed' without an address"),
+            Self::Argument(why) => f.write_str(why),
+            Self::Expired => f.write_str("key has expired"),
+            Self::RateExceeded => f.write_str("too many knocks: wait and try again"),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The replay rule: a knock is new iff its timestamp is above the floor and its id is not in the set
+//! (`docs/protocol.md`). The answer depends neither on our clock nor on a changed window.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::crypto::{Fingerprint, Nonce};
+use crate::knock::Timestamp;
+
+/// Ids kept for one key; beyond it the floor rises.
+const IDS_MAX: usize = 256;
+
+/// What names a knock: its nonce.
+pub type KnockId = Nonce;
+
+/// All keys' memories.
+#[derive(Debug)]
+pub struct ReplayMemory {
+    lanes: HashMap<Fingerprint, Lane>,
+    /// What a key starts from that has no memory: at least as high as any memory that was dropped.
+    floor: Timestamp,
+}
+
+/// The knock has been accepted before, or could have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotNew;
+
+impl ReplayMemory {
+    /// An empty memory in which nothing stamped at or before `floor` is new.
+    #[must_use]
+    pub fn new(floor: Timestamp) -> Self {
+        Self { lanes: HashMap::new(), floor }
+    }
+
+    /// Whether a knock is new. Changes nothing.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self, key: Fingerprint, timestamp: Timestamp, id: &KnockId) -> Result<(), NotNew> {
+        let floor = self.lanes.get(&key).map_or(self.floor, |lane| lane.floor);
+        let known = self.lanes.get(&key).is_some_and(|lane| lane.contains(id));
+        if timestamp > floor && !known { Ok(()) } else { Err(NotNew) }
+    }
+
+    /// Remembers a knock, if it is new; from then on it is not.
+    ///
+    /// # Errors
+    /// When it is not new.
+    pub fn accept(
+        &mut self,
+        key: Fingerprint,
+        timestamp: Timestamp,
+        id: KnockId,
+        window: Duration,
+    ) -> Result<(), NotNew> {
+        self.check(key, timestamp, &id)?;
+        let floor = self.floor;
+        self.lanes.entry(key).or_insert_with(|| Lane::new(floor)).insert(timestamp, id, window);
+        Ok(())
+    }
+
+    /// Drops the memories of all keys but these; whatever they had accepted stays refused.
+    pub fn keep_only(&mut self, keep: impl Fn(Fingerprint) -> bool) {
+        let mut floor = self.floor;
+        self.lanes.retain(|key, lane| {
+            let kept = keep(*key);
+            if !kept {
+                floor = floor.max(lane.high);
+            }
+            kept
+        });
+        self.floor = floor;
+    }
+}
+
+/// One key's memory.
+#[derive(Debug)]
+struct Lane {
+    floor: Timestamp,
+    high: Timestamp,
+    /// Ids accepted with a timestamp above the floor, in order of their timestamps.
+    ids: Vec<(Timestamp, KnockId)>,
+}
+
+impl Lane {
+    const fn new(floor: Timestamp) -> Self {
+        Self { floor, high: floor, ids: Vec::new() }
+    }
+
+    fn contains(&self, id: &KnockId) -> bool {
+        self.ids.iter().any(|(_, known)| known == id)
+    }
+
+    fn insert(&mut self, timestamp: Timestamp, id: KnockId, window: Duration) {
+        let at = self.ids.partition_point(|(known, _)| *known <= timestamp);
+        self.ids.insert(at, (timestamp, id));
+        self.high = self.high.max(timestamp);
+        self.raise_floor(self.high.minus(window.saturating_mul(2)));
+        while self.ids.len() > IDS_MAX {
+            let lowest = self.ids.first().map_or(self.floor, |(lowest, _)| *lowest);
+            self.raise_floor(lowest);
+        }
+    }
+
+    fn raise_floor(&mut self, to: Timestamp) {
+        self.floor = self.floor.max(to);
+        let gone = self.ids.partition_point(|(timestamp, _)| *timestamp <= self.floor);
+        self.ids.drain(..gone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEY: Fingerprint = Fingerprint::from_bytes([1; 8]);
+    const WINDOW: Duration = Duration::from_secs(30);
+
+    fn id(n: u32) -> KnockId {
+        let mut id = [0; 12];
+        id[..4].copy_from_slice(&n.to_be_bytes());
+        id
+    }
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_millis(ms)
+    }
+
+    #[test]
+    fn the_first_of_two_equal_knocks_is_new_and_late_ones_within_the_window_are_too() {
+        let mut memory = ReplayMemory::new(at(0));
+        assert_eq!(memory.accept(KEY, at(100_000), id(1), WINDOW), Ok(()));
+        assert_eq!(memory.accept(KEY, at(100_000), id(1), WINDOW), Err(NotNew));
+        assert_eq!(memory.accept(KEY, at(100_001), id(1), WINDOW), Err(NotNew), "another time, the same id");
+        assert_eq!(memory.accept(KEY, at(40_001), id(2), WINDOW), Ok(()), "just above the floor");
+        assert_eq!(memory.accept(KEY, at(40_000), id(3), WINDOW), Err(NotNew), "at the floor");
+    }
+
+    #[test]
+    fn what_a_removed_key_had_accepted_stays_refused_when_it_returns() {
+        let mut memory = ReplayMemory::new(at(0));
+        memory.accept(KEY, at(100_000), id(1), WINDOW).unwrap();
+        memory.keep_only(|_| false);
+        assert_eq!(memory.check(KEY, at(100_000), &id(2)), Err(NotNew));
+        assert_eq!(memory.check(KEY, at(100_001), &id(2)), Ok(()));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        /// Whatever the order and the clocks: nothing is accepted twice, and the rule as it is written, kept
+        /// with the whole history and no cleverness, says the same.
+        #[test]
+        fn the_memory_agrees_with_the_rule_as_written(
+            knocks in proptest::collection::vec((0_u32..600, 0_u64..200_000), 1..1_500),
+        ) {
+            let mut memory = ReplayMemory::new(at(0));
+            let mut accepted = HashSet::new();
+            let (mut floor, mut high, mut set) = (0_u64, 0_u64, Vec::<(u64, u32)>::new());
+            for (n, timestamp) in knocks {
+                let new = timestamp > floor && !set.iter().any(|&(_, known)| known == n);
+                if new {
+                    set.push((timestamp, n));
+                    high = high.max(timestamp);
+                    floor = floor.max(high.saturating_sub(60_000));
+                    set.retain(|&(known, _)| known > floor);
+                    while set.len() > IDS_MAX {
+                        floor = set.iter().map(|&(known, _)| known).min().unwrap();
+                        set.retain(|&(known, _)| known > floor);
+                    }
+                }
+                let verdict = memory.accept(KEY, at(timestamp), id(n), WINDOW);
+                prop_assert_eq!(verdict.is_ok(), new);
+                if new {
+                    prop_assert!(accepted.insert((n, timestamp)), "accepted twice");
+                }
+                prop_assert!(memory.lanes[&KEY].ids.len() <= IDS_MAX);
+            }
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What stands in the audit log already: a copy that comes again and again is told once.
+
+use std::collections::VecDeque;
+
+use super::record::Event;
+use super::replay::KnockId;
+
+/// Enough for the copies of a few attackers at once; beyond it, one is told again.
+const TOLD_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Told(VecDeque<(KnockId, Event)>);
+
+impl Told {
+    /// Whether this is told for the first time.
+    #[must_use]
+    pub(super) fn first(&mut self, id: &KnockId, event: Event) -> bool {
+        if self.0.contains(&(*id, event)) {
+            return false;
+        }
+        if self.0.len() >= TOLD_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((*id, event));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_of_a_knock_is_told_once_and_the_memory_is_bounded() {
+        let mut told = Told::default();
+        assert!(told.first(&[1; 12], Event::Stale));
+        assert!(!told.first(&[1; 12], Event::Stale));
+        assert!(told.first(&[1; 12], Event::Replayed));
+        for n in 0..5_000_u32 {
+            let mut id = [9; 12];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            assert!(told.first(&id, Event::Refused));
+        }
+        assert_eq!(told.0.len(), TOLD_MAX);
+    }
+}
