@@ -1,0 +1,135 @@
+//! Whole messages between two of our processes, over one SEQPACKET socket pair.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair};
+use nix::sys::time::TimeVal;
+
+/// One end. Closing it is how the other end learns that we are gone.
+pub struct Channel(OwnedFd);
+
+/// What there is to receive.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A message of so many bytes.
+    Message(usize),
+    /// Nothing now.
+    Nothing,
+    /// The other end is gone.
+    Closed,
+}
+
+/// How long a blocking send may take before the other end counts as dead.
+const SEND_TIMEOUT_S: i64 = 2;
+
+impl Channel {
+    /// Both ends; neither outlives an exec unless it is handed over.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        setsockopt(&ours, SendTimeout, &TimeVal::new(SEND_TIMEOUT_S, 0))?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// The end that a parent process gave us as standard input.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn from_stdin() -> io::Result<Self> {
+        io::stdin().as_fd().try_clone_to_owned().map(Self)
+    }
+
+    /// Sends one message, waiting up to two seconds for room.
+    ///
+    /// # Errors
+    /// When the other end is gone or does not read.
+    pub fn send(&self, message: &[u8]) -> io::Result<()> {
+        self.send_with(message, MsgFlags::MSG_NOSIGNAL)
+    }
+
+    /// Sends one message if there is room for it now.
+    ///
+    /// # Errors
+    /// `WouldBlock` without room; else the other end is gone.
+    pub fn try_send(&self, message: &[u8]) -> io::Result<()> {
+        self.send_with(message, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Waits for one message.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.recv_with(buffer, MsgFlags::empty())
+    }
+
+    /// Takes one message if there is one now.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.recv_with(buffer, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with(&self, message: &[u8], flags: MsgFlags) -> io::Result<()> {
+        loop {
+            match send(self.0.as_raw_fd(), message, flags) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn recv_with(&self, buffer: &mut [u8], flags: MsgFlags) -> io::Result<Received> {
+        loop {
+            match recv(self.0.as_raw_fd(), buffer, flags) {
+                Ok(0) | Err(Errno::ECONNRESET) => return Ok(Received::Closed),
+                Ok(length) => return Ok(Received::Message(length)),
+                Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_a_closed_end_is_noticed() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel(theirs);
+        let mut buffer = [0; 16];
+        assert_eq!(ours.try_recv(&mut buffer).unwrap(), Received::Nothing);
+        theirs.send(b"one").unwrap();
+        theirs.try_send(b"three").unwrap();
+        assert_eq!(ours.recv(&mut buffer).unwrap(), Received::Message(3));
+        assert_eq!(ours.try_recv(&mut buffer).unwrap(), Received::Message(5));
+        drop(theirs);
+        assert_eq!(ours.try_recv(&mut buffer).unwrap(), Received::Closed);
+        assert!(ours.send(b"x").is_err());
+    }
+
+    #[test]
+    fn a_full_channel_does_not_hold_up_who_only_tries() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let error = (0..100_000).find_map(|_| ours.try_send(&[0; 512]).err()).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        drop(theirs);
+    }
+}

@@ -1,0 +1,84 @@
+//! Which TCP connections are established, from /proc (proc(5), net/tcp): an IPv4-mapped one counts as IPv4.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use super::files::{self, FileError};
+
+/// One established connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// Our end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+}
+
+/// All established TCP connections of this network namespace.
+///
+/// # Errors
+/// When /proc cannot be read; a missing file means that this IP version is off.
+pub fn established() -> Result<Vec<Connection>, FileError> {
+    let mut connections = Vec::new();
+    for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
+        match files::read_text(Path::new(path)) {
+            Ok(text) => connections.extend(text.lines().filter_map(parse)),
+            Err(error) if error.missing => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(connections)
+}
+
+/// `  sl  local_address rem_address   st …`, addresses as words in the machine's byte order.
+fn parse(line: &str) -> Option<Connection> {
+    const ESTABLISHED: &str = "01";
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let connection = Connection { local: address(words.next()?)?, remote: address(words.next()?)? };
+    (words.next()? == ESTABLISHED).then_some(connection)
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let mut bytes = Vec::with_capacity(16);
+    for at in (0..address.len()).step_by(8) {
+        let word = u32::from_str_radix(address.get(at..at.checked_add(8)?)?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let ip: IpAddr = match bytes.len() {
+        4 => Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into(),
+        16 => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into(),
+        _ => return None,
+    };
+    Some(SocketAddr::new(crate::knock::canonical(ip), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_of_this_machine_is_found_as_both_ends_see_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let expected =
+            Connection { local: listener.local_addr().unwrap(), remote: client.local_addr().unwrap() };
+        assert!(established().unwrap().contains(&expected));
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn lines_of_proc_are_read() {
+        let line = "   1: 0100007F:0016 0200A8C0:C350 01 00000000:00000000 00:00000000 00000000     0";
+        let connection = parse(line).unwrap();
+        assert_eq!(connection.local.to_string(), "127.0.0.1:22");
+        assert_eq!(connection.remote.to_string(), "192.168.0.2:50000");
+        assert_eq!(parse(&line.replace(" 01 ", " 0A ")), None, "listening");
+        let mapped = "0: 0000000000000000FFFF00000100007F:0016 0000000000000000FFFF00000100007F:C350 01 x";
+        assert_eq!(parse(mapped).unwrap().local.to_string(), "127.0.0.1:22");
+        for broken in ["", "sl local_address rem_address st", "0: xyz:1 0:0 01", "0: 01:1 02:2 01"] {
+            assert_eq!(parse(broken), None, "{broken}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Signals as flags and a descriptor that becomes readable.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+
+/// The signals that the daemon listens to.
+pub struct Signals {
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    child: Arc<AtomicBool>,
+    wake: UnixStream,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen() -> io::Result<Self> {
+        let (wake, write) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let signals = Self { stop: Arc::default(), reload: Arc::default(), child: Arc::default(), wake };
+        let flags = [
+            (SIGTERM, &signals.stop),
+            (SIGINT, &signals.stop),
+            (SIGHUP, &signals.reload),
+            (SIGCHLD, &signals.child),
+        ];
+        for (signal, flag) in flags {
+            // The flag is set before the byte is written: who is woken sees it.
+            signal_hook::flag::register(signal, Arc::clone(flag))?;
+            signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
+        }
+        Ok(signals)
+    }
+
+    /// Whether SIGTERM or SIGINT came.
+    #[must_use]
+    pub fn stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Whether SIGHUP came since this was last asked.
+    #[must_use]
+    pub fn take_reload(&self) -> bool {
+        self.reload.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether a child ended since this was last asked.
+    #[must_use]
+    pub fn take_child(&self) -> bool {
+        self.child.swap(false, Ordering::SeqCst)
+    }
+
+    /// Makes the descriptor quiet again.
+    pub fn drain(&mut self) {
+        let mut bytes = [0; 64];
+        while self.wake.read(&mut bytes).is_ok_and(|n| n > 0) {}
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+/// Lets the terminal's and the service manager's signals pass by: a child ends when its channel does.
+///
+/// # Errors
+/// When the system refuses.
+pub fn ignore_all() -> io::Result<()> {
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The socket on the knock port. It answers from the very address a knock was sent to, for IPv4 and IPv6 alike,
+//! and where capturing is not allowed it also receives.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::sys::socket::sockopt::{Ipv4PacketInfo, Ipv6RecvPacketInfo, Ipv6V6Only, RcvBuf};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
+    SockaddrIn6, SockaddrStorage, bind, getsockname, recvmsg, sendmsg, setsockopt, socket,
+};
+
+use crate::knock::canonical;
+
+/// Bound to the knock port on every address.
+pub struct UdpPort {
+    fd: OwnedFd,
+    family: Family,
+}
+
+/// What is done with datagrams that arrive at the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incoming {
+    /// They are received.
+    Received,
+    /// They are seen elsewhere; the socket only keeps the host from answering that nobody listens.
+    Unread,
+}
+
+/// A datagram that was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// Its length in the buffer.
+    pub length: usize,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// The address of ours that it was sent to.
+    pub destination: IpAddr,
+    /// The index of the interface.
+    pub interface: u32,
+}
+
+/// One socket serves both IP versions, unless the host has no IPv6 at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Both,
+    V4,
+}
+
+impl UdpPort {
+    /// Binds the port.
+    ///
+    /// # Errors
+    /// When the port is taken or the system refuses.
+    pub fn bind(port: u16, incoming: Incoming) -> io::Result<Self> {
+        let open = |family| {
+            socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+        };
+        let (fd, family) = match open(AddressFamily::Inet6) {
+            Err(Errno::EAFNOSUPPORT) => (open(AddressFamily::Inet)?, Family::V4),
+            fd => (fd?, Family::Both),
+        };
+        match family {
+            Family::Both => {
+                setsockopt(&fd, Ipv6V6Only, &false)?;
+                setsockopt(&fd, Ipv6RecvPacketInfo, &true)?;
+                bind(
+                    fd.as_raw_fd(),
+                    &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)),
+                )?;
+            }
+            Family::V4 => {
+                setsockopt(&fd, Ipv4PacketInfo, &true)?;
+                bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+            }
+        }
+        if incoming == Incoming::Unread {
+            // The smallest that the kernel gives: what lies there is never read.
+            setsockopt(&fd, RcvBuf, &0)?;
+        }
+        Ok(Self { fd, family })
+    }
+
+    /// The socket that a parent process gave us as standard output.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn from_stdout() -> io::Result<Self> {
+        let fd = io::stdout().as_fd().try_clone_to_owned()?;
+        let own: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+        let family = if own.as_sockaddr_in6().is_some() { Family::Both } else { Family::V4 };
+        Ok(Self { fd, family })
+    }
+
+    /// A second handle on the same socket, for another process of ours.
+    ///
+    /// # Errors
+    /// When the system has no more descriptors.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
+    /// Sends from `from`, over the interface with this index if the destination needs one.
+    ///
+    /// # Errors
+    /// When the system does not take it.
+    pub fn send(&self, bytes: &[u8], from: IpAddr, to: SocketAddr, interface: u32) -> io::Result<()> {
+        let data = [IoSlice::new(bytes)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match self.family {
+            Family::Both => {
+                let address = SockaddrIn6::from(mapped(to, interface));
+                let octets = v6(from).octets();
+                let local = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: octets }, ipi6_ifindex: 0 };
+                let control = [ControlMessage::Ipv6PacketInfo(&local)];
+                sendmsg(self.fd.as_raw_fd(), &data, &control, flags, Some(&address))?;
+            }
+            Family::V4 => {
+                let (IpAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
+                    return Err(Errno::EAFNOSUPPORT.into());
+                };
+                let local = in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: in_addr { s_addr: u32::from_ne_bytes(from.octets()) },
+                    ipi_addr: in_addr { s_addr: 0 },
+                };
+                let control = [ControlMessage::Ipv4PacketInfo(&local)];
+                sendmsg(self.fd.as_raw_fd(), &data, &control, flags, Some(&SockaddrIn::from(to)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one datagram, if there is one; a longer one than the buffer is cut.
+    ///
+    /// # Errors
+    /// When the socket fails.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<Arrival>> {
+        let mut control = nix::cmsg_space!(in6_pktinfo, in_pktinfo);
+        let mut data = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let message =
+            match recvmsg::<SockaddrStorage>(self.fd.as_raw_fd(), &mut data, Some(&mut control), flags) {
+                Ok(message) => message,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+        let Some(source) = message.address.as_ref().and_then(socket_address) else { return Ok(None) };
+        let local = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                Some((Ipv6Addr::from(info.ipi6_addr.s6_addr).into(), info.ipi6_ifindex))
+            }
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                let address = Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes());
+                Some((address.into(), u32::try_from(info.ipi_ifindex).unwrap_or(0)))
+            }
+            _ => None,
+        });
+        let Some((destination, interface)) = local else { return Ok(None) };
+        Ok(Some(Arrival { length: message.bytes, source, destination: canonical(destination), interface }))
+    }
+}
+
+impl AsFd for UdpPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+const fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+fn mapped(to: SocketAddr, interface: u32) -> SocketAddrV6 {
+    let ip = v6(to.ip());
+    // Link-local addresses are the same on every interface; others need no help.
+    let scope = if ip.is_unicast_link_local() { interface } else { 0 };
+    SocketAddrV6::new(ip, to.port(), 0, scope)
+}
+
+fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|a| SocketAddr::new(a.ip().into(), a.port()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|a| SocketAddr::new(canonical(a.ip().into()), a.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn answers_leave_from_the_address_that_was_knocked_at() {
+        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = UdpPort::bind(port, Incoming::Received).unwrap();
+        for (own, knocked) in [("127.0.0.1:0", "127.0.0.5"), ("[::1]:0", "::1")] {
+            let client = UdpSocket::bind(own).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let knocked: IpAddr = knocked.parse().unwrap();
+            client.send_to(b"knock", (knocked, port)).unwrap();
+            let mut buffer = [0; 64];
+            let arrival = server.try_recv(&mut buffer).unwrap().expect("it is there at once on loopback");
+            assert_eq!(&buffer[..arrival.length], b"knock");
+            assert_eq!((arrival.source, arrival.destination), (client.local_addr().unwrap(), knocked));
+            server.send(b"answer", arrival.destination, arrival.source, arrival.interface).unwrap();
+            let (length, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..length], from), (b"answer".as_slice(), SocketAddr::new(knocked, port)));
+        }
+        assert_eq!(server.try_recv(&mut [0; 8]).unwrap(), None);
+        assert!(UdpPort::bind(port, Incoming::Unread).is_err(), "the port is taken");
+    }
+}
