@@ -1,1 +1,46 @@
-//! Where datagrams come from: libpcap or a UDP socket.
+//! Where datagrams come from: libpcap, in front of the firewall, or a UDP socket where capturing is not allowed.
+
+mod filter;
+mod live;
+mod socket;
+
+use std::os::fd::BorrowedFd;
+
+pub use live::Live;
+pub use socket::Socket;
+
+use crate::packet::Segment;
+
+/// A source of datagrams, to be waited for with `poll`.
+pub trait Capture {
+    /// Readable when there may be datagrams.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+
+    /// Takes the next frame, without waiting.
+    ///
+    /// # Errors
+    /// When the source is lost: the interface is gone or went down.
+    fn next(&mut self) -> Result<Next<'_>, CaptureError>;
+}
+
+/// What there was to take.
+pub enum Next<'a> {
+    /// A datagram.
+    Datagram(Segment<'a>),
+    /// A frame that holds none.
+    Other,
+    /// Nothing, for now.
+    Empty,
+}
+
+/// Datagrams cannot be seen; says where, why and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}{}", hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default())]
+pub struct CaptureError {
+    /// The interface or socket.
+    pub place: String,
+    /// Why.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<&'static str>,
+}

@@ -1,0 +1,98 @@
+//! libpcap on one interface, or on all.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use pcap::{Active, Direction, Error, Linktype};
+
+use super::filter;
+use super::{Capture, CaptureError, Next};
+use crate::packet::{Link, Segment};
+
+/// Longer than any knock behind link, VLAN, IP and a fair number of extension headers.
+const SNAPLEN: i32 = 640;
+/// Bytes of the ring that the kernel writes frames into; at 640 bytes each some 2,900 frames.
+const RING: i32 = 2 << 20;
+
+/// A running capture.
+pub struct Live {
+    capture: pcap::Capture<Active>,
+    link: Link,
+    interface: Option<u32>,
+    place: String,
+}
+
+impl Live {
+    /// Starts capturing knocks to `port` that come in on this interface; `None` = on every one.
+    ///
+    /// # Errors
+    /// When there is no such interface, capturing is not allowed, or the link type is not known.
+    pub fn open(interface: Option<&str>, port: u16) -> Result<Self, CaptureError> {
+        let place = format!("interface {}", interface.unwrap_or("any"));
+        let index = match interface {
+            Some(name) => Some(nix::net::if_::if_nametoindex(name).map_err(|_| CaptureError {
+                place: place.clone(),
+                reason: "there is no such interface".to_owned(),
+                hint: Some("'ip -br link' lists them; \"any\" stands for all"),
+            })?),
+            None => None,
+        };
+        let error = |error: Error| describe(&place, &error);
+        let mut capture = pcap::Capture::from_device(interface.unwrap_or("any"))
+            .map_err(error)?
+            .snaplen(SNAPLEN)
+            .buffer_size(RING)
+            .promisc(false)
+            // Frames are handed over one by one as they come, not when a buffer is full.
+            .immediate_mode(true)
+            .open()
+            .map_err(error)?
+            .setnonblock()
+            .map_err(error)?;
+        if interface.is_none() {
+            // Version 2 names the interface, which link-local answers need. Older libpcaps do without.
+            let _ = capture.set_datalink(Linktype(276));
+        }
+        let link = Link::try_from(capture.get_datalink().0).map_err(|unknown| CaptureError {
+            place: place.clone(),
+            reason: unknown.to_string(),
+            hint: None,
+        })?;
+        // What we send ourselves is no knock to us.
+        capture.direction(Direction::In).map_err(error)?;
+        capture.filter(&filter::knocks(link, port), true).map_err(error)?;
+        Ok(Self { capture, link, interface: index, place })
+    }
+}
+
+impl Capture for Live {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.capture.as_fd()
+    }
+
+    fn next(&mut self) -> Result<Next<'_>, CaptureError> {
+        match self.capture.next_packet() {
+            Ok(packet) => Ok(match Segment::read(self.link, packet.data) {
+                Some(mut segment) => {
+                    segment.interface = segment.interface.or(self.interface);
+                    Next::Datagram(segment)
+                }
+                None => Next::Other,
+            }),
+            Err(Error::TimeoutExpired) => Ok(Next::Empty),
+            Err(error) => Err(describe(&self.place, &error)),
+        }
+    }
+}
+
+fn describe(place: &str, error: &Error) -> CaptureError {
+    let text = match error {
+        Error::PcapError(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let denied = ["permission", "not permitted", "Permission"].iter().any(|word| text.contains(word));
+    CaptureError {
+        place: place.to_owned(),
+        reason: if denied { "capturing is not allowed (CAP_NET_RAW is missing)".to_owned() } else { text },
+        hint: denied.then_some("run as root, or set capture = \"udp\", which needs no such right"),
+    }
+}

@@ -1,0 +1,46 @@
+//! The ordinary socket on the knock port as a source of datagrams.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::{Capture, CaptureError, Next};
+use crate::os::udp::UdpPort;
+use crate::packet::Segment;
+use crate::wire::DATAGRAM_MAX;
+
+/// The socket and room for one datagram; a byte more than the longest knock shows that one is longer.
+pub struct Socket {
+    port: UdpPort,
+    number: u16,
+    buffer: [u8; DATAGRAM_MAX + 1],
+}
+
+impl Socket {
+    /// Receives at this socket, which is bound to port `number`.
+    #[must_use]
+    pub const fn new(port: UdpPort, number: u16) -> Self {
+        Self { port, number, buffer: [0; DATAGRAM_MAX + 1] }
+    }
+}
+
+impl Capture for Socket {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.port.as_fd()
+    }
+
+    fn next(&mut self) -> Result<Next<'_>, CaptureError> {
+        let arrival = self.port.try_recv(&mut self.buffer).map_err(|error| CaptureError {
+            place: format!("UDP port {}", self.number),
+            reason: crate::os::files::plain(&error),
+            hint: None,
+        })?;
+        let Some(arrival) = arrival else { return Ok(Next::Empty) };
+        let Some(payload) = self.buffer.get(..arrival.length) else { return Ok(Next::Other) };
+        Ok(Next::Datagram(Segment {
+            source: arrival.source,
+            destination: SocketAddr::new(arrival.destination, self.number),
+            interface: Some(arrival.interface),
+            payload,
+        }))
+    }
+}
