@@ -64,7 +64,8 @@ mod tests {
             assert!(capture.compile(&knocks(link, 62201), true).is_ok(), "{link:?}");
         }
 
-        let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&knocks(Link::Ethernet, 62201), true).unwrap();
+        let filter =
+            Capture::dead(Linktype::ETHERNET).unwrap().compile(&knocks(Link::Ethernet, 62201), true).unwrap();
         let vlan = VlanId::try_new(5).unwrap();
         let v4 = |port| ethernet().ipv4([1; 4], [2; 4], 64).udp(4000, port);
         let v6 = |port| ethernet().ipv6([1; 16], [2; 16], 64).udp(4000, port);

@@ -10,6 +10,8 @@ pub mod files;
 #[cfg(feature = "server")]
 pub mod log;
 #[cfg(feature = "server")]
+pub mod netlink;
+#[cfg(feature = "server")]
 pub mod runner;
 #[cfg(feature = "server")]
 pub mod signals;

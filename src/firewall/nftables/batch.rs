@@ -1,0 +1,219 @@
+//! Grants as one netlink transaction of nf_tables, and the kernel's answers (linux/netlink.h,
+//! linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers are in the machine's byte order, values of
+//! nf_tables big-endian.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::gate::Grant;
+
+const NLMSG_ERROR: u16 = 2;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_CREATE: u16 = 0x400;
+const NLMSG_HEADER: usize = 16;
+
+const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
+const NFNL_MSG_BATCH_END: u16 = 0x11;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
+const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
+const NFPROTO_INET: u8 = 1;
+
+const NLA_F_NESTED: u16 = 0x8000;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_USERDATA: u16 = 6;
+const NFTA_DATA_VALUE: u16 = 1;
+/// libnftnl's tag for the comment that `nft list set` shows.
+const UDATA_COMMENT: u8 = 0;
+
+/// What each grant does in turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Add,
+    Delete,
+}
+
+/// One transaction that opens every grant anew. Adding what is there does not renew its timeout, and deleting what
+/// is not there fails, so each is added, deleted and added. `None` when it would be too long for its own headers.
+pub(super) fn grants(grants: &[Grant], sequence: u32) -> Option<Vec<u8>> {
+    let mut batch = Batch { bytes: Vec::with_capacity(1024), sequence };
+    batch.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
+    for (left, grant) in (0..grants.len()).rev().zip(grants) {
+        batch.element(Step::Add, 0, grant)?;
+        batch.element(Step::Delete, 0, grant)?;
+        // Errors always come back; success only where it is asked for, once.
+        batch.element(Step::Add, if left == 0 { NLM_F_ACK } else { 0 }, grant)?;
+    }
+    batch.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
+    Some(batch.bytes)
+}
+
+/// The answers in one datagram of the kernel: sequence number and errno, 0 for success.
+pub(super) fn answers(mut bytes: &[u8]) -> Vec<(u32, i32)> {
+    let mut answers = Vec::new();
+    while let Some((answer, rest)) = next_answer(bytes) {
+        answers.extend(answer);
+        bytes = rest;
+    }
+    answers
+}
+
+type Answer = Option<(u32, i32)>;
+
+fn next_answer(bytes: &[u8]) -> Option<(Answer, &[u8])> {
+    let header: &[u8; NLMSG_HEADER] = bytes.first_chunk()?;
+    let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
+    let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
+    let body = bytes.get(NLMSG_HEADER..length)?;
+    let answer = (u16::from_ne_bytes([t0, t1]) == NLMSG_ERROR)
+        .then(|| body.first_chunk())
+        .flatten()
+        .map(|errno| (u32::from_ne_bytes([s0, s1, s2, s3]), i32::from_ne_bytes(*errno).saturating_neg()));
+    Some((answer, bytes.get(aligned(length)?..).unwrap_or_default()))
+}
+
+struct Batch {
+    bytes: Vec<u8>,
+    sequence: u32,
+}
+
+impl Batch {
+    fn element(&mut self, step: Step, flags: u16, grant: &Grant) -> Option<()> {
+        let (kind, create) = match step {
+            Step::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
+            Step::Delete => (NFT_MSG_DELSETELEM, 0),
+        };
+        let set: &[u8] = match grant.address() {
+            IpAddr::V4(_) => b"grants4\0",
+            IpAddr::V6(_) => b"grants6\0",
+        };
+        self.message(kind, NLM_F_REQUEST | create | flags, NFPROTO_INET, 0, |batch| {
+            batch.attribute(NFTA_SET_ELEM_LIST_TABLE, b"spa_knock\0")?;
+            batch.attribute(NFTA_SET_ELEM_LIST_SET, set)?;
+            batch.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |batch| {
+                batch.nested(NFTA_LIST_ELEM, |batch| {
+                    batch.nested(NFTA_SET_ELEM_KEY, |batch| batch.attribute(NFTA_DATA_VALUE, &key(grant)))?;
+                    if step == Step::Delete {
+                        return Some(());
+                    }
+                    batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(grant.duration()).to_be_bytes())?;
+                    batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(grant.comment()))
+                })
+            })
+        })
+    }
+
+    /// One message: header, nfgenmsg, attributes.
+    fn message(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: u8,
+        resource: u16,
+        attributes: impl FnOnce(&mut Self) -> Option<()>,
+    ) -> Option<()> {
+        let start = self.bytes.len();
+        self.bytes.extend([0; 4]);
+        self.bytes.extend(kind.to_ne_bytes());
+        self.bytes.extend(flags.to_ne_bytes());
+        self.bytes.extend(self.sequence.to_ne_bytes());
+        self.bytes.extend([0; 4]);
+        let [high, low] = resource.to_be_bytes();
+        self.bytes.extend([family, 0, high, low]);
+        attributes(self)?;
+        let length = u32::try_from(self.bytes.len().checked_sub(start)?).ok()?;
+        self.patch(start, &length.to_ne_bytes())
+    }
+
+    fn attribute(&mut self, kind: u16, value: &[u8]) -> Option<()> {
+        self.attribute_with(kind, |batch| {
+            batch.bytes.extend(value);
+            Some(())
+        })
+    }
+
+    fn nested(&mut self, kind: u16, inside: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
+        self.attribute_with(kind | NLA_F_NESTED, inside)
+    }
+
+    /// Length (without padding) and kind, then the value, padded to four bytes.
+    fn attribute_with(&mut self, kind: u16, value: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
+        let start = self.bytes.len();
+        self.bytes.extend([0; 2]);
+        self.bytes.extend(kind.to_ne_bytes());
+        value(self)?;
+        let length = u16::try_from(self.bytes.len().checked_sub(start)?).ok()?;
+        self.patch(start, &length.to_ne_bytes())?;
+        self.bytes.resize(aligned(self.bytes.len())?, 0);
+        Some(())
+    }
+
+    fn patch(&mut self, at: usize, value: &[u8]) -> Option<()> {
+        self.bytes.get_mut(at..)?.get_mut(..value.len())?.copy_from_slice(value);
+        Some(())
+    }
+}
+
+/// Address, protocol and port, each padded to four bytes.
+fn key(grant: &Grant) -> Vec<u8> {
+    let mut key = Vec::with_capacity(24);
+    match grant.address() {
+        IpAddr::V4(v4) => key.extend(v4.octets()),
+        IpAddr::V6(v6) => key.extend(v6.octets()),
+    }
+    key.extend([grant.door().protocol().number(), 0, 0, 0]);
+    key.extend(grant.door().port().to_be_bytes());
+    key.extend([0; 2]);
+    key
+}
+
+fn comment(text: &str) -> Vec<u8> {
+    // Client and action are 32 bytes each at most; nftables takes 128.
+    let length = u8::try_from(text.len().saturating_add(1)).unwrap_or(u8::MAX);
+    [&[UDATA_COMMENT, length], text.as_bytes(), &[0]].concat()
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn aligned(length: usize) -> Option<usize> {
+    length.checked_next_multiple_of(4)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_read_by_sequence_and_errno() {
+        let message = |kind: u16, sequence: u32, errno: i32| {
+            let mut bytes = Vec::new();
+            bytes.extend(36_u32.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend([0; 2]);
+            bytes.extend(sequence.to_ne_bytes());
+            bytes.extend([0; 4]);
+            bytes.extend(errno.to_ne_bytes());
+            bytes.extend([0; 16]);
+            bytes
+        };
+        let bytes = [message(2, 7, -2), message(3, 7, -9), message(2, 8, 0)].concat();
+        assert_eq!(answers(&bytes), [(7, 2), (8, 0)]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_answers_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = answers(&bytes);
+        }
+    }
+}

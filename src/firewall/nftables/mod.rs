@@ -1,0 +1,83 @@
+//! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
+
+mod batch;
+mod ruleset;
+
+use super::{Backend, FirewallError, Gate};
+use crate::gate::Grant;
+use crate::os::netlink::Netlink;
+use crate::os::runner::{self, RunError};
+
+/// The table `inet spa_knock`.
+pub struct Nftables {
+    netlink: Netlink,
+    sequence: u32,
+}
+
+impl Nftables {
+    /// Opens the way to the kernel.
+    ///
+    /// # Errors
+    /// When the kernel has no nftables.
+    pub fn open() -> Result<Self, FirewallError> {
+        let netlink = Netlink::open().map_err(|error| FirewallError::Other(format!("netlink: {error}")))?;
+        Ok(Self { netlink, sequence: 0 })
+    }
+}
+
+impl Backend for Nftables {
+    fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
+        let loaded = nft(&ruleset::text(gate));
+        let Err(FirewallError::Other(reason)) = &loaded else { return loaded };
+        if gate.early.is_empty() {
+            return loaded;
+        }
+        // Kernels before 5.10 and some devices have no such hook. It only saves work: the input chain drops too.
+        log::warn!("no early drop on {}: {reason}", gate.early.join(", "));
+        nft(&ruleset::text(&Gate { early: Vec::new(), ..gate.clone() }))
+    }
+
+    fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let messages = batch::grants(grants, self.sequence)
+            .ok_or(FirewallError::Other("too many grants at once".to_owned()))?;
+        self.netlink.send(&messages).map_err(|error| FirewallError::Other(format!("netlink: {error}")))?;
+        let mut acknowledged = false;
+        let mut buffer = [0; 8192];
+        // The kernel has done its work: all answers are there. What an earlier batch left behind is passed over.
+        while let Some(length) = self
+            .netlink
+            .try_recv(&mut buffer)
+            .map_err(|error| FirewallError::Other(format!("netlink: {error}")))?
+        {
+            for (sequence, errno) in batch::answers(buffer.get(..length).unwrap_or_default()) {
+                match errno {
+                    _ if sequence != self.sequence => {}
+                    0 => acknowledged = true,
+                    errno => return Err(describe(errno)),
+                }
+            }
+        }
+        if acknowledged { Ok(()) } else { Err(FirewallError::Other("netlink: no answer".to_owned())) }
+    }
+}
+
+fn describe(errno: i32) -> FirewallError {
+    match nix::errno::Errno::from_raw(errno) {
+        nix::errno::Errno::EPERM => FirewallError::NotAllowed,
+        nix::errno::Errno::ENOENT => FirewallError::Gone,
+        nix::errno::Errno::ENFILE => FirewallError::Full,
+        other => FirewallError::Other(other.desc().to_lowercase()),
+    }
+}
+
+fn nft(text: &str) -> Result<(), FirewallError> {
+    match runner::run_to_end("nft", &["-f", "-"], text) {
+        Ok(_) => Ok(()),
+        Err(RunError::NotFound(_)) => Err(FirewallError::NoProgram),
+        Err(RunError::Failed { said, .. }) if said.contains("Operation not permitted") => {
+            Err(FirewallError::NotAllowed)
+        }
+        Err(error) => Err(FirewallError::Other(error.to_string())),
+    }
+}

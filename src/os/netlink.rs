@@ -1,0 +1,51 @@
+//! A netlink socket of the netfilter family, held open so that no process and no set-up stands between a knock
+//! and its grant.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, socket,
+};
+
+/// The socket.
+pub struct Netlink(OwnedFd);
+
+impl Netlink {
+    /// Opens and binds it; the kernel chooses its port.
+    ///
+    /// # Errors
+    /// When the system has no netfilter netlink.
+    pub fn open() -> io::Result<Self> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        Ok(Self(fd))
+    }
+
+    /// Hands messages to the kernel, which works on them before this returns.
+    ///
+    /// # Errors
+    /// When the kernel does not take them.
+    pub fn send(&self, messages: &[u8]) -> io::Result<()> {
+        sendto(self.0.as_raw_fd(), messages, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        Ok(())
+    }
+
+    /// Takes one datagram of answers, if there is one.
+    ///
+    /// # Errors
+    /// When the socket fails, or answers were lost for want of room.
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => Ok(Some(length)),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
