@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Places;
 use crate::gate::{Action, ClientRules};
 use crate::knock::{ActionName, ClientName, Door, ServerId};
 
@@ -40,6 +41,8 @@ pub struct ServerConfig {
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients by name.
     pub clients: BTreeMap<ClientName, ClientEntry>,
+    /// Where each key stands, for what is found wrong later.
+    pub places: Places,
 }
 
 /// Where knocks are looked for.
@@ -85,6 +88,8 @@ pub enum Backend {
 pub struct ClientEntry {
     /// The key file.
     pub key: PathBuf,
+    /// The file that defines it: the config itself or one in `clients.d`.
+    pub defined_in: PathBuf,
     /// What it may do.
     pub rules: ClientRules,
 }
