@@ -12,8 +12,9 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::NOT_YET;
 use super::instant::{Instant, InvalidInstant};
-use super::problem::{Lines, Place, Problem};
+use super::problem::{Lines, Place, Problem, full_name};
 use crate::knock::Timestamp;
 
 /// A parsed TOML text, and what has been found in it.
@@ -61,8 +62,13 @@ impl<'a> Document<'a> {
         (self.problems.into_inner(), self.places.into_inner())
     }
 
+    /// Reports a problem at any place.
+    pub fn report(&self, place: &Place, message: String, hint: Option<String>) {
+        self.problems.borrow_mut().push(Problem { place: place.clone(), message, hint });
+    }
+
     fn problem(&self, at: Option<usize>, message: String, hint: Option<String>) {
-        self.problems.borrow_mut().push(Problem { place: self.lines.place(at), message, hint });
+        self.report(&self.lines.place(at), message, hint);
     }
 }
 
@@ -98,6 +104,12 @@ impl<'d> Table<'d> {
         let name = full_name(&self.name, key);
         let empty = Table { document: self.document, name, at: self.at, entries: None, known: Vec::new() };
         self.take(key).and_then(|value| value.table()).unwrap_or(empty)
+    }
+
+    /// Whether nothing stands in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_none_or(|entries| entries.is_empty())
     }
 
     /// Every entry, where the keys are names that the admin chose.
@@ -157,16 +169,27 @@ impl<'d> Value<'d> {
         self.expect("a string", self.value.as_str())
     }
 
+    /// The string, if it is one; reports nothing.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&'d str> {
+        self.value.as_str()
+    }
+
     /// Whether it is this string; reports nothing.
     #[must_use]
     pub fn is(&self, text: &str) -> bool {
         self.value.as_str() == Some(text)
     }
 
-    /// Whether it is a string of any kind; reports nothing.
+    /// Whether it is a table; reports nothing.
     #[must_use]
-    pub fn is_text(&self) -> bool {
-        self.value.is_str()
+    pub fn is_table(&self) -> bool {
+        self.value.is_table()
+    }
+
+    /// Reports that this version does not know it yet.
+    pub fn not_yet(&self) {
+        self.problem(NOT_YET, None);
     }
 
     /// A string that says a `T`.
@@ -214,7 +237,7 @@ impl<'d> Value<'d> {
             return None;
         };
         if !range.contains(&duration) {
-            let [from, to] = [range.start(), range.end()].map(|&end| humantime::format_duration(end));
+            let [from, to] = [range.start(), range.end()].map(|&end| written(end));
             self.problem(format_args!("not from {from} to {to}"), None);
             return None;
         }
@@ -299,11 +322,16 @@ fn with_article(kind: &str) -> String {
     format!("{article} {kind}")
 }
 
-/// The name as TOML writes it; what is no bare key is quoted, so that nothing in it reaches a terminal raw.
-fn full_name(around: &str, key: &str) -> String {
-    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-    let key = if bare { key.to_owned() } else { format!("{key:?}") };
-    if around.is_empty() { key } else { format!("{around}.{key}") }
+/// A duration in the largest unit that divides it, as a config writes it: `30s`, `10m`, `365d`.
+#[must_use]
+pub fn written(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let units = [("d", 86_400), ("h", 3_600), ("m", 60)];
+    let unit = units.into_iter().find(|&(_, length)| seconds != 0 && seconds.is_multiple_of(length));
+    match unit.and_then(|(name, length)| Some((name, seconds.checked_div(length)?))) {
+        Some((name, count)) if duration.subsec_nanos() == 0 => format!("{count}{name}"),
+        _ => humantime::format_duration(duration).to_string(),
+    }
 }
 
 /// The known key that one slip of the fingers makes `key` from.

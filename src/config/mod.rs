@@ -1,22 +1,27 @@
 //! Configuration: TOML text → checked values. Every problem is found and told with its place.
 
-mod document;
-mod instant;
-mod problem;
 #[cfg(feature = "server")]
 mod actions;
 #[cfg(feature = "server")]
 mod clients;
+mod document;
+mod instant;
 #[cfg(feature = "server")]
 mod load;
+mod problem;
 #[cfg(feature = "server")]
 mod sections;
 #[cfg(feature = "server")]
 mod server;
 
-pub use document::{Document, Table, Value};
+pub use document::{Document, Table, Value, written};
 pub use instant::{Instant, InvalidInstant};
 pub use problem::{ConfigErrors, Place, Places, Problem};
+/// What is said of a key or command that has its place already, but is not built.
+pub const NOT_YET: &str = "not yet in this version";
+/// The UDP port that knocks are sent to, unless another is configured.
+pub const KNOCK_PORT: u16 = 62_201;
+
 #[cfg(feature = "server")]
 pub use load::{CLIENTS_FOLDER, Source, load, read};
 #[cfg(feature = "server")]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::os::files::FileError;
+
 /// A place in a file, or a file as a whole; written `file:line:column`, both counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -77,18 +79,24 @@ impl Places {
         }
     }
 
-    /// Where `name` stands; if it does not (a default), where the table around it does, else the main file.
+    /// Where the key stands that is reached by these names; if it does not stand there (a default), where the
+    /// table around it does, else the main file.
     #[must_use]
-    pub fn of(&self, name: &str) -> &Place {
-        let mut name = name;
-        loop {
-            if let Some(place) = self.named.get(name) {
-                return place;
-            }
-            let Some((around, _)) = name.rsplit_once('.') else { return &self.main };
-            name = around;
+    pub fn of(&self, names: &[&str]) -> &Place {
+        let full = names.iter().fold(String::new(), |around, name| full_name(&around, name));
+        match (self.named.get(&full), names.split_last()) {
+            (Some(place), _) => place,
+            (None, Some((_, around))) => self.of(around),
+            (None, None) => &self.main,
         }
     }
+}
+
+/// The name as TOML writes it; what is no bare key is quoted, so that nothing in it reaches a terminal raw.
+pub(super) fn full_name(around: &str, key: &str) -> String {
+    let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let key = if bare { key.to_owned() } else { format!("{key:?}") };
+    if around.is_empty() { key } else { format!("{around}.{key}") }
 }
 
 /// One thing that is wrong.
@@ -100,6 +108,14 @@ pub struct Problem {
     pub message: String,
     /// How to mend it, if that is known.
     pub hint: Option<String>,
+}
+
+impl Problem {
+    /// A file or folder that cannot be read.
+    #[must_use]
+    pub fn of_file(error: FileError) -> Self {
+        Self { place: Place::file(Path::new(&error.path)), message: error.reason, hint: error.hint }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -115,17 +131,12 @@ impl fmt::Display for Problem {
 pub struct ConfigErrors(Vec<Problem>);
 
 impl ConfigErrors {
-    /// These problems in the order of their places, or `Ok` when there are none.
-    ///
-    /// # Errors
-    /// When there is a problem.
-    pub fn none_of(mut problems: Vec<Problem>) -> Result<(), Self> {
-        if problems.is_empty() {
-            return Ok(());
-        }
+    /// These problems, of which there is at least one.
+    #[must_use]
+    pub(super) fn of(mut problems: Vec<Problem>) -> Self {
         problems.sort();
         problems.dedup();
-        Err(Self(problems))
+        Self(problems)
     }
 
     /// The problems.
@@ -167,7 +178,7 @@ mod tests {
         let mut places = Places::new(Path::new("main"));
         let server = Lines::new(Path::new("main"), "").place(Some(0));
         places.extend(vec![("server".to_owned(), server.clone())]);
-        assert_eq!(places.of("server.port"), &server);
-        assert_eq!(places.of("firewall.mode"), &Place::file(Path::new("main")));
+        assert_eq!(places.of(&["server", "port"]), &server);
+        assert_eq!(places.of(&["firewall", "mode"]), &Place::file(Path::new("main")));
     }
 }

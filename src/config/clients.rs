@@ -1,0 +1,131 @@
+//! `[client.NAME]`, in the config or in a file of its own: what one client may do, and where its key lies.
+
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
+
+use super::document::{Document, Table, Value};
+use super::problem::full_name;
+use super::{ClientEntry, Place};
+use crate::gate::ClientRules;
+use crate::knock::{ActionName, AddressPolicy, ClientName};
+
+const SOURCES: [(&str, AddressPolicy); 3] = [
+    (AddressPolicy::Exact.as_str(), AddressPolicy::Exact),
+    (AddressPolicy::Observed.as_str(), AddressPolicy::Observed),
+    (AddressPolicy::Listed.as_str(), AddressPolicy::Listed),
+];
+
+/// What clients refer to.
+pub(super) struct ClientContext {
+    pub(super) keys_dir: PathBuf,
+    /// The names of all actions, if they are known.
+    pub(super) actions: Option<BTreeSet<ActionName>>,
+}
+
+impl ClientContext {
+    /// When the main file could not be read.
+    pub(super) fn unknown() -> Self {
+        Self { keys_dir: PathBuf::new(), actions: None }
+    }
+}
+
+/// A client as it was found; a bad one has left its problems and no entry.
+pub(super) struct ReadClient {
+    pub(super) name: ClientName,
+    pub(super) place: Place,
+    pub(super) entry: Option<ClientEntry>,
+}
+
+/// A file of `clients.d`: one client, called like the file.
+pub(super) fn read_client_file(
+    document: &Document<'_>,
+    file: &Path,
+    context: &ClientContext,
+) -> Vec<ReadClient> {
+    let mut root = document.root();
+    let clients = root.table("client");
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    if clients.is_empty() {
+        clients.problem("missing", Some(&format!("a file in clients.d holds one table, [client.{name}]")));
+    }
+    let read = read_clients(clients, file, context);
+    for other in read.iter().filter(|client| client.name.as_str() != name) {
+        let hint = format!("call the file {}.toml, or the table [client.{name}]", other.name);
+        document.report(
+            &other.place,
+            format!("{}: not the name of its file", full_name("client", other.name.as_str())),
+            Some(hint),
+        );
+    }
+    root.finish();
+    read
+}
+
+/// The clients of a table.
+pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContext) -> Vec<ReadClient> {
+    let mut clients = Vec::new();
+    for (name, value) in table.entries() {
+        let entry = value.table().and_then(|table| read_client(table, file, context));
+        match name.parse::<ClientName>() {
+            Ok(name) => clients.push(ReadClient { name, place: value.place(), entry }),
+            Err(error) => value.problem(error, None),
+        }
+    }
+    clients
+}
+
+fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
+    let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
+    let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
+    let [source, rate, expires] = ["source", "rate", "expires"].map(|key| table.take(key));
+    for later in [table.take("otp"), table.take("uses")].into_iter().flatten() {
+        later.not_yet();
+    }
+    let key = key.and_then(|value| read_key(&value, &context.keys_dir));
+    let allow = allow.and_then(|value| read_allow(&value, context.actions.as_ref()));
+    let sources = match source {
+        Some(value) => read_sources(&value),
+        None => Some(BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed])),
+    };
+    let rules = ClientRules {
+        allow: allow.unwrap_or_default(),
+        sources: sources.unwrap_or_default(),
+        rate: rate.and_then(|value| value.parsed()),
+        expires: expires.and_then(|value| value.instant()),
+    };
+    table.finish();
+    Some(ClientEntry { key: key?, defined_in: file.to_owned(), rules })
+}
+
+fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
+    let path = Path::new(value.text()?);
+    if path.file_name().is_none() || path.components().any(|part| part == Component::ParentDir) {
+        value.problem(
+            "not the name of a key file",
+            Some("a file in keys_dir or an absolute path, without '..'"),
+        );
+        return None;
+    }
+    Some(keys_dir.join(path))
+}
+
+fn read_allow(value: &Value<'_>, known: Option<&BTreeSet<ActionName>>) -> Option<BTreeSet<ActionName>> {
+    let mut allow = BTreeSet::new();
+    for item in value.list()? {
+        let Some(name) = item.parsed::<ActionName>() else { continue };
+        if let Some(known) = known.filter(|known| !known.contains(&name)) {
+            let names: Vec<_> = known.iter().map(ActionName::as_str).collect();
+            let hint = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
+            item.problem(
+                format_args!("no action is called {name}"),
+                Some(&format!("defined actions: {hint}")),
+            );
+        }
+        allow.insert(name);
+    }
+    Some(allow)
+}
+
+fn read_sources(value: &Value<'_>) -> Option<BTreeSet<AddressPolicy>> {
+    Some(value.list()?.iter().filter_map(|item| item.choice(&SOURCES)).collect())
+}

@@ -1,0 +1,164 @@
+//! The daemon's whole configuration: `spa-knockd.toml` and the `clients.d/*.toml` beside it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::actions::read_actions;
+use super::clients::{ClientContext, ReadClient, read_client_file, read_clients};
+use super::document::Document;
+use super::problem::full_name;
+use super::sections::read_sections;
+use super::{ClientEntry, ConfigErrors, Place, Places, Problem, ServerConfig};
+use crate::knock::ClientName;
+use crate::os::files;
+
+/// The folder beside the config whose `NAME.toml` files each define one client.
+pub const CLIENTS_FOLDER: &str = "clients.d";
+
+/// A file and its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Where it lies.
+    pub file: PathBuf,
+    /// What it says.
+    pub text: String,
+}
+
+/// Loads the config and the client files beside it.
+///
+/// # Errors
+/// Everything that is wrong with any of them.
+pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
+    let main = read_source(path).map_err(|problem| ConfigErrors::of(vec![problem]))?;
+    let mut problems = Vec::new();
+    let mut clients = Vec::new();
+    let folder = path.with_file_name(CLIENTS_FOLDER);
+    match files::list(&folder) {
+        Ok(entries) => {
+            for file in entries.iter().filter(|file| file.extension().is_some_and(|e| e == "toml")) {
+                match read_source(file) {
+                    Ok(source) => clients.push(source),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+        }
+        Err(error) => problems.push(Problem::of_file(error)),
+    }
+    Reading::new(&main, problems).finish(&main, &clients)
+}
+
+/// What the text of a config and of the client files beside it means.
+///
+/// # Errors
+/// Everything that is wrong with any of them.
+pub fn read(main: &Source, clients: &[Source]) -> Result<ServerConfig, ConfigErrors> {
+    Reading::new(main, Vec::new()).finish(main, clients)
+}
+
+fn read_source(file: &Path) -> Result<Source, Problem> {
+    match files::read_text(file) {
+        Ok(text) => Ok(Source { file: file.to_owned(), text }),
+        Err(error) => Err(Problem::of_file(error)),
+    }
+}
+
+/// What has been found so far.
+struct Reading {
+    problems: Vec<Problem>,
+    places: Places,
+}
+
+/// What the main file says.
+struct Main {
+    /// Without its clients; `None` when it has no id.
+    config: Option<ServerConfig>,
+    clients: Vec<ReadClient>,
+    context: ClientContext,
+}
+
+impl Reading {
+    fn new(main: &Source, problems: Vec<Problem>) -> Self {
+        Self { problems, places: Places::new(&main.file) }
+    }
+
+    fn finish(mut self, main: &Source, files: &[Source]) -> Result<ServerConfig, ConfigErrors> {
+        let (context, config, mut read) = match self.walk(main, |document| read_main(document, &main.file)) {
+            Some(main) => (main.context, main.config, main.clients),
+            None => (ClientContext::unknown(), None, Vec::new()),
+        };
+        for source in files {
+            let more = self.walk(source, |document| read_client_file(document, &source.file, &context));
+            read.extend(more.unwrap_or_default());
+        }
+        let clients = self.distinct(read);
+        match config {
+            Some(config) if self.problems.is_empty() => {
+                Ok(ServerConfig { clients, places: self.places, ..config })
+            }
+            _ => Err(ConfigErrors::of(self.problems)),
+        }
+    }
+
+    /// Reads a file with `read`, unless its syntax is wrong.
+    fn walk<T>(&mut self, source: &Source, read: impl FnOnce(&Document<'_>) -> T) -> Option<T> {
+        match Document::parse(&source.file, &source.text) {
+            Ok(document) => {
+                let value = read(&document);
+                let (problems, places) = document.into_findings();
+                self.problems.extend(problems);
+                self.places.extend(places);
+                Some(value)
+            }
+            Err(problems) => {
+                self.problems.extend(problems);
+                None
+            }
+        }
+    }
+
+    fn distinct(&mut self, read: Vec<ReadClient>) -> BTreeMap<ClientName, ClientEntry> {
+        let mut places: BTreeMap<ClientName, Place> = BTreeMap::new();
+        let mut clients = BTreeMap::new();
+        for client in read {
+            if let Some(first) = places.get(&client.name) {
+                self.problems.push(Problem {
+                    place: client.place,
+                    message: format!(
+                        "{}: defined twice, first at {first}",
+                        full_name("client", client.name.as_str())
+                    ),
+                    hint: Some("remove one of the two".to_owned()),
+                });
+                continue;
+            }
+            places.insert(client.name.clone(), client.place);
+            if let Some(entry) = client.entry {
+                clients.insert(client.name, entry);
+            }
+        }
+        clients
+    }
+}
+
+fn read_main(document: &Document<'_>, file: &Path) -> Main {
+    let mut root = document.root();
+    let sections = read_sections(&mut root);
+    let actions = read_actions(root.table("action"), sections.backend);
+    let context = ClientContext {
+        keys_dir: sections.keys_dir.clone(),
+        actions: Some(actions.keys().cloned().collect()),
+    };
+    let clients = read_clients(root.table("client"), file, &context);
+    for later in ["ports", "legacy"] {
+        if let Some(value) = root.take(later) {
+            value.not_yet();
+        }
+    }
+    root.finish();
+    // An action that could not be read has left a problem.
+    let actions = actions.into_iter().filter_map(|(name, action)| Some((name, action?))).collect();
+    Main { config: sections.into_config(actions, file), clients, context }
+}
+
+#[cfg(test)]
+mod tests;

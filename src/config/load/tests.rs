@@ -1,0 +1,416 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{Audit, Backend, CaptureKind, Interfaces};
+use crate::gate::Action;
+use crate::knock::{ActionName, AddressPolicy, Timestamp};
+
+const MINIMAL: &str = "[server]\nid = 'a'\n";
+const OPEN: &str = "[server]\nid = 'a'\n[action.o]\nopen = ['tcp/22']\nfor = '30s'\n";
+
+fn source(file: &str, text: &str) -> Source {
+    Source { file: PathBuf::from(file), text: text.to_owned() }
+}
+
+fn told(text: &str) -> String {
+    match read(&source("f", text), &[]) {
+        Ok(_) => "fine".to_owned(),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+fn told_with(text: &str, clients: &[(&str, &str)]) -> String {
+    let clients: Vec<_> = clients.iter().map(|(file, text)| source(file, text)).collect();
+    match read(&source("f", text), &clients) {
+        Ok(_) => "fine".to_owned(),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+#[test]
+fn a_config_that_says_nothing_else_gets_the_defaults() {
+    let config = read(&source("f", MINIMAL), &[]).unwrap();
+    assert_eq!(config.id.as_str(), "a");
+    assert_eq!(config.interfaces, Interfaces::Any);
+    assert_eq!(config.capture, CaptureKind::Pcap);
+    assert_eq!(config.port, 62_201);
+    assert_eq!(config.window, Duration::from_secs(30));
+    assert!(config.reply);
+    assert_eq!(config.state_dir, Path::new("/var/lib/spa-knock"));
+    assert_eq!(config.keys_dir, Path::new("/etc/spa-knock/keys"));
+    assert_eq!(config.control, Path::new("/run/spa-knock/control.sock"));
+    assert_eq!(config.user, "spa-knock");
+    assert_eq!(config.audit, Audit::File("/var/log/spa-knock/audit.jsonl".into()));
+    assert_eq!(config.backend, Backend::Nftables);
+    assert!(config.protect.is_empty() && config.actions.is_empty() && config.clients.is_empty());
+}
+
+#[test]
+fn every_value_arrives_where_it_belongs() {
+    let text = "
+[server]
+id = 'bastion.example.org'
+interfaces = ['eth0', 'wg0']
+capture = 'udp'
+port = 4000
+window = '2m'
+reply = false
+state_dir = '/s'
+keys_dir = '/k'
+control = '/c'
+user = 'nobody'
+audit = 'journal'
+[firewall]
+backend = 'nftables'
+mode = 'guard'
+failsafe = 'closed'
+protect = ['tcp/22', 'udp/51820', 'tcp/22']
+[action.open-ssh]
+open = ['tcp/22']
+for = '30s'
+max = '10m'
+once = false
+[action.web]
+run = ['/usr/bin/systemctl', 'restart', '{argument}']
+timeout = '5s'
+[client.laptop]
+key = 'laptop.key'
+allow = ['open-ssh', 'web']
+[client.phone]
+key = '/elsewhere/phone.key'
+allow = ['open-ssh']
+source = ['listed']
+rate = '10/m'
+expires = 2027-01-31
+";
+    let config = read(&source("f", text), &[]).unwrap();
+    assert_eq!(config.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "wg0".to_owned()]));
+    assert_eq!((config.capture, config.port, config.reply), (CaptureKind::Udp, 4_000, false));
+    assert_eq!(config.window, Duration::from_secs(120));
+    assert_eq!((config.user.as_str(), &config.audit), ("nobody", &Audit::Journal));
+    assert_eq!(config.protect.len(), 2);
+    let action = |name: &str| config.actions[&name.parse::<ActionName>().unwrap()].clone();
+    assert_eq!(
+        action("open-ssh"),
+        Action::Open {
+            doors: vec!["tcp/22".parse().unwrap()],
+            duration: Duration::from_secs(30),
+            max: Duration::from_secs(600),
+        }
+    );
+    let argv = ["/usr/bin/systemctl", "restart", "{argument}"].map(|word| word.parse().unwrap());
+    assert_eq!(action("web"), Action::Run { argv: argv.to_vec(), timeout: Duration::from_secs(5) });
+    let client = |name: &str| config.clients[&name.parse::<ClientName>().unwrap()].clone();
+    let laptop = client("laptop");
+    assert_eq!(laptop.key, Path::new("/k/laptop.key"));
+    assert_eq!(laptop.rules.allow.len(), 2);
+    assert!(laptop.rules.sources.into_iter().eq([AddressPolicy::Observed, AddressPolicy::Exact]));
+    let phone = client("phone");
+    assert_eq!(phone.key, Path::new("/elsewhere/phone.key"));
+    assert!(phone.rules.sources.into_iter().eq([AddressPolicy::Listed]));
+    assert_eq!(phone.rules.rate, Some("10/m".parse().unwrap()));
+    assert_eq!(phone.rules.expires, Some(Timestamp::from_millis(1_801_353_600_000)));
+    assert_eq!(config.places.of(&["client", "phone", "rate"]).to_string(), "f:34:8");
+    assert_eq!(config.places.of(&["client", "phone", "uses"]).to_string(), "f:30:9");
+}
+
+#[test]
+fn the_longest_that_a_client_may_ask_for_is_the_actions_own_time_unless_given() {
+    let config = read(&source("f", OPEN), &[]).unwrap();
+    let action = config.actions.values().next().unwrap();
+    assert!(matches!(action, Action::Open { duration, max, .. } if duration == max));
+}
+
+#[test]
+fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
+    let cases = [
+        ("port = 0", "f:3:8: server.port: not a number from 1 to 65535"),
+        ("port = 65536", "f:3:8: server.port: not a number from 1 to 65535"),
+        ("window = '999ms'", "f:3:10: server.window: not from 1s to 10m"),
+        ("window = '11m'", "f:3:10: server.window: not from 1s to 10m"),
+        ("reply = 1", "f:3:9: server.reply: not true or false but an integer"),
+        ("capture = 'tap'", "f:3:11: server.capture: not one of: pcap, udp"),
+        ("interfaces = []", "f:3:14: server.interfaces: empty list"),
+        (
+            "interfaces = ['any', 'eth0']",
+            "f:3:14: server.interfaces: \"any\" stands for all interfaces and stands alone",
+        ),
+        (
+            "interfaces = ['a/b']",
+            "f:3:15: server.interfaces: an interface name is 1 to 15 bytes without '/' and white space",
+        ),
+        (
+            "interfaces = ['abcdefghijklmnop']",
+            "f:3:15: server.interfaces: an interface name is 1 to 15 bytes without '/' and white space",
+        ),
+        ("state_dir = 'state'", "f:3:13: server.state_dir: not an absolute path"),
+        (
+            "keys_dir = '/a/../b'",
+            "f:3:12: server.keys_dir: a path with '..' in it\nhint: write the folder that it means",
+        ),
+        ("audit = 'audit.log'", "f:3:9: server.audit: not an absolute path"),
+        ("user = ''", "f:3:8: server.user: not a user name"),
+        ("prot = 1", "f:3:1: server.prot: unknown key\nhint: did you mean 'port'?"),
+        ("[firewall]\nbackend = 'iptables'", "f:4:11: firewall.backend: not yet in this version"),
+        ("[firewall]\nbackend = 'pf'", "f:4:11: firewall.backend: not one of: nftables, none"),
+        ("[firewall]\nmode = 'set'", "f:4:8: firewall.mode: not yet in this version"),
+        ("[firewall]\nmode = 'open'", "f:4:8: firewall.mode: not one of: guard"),
+        ("[firewall]\nfailsafe = { after = '10m' }", "f:4:1: firewall.failsafe: not yet in this version"),
+        ("[firewall]\nfailsafe = 'open'", "f:4:12: firewall.failsafe: not one of: closed"),
+        ("[firewall]\nprotect = ['tcp/8000-8999']", "f:4:12: firewall.protect: not yet in this version"),
+        (
+            "[firewall]\nprotect = ['tcp/22', 'ssh']",
+            "f:4:22: firewall.protect: a port is written tcp/22 or udp/51820, from 1 to 65535",
+        ),
+        ("[ports]\nlow = 20480", "f:3:2: ports: not yet in this version"),
+        ("[legacy]", "f:3:2: legacy: not yet in this version"),
+        ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
+        (
+            "action = 1",
+            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, user, audit",
+        ),
+    ];
+    for (line, message) in cases {
+        assert_eq!(told(&format!("{MINIMAL}{line}\n")), message);
+    }
+    let no_id = "hint: id = \"NAME\": what clients call this server, e.g. its host name";
+    assert_eq!(told("[server]\n"), format!("f:1:2: server.id: missing\n{no_id}"));
+    assert_eq!(told(""), format!("f: server.id: missing\n{no_id}"));
+    assert_eq!(
+        told("[server]\nid = 'A'"),
+        "f:2:6: server.id: a server id is 1 to 64 characters of a-z, 0-9, '.', '_', ':' and '-'"
+    );
+}
+
+#[test]
+fn a_bad_action_is_told_with_its_place() {
+    let form = "hint: write it like \"30s\", \"5m\" or \"2h\"";
+    let cases = [
+        (
+            "x = 1",
+            "f:3:9: action.a: no effect\nhint: give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]\n\
+             f:4:1: action.a.x: unknown key\nhint: known here: open, run, forward, close, for, max, timeout, undo, \
+             allow-ports, once",
+        ),
+        (
+            "open = ['tcp/22']\nrun = ['/bin/true']\nfor = '1s'",
+            "f:3:9: action.a: more than one effect: open, run\nhint: an action does one thing: make an action of each",
+        ),
+        ("open = []\nfor = '1s'", "f:4:8: action.a.open: empty list"),
+        (
+            "open = ['tcp/22']",
+            "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long the ports stay open",
+        ),
+        ("open = ['tcp/22']\nfor = '30x'", &format!("f:5:7: action.a.for: not a duration\n{form}")),
+        ("open = ['tcp/22']\nfor = 30", &format!("f:5:7: action.a.for: not a duration\n{form}")),
+        ("open = ['tcp/22']\nfor = '0s'", "f:5:7: action.a.for: not from 1s to 365d"),
+        ("open = ['tcp/22']\nfor = '366d'", "f:5:7: action.a.for: not from 1s to 365d"),
+        ("open = ['tcp/22']\nfor = '1m'\nmax = '30s'", "f:6:7: action.a.max: shorter than `for`, 1m"),
+        ("open = ['tcp/22']\nfor = '1m'\nonce = true", "f:6:8: action.a.once: not yet in this version"),
+        (
+            "open = ['tcp/22']\nfor = '1m'\ntimeout = '1s'",
+            "f:6:11: action.a.timeout: only an action with `run` has a timeout\n\
+             hint: a grant lasts as long as `for` says",
+        ),
+        (
+            "open = 'argument'\nallow-ports = ['tcp/8000-8999']\nfor = '1m'",
+            "f:4:8: action.a.open: not yet in this version\nf:5:15: action.a.allow-ports: not yet in this version",
+        ),
+        ("open = 'tcp/22'\nfor = '1m'", "f:4:8: action.a.open: not a list but a string"),
+        ("open = ['tcp/1-2']\nfor = '1m'", "f:4:9: action.a.open: not yet in this version"),
+        (
+            "forward = { from = 'tcp/1', to = 'x' }\nfor = '10m'",
+            "f:4:1: action.a.forward: not yet in this version",
+        ),
+        ("close = 'open-ssh'", "f:4:9: action.a.close: not yet in this version"),
+        ("run = []", "f:4:7: action.a.run: empty list"),
+        (
+            "run = ['true']",
+            "f:4:8: action.a.run: the program is not an absolute path\nhint: there is no shell and no search for it",
+        ),
+        (
+            "run = ['/bin/{argument}']",
+            "f:4:8: action.a.run: the program cannot be a placeholder\nhint: only its arguments can",
+        ),
+        (
+            "run = ['/bin/echo', '{ip}']",
+            "f:4:21: action.a.run: unknown placeholder (known: {address}, {port}, {client}, {action}, {argument}, \
+             {seconds})",
+        ),
+        (
+            "run = ['/bin/a', '{']",
+            "f:4:18: action.a.run: a brace without its partner (write {{ or }} for the character itself)",
+        ),
+        (
+            "run = ['/bin/a']\nundo = ['/bin/b']\nfor = '1m'",
+            "f:5:8: action.a.undo: not yet in this version\nf:6:7: action.a.for: not yet in this version",
+        ),
+        ("run = ['/bin/a']\ntimeout = '2h'", "f:5:11: action.a.timeout: not from 1s to 1h"),
+    ];
+    for (lines, message) in cases {
+        assert_eq!(told(&format!("{MINIMAL}[action.a]\n{lines}\n")), message);
+    }
+    assert_eq!(
+        told(&format!("{MINIMAL}[action.Open]\nrun = ['/bin/a']\n")),
+        "f:3:9: action.Open: an action name is 1 to 32 characters of a-z, 0-9, '_' and '-'"
+    );
+    assert_eq!(
+        told(&format!("{OPEN}[firewall]\nbackend = 'none'\n")),
+        "f:4:8: action.o.open: cannot open anything with firewall.backend = \"none\""
+    );
+}
+
+#[test]
+fn a_bad_client_is_told_with_its_place() {
+    let key_hint = "hint: a file in keys_dir or an absolute path, without '..'";
+    let instant_hint = "hint: a time is written 2027-01-31 or 2027-01-31T18:00:00+01:00, without quotes";
+    let cases = [
+        ("allow = ['o']", "f:6:9: client.c.key: missing\nhint: key = \"NAME.key\": its key file in keys_dir"),
+        ("key = 'c.key'", "f:6:9: client.c.allow: missing\nhint: allow = [\"ACTION\"]: what it may do"),
+        ("key = 'c.key'\nallow = []", "f:8:9: client.c.allow: empty list"),
+        (
+            "key = 'c.key'\nallow = ['o', 'p']",
+            "f:8:15: client.c.allow: no action is called p\nhint: defined actions: o",
+        ),
+        (
+            "allow = ['o']\nkey = '../c.key'",
+            &format!("f:8:7: client.c.key: not the name of a key file\n{key_hint}"),
+        ),
+        ("allow = ['o']\nkey = ''", &format!("f:8:7: client.c.key: not the name of a key file\n{key_hint}")),
+        (
+            "allow = ['o']\nkey = 'k'\nsource = ['any']",
+            "f:9:11: client.c.source: not one of: exact, observed, listed",
+        ),
+        (
+            "allow = ['o']\nkey = 'k'\nrate = '10'",
+            "f:9:8: client.c.rate: a rate is written 10/m: 1 to 10000 a second (s), minute (m), hour (h) or day (d)",
+        ),
+        (
+            "allow = ['o']\nkey = 'k'\nexpires = 2027-01-31T10:00:00",
+            &format!("f:9:11: client.c.expires: neither a date nor a time with an offset\n{instant_hint}"),
+        ),
+        (
+            "allow = ['o']\nkey = 'k'\nexpires = '2027-01-31'",
+            &format!("f:9:11: client.c.expires: neither a date nor a time with an offset\n{instant_hint}"),
+        ),
+        ("allow = ['o']\nkey = 'k'\notp = 'c.otp'", "f:9:7: client.c.otp: not yet in this version"),
+        ("allow = ['o']\nkey = 'k'\nuses = 3", "f:9:8: client.c.uses: not yet in this version"),
+        (
+            "allow = ['o']\nkey = 'k'\nalow = []",
+            "f:9:1: client.c.alow: unknown key\nhint: did you mean 'allow'?",
+        ),
+    ];
+    for (lines, message) in cases {
+        assert_eq!(told(&format!("{OPEN}[client.c]\n{lines}\n")), message);
+    }
+}
+
+#[test]
+fn a_client_file_defines_the_client_that_it_is_called_after() {
+    let laptop = "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n";
+    let main = source("/e/f", OPEN);
+    let config = read(&main, &[source("/e/clients.d/laptop.toml", laptop)]).unwrap();
+    assert_eq!(config.clients.values().next().unwrap().defined_in, Path::new("/e/clients.d/laptop.toml"));
+    let cases = [
+        (
+            "d/phone.toml",
+            laptop,
+            "d/phone.toml:1:9: client.laptop: not the name of its file\n\
+             hint: call the file laptop.toml, or the table [client.phone]",
+        ),
+        (
+            "d/phone.toml",
+            "",
+            "d/phone.toml: client: missing\nhint: a file in clients.d holds one table, [client.phone]",
+        ),
+        (
+            "d/laptop.toml",
+            "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n[server]\nid = 'b'\n",
+            "d/laptop.toml:4:2: server: unknown key\nhint: known here: client",
+        ),
+        (
+            "d/laptop.toml",
+            "[client.laptop]\nkey = 'l.key'\nallow = ['p']\n",
+            "d/laptop.toml:3:10: client.laptop.allow: no action is called p\nhint: defined actions: o",
+        ),
+    ];
+    for (file, text, message) in cases {
+        assert_eq!(told_with(OPEN, &[(file, text)]), message);
+    }
+}
+
+#[test]
+fn a_client_defined_twice_is_told_with_both_places() {
+    let client = "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n";
+    assert_eq!(
+        told_with(&format!("{OPEN}{client}"), &[("d/laptop.toml", client)]),
+        "d/laptop.toml:1:9: client.laptop: defined twice, first at f:6:9\nhint: remove one of the two"
+    );
+}
+
+#[test]
+fn all_problems_of_all_files_are_told_at_once_in_the_order_of_their_places() {
+    let main = "[server]\nid = 'A'\nport = 0\n[action.a]\nfor = 1\n[client.c]\nallow = ['a', 'b']\n";
+    let told =
+        told_with(main, &[("d/x.toml", "[client.x\n"), ("d/y.toml", "[client.y]\nkey = 'y'\nallow = 1\n")]);
+    let places: Vec<_> = told
+        .lines()
+        .filter(|line| !line.starts_with("hint: "))
+        .filter_map(|l| l.split(": ").next())
+        .collect();
+    assert_eq!(
+        places,
+        ["d/x.toml:1:10", "d/y.toml:3:9", "f:2:6", "f:3:8", "f:4:9", "f:6:9", "f:7:15"],
+        "{told}"
+    );
+}
+
+#[test]
+fn a_config_with_a_syntax_error_does_not_make_its_clients_wrong() {
+    let client = "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n";
+    let told = told_with("[server\n", &[("d/laptop.toml", client)]);
+    assert!(told.starts_with("f:1:8: ") && told.lines().count() == 1, "{told}");
+}
+
+#[test]
+fn files_beside_the_config_that_do_not_end_in_toml_are_ignored() {
+    let scratch = tempfile::tempdir().unwrap();
+    let config = scratch.path().join("spa-knockd.toml");
+    let folder = scratch.path().join(CLIENTS_FOLDER);
+    let write =
+        |path: &Path, text: &str| files::create_new(path, files::Mode::Private, text.as_bytes()).unwrap();
+    assert!(load(&config).unwrap_err().to_string().ends_with("spa-knockd.toml: no such file or directory"));
+    write(&config, OPEN);
+    assert!(load(&config).unwrap().clients.is_empty(), "no such folder is no client");
+    files::create_folder(&folder, files::Mode::Private).unwrap();
+    write(&folder.join("laptop.toml"), "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n");
+    write(&folder.join("laptop.toml~"), "rubbish");
+    write(&folder.join("README"), "rubbish");
+    assert_eq!(load(&config).unwrap().clients.len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_config_or_refused(
+        text in "([a-z]{1,3} = |\\[(server|action\\.a|client\\.b)\\]\n|id|open|for|key|allow|=|'30s'|\\[|\\]|\n|-|\\{|.){0,60}",
+    ) {
+        let _ = told_with(&text, &[("d/x.toml", &text)]);
+    }
+
+    #[test]
+    fn any_value_under_any_key_is_taken_or_refused(
+        section in prop::sample::select(vec!["server", "firewall", "action.a", "client.a"]),
+        key in prop::sample::select(vec![
+            "id", "interfaces", "port", "window", "audit", "backend", "failsafe", "protect", "open", "run", "for", "max",
+            "once", "timeout", "key", "allow", "source", "rate", "expires",
+        ]),
+        value in prop::sample::select(vec![
+            "1", "-1", "0x10", "1.5", "true", "''", "'30s'", "'999999999999999999y'", "[]", "[[]]", "['tcp/22', 1]", "{}",
+            "2027-01-31", "07:32:00", "9999-12-31T23:59:59-23:59", "['{']", "'\\u0000'", "\"\\u0000\"", "99999999999999999999",
+        ]),
+    ) {
+        let _ = told(&format!("[{section}]\n{key} = {value}\n"));
+    }
+}

@@ -1,0 +1,205 @@
+//! `[server]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use super::document::{Table, Value};
+use super::{Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Places, ServerConfig};
+use crate::gate::Action;
+use crate::knock::{ActionName, Door, ServerId};
+
+const KEYS_DIR: &str = "/etc/spa-knock/keys";
+const STATE_DIR: &str = "/var/lib/spa-knock";
+const CONTROL: &str = "/run/spa-knock/control.sock";
+const AUDIT: &str = "/var/log/spa-knock/audit.jsonl";
+const USER: &str = "spa-knock";
+const WINDOW: Duration = Duration::from_secs(30);
+/// Under a second no clock is right; over ten minutes a captured knock lives too long.
+const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+/// The kernel's IFNAMSIZ less the final NUL.
+const INTERFACE_MAX: usize = 15;
+/// The longest user name that useradd(8) makes.
+const USER_MAX: usize = 32;
+
+/// What the two sections say; where they are wrong, the default, and a problem in the document.
+pub(super) struct Sections {
+    id: Option<ServerId>,
+    interfaces: Interfaces,
+    capture: CaptureKind,
+    port: u16,
+    window: Duration,
+    reply: bool,
+    state_dir: PathBuf,
+    pub(super) keys_dir: PathBuf,
+    control: PathBuf,
+    user: String,
+    audit: Audit,
+    pub(super) backend: Backend,
+    protect: Vec<Door>,
+}
+
+impl Sections {
+    /// The config, still without clients; `None` when it has no id.
+    pub(super) fn into_config(
+        self,
+        actions: BTreeMap<ActionName, Action>,
+        file: &Path,
+    ) -> Option<ServerConfig> {
+        Some(ServerConfig {
+            id: self.id?,
+            interfaces: self.interfaces,
+            capture: self.capture,
+            port: self.port,
+            window: self.window,
+            reply: self.reply,
+            state_dir: self.state_dir,
+            keys_dir: self.keys_dir,
+            control: self.control,
+            user: self.user,
+            audit: self.audit,
+            backend: self.backend,
+            protect: self.protect,
+            actions,
+            clients: BTreeMap::new(),
+            places: Places::new(file),
+        })
+    }
+}
+
+pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
+    let mut server = root.table("server");
+    let mut firewall = root.table("firewall");
+    let captures = [("pcap", CaptureKind::Pcap), ("udp", CaptureKind::Udp)];
+    let id = server.require("id", "id = \"NAME\": what clients call this server, e.g. its host name");
+    let sections = Sections {
+        id: id.and_then(|value| value.parsed()),
+        interfaces: or(server.take("interfaces"), read_interfaces, Interfaces::Any),
+        capture: or(server.take("capture"), |value| value.choice(&captures), CaptureKind::Pcap),
+        port: or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT),
+        window: or(server.take("window"), |value| value.duration(WINDOWS), WINDOW),
+        reply: or(server.take("reply"), |value| value.flag(), true),
+        state_dir: or(server.take("state_dir"), absolute_path, PathBuf::from(STATE_DIR)),
+        keys_dir: or(server.take("keys_dir"), absolute_path, PathBuf::from(KEYS_DIR)),
+        control: or(server.take("control"), absolute_path, PathBuf::from(CONTROL)),
+        user: or(server.take("user"), read_user, USER.to_owned()),
+        audit: or(server.take("audit"), read_audit, Audit::File(PathBuf::from(AUDIT))),
+        backend: or(firewall.take("backend"), read_backend, Backend::Nftables),
+        protect: or(firewall.take("protect"), read_doors, Vec::new()),
+    };
+    if let Some(mode) = firewall.take("mode") {
+        read_mode(&mode);
+    }
+    if let Some(failsafe) = firewall.take("failsafe") {
+        read_failsafe(&failsafe);
+    }
+    server.finish();
+    firewall.finish();
+    sections
+}
+
+fn or<T>(value: Option<Value<'_>>, read: impl FnOnce(&Value<'_>) -> Option<T>, default: T) -> T {
+    value.and_then(|value| read(&value)).unwrap_or(default)
+}
+
+fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {
+    let items = value.list()?;
+    let mut names: Vec<String> = Vec::new();
+    for item in &items {
+        let name = item.text()?;
+        let fits = (1..=INTERFACE_MAX).contains(&name.len());
+        if !fits || name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
+            item.problem("an interface name is 1 to 15 bytes without '/' and white space", None);
+            return None;
+        }
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    if !names.iter().any(|name| name == "any") {
+        return Some(Interfaces::Named(names));
+    }
+    if names.len() > 1 {
+        value.problem("\"any\" stands for all interfaces and stands alone", None);
+        return None;
+    }
+    Some(Interfaces::Any)
+}
+
+/// Ports, each once, in the order they are written.
+pub(super) fn read_doors(value: &Value<'_>) -> Option<Vec<Door>> {
+    let items: Vec<Option<Door>> = value.list()?.iter().map(read_door).collect();
+    let mut doors = Vec::new();
+    for door in items.into_iter().collect::<Option<Vec<_>>>()? {
+        if !doors.contains(&door) {
+            doors.push(door);
+        }
+    }
+    Some(doors)
+}
+
+fn read_door(value: &Value<'_>) -> Option<Door> {
+    let text = value.text()?;
+    let range = text.split_once('-');
+    if range.is_some_and(|(low, high)| low.parse::<Door>().is_ok() && high.parse::<u16>().is_ok()) {
+        value.not_yet();
+        return None;
+    }
+    value.parsed()
+}
+
+fn read_backend(value: &Value<'_>) -> Option<Backend> {
+    if value.is("iptables") {
+        value.not_yet();
+        return None;
+    }
+    value.choice(&[("nftables", Backend::Nftables), ("none", Backend::None)])
+}
+
+fn read_mode(value: &Value<'_>) {
+    if value.is("set") {
+        value.not_yet();
+    } else {
+        value.choice(&[("guard", ())]);
+    }
+}
+
+fn read_failsafe(value: &Value<'_>) {
+    if value.is_table() {
+        value.not_yet();
+    } else {
+        value.choice(&[("closed", ())]);
+    }
+}
+
+fn read_audit(value: &Value<'_>) -> Option<Audit> {
+    match value.text()? {
+        "" => Some(Audit::Off),
+        "journal" => Some(Audit::Journal),
+        _ => absolute_path(value).map(Audit::File),
+    }
+}
+
+fn read_user(value: &Value<'_>) -> Option<String> {
+    let name = value.text()?;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'$');
+    if !(1..=USER_MAX).contains(&name.len()) || name.starts_with('-') || !name.bytes().all(allowed) {
+        value.problem("not a user name", None);
+        return None;
+    }
+    Some(name.to_owned())
+}
+
+fn absolute_path(value: &Value<'_>) -> Option<PathBuf> {
+    let path = Path::new(value.text()?);
+    if !path.is_absolute() {
+        value.problem("not an absolute path", None);
+        return None;
+    }
+    if path.components().any(|part| part == Component::ParentDir) {
+        value.problem("a path with '..' in it", Some("write the folder that it means"));
+        return None;
+    }
+    Some(path.to_owned())
+}
