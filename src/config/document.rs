@@ -45,7 +45,6 @@ impl<'a> Document<'a> {
     }
 
     /// The table of everything.
-    #[must_use]
     pub fn root(&self) -> Table<'_> {
         Table {
             document: self,
@@ -364,7 +363,8 @@ mod tests {
     #[test]
     fn every_getter_says_where_and_why_it_has_nothing() {
         const MINUTE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
-        let cases: [(&str, fn(&Value<'_>) -> bool, &str); 14] = [
+        type Getter = fn(&Value<'_>) -> bool;
+        let cases: [(&str, Getter, &str); 14] = [
             ("k = 1", |v| v.text().is_some(), "f.toml:1:5: k: not a string but an integer"),
             ("k = 'x'", |v| v.flag().is_some(), "f.toml:1:5: k: not true or false but a string"),
             ("k = 1.0", |v| v.integer(1..=9_u16).is_some(), "f.toml:1:5: k: not a whole number but a float"),

@@ -73,7 +73,7 @@ impl Places {
     }
 
     /// Adds what another file defines; the first place of a name stays.
-    pub(super) fn extend(&mut self, more: Vec<(String, Place)>) {
+    pub fn extend(&mut self, more: Vec<(String, Place)>) {
         for (name, place) in more {
             self.named.entry(name).or_insert(place);
         }
@@ -93,7 +93,8 @@ impl Places {
 }
 
 /// The name as TOML writes it; what is no bare key is quoted, so that nothing in it reaches a terminal raw.
-pub(super) fn full_name(around: &str, key: &str) -> String {
+#[must_use]
+pub fn full_name(around: &str, key: &str) -> String {
     let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
     let key = if bare { key.to_owned() } else { format!("{key:?}") };
     if around.is_empty() { key } else { format!("{around}.{key}") }
@@ -133,7 +134,7 @@ pub struct ConfigErrors(Vec<Problem>);
 impl ConfigErrors {
     /// These problems, of which there is at least one.
     #[must_use]
-    pub(super) fn of(mut problems: Vec<Problem>) -> Self {
+    pub fn of(mut problems: Vec<Problem>) -> Self {
         problems.sort();
         problems.dedup();
         Self(problems)

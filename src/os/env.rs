@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The command line, program name first.
 #[must_use]
@@ -14,6 +14,12 @@ pub fn args() -> Vec<OsString> {
 #[must_use]
 pub fn text(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The path from the root folder on; a relative one starts in the current folder.
+#[must_use]
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The user's home folder.

@@ -100,6 +100,27 @@ pub fn read_secret_from_stdin() -> Result<Zeroizing<String>, FileError> {
         .map_err(|error| FileError::new(Path::new("standard input"), error, None))
 }
 
+/// Checks that only the user (or root) may change a file or folder.
+///
+/// # Errors
+/// When somebody else may, naming the mode and the mend, or it is not there.
+pub fn check_unwritable(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
+    permissions::check_unwritable(path, &metadata)
+}
+
+/// Checks that only the user (or root) may look into a folder.
+///
+/// # Errors
+/// When somebody else may, naming the mode and the mend, or it is not there.
+pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_dir() {
+        return Err(FileError::new(path, "not a folder", None));
+    }
+    permissions::check_private_folder(path, &metadata)
+}
+
 fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
     // Room for everything at once: a growing buffer would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));
@@ -280,6 +301,31 @@ mod unix {
         Ok(())
     }
 
+    pub(super) fn check_unwritable(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+        check_owner(path, metadata)?;
+        let sticky_folder = metadata.is_dir() && metadata.mode() & STICKY != 0;
+        if metadata.mode() & OTHERS_WRITE != 0 && !sticky_folder {
+            return Err(FileError::new(
+                path,
+                format!("mode {:04o} lets others change it", metadata.mode() & PERMISSIONS),
+                Some(format!("chmod go-w {}", path.display())),
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_private_folder(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+        check_owner(path, metadata)?;
+        if metadata.mode() & OTHERS_READ != 0 {
+            return Err(FileError::new(
+                path,
+                format!("mode {:04o} lets others into it", metadata.mode() & PERMISSIONS),
+                Some(format!("chmod 700 {}", path.display())),
+            ));
+        }
+        Ok(())
+    }
+
     fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
         let us = nix::unistd::geteuid().as_raw();
         if metadata.uid() != us && metadata.uid() != 0 {
@@ -335,6 +381,14 @@ mod elsewhere {
     }
 
     pub(super) fn check_folder(_: &Path, _: &Metadata) -> Result<(), FileError> {
+        Ok(())
+    }
+
+    pub(super) fn check_unwritable(_: &Path, _: &Metadata) -> Result<(), FileError> {
+        Ok(())
+    }
+
+    pub(super) fn check_private_folder(_: &Path, _: &Metadata) -> Result<(), FileError> {
         Ok(())
     }
 
@@ -400,6 +454,23 @@ mod tests {
         replace(&path, Mode::Public, b"3").unwrap();
         assert_eq!(read_text(&path).unwrap(), "3");
         assert_eq!(list(scratch.path()).unwrap(), [path]);
+    }
+
+    #[test]
+    fn what_others_may_change_or_look_into_is_told_with_its_mode() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("d");
+        create_folder(&path, Mode::Private).unwrap();
+        for (mode, unwritable, private) in
+            [(0o700, true, true), (0o755, true, false), (0o775, false, false), (0o1777, true, false)]
+        {
+            chmod(&path, mode);
+            assert_eq!(check_unwritable(&path).is_ok(), unwritable, "{mode:o}");
+            assert_eq!(check_private_folder(&path).is_ok(), private, "{mode:o}");
+        }
+        chmod(&path, 0o775);
+        assert_eq!(check_unwritable(&path).unwrap_err().reason, "mode 0775 lets others change it");
+        assert_eq!(check_private_folder(&path).unwrap_err().reason, "mode 0775 lets others into it");
     }
 
     #[test]

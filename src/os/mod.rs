@@ -1,12 +1,15 @@
 //! The edge to the operating system: the clock, files, the environment, processes, signals, sockets.
 
-#[cfg(feature = "server")]
-pub mod channel;
 pub mod clock;
-#[cfg(feature = "server")]
-pub mod connections;
 pub mod env;
 pub mod files;
+
+#[cfg(feature = "server")]
+pub mod channel;
+#[cfg(feature = "server")]
+pub mod connections;
+#[cfg(feature = "server")]
+pub mod host;
 #[cfg(feature = "server")]
 pub mod log;
 #[cfg(feature = "server")]

@@ -1,0 +1,178 @@
+//! What this host is and has: its name, users, interfaces, programs, our capabilities, who listens where.
+#![allow(clippy::disallowed_methods, reason = "looks at /proc and /sys, in place of files")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// IFF_UP of netdevice(7).
+const IFF_UP: u32 = 1;
+/// In /proc/net/udp: the local address's column, and how many stand between it and the inode, proc_net(5).
+const LOCAL_ADDRESS: usize = 1;
+const BETWEEN_LOCAL_AND_INODE: usize = 7;
+
+/// A network interface's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// There is none of this name.
+    Missing,
+    /// It is there, but not up.
+    Down,
+    /// It is up.
+    Up,
+}
+
+/// A capability of capabilities(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Capability {
+    /// To change the firewall.
+    NetAdmin,
+    /// To capture packets.
+    NetRaw,
+}
+
+impl Capability {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::NetRaw => "CAP_NET_RAW",
+        }
+    }
+
+    /// Its bit in the sets of /proc/PID/status, from linux/capability.h.
+    const fn mask(self) -> u64 {
+        match self {
+            Self::NetAdmin => 1 << 12,
+            Self::NetRaw => 1 << 13,
+        }
+    }
+}
+
+/// The host's name, if it has one in UTF-8.
+#[must_use]
+pub fn name() -> Option<String> {
+    nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
+}
+
+/// Whether there is a user of this name.
+#[must_use]
+pub fn has_user(name: &str) -> bool {
+    matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
+}
+
+/// The state of an interface. The name must have no `/`.
+#[must_use]
+pub fn link(interface: &str) -> Link {
+    let Ok(flags) = fs::read_to_string(Path::new("/sys/class/net").join(interface).join("flags")) else {
+        return Link::Missing;
+    };
+    let flags = flags.trim().strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    if flags.is_some_and(|flags| flags & IFF_UP != 0) { Link::Up } else { Link::Down }
+}
+
+/// Whether this process has a capability in effect; `None` when that cannot be found out.
+#[must_use]
+pub fn has_capability(capability: Capability) -> Option<bool> {
+    let set = effective_set(&fs::read_to_string("/proc/self/status").ok()?)?;
+    Some(set & capability.mask() != 0)
+}
+
+/// A program of this name in the folders where a system's programs lie.
+#[must_use]
+pub fn program(name: &str) -> Option<PathBuf> {
+    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let is_program = |path: &PathBuf| {
+        fs::metadata(path)
+            .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+    };
+    folders.into_iter().map(|folder| Path::new(folder).join(name)).find(is_program)
+}
+
+/// The names of the programs that have a UDP socket on `port`; `?` for one that we may not see.
+#[must_use]
+pub fn programs_on_udp(port: u16) -> Vec<String> {
+    let tables = ["/proc/net/udp", "/proc/net/udp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
+    let inodes: Vec<u64> = tables.iter().flat_map(|table| inodes_on(table, port)).collect();
+    let mut names: Vec<String> =
+        inodes.into_iter().map(|inode| program_of_socket(inode).unwrap_or_else(|| "?".to_owned())).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn effective_set(status: &str) -> Option<u64> {
+    let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(hex.trim(), 16).ok()
+}
+
+fn inodes_on(table: &str, port: u16) -> Vec<u64> {
+    let inode = |line: &str| {
+        let mut columns = line.split_ascii_whitespace().skip(LOCAL_ADDRESS);
+        let (_, hex) = columns.next()?.rsplit_once(':')?;
+        let here = u16::from_str_radix(hex, 16).ok()? == port;
+        let inode = columns.nth(BETWEEN_LOCAL_AND_INODE)?;
+        if here { inode.parse().ok() } else { None }
+    };
+    table.lines().skip(1).filter_map(inode).collect()
+}
+
+fn program_of_socket(inode: u64) -> Option<String> {
+    let target = PathBuf::from(format!("socket:[{inode}]"));
+    let holds_it = |process: &PathBuf| {
+        let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link == target)
+    };
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    let process = processes.filter(|path| path.join("comm").exists()).find(holds_it)?;
+    Some(fs::read_to_string(process.join("comm")).ok()?.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    #[test]
+    fn the_effective_capabilities_are_read_from_the_status() {
+        let status = "Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000002000\n";
+        let set = effective_set(status).unwrap();
+        assert_eq!(
+            (set & Capability::NetRaw.mask() != 0, set & Capability::NetAdmin.mask() != 0),
+            (true, false)
+        );
+        assert_eq!(effective_set("CapEff:\tx\n"), None);
+        assert_eq!(effective_set(""), None);
+    }
+
+    #[test]
+    fn the_sockets_on_a_port_are_found_in_the_kernels_table() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref\n\
+             1: 00000000:F2F5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0\n\
+             2: 0100007F:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0 0\n\
+             broken\n";
+        assert_eq!(inodes_on(table, 62_197), [4711]);
+        assert_eq!(inodes_on(table, 53), [4712]);
+        assert_eq!(inodes_on(table, 54), [0_u64; 0]);
+    }
+
+    #[test]
+    fn a_socket_of_ours_is_found_with_our_name() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(socket) = UdpSocket::bind(address) else { continue };
+            let names = programs_on_udp(socket.local_addr().unwrap().port());
+            let comm = fs::read_to_string("/proc/self/comm").unwrap();
+            assert_eq!(names, [comm.trim_end()]);
+        }
+    }
+
+    #[test]
+    fn the_loopback_is_there_and_a_made_up_interface_is_not() {
+        assert_ne!(link("lo"), Link::Missing);
+        assert_eq!(link("no-such-link"), Link::Missing);
+        assert!(program("sh").is_some());
+        assert_eq!(program("no-such-program"), None);
+    }
+}
