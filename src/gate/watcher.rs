@@ -1,6 +1,7 @@
 //! Steps 2 and 3 of the ladder: whose datagram is this, and did that client sign it? Holds no key that opens
 //! anything. What does not pass leaves no trace but a counter.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::copies::Copies;
@@ -132,6 +133,16 @@ impl Watcher {
             return Err(Dropped::Copied);
         }
         Ok(Authentic { fingerprint: client.fingerprint, envelope })
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { authentic, length, unknown_hint, forged, copied } = self;
+        write!(
+            f,
+            "{authentic} passed on, {unknown_hint} of nobody, {forged} forged, {copied} copies, {length} of a wrong length"
+        )
     }
 }
 

@@ -94,9 +94,14 @@ pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>
 }
 
 /// The commands of knocks that run now.
-#[derive(Default)]
 pub struct Commands<T> {
     running: Vec<Running<T>>,
+}
+
+impl<T> Default for Commands<T> {
+    fn default() -> Self {
+        Self { running: Vec::new() }
+    }
 }
 
 struct Running<T> {

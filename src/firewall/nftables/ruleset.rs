@@ -45,7 +45,9 @@ add rule inet spa_knock gate counter drop
 pub(super) fn text(gate: &Gate) -> String {
     let mut text = FRAME.to_owned();
     // Writing to a String cannot fail.
-    let mut line = |arguments: std::fmt::Arguments<'_>| drop(writeln!(text, "{arguments}"));
+    let mut line = |arguments: std::fmt::Arguments<'_>| {
+        let _ = writeln!(text, "{arguments}");
+    };
     if let Some(port) = gate.silent_port {
         if !gate.early.is_empty() {
             let devices: Vec<_> = gate.early.iter().map(|name| format!("\"{name}\"")).collect();

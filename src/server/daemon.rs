@@ -1,0 +1,338 @@
+//! The keeper's event loop: knocks from the watcher, signals, commands that end.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::audit::AuditLog;
+use super::messages::{MESSAGE, Report, Sighting};
+use super::run::{Ears, Gated, Loaded, StartError};
+use super::watcher_process::{Gone, Post};
+use crate::crypto::random;
+use crate::firewall::{Backend, FirewallError};
+use crate::gate::{
+    Answer, Effect, Event, Grant, Keeper, Order, Outcome, Refusal, Rejection, Ticket, Verdict,
+};
+use crate::os::runner::{Commands, Ended};
+use crate::os::signals::Signals;
+use crate::os::{clock, wait};
+
+/// The loop wakes at least this often.
+const TICK: Duration = Duration::from_secs(60);
+/// Knocks taken before signals and commands have their turn.
+const BATCH: usize = 64;
+/// Signed but not sealed: so many, and the watcher is not believed any more.
+const ALARMS_MAX: u32 = 8;
+/// Before a dead watcher is started again: at first, and at most.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(30);
+
+/// The running daemon.
+pub(super) struct Daemon {
+    loaded: Loaded,
+    ears: Option<Ears>,
+    restart: Restart,
+    keeper: Keeper,
+    firewall: Box<dyn Backend>,
+    audit: AuditLog,
+    commands: Commands<Ticket>,
+    signals: Signals,
+    alarms: u32,
+    /// Held, not used: it keeps another daemon from our state.
+    _lock: File,
+}
+
+/// When a dead watcher is started again: later each time, unless the last one lived for a while.
+struct Restart {
+    at: Duration,
+    delay: Duration,
+}
+
+impl Restart {
+    fn postpone(&mut self, now: Duration) {
+        let lived_well = now.saturating_sub(self.at) > RESTART_MAX.saturating_mul(2);
+        self.delay = if lived_well { RESTART_FIRST } else { self.delay.saturating_mul(2).min(RESTART_MAX) };
+        self.at = now.saturating_add(self.delay);
+    }
+}
+
+impl Daemon {
+    /// Everything is in place: from now on knocks are believed.
+    pub(super) fn start(gated: Gated) -> Result<Self, StartError> {
+        let signals = Signals::listen().map_err(|error| StartError::system(format!("signals: {error}")))?;
+        let Gated { loaded, lock, ears, firewall, audit } = gated;
+        // Nothing is remembered of knocks before the start, so nothing stamped before it is believed.
+        let keeper = Keeper::new(loaded.policy(), clock::wall());
+        let daemon = Self {
+            loaded,
+            ears: Some(ears),
+            restart: Restart { at: clock::steady(), delay: RESTART_FIRST / 2 },
+            keeper,
+            firewall,
+            audit,
+            commands: Commands::default(),
+            signals,
+            alarms: 0,
+            _lock: lock,
+        };
+        log::info!("ready: {}", daemon.summary());
+        Ok(daemon)
+    }
+
+    /// Runs until SIGTERM or SIGINT.
+    pub(super) fn run(mut self) -> ExitCode {
+        while !self.signals.stop() {
+            if let Err(error) = self.turn() {
+                log::error!("waiting failed: {error}");
+                return ExitCode::from(1);
+            }
+        }
+        self.stop()
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) -> std::io::Result<()> {
+        let mut fds = vec![self.signals.as_fd()];
+        fds.extend(self.ears.as_ref().map(|ears| ears.watcher.as_fd()));
+        wait::readable(&fds, self.patience())?;
+        self.signals.drain();
+        if self.signals.take_reload() {
+            self.reload();
+        }
+        self.hear();
+        self.mind_watcher();
+        self.mind_commands();
+        Ok(())
+    }
+
+    /// How long nothing is due.
+    fn patience(&self) -> Duration {
+        let restart = self.ears.is_none().then_some(self.restart.at);
+        let due = restart.into_iter().chain(self.commands.next_deadline()).min();
+        due.map_or(TICK, |due| due.saturating_sub(clock::steady()).min(TICK))
+    }
+
+    /// Takes what the watcher reports.
+    fn hear(&mut self) {
+        let mut buffer = [0; MESSAGE];
+        for _ in 0..BATCH {
+            let Some(ears) = &self.ears else { return };
+            let length = match ears.watcher.try_recv(&mut buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) => return,
+                Err(Gone) => return self.lose_watcher("the watcher ended"),
+            };
+            match Report::read(buffer.get(..length).unwrap_or_default()) {
+                Some(Report::Knock(sighting)) => self.judge(&sighting),
+                Some(Report::Failed(reason)) => return self.lose_watcher(&reason),
+                Some(Report::Watching) | None => return self.lose_watcher("the watcher talks nonsense"),
+            }
+        }
+    }
+
+    /// Steps 4 to 11 for one signed knock.
+    fn judge(&mut self, sighting: &Sighting<'_>) {
+        match self.keeper.judge(&sighting.knock, sighting.source, clock::now()) {
+            Verdict::Act(order) => self.act(&order, sighting),
+            Verdict::AnswerAgain(bytes) => self.send(&bytes, sighting),
+            Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
+            Verdict::Nothing => {}
+        }
+    }
+
+    fn act(&mut self, order: &Order, sighting: &Sighting<'_>) {
+        let ticket = order.ticket();
+        let (outcome, remark) = match order.effect() {
+            Effect::Open(grants) => match self.grant(grants) {
+                Ok(()) => (Outcome::Granted, String::new()),
+                Err(error) => (Outcome::Failed, error.to_string()),
+            },
+            Effect::Run { commands, timeout } => self.launch(commands, *timeout, ticket),
+        };
+        let now = clock::now();
+        let (record, answer) = self.keeper.conclude(ticket, outcome, &remark, now);
+        self.answer(answer, sighting);
+        // A command's own end is what is recorded of it.
+        if outcome != Outcome::Started {
+            self.audit.write(&record, now.wall);
+        }
+    }
+
+    fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        match self.firewall.grant(grants) {
+            Err(FirewallError::Gone) => {
+                log::warn!("firewall: our table was gone; loading it again (live grants are lost)");
+                self.firewall.load(&self.loaded.gate())?;
+                self.firewall.grant(grants)
+            }
+            granted => granted,
+        }
+    }
+
+    fn launch(&mut self, commands: &[Vec<String>], timeout: Duration, ticket: &Ticket) -> (Outcome, String) {
+        for argv in commands {
+            if let Err(error) = self.commands.start(argv, timeout, clock::steady(), ticket.clone()) {
+                return (Outcome::Failed, error.to_string());
+            }
+        }
+        (Outcome::Started, String::new())
+    }
+
+    fn refuse(&mut self, refusal: Refusal, sighting: &Sighting<'_>) {
+        if refusal.rejection == Rejection::NotSealed {
+            self.alarm(sighting);
+        }
+        self.answer(refusal.answer, sighting);
+        if let Some(record) = refusal.record {
+            self.audit.write(&record, clock::wall());
+        }
+    }
+
+    /// A broken client, or a watcher that somebody has taken over.
+    fn alarm(&mut self, sighting: &Sighting<'_>) {
+        self.alarms = self.alarms.saturating_add(1);
+        let key = sighting.knock.fingerprint();
+        log::warn!("knock of key {key} from {}: signed but not sealed with the same key", sighting.source);
+        if self.alarms >= ALARMS_MAX {
+            self.alarms = 0;
+            self.lose_watcher("too many of those: taking another watcher");
+        }
+    }
+
+    fn answer(&mut self, answer: Option<Answer>, sighting: &Sighting<'_>) {
+        let Some(answer) = answer else { return };
+        // Without random numbers there is no safe answer, and the client is told nothing.
+        let sealed = random().ok().and_then(|nonce| self.keeper.seal(answer, &nonce, clock::now()).ok());
+        match sealed {
+            Some(bytes) => self.send(&bytes, sighting),
+            None => log::error!("an answer could not be sealed"),
+        }
+    }
+
+    fn send(&self, bytes: &[u8], sighting: &Sighting<'_>) {
+        let Some(ears) = &self.ears else { return };
+        let sent = ears.socket.send(bytes, sighting.destination, sighting.source, sighting.interface);
+        if let Err(error) = sent {
+            log::debug!("answer to {}: {error}", sighting.source);
+        }
+    }
+
+    fn lose_watcher(&mut self, why: &str) {
+        if self.signals.stop() {
+            return;
+        }
+        let now = clock::steady();
+        self.ears = None;
+        self.restart.postpone(now);
+        log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay.as_millis());
+    }
+
+    /// Starts another watcher where one is missing and due.
+    fn mind_watcher(&mut self) {
+        if self.ears.is_some() || clock::steady() < self.restart.at {
+            return;
+        }
+        match self.loaded.open_ears() {
+            Ok(ears) => {
+                log::info!("watching again");
+                self.ears = Some(ears);
+            }
+            Err(error) => self.lose_watcher(error.text()),
+        }
+    }
+
+    fn mind_commands(&mut self) {
+        if !self.signals.take_child() && self.commands.next_deadline().is_none_or(|at| clock::steady() < at) {
+            return;
+        }
+        for (ticket, ended) in self.commands.tend(clock::steady()) {
+            let (event, reason) = match ended {
+                Ended::Well => (Event::Done, None),
+                Ended::Badly(how) => (Event::Failed, Some(how)),
+                Ended::TooLate => (Event::Failed, Some("ended at its timeout".to_owned())),
+            };
+            self.audit.write(&ticket.record(event, reason), clock::wall());
+        }
+    }
+
+    /// SIGHUP: everything new, or everything as it was.
+    fn reload(&mut self) {
+        match self.try_reload() {
+            Ok(()) => log::info!("reloaded: {}", self.summary()),
+            Err(error) => log::error!("not reloaded, the old config stays: {}", error.text()),
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<(), StartError> {
+        let new = Loaded::load(&self.loaded.path)?;
+        if new.config.state_dir != self.loaded.config.state_dir {
+            return Err(StartError::system("state_dir: only a restart changes it"));
+        }
+        let audit = AuditLog::open(&new.config.audit).map_err(StartError::system)?;
+        let mut firewall = new.open_firewall().map_err(StartError::system)?;
+        self.change_ears(&new)?;
+        if let Err(error) = firewall.load(&new.gate()) {
+            // The watcher has the new keys already; the old ones bring it back.
+            self.restore_ears();
+            return Err(StartError::system(error));
+        }
+        self.keeper.replace_policy(new.policy());
+        self.firewall = firewall;
+        self.audit = audit;
+        self.loaded = new;
+        Ok(())
+    }
+
+    /// New keys for the watcher, or another watcher where it must watch elsewhere.
+    fn change_ears(&mut self, new: &Loaded) -> Result<(), StartError> {
+        let post = Post::of(&new.config);
+        match &mut self.ears {
+            Some(ears) if ears.post == post => {
+                let keys = new.clients.iter().map(|client| &client.keys);
+                if ears.watcher.instruct(&post, new.config.window, keys).is_err() {
+                    self.lose_watcher("the watcher does not listen");
+                }
+                Ok(())
+            }
+            _ => {
+                // The port may be the same: the old socket goes first.
+                self.ears = None;
+                self.ears = Some(new.open_ears().inspect_err(|_| self.restore_ears())?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Back to what the running config says.
+    fn restore_ears(&mut self) {
+        self.ears = None;
+        match self.loaded.open_ears() {
+            Ok(ears) => self.ears = Some(ears),
+            Err(error) => self.lose_watcher(error.text()),
+        }
+    }
+
+    fn summary(&self) -> String {
+        let config = &self.loaded.config;
+        let doors: Vec<_> = config.protect.iter().map(ToString::to_string).collect();
+        let gate = if doors.is_empty() { "no port".to_owned() } else { doors.join(", ") };
+        format!(
+            "knocks for {} on udp/{}, {} clients, {} actions; {gate} closed but for grants",
+            config.id,
+            config.port,
+            self.loaded.clients.len(),
+            config.actions.len(),
+        )
+    }
+
+    fn stop(mut self) -> ExitCode {
+        for ticket in self.commands.kill_all() {
+            let record = ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned()));
+            self.audit.write(&record, clock::wall());
+        }
+        self.ears = None;
+        log::info!("stopped: grants stay until they expire, protected ports stay closed");
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,174 @@
+//! The clients' keys, from the files that the config names.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::config::{ClientEntry, ConfigErrors, Place, Problem, ServerConfig, full_name};
+use crate::crypto::{Fingerprint, Holder, KeyFile, KeySet, PairSecret};
+use crate::gate::ClientRules;
+use crate::knock::{ClientName, ServerId};
+use crate::os::files;
+
+/// A client, with its keys.
+pub struct LoadedClient {
+    /// The admin's name for it.
+    pub name: ClientName,
+    /// What it may do.
+    pub rules: ClientRules,
+    /// Its keys.
+    pub keys: KeySet,
+}
+
+/// Reads the key file of every client.
+///
+/// # Errors
+/// Every key that cannot be used, and every two clients with one secret. No error shows a byte of a secret.
+pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigErrors> {
+    let mut problems = Vec::new();
+    let mut clients: Vec<LoadedClient> = Vec::new();
+    let mut owners: BTreeMap<Fingerprint, ClientName> = BTreeMap::new();
+    for (name, entry) in &config.clients {
+        let keys = match load_keys(config, name, entry) {
+            Ok(keys) => keys,
+            Err(problem) => {
+                problems.push(problem);
+                continue;
+            }
+        };
+        if let Some(owner) = owners.insert(keys.fingerprint, name.clone()) {
+            problems.push(problem(
+                config,
+                name,
+                format!("the same secret as that of client {owner}"),
+                Some(format!("revoke one of the two and add it again: {NEW_KEY}")),
+            ));
+        }
+        clients.push(LoadedClient { name: name.clone(), rules: entry.rules.clone(), keys });
+    }
+    if problems.is_empty() { Ok(clients) } else { Err(ConfigErrors::of(problems)) }
+}
+
+const NEW_KEY: &str = "`spa-knockd client add` makes a new key";
+
+/// Reads the key file of one client.
+///
+/// # Errors
+/// Why the key cannot be used, at the place that names it.
+pub(super) fn load_keys(
+    config: &ServerConfig,
+    name: &ClientName,
+    entry: &ClientEntry,
+) -> Result<KeySet, Problem> {
+    let at_key = |reason: String, hint: Option<String>| {
+        problem(config, name, format!("key file {}: {reason}", entry.key.display()), hint)
+    };
+    let text = files::read_secret(&entry.key).map_err(|error| {
+        let about_key = Path::new(&error.path) == entry.key;
+        let reason = if about_key { error.reason } else { format!("{}: {}", error.path, error.reason) };
+        at_key(reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))
+    })?;
+    let key = KeyFile::parse(&text).map_err(|error| at_key(error.to_string(), None))?;
+    let secret = pair_for(&key, &config.id).map_err(|(reason, hint)| at_key(reason, Some(hint)))?;
+    Ok(secret.keys(&config.id))
+}
+
+/// The pair secret of a key that is for this server.
+///
+/// # Errors
+/// Why it is not, and a hint.
+pub(super) fn pair_for<'a>(key: &'a KeyFile, id: &ServerId) -> Result<&'a PairSecret, (String, String)> {
+    match &key.holder {
+        Holder::Pair { server, secret } if server == id => Ok(secret),
+        Holder::Pair { server, .. } => Err((
+            format!("for the server {server}, not for {id}"),
+            format!("server.id and the key's `server` must be the same; {NEW_KEY}"),
+        )),
+        Holder::Root(_) => Err((
+            "a root key: it would open every server of its owner".to_owned(),
+            format!("its owner makes this server's key with: spa-knock derive --key ROOT --server-id {id}"),
+        )),
+    }
+}
+
+fn problem(config: &ServerConfig, name: &ClientName, message: String, hint: Option<String>) -> Problem {
+    let place: Place = config.places.of(&["client", name.as_str(), "key"]).clone();
+    let client = full_name("client", name.as_str());
+    Problem { place, message: format!("{client}.key: {message}"), hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{Source, read};
+    use crate::os::files::Mode;
+
+    const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const B: &str = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn told(keys: &[(&str, &str)]) -> Result<usize, String> {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().display().to_string();
+        let mut text =
+            format!("[server]\nid='a'\nkeys_dir='{folder}'\n[action.o]\nopen=['tcp/22']\nfor='30s'\n");
+        for (name, key) in keys {
+            text += &format!("[client.{name}]\nkey='{name}.key'\nallow=['o']\n");
+            if !key.is_empty() {
+                let path = scratch.path().join(format!("{name}.key"));
+                files::create_new(&path, Mode::Private, key.as_bytes()).unwrap();
+            }
+        }
+        let config = read(&Source { file: PathBuf::from("f"), text }, &[]).unwrap();
+        load_clients(&config)
+            .map(|clients| clients.len())
+            .map_err(|error| error.to_string().replace(&folder, "K"))
+    }
+
+    fn pair(server: &str, secret: &str) -> String {
+        format!("spa-knock-key: 1\nkind: pair\nserver: {server}\nsecret: {secret}\n")
+    }
+
+    #[test]
+    fn the_keys_of_all_clients_are_loaded() {
+        assert_eq!(told(&[("c", &pair("a", A)), ("d", &pair("a", B))]), Ok(2));
+    }
+
+    #[test]
+    fn every_key_that_cannot_be_used_is_told_where_it_is_named_and_without_its_secret() {
+        let root = format!("spa-knock-key: 1\nkind: root\nsecret: {A}\n");
+        let cases = [
+            (
+                "",
+                "key file K/c.key: no such file or directory\nhint: `spa-knockd client add` makes a new key",
+            ),
+            ("rubbish", "key file K/c.key: line 1: expected 'name: value'"),
+            (
+                root.as_str(),
+                "key file K/c.key: a root key: it would open every server of its owner\n\
+                 hint: its owner makes this server's key with: spa-knock derive --key ROOT --server-id a",
+            ),
+            (
+                &pair("b", A),
+                "key file K/c.key: for the server b, not for a\n\
+                 hint: server.id and the key's `server` must be the same; `spa-knockd client add` makes a new key",
+            ),
+        ];
+        for (key, message) in cases {
+            let error = told(&[("c", key)]).unwrap_err();
+            assert_eq!(error, format!("f:8:5: client.c.key: {message}"));
+            assert!(!error.contains(&A[..8]));
+        }
+        let two = told(&[("c", ""), ("d", "rubbish")]).unwrap_err();
+        assert!(two.contains("client.c.key") && two.contains("client.d.key"), "{two}");
+    }
+
+    #[test]
+    fn two_clients_with_one_secret_are_refused_by_name() {
+        assert_eq!(
+            told(&[("c", &pair("a", A)), ("d", &pair("a", A))]).unwrap_err(),
+            "f:11:5: client.d.key: the same secret as that of client c\n\
+             hint: revoke one of the two and add it again: `spa-knockd client add` makes a new key"
+        );
+    }
+}

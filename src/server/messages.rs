@@ -1,0 +1,278 @@
+//! What keeper and watcher tell each other: messages of one fixed size. Total in both directions; what comes from
+//! the watcher is trusted for one thing alone, that a signature was checked.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::crypto::{Fingerprint, Secret, WatcherKeys};
+use crate::gate::Authentic;
+use crate::knock::canonical;
+use crate::wire::Reader;
+
+/// Bytes of every message.
+pub(super) const MESSAGE: usize = 512;
+/// What an interface's name takes at most (IFNAMSIZ without the NUL).
+const NAME_MAX: usize = 15;
+/// What of an error's text fits.
+const TEXT_MAX: usize = 500;
+
+/// A message on its way. Some carry keys: all are wiped.
+pub(super) type Bytes = Zeroizing<[u8; MESSAGE]>;
+
+/// From the keeper.
+pub(super) enum Order {
+    /// How to watch. Interfaces and keys follow, then `Go`.
+    Watch {
+        /// Where datagrams are seen.
+        source: Source,
+        /// The knock port.
+        port: u16,
+        /// How far a knock's time may be from ours.
+        window: Duration,
+    },
+    /// One interface to capture on; none at all = every one.
+    Interface(String),
+    /// One client.
+    Key(Fingerprint, WatcherKeys),
+    /// That was all: use it.
+    Go,
+}
+
+/// Where the watcher sees datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// libpcap.
+    Capture,
+    /// The socket that it was given.
+    Socket,
+}
+
+/// From the watcher.
+pub(super) enum Report<'a> {
+    /// It watches.
+    Watching,
+    /// It cannot; the reason for people.
+    Failed(String),
+    /// A signed knock.
+    Knock(Sighting<'a>),
+}
+
+/// A signed knock and how it came.
+pub(super) struct Sighting<'a> {
+    /// Where from.
+    pub(super) source: SocketAddr,
+    /// The address of ours that it was sent to.
+    pub(super) destination: IpAddr,
+    /// The index of the interface, 0 if not known.
+    pub(super) interface: u32,
+    /// The knock.
+    pub(super) knock: Authentic<'a>,
+}
+
+impl Order {
+    /// The message's bytes. A name that is too long is cut and so will not be found.
+    pub(super) fn to_bytes(&self) -> Bytes {
+        let mut writer = Writer::new();
+        match self {
+            Self::Watch { source, port, window } => {
+                let source = match source {
+                    Source::Capture => 0,
+                    Source::Socket => 1,
+                };
+                let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                writer.put(&[1, source]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
+            }
+            Self::Interface(name) => {
+                writer.put(&[2]).put_text(name, NAME_MAX);
+            }
+            Self::Key(fingerprint, keys) => {
+                writer.put(&[3]).put(fingerprint.as_bytes());
+                for key in [&keys.hint, &keys.sign, &keys.selector] {
+                    writer.put(key.expose());
+                }
+            }
+            Self::Go => {
+                writer.put(&[4]);
+            }
+        }
+        writer.bytes
+    }
+
+    /// Reads a message of the keeper.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            1 => {
+                let source = match reader.u8()? {
+                    0 => Source::Capture,
+                    1 => Source::Socket,
+                    _ => return None,
+                };
+                let port = reader.u16()?;
+                Some(Self::Watch { source, port, window: Duration::from_millis(reader.u64()?) })
+            }
+            2 => Some(Self::Interface(read_text(&mut reader)?)),
+            3 => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let mut key = || reader.array().copied().map(Secret::from_bytes);
+                Some(Self::Key(fingerprint, WatcherKeys { hint: key()?, sign: key()?, selector: key()? }))
+            }
+            4 => Some(Self::Go),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Report<'a> {
+    /// The message's bytes.
+    pub(super) fn to_bytes(&self) -> Bytes {
+        let mut writer = Writer::new();
+        match self {
+            Self::Watching => {
+                writer.put(&[1]);
+            }
+            Self::Failed(text) => {
+                writer.put(&[2]).put_text(text, TEXT_MAX);
+            }
+            Self::Knock(Sighting { source, destination, interface, knock }) => {
+                let envelope = knock.envelope();
+                writer.put(&[3]);
+                writer.put(&v6(source.ip()).octets()).put(&source.port().to_be_bytes());
+                writer.put(&v6(*destination).octets()).put(&interface.to_be_bytes());
+                writer.put(knock.fingerprint().as_bytes());
+                let length = envelope.signed.len().saturating_add(envelope.tag.len());
+                writer.put(&u16::try_from(length).unwrap_or(0).to_be_bytes());
+                writer.put(envelope.signed).put(envelope.tag);
+            }
+        }
+        writer.bytes
+    }
+
+    /// Reads a message of the watcher, which may be anything.
+    pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            1 => Some(Self::Watching),
+            2 => Some(Self::Failed(read_text(&mut reader)?)),
+            3 => {
+                let mut address = || Some(canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?))));
+                let source_ip = address()?;
+                let source = SocketAddr::new(source_ip, reader.u16()?);
+                let destination = canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?)));
+                let interface = reader.u32()?;
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let length = usize::from(reader.u16()?);
+                let knock = Authentic::from_watcher(fingerprint, reader.take(length)?)?;
+                Some(Self::Knock(Sighting { source, destination, interface, knock }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Fills a message from the front; what does not fit is left out, and the reader refuses the rest.
+struct Writer {
+    bytes: Bytes,
+    used: usize,
+}
+
+impl Writer {
+    fn new() -> Self {
+        Self { bytes: Zeroizing::new([0; MESSAGE]), used: 0 }
+    }
+
+    fn put(&mut self, value: &[u8]) -> &mut Self {
+        if let Some(room) = self.bytes.get_mut(self.used..).and_then(|rest| rest.get_mut(..value.len())) {
+            room.copy_from_slice(value);
+            self.used = self.used.saturating_add(value.len());
+        }
+        self
+    }
+
+    fn put_text(&mut self, text: &str, max: usize) {
+        let kept = text.get(..text.floor_char_boundary(max)).unwrap_or_default();
+        self.put(&u16::try_from(kept.len()).unwrap_or(0).to_be_bytes()).put(kept.as_bytes());
+    }
+}
+
+/// Text of a process that may be hostile: control characters but line ends go.
+fn read_text(reader: &mut Reader<'_>) -> Option<String> {
+    let length = usize::from(reader.u16()?);
+    let text = std::str::from_utf8(reader.take(length)?).ok()?;
+    Some(text.chars().filter(|c| *c == '\n' || !c.is_control()).collect())
+}
+
+const fn v6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn orders_arrive_as_they_were_sent() {
+        let window = Duration::from_secs(30);
+        let watch = Order::Watch { source: Source::Socket, port: 62201, window };
+        assert!(matches!(
+            Order::read(&*watch.to_bytes()),
+            Some(Order::Watch { source: Source::Socket, port: 62201, window: w }) if w == window
+        ));
+        let name = "fifteen-letters".to_owned();
+        assert!(
+            matches!(Order::read(&*Order::Interface(name.clone()).to_bytes()), Some(Order::Interface(n)) if n == name)
+        );
+        let key = |n| Secret::from_bytes([n; 32]);
+        let keys = WatcherKeys { hint: key(1), sign: key(2), selector: key(3) };
+        let Some(Order::Key(fingerprint, read)) =
+            Order::read(&*Order::Key(Fingerprint::from_bytes([9; 8]), keys).to_bytes())
+        else {
+            panic!("not a key");
+        };
+        assert_eq!(fingerprint, Fingerprint::from_bytes([9; 8]));
+        assert_eq!([read.hint, read.sign, read.selector].map(|key| key.expose()[0]), [1, 2, 3]);
+        assert!(matches!(Order::read(&*Order::Go.to_bytes()), Some(Order::Go)));
+    }
+
+    #[test]
+    fn the_longest_knock_fits_and_arrives_with_its_origin() {
+        for (source, length) in [("10.0.0.1:4000", 228), ("[2001:db8::1]:4000", 291)] {
+            let datagram: Vec<u8> = (0..=255).cycle().take(length).collect();
+            let knock = Authentic::from_watcher(Fingerprint::from_bytes([5; 8]), &datagram).unwrap();
+            let source: SocketAddr = source.parse().unwrap();
+            let destination: IpAddr = "10.0.0.2".parse().unwrap();
+            let bytes = Report::Knock(Sighting { source, destination, interface: 3, knock }).to_bytes();
+            let Some(Report::Knock(read)) = Report::read(&*bytes) else { panic!("not a knock") };
+            assert_eq!((read.source, read.destination, read.interface), (source, destination, 3));
+            assert_eq!(read.knock.envelope().signed, &datagram[..length - 32]);
+            assert_eq!(read.knock.envelope().tag, &datagram[length - 32..]);
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_in_plain_text_however_long() {
+        let bytes = Report::Failed(format!("a\u{1b}b\n{}", "ä".repeat(400))).to_bytes();
+        let Some(Report::Failed(text)) = Report::read(&*bytes) else { panic!("not a failure") };
+        assert!(text.starts_with("ab\nä") && text.len() < TEXT_MAX);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..6) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            let _ = Order::read(&bytes);
+            let _ = Report::read(&bytes);
+        }
+    }
+}

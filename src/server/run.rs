@@ -1,0 +1,198 @@
+//! `spa-knockd run`: from a config file to a running daemon, one state after the other.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::audit::AuditLog;
+use super::daemon::Daemon;
+use super::keys::{LoadedClient, load_clients};
+use super::watcher_process::{Post, WatcherProcess};
+use crate::config::{self, Backend as BackendKind, CaptureKind, Interfaces, ServerConfig};
+use crate::firewall::{Backend, FirewallError, Gate, Nftables, NoFirewall};
+use crate::gate::{Client, Policy};
+use crate::os::files::{self, Mode};
+use crate::os::udp::{Incoming, UdpPort};
+use crate::os::{connections, forwarding, log as os_log};
+
+/// Runs the daemon in the foreground until it is told to stop.
+#[must_use]
+pub(super) fn run(path: &Path) -> ExitCode {
+    os_log::start("spa-knockd");
+    let started = Loaded::load(path)
+        .and_then(Loaded::lock)
+        .and_then(Locked::listen)
+        .and_then(Listening::close_gate)
+        .and_then(Daemon::start);
+    match started {
+        Ok(daemon) => daemon.run(),
+        Err(error) => {
+            log::error!("{}", error.text);
+            error.exit
+        }
+    }
+}
+
+/// Why the daemon did not start.
+pub(super) struct StartError {
+    text: String,
+    exit: ExitCode,
+}
+
+impl StartError {
+    /// The config or a key is wrong: exit 5.
+    fn config(error: impl ToString) -> Self {
+        Self { text: error.to_string(), exit: ExitCode::from(5) }
+    }
+
+    /// The system does not let us: exit 1.
+    pub(super) fn system(error: impl ToString) -> Self {
+        Self { text: error.to_string(), exit: ExitCode::from(1) }
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// A config whose every value and key has been checked.
+pub(super) struct Loaded {
+    pub(super) path: PathBuf,
+    pub(super) config: ServerConfig,
+    pub(super) clients: Vec<LoadedClient>,
+}
+
+/// The state folder is ours.
+pub(super) struct Locked {
+    loaded: Loaded,
+    lock: File,
+}
+
+/// The port is bound and the watcher watches.
+pub(super) struct Listening {
+    pub(super) loaded: Loaded,
+    pub(super) lock: File,
+    pub(super) ears: Ears,
+}
+
+/// What knocks are heard with.
+pub(super) struct Ears {
+    pub(super) post: Post,
+    pub(super) socket: UdpPort,
+    pub(super) watcher: WatcherProcess,
+}
+
+/// Only a grant opens a protected port.
+pub(super) struct Gated {
+    pub(super) loaded: Loaded,
+    pub(super) lock: File,
+    pub(super) ears: Ears,
+    pub(super) firewall: Box<dyn Backend>,
+    pub(super) audit: AuditLog,
+}
+
+impl Loaded {
+    /// Reads config and keys.
+    pub(super) fn load(path: &Path) -> Result<Self, StartError> {
+        let config = config::load(path).map_err(StartError::config)?;
+        let clients = load_clients(&config).map_err(StartError::config)?;
+        Ok(Self { path: path.to_owned(), config, clients })
+    }
+
+    fn lock(self) -> Result<Locked, StartError> {
+        let folder = &self.config.state_dir;
+        files::create_folder(folder, Mode::Private).map_err(StartError::system)?;
+        match files::lock(&folder.join("lock")).map_err(StartError::system)? {
+            Some(lock) => Ok(Locked { loaded: self, lock }),
+            None => Err(StartError::system(format!(
+                "state folder {}: another spa-knockd uses it\nhint: stop that one, or give this one its own state_dir",
+                folder.display()
+            ))),
+        }
+    }
+
+    /// Binds the port and starts a watcher.
+    pub(super) fn open_ears(&self) -> Result<Ears, StartError> {
+        let incoming = match self.config.capture {
+            CaptureKind::Pcap => Incoming::Unread,
+            CaptureKind::Udp => Incoming::Received,
+        };
+        let port = self.config.port;
+        let socket = UdpPort::bind(port, incoming).map_err(|error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::AddrInUse => {
+                    format!(
+                        "\nhint: 'ss -ulnp sport = :{port}' shows who has it; server.port sets another one"
+                    )
+                }
+                _ => String::new(),
+            };
+            StartError::system(format!("UDP port {port}: {}{hint}", files::plain(&error)))
+        })?;
+        let post = Post::of(&self.config);
+        let keys = self.clients.iter().map(|client| &client.keys);
+        let watcher =
+            WatcherProcess::start(&post, self.config.window, &socket, keys).map_err(StartError::system)?;
+        Ok(Ears { post, socket, watcher })
+    }
+
+    /// The backend that the config names.
+    pub(super) fn open_firewall(&self) -> Result<Box<dyn Backend>, FirewallError> {
+        Ok(match self.config.backend {
+            BackendKind::Nftables => Box::new(Nftables::open()?),
+            BackendKind::None => Box::new(NoFirewall),
+        })
+    }
+
+    /// What the gate consists of, with the connections that there are now.
+    pub(super) fn gate(&self) -> Gate {
+        let config = &self.config;
+        let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
+        let early = match &config.interfaces {
+            // What is passed on between networks comes by here too, and may use this port number.
+            Interfaces::Named(names) if silent_port.is_some() && !forwarding::is_on() => names.clone(),
+            _ => Vec::new(),
+        };
+        let older = connections::established().unwrap_or_else(|error| {
+            log::warn!("{error}: connections older than the gate may hang");
+            Vec::new()
+        });
+        let protected = |port| config.protect.iter().any(|door| door.port() == port);
+        let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && protected(c.local.port()));
+        Gate { protect: config.protect.clone(), silent_port, early, older: older.collect() }
+    }
+
+    /// What the keeper decides by.
+    pub(super) fn policy(&self) -> Policy {
+        let client = |loaded: &LoadedClient| Client {
+            name: loaded.name.clone(),
+            fingerprint: loaded.keys.fingerprint,
+            keys: loaded.keys.keeper(),
+            rules: loaded.rules.clone(),
+        };
+        Policy {
+            window: self.config.window,
+            reply: self.config.reply,
+            actions: self.config.actions.clone(),
+            clients: self.clients.iter().map(client).collect(),
+        }
+    }
+}
+
+impl Locked {
+    fn listen(self) -> Result<Listening, StartError> {
+        let ears = self.loaded.open_ears()?;
+        Ok(Listening { loaded: self.loaded, lock: self.lock, ears })
+    }
+}
+
+impl Listening {
+    /// Last, so that nobody is shut out by a daemon that could not have let him in.
+    fn close_gate(self) -> Result<Gated, StartError> {
+        let audit = AuditLog::open(&self.loaded.config.audit).map_err(StartError::system)?;
+        let mut firewall = self.loaded.open_firewall().map_err(StartError::system)?;
+        firewall.load(&self.loaded.gate()).map_err(StartError::system)?;
+        Ok(Gated { loaded: self.loaded, lock: self.lock, ears: self.ears, firewall, audit })
+    }
+}

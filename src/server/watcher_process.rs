@@ -1,0 +1,154 @@
+//! The watcher as the keeper sees it: started, given its keys, listened to, started again when it dies.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::Child;
+use std::time::Duration;
+
+use super::messages::{MESSAGE, Order, Report, Source};
+use crate::config::{CaptureKind, Interfaces, ServerConfig};
+use crate::crypto::KeySet;
+use crate::os::channel::{Channel, Received};
+use crate::os::udp::UdpPort;
+use crate::os::{clock, runner, wait};
+
+/// How long opening the captures may take.
+const START_MAX: Duration = Duration::from_secs(10);
+/// How long a watcher that was asked to end may take.
+const END_MAX: Duration = Duration::from_secs(1);
+
+/// A running watcher. Dropping it ends it.
+pub(super) struct WatcherProcess {
+    child: Child,
+    channel: Channel,
+}
+
+/// What a watcher watches. When this changes, another one is needed; new keys it takes as it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Post {
+    source: Source,
+    port: u16,
+    interfaces: Vec<String>,
+}
+
+impl Post {
+    pub(super) fn of(config: &ServerConfig) -> Self {
+        Self {
+            source: match config.capture {
+                CaptureKind::Pcap => Source::Capture,
+                CaptureKind::Udp => Source::Socket,
+            },
+            port: config.port,
+            interfaces: match &config.interfaces {
+                Interfaces::Any => Vec::new(),
+                Interfaces::Named(names) => names.clone(),
+            },
+        }
+    }
+}
+
+impl WatcherProcess {
+    /// Starts a watcher and waits until it watches.
+    ///
+    /// # Errors
+    /// Why it does not, for people.
+    pub(super) fn start<'k>(
+        post: &Post,
+        window: Duration,
+        socket: &UdpPort,
+        keys: impl Iterator<Item = &'k KeySet>,
+    ) -> Result<Self, String> {
+        let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::plain(&error));
+        let (channel, theirs) = Channel::pair().map_err(plain)?;
+        let socket = match post.source {
+            Source::Capture => None,
+            Source::Socket => Some(socket.share().map_err(plain)?),
+        };
+        let child = runner::start_ourselves("watch", theirs, socket).map_err(plain)?;
+        let mut watcher = Self { child, channel };
+        watcher.instruct(post, window, keys).map_err(plain)?;
+        watcher.wait_until_it_watches()?;
+        Ok(watcher)
+    }
+
+    /// Gives the watcher its keys, all of them anew.
+    ///
+    /// # Errors
+    /// When it is gone or does not listen.
+    pub(super) fn instruct<'k>(
+        &mut self,
+        post: &Post,
+        window: Duration,
+        keys: impl Iterator<Item = &'k KeySet>,
+    ) -> std::io::Result<()> {
+        let send = |order: Order| self.channel.send(&*order.to_bytes());
+        send(Order::Watch { source: post.source, port: post.port, window })?;
+        for name in &post.interfaces {
+            send(Order::Interface(name.clone()))?;
+        }
+        for keys in keys {
+            send(Order::Key(keys.fingerprint, keys.watcher()))?;
+        }
+        send(Order::Go)
+    }
+
+    /// Takes one report, if there is one.
+    ///
+    /// # Errors
+    /// When the watcher is gone.
+    pub(super) fn try_recv(&self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
+        match self.channel.try_recv(buffer) {
+            Ok(Received::Message(length)) => Ok(Some(length)),
+            Ok(Received::Nothing) => Ok(None),
+            Ok(Received::Closed) | Err(_) => Err(Gone),
+        }
+    }
+
+    fn wait_until_it_watches(&self) -> Result<(), String> {
+        let deadline = clock::steady().saturating_add(START_MAX);
+        let mut buffer = [0; MESSAGE];
+        loop {
+            let left = deadline.saturating_sub(clock::steady());
+            if left.is_zero() {
+                return Err("watcher: did not start within 10 s".to_owned());
+            }
+            wait::readable(&[self.as_fd()], left).map_err(|error| format!("watcher: {error}"))?;
+            match self.try_recv(&mut buffer) {
+                Ok(None) => {}
+                Ok(Some(length)) => match Report::read(buffer.get(..length).unwrap_or_default()) {
+                    Some(Report::Watching) => return Ok(()),
+                    Some(Report::Failed(reason)) => return Err(reason),
+                    _ => return Err("watcher: spoke before it watched".to_owned()),
+                },
+                Err(Gone) => return Err("watcher: ended as it started".to_owned()),
+            }
+        }
+    }
+}
+
+impl AsFd for WatcherProcess {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl Drop for WatcherProcess {
+    fn drop(&mut self) {
+        // Its end of the channel closes with ours, and it ends by itself; a hostile one is made to.
+        if let Ok((unconnected, _)) = Channel::pair() {
+            self.channel = unconnected;
+        }
+        let deadline = clock::steady().saturating_add(END_MAX);
+        while clock::steady() < deadline {
+            match self.child.try_wait() {
+                Ok(Some(_)) | Err(_) => return,
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The watcher is gone.
+#[derive(Debug)]
+pub(super) struct Gone;
