@@ -1,0 +1,518 @@
+//! The ladder of checks from a datagram's bytes to an order, through watcher and keeper as they run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use spa_knock::crypto::{Fingerprint, KeySet, PairSecret, Secret};
+use spa_knock::gate::{
+    Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Keeper, Outcome, Policy, Refusal,
+    Rejection, Verdict, Watcher,
+};
+use spa_knock::knock::{
+    ActionName, AddressPolicy, Knock, Now, Reply, ReplyWanted, ServerId, Status, Timestamp,
+};
+use spa_knock::wire::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, open_reply};
+
+/// The client's clock, where nothing else is said.
+const NOW: u64 = 1_795_331_877_123;
+const WINDOW: Duration = Duration::from_secs(30);
+const SOURCE: &str = "203.0.113.9:4000";
+
+struct Server {
+    watcher: Watcher,
+    keeper: Keeper,
+    now: Now,
+    keys: KeySet,
+    nonces: u32,
+}
+
+fn server_id() -> ServerId {
+    "bastion".parse().unwrap()
+}
+
+fn keys(secret: u8) -> KeySet {
+    PairSecret::new(Secret::from_bytes([secret; 32])).keys(&server_id())
+}
+
+fn action(name: &str) -> ActionName {
+    name.parse().unwrap()
+}
+
+fn rules() -> ClientRules {
+    ClientRules {
+        allow: ["open-ssh", "lamp", "touch"].into_iter().map(action).collect(),
+        sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
+        rate: None,
+        expires: None,
+    }
+}
+
+fn policy(rules: ClientRules) -> Policy {
+    let argv = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect();
+    let seconds = Duration::from_secs;
+    let open = |door: &str| Action::Open {
+        doors: vec![door.parse().unwrap()],
+        duration: seconds(30),
+        max: seconds(600),
+    };
+    let actions = BTreeMap::from([
+        (action("open-ssh"), open("tcp/22")),
+        (action("open-web"), open("tcp/443")),
+        (
+            action("lamp"),
+            Action::Run {
+                argv: argv(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"]),
+                timeout: seconds(10),
+            },
+        ),
+        (action("touch"), Action::Run { argv: argv(&["/bin/touch", "/tmp/x"]), timeout: seconds(10) }),
+    ]);
+    let keys = keys(7);
+    let client =
+        Client { name: "laptop".parse().unwrap(), fingerprint: keys.fingerprint, keys: keys.keeper(), rules };
+    Policy { window: WINDOW, reply: true, actions, clients: vec![client] }
+}
+
+impl Server {
+    fn new() -> Self {
+        Self::with(rules())
+    }
+
+    fn with(rules: ClientRules) -> Self {
+        let keys = keys(7);
+        Self {
+            watcher: Watcher::new(WINDOW, [(keys.fingerprint, keys.watcher())]),
+            keeper: Keeper::new(policy(rules), Timestamp::from_millis(NOW - 3_600_000)),
+            now: Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) },
+            keys,
+            nonces: 0,
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.wall = self.now.wall.plus(time);
+        self.now.steady += time;
+    }
+
+    /// A datagram with a nonce of its own.
+    fn seal(&mut self, knock: &Knock) -> Vec<u8> {
+        self.nonces += 1;
+        let mut nonce = [0; 12];
+        nonce[..4].copy_from_slice(&self.nonces.to_be_bytes());
+        Datagram::seal_with(knock, &self.keys.client(), nonce, 5).unwrap().as_bytes().to_vec()
+    }
+
+    fn hear(&mut self, datagram: &[u8], source: &str) -> Result<Verdict, Dropped> {
+        let knock = self.watcher.judge(datagram, self.now.wall)?;
+        Ok(self.keeper.judge(&knock, source.parse().unwrap(), self.now))
+    }
+
+    /// What comes of a datagram, in a word.
+    fn outcome(&mut self, datagram: &[u8], source: &str) -> String {
+        match self.hear(datagram, source) {
+            Err(dropped) => format!("{dropped:?}"),
+            Ok(Verdict::Act(order)) => {
+                let (_, answer) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", self.now);
+                if let Some(answer) = answer {
+                    self.keeper.seal(answer, &[9; 12], self.now).unwrap();
+                }
+                "act".to_owned()
+            }
+            Ok(Verdict::AnswerAgain(_)) => "answer again".to_owned(),
+            Ok(Verdict::Refuse(refusal)) => refusal.rejection.to_string(),
+            Ok(Verdict::Nothing) => "nothing".to_owned(),
+        }
+    }
+
+    fn refusal(&mut self, knock: &Knock, source: &str) -> Refusal {
+        let datagram = self.seal(knock);
+        match self.hear(&datagram, source).unwrap() {
+            Verdict::Refuse(refusal) => refusal,
+            _ => panic!("not refused"),
+        }
+    }
+
+    fn effect(&mut self, knock: &Knock) -> Effect {
+        let datagram = self.seal(knock);
+        match self.hear(&datagram, SOURCE).unwrap() {
+            Verdict::Act(order) => match order.effect() {
+                Effect::Open(grants) => Effect::Open(grants.clone()),
+                Effect::Run { commands, timeout } => {
+                    Effect::Run { commands: commands.clone(), timeout: *timeout }
+                }
+            },
+            Verdict::Refuse(refusal) => panic!("refused: {}", refusal.rejection),
+            _ => panic!("no action"),
+        }
+    }
+}
+
+fn knock() -> Knock {
+    Knock {
+        timestamp: Timestamp::from_millis(NOW),
+        reply: ReplyWanted::Yes,
+        seconds: 0,
+        otp: None,
+        policy: AddressPolicy::Exact,
+        ipv4: Some([203, 0, 113, 9].into()),
+        ipv6: None,
+        action: action("open-ssh"),
+        argument: "".parse().unwrap(),
+    }
+}
+
+#[test]
+fn an_honest_knock_is_granted_once_and_answered_four_times() {
+    let mut server = Server::new();
+    let datagram = server.seal(&knock());
+    assert_eq!(server.outcome(&datagram, SOURCE), "act");
+    for _ in 0..3 {
+        assert_eq!(server.outcome(&datagram, SOURCE), "answer again");
+    }
+    assert_eq!(server.outcome(&datagram, SOURCE), "nothing");
+    for elsewhere in ["203.0.113.9:4001", "203.0.113.10:4000", "[2001:db8::1]:4000"] {
+        assert_eq!(server.outcome(&datagram, elsewhere), "accepted before", "{elsewhere}");
+    }
+    server.pass(Duration::from_secs(10));
+    assert_eq!(server.outcome(&datagram, SOURCE), "accepted before");
+    for _ in 0..8 {
+        let _ = server.outcome(&datagram, SOURCE);
+    }
+    assert_eq!(server.outcome(&datagram, SOURCE), "Copied", "the watcher keeps the rest to itself");
+}
+
+#[test]
+fn the_answer_tells_the_client_what_it_may_know() {
+    let mut server = Server::new();
+    let datagram = server.seal(&Knock { seconds: 60, ..knock() });
+    let Ok(Verdict::Act(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
+    let (record, answer) = server.keeper.conclude(order.ticket(), Outcome::Granted, "", server.now);
+    assert_eq!((record.event, record.seconds), (Event::Granted, 60));
+    let bytes = server.keeper.seal(answer.unwrap(), &[9; 12], server.now).unwrap();
+    let nonce: [u8; 12] = datagram[8..20].try_into().unwrap();
+    let reply = open_reply(&bytes, &server.keys.client().reply, &nonce).unwrap();
+    let observed: SocketAddr = SOURCE.parse().unwrap();
+    assert_eq!(
+        reply,
+        Reply {
+            status: Status::Granted,
+            server_time: server.now.wall,
+            observed: observed.ip(),
+            port: observed.port(),
+            seconds: 60,
+            text: spa_knock::knock::ReplyText::default(),
+        }
+    );
+    assert!(bytes.len() <= datagram.len(), "never longer than the knock");
+    assert!(matches!(server.hear(&datagram, SOURCE), Ok(Verdict::AnswerAgain(again)) if again == bytes));
+}
+
+#[test]
+fn nothing_is_answered_that_did_not_ask_or_where_the_admin_said_so() {
+    let mut server = Server::new();
+    let refusal =
+        server.refusal(&Knock { reply: ReplyWanted::No, action: action("none"), ..knock() }, SOURCE);
+    assert!(refusal.answer.is_none());
+    server.keeper.replace_policy(Policy { reply: false, ..policy(rules()) });
+    let refusal = server.refusal(&Knock { action: action("none"), ..knock() }, SOURCE);
+    assert!(refusal.answer.is_none() && refusal.record.is_some());
+}
+
+#[test]
+fn each_check_of_the_ladder_refuses_in_its_own_words() {
+    let open_web = Knock { action: action("open-web"), ..knock() };
+    let lamp =
+        |argument: &str| Knock { action: action("lamp"), argument: argument.parse().unwrap(), ..knock() };
+    let ago = |seconds: u64| Knock { timestamp: Timestamp::from_millis(NOW - seconds * 1_000), ..knock() };
+    let ahead = |seconds: u64| Knock { timestamp: Timestamp::from_millis(NOW + seconds * 1_000), ..knock() };
+    let cases = [
+        ("a stale one", ago(31), "stamped 31 s ago", None),
+        ("one from the future", ahead(31), "stamped 31 s in the future", None),
+        (
+            "another address",
+            Knock { ipv4: Some([203, 0, 113, 8].into()), ..knock() },
+            "knock names another address than it came from",
+            Some(Status::AddressRefused),
+        ),
+        (
+            "exact without an address of its family",
+            Knock { ipv4: None, ipv6: Some("2001:db8::1".parse().unwrap()), ..knock() },
+            "knock names another address than it came from",
+            Some(Status::AddressRefused),
+        ),
+        (
+            "an unknown action",
+            Knock { action: action("reboot"), ..knock() },
+            "no action 'reboot' here",
+            Some(Status::UnknownAction),
+        ),
+        ("somebody else's action", open_web, "client may not 'open-web'", Some(Status::NotAllowed)),
+        (
+            "a policy that is not given",
+            Knock { policy: AddressPolicy::Listed, ..knock() },
+            "client may not use source 'listed'",
+            Some(Status::NotAllowed),
+        ),
+        (
+            "an argument too many",
+            Knock { argument: "tcp/22".parse().unwrap(), ..knock() },
+            "this action takes no argument",
+            Some(Status::ArgumentRefused),
+        ),
+        ("an argument too few", lamp(""), "this action needs an argument", Some(Status::ArgumentRefused)),
+        (
+            "an option in an argument's place",
+            lamp("-rf"),
+            "argument: only A-Z a-z 0-9 . _ : / @ % + = , - and no leading -",
+            Some(Status::ArgumentRefused),
+        ),
+        (
+            "a command in an argument's place",
+            lamp("$(reboot)"),
+            "argument: only A-Z a-z 0-9 . _ : / @ % + = , - and no leading -",
+            Some(Status::ArgumentRefused),
+        ),
+    ];
+    for (what, knock, reason, status) in cases {
+        let refusal = Server::new().refusal(&knock, SOURCE);
+        assert_eq!(refusal.rejection.to_string(), reason, "{what}");
+        assert_eq!(refusal.rejection.status(), status, "{what}");
+        assert_eq!(refusal.answer.is_some(), status.is_some(), "{what}");
+        assert!(refusal.record.is_some(), "{what}");
+    }
+    for knock in [ago(30), ahead(30)] {
+        let mut server = Server::new();
+        let datagram = server.seal(&knock);
+        assert_eq!(server.outcome(&datagram, SOURCE), "act", "at the window's edge");
+    }
+}
+
+#[test]
+fn a_knock_refused_for_its_address_is_not_used_up_but_one_refused_by_policy_is() {
+    let mut server = Server::new();
+    let datagram = server.seal(&knock());
+    assert_eq!(
+        server.outcome(&datagram, "198.51.100.1:4000"),
+        "knock names another address than it came from"
+    );
+    assert_eq!(server.outcome(&datagram, SOURCE), "act", "the faster copier has not used it up");
+
+    let refused = server.seal(&Knock { action: action("open-web"), ..knock() });
+    assert_eq!(server.outcome(&refused, SOURCE), "client may not 'open-web'");
+    server
+        .keeper
+        .replace_policy(policy(ClientRules { allow: BTreeSet::from([action("open-web")]), ..rules() }));
+    assert_eq!(server.outcome(&refused, SOURCE), "accepted before");
+}
+
+#[test]
+fn a_client_with_a_wrong_clock_is_refused_and_its_next_right_knock_works() {
+    let mut server = Server::new();
+    let ahead = server.seal(&Knock { timestamp: server.now.wall.plus(Duration::from_secs(31)), ..knock() });
+    assert_eq!(server.outcome(&ahead, SOURCE), "stamped 31 s in the future");
+    let right = server.seal(&knock());
+    assert_eq!(server.outcome(&right, SOURCE), "act");
+}
+
+#[test]
+fn stale_replayed_and_misaddressed_knocks_stand_in_the_audit_log_once() {
+    let mut server = Server::new();
+    let stale = server.seal(&Knock { timestamp: server.now.wall.minus(Duration::from_secs(40)), ..knock() });
+    let elsewhere = server.seal(&knock());
+    let mut records = 0;
+    for datagram in [&stale, &elsewhere] {
+        for _ in 0..10 {
+            if let Ok(Verdict::Refuse(refusal)) = server.hear(datagram, "198.51.100.1:4000") {
+                records += usize::from(refusal.record.is_some());
+            }
+        }
+    }
+    assert_eq!(records, 2);
+}
+
+#[test]
+fn rates_count_what_would_act_and_expired_keys_do_nothing() {
+    let mut server = Server::with(ClientRules { rate: Some("2/m".parse().unwrap()), ..rules() });
+    let mut outcomes = Vec::new();
+    for wanted in ["open-web", "open-web", "open-ssh", "open-ssh", "open-ssh"] {
+        let datagram = server.seal(&Knock { action: action(wanted), ..knock() });
+        outcomes.push(server.outcome(&datagram, SOURCE));
+    }
+    assert_eq!(
+        outcomes,
+        [
+            "client may not 'open-web'",
+            "client may not 'open-web'",
+            "act",
+            "act",
+            "too many knocks: wait and try again"
+        ]
+    );
+    server.pass(Duration::from_secs(60));
+    let datagram = server.seal(&Knock { timestamp: server.now.wall, ..knock() });
+    assert_eq!(server.outcome(&datagram, SOURCE), "act");
+
+    for (expires, outcome) in [(NOW, "key has expired"), (NOW + 1, "act")] {
+        let mut server =
+            Server::with(ClientRules { expires: Some(Timestamp::from_millis(expires)), ..rules() });
+        let datagram = server.seal(&knock());
+        assert_eq!(server.outcome(&datagram, SOURCE), outcome);
+    }
+}
+
+#[test]
+fn the_seconds_asked_for_are_granted_up_to_the_actions_most() {
+    for (asked, granted) in [(0, 30), (1, 1), (600, 600), (601, 600), (u32::MAX, 600)] {
+        let Effect::Open(grants) = Server::new().effect(&Knock { seconds: asked, ..knock() }) else {
+            panic!("not an open");
+        };
+        assert_eq!(grants.len(), 1);
+        assert_eq!(grants[0].duration(), Duration::from_secs(granted), "{asked}");
+        assert_eq!(grants[0].door().to_string(), "tcp/22");
+        assert_eq!(grants[0].comment(), "laptop open-ssh");
+    }
+}
+
+#[test]
+fn listed_addresses_are_granted_whatever_the_source() {
+    let listed = |ipv4: Option<&str>, ipv6: Option<&str>| Knock {
+        policy: AddressPolicy::Listed,
+        ipv4: ipv4.map(|ip| ip.parse().unwrap()),
+        ipv6: ipv6.map(|ip| ip.parse().unwrap()),
+        ..knock()
+    };
+    let mut server =
+        Server::with(ClientRules { sources: BTreeSet::from([AddressPolicy::Listed]), ..rules() });
+    let Effect::Open(grants) = server.effect(&listed(Some("198.51.100.1"), Some("2001:db8::1"))) else {
+        panic!("not an open");
+    };
+    let addresses: Vec<IpAddr> = grants.iter().map(|grant| grant.address()).collect();
+    assert_eq!(addresses, ["198.51.100.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
+    let refusal = server.refusal(&listed(None, None), SOURCE);
+    assert_eq!(refusal.rejection, Rejection::NothingListed);
+}
+
+#[test]
+fn commands_get_their_placeholders_filled_in_word_by_word() {
+    let lamp = Knock { action: action("lamp"), argument: "on:50%".parse().unwrap(), ..knock() };
+    let Effect::Run { commands, .. } = Server::new().effect(&lamp) else { panic!("not a run") };
+    assert_eq!(commands, [["/bin/lamp", "on:50%", "203.0.113.9", "laptop:4000"]]);
+    let touch = Knock { action: action("touch"), ..knock() };
+    let Effect::Run { commands, .. } = Server::new().effect(&touch) else { panic!("not a run") };
+    assert_eq!(commands, [["/bin/touch", "/tmp/x"]]);
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_an_ipv4_address() {
+    // The capture makes it so; the knock's own bytes may not carry one.
+    let mut server = Server::new();
+    let mapped = Knock { ipv6: Some("::ffff:203.0.113.9".parse().unwrap()), ..knock() };
+    assert_eq!(server.refusal(&mapped, SOURCE).rejection, Rejection::NotUnderstood);
+}
+
+#[test]
+fn another_servers_or_clients_knock_is_nobodys_here() {
+    let mut server = Server::new();
+    let secret = || PairSecret::new(Secret::from_bytes([7; 32]));
+    let other_server = secret().keys(&"other".parse().unwrap());
+    for keys in [other_server, keys(8)] {
+        let datagram = Datagram::seal_with(&knock(), &keys.client(), [1; 12], 0).unwrap();
+        assert_eq!(server.outcome(datagram.as_bytes(), SOURCE), "UnknownHint");
+    }
+}
+
+#[test]
+fn a_removed_client_is_refused_and_its_old_knocks_stay_refused_when_it_returns() {
+    let mut server = Server::new();
+    let datagram = server.seal(&knock());
+    assert_eq!(server.outcome(&datagram, SOURCE), "act");
+    let unused = server.seal(&knock());
+    server.keeper.replace_policy(Policy { clients: Vec::new(), ..policy(rules()) });
+    assert_eq!(server.outcome(&unused, SOURCE), "key not in use any more");
+    server.keeper.replace_policy(policy(rules()));
+    server.pass(Duration::from_secs(11));
+    assert_eq!(server.outcome(&datagram, SOURCE), "accepted before");
+}
+
+#[test]
+fn what_a_hostile_watcher_makes_up_opens_nothing() {
+    let mut server = Server::new();
+    // It can sign, but not seal.
+    let mut forged = server.seal(&knock());
+    forged[30] ^= 1;
+    let knock = Authentic::from_watcher(server.keys.fingerprint, &forged).unwrap();
+    let verdict = server.keeper.judge(&knock, SOURCE.parse().unwrap(), server.now);
+    assert!(matches!(
+        verdict,
+        Verdict::Refuse(Refusal { rejection: Rejection::NotSealed, answer: None, .. })
+    ));
+    let unknown = Authentic::from_watcher(Fingerprint::from_bytes([0; 8]), &forged).unwrap();
+    let verdict = server.keeper.judge(&unknown, SOURCE.parse().unwrap(), server.now);
+    assert!(matches!(verdict, Verdict::Refuse(Refusal { rejection: Rejection::UnknownKey, .. })));
+}
+
+#[test]
+fn every_flipped_bit_and_every_other_length_is_dropped_by_the_watcher() {
+    let mut server = Server::new();
+    let datagram = server.seal(&knock());
+    for bit in 0..datagram.len() * 8 {
+        let mut flipped = datagram.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(server.watcher.judge(&flipped, server.now.wall).is_err(), "bit {bit}");
+    }
+    for length in (0..datagram.len()).chain(datagram.len() + 1..400) {
+        let mut other = datagram.clone();
+        other.resize(length, 0);
+        assert!(server.watcher.judge(&other, server.now.wall).is_err(), "length {length}");
+    }
+    assert_eq!(server.outcome(&datagram, SOURCE), "act", "none of it has used the knock up");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
+    #[test]
+    fn any_bytes_are_dropped(bytes in proptest::collection::vec(any::<u8>(), 0..DATAGRAM_MAX + 8)) {
+        // Made anew for each case, the keys would take most of the time.
+        thread_local! {
+            static WATCHER: std::cell::RefCell<Option<Watcher>> = const { std::cell::RefCell::new(None) };
+        }
+        WATCHER.with_borrow_mut(|watcher| {
+            let watcher = watcher.get_or_insert_with(|| {
+                let keys = keys(7);
+                Watcher::new(WINDOW, [(keys.fingerprint, keys.watcher())])
+            });
+            let verdict = watcher.judge(&bytes, Timestamp::from_millis(NOW)).map(|_| ());
+            let length = (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&bytes.len());
+            prop_assert_eq!(verdict, Err(if length { Dropped::UnknownHint } else { Dropped::Length }));
+            Ok(())
+        })?;
+    }
+}
+
+proptest! {
+    /// Whatever order, resends and clock steps: no knock acts twice.
+    #[test]
+    fn no_knock_ever_acts_twice(
+        schedule in proptest::collection::vec((0_usize..12, 0_u8..4, -120_000_i64..120_000), 1..200),
+    ) {
+        let mut server = Server::new();
+        let mut sealed: Vec<Vec<u8>> = Vec::new();
+        let mut acted = vec![0; 12];
+        for _ in 0..12 {
+            let stamped = Knock { timestamp: server.now.wall, ..knock() };
+            sealed.push(server.seal(&stamped));
+        }
+        for (which, source, step) in schedule {
+            let wall = server.now.wall.as_millis().saturating_add_signed(step);
+            server.now.wall = Timestamp::from_millis(wall);
+            server.now.steady += Duration::from_millis(step.unsigned_abs());
+            let source = format!("203.0.113.9:{}", 4_000 + u16::from(source));
+            if server.outcome(&sealed[which].clone(), &source) == "act" {
+                acted[which] += 1;
+            }
+        }
+        prop_assert!(acted.iter().all(|&times| times <= 1), "{acted:?}");
+    }
+}
