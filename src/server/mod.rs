@@ -1,21 +1,64 @@
 //! The daemon: startup, its two processes, and the commands for its admin.
 
 mod audit;
+mod check;
+mod cli;
+mod clients;
+mod console;
 mod daemon;
+mod init;
 mod keys;
 mod messages;
 mod run;
 mod watch;
 mod watcher_process;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
+
+pub use keys::{LoadedClient, load_clients};
+
+use cli::{ClientCommand, Command, Options};
+use console::Failure;
 
 /// Runs the command line of `spa-knockd`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args = crate::os::env::args();
-    match args.get(1).and_then(|a| a.to_str()) {
-        Some("watch") => watch::main(),
-        _ => run::run(std::path::Path::new(args.get(3).unwrap())),
+    let arguments = crate::os::env::args();
+    if is_called_knockd(&arguments) {
+        return Failure::not_yet("knockd").exit();
     }
+    match cli::parse(&arguments) {
+        Ok(options) => dispatch(options),
+        Err(exit) => exit,
+    }
+}
+
+fn dispatch(options: Options) -> ExitCode {
+    let config = crate::os::env::absolute(&options.config);
+    match options.command {
+        Command::Run => run::run(&config),
+        Command::Watch => watch::main(),
+        Command::Check => check::check(&config),
+        Command::Init { id } => exit(init::init(&config, id)),
+        Command::Client(ClientCommand::Add(add)) => exit(clients::add(&config, &add)),
+        Command::Client(ClientCommand::List) => exit(clients::list(&config)),
+        Command::Client(ClientCommand::Show { name }) => exit(clients::show(&config, &name)),
+        Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
+        later => Failure::not_yet(later.name()).exit(),
+    }
+}
+
+fn exit(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(),
+    }
+}
+
+/// Through a link of this name the program is the legacy daemon.
+fn is_called_knockd(arguments: &[OsString]) -> bool {
+    let name = arguments.first().map(Path::new).and_then(Path::file_name);
+    name.is_some_and(|name| name == "knockd")
 }

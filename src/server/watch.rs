@@ -21,7 +21,7 @@ const BATCH: usize = 256;
 
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
-pub fn main() -> ExitCode {
+pub(super) fn main() -> ExitCode {
     crate::os::log::start("spa-knockd watch");
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     if signals::ignore_all().is_err() {

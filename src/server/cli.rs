@@ -1,0 +1,243 @@
+//! The command line of `spa-knockd`: what can be typed. What it means is decided elsewhere.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use super::console;
+use crate::knock::{ActionName, ClientName, ServerId};
+
+const EXAMPLES: &str = "\
+Examples:
+  spa-knockd init                              write a first config
+  spa-knockd client add laptop --allow open-ssh -o laptop.key
+                                               let a client in: hand it laptop.key
+  spa-knockd check                             look for everything that is wrong
+  spa-knockd run                               open doors (systemd does this)
+
+Signals to a running daemon:
+  SIGHUP             take up the config, clients and keys anew; a bad config changes nothing
+  SIGTERM, SIGINT    stop; what is open stays open until its time is over
+
+Exit codes:
+  0  clean    1  failed at run time    2  wrong usage    5  config or keys";
+
+/// Opens ports for one address after one signed datagram, and keeps them closed to everybody else.
+#[derive(Debug, Parser)]
+#[command(name = "spa-knockd", version, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(infer_subcommands = false, disable_help_subcommand = true, max_term_width = 110)]
+pub(super) struct Options {
+    /// The config; its clients are in clients.d beside it
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/spa-knock/spa-knockd.toml")]
+    pub(super) config: PathBuf,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// What the daemon can be asked to do.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run in the foreground, as systemd wants it (Type=notify)
+    Run,
+    /// Look at config, keys, permissions, interfaces and firewall, and tell every problem
+    ///
+    /// Every problem is told with its file, line and a hint. The exit code is 0, or 1 for any problem, a bad
+    /// config too; warnings do not count.
+    Check,
+    /// Write a commented config with an open-ssh action, and the folders
+    ///
+    /// Changes nothing that is there. With --config outside of /etc/spa-knock, keys, state, audit log and control
+    /// socket lie beside the config.
+    Init {
+        /// What knocks are bound to, and what clients call the server; default: this host's name
+        #[arg(long, value_parser = typed_id)]
+        id: Option<ServerId>,
+    },
+    /// Add, list, show and revoke clients; the daemon need not run
+    #[command(subcommand, arg_required_else_help = true)]
+    Client(ClientCommand),
+    /// Uptime, clients, grants, counters (not yet in this version)
+    Status {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Again and again
+        #[arg(long)]
+        watch: bool,
+    },
+    /// The live grants (not yet in this version)
+    Grants,
+    /// Close a grant early (not yet in this version)
+    Revoke {
+        /// Its number
+        #[arg(required_unless_present = "all")]
+        grant: Option<String>,
+        /// Close all of them
+        #[arg(long, conflicts_with = "grant")]
+        all: bool,
+    },
+    /// What the daemon would say to each packet of a capture (not yet in this version)
+    Explain {
+        /// A pcap file
+        file: PathBuf,
+    },
+    /// Close the protected ports, or leave them open (not yet in this version)
+    Gate {
+        /// on or off
+        #[arg(value_parser = ["on", "off"])]
+        state: String,
+        /// Undo it, unless confirmed within this time
+        #[arg(long, value_name = "DURATION")]
+        confirm: Option<String>,
+    },
+    /// The legacy daemon, with its own options (not yet in this version)
+    Knockd {
+        /// knockd's options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
+    /// Shell completions (not yet in this version)
+    Completions {
+        /// bash, zsh, fish, …
+        shell: String,
+    },
+    /// The manual page (not yet in this version)
+    Man,
+    #[command(hide = true)]
+    Watch,
+}
+
+impl Command {
+    /// The word that it is asked for with.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Check => "check",
+            Self::Init { .. } => "init",
+            Self::Client(ClientCommand::Rotate { .. }) => "client rotate",
+            Self::Client(_) => "client",
+            Self::Status { .. } => "status",
+            Self::Grants => "grants",
+            Self::Revoke { .. } => "revoke",
+            Self::Explain { .. } => "explain",
+            Self::Gate { .. } => "gate",
+            Self::Knockd { .. } => "knockd",
+            Self::Completions { .. } => "completions",
+            Self::Man => "man",
+            Self::Watch => "watch",
+        }
+    }
+}
+
+/// What can be done with clients.
+#[derive(Debug, Subcommand)]
+pub(super) enum ClientCommand {
+    /// Make a key for a new client, and let it do some actions
+    Add(AddClient),
+    /// All clients: what they may do, until when, and their keys' fingerprints
+    List,
+    /// Everything about a client but its secret
+    Show {
+        /// The client
+        name: ClientName,
+    },
+    /// A new key for a client (not yet in this version)
+    Rotate {
+        /// The client
+        name: ClientName,
+    },
+    /// Remove a client and its key
+    Revoke {
+        /// The client
+        name: ClientName,
+    },
+}
+
+const ADD_EXAMPLES: &str = "\
+Examples:
+  spa-knockd client add laptop --allow open-ssh -o laptop.key
+  spa-knockd client add guest --allow open-ssh,restart-web --expires 7d -o guest.key
+  spa-knock derive --key root.key --server-id bastion.example.org |
+      ssh bastion.example.org spa-knockd client add laptop --allow open-ssh --key -";
+
+/// A new client.
+#[derive(Debug, Args)]
+#[command(after_help = ADD_EXAMPLES)]
+pub(super) struct AddClient {
+    /// What to call it: letters, digits, '.', '_' and '-'
+    pub(super) name: ClientName,
+    /// The actions that it may do
+    #[arg(long, required = true, value_delimiter = ',', value_name = "ACTION[,ACTION]")]
+    pub(super) allow: Vec<ActionName>,
+    /// From when on it may do nothing: 2027-01-31 (00:00 UTC), 2027-01-31T18:00:00+01:00, or 90d from now
+    #[arg(long, value_name = "WHEN")]
+    pub(super) expires: Option<String>,
+    /// Take this pair key, made by `spa-knock derive`, instead of a new one; "-" is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub(super) key: Option<PathBuf>,
+    /// Write the client's key to a new file (0600) instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// How often it may knock in all (not yet in this version)
+    #[arg(long, value_name = "N")]
+    pub(super) uses: Option<u64>,
+    /// Ask for one-time passwords (not yet in this version)
+    #[arg(long)]
+    pub(super) otp: bool,
+    /// Print the key as a one-line token (not yet in this version)
+    #[arg(long, conflicts_with = "qr")]
+    pub(super) token: bool,
+    /// Print the key as a QR code (not yet in this version)
+    #[arg(long)]
+    pub(super) qr: bool,
+}
+
+impl AddClient {
+    /// An option that was given, but is not built.
+    pub(super) fn later(&self) -> Option<&'static str> {
+        let options = [
+            ("client add --uses", self.uses.is_some()),
+            ("client add --otp", self.otp),
+            ("client add --token", self.token),
+            ("client add --qr", self.qr),
+        ];
+        options.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
+    }
+}
+
+/// What these arguments ask for, program name first.
+///
+/// # Errors
+/// The exit code, after help or what is wrong has been printed.
+pub(super) fn parse(arguments: &[OsString]) -> Result<Options, ExitCode> {
+    Options::try_parse_from(arguments).map_err(|error| {
+        let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+        if asked_for || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            // A closed standard output is no reason to fail while helping.
+            let _ = error.print();
+        } else {
+            let text = error.render().to_string();
+            console::complain(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+        }
+        ExitCode::from(if asked_for { 0 } else { 2 })
+    })
+}
+
+fn typed_id(text: &str) -> Result<ServerId, crate::knock::InvalidName> {
+    ServerId::from_typed(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Options::command().debug_assert();
+    }
+}

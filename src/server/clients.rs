@@ -1,0 +1,321 @@
+//! `spa-knockd client …`: a client is its key file in `keys_dir` and its `clients.d/NAME.toml`. The latter makes
+//! it count, so it comes last and goes first.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::cli::AddClient;
+use super::console::{Failure, complain, print, tell};
+use super::init::config_option;
+use super::keys::{load_clients, load_keys, pair_for};
+use crate::config::{self, CLIENTS_FOLDER, ClientEntry, Instant, KNOCK_PORT, ServerConfig, full_name};
+use crate::crypto::{Holder, KeyFile, PairSecret, Secret};
+use crate::knock::{ClientName, Timestamp};
+use crate::os::clock;
+use crate::os::files::{self, Mode};
+
+const RELOAD: &str = "a running daemon takes this up on: systemctl reload spa-knockd (or SIGHUP)";
+
+/// Adds a client, whole or not at all.
+///
+/// # Errors
+/// When the config or the key is bad, the name is taken, an action unknown, or something cannot be written.
+pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
+    if let Some(option) = add.later() {
+        return Err(Failure::not_yet(option));
+    }
+    let expires = add.expires.as_deref().map(expiry).transpose()?;
+    let config = config::load(path)?;
+    check_new(&config, add)?;
+    let files = ClientFiles::of(path, &config, &add.name);
+    if let Some(file) = [&files.key, &files.definition].into_iter().find(|file| files::exists(file)) {
+        return Err(Failure::run(format_args!(
+            "client {}: {} is left from an earlier one\nhint: remove it, or choose another name",
+            add.name,
+            file.display()
+        )));
+    }
+    let key = pair_key(&config, add)?;
+    let text = key.to_text();
+
+    let mut created = Created::default();
+    for folder in [files.key.parent(), files.definition.parent()].into_iter().flatten() {
+        files::create_folder(folder, Mode::Private)?;
+    }
+    created.file(&files.key, text.as_bytes())?;
+    if let Some(output) = &add.output {
+        created.file(output, text.as_bytes())?;
+    }
+    created.file(&files.definition, definition(add, expires).as_bytes())?;
+    if add.output.is_none() && add.key.is_none() {
+        print(&text)?;
+    }
+    created.keep();
+    say_added(path, &config, add);
+    Ok(())
+}
+
+/// Prints a table of all clients.
+///
+/// # Errors
+/// When the config is bad or a key cannot be used; what can be shown is printed nevertheless.
+pub(super) fn list(path: &Path) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
+    for (name, entry) in &config.clients {
+        let fingerprint = load_keys(&config, name, entry)
+            .map_or_else(|_| "-".to_owned(), |keys| keys.fingerprint.to_string());
+        rows.push([name.to_string(), comma(&entry.rules.allow), expires_text(entry), fingerprint]);
+    }
+    print(&table(&rows))?;
+    load_clients(&config)?;
+    Ok(())
+}
+
+/// Prints everything about a client but its secret.
+///
+/// # Errors
+/// When the config or the key is bad, or there is no such client.
+pub(super) fn show(path: &Path, name: &ClientName) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    let entry = find(&config, name)?;
+    let keys = load_keys(&config, name, entry);
+    let fingerprint = keys.as_ref().map_or_else(|_| "-".to_owned(), |keys| keys.fingerprint.to_string());
+    let rate = entry.rules.rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
+    let lines = [
+        ("name", name.to_string()),
+        ("server", config.id.to_string()),
+        ("allow", comma(&entry.rules.allow)),
+        ("source", comma(&entry.rules.sources)),
+        ("rate", rate),
+        ("expires", expires_text(entry)),
+        ("key", entry.key.display().to_string()),
+        ("fingerprint", fingerprint),
+        ("defined", config.places.of(&["client", name.as_str()]).to_string()),
+    ];
+    print(&lines.iter().map(|(label, value)| format!("{label}: {value}\n")).collect::<String>())?;
+    match keys {
+        Ok(_) => Ok(()),
+        Err(problem) => Err(Failure::key(problem)),
+    }
+}
+
+/// Removes a client that `add` made.
+///
+/// # Errors
+/// When the config is bad, there is no such client, it is defined in the config itself, or a file stays.
+pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    let entry = find(&config, name)?;
+    if entry.defined_in == path {
+        return Err(Failure::run(format_args!(
+            "client {name}: defined in the config itself, which commands do not change\n\
+             hint: remove [{}] at {}, then reload the daemon",
+            full_name("client", name.as_str()),
+            config.places.of(&["client", name.as_str()])
+        )));
+    }
+    files::remove(&entry.defined_in)?;
+    tell(format_args!("client {name}: revoked"));
+    let shared = config.clients.iter().any(|(other, client)| other != name && client.key == entry.key);
+    if shared || !entry.key.starts_with(&config.keys_dir) {
+        tell(format_args!("left alone: its key file {}", entry.key.display()));
+    } else if let Err(error) = files::remove(&entry.key)
+        && !error.missing
+    {
+        complain(format_args!("key file {error}"));
+        return Err(Failure::run(format_args!(
+            "client {name}: revoked, but its key file is still there\nhint: rm {}",
+            entry.key.display()
+        )));
+    }
+    tell(RELOAD);
+    Ok(())
+}
+
+/// The two files that make a client.
+struct ClientFiles {
+    key: PathBuf,
+    definition: PathBuf,
+}
+
+impl ClientFiles {
+    fn of(path: &Path, config: &ServerConfig, name: &ClientName) -> Self {
+        Self {
+            key: config.keys_dir.join(format!("{name}.key")),
+            definition: path.with_file_name(CLIENTS_FOLDER).join(format!("{name}.toml")),
+        }
+    }
+}
+
+/// Files that go again unless they are kept.
+#[derive(Default)]
+struct Created(Vec<PathBuf>);
+
+impl Created {
+    fn file(&mut self, path: &Path, content: &[u8]) -> Result<(), Failure> {
+        files::create_new(path, Mode::Private, content)?;
+        self.0.push(path.to_owned());
+        Ok(())
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        // The last one first: the definition must not outlive its key.
+        for path in self.0.iter().rev() {
+            if let Err(error) = files::remove(path) {
+                complain(format_args!("{error}\nhint: remove it by hand"));
+            }
+        }
+    }
+}
+
+fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
+    let name = &add.name;
+    if config.clients.contains_key(name) {
+        return Err(Failure::run(format_args!(
+            "client {name}: there is one already, at {}\nhint: choose another name, or first: spa-knockd client revoke {name}",
+            config.places.of(&["client", name.as_str()])
+        )));
+    }
+    if let Some(unknown) = add.allow.iter().find(|action| !config.actions.contains_key(action)) {
+        let known = comma(config.actions.keys());
+        let hint = if known.is_empty() { "the config has no action yet".to_owned() } else { known };
+        return Err(Failure::run(format_args!(
+            "client {name}: no action is called {unknown}\nhint: defined actions: {hint}"
+        )));
+    }
+    Ok(())
+}
+
+/// A new key, or the derived one that was given.
+fn pair_key(config: &ServerConfig, add: &AddClient) -> Result<KeyFile, Failure> {
+    let secret = match &add.key {
+        None => PairSecret::new(Secret::generate().map_err(Failure::run)?),
+        Some(path) => given_secret(config, path)?,
+    };
+    let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
+    let holder = Holder::Pair { server: config.id.clone(), secret };
+    Ok(KeyFile { client: Some(add.name.clone()), holder, address: None, port })
+}
+
+fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failure> {
+    let stdin = path == Path::new("-");
+    let shown = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
+    let text = if stdin { files::read_secret_from_stdin() } else { files::read_secret(path) };
+    let text = text.map_err(Failure::key)?;
+    let key = KeyFile::parse(&text).map_err(|error| Failure::key(format_args!("{shown}: {error}")))?;
+    let secret = pair_for(&key, &config.id)
+        .map_err(|(reason, hint)| Failure::key(format_args!("{shown}: {reason}\nhint: {hint}")))?;
+    let fingerprint = secret.keys(&config.id).fingerprint;
+    let owner = load_clients(config)?.into_iter().find(|client| client.keys.fingerprint == fingerprint);
+    if let Some(owner) = owner {
+        return Err(Failure::key(format_args!(
+            "{shown}: the same secret as that of client {}\nhint: each client needs a secret of its own",
+            owner.name
+        )));
+    }
+    Ok(secret.clone())
+}
+
+/// What `--expires` says.
+fn expiry(text: &str) -> Result<Timestamp, Failure> {
+    let now = clock::wall();
+    let time = match text.parse::<Instant>() {
+        Ok(Instant(time)) => time,
+        Err(form) => humantime::parse_duration(text).map(|span| now.plus(span)).map_err(|_| {
+            Failure::usage(format_args!("--expires: not a time\nhint: {form}, or 90d from now"))
+        })?,
+    };
+    if time <= now {
+        return Err(Failure::usage(format_args!("--expires: {} is over", written(time))));
+    }
+    Ok(time)
+}
+
+/// A time to the second, as TOML and people write it; a day's first moment is the day.
+fn written(time: Timestamp) -> String {
+    let text = clock::rfc3339(time);
+    let seconds = text.split('.').next().unwrap_or(&text);
+    seconds.strip_suffix("T00:00:00").map_or_else(|| format!("{seconds}Z"), str::to_owned)
+}
+
+fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
+    let allow: BTreeSet<_> = add.allow.iter().collect();
+    let quoted: Vec<String> = allow.iter().map(|action| format!("\"{action}\"")).collect();
+    let table = full_name("client", add.name.as_str());
+    let mut text = format!(
+        "# Made by `spa-knockd client add`; `spa-knockd client revoke {}` removes it.\n\
+         [{table}]\nkey = \"{}.key\"\nallow = [{}]\n",
+        add.name,
+        add.name,
+        quoted.join(", ")
+    );
+    if let Some(expires) = expires {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "expires = {}", written(expires));
+    }
+    text
+}
+
+fn say_added(path: &Path, config: &ServerConfig, add: &AddClient) {
+    let name = &add.name;
+    let allow: BTreeSet<_> = add.allow.iter().collect();
+    tell(format_args!("client {name}: added, may do {}", comma(&allow)));
+    let hand_over = "hand it over on a way that nobody else can read, and keep no copy";
+    match &add.output {
+        Some(file) => tell(format_args!(
+            "its key is in {}: {hand_over}\nit knocks with: spa-knock --key FILE {} {}",
+            file.display(),
+            config.id,
+            allow.first().map_or("ACTION", |action| action.as_str()),
+        )),
+        None if add.key.is_none() => tell(format_args!("its key is what was printed: {hand_over}")),
+        None => {}
+    }
+    tell(format_args!("{RELOAD}; see also: spa-knockd check{}", config_option(path)));
+}
+
+fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'a ClientEntry, Failure> {
+    config.clients.get(name).ok_or_else(|| {
+        let known = comma(config.clients.keys());
+        let hint =
+            if known.is_empty() { "there are no clients".to_owned() } else { format!("clients: {known}") };
+        Failure::run(format_args!("client {name}: there is none of this name\nhint: {hint}"))
+    })
+}
+
+fn expires_text(entry: &ClientEntry) -> String {
+    match entry.rules.expires {
+        None => "never".to_owned(),
+        Some(time) if time <= clock::wall() => format!("{} (over)", written(time)),
+        Some(time) => written(time),
+    }
+}
+
+fn comma(items: impl IntoIterator<Item: ToString>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}
+
+/// Rows of left-aligned columns.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: Vec<usize> = (0..N)
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default()
+        })
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}

@@ -1,0 +1,82 @@
+//! Talking to the admin: messages, what was asked for, and the exit code that a failure means.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::config::{ConfigErrors, NOT_YET};
+use crate::os::files::{FileError, plain};
+
+/// Why a command ended without success. Its text may have several lines; hints stand on lines of their own.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: u8,
+    messages: Vec<String>,
+}
+
+impl Failure {
+    const RUN: u8 = 1;
+    const USAGE: u8 = 2;
+    const CONFIG: u8 = 5;
+
+    /// It was tried and did not work.
+    pub(super) fn run(message: impl Display) -> Self {
+        Self { code: Self::RUN, messages: vec![message.to_string()] }
+    }
+
+    /// It was asked for in a wrong way.
+    pub(super) fn usage(message: impl Display) -> Self {
+        Self { code: Self::USAGE, messages: vec![message.to_string()] }
+    }
+
+    /// A key cannot be used.
+    pub(super) fn key(message: impl Display) -> Self {
+        Self { code: Self::CONFIG, messages: vec![message.to_string()] }
+    }
+
+    /// Something that has its place in the command line, but is not built.
+    pub(super) fn not_yet(name: &str) -> Self {
+        Self::usage(format_args!("{name}: {NOT_YET}"))
+    }
+
+    /// Tells it, and gives the process's exit code for it.
+    pub(super) fn exit(self) -> ExitCode {
+        for message in &self.messages {
+            complain(message);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self { code: Self::CONFIG, messages: errors.problems().iter().map(ToString::to_string).collect() }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::run(error)
+    }
+}
+
+/// Prints an error.
+pub(super) fn complain(message: impl Display) {
+    tell(format_args!("spa-knockd: {message}"));
+}
+
+/// Prints a remark to standard error. Where nobody listens, nothing is lost.
+pub(super) fn tell(message: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}
+
+/// Prints what was asked for, to standard output.
+///
+/// # Errors
+/// When it could not be written.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::run(format_args!("standard output: {}", plain(&error))))
+}

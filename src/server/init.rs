@@ -1,0 +1,205 @@
+//! `spa-knockd init`: a first config and the folders. Nothing that is there is changed.
+
+use std::path::{Path, PathBuf};
+
+use super::console::{Failure, tell};
+use crate::config::{self, Audit, CLIENTS_FOLDER};
+use crate::knock::ServerId;
+use crate::os::files::{self, Mode};
+use crate::os::host;
+
+/// Where the config lies, unless another place is given.
+pub(super) const DEFAULT_CONFIG: &str = "/etc/spa-knock/spa-knockd.toml";
+/// The full, commented config; what `init` writes is this with its own id and paths.
+const TEMPLATE: &str = include_str!("../../packaging/spa-knockd.toml");
+const ID_LINE: &str = "id = \"bastion.example.org\" ";
+
+/// The folders that a config works with.
+struct Folders {
+    keys: PathBuf,
+    clients: PathBuf,
+    state: PathBuf,
+    audit: Option<PathBuf>,
+}
+
+impl Folders {
+    fn of(config_path: &Path, config: &config::ServerConfig) -> Self {
+        let audit = match &config.audit {
+            Audit::File(file) => file.parent().map(Path::to_owned),
+            Audit::Journal | Audit::Off => None,
+        };
+        Self {
+            keys: config.keys_dir.clone(),
+            clients: config_path.with_file_name(CLIENTS_FOLDER),
+            state: config.state_dir.clone(),
+            audit,
+        }
+    }
+}
+
+/// Writes what is missing, and says what to do next.
+///
+/// # Errors
+/// When the id is not valid, the config that is there is not, or something cannot be written.
+pub(super) fn init(path: &Path, id: Option<ServerId>) -> Result<(), Failure> {
+    if files::exists(path) {
+        left_alone(path);
+        if id.is_some() {
+            tell("warning: the id in the config that is there has not been changed");
+        }
+    } else {
+        let id = id.map_or_else(host_id, Ok)?;
+        let text = first_config(path, &id)?;
+        if let Some(folder) = path.parent() {
+            create_folder(folder, Mode::Public)?;
+        }
+        files::create_new(path, Mode::Private, text.as_bytes())?;
+        created(path);
+    }
+    let config = config::load(path)?;
+    let folders = Folders::of(path, &config);
+    // The audit log of a config elsewhere lies in the config's own folder.
+    let audit = folders.audit.iter().filter(|folder| Some(folder.as_path()) != path.parent());
+    for folder in [&folders.keys, &folders.clients, &folders.state].into_iter().chain(audit) {
+        create_folder(folder, Mode::Private)?;
+    }
+    say_what_next(path, &config);
+    Ok(())
+}
+
+fn create_folder(folder: &Path, mode: Mode) -> Result<(), Failure> {
+    if files::exists(folder) {
+        left_alone(folder);
+    } else {
+        files::create_folder(folder, mode)?;
+        created(folder);
+    }
+    Ok(())
+}
+
+fn left_alone(path: &Path) {
+    tell(format_args!("left alone: {} (is there already)", path.display()));
+}
+
+fn created(path: &Path) {
+    tell(format_args!("created: {}", path.display()));
+}
+
+fn host_id() -> Result<ServerId, Failure> {
+    let name = host::name().unwrap_or_default();
+    ServerId::from_typed(&name).map_err(|error| {
+        Failure::usage(format_args!(
+            "this host's name {name:?}: {error}\nhint: give the server an id: --id NAME"
+        ))
+    })
+}
+
+/// The template with this id, and with paths beside the config when it lies at a place of its own.
+fn first_config(path: &Path, id: &ServerId) -> Result<String, Failure> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut text = with_id(TEMPLATE, id);
+    if Path::new(DEFAULT_CONFIG).parent() == Some(folder) {
+        return Ok(text);
+    }
+    for (key, name) in
+        [("state_dir", "state"), ("keys_dir", "keys"), ("control", "control.sock"), ("audit", "audit.jsonl")]
+    {
+        let path = folder.join(name);
+        let path = path.to_str().ok_or_else(|| {
+            Failure::run(format_args!("{}: a config can only name UTF-8 paths", path.display()))
+        })?;
+        text = with_line(&text, key, &quoted(path));
+    }
+    Ok(text)
+}
+
+fn with_id(text: &str, id: &ServerId) -> String {
+    text.replacen(ID_LINE, &format!("id = \"{id}\" "), 1)
+}
+
+/// `text` with the line `# key = …` replaced by one that sets the key.
+fn with_line(text: &str, key: &str, value: &str) -> String {
+    let shown = format!("# {key} = ");
+    let line = |line: &str| {
+        if line.starts_with(&shown) { format!("{key} = {value}\n") } else { format!("{line}\n") }
+    };
+    text.lines().map(line).collect()
+}
+
+/// A TOML string.
+fn quoted(text: &str) -> String {
+    let escape = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04X}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
+fn say_what_next(path: &Path, config: &config::ServerConfig) {
+    let option = config_option(path);
+    tell(format_args!(
+        "\nnext:\n  \
+         spa-knockd client add{option} NAME --allow open-ssh -o NAME.key    a key for each client\n  \
+         spa-knockd check{option}    look for what is wrong\n  \
+         spa-knockd run{option}    or, with systemd: systemctl enable --now spa-knockd"
+    ));
+    if config.protect.is_empty() {
+        return;
+    }
+    let doors: Vec<String> = config.protect.iter().map(ToString::to_string).collect();
+    tell(format_args!(
+        "warning: once it runs, new connections to {} need a knock; those that stand by then stay",
+        doors.join(", ")
+    ));
+}
+
+/// How other commands are told of this config.
+pub(super) fn config_option(path: &Path) -> String {
+    if path == Path::new(DEFAULT_CONFIG) { String::new() } else { format!(" -c {}", path.display()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Source, read};
+
+    fn parsed(path: &str) -> config::ServerConfig {
+        let id = "a.b:c".parse().unwrap();
+        let text = first_config(Path::new(path), &id).unwrap();
+        let config = read(&Source { file: PathBuf::from(path), text }, &[]).unwrap();
+        assert_eq!(config.id, id);
+        config
+    }
+
+    #[test]
+    fn the_example_config_is_valid_and_what_it_shows_are_the_defaults() {
+        let read =
+            |text: &str| read(&Source { file: PathBuf::from("f"), text: text.to_owned() }, &[]).unwrap();
+        let example = read(TEMPLATE);
+        assert_eq!(example.protect.len(), 1);
+        assert_eq!(example.actions.len(), 1);
+        let uncommented: String = TEMPLATE
+            .lines()
+            .take_while(|line| !line.contains("[action.restart-web]"))
+            .filter(|line| !line.starts_with("# max"))
+            .map(|line| {
+                line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n"
+            })
+            .skip_while(|line| !line.starts_with("[server]"))
+            .collect();
+        let shown = read(&uncommented);
+        assert!(uncommented.contains("\nport = 62201"));
+        assert_eq!(config::ServerConfig { places: example.places.clone(), ..shown }, example);
+    }
+
+    #[test]
+    fn a_config_elsewhere_names_folders_beside_it() {
+        let config = parsed("/srv/a \"b\\\u{7}/x.toml");
+        assert_eq!(config.keys_dir, Path::new("/srv/a \"b\\\u{7}/keys"));
+        assert_eq!(config.state_dir, Path::new("/srv/a \"b\\\u{7}/state"));
+        assert_eq!(config.control, Path::new("/srv/a \"b\\\u{7}/control.sock"));
+        assert_eq!(config.audit, Audit::File("/srv/a \"b\\\u{7}/audit.jsonl".into()));
+        assert_eq!(parsed(DEFAULT_CONFIG).keys_dir, Path::new("/etc/spa-knock/keys"));
+    }
+}
