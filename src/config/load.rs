@@ -29,7 +29,10 @@ pub struct Source {
 /// # Errors
 /// Everything that is wrong with any of them.
 pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
-    let main = read_source(path).map_err(|problem| ConfigErrors::of(vec![problem]))?;
+    let main = read_source(path).map_err(|problem| {
+        let hint = (!files::exists(path)).then(|| "`spa-knockd init` writes a first config".to_owned());
+        ConfigErrors::of(vec![Problem { hint, ..problem }])
+    })?;
     let mut problems = Vec::new();
     let mut clients = Vec::new();
     let folder = path.with_file_name(CLIENTS_FOLDER);

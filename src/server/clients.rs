@@ -234,13 +234,13 @@ fn expiry(text: &str) -> Result<Timestamp, Failure> {
         })?,
     };
     if time <= now {
-        return Err(Failure::usage(format_args!("--expires: {} is over", written(time))));
+        return Err(Failure::usage(format_args!("--expires: {} is over", day_or_time(time))));
     }
     Ok(time)
 }
 
 /// A time to the second, as TOML and people write it; a day's first moment is the day.
-fn written(time: Timestamp) -> String {
+fn day_or_time(time: Timestamp) -> String {
     let text = clock::rfc3339(time);
     let seconds = text.split('.').next().unwrap_or(&text);
     seconds.strip_suffix("T00:00:00").map_or_else(|| format!("{seconds}Z"), str::to_owned)
@@ -259,7 +259,7 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     );
     if let Some(expires) = expires {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "expires = {}", written(expires));
+        let _ = writeln!(text, "expires = {}", day_or_time(expires));
     }
     text
 }
@@ -294,8 +294,8 @@ fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'a ClientEnt
 fn expires_text(entry: &ClientEntry) -> String {
     match entry.rules.expires {
         None => "never".to_owned(),
-        Some(time) if time <= clock::wall() => format!("{} (over)", written(time)),
-        Some(time) => written(time),
+        Some(time) if time <= clock::wall() => format!("{} (over)", day_or_time(time)),
+        Some(time) => day_or_time(time),
     }
 }
 

@@ -54,7 +54,7 @@ fn every_value_arrives_where_it_belongs() {
 id = 'bastion.example.org'
 interfaces = ['eth0', 'wg0']
 capture = 'udp'
-port = 4000
+port = 4_000
 window = '2m'
 reply = false
 state_dir = '/s'
@@ -381,7 +381,8 @@ fn files_beside_the_config_that_do_not_end_in_toml_are_ignored() {
     let folder = scratch.path().join(CLIENTS_FOLDER);
     let write =
         |path: &Path, text: &str| files::create_new(path, files::Mode::Private, text.as_bytes()).unwrap();
-    assert!(load(&config).unwrap_err().to_string().ends_with("spa-knockd.toml: no such file or directory"));
+    let missing = "spa-knockd.toml: no such file or directory\nhint: `spa-knockd init` writes a first config";
+    assert!(load(&config).unwrap_err().to_string().ends_with(missing));
     write(&config, OPEN);
     assert!(load(&config).unwrap().clients.is_empty(), "no such folder is no client");
     files::create_folder(&folder, files::Mode::Private).unwrap();

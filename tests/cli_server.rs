@@ -1,0 +1,164 @@
+//! The contract of `spa-knockd`'s command line: the files in `tests/cmd/spa-knockd`, and what depends on modes.
+#![cfg(feature = "server")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and write files")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const SPA_KNOCKD: &str = env!("CARGO_BIN_EXE_spa-knockd");
+
+#[test]
+fn the_command_line_does_what_its_files_say() {
+    trycmd::TestCases::new()
+        .register_bin("spa-knockd", Path::new(SPA_KNOCKD))
+        .case("tests/cmd/spa-knockd/*.trycmd")
+        .run();
+}
+
+/// Writes a config that needs nothing of the host, and the folders it names.
+fn scratch(server: &str, actions: &str) -> tempfile::TempDir {
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path().display().to_string();
+    for folder in ["keys", "state"] {
+        fs::create_dir(scratch.path().join(folder)).unwrap();
+        chmod(&scratch.path().join(folder), 0o700);
+    }
+    let config = scratch.path().join("spa-knockd.toml");
+    let text = format!(
+        "[server]\nid = 'a'\ncapture = 'udp'\nuser = 'root'\naudit = ''\nkeys_dir = '{root}/keys'\n\
+         state_dir = '{root}/state'\n{server}[firewall]\nbackend = 'none'\n{actions}"
+    );
+    fs::write(&config, text).unwrap();
+    chmod(&config, 0o600);
+    scratch
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn run(scratch: &Path, arguments: &[&str]) -> Output {
+    let config = scratch.join("spa-knockd.toml");
+    Command::new(SPA_KNOCKD).args(arguments).arg("-c").arg(config).output().unwrap()
+}
+
+/// What `check` prints, with the scratch folder called D, and its exit code.
+fn check(scratch: &Path) -> (String, Option<i32>) {
+    let output = run(scratch, &["check"]);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text.replace(&scratch.display().to_string(), "D"), output.status.code())
+}
+
+const RUN: &str = "[action.a]\nrun = ['/bin/true']\n";
+
+#[test]
+fn check_is_clean_when_nothing_is_wrong_and_says_what_it_looked_at() {
+    let scratch = scratch("", RUN);
+    assert!(run(scratch.path(), &["client", "add", "c", "--allow", "a"]).status.success());
+    assert_eq!(
+        check(scratch.path()),
+        (
+            "ok: config D/spa-knockd.toml: actions 1, clients 1\nok: folders: closed to others\nok: keys: 1 loaded\n\
+             ok: port: udp/62201 is free or ours\n"
+                .to_owned(),
+            Some(0)
+        )
+    );
+}
+
+#[test]
+fn check_tells_every_problem_with_its_place_and_a_hint() {
+    let scratch = scratch("interfaces = ['no-such-link']\n", RUN);
+    assert!(run(scratch.path(), &["client", "add", "c", "--allow", "a"]).status.success());
+    let at = |name: &str| scratch.path().join(name);
+    chmod(&at("keys/c.key"), 0o644);
+    chmod(&at("state"), 0o755);
+    chmod(&at("spa-knockd.toml"), 0o666);
+    let (text, code) = check(scratch.path());
+    assert_eq!(
+        text,
+        "D/clients.d/c.toml:3:7: client.c.key: key file D/keys/c.key: mode 0644 lets others at it\n\
+         hint: chmod 600 D/keys/c.key\n\
+         D/spa-knockd.toml: mode 0666 lets others change it\n\
+         hint: chmod go-w D/spa-knockd.toml\n\
+         D/spa-knockd.toml:8:14: server.interfaces: no-such-link: no such interface\n\
+         hint: ip link shows all interfaces; interfaces = [\"any\"] listens on each\n\
+         D/state: mode 0755 lets others into it\n\
+         hint: chmod 700 D/state\n"
+    );
+    assert_eq!(code, Some(1));
+}
+
+#[test]
+fn check_tells_a_bad_config_and_fails() {
+    let scratch = scratch("port = 0\n", RUN);
+    let message = "D/spa-knockd.toml:8:8: server.port: not a number from 1 to 65535\n";
+    assert_eq!(check(scratch.path()), (message.to_owned(), Some(1)));
+}
+
+#[test]
+fn check_warns_of_what_is_odd_but_not_wrong() {
+    let client = "[client.c]\nkey = 'c.key'\nallow = ['a']\nexpires = 2001-01-01\n";
+    let scratch = scratch("", &format!("{RUN}[action.b]\nrun = ['/bin/true']\n{client}"));
+    let key = scratch.path().join("keys/c.key");
+    let secret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    fs::write(&key, format!("spa-knock-key: 1\nkind: pair\nserver: a\nsecret: {secret}\n")).unwrap();
+    chmod(&key, 0o600);
+    let (text, code) = check(scratch.path());
+    let warnings: Vec<&str> = text.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(
+        warnings,
+        [
+            "warning: D/spa-knockd.toml:12:9: action.b: no client may use it",
+            "warning: D/spa-knockd.toml:17:11: client.c: expired",
+        ]
+    );
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn a_client_that_cannot_be_handed_its_key_is_not_added() {
+    let scratch = scratch("", RUN);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(SPA_KNOCKD)
+        .args(["client", "add", "c", "--allow", "a", "-c"])
+        .arg(scratch.path().join("spa-knockd.toml"))
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(fs::read_dir(scratch.path().join("keys")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(scratch.path().join("clients.d")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_init_and_add_make_is_closed_to_others() {
+    let scratch = tempfile::tempdir().unwrap();
+    let config = scratch.path().join("t/x.toml");
+    let spa_knockd = |arguments: &[&str]| {
+        let output = Command::new(SPA_KNOCKD).arg("-c").arg(&config).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    spa_knockd(&["init", "--id", "a"]);
+    spa_knockd(&["client", "add", "c", "--allow", "open-ssh"]);
+    let mode =
+        |name: &str| fs::metadata(scratch.path().join("t").join(name)).unwrap().permissions().mode() & 0o777;
+    for (name, expected) in
+        [("keys", 0o700), ("state", 0o700), ("clients.d", 0o700), ("x.toml", 0o600), ("keys/c.key", 0o600)]
+    {
+        assert_eq!(mode(name), expected, "{name}");
+    }
+}
+
+#[test]
+fn called_knockd_it_is_the_legacy_daemon() {
+    let scratch = tempfile::tempdir().unwrap();
+    let link = scratch.path().join("knockd");
+    std::os::unix::fs::symlink(SPA_KNOCKD, &link).unwrap();
+    let output = Command::new(link).args(["-i", "eth0", "-v"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "spa-knockd: knockd: not yet in this version\n");
+}
