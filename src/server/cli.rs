@@ -28,7 +28,7 @@ Exit codes:
 /// Opens ports for one address after one signed datagram, and keeps them closed to everybody else.
 #[derive(Debug, Parser)]
 #[command(name = "spa-knockd", version, after_help = EXAMPLES, arg_required_else_help = true)]
-#[command(infer_subcommands = false, disable_help_subcommand = true, max_term_width = 100)]
+#[command(max_term_width = 100)]
 pub(super) struct Options {
     /// The config; its clients are in clients.d beside it
     #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/spa-knock/spa-knockd.toml")]
