@@ -8,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use super::console;
+use super::init::DEFAULT_CONFIG;
 use crate::knock::{ActionName, ClientName, ServerId};
 
 const EXAMPLES: &str = "\
@@ -31,7 +32,7 @@ Exit codes:
 #[command(max_term_width = 100)]
 pub(super) struct Options {
     /// The config; its clients are in clients.d beside it
-    #[arg(short, long, global = true, value_name = "FILE", default_value = "/etc/spa-knock/spa-knockd.toml")]
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub(super) config: PathBuf,
     #[command(subcommand)]
     pub(super) command: Command,
