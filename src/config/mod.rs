@@ -9,6 +9,7 @@ mod instant;
 #[cfg(feature = "server")]
 mod load;
 mod problem;
+mod profile;
 #[cfg(feature = "server")]
 mod sections;
 #[cfg(feature = "server")]
@@ -16,6 +17,7 @@ mod server;
 
 pub use document::{Document, Table, Value, written};
 pub use instant::{Instant, InvalidInstant};
+pub use profile::{Profile, ProfileError};
 pub use problem::{ConfigErrors, Place, Places, Problem, full_name};
 /// What is said of a key or command that has its place already, but is not built.
 pub const NOT_YET: &str = "not yet in this version";

@@ -5,6 +5,7 @@ mod door;
 mod name;
 mod reply;
 mod request;
+mod source;
 mod time;
 
 pub use address::{AddressPolicy, canonical};
@@ -12,4 +13,5 @@ pub use door::{Door, InvalidDoor, Protocol};
 pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
 pub use reply::{Reply, ReplyText, Status};
 pub use request::{Knock, ReplyWanted};
+pub use source::{Addresses, InvalidSource, Source};
 pub use time::{Now, Timestamp};

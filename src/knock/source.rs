@@ -1,0 +1,143 @@
+//! What a person says about the address to let in: `auto`, `observed`, addresses, `listed:` addresses.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+use super::canonical;
+
+/// At most one address per family, and at least one in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Addresses {
+    ipv4: Option<Ipv4Addr>,
+    ipv6: Option<Ipv6Addr>,
+}
+
+/// Which address a person wants to be let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The client finds out.
+    Auto,
+    /// The one that the datagram comes from.
+    Observed,
+    /// One of these, and only if the datagram comes from it.
+    Exact(Addresses),
+    /// All of these, whatever the datagram comes from.
+    Listed(Addresses),
+}
+
+/// A text is no source; says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidSource(&'static str);
+
+impl Addresses {
+    /// The IPv4 address, if there is one.
+    #[must_use]
+    pub const fn ipv4(self) -> Option<Ipv4Addr> {
+        self.ipv4
+    }
+
+    /// The IPv6 address, if there is one.
+    #[must_use]
+    pub const fn ipv6(self) -> Option<Ipv6Addr> {
+        self.ipv6
+    }
+}
+
+impl From<IpAddr> for Addresses {
+    fn from(address: IpAddr) -> Self {
+        match canonical(address) {
+            IpAddr::V4(v4) => Self { ipv4: Some(v4), ipv6: None },
+            IpAddr::V6(v6) => Self { ipv4: None, ipv6: Some(v6) },
+        }
+    }
+}
+
+impl FromStr for Addresses {
+    type Err = InvalidSource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSource> {
+        let mut addresses = Self::default();
+        for part in text.split(',') {
+            let address: IpAddr = part.parse().map_err(|_| {
+                InvalidSource("a source is auto, observed, ADDRESS[,ADDRESS] or listed:ADDRESS[,ADDRESS]")
+            })?;
+            if address.is_unspecified() || address.is_multicast() {
+                return Err(InvalidSource("nobody has this address"));
+            }
+            let twice = match canonical(address) {
+                IpAddr::V4(v4) => addresses.ipv4.replace(v4).is_some(),
+                IpAddr::V6(v6) => addresses.ipv6.replace(v6).is_some(),
+            };
+            if twice {
+                return Err(InvalidSource("a knock has room for one IPv4 and one IPv6 address"));
+            }
+        }
+        Ok(addresses)
+    }
+}
+
+impl FromStr for Source {
+    type Err = InvalidSource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSource> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "observed" => Ok(Self::Observed),
+            _ => match text.strip_prefix("listed:") {
+                Some(list) => list.parse().map(Self::Listed),
+                None => text.parse().map(Self::Exact),
+            },
+        }
+    }
+}
+
+impl fmt::Display for InvalidSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for InvalidSource {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_a_word_or_one_address_per_family() {
+        let both =
+            Addresses { ipv4: Some([192, 0, 2, 1].into()), ipv6: Some("2001:db8::1".parse().unwrap()) };
+        let four = Addresses { ipv6: None, ..both };
+        for (text, source) in [
+            ("auto", Source::Auto),
+            ("observed", Source::Observed),
+            ("192.0.2.1", Source::Exact(four)),
+            ("::ffff:192.0.2.1", Source::Exact(four)),
+            ("2001:db8::1,192.0.2.1", Source::Exact(both)),
+            ("listed:192.0.2.1", Source::Listed(four)),
+        ] {
+            assert_eq!(text.parse(), Ok(source), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_knock_can_carry_is_no_source() {
+        for text in [
+            "",
+            "listed:",
+            "listed",
+            "Auto",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+            "192.0.2.1,",
+            "192.0.2.1,192.0.2.2",
+            "192.0.2.1,::ffff:192.0.2.1",
+            "192.0.2.0/24",
+            "fe80::1%eth0",
+        ] {
+            assert!(text.parse::<Source>().is_err(), "{text}");
+        }
+    }
+}
