@@ -1,9 +1,86 @@
 //! The client: its command line, knocking, waiting for the answer, keys.
 
+mod cli;
+mod exchange;
+mod failure;
+mod intent;
+mod keyring;
+mod keys;
+mod knocking;
+mod learnt;
+mod plan;
+mod refusal;
+mod rehearsal;
+mod report;
+mod route;
+mod target;
+mod wait;
+
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command, Knocking};
+use failure::Failure;
+use intent::Intent;
+use report::Report;
+
+use crate::os::env;
 
 /// Runs the command line of `spa-knock`.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::FAILURE
+    let args = env::args();
+    if is_legacy(&args) {
+        return Report::PLAIN.failure(&Failure::not_yet("legacy"));
+    }
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Also the help, which is no error and has code 0.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(2).into();
+        }
+    };
+    let report = Report::new(&cli.knock);
+    let done = match cli.command {
+        Some(command) => run(command),
+        None => knock(cli.knock, &report),
+    };
+    done.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
+}
+
+fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
+    let dry_run = said.dry_run;
+    let intent = Intent::new(said)?;
+    if dry_run {
+        return rehearsal::tell(&intent, report);
+    }
+    let knocked = knocking::knock(&intent, report)?;
+    if let Some(port) = intent.wait {
+        report.detail(|| format!("{}: waiting for tcp port {port}", knocked.server));
+        wait::until_accepting(knocked.server, port, intent.timeout)?;
+    }
+    report.success(&knocked.text, &knocked.success);
+    Ok(())
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Keygen { output, client } => keyring::keygen(output.as_deref(), client),
+        Command::Derive { key, server_id } => keyring::derive(key.as_deref(), server_id),
+        Command::Show { key } => keyring::show(key.as_deref()),
+        Command::Connect(_) => Err(Failure::not_yet("connect")),
+        Command::Import(_) => Err(Failure::not_yet("import")),
+        Command::Legacy(_) => Err(Failure::not_yet("legacy")),
+        Command::Completions(_) => Err(Failure::not_yet("completions")),
+        Command::Man(_) => Err(Failure::not_yet("man")),
+    }
+}
+
+/// Whether the program was started through a link named `knock`.
+fn is_legacy(args: &[OsString]) -> bool {
+    args.first().and_then(|name| Path::new(name).file_stem()).is_some_and(|name| name == "knock")
 }

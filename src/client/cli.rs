@@ -1,0 +1,316 @@
+//! The command line: what may be typed, and the help. What it means is decided elsewhere.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::failure::Failure;
+use crate::knock::{ActionName, Argument, ClientName, ServerId, Source};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  granted or done: the reply said so; with --no-reply: sent; with --wait: the port accepts
+  1  the server refused
+  2  wrong usage
+  3  no answer in time, or the --wait port never accepted
+  4  name not resolved, no route, nothing sent
+  5  key or profile missing, unreadable, too open to others, malformed
+
+`spa-knock --help` says more.";
+
+const AFTER_LONG_HELP: &str = "\
+A knock is one UDP datagram, sealed and signed. The server stays silent towards everybody who has no key; who \
+has one gets an answer, and the port opens for one address.
+
+Keys, in this order: --key; $SPA_KNOCK_KEY (a key file's text); the profile's; ~/.config/spa-knock/SERVER.key; \
+~/.knock.key. A key file must belong to you (or root) and be closed to others (mode 0600), its folder not \
+writable by others.
+
+Where the knock goes: the profile's address; else the key's, if SERVER is the key's server or the key is for \
+all servers; else SERVER.
+
+Sources:
+  auto              your own address, signed; behind address translation the server names another, which a \
+second knock then signs
+  observed          the address that the datagram comes from: also good where replies are off, but whoever \
+can send the datagram on first is let in instead
+  ADDR[,ADDR]       this address (one IPv4, one IPv6), and only if the datagram comes from it
+  listed:ADDR[,…]   these addresses, wherever the datagram comes from; the server must allow it
+
+Examples:
+  spa-knock bastion.example.org open-ssh
+  spa-knock --key ~/.knock.key server open-ssh && ssh server
+  spa-knock --wait 22 server open-ssh && ssh server
+  spa-knock --for 5m server open-port tcp/8443
+  spa-knock --dry-run server open-ssh
+  spa-knock -- show open-ssh              (a server that is called like a subcommand)
+  spa-knock keygen -o ~/.knock.key --client laptop
+  spa-knock derive --server-id bastion.example.org > bastion.key
+
+Files:
+  ~/.knock.key                            the key for all servers
+  ~/.config/spa-knock/SERVER.key          the key for one server
+  ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port, id, key, action, source,
+                                          reply, wait
+  ~/.local/state/spa-knock/               addresses learnt from replies
+
+Environment:
+  SPA_KNOCK_KEY                           a key file's text
+  XDG_CONFIG_HOME, XDG_STATE_HOME         in place of ~/.config and ~/.local/state
+
+Exit codes:
+  0  granted or done: the reply said so; with --no-reply: sent; with --wait: the port accepts
+  1  the server refused: the reason is printed
+  2  wrong usage
+  3  sent, but no answer in time, or granted, but the --wait port never accepted
+  4  name not resolved, no route, nothing sent
+  5  key or profile missing, unreadable, too open to others, malformed";
+
+/// Opens a closed port with one signed datagram.
+#[derive(Parser)]
+#[command(
+    name = "spa-knock",
+    version,
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock keygen | derive | show [OPTIONS]"
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) knock: Knocking,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// What a knock may be told.
+#[derive(Args)]
+pub(super) struct Knocking {
+    /// The server: a name, an address, or the NAME of a profile
+    #[arg(required = true, value_name = "SERVER")]
+    pub(super) server: Option<String>,
+    /// What to ask for, e.g. open-ssh; the profile may name it
+    #[arg(value_name = "ACTION")]
+    pub(super) action: Option<ActionName>,
+    /// What the action is told besides, e.g. tcp/8443
+    #[arg(value_name = "ARGUMENT")]
+    pub(super) argument: Option<Argument>,
+
+    /// Key file; "-" reads it from standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// Knock port [default: 62201]
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(super) port: Option<u16>,
+    /// What the server calls itself [default: the key file's, else SERVER]
+    #[arg(long, value_name = "ID", value_parser = ServerId::from_typed)]
+    pub(super) server_id: Option<ServerId>,
+    /// Who is to be let in: auto, observed, ADDR[,ADDR] or listed:ADDR[,ADDR] [default: auto]
+    #[arg(short, long, value_name = "WHAT")]
+    pub(super) source: Option<Source>,
+    /// How long the door should stay open, e.g. 30s, 5m [default: the action's own]
+    #[arg(long = "for", value_name = "DURATION", value_parser = whole_seconds)]
+    pub(super) seconds: Option<u32>,
+    /// Ask for no reply: send once and leave
+    #[arg(long)]
+    pub(super) no_reply: bool,
+    /// Give up after; resends come at 0.25, 0.75 and 1.75 s
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = some_time)]
+    pub(super) timeout: Duration,
+    /// Then wait until this TCP port accepts
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(super) wait: Option<u16>,
+    /// Say what would be sent, field by field; send nothing
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Say the outcome as text or as one JSON object on standard output
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    pub(super) output: Output,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// Say what happens on the way
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+    /// Use IPv4 only
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub(super) ipv4: bool,
+    /// Use IPv6 only
+    #[arg(short = '6')]
+    pub(super) ipv6: bool,
+    /// Profile [default: ~/.config/spa-knock/config.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    #[command(flatten)]
+    not_yet: NotYet,
+}
+
+/// Options that have their place, but no effect in this version.
+#[derive(Args)]
+struct NotYet {
+    #[arg(long, hide = true, value_name = "CODE", allow_hyphen_values = true)]
+    otp: Option<String>,
+    #[arg(long, hide = true)]
+    ports: bool,
+    #[arg(long, hide = true, value_name = "PORT")]
+    ports_low: Option<String>,
+    #[arg(long, hide = true, value_name = "PROTOCOL")]
+    ports_proto: Option<String>,
+    #[arg(long, hide = true, value_name = "DURATION")]
+    ports_gap: Option<String>,
+}
+
+/// The form of an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Text for people, on standard error.
+    Text,
+    /// One JSON object on standard output.
+    Json,
+}
+
+/// What is done besides knocking.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a new key for all servers
+    Keygen {
+        /// Write it to this file (mode 0600), which must not be there yet [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Who it is for: a name for people to read
+        #[arg(long, value_name = "NAME")]
+        client: Option<ClientName>,
+    },
+    /// Print the pair key that one server's admin needs
+    ///
+    /// The server learns neither your key nor the pair key of any other server.
+    Derive {
+        /// The key made by keygen; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
+        #[arg(short, long, value_name = "ROOT")]
+        key: Option<PathBuf>,
+        /// What the server calls itself
+        #[arg(long, value_name = "ID", value_parser = ServerId::from_typed)]
+        server_id: ServerId,
+    },
+    /// Say what a key file is for; never the secret
+    Show {
+        /// The key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
+        #[arg(short, long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    #[command(hide = true)]
+    Connect(Ignored),
+    #[command(hide = true)]
+    Import(Ignored),
+    #[command(hide = true)]
+    Legacy(Ignored),
+    #[command(hide = true)]
+    Completions(Ignored),
+    #[command(hide = true)]
+    Man(Ignored),
+}
+
+/// The words after a subcommand that has its place, but no effect in this version.
+#[derive(Args)]
+#[command(disable_help_flag = true)]
+pub(super) struct Ignored {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<OsString>,
+}
+
+impl Knocking {
+    /// Refuses what this version does not do.
+    pub(super) fn check_supported(&self) -> Result<(), Failure> {
+        let NotYet { otp, ports, ports_low, ports_proto, ports_gap } = &self.not_yet;
+        for (name, given) in [
+            ("--otp", otp.is_some()),
+            ("--ports", *ports),
+            ("--ports-low", ports_low.is_some()),
+            ("--ports-proto", ports_proto.is_some()),
+            ("--ports-gap", ports_gap.is_some()),
+        ] {
+            if given {
+                return Err(Failure::not_yet(name));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn port() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..)
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "a duration is written 30s, 5m or 1h30m")?;
+    if time.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(time) }
+}
+
+fn whole_seconds(text: &str) -> Result<u32, String> {
+    let time = some_time(text)?;
+    if time.subsec_nanos() != 0 {
+        return Err("doors stay open for whole seconds".to_owned());
+    }
+    u32::try_from(time.as_secs()).map_err(|_| "longer than a knock can say".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_is_knocked_at_however_it_is_called() {
+        for (line, server, action) in [
+            ("spa-knock server open-ssh", "server", Some("open-ssh")),
+            ("spa-knock --key f server open-ssh", "server", Some("open-ssh")),
+            ("spa-knock server", "server", None),
+            ("spa-knock server open-ssh --key f -4", "server", Some("open-ssh")),
+            ("spa-knock -- show open-ssh", "show", Some("open-ssh")),
+            ("spa-knock --key f -- keygen open-ssh", "keygen", Some("open-ssh")),
+            ("spa-knock server show", "server", Some("show")),
+            ("spa-knock server man", "server", Some("man")),
+        ] {
+            let cli = parse(line).ok().unwrap();
+            assert!(cli.command.is_none(), "{line}");
+            assert_eq!(cli.knock.server.as_deref(), Some(server), "{line}");
+            assert_eq!(cli.knock.action.as_ref().map(ActionName::as_str), action, "{line}");
+        }
+    }
+
+    #[test]
+    fn subcommands_come_first() {
+        assert!(matches!(parse("spa-knock keygen").ok().unwrap().command, Some(Command::Keygen { .. })));
+        assert!(matches!(parse("spa-knock show --key f").ok().unwrap().command, Some(Command::Show { .. })));
+        let derive = parse("spa-knock derive --key f --server-id A.").ok().unwrap().command;
+        assert!(matches!(derive, Some(Command::Derive { server_id, .. }) if server_id.as_str() == "a"));
+        for line in ["connect -v s a h 22", "import -", "legacy -u s 1:udp", "completions bash", "man --help"]
+        {
+            assert!(parse(&format!("spa-knock {line}")).ok().unwrap().command.is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_doors_stay_open_for_whole_seconds() {
+        assert_eq!(whole_seconds("5m"), Ok(300));
+        for wrong in ["", "30", "0s", "1500ms", "-1s", "150years"] {
+            assert!(whole_seconds(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(some_time("1500ms"), Ok(Duration::from_millis(1500)));
+    }
+}

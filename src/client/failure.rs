@@ -1,0 +1,92 @@
+//! How a command ends badly: the exit code, what happened, and what to do about it.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::os::files::FileError;
+
+/// Why a command failed. The numbers are the exit codes, a contract with scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// 1: the server refused.
+    Refused,
+    /// 2: wrong usage.
+    Usage,
+    /// 3: sent, but no answer in time.
+    NoReply,
+    /// 4: name not resolved, no route, nothing sent.
+    Network,
+    /// 5: key or profile missing, unreadable, too open, malformed.
+    Files,
+}
+
+/// A failed command, for a person to read.
+#[derive(Debug)]
+pub(super) struct Failure {
+    cause: Cause,
+    reason: String,
+    hint: Option<String>,
+}
+
+impl Cause {
+    pub(super) const fn code(self) -> u8 {
+        match self {
+            Self::Refused => 1,
+            Self::Usage => 2,
+            Self::NoReply => 3,
+            Self::Network => 4,
+            Self::Files => 5,
+        }
+    }
+
+    /// The word for it in JSON.
+    pub(super) const fn result(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::NoReply => "no-reply",
+            Self::Usage | Self::Network | Self::Files => "error",
+        }
+    }
+}
+
+impl Failure {
+    /// A failure: the object first, lower case, then why.
+    pub(super) fn new(cause: Cause, reason: impl Into<String>) -> Self {
+        Self { cause, reason: reason.into(), hint: None }
+    }
+
+    /// Something that the command line knows, but this version does not do.
+    pub(super) fn not_yet(name: &str) -> Self {
+        Self::new(Cause::Usage, format!("{name}: not yet in this version"))
+    }
+
+    /// The same, with a way out.
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    pub(super) const fn cause(&self) -> Cause {
+        self.cause
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        self.cause.code().into()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)?;
+        self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self { cause: Cause::Files, reason: format!("{}: {}", error.path, error.reason), hint: error.hint }
+    }
+}

@@ -1,0 +1,131 @@
+//! What a person means: the command line, the profile and the key put together, before anything is sent.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::cli::Knocking;
+use super::failure::{Cause, Failure};
+use super::keys::Key;
+use super::plan::Claim;
+use super::route::Family;
+use super::target::{Keyed, Said, Target};
+use crate::config::Profile;
+use crate::knock::{ActionName, Argument, Knock, ReplyWanted, Source};
+use crate::os::{clock, env, files};
+
+/// A knock that is meant, but for the address.
+pub(super) struct Intent {
+    /// SERVER, as typed.
+    pub(super) server: String,
+    /// Where to knock.
+    pub(super) target: Target,
+    /// With which key.
+    pub(super) key: Key,
+    /// What is asked for.
+    pub(super) action: ActionName,
+    /// What the action is told besides.
+    pub(super) argument: Argument,
+    /// Seconds asked for; 0 = the action's own.
+    pub(super) seconds: u32,
+    /// Who is to be let in.
+    pub(super) source: Source,
+    /// Whether an answer is asked for.
+    pub(super) reply: ReplyWanted,
+    /// For how long to wait for it.
+    pub(super) timeout: Duration,
+    /// The TCP port to wait for.
+    pub(super) wait: Option<u16>,
+    /// Which addresses of the server may be used.
+    pub(super) family: Family,
+    /// Where learnt addresses are kept.
+    pub(super) state: Option<PathBuf>,
+}
+
+impl Intent {
+    /// Reads the profile and the key, and weighs them against what was typed.
+    pub(super) fn new(said: Knocking) -> Result<Self, Failure> {
+        said.check_supported()?;
+        let server = said.server.unwrap_or_default();
+        let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
+        let Some(action) = said.action.or(profile.action.clone()) else {
+            return Err(no_action(&server));
+        };
+        let profiled = profile.key.as_deref().map(|key| from_folder(key, &folder));
+        let key = Key::for_server(said.key.as_deref(), profiled, &server)?;
+        let target = Target::new(
+            &Said { server: &server, port: said.port, id: said.server_id.as_ref() },
+            &profile,
+            &Keyed { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
+        )?;
+        let family = match (said.ipv4, said.ipv6) {
+            (true, _) => Family::V4,
+            (false, true) => Family::V6,
+            (false, false) => Family::Any,
+        };
+        let reply = if said.no_reply { ReplyWanted::No } else { profile.reply.unwrap_or(ReplyWanted::Yes) };
+        Ok(Self {
+            target,
+            key,
+            action,
+            argument: said.argument.unwrap_or_else(Argument::none),
+            seconds: said.seconds.unwrap_or(0),
+            source: said.source.or(profile.source).unwrap_or(Source::Auto),
+            reply,
+            timeout: said.timeout,
+            wait: said.wait.or(profile.wait),
+            family,
+            state: env::state_home().map(|home| home.join("spa-knock")),
+            server,
+        })
+    }
+
+    /// The knock, made now.
+    pub(super) fn knock(&self, claim: Claim) -> Knock {
+        Knock {
+            timestamp: clock::wall(),
+            reply: self.reply,
+            seconds: self.seconds,
+            otp: None,
+            policy: claim.policy,
+            ipv4: claim.addresses.ipv4(),
+            ipv6: claim.addresses.ipv6(),
+            action: self.action.clone(),
+            argument: self.argument.clone(),
+        }
+    }
+}
+
+/// The profile of `server`, and the folder that its paths start from.
+fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf), Failure> {
+    let usual = || env::config_home().map(|home| home.join("spa-knock").join("config.toml"));
+    let Some(path) = given.map(Path::to_owned).or_else(usual) else {
+        return Ok((Profile::default(), PathBuf::new()));
+    };
+    let text = match files::read_text(&path) {
+        Ok(text) => text,
+        Err(error) if error.missing && given.is_none() => String::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let profile = Profile::parse(&text, server).map_err(|errors| {
+        let lines: Vec<_> = errors.iter().map(|error| format!("{}:{error}", path.display())).collect();
+        Failure::new(Cause::Files, lines.join("\n"))
+    })?;
+    Ok((profile, path.parent().map(Path::to_owned).unwrap_or_default()))
+}
+
+/// A path as profiles write it: from `~/`, absolute, or from the profile's folder.
+fn from_folder(path: &Path, folder: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), env::home()) {
+        (Ok(below), Some(home)) => home.join(below),
+        _ => folder.join(path),
+    }
+}
+
+fn no_action(server: &str) -> Failure {
+    let failure =
+        Failure::new(Cause::Usage, format!("{server}: no action is given, and the profile has none"));
+    if matches!(server, "keygen" | "derive" | "show") {
+        return failure.hint(format!("options of {server} stand behind it: spa-knock {server} [OPTIONS]"));
+    }
+    failure.hint(format!("spa-knock {server} open-ssh, if that is what the server calls it"))
+}

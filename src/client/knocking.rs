@@ -1,0 +1,288 @@
+//! A knock from its first datagram to its outcome: finds a way to the server, follows the plan, reads the answer.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::exchange::{Exchange, Heard, Resend};
+use super::failure::{Cause, Failure};
+use super::intent::Intent;
+use super::learnt::Learnt;
+use super::plan::{Claim, Facts, Next, Plan, Turn};
+use super::refusal;
+use super::report::{Report, Success};
+use super::route::{Route, own_towards, resolve};
+use crate::crypto::{ClientKeys, Fingerprint};
+use crate::knock::{Reply, ReplyWanted, Source};
+use crate::os::clock;
+use crate::os::files::plain;
+use crate::wire::Datagram;
+
+/// How long other answers to the first knock may take, before the address in the first of them is believed.
+const LINGER: Duration = Duration::from_millis(100);
+/// From here on a difference of the clocks is worth a word; the server's window is 30 s.
+const CLOCKS_APART: Duration = Duration::from_secs(5);
+
+/// A knock that was not refused.
+#[derive(Debug)]
+pub(super) struct Knocked {
+    /// The address that the knock went to.
+    pub(super) server: IpAddr,
+    /// What to tell scripts.
+    pub(super) success: Success,
+    /// What to tell people.
+    pub(super) text: String,
+}
+
+/// Knocks as it is meant.
+pub(super) fn knock(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
+    let keys = intent.key.keys(&intent.target.id);
+    let knocker = Knocker {
+        intent,
+        report,
+        keys: keys.client(),
+        fingerprint: keys.fingerprint,
+        learnt: Learnt::new(intent.state.as_deref(), keys.fingerprint),
+    };
+    knocker.knock()
+}
+
+/// The first way to the server that the system knows, and what the first knock says there. Sends nothing.
+pub(super) fn rehearse(intent: &Intent, fingerprint: Fingerprint) -> Result<(Route, Claim), Failure> {
+    let learnt = Learnt::new(intent.state.as_deref(), fingerprint);
+    let mut failed = None;
+    for server in addresses(intent)? {
+        match Route::to(server) {
+            Ok(route) => {
+                let claim = plan(intent, &learnt, &route).first();
+                return Ok((route, claim));
+            }
+            Err(error) => failed = Some((server, error)),
+        }
+    }
+    Err(no_way(intent, failed))
+}
+
+struct Knocker<'a> {
+    intent: &'a Intent,
+    report: &'a Report,
+    keys: ClientKeys,
+    fingerprint: Fingerprint,
+    learnt: Learnt,
+}
+
+impl Knocker<'_> {
+    fn knock(&self) -> Result<Knocked, Failure> {
+        let mut failed = None;
+        for server in addresses(self.intent)? {
+            let route = match Route::to(server) {
+                Ok(route) => route,
+                Err(error) => {
+                    self.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                    failed = Some((server, error));
+                    continue;
+                }
+            };
+            self.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
+            let plan = plan(self.intent, &self.learnt, &route);
+            let mut exchange = Exchange::new(&route.socket, &self.keys.reply);
+            match exchange.send(self.seal(plan.first())?) {
+                Ok(()) => return self.converse(plan, &route, exchange),
+                Err(error) => {
+                    self.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                    failed = Some((server, error));
+                }
+            }
+        }
+        Err(no_way(self.intent, failed))
+    }
+
+    fn converse(
+        &self,
+        mut plan: Plan,
+        route: &Route,
+        mut exchange: Exchange<'_>,
+    ) -> Result<Knocked, Failure> {
+        if self.intent.reply == ReplyWanted::No {
+            return Ok(self.sent(route, plan.first()));
+        }
+        let (mut until, mut resend) = (self.deadline(), Resend::Yes);
+        loop {
+            let Some(heard) = exchange.hear(until, resend) else {
+                let claim = plan
+                    .again()
+                    .ok_or_else(|| refusal::silence(self.intent, route.server, self.fingerprint))?;
+                exchange
+                    .send(self.seal(claim)?)
+                    .map_err(|error| no_way(self.intent, Some((route.server, error))))?;
+                (until, resend) = (self.deadline(), Resend::Yes);
+                continue;
+            };
+            let turn = if heard.knock == 0 { Turn::First } else { Turn::Second };
+            match plan.heard(turn, &heard.reply, own_like(route.own, heard.reply.observed)) {
+                Next::Report => return self.outcome(&plan, route, &heard),
+                Next::Listen => {}
+                Next::Linger => {
+                    self.report
+                        .detail(|| format!("{}: saw us as {}", route.server.ip(), heard.reply.observed));
+                    (until, resend) = (clock::steady().saturating_add(LINGER), Resend::No);
+                }
+                Next::Contradiction(one, other) => return self.contradiction(one, other, route, &heard),
+            }
+        }
+    }
+
+    fn deadline(&self) -> Duration {
+        clock::steady().saturating_add(self.intent.timeout)
+    }
+
+    fn seal(&self, claim: Claim) -> Result<Datagram, Failure> {
+        self.report.detail(|| format!("{}: knocking {}", self.intent.server, told(claim)));
+        Datagram::seal(&self.intent.knock(claim), &self.keys)
+            .map_err(|error| Failure::new(Cause::Network, error.to_string()))
+    }
+
+    fn outcome(&self, plan: &Plan, route: &Route, heard: &Heard) -> Result<Knocked, Failure> {
+        self.compare_clocks(heard);
+        if !heard.reply.status.is_success() {
+            return Err(refusal::refused(self.intent, &heard.reply));
+        }
+        if let Some((own, seen)) = plan.learnt(&heard.reply) {
+            let kept = self.learnt.keep(own, seen);
+            self.report.detail(|| match kept {
+                Ok(()) => format!("{seen}: kept for the next knock"),
+                Err(error) => format!("{seen}: not kept: {error}"),
+            });
+        }
+        Ok(self.answered(route, heard))
+    }
+
+    /// Somebody copies knocks, and forges the way of the answers too: nothing is believed but a grant, which only
+    /// the server can make, and nothing is kept.
+    fn contradiction(
+        &self,
+        one: IpAddr,
+        other: IpAddr,
+        route: &Route,
+        heard: &Heard,
+    ) -> Result<Knocked, Failure> {
+        let failure = refusal::contradiction(self.intent, one, other);
+        if heard.reply.status.is_success() {
+            self.report.note(&format!("warning: {failure}"));
+            return Ok(self.answered(route, heard));
+        }
+        Err(failure)
+    }
+
+    fn answered(&self, route: &Route, heard: &Heard) -> Knocked {
+        let Reply { status, observed, seconds, text, .. } = &heard.reply;
+        let name = status.to_string();
+        let mut line = format!("{}: {} {name}", self.intent.server, self.intent.action);
+        if *seconds > 0 {
+            line.push_str(&format!(
+                " to {observed} for {}",
+                humantime::format_duration(Duration::from_secs((*seconds).into()))
+            ));
+        }
+        if !text.as_str().is_empty() {
+            line.push_str(&format!(" ({})", text.as_str()));
+        }
+        let result = if *status == crate::knock::Status::Done { "done" } else { "granted" };
+        let success = Success {
+            address: Some(*observed),
+            seconds: Some(*seconds),
+            server_time_ms: Some(heard.reply.server_time.as_millis()),
+            round_trip_ms: Some(milliseconds(heard.round_trip)),
+            ..self.success(result)
+        };
+        Knocked { server: route.server.ip(), success, text: line }
+    }
+
+    fn sent(&self, route: &Route, claim: Claim) -> Knocked {
+        let text = format!(
+            "{}: {} sent to {} port {}, no reply asked for",
+            self.intent.server,
+            self.intent.action,
+            route.server.ip(),
+            route.server.port()
+        );
+        let (v4, v6) = (claim.addresses.ipv4().map(IpAddr::V4), claim.addresses.ipv6().map(IpAddr::V6));
+        let success = Success { address: v4.xor(v6), ..self.success("sent") };
+        Knocked { server: route.server.ip(), success, text }
+    }
+
+    fn success(&self, result: &'static str) -> Success {
+        Success {
+            result,
+            action: self.intent.action.to_string(),
+            server: self.intent.server.clone(),
+            address: None,
+            seconds: None,
+            server_time_ms: None,
+            round_trip_ms: None,
+        }
+    }
+
+    fn compare_clocks(&self, heard: &Heard) {
+        let (theirs, ours) = (heard.reply.server_time, heard.at);
+        let apart = theirs.distance(ours);
+        if apart > CLOCKS_APART {
+            let side = if theirs > ours { "behind" } else { "ahead of" };
+            self.report.note(&format!(
+                "warning: clock: {} s {side} the server's; beyond its window (30 s unless configured) knocks stay unanswered",
+                apart.as_secs()
+            ));
+        }
+    }
+}
+
+fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
+    let claimed = match intent.source {
+        Source::Exact(addresses) => Some(addresses),
+        Source::Auto | Source::Observed | Source::Listed(_) => None,
+    };
+    resolve(&intent.target.host, intent.target.port, intent.family, claimed)
+}
+
+fn plan(intent: &Intent, learnt: &Learnt, route: &Route) -> Plan {
+    let learnt = if intent.source == Source::Auto { learnt.recall(route.own) } else { None };
+    let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: intent.reply };
+    Plan::new(intent.source, &facts)
+}
+
+/// The own outgoing address of the family of `observed`.
+fn own_like(own: IpAddr, observed: IpAddr) -> Option<IpAddr> {
+    if own.is_ipv4() == observed.is_ipv4() { Some(own) } else { own_towards(observed) }
+}
+
+fn no_way(intent: &Intent, failed: Option<(SocketAddr, io::Error)>) -> Failure {
+    let host = &intent.target.host;
+    match failed {
+        Some((server, error)) => Failure::new(
+            Cause::Network,
+            format!("{host}: nothing could be sent to {}: {}", server.ip(), plain(&error)),
+        ),
+        None => Failure::new(Cause::Network, format!("{host}: no address to knock at")),
+    }
+}
+
+/// A claim, for people.
+pub(super) fn told(claim: Claim) -> String {
+    let addresses = named(claim);
+    if addresses.is_empty() {
+        claim.policy.to_string()
+    } else {
+        format!("{} {}", claim.policy, addresses.join(", "))
+    }
+}
+
+/// The addresses of a claim.
+pub(super) fn named(claim: Claim) -> Vec<String> {
+    let v4 = claim.addresses.ipv4().map(|address| address.to_string());
+    v4.into_iter().chain(claim.addresses.ipv6().map(|address| address.to_string())).collect()
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}

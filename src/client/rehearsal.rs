@@ -1,0 +1,96 @@
+//! `--dry-run`: what would be sent, field by field. Never a secret, never a datagram.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::intent::Intent;
+use super::knocking::{named, rehearse};
+use super::report::Report;
+use crate::knock::ReplyWanted;
+use crate::os::clock;
+use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
+
+/// The fields, as scripts get them.
+#[derive(Serialize)]
+struct Rehearsal<'a> {
+    result: &'static str,
+    server: &'a str,
+    address: IpAddr,
+    port: u16,
+    server_id: &'a str,
+    key: String,
+    kind: &'static str,
+    client: Option<&'a str>,
+    fingerprint: String,
+    action: &'a str,
+    argument: &'a str,
+    seconds: u32,
+    policy: &'static str,
+    addresses: Vec<String>,
+    reply: bool,
+    timestamp: String,
+    length_min: usize,
+    length_max: usize,
+}
+
+/// Says what a knock as it is meant would be.
+pub(super) fn tell(intent: &Intent, report: &Report) -> Result<(), Failure> {
+    let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
+    let (route, claim) = rehearse(intent, fingerprint)?;
+    let rehearsal = Rehearsal {
+        result: "dry-run",
+        server: &intent.server,
+        address: route.server.ip(),
+        port: route.server.port(),
+        server_id: intent.target.id.as_str(),
+        key: intent.key.origin.to_string(),
+        kind: intent.key.kind(),
+        client: intent.key.file.client.as_ref().map(|client| client.as_str()),
+        fingerprint: fingerprint.to_string(),
+        action: intent.action.as_str(),
+        argument: intent.argument.as_str(),
+        seconds: intent.seconds,
+        policy: claim.policy.as_str(),
+        addresses: named(claim),
+        reply: intent.reply == ReplyWanted::Yes,
+        timestamp: clock::rfc3339(clock::wall()),
+        length_min: DATAGRAM_MIN,
+        length_max: DATAGRAM_MAX,
+    };
+    report.product(&rehearsal.text(), &rehearsal);
+    Ok(())
+}
+
+impl Rehearsal<'_> {
+    fn text(&self) -> String {
+        let or = |text: &str, none: &str| if text.is_empty() { none.to_owned() } else { text.to_owned() };
+        let seconds =
+            if self.seconds == 0 { "the action's own".to_owned() } else { self.seconds.to_string() };
+        let mut text = String::new();
+        for (name, value) in [
+            ("server", self.server.to_owned()),
+            ("address", format!("{} port {}", self.address, self.port)),
+            ("server id", self.server_id.to_owned()),
+            ("key", self.key.clone()),
+            ("kind", self.kind.to_owned()),
+            ("client", or(self.client.unwrap_or_default(), "not named")),
+            ("fingerprint", self.fingerprint.clone()),
+            ("action", self.action.to_owned()),
+            ("argument", or(self.argument, "none")),
+            ("seconds", seconds),
+            ("policy", self.policy.to_owned()),
+            ("addresses", or(&self.addresses.join(", "), "none")),
+            ("reply", if self.reply { "wanted" } else { "not wanted" }.to_owned()),
+            ("timestamp", self.timestamp.clone()),
+            ("length", format!("{} to {} bytes", self.length_min, self.length_max)),
+        ] {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name:<12} {value}");
+        }
+        text.push_str("nothing was sent\n");
+        text
+    }
+}

@@ -1,0 +1,145 @@
+//! What people and scripts get to see: text on standard error, one JSON object on standard output.
+
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::cli::{Knocking, Output};
+use super::failure::Failure;
+
+/// How an outcome is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Report {
+    output: Output,
+    volume: Volume,
+}
+
+/// A knock that the server did what it asked for, or that was sent without asking for a reply. What nobody
+/// knows without a reply is null.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Success {
+    /// `granted`, `done` or `sent`.
+    pub(super) result: &'static str,
+    /// What was asked for.
+    pub(super) action: String,
+    /// The server, as typed.
+    pub(super) server: String,
+    /// The address that was let in.
+    pub(super) address: Option<IpAddr>,
+    /// For how long; 0 where nothing is open.
+    pub(super) seconds: Option<u32>,
+    /// The server's clock.
+    pub(super) server_time_ms: Option<u64>,
+    /// From the knock to its answer.
+    pub(super) round_trip_ms: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    result: &'static str,
+    code: u8,
+    reason: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Volume {
+    ErrorsOnly,
+    Normal,
+    Everything,
+}
+
+impl Report {
+    /// For a command that is not told how.
+    pub(super) const PLAIN: Self = Self { output: Output::Text, volume: Volume::Normal };
+
+    /// As the command line wants it.
+    pub(super) const fn new(said: &Knocking) -> Self {
+        let volume = match (said.quiet, said.verbose) {
+            (true, _) => Volume::ErrorsOnly,
+            (false, true) => Volume::Everything,
+            (false, false) => Volume::Normal,
+        };
+        Self { output: said.output, volume }
+    }
+
+    /// What happens on the way.
+    pub(super) fn detail(&self, text: impl FnOnce() -> String) {
+        if self.volume >= Volume::Everything {
+            say(&text());
+        }
+    }
+
+    /// What a person should know.
+    pub(super) fn note(&self, text: &str) {
+        if self.volume >= Volume::Normal {
+            say(text);
+        }
+    }
+
+    /// What a person was asking for: text, or the same as JSON, on standard output.
+    pub(super) fn product(&self, text: &str, json: &impl Serialize) {
+        match self.output {
+            Output::Text => print(text.as_bytes()),
+            Output::Json => print_json(json),
+        }
+    }
+
+    /// A good outcome.
+    pub(super) fn success(&self, text: &str, success: &Success) {
+        match self.output {
+            Output::Text => self.note(text),
+            Output::Json => print_json(success),
+        }
+    }
+
+    /// A bad one.
+    pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
+        say(&failure.to_string());
+        if self.output == Output::Json {
+            let cause = failure.cause();
+            print_json(&Failed { result: cause.result(), code: cause.code(), reason: failure.reason() });
+        }
+        failure.exit_code()
+    }
+}
+
+/// Writes to standard output; a reader that has gone is no error.
+pub(super) fn print(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+fn print_json(value: &impl Serialize) {
+    let mut line = serde_json::to_string(value).unwrap_or_default();
+    line.push('\n');
+    print(line.as_bytes());
+}
+
+fn say(text: &str) {
+    // Whole in one go: lines of other processes must not come in between.
+    let _ = io::stderr().write_all(format!("spa-knock: {text}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_names_that_scripts_read() {
+        let granted = Success {
+            result: "granted",
+            action: "open-ssh".to_owned(),
+            server: "home".to_owned(),
+            address: Some([203, 0, 113, 9].into()),
+            seconds: Some(30),
+            server_time_ms: Some(1),
+            round_trip_ms: Some(0.25),
+        };
+        assert_eq!(
+            serde_json::to_string(&granted).unwrap(),
+            r#"{"result":"granted","action":"open-ssh","server":"home","address":"203.0.113.9","seconds":30,"server_time_ms":1,"round_trip_ms":0.25}"#
+        );
+    }
+}
