@@ -286,3 +286,6 @@ pub(super) fn named(claim: Claim) -> Vec<String> {
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Whole knocks against a server on the loopback that answers as it is told.
+
+use std::net::UdpSocket;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use super::*;
+use crate::client::keys::{Key, Origin};
+use crate::client::route::Family;
+use crate::client::target::Target;
+use crate::crypto::{Holder, KeyFile, PairSecret, Secret, random};
+use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ServerId, Status};
+use crate::wire::{Envelope, seal_reply};
+
+const SEEN: &str = "203.0.113.9";
+const OTHER: &str = "198.51.100.66";
+const HERE: &str = "127.0.0.1";
+
+fn id() -> ServerId {
+    "bastion".parse().unwrap()
+}
+
+fn pair() -> PairSecret {
+    PairSecret::new(Secret::from_bytes([9; 32]))
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn reply(status: Status, observed: &str) -> Reply {
+    Reply {
+        status,
+        server_time: clock::wall(),
+        observed: ip(observed),
+        port: 1,
+        seconds: if status == Status::Granted { 30 } else { 0 },
+        text: ReplyText::default(),
+    }
+}
+
+/// A server that gives each knock, counted from 1, its answers; returns the knocks that it heard.
+fn server(
+    count: usize,
+    answers: impl Fn(usize, &Knock) -> Vec<Reply> + Send + 'static,
+) -> (u16, JoinHandle<Vec<Knock>>) {
+    let socket = UdpSocket::bind((HERE, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let heard = thread::spawn(move || {
+        let keys = pair().keys(&id()).keeper();
+        (1..=count)
+            .map(|number| {
+                let mut bytes = [0; 512];
+                let (length, from) = socket.recv_from(&mut bytes).unwrap();
+                let envelope = Envelope::read(&bytes[..length]).unwrap();
+                let knock = envelope.open(&keys).unwrap().understand().unwrap().clone();
+                for reply in answers(number, &knock) {
+                    let sealed = seal_reply(&reply, &keys.reply, envelope.nonce, &random().unwrap()).unwrap();
+                    socket.send_to(&sealed, from).unwrap();
+                }
+                knock
+            })
+            .collect()
+    });
+    (port, heard)
+}
+
+fn intent(port: u16, state: Option<&Path>) -> Intent {
+    let holder = Holder::Pair { server: id(), secret: pair() };
+    Intent {
+        server: "bastion".to_owned(),
+        target: Target { host: HERE.to_owned(), port, id: id() },
+        key: Key {
+            file: KeyFile { client: None, holder, address: None, port: None },
+            origin: Origin::Environment,
+        },
+        action: "open-ssh".parse().unwrap(),
+        argument: Argument::none(),
+        seconds: 0,
+        source: Source::Auto,
+        reply: ReplyWanted::Yes,
+        timeout: Duration::from_secs(20),
+        wait: None,
+        family: Family::Any,
+        state: state.map(Path::to_owned),
+    }
+}
+
+fn knocked(intent: &Intent) -> Result<Knocked, Failure> {
+    knock(intent, &Report::PLAIN)
+}
+
+#[test]
+fn a_grant_is_told_with_its_address_and_time() {
+    let (port, heard) = server(1, |_, _| vec![reply(Status::Granted, HERE)]);
+    let knocked = knocked(&intent(port, None)).unwrap();
+    assert_eq!(knocked.text, "bastion: open-ssh granted to 127.0.0.1 for 30s");
+    assert_eq!((knocked.success.result, knocked.success.seconds), ("granted", Some(30)));
+    let knocks = heard.join().unwrap();
+    assert_eq!((knocks[0].policy, knocks[0].ipv4), (AddressPolicy::Exact, Some([127, 0, 0, 1].into())));
+}
+
+#[test]
+fn behind_translation_a_second_knock_is_granted_and_its_address_is_used_at_once_the_next_time() {
+    let state = tempfile::tempdir().unwrap();
+    let (port, heard) = server(3, |number, _| {
+        vec![reply(if number == 1 { Status::AddressRefused } else { Status::Granted }, SEEN)]
+    });
+    let intent = intent(port, Some(state.path()));
+    for _ in 0..2 {
+        assert_eq!(knocked(&intent).unwrap().success.address, Some(ip(SEEN)));
+    }
+    let named: Vec<_> = heard.join().unwrap().iter().map(|knock| knock.ipv4.unwrap().to_string()).collect();
+    assert_eq!(named, [HERE, SEEN, SEEN]);
+}
+
+#[test]
+fn what_no_grant_confirms_is_not_kept() {
+    let state = tempfile::tempdir().unwrap();
+    let (port, heard) = server(2, |_, _| vec![reply(Status::AddressRefused, SEEN)]);
+    assert_eq!(knocked(&intent(port, Some(state.path()))).unwrap_err().cause(), Cause::Refused);
+    heard.join().unwrap();
+    assert_eq!(crate::os::files::list(state.path()).unwrap(), [] as [std::path::PathBuf; 0]);
+}
+
+#[test]
+fn two_answers_that_name_different_addresses_stop_the_knocking() {
+    let state = tempfile::tempdir().unwrap();
+    // One knock is heard and no other: the second answer comes within the linger.
+    let (port, heard) =
+        server(1, |_, _| vec![reply(Status::AddressRefused, SEEN), reply(Status::AddressRefused, OTHER)]);
+    let failure = knocked(&intent(port, Some(state.path()))).unwrap_err();
+    assert_eq!(failure.cause(), Cause::Refused);
+    assert_eq!(
+        failure.reason(),
+        "bastion: two answers to one knock name different addresses, 203.0.113.9 and 198.51.100.66"
+    );
+    heard.join().unwrap();
+    assert_eq!(crate::os::files::list(state.path()).unwrap(), [] as [std::path::PathBuf; 0]);
+}
+
+#[test]
+fn a_grant_that_contradicts_an_answer_led_astray_is_still_a_grant() {
+    let (port, heard) =
+        server(1, |_, _| vec![reply(Status::AddressRefused, OTHER), reply(Status::Granted, HERE)]);
+    assert_eq!(knocked(&intent(port, None)).unwrap().success.address, Some(ip(HERE)));
+    heard.join().unwrap();
+}
+
+#[test]
+fn copies_of_an_answer_change_nothing() {
+    let (port, heard) = server(2, |number, _| {
+        vec![reply(if number == 1 { Status::AddressRefused } else { Status::Granted }, SEEN); 3]
+    });
+    assert_eq!(knocked(&intent(port, None)).unwrap().success.address, Some(ip(SEEN)));
+    heard.join().unwrap();
+}
+
+#[test]
+fn every_refusal_says_the_reason_the_remark_and_what_to_do() {
+    for status in (2..=9).filter_map(Status::from_code) {
+        let (port, heard) =
+            server(1, move |_, _| vec![Reply { text: ReplyText::fitting("see you"), ..reply(status, HERE) }]);
+        let failure = knocked(&intent(port, None)).unwrap_err();
+        assert_eq!(failure.reason(), format!("bastion: open-ssh refused: {status} (see you)"));
+        assert!(failure.to_string().contains("\nhint: "));
+        heard.join().unwrap();
+    }
+}
+
+#[test]
+fn silence_is_explained_and_does_not_change_the_policy() {
+    let (port, heard) = server(2, |_, _| Vec::new());
+    let short = Intent { timeout: Duration::from_millis(400), ..intent(port, None) };
+    let failure = knocked(&short).unwrap_err();
+    assert_eq!(failure.cause(), Cause::NoReply);
+    assert!(failure.to_string().contains("clocks apart"), "{failure}");
+    let knocks = heard.join().unwrap();
+    assert_eq!(knocks[0], knocks[1]);
+}
+
+#[test]
+fn without_a_reply_one_datagram_is_sent() {
+    let (port, heard) = server(1, |_, _| Vec::new());
+    let silent = Intent { reply: ReplyWanted::No, ..intent(port, None) };
+    assert_eq!(knocked(&silent).unwrap().success.result, "sent");
+    assert_eq!(heard.join().unwrap()[0].reply, ReplyWanted::No);
+}
+
+#[test]
+fn a_configured_address_is_what_the_knock_names() {
+    let (port, heard) = server(2, |number, _| {
+        let status = if number == 1 { Status::AddressRefused } else { Status::Done };
+        vec![reply(status, HERE)]
+    });
+    let exact = Intent { source: SEEN.parse().unwrap(), ..intent(port, None) };
+    let failure = knocked(&exact).unwrap_err();
+    assert!(failure.to_string().contains("--source 127.0.0.1"), "{failure}");
+    let listed = Intent { source: "listed:203.0.113.9,2001:db8::9".parse().unwrap(), ..exact };
+    assert_eq!(knocked(&listed).unwrap().success.result, "done");
+    let knocks = heard.join().unwrap();
+    assert_eq!((knocks[0].policy, knocks[1].policy), (AddressPolicy::Exact, AddressPolicy::Listed));
+    assert_eq!(knocks[1].embedded().count(), 2);
+}
