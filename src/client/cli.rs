@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::failure::Failure;
+use super::failure::{Cause, Failure};
 use crate::knock::{ActionName, Argument, ClientName, ServerId, Source};
 
 const AFTER_HELP: &str = "\
@@ -32,12 +32,14 @@ Where the knock goes: the profile's address; else the key's, if SERVER is the ke
 all servers; else SERVER.
 
 Sources:
-  auto              your own address, signed; behind address translation the server names another, which a \
-second knock then signs
-  observed          the address that the datagram comes from: also good where replies are off, but whoever \
-can send the datagram on first is let in instead
-  ADDR[,ADDR]       this address (one IPv4, one IPv6), and only if the datagram comes from it
-  listed:ADDR[,…]   these addresses, wherever the datagram comes from; the server must allow it
+  auto              your own address, signed; where it is translated on the way,
+                    the server names another, which a second knock then signs
+  observed          the address that the datagram comes from; who can send a
+                    copy of it first is let in instead
+  ADDR[,ADDR]       this address (one IPv4, one IPv6), and only if the datagram
+                    comes from it
+  listed:ADDR[,…]   these addresses, wherever the datagram comes from; the
+                    server must allow it
 
 Examples:
   spa-knock bastion.example.org open-ssh
@@ -52,8 +54,8 @@ Examples:
 Files:
   ~/.knock.key                            the key for all servers
   ~/.config/spa-knock/SERVER.key          the key for one server
-  ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port, id, key, action, source,
-                                          reply, wait
+  ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
+                                          id, key, action, source, reply, wait
   ~/.local/state/spa-knock/               addresses learnt from replies
 
 Environment:
@@ -100,6 +102,9 @@ pub(super) struct Knocking {
     /// What the action is told besides, e.g. tcp/8443
     #[arg(value_name = "ARGUMENT")]
     pub(super) argument: Option<Argument>,
+    /// Only to refuse it: clap takes a word too many for a subcommand.
+    #[arg(hide = true)]
+    surplus: Vec<String>,
 
     /// Key file; "-" reads it from standard input
     #[arg(short, long, value_name = "FILE")]
@@ -119,7 +124,7 @@ pub(super) struct Knocking {
     /// Ask for no reply: send once and leave
     #[arg(long)]
     pub(super) no_reply: bool,
-    /// Give up after; resends come at 0.25, 0.75 and 1.75 s
+    /// Give up after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = some_time)]
     pub(super) timeout: Duration,
     /// Then wait until this TCP port accepts
@@ -225,8 +230,12 @@ pub(super) struct Ignored {
 }
 
 impl Knocking {
-    /// Refuses what this version does not do.
-    pub(super) fn check_supported(&self) -> Result<(), Failure> {
+    /// Refuses words too many, and what this version does not do.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if let Some(word) = self.surplus.first() {
+            return Err(Failure::new(Cause::Usage, format!("{word}: a word too many after ARGUMENT"))
+                .hint("an argument with spaces stands in quotes"));
+        }
         let NotYet { otp, ports, ports_low, ports_proto, ports_gap } = &self.not_yet;
         for (name, given) in [
             ("--otp", otp.is_some()),

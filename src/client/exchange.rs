@@ -85,6 +85,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// How often the latest knock has been sent.
+    pub(super) fn times_sent(&self) -> usize {
+        let left = self.sent.last().map_or(0, |latest| latest.resends.len());
+        RESENDS.len().saturating_add(1).saturating_sub(left)
+    }
+
     fn send_again(&mut self) {
         if let Some(latest) = self.sent.last_mut() {
             latest.resends.next();

@@ -44,7 +44,7 @@ pub(super) struct Intent {
 impl Intent {
     /// Reads the profile and the key, and weighs them against what was typed.
     pub(super) fn new(said: Knocking) -> Result<Self, Failure> {
-        said.check_supported()?;
+        said.check()?;
         let server = said.server.unwrap_or_default();
         let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
         let Some(action) = said.action.or(profile.action.clone()) else {

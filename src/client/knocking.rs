@@ -26,8 +26,8 @@ const CLOCKS_APART: Duration = Duration::from_secs(5);
 /// A knock that was not refused.
 #[derive(Debug)]
 pub(super) struct Knocked {
-    /// The address that the knock went to.
-    pub(super) server: IpAddr,
+    /// Where the knock went to.
+    pub(super) server: SocketAddr,
     /// What to tell scripts.
     pub(super) success: Success,
     /// What to tell people.
@@ -74,7 +74,9 @@ struct Knocker<'a> {
 impl Knocker<'_> {
     fn knock(&self) -> Result<Knocked, Failure> {
         let mut failed = None;
-        for server in addresses(self.intent)? {
+        let servers = addresses(self.intent)?;
+        self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
+        for server in servers {
             let route = match Route::to(server) {
                 Ok(route) => route,
                 Err(error) => {
@@ -108,7 +110,9 @@ impl Knocker<'_> {
         }
         let (mut until, mut resend) = (self.deadline(), Resend::Yes);
         loop {
-            let Some(heard) = exchange.hear(until, resend) else {
+            let heard = exchange.hear(until, resend);
+            self.report.detail(|| times(&exchange, heard.is_some()));
+            let Some(heard) = heard else {
                 let claim = plan
                     .again()
                     .ok_or_else(|| refusal::silence(self.intent, route.server, self.fingerprint))?;
@@ -195,7 +199,7 @@ impl Knocker<'_> {
             round_trip_ms: Some(milliseconds(heard.round_trip)),
             ..self.success(result)
         };
-        Knocked { server: route.server.ip(), success, text: line }
+        Knocked { server: route.server, success, text: line }
     }
 
     fn sent(&self, route: &Route, claim: Claim) -> Knocked {
@@ -208,7 +212,7 @@ impl Knocker<'_> {
         );
         let (v4, v6) = (claim.addresses.ipv4().map(IpAddr::V4), claim.addresses.ipv6().map(IpAddr::V6));
         let success = Success { address: v4.xor(v6), ..self.success("sent") };
-        Knocked { server: route.server.ip(), success, text }
+        Knocked { server: route.server, success, text }
     }
 
     fn success(&self, result: &'static str) -> Success {
@@ -264,6 +268,15 @@ fn no_way(intent: &Intent, failed: Option<(SocketAddr, io::Error)>) -> Failure {
         ),
         None => Failure::new(Cause::Network, format!("{host}: no address to knock at")),
     }
+}
+
+fn listed(servers: &[SocketAddr]) -> String {
+    servers.iter().map(|server| server.ip().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn times(exchange: &Exchange<'_>, answered: bool) -> String {
+    let outcome = if answered { "answered" } else { "not answered any more" };
+    format!("knock sent {} times, {outcome}", exchange.times_sent())
 }
 
 /// A claim, for people.

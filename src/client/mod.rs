@@ -60,8 +60,10 @@ fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
     }
     let knocked = knocking::knock(&intent, report)?;
     if let Some(port) = intent.wait {
-        report.detail(|| format!("{}: waiting for tcp port {port}", knocked.server));
-        wait::until_accepting(knocked.server, port, intent.timeout)?;
+        let mut door = knocked.server;
+        door.set_port(port);
+        report.detail(|| format!("{}: waiting for tcp port {port}", door.ip()));
+        wait::until_accepting(door, intent.timeout)?;
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())

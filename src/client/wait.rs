@@ -1,6 +1,6 @@
 //! Waiting until the port behind the knock accepts.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// has just opened, and long ones get through where the way is long.
 const FIRST_TRY: Duration = Duration::from_millis(250);
 
-/// Waits until TCP `port` of `server` accepts a connection, for at most `timeout`.
-pub(super) fn until_accepting(server: IpAddr, port: u16, timeout: Duration) -> Result<(), Failure> {
+/// Waits until TCP port `door` accepts a connection, for at most `timeout`.
+pub(super) fn until_accepting(door: SocketAddr, timeout: Duration) -> Result<(), Failure> {
     let end = clock::steady().saturating_add(timeout);
     let mut patience = FIRST_TRY;
     loop {
         let left = end.saturating_sub(clock::steady());
         if left.is_zero() {
-            return Err(never(server, port, timeout));
+            return Err(never(door, timeout));
         }
-        if TcpStream::connect_timeout(&SocketAddr::new(server, port), patience.min(left)).is_ok() {
+        if TcpStream::connect_timeout(&door, patience.min(left)).is_ok() {
             return Ok(());
         }
         patience = patience.saturating_mul(2);
@@ -30,9 +30,11 @@ pub(super) fn until_accepting(server: IpAddr, port: u16, timeout: Duration) -> R
     }
 }
 
-fn never(server: IpAddr, port: u16, timeout: Duration) -> Failure {
+fn never(door: SocketAddr, timeout: Duration) -> Failure {
     let reason = format!(
-        "{server}: knocked, but tcp port {port} did not accept within {}",
+        "{}: knocked, but tcp port {} did not accept within {}",
+        door.ip(),
+        door.port(),
         humantime::format_duration(timeout)
     );
     Failure::new(Cause::NoReply, reason)
@@ -41,7 +43,7 @@ fn never(server: IpAddr, port: u16, timeout: Duration) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{IpAddr, Ipv4Addr, TcpListener};
     use std::thread;
 
     use super::*;
@@ -55,7 +57,7 @@ mod tests {
             sleep(Duration::from_millis(250));
             TcpListener::bind((HERE, port)).unwrap()
         });
-        assert!(until_accepting(HERE, port, Duration::from_secs(20)).is_ok());
+        assert!(until_accepting(SocketAddr::new(HERE, port), Duration::from_secs(20)).is_ok());
         opened.join().unwrap();
     }
 
@@ -64,7 +66,7 @@ mod tests {
         // Below 1024: no test beside this one is given it.
         let port = 1;
         let start = clock::steady();
-        let failure = until_accepting(HERE, port, Duration::from_millis(300)).unwrap_err();
+        let failure = until_accepting(SocketAddr::new(HERE, port), Duration::from_millis(300)).unwrap_err();
         assert_eq!(failure.cause(), Cause::NoReply);
         assert!(clock::steady() - start >= Duration::from_millis(300));
     }
