@@ -9,6 +9,7 @@ fn the_command_line_keeps_its_contract() {
         .env("HOME", folder(""))
         .env("XDG_CONFIG_HOME", folder("config"))
         .env("XDG_STATE_HOME", folder("state"))
+        .env("SPA_KNOCK_KEY", "")
         .env("COLUMNS", "100")
         .env("NO_COLOR", "1")
         .insert_var("[HOME]", home.path().display().to_string())

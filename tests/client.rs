@@ -159,3 +159,28 @@ fn a_link_named_knock_is_the_legacy_client() {
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(text(&output.stderr), "spa-knock: legacy: not yet in this version\n");
 }
+
+#[test]
+fn a_malformed_key_in_the_environment_is_told_by_line_without_its_text() {
+    for (key, reason) in [
+        ("sesame", "line 1: expected 'name: value'"),
+        ("secret: sesame", "the line 'spa-knock-key: …' is missing"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_spa-knock"))
+            .arg("show")
+            .env("SPA_KNOCK_KEY", key)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(5));
+        assert_eq!(text(&output.stderr), format!("spa-knock: key in $SPA_KNOCK_KEY: {reason}\n"));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_key_that_cannot_be_written_is_an_error() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_spa-knock")).arg("keygen").stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(text(&output.stderr), "spa-knock: standard output: no space left on device\n");
+}

@@ -15,8 +15,7 @@ pub(super) fn keygen(output: Option<&Path>, client: Option<ClientName>) -> Resul
     let secret = Secret::generate().map_err(|error| Failure::new(Cause::Files, error.to_string()))?;
     let key = KeyFile { client, holder: Holder::Root(RootSecret::new(secret)), address: None, port: None };
     let Some(path) = output.filter(|path| path.as_os_str() != "-") else {
-        print(key.to_text().as_bytes());
-        return Ok(());
+        return print(key.to_text().as_bytes());
     };
     files::create_new(path, Mode::Private, key.to_text().as_bytes())?;
     let path = path.display();
@@ -43,8 +42,7 @@ pub(super) fn derive(given: Option<&Path>, server: ServerId) -> Result<(), Failu
         address: None,
         port: None,
     };
-    print(pair.to_text().as_bytes());
-    Ok(())
+    print(pair.to_text().as_bytes())
 }
 
 /// Says what a key file is for; never the secret.
@@ -70,6 +68,5 @@ pub(super) fn show(given: Option<&Path>) -> Result<(), Failure> {
             let _ = writeln!(text, "{name:<12} {value}");
         }
     }
-    print(text.as_bytes());
-    Ok(())
+    print(text.as_bytes())
 }

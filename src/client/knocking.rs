@@ -276,7 +276,7 @@ fn listed(servers: &[SocketAddr]) -> String {
 
 fn times(exchange: &Exchange<'_>, answered: bool) -> String {
     let outcome = if answered { "answered" } else { "not answered any more" };
-    format!("knock sent {} times, {outcome}", exchange.times_sent())
+    format!("times sent: {}, {outcome}", exchange.times_sent())
 }
 
 /// A claim, for people.

@@ -60,8 +60,7 @@ pub(super) fn tell(intent: &Intent, report: &Report) -> Result<(), Failure> {
         length_min: DATAGRAM_MIN,
         length_max: DATAGRAM_MAX,
     };
-    report.product(&rehearsal.text(), &rehearsal);
-    Ok(())
+    report.product(&rehearsal.text(), &rehearsal)
 }
 
 impl Rehearsal<'_> {

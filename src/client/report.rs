@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::cli::{Knocking, Output};
-use super::failure::Failure;
+use super::failure::{Cause, Failure};
+use crate::os::files::plain;
 
 /// How an outcome is told.
 #[derive(Debug, Clone, Copy)]
@@ -79,18 +80,18 @@ impl Report {
     }
 
     /// What a person was asking for: text, or the same as JSON, on standard output.
-    pub(super) fn product(&self, text: &str, json: &impl Serialize) {
+    pub(super) fn product(&self, text: &str, json: &impl Serialize) -> Result<(), Failure> {
         match self.output {
             Output::Text => print(text.as_bytes()),
             Output::Json => print_json(json),
         }
     }
 
-    /// A good outcome.
+    /// A good outcome. The exit code tells it too, so that a reader who has gone is no error.
     pub(super) fn success(&self, text: &str, success: &Success) {
         match self.output {
             Output::Text => self.note(text),
-            Output::Json => print_json(success),
+            Output::Json => drop(print_json(success)),
         }
     }
 
@@ -99,22 +100,25 @@ impl Report {
         say(&failure.to_string());
         if self.output == Output::Json {
             let cause = failure.cause();
-            print_json(&Failed { result: cause.result(), code: cause.code(), reason: failure.reason() });
+            let _ =
+                print_json(&Failed { result: cause.result(), code: cause.code(), reason: failure.reason() });
         }
         failure.exit_code()
     }
 }
 
-/// Writes to standard output; a reader that has gone is no error.
-pub(super) fn print(bytes: &[u8]) {
+/// Writes to standard output: a key that went to a full disk must not look like one that was written.
+pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| Failure::new(Cause::Files, format!("standard output: {}", plain(&error))))
 }
 
-fn print_json(value: &impl Serialize) {
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let mut line = serde_json::to_string(value).unwrap_or_default();
     line.push('\n');
-    print(line.as_bytes());
+    print(line.as_bytes())
 }
 
 fn say(text: &str) {
