@@ -1,0 +1,284 @@
+//! No module imports from a layer above its own, and only `crypto` names a cryptographic library.
+//!
+//! Reads the text of `src/`: every `crate::…` path outside comments and strings is an arrow from the file's module to
+//! the one it names.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests read files and may fail loudly"
+)]
+
+use std::path::{Path, PathBuf};
+
+/// Modules from the ground up, and what each may import besides the layers below and itself.
+const LAYERS: &[&[(&str, &[&str])]] = &[
+    &[("knock", &[])],
+    &[("packet", &[]), ("crypto", &[]), ("wire", &["crypto"])],
+    &[("gate", &[]), ("knockd", &[])],
+    &[("os", &[]), ("config", &["os"]), ("capture", &["os"]), ("firewall", &["os"])],
+    &[("client", &[]), ("server", &[])],
+];
+
+/// Libraries that only some modules may name.
+const LIBRARIES: &[(&str, &[&str])] = &[
+    ("ring", &["crypto"]),
+    ("hmac", &["crypto"]),
+    ("sha2", &["crypto"]),
+    ("base64", &["crypto"]),
+    ("zeroize", &["crypto", "os", "client", "server", "config"]),
+];
+
+#[test]
+fn no_arrow_runs_up() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&source, &mut files);
+    assert!(files.len() > 20, "the source is missing");
+    let faults: Vec<String> = files
+        .iter()
+        .filter_map(|path| {
+            let module = module_of(path.strip_prefix(&source).unwrap())?;
+            let text = std::fs::read_to_string(path).unwrap();
+            let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+            Some(faults(&name, &module, &text))
+        })
+        .flatten()
+        .collect();
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+}
+
+#[test]
+fn an_arrow_that_runs_up_is_found() {
+    let cases = [
+        ("knock", "use crate::wire::Reader;", "src/x.rs:1: knock -> wire"),
+        ("knock", "\nuse zeroize::Zeroize;", "src/x.rs:2: knock -> zeroize (library)"),
+        ("knock", "use serde::Serialize;", "src/x.rs:1: knock -> serde (library)"),
+        ("knock", "#[derive(thiserror::Error)]", "src/x.rs:1: knock -> thiserror (library)"),
+        ("packet", "use crate::crypto::Tag;", "src/x.rs:1: packet -> crypto"),
+        ("crypto", "use crate::wire::Hint;", "src/x.rs:1: crypto -> wire"),
+        ("wire", "fn f(_: crate::gate::Order) {}", "src/x.rs:1: wire -> gate"),
+        ("wire", "let key = ring::hmac::Key::new();", "src/x.rs:1: wire -> ring (library)"),
+        ("gate", "use crate::{\n    os::clock,\n};", "src/x.rs:2: gate -> os"),
+        ("gate", "use crate::{knock::Door, server};", "src/x.rs:1: gate -> server"),
+        ("gate", "use super::super::server::Loop;", "src/x.rs:1: gate -> server"),
+        ("firewall", "use crate::config::Backend;", "src/x.rs:1: firewall -> config"),
+        ("os", "use crate::config::ServerConfig;", "src/x.rs:1: os -> config"),
+        ("client", "use crate::server::run;", "src/x.rs:1: client -> server"),
+        ("knock", "use crate::nowhere::X;", "src/x.rs:1: knock -> nowhere"),
+    ];
+    for (module, text, fault) in cases {
+        assert_eq!(faults("src/x.rs", module, text), [fault], "{text}");
+    }
+}
+
+#[test]
+fn an_arrow_that_runs_down_is_no_fault() {
+    let cases = [
+        ("wire", "use crate::crypto::{Tag, MacKey};\nuse crate::knock::Knock;"),
+        ("wire", "// crate::server is far above\n/// [`crate::gate`]\nlet text = \"crate::client\";"),
+        ("wire", "let ring: Vec<u8> = self::ring(); r#\"use crate::gate;\"#"),
+        ("firewall", "use crate::{knock::Door, os::{clock, runner::Run}};"),
+        ("server", "use crate::config::ServerConfig;\nuse zeroize::Zeroizing;"),
+        ("knock", "use std::net::IpAddr;\nuse super::Timestamp;\nuse core::fmt;"),
+        ("gate", "use super::{Rate, Template};\nuse crate::gate::policy::Policy;"),
+        ("knock", "#[cfg(test)]\nmod tests {\n    use proptest::prelude::*;\n    use super::*;\n}"),
+    ];
+    for (module, text) in cases {
+        assert_eq!(faults("src/x.rs", module, text), [""; 0], "{text}");
+    }
+}
+
+/// Everything that `module` must not name, as `file:line: module -> target`.
+fn faults(file: &str, module: &str, text: &str) -> Vec<String> {
+    let code = without_comments_and_strings(before_tests(text));
+    let mut faults = Vec::new();
+    for (at, target) in arrows(&code) {
+        if !may_import(module, &target) {
+            faults.push(format!("{file}:{}: {module} -> {target}", line(&code, at)));
+        }
+    }
+    for (at, library) in libraries(&code) {
+        if !may_name(module, &library) {
+            faults.push(format!("{file}:{}: {module} -> {library} (library)", line(&code, at)));
+        }
+    }
+    faults
+}
+
+/// Tests may use any library; by custom they stand at a file's end.
+fn before_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
+}
+
+fn may_import(module: &str, target: &str) -> bool {
+    let (Some(from), Some(to)) = (height(module), height(target)) else { return false };
+    let peers = LAYERS[from].iter().find(|(name, _)| *name == module).map_or(&[][..], |(_, peers)| peers);
+    module == target || to < from || peers.contains(&target)
+}
+
+fn height(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.iter().any(|(name, _)| *name == module))
+}
+
+fn may_name(module: &str, library: &str) -> bool {
+    if module == "knock" {
+        return false;
+    }
+    LIBRARIES.iter().find(|(name, _)| *name == library).is_none_or(|(_, homes)| homes.contains(&module))
+}
+
+/// The first names after `crate::` (or after enough `super::` to leave a two-level module), groups taken apart.
+fn arrows(code: &str) -> Vec<(usize, String)> {
+    let mut arrows = Vec::new();
+    for root in ["crate::", "super::super::"] {
+        for (at, _) in code.match_indices(root) {
+            if code.get(..at).is_some_and(|before| before.ends_with(is_word) || before.ends_with("::")) {
+                continue;
+            }
+            let path = at.saturating_add(root.len());
+            for start in group_members(code, path) {
+                let name = word(&code[start..]);
+                // Deeper down, `super::super::` is still inside the module and names anything.
+                if root == "crate::" || height(&name).is_some() {
+                    arrows.push((start, name));
+                }
+            }
+        }
+    }
+    arrows.retain(|(_, name)| !name.is_empty());
+    arrows
+}
+
+/// Where the names start that stand at `path`: one, or those of a `{…}` group at its top level.
+fn group_members(code: &str, path: usize) -> Vec<usize> {
+    if !code[path..].starts_with('{') {
+        return vec![path];
+    }
+    let mut members = Vec::new();
+    let mut depth = 0_usize;
+    let mut fresh = false;
+    for (offset, c) in code[path..].char_indices() {
+        match c {
+            '{' => depth = depth.saturating_add(1),
+            '}' if depth == 1 => break,
+            '}' => depth = depth.saturating_sub(1),
+            _ if c.is_whitespace() => continue,
+            _ if fresh && depth == 1 && is_word(c) => members.push(path.saturating_add(offset)),
+            _ => {}
+        }
+        fresh = depth == 1 && matches!(c, '{' | ',');
+    }
+    members
+}
+
+/// Crate names at the root of a path. Own modules and the standard library are none.
+fn libraries(code: &str) -> Vec<(usize, String)> {
+    let known: Vec<String> = manifest_libraries();
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("::") {
+        let before = &code[..at];
+        let start = before.rfind(|c| !is_word(c)).map_or(0, |end| end.saturating_add(1));
+        let name = &before[start..];
+        let rooted = before[..start].ends_with("::") || before[..start].ends_with('.');
+        if !rooted && known.iter().any(|library| library == name) {
+            found.push((start, name.to_owned()));
+        }
+    }
+    found
+}
+
+/// The names under `[dependencies]` of every kind in the manifest.
+fn manifest_libraries() -> Vec<String> {
+    let mut inside = false;
+    let mut names = Vec::new();
+    for line in include_str!("../Cargo.toml").lines() {
+        if line.starts_with('[') {
+            inside = line.ends_with("dependencies]");
+        } else if inside && line.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            names.push(line.split([' ', '=']).next().unwrap_or(line).replace('-', "_"));
+        }
+    }
+    names
+}
+
+/// The same text, comments and literals blanked, so that places stay where they are.
+fn without_comments_and_strings(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let blank = token_to_blank(rest);
+        let length = if blank == 0 { first.len_utf8() } else { blank };
+        let (token, after) = rest.split_at(length);
+        if blank == 0 {
+            code.push_str(token);
+        } else {
+            code.extend(token.bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }));
+        }
+        rest = after;
+    }
+    code
+}
+
+/// How many bytes at the front are a comment or a literal; 0 for code.
+fn token_to_blank(rest: &str) -> usize {
+    let until = |end: &str, from: usize| {
+        rest[from..].find(end).map_or(rest.len(), |at| from.saturating_add(at).saturating_add(end.len()))
+    };
+    if rest.starts_with("//") {
+        return rest.find('\n').unwrap_or(rest.len());
+    }
+    if rest.starts_with("/*") {
+        return until("*/", 2);
+    }
+    if rest.starts_with("r#\"") {
+        return until("\"#", 3);
+    }
+    if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
+        return until("'", 2);
+    }
+    if !rest.starts_with('"') {
+        return 0;
+    }
+    let mut escaped = false;
+    for (at, c) in rest.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at.saturating_add(1),
+            _ => {}
+        }
+    }
+    rest.len()
+}
+
+/// `wire/reply.rs` → `wire`, `packet.rs` → `packet`; the crate's root and the mains stand above all layers.
+fn module_of(path: &Path) -> Option<String> {
+    let first = path.components().next()?.as_os_str().to_str()?;
+    let module = first.strip_suffix(".rs").unwrap_or(first);
+    (!matches!(module, "lib" | "bin")).then(|| module.to_owned())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+}
+
+fn line(code: &str, at: usize) -> usize {
+    code[..at].matches('\n').count().saturating_add(1)
+}
+
+fn word(text: &str) -> String {
+    text.chars().take_while(|c| is_word(*c)).collect()
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}

@@ -1,0 +1,245 @@
+//! What the wire promises for bytes that nobody chose: every changed bit is refused, no bytes panic, and what was
+//! said is what is heard.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    reason = "tests count freely and may fail loudly"
+)]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+use spa_knock::crypto::{KeySet, MacKey, PairSecret, Secret};
+use spa_knock::knock::{AddressPolicy, Knock, Reply, ReplyText, ReplyWanted, Status, Timestamp, canonical};
+use spa_knock::wire::{
+    Body, DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, PADDING_MAX, REPLY_LEN, open_reply, seal_reply,
+};
+
+/// Any bytes at all are tried so often; everything else 1,000 times.
+const ANY_BYTES: u32 = 100_000;
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn keys() -> KeySet {
+    PairSecret::new(Secret::from_bytes([7; 32])).keys(&"bastion.test".parse().unwrap())
+}
+
+/// What the server makes of a datagram: read, checked, opened, understood.
+fn hear(bytes: &[u8], keys: &KeySet) -> Option<Knock> {
+    let envelope = Envelope::read(bytes)?;
+    if !MacKey::from(&keys.watcher().sign).verify(&[envelope.signed], envelope.tag) {
+        return None;
+    }
+    envelope.open(&keys.keeper()).ok()?.understand().ok().cloned()
+}
+
+fn datagram(padding: u8) -> Vec<u8> {
+    let knock = Knock {
+        timestamp: Timestamp::from_millis(1_795_331_877_123),
+        reply: ReplyWanted::Yes,
+        seconds: 30,
+        otp: Some(123_456),
+        policy: AddressPolicy::Exact,
+        ipv4: Some(Ipv4Addr::new(192, 0, 2, 7)),
+        ipv6: Some(Ipv6Addr::LOCALHOST),
+        action: "open-ssh".parse().unwrap(),
+        argument: "tcp/8443".parse().unwrap(),
+    };
+    let datagram = Datagram::seal_with(&knock, &keys().client(), [9; 12], padding).unwrap();
+    assert_eq!(hear(datagram.as_bytes(), &keys()), Some(knock), "the untouched datagram is heard");
+    datagram.as_bytes().to_vec()
+}
+
+#[test]
+fn every_single_changed_bit_is_refused() {
+    let keys = keys();
+    for padding in [0, 1, PADDING_MAX] {
+        let whole = datagram(padding);
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(hear(&flipped, &keys), None, "padding {padding}, bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn what_was_sealed_does_not_open_after_a_changed_bit_even_if_the_tag_is_not_checked() {
+    let keeper = keys().keeper();
+    let whole = datagram(0);
+    // The tag's own 32 bytes are the watcher's to check.
+    for bit in 0..(whole.len() - 32) * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Envelope::read(&flipped).unwrap().open(&keeper).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn every_truncation_and_every_extension_is_refused() {
+    let keys = keys();
+    for padding in [0, 31, PADDING_MAX] {
+        let whole = datagram(padding);
+        for length in 0..whole.len() {
+            assert_eq!(hear(&whole[..length], &keys), None, "{length} bytes from the front");
+            assert_eq!(hear(&whole[whole.len() - length..], &keys), None, "{length} bytes from the back");
+        }
+        let mut longer = whole.clone();
+        while longer.len() <= DATAGRAM_MAX + 64 {
+            longer.push(0);
+            assert_eq!(hear(&longer, &keys), None, "{} bytes", longer.len());
+        }
+    }
+}
+
+#[test]
+fn a_knock_for_another_server_or_under_another_secret_is_refused() {
+    let whole = datagram(5);
+    let secret = || PairSecret::new(Secret::from_bytes([7; 32]));
+    let other_server = secret().keys(&"bastion2.test".parse().unwrap());
+    let other_secret = PairSecret::new(Secret::from_bytes([8; 32])).keys(&"bastion.test".parse().unwrap());
+    for keys in [other_server, other_secret] {
+        assert_eq!(hear(&whole, &keys), None);
+        assert!(Envelope::read(&whole).unwrap().open(&keys.keeper()).is_err());
+    }
+}
+
+#[test]
+fn every_changed_bit_and_length_of_a_reply_is_refused() {
+    let keys = keys();
+    let whole = seal_reply(&reply(), &keys.keeper().reply, &[9; 12], &[3; 12]).unwrap();
+    assert_eq!(open_reply(&whole, &keys.client().reply, &[9; 12]), Ok(reply()));
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(open_reply(&flipped, &keys.client().reply, &[9; 12]).is_err(), "bit {bit}");
+    }
+    for length in 0..whole.len() {
+        assert!(open_reply(&whole[..length], &keys.client().reply, &[9; 12]).is_err(), "{length}");
+    }
+    assert!(open_reply(&[whole.as_slice(), &[0]].concat(), &keys.client().reply, &[9; 12]).is_err());
+    assert!(open_reply(&whole, &keys.client().reply, &[8; 12]).is_err(), "an answer to another knock");
+}
+
+fn reply() -> Reply {
+    Reply {
+        status: Status::Granted,
+        server_time: Timestamp::from_millis(1_795_331_877_999),
+        observed: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+        port: 40_000,
+        seconds: 30,
+        text: ReplyText::fitting("open"),
+    }
+}
+
+/// Bytes of every length around those that mean something, quickly made.
+fn any_bytes(longest: usize) -> impl Strategy<Value = Vec<u8>> {
+    (0..=longest).prop_perturb(|length, mut random| {
+        let mut bytes = vec![0; length];
+        random.fill_bytes(&mut bytes);
+        bytes
+    })
+}
+
+proptest! {
+    #![proptest_config(cases(ANY_BYTES))]
+
+    #[test]
+    fn no_bytes_are_taken_for_a_knock_and_none_panic(bytes in any_bytes(2 * DATAGRAM_MAX)) {
+        let envelope = Envelope::read(&bytes);
+        prop_assert_eq!(envelope.is_some(), (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&bytes.len()));
+        // Opening costs an HMAC and a cipher: the few right lengths are tried, the others have ended above.
+        if let Some(envelope) = envelope {
+            prop_assert!(envelope.open(&keys().keeper()).is_err());
+        }
+    }
+
+    #[test]
+    fn no_bytes_are_taken_for_an_answer_and_none_panic(bytes in any_bytes(2 * REPLY_LEN)) {
+        // Nothing but the right length gets as far as a key.
+        if bytes.len() != REPLY_LEN {
+            return Ok(());
+        }
+        prop_assert!(open_reply(&bytes, &keys().client().reply, &[0; 12]).is_err());
+    }
+
+    #[test]
+    fn no_bytes_of_an_opened_body_panic(
+        start in prop_oneof![Just(vec![]), Just(vec![1, 0]), Just(vec![1, 1])],
+        policy in 0_u8..=3,
+        rest in any_bytes(260),
+    ) {
+        let mut body = [start, rest].concat();
+        if let Some(byte) = body.get_mut(18) {
+            *byte = policy;
+        }
+        prop_assert_eq!(Body::read(&body).is_some(), body.len() >= 10);
+        let _ = Body::read(&body).map(|body| body.understand().cloned());
+    }
+}
+
+prop_compose! {
+    fn knocks()(
+        timestamp: u64,
+        reply: bool,
+        seconds: u32,
+        // 0xFFFFFFFF stands for none on the wire, and so do the unspecified addresses.
+        otp in proptest::option::of(0..u32::MAX),
+        policy in prop_oneof![
+            Just(AddressPolicy::Observed), Just(AddressPolicy::Exact), Just(AddressPolicy::Listed),
+        ],
+        ipv4 in proptest::option::of((1..=u32::MAX).prop_map(Ipv4Addr::from)),
+        ipv6 in proptest::option::of((1 << 96..=u128::MAX).prop_map(Ipv6Addr::from)),
+        action in "[a-z0-9_-]{1,32}",
+        argument in "[ -~]{0,80}",
+    ) -> Knock {
+        Knock {
+            timestamp: Timestamp::from_millis(timestamp),
+            reply: if reply { ReplyWanted::Yes } else { ReplyWanted::No },
+            seconds,
+            otp,
+            policy,
+            ipv4,
+            ipv6,
+            action: action.parse().unwrap(),
+            argument: argument.parse().unwrap(),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(1_000))]
+
+    #[test]
+    fn what_a_client_says_is_what_the_server_hears(knock in knocks(), nonce: [u8; 12], padding in 0..=PADDING_MAX) {
+        let sent = Datagram::seal_with(&knock, &keys().client(), nonce, padding).unwrap();
+        prop_assert_eq!(sent.as_bytes().len(), DATAGRAM_MIN + usize::from(padding));
+        prop_assert_eq!(hear(sent.as_bytes(), &keys()), Some(knock));
+    }
+
+    #[test]
+    fn what_a_server_answers_is_what_the_client_hears(
+        code in 0_u8..=9,
+        time: u64,
+        observed: IpAddr,
+        port: u16,
+        seconds: u32,
+        text: String,
+        knock: [u8; 12],
+        nonce: [u8; 12],
+    ) {
+        let reply = Reply {
+            status: Status::from_code(code).unwrap(),
+            server_time: Timestamp::from_millis(time),
+            observed: canonical(observed),
+            port,
+            seconds,
+            text: ReplyText::fitting(&text),
+        };
+        let sent = seal_reply(&reply, &keys().keeper().reply, &knock, &nonce).unwrap();
+        prop_assert_eq!(sent.len(), REPLY_LEN);
+        prop_assert_eq!(open_reply(&sent, &keys().client().reply, &knock), Ok(reply));
+    }
+}
