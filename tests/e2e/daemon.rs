@@ -1,0 +1,138 @@
+//! The daemon's life: reload, stop, limits, records.
+
+use std::time::{Duration, Instant};
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, open_ssh, within};
+
+const SOON: Duration = Duration::from_secs(2);
+
+#[test]
+fn a_reload_adds_a_client() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    let phone = site.add_key("phone");
+    let socket = lab.client.udp(CLIENT4);
+    assert_eq!(ask(&socket, SERVER4, &phone.good()), None, "a stranger so far");
+
+    let added = "[client.phone]\nkey = \"phone.key\"\nallow = [\"open-ssh\"]\n";
+    site.write_config("", &(open_ssh(2) + added));
+    daemon.reload();
+    assert!(ask(&socket, SERVER4, &phone.good()).is_some(), "known after the reload");
+    assert!(lab.client.reaches(SERVER4, 22));
+    assert!(ask(&socket, SERVER4, &site.key("laptop").good()).is_some(), "and so is who was there before");
+}
+
+#[test]
+fn a_reload_with_a_bad_config_keeps_the_old_one() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    site.write_config("", "[firewall]\nprotekt = [\"tcp/22\"]\n");
+    daemon.reload();
+    assert!(daemon.log().contains("protekt"), "the log names the fault");
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(lab.client.reaches(SERVER4, 22));
+}
+
+#[test]
+fn a_replay_is_refused_after_a_reload() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(1));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    let datagram = site.key("laptop").good();
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram).is_some());
+    lab.client.closing(SERVER4, 22);
+    daemon.reload();
+    assert_eq!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram), None);
+    assert!(!lab.client.reaches(SERVER4, 22));
+}
+
+#[test]
+fn sigterm_ends_the_daemon_cleanly_and_the_grant_stays_until_it_expires() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(3));
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let datagram = site.key("laptop").good();
+    let asked = Instant::now();
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram).is_some());
+    assert_eq!(daemon.terminate().code(), Some(0));
+    assert!(lab.client.reaches(SERVER4, 22), "the grant stays");
+    assert!(!lab.neighbour.reaches(SERVER4, 22), "the gate stays");
+    let open = lab.client.closing(SERVER4, 22) - asked;
+    assert!((Duration::from_millis(2_900)..Duration::from_millis(4_500)).contains(&open), "{open:?}");
+
+    let _next = Daemon::start(&lab.server, &site);
+    assert_eq!(ask(&lab.client.udp(CLIENT4), SERVER4, &datagram), None, "a replay after a clean restart");
+    assert!(!lab.client.reaches(SERVER4, 22));
+}
+
+#[test]
+fn a_client_over_its_rate_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &(open_ssh(5) + "rate = \"2/m\"\n"));
+    let _daemon = Daemon::start(&lab.server, &site);
+    for expected in [0, 0, 1] {
+        let output = lab.client.output(&mut site.knock(SERVER4, &["open-ssh"]));
+        assert_eq!(output.status.code(), Some(expected), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn a_client_whose_time_is_over_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &(open_ssh(5) + "expires = 2020-01-01\n"));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let output = lab.client.output(&mut site.knock(SERVER4, &["open-ssh"]));
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!lab.client.reaches(SERVER4, 22));
+}
+
+#[test]
+fn what_a_client_may_not_do_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let other = "[action.open-db]\nopen = [\"tcp/5432\"]\nfor = \"5s\"\n";
+    let site = Site::new("", &(open_ssh(5) + other));
+    let _daemon = Daemon::start(&lab.server, &site);
+    for action in ["open-db", "no-such-action"] {
+        let output = lab.client.output(&mut site.knock(SERVER4, &[action]));
+        assert_eq!(output.status.code(), Some(1), "{action}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn the_audit_log_has_one_record_for_each_knock() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    let _daemon = Daemon::start(&lab.server, &site);
+    let key = site.key("laptop");
+    let socket = lab.client.udp(CLIENT4);
+    let mut ids = Vec::new();
+    for action in ["open-ssh", "no-such-action", "open-ssh"] {
+        let datagram = key.seal(&knock(action));
+        // Clients resend: the copies leave no record of their own.
+        for _ in 0..2 {
+            assert!(ask(&socket, SERVER4, datagram.as_bytes()).is_some());
+        }
+        ids.push(datagram.nonce()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    }
+    let told = |event: &str| {
+        let records = site.audit_of(event);
+        records.iter().map(|record| record["knock"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert!(within(SOON, || told("granted").len() == 2 && told("refused").len() == 1), "{:?}", site.audit());
+    assert_eq!(told("granted"), [ids[0].as_str(), &ids[2]]);
+    assert_eq!(told("refused"), [ids[1].as_str()]);
+    let granted = &site.audit_of("granted")[0];
+    assert_eq!(granted["client"], "laptop");
+    assert_eq!(granted["action"], "open-ssh");
+    assert_eq!(granted["address"], CLIENT4.to_string());
+    assert_eq!(granted["seconds"], 5);
+    assert_eq!(granted["via"], "udp");
+    assert!(granted["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{granted}");
+}

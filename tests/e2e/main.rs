@@ -1,0 +1,26 @@
+//! The whole thing, client to kernel, in network namespaces. Needs root; without it every test says so and returns.
+//!
+//! One program, so that all tests wait at the same time: `cargo test --test e2e -- --test-threads 8`.
+#![cfg(all(feature = "server", target_os = "linux"))]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests start processes, read files and the clock, and may fail loudly"
+)]
+
+#[path = "../net/mod.rs"]
+mod net;
+
+mod capture;
+mod daemon;
+mod laboratory;
+mod nat;
+mod open;
+mod refusal;
+mod run;
+mod ssh;
+mod start;

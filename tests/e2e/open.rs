@@ -1,0 +1,153 @@
+//! A port opens for one address and closes on time, whatever becomes of the daemon.
+
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SERVER6, Site, ask, converse, knock, open_ssh};
+
+/// What the kernel may take beyond the seconds granted.
+const LATE: Duration = Duration::from_secs(1);
+/// What two clocks and a scheduler may differ in.
+const EARLY: Duration = Duration::from_millis(100);
+
+#[test]
+fn an_ipv4_port_opens_for_the_knocking_address_alone_and_closes_on_time() {
+    opens_and_closes(SERVER4);
+}
+
+#[test]
+fn an_ipv6_port_opens_for_the_knocking_address_alone_and_closes_on_time() {
+    opens_and_closes(SERVER6);
+}
+
+fn opens_and_closes(server: IpAddr) {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    assert!(lab.client.reaches(server, 22), "nothing is closed before the daemon starts");
+    let _daemon = Daemon::start(&lab.server, &site);
+    assert!(!lab.client.reaches(server, 22), "closed without a knock");
+
+    let asked = Instant::now();
+    let output = lab.client.output(&mut site.knock(server, &["open-ssh"]));
+    let granted = Instant::now();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let mut session = lab.client.connect(server, 22).expect("open after the knock");
+    assert!(!lab.neighbour.reaches(server, 22), "closed for everyone else");
+    let closed = lab.client.closing(server, 22);
+    assert_closed_on_time(asked, granted, closed, 2);
+    assert!(converse(&mut session), "what was connected lives on");
+    assert!(!lab.neighbour.reaches(server, 22), "still closed for everyone else");
+}
+
+fn assert_closed_on_time(asked: Instant, granted: Instant, closed: Instant, seconds: u64) {
+    let seconds = Duration::from_secs(seconds);
+    assert!(closed + EARLY >= asked + seconds, "closed after {:?}", closed - asked);
+    assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
+}
+
+#[test]
+fn the_kernel_closes_the_port_on_time_after_the_daemon_was_killed() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+
+    let asked = Instant::now();
+    let output = lab.client.output(&mut site.knock(SERVER4, &["open-ssh"]));
+    daemon.kill9();
+    let granted = Instant::now();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let mut session = lab.client.connect(SERVER4, 22).expect("open after the knock");
+    assert!(!lab.neighbour.reaches(SERVER4, 22), "closed for everyone else");
+    assert_closed_on_time(asked, granted, lab.client.closing(SERVER4, 22), 2);
+    assert!(converse(&mut session), "what was connected lives on");
+}
+
+#[test]
+fn a_grant_outlives_a_kill_and_the_daemon_that_follows() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(4));
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let asked = Instant::now();
+    assert!(lab.client.output(&mut site.knock(SERVER4, &["open-ssh"])).status.success());
+    let granted = Instant::now();
+    daemon.kill9();
+    let _next = Daemon::start(&lab.server, &site);
+    assert!(lab.client.reaches(SERVER4, 22), "a start adopts what is open");
+    assert_closed_on_time(asked, granted, lab.client.closing(SERVER4, 22), 4);
+}
+
+#[test]
+fn a_second_knock_gives_the_full_time_again_without_a_gap() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let (key, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
+
+    assert!(ask(&socket, SERVER4, &key.good()).is_some());
+    let first = Instant::now();
+    // The renewal happens while connections are being made: none of them may fail.
+    let again = thread::scope(|scope| {
+        let renew = scope.spawn(|| {
+            thread::sleep(Duration::from_millis(1_200));
+            let asked = Instant::now();
+            assert!(ask(&socket, SERVER4, &key.good()).is_some());
+            (asked, Instant::now())
+        });
+        while first.elapsed() < Duration::from_millis(2_700) {
+            let since = first.elapsed();
+            assert!(lab.client.reaches(SERVER4, 22), "a gap {since:?} after the first knock");
+        }
+        renew.join().unwrap()
+    });
+    assert_closed_on_time(again.0, again.1, lab.client.closing(SERVER4, 22), 2);
+}
+
+#[test]
+fn a_client_may_ask_for_another_time() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let asked = Instant::now();
+    let output = lab.client.output(&mut site.knock(SERVER4, &["--for", "1s", "open-ssh"]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let granted = Instant::now();
+    assert_closed_on_time(asked, granted, lab.client.closing(SERVER4, 22), 1);
+}
+
+#[test]
+fn a_knock_without_a_reply_opens_in_silence() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let key = site.key("laptop");
+    let mut quiet = knock("open-ssh");
+    quiet.reply = spa_knock::knock::ReplyWanted::No;
+    let socket = lab.client.udp(CLIENT4);
+    assert_eq!(ask(&socket, SERVER4, key.seal(&quiet).as_bytes()), None);
+    assert!(lab.client.reaches(SERVER4, 22));
+}
+
+#[test]
+fn the_client_reports_a_grant_as_one_json_object() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let words = ["--output", "json", "--wait", "22", "open-ssh"];
+    let output = lab.client.output(&mut site.knock(SERVER4, &words));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["result"], "granted");
+    assert_eq!(said["action"], "open-ssh");
+    assert_eq!(said["address"], CLIENT4.to_string());
+    assert_eq!(said["seconds"], 5);
+}

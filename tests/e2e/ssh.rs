@@ -1,0 +1,129 @@
+//! A real OpenSSH server behind the gate.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::net::{CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, ask, limited, open_ssh, within};
+
+/// `sshd` with its own host key and config; ended when dropped.
+struct Sshd(Child);
+
+impl Sshd {
+    fn start(namespace: &Namespace, folder: &Path) -> Self {
+        // Where it locks itself in; packages make it at boot.
+        fs::create_dir_all("/run/sshd").unwrap();
+        for name in ["host", "user"] {
+            let keygen = ["-q", "-t", "ed25519", "-N", "", "-f"];
+            let made = Command::new("ssh-keygen").args(keygen).arg(folder.join(name)).status().unwrap();
+            assert!(made.success());
+        }
+        let at = folder.display();
+        let config = format!(
+            "Port 22\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\nPidFile none\nUsePAM no\nStrictModes no\n\
+             PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        );
+        fs::write(folder.join("sshd_config"), config).unwrap();
+        let mut command = Command::new("/usr/sbin/sshd");
+        command.args(["-D", "-e", "-f"]).arg(folder.join("sshd_config"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(namespace.spawn(&mut command))
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A login that repeats what it is told; ended when dropped.
+struct Session {
+    ssh: Child,
+    said: ChildStdin,
+    heard: BufReader<ChildStdout>,
+}
+
+impl Session {
+    /// `ssh`, which gives up after 2 s.
+    fn command(folder: &Path) -> Command {
+        let mut command = limited("ssh");
+        let at = folder.display();
+        command.args(["-F", "none", "-i"]).arg(folder.join("user"));
+        for option in [
+            "BatchMode=yes",
+            "ConnectTimeout=2",
+            "StrictHostKeyChecking=no",
+            &format!("UserKnownHostsFile={at}/known_hosts"),
+        ] {
+            command.args(["-o", option]);
+        }
+        command.arg(format!("root@{SERVER4}"));
+        command
+    }
+
+    fn start(namespace: &Namespace, folder: &Path) -> Self {
+        let mut command = Self::command(folder);
+        command.arg("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut ssh = namespace.spawn(&mut command);
+        let (said, heard) = (ssh.stdin.take().unwrap(), BufReader::new(ssh.stdout.take().unwrap()));
+        Self { ssh, said, heard }
+    }
+
+    /// Whether a line comes back. A session that hangs is ended by `limited`, and then none does.
+    fn lives(&mut self) -> bool {
+        let mut line = String::new();
+        self.said.write_all(b"alive\n").is_ok()
+            && self.heard.read_line(&mut line).is_ok()
+            && line == "alive\n"
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // `timeout` passes SIGTERM on, which it could not do with SIGKILL.
+        let _ = kill(Pid::from_raw(self.ssh.id().try_into().unwrap()), Signal::SIGTERM);
+        let _ = self.ssh.wait();
+    }
+}
+
+#[test]
+fn an_ssh_session_older_than_the_daemon_survives_its_first_start() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let _sshd = Sshd::start(&lab.server, site.folder());
+    assert!(within(Duration::from_secs(5), || lab.client.reaches(SERVER4, 22)), "sshd listens");
+    let mut session = Session::start(&lab.client, site.folder());
+    assert!(session.lives());
+
+    let mut daemon = Daemon::start(&lab.server, &site);
+    assert!(!lab.client.reaches(SERVER4, 22), "no new connection without a knock");
+    assert!(session.lives(), "the old one stays");
+    daemon.kill9();
+    let _next = Daemon::start(&lab.server, &site);
+    assert!(session.lives(), "also over a restart");
+}
+
+#[test]
+fn ssh_logs_in_after_a_knock_and_the_session_outlives_the_grant() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(3));
+    let _sshd = Sshd::start(&lab.server, site.folder());
+    assert!(within(Duration::from_secs(5), || lab.client.reaches(SERVER4, 22)), "sshd listens");
+    let _daemon = Daemon::start(&lab.server, &site);
+    let login = |lab: &Lab| lab.client.output(Session::command(site.folder()).arg("true")).status.success();
+    assert!(!login(&lab), "no login without a knock");
+
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    let mut session = Session::start(&lab.client, site.folder());
+    assert!(session.lives());
+    lab.client.closing(SERVER4, 22);
+    assert!(session.lives(), "the session outlives the grant");
+    assert!(!login(&lab), "and nobody else gets in");
+}

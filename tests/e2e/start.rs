@@ -1,0 +1,111 @@
+//! A daemon that cannot start says why, in words that help, and leaves with the code that the manual names.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Output;
+
+use crate::net::{Daemon, KNOCK_PORT, Lab, Namespace, SERVER4, Site, limited, open_ssh};
+
+const FAILED: i32 = 1;
+const BAD_CONFIG: i32 = 5;
+
+/// Runs the daemon, which is expected to end at once, with these words before its own.
+fn outcome(namespace: &Namespace, site: &Site, before: &[&str]) -> Output {
+    let daemon = Daemon::command(site);
+    let mut command = limited("env");
+    command.args(before).arg(daemon.get_program()).args(daemon.get_args());
+    namespace.output(&mut command)
+}
+
+fn assert_says(output: &Output, code: i32, words: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    for word in words {
+        assert!(said.contains(word), "'{word}' is missing in: {said}");
+    }
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn an_interface_that_does_not_exist_is_named() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("interfaces = [\"lan0\", \"lan7\"]", &open_ssh(5));
+    lab.server.echo(22);
+    assert_says(&outcome(&lab.server, &site, &[]), FAILED, &["lan7"]);
+    assert!(lab.client.reaches(SERVER4, 22), "a failed start closes nothing");
+}
+
+#[test]
+fn a_user_without_capabilities_is_told_which_are_needed() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    // Where this is built, others may not be able to look.
+    let daemon = site.path("spa-knockd");
+    fs::copy(env!("CARGO_BIN_EXE_spa-knockd"), &daemon).unwrap();
+    give_to_nobody(site.folder());
+    let config = site.path("spa-knockd.toml");
+    let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];
+    let mut command = limited("setpriv");
+    command.args(user).arg(daemon).arg("run").arg("-c").arg(config);
+    assert_says(&lab.server.output(&mut command), FAILED, &["CAP_NET_"]);
+}
+
+fn give_to_nobody(path: &Path) {
+    chown(path, Some(65534), Some(65534)).unwrap();
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give_to_nobody(&entry.unwrap().path());
+        }
+    }
+}
+
+#[test]
+fn a_missing_nft_is_named() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    let path = format!("PATH={}", site.path("state").display());
+    let output = outcome(&lab.server, &site, &[&path]);
+    assert_says(&output, FAILED, &["nft"]);
+}
+
+#[test]
+fn a_knock_port_in_use_is_named() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("capture = \"udp\"", &open_ssh(5));
+    let _holders = lab.server.enter(|| {
+        // In both families: whichever the daemon tries first is taken.
+        std::net::UdpSocket::bind(("::", KNOCK_PORT)).unwrap()
+    });
+    assert_says(&outcome(&lab.server, &site, &[]), FAILED, &[&KNOCK_PORT.to_string()]);
+}
+
+#[test]
+fn a_config_with_faults_names_each_with_its_line() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("windw = \"30s\"", &open_ssh(5).replace("\"open-ssh\"]", "\"open-shh\"]"));
+    let output = outcome(&lab.server, &site, &[]);
+    assert_says(&output, BAD_CONFIG, &["spa-knockd.toml:", "windw", "open-shh"]);
+}
+
+#[test]
+fn a_key_that_others_may_read_is_refused_with_its_mend() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    let key = site.key_path("laptop");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let secret = fs::read_to_string(&key).unwrap();
+    let secret = secret.lines().find_map(|line| line.strip_prefix("secret: ")).unwrap();
+    let output = outcome(&lab.server, &site, &[]);
+    assert_says(&output, BAD_CONFIG, &["laptop.key", "0644", "chmod 600"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains(secret));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    let _first = Daemon::start(&lab.server, &site);
+    let output = outcome(&lab.server, &site, &[]);
+    assert_says(&output, FAILED, &["state"]);
+}

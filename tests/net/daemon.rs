@@ -1,0 +1,100 @@
+//! A running daemon.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Namespace, Site, within};
+
+/// How long it may take to start or to stop.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `spa-knockd run`; ended when dropped. A test that fails shows what it said.
+pub(crate) struct Daemon {
+    child: Child,
+    log: Arc<Mutex<String>>,
+}
+
+impl Daemon {
+    /// Starts it and waits until it says that it is ready.
+    pub(crate) fn start(namespace: &Namespace, site: &Site) -> Self {
+        let mut daemon = Self::launch(namespace, Self::command(site));
+        let running = |daemon: &mut Self| daemon.child.try_wait().unwrap().is_none();
+        let ready = within(PATIENCE, || daemon.says("ready") || !running(&mut daemon));
+        assert!(ready && running(&mut daemon), "the daemon is not ready");
+        daemon
+    }
+
+    /// The command that runs it.
+    pub(crate) fn command(site: &Site) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
+        command.arg("run").arg("-c").arg(site.path("spa-knockd.toml"));
+        command
+    }
+
+    fn launch(namespace: &Namespace, mut command: Command) -> Self {
+        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = namespace.spawn(quiet);
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let copy = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                *copy.lock().unwrap() += &(line + "\n");
+            }
+        });
+        Self { child, log }
+    }
+
+    /// All that it has said on standard error.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Whether it has said this word.
+    pub(crate) fn says(&self, word: &str) -> bool {
+        self.log().split(|c: char| !c.is_alphanumeric()).any(|said| said == word)
+    }
+
+    /// Ends it as nothing can be ended more suddenly.
+    pub(crate) fn kill9(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to read its config again, and waits until it has said something about that.
+    pub(crate) fn reload(&self) {
+        let before = self.log().len();
+        self.signal(Signal::SIGHUP);
+        assert!(within(PATIENCE, || self.log().len() > before), "a reload leaves a line in the log");
+        // The line may come a moment before the new policy reaches the watcher.
+        thread::sleep(Duration::from_millis(200));
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        assert!(within(PATIENCE, || self.child.try_wait().unwrap().is_some()), "SIGTERM stops the daemon");
+        self.child.wait().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Both fail when it has ended already, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the daemon said:\n{}", self.log());
+        }
+    }
+}

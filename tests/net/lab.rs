@@ -1,0 +1,79 @@
+//! The two places where tests happen.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Namespace;
+
+pub(crate) const KNOCK_PORT: u16 = 62201;
+
+pub(crate) const SERVER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
+pub(crate) const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1));
+pub(crate) const CLIENT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
+pub(crate) const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2));
+pub(crate) const NEIGHBOUR4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
+pub(crate) const NEIGHBOUR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 1, 0, 0, 0, 2));
+/// What the server sees of a client behind the router.
+pub(crate) const ROUTER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
+
+/// A server with two interfaces: a client at `lan0`, a neighbour at `lan1`.
+pub(crate) struct Lab {
+    pub(crate) server: Namespace,
+    pub(crate) client: Namespace,
+    pub(crate) neighbour: Namespace,
+}
+
+impl Lab {
+    /// Nothing, and a line that says so, for those who may not make namespaces.
+    pub(crate) fn new() -> Option<Self> {
+        if !is_root() {
+            return None;
+        }
+        let [server, client, neighbour] = [(); 3].map(|()| Namespace::new());
+        server.cable(
+            ("lan0", &["10.77.0.1/24", "fd77::1/64"]),
+            &client,
+            ("eth0", &["10.77.0.2/24", "fd77::2/64"]),
+        );
+        server.cable(
+            ("lan1", &["10.77.1.1/24", "fd77:0:0:1::1/64"]),
+            &neighbour,
+            ("eth0", &["10.77.1.2/24", "fd77:0:0:1::2/64"]),
+        );
+        neighbour.ip("route add default via 10.77.1.1");
+        neighbour.ip("-6 route add default via fd77:0:0:1::1");
+        Some(Self { server, client, neighbour })
+    }
+}
+
+/// A client behind a router that translates its address.
+pub(crate) struct NatLab {
+    pub(crate) server: Namespace,
+    pub(crate) router: Namespace,
+    pub(crate) client: Namespace,
+}
+
+impl NatLab {
+    /// Nothing, and a line that says so, for those who may not make namespaces.
+    pub(crate) fn new() -> Option<Self> {
+        if !is_root() {
+            return None;
+        }
+        let [server, router, client] = [(); 3].map(|()| Namespace::new());
+        server.cable(("lan0", &["10.77.0.1/24"]), &router, ("wan0", &["10.77.0.2/24"]));
+        router.cable(("lan0", &["10.77.2.1/24"]), &client, ("eth0", &["10.77.2.2/24"]));
+        client.ip("route add default via 10.77.2.1");
+        router.sysctl("ipv4/ip_forward", "1");
+        router.nft("add table ip nat");
+        router.nft("add chain ip nat out { type nat hook postrouting priority 100 ; }");
+        router.nft("add rule ip nat out oifname wan0 masquerade");
+        Some(Self { server, router, client })
+    }
+}
+
+fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("needs root: {}", std::thread::current().name().unwrap_or("this test"));
+    }
+    root
+}

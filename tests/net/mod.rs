@@ -1,0 +1,52 @@
+//! A laboratory: network namespaces joined by cables, a daemon in one of them, clients in the others.
+//!
+//! Namespaces have no name: they live as long as a descriptor or a process holds them, so nothing is left behind,
+//! whatever ends a test. All traffic stays on the cables.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests start processes, read files and the clock, and may fail loudly"
+)]
+
+mod count;
+mod daemon;
+mod frame;
+mod lab;
+mod namespace;
+mod probe;
+mod site;
+
+pub(crate) use count::Counter;
+pub(crate) use daemon::Daemon;
+pub(crate) use frame::{Wire, ipv4_with_options, ipv6_with_extensions, plain, tagged};
+pub(crate) use lab::{
+    CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOUR4, NEIGHBOUR6, NatLab, ROUTER4, SERVER4, SERVER6,
+};
+pub(crate) use namespace::{Namespace, limited};
+pub(crate) use probe::{ask, converse};
+pub(crate) use site::{Key, SERVER_ID, Site, knock, open_ssh};
+
+use std::time::{Duration, Instant};
+
+/// Whether `check` holds within `limit`; asked every 20 ms.
+pub(crate) fn within(limit: Duration, mut check: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if check() {
+            return true;
+        }
+        if start.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Larger numbers, for those who have the time.
+pub(crate) fn full() -> bool {
+    std::env::var_os("SPA_KNOCK_FULL").is_some_and(|value| value == "1")
+}

@@ -1,0 +1,75 @@
+//! Knocking at doors: what answers, how long, and what comes back.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{KNOCK_PORT, Namespace};
+
+/// How long a connection may take. A dropped SYN is sent again after 1 s, so this is one try.
+const CONNECT: Duration = Duration::from_millis(400);
+/// How long an answer may take; on a cable it needs less than a millisecond.
+const ANSWER: Duration = Duration::from_millis(700);
+
+impl Namespace {
+    /// Sends back what arrives on this TCP port, in both families, as long as the test runs.
+    pub(crate) fn echo(&self, port: u16) {
+        let listener = self.enter(|| TcpListener::bind(("::", port))).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || {
+                    let mut writer = stream.try_clone().unwrap();
+                    // Whoever is there has gone; that ends the echo.
+                    let _ = std::io::copy(&mut &stream, &mut writer);
+                });
+            }
+        });
+    }
+
+    /// A connection, if the port accepts.
+    pub(crate) fn connect(&self, address: IpAddr, port: u16) -> Option<TcpStream> {
+        self.enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT)).ok()
+    }
+
+    /// Whether the port accepts.
+    pub(crate) fn reaches(&self, address: IpAddr, port: u16) -> bool {
+        self.connect(address, port).is_some()
+    }
+
+    /// When the first connection was begun that the port did not accept; fails after 20 s.
+    pub(crate) fn closing(&self, address: IpAddr, port: u16) -> Instant {
+        let start = Instant::now();
+        loop {
+            let begun = Instant::now();
+            if !self.reaches(address, port) {
+                return begun;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{address} port {port} stays open");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// A UDP socket of this address, on a port of the kernel's choice.
+    pub(crate) fn udp(&self, local: IpAddr) -> UdpSocket {
+        let socket = self.enter(|| UdpSocket::bind((local, 0))).unwrap();
+        socket.set_read_timeout(Some(ANSWER)).unwrap();
+        socket
+    }
+}
+
+/// Sends a datagram to the knock port and waits for an answer.
+pub(crate) fn ask(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option<Vec<u8>> {
+    socket.send_to(datagram, (server, KNOCK_PORT)).unwrap();
+    let mut answer = [0; 2048];
+    let (length, from) = socket.recv_from(&mut answer).ok()?;
+    assert_eq!(from, SocketAddr::new(server, KNOCK_PORT), "an answer comes from where the knock went");
+    Some(answer[..length].to_vec())
+}
+
+/// Whether an echo still answers.
+pub(crate) fn converse(stream: &mut TcpStream) -> bool {
+    let mut heard = [0; 5];
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.write_all(b"alive").is_ok() && stream.read_exact(&mut heard).is_ok() && heard == *b"alive"
+}

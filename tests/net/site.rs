@@ -1,0 +1,188 @@
+//! A server's config with its keys, in a scratch folder; what a client needs to knock there.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use spa_knock::crypto::{ClientKeys, Holder, KeyFile, PairSecret, Secret};
+use spa_knock::knock::{AddressPolicy, Argument, Knock, Reply, ReplyWanted, ServerId, Timestamp};
+use spa_knock::wire::{Datagram, open_reply};
+use tempfile::TempDir;
+
+use super::limited;
+
+/// What knocks are bound to in every test.
+pub(crate) const SERVER_ID: &str = "bastion.test";
+
+/// Port 22 is protected and `laptop` may open it for so many seconds.
+pub(crate) fn open_ssh(seconds: u32) -> String {
+    format!(
+        r#"
+[firewall]
+protect = ["tcp/22"]
+
+[action.open-ssh]
+open = ["tcp/22"]
+for = "{seconds}s"
+max = "1m"
+
+[client.laptop]
+key = "laptop.key"
+allow = ["open-ssh"]
+"#
+    )
+}
+
+/// A config file, the folder of keys beside it, and all that the daemon writes.
+pub(crate) struct Site(TempDir);
+
+impl Site {
+    /// `server` are lines of `[server]` besides the paths, `rest` is all that follows. `laptop` has its key.
+    pub(crate) fn new(server: &str, rest: &str) -> Self {
+        let site = Self(tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap());
+        for folder in ["keys", "state"] {
+            fs::DirBuilder::new().mode(0o700).create(site.path(folder)).unwrap();
+        }
+        site.write_config(server, rest);
+        site.add_key("laptop");
+        site
+    }
+
+    /// A file or folder of the site.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The folder itself.
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes the config anew.
+    pub(crate) fn write_config(&self, server: &str, rest: &str) {
+        let folder = self.folder().display();
+        let text = format!(
+            r#"[server]
+id = "{SERVER_ID}"
+state_dir = "{folder}/state"
+keys_dir = "{folder}/keys"
+control = "{folder}/control.sock"
+user = "nobody"
+audit = "{folder}/audit.jsonl"
+{server}
+{rest}"#
+        );
+        fs::write(self.path("spa-knockd.toml"), text).unwrap();
+    }
+
+    /// Makes a key for this server; the file serves both ends.
+    pub(crate) fn add_key(&self, name: &str) -> Key {
+        let key = KeyFile {
+            client: Some(name.parse().unwrap()),
+            holder: Holder::Pair {
+                server: SERVER_ID.parse().unwrap(),
+                secret: PairSecret::new(Secret::generate().unwrap()),
+            },
+            address: None,
+            port: None,
+        };
+        let path = self.key_path(name);
+        fs::write(&path, key.to_text().as_bytes()).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        self.key(name)
+    }
+
+    /// The keys of a client that has some.
+    pub(crate) fn key(&self, name: &str) -> Key {
+        Key::read(&self.key_path(name), SERVER_ID)
+    }
+
+    /// Where a client's key lies.
+    pub(crate) fn key_path(&self, name: &str) -> PathBuf {
+        self.path("keys").join(format!("{name}.key"))
+    }
+
+    /// `spa-knock` with `laptop`'s key and a home folder of its own.
+    pub(crate) fn knock(&self, server: IpAddr, words: &[&str]) -> Command {
+        let mut command = self.client();
+        command.arg("--key").arg(self.key_path("laptop")).arg(server.to_string()).args(words);
+        command
+    }
+
+    /// `spa-knock` without a word.
+    pub(crate) fn client(&self) -> Command {
+        let mut command = limited(env!("CARGO_BIN_EXE_spa-knock"));
+        command.env_remove("SPA_KNOCK_KEY").env("HOME", self.folder());
+        for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "client-state")] {
+            command.env(name, self.path(folder));
+        }
+        command
+    }
+
+    /// The audit log so far; every line of it must be a JSON object.
+    pub(crate) fn audit(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("audit.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// The records of one event.
+    pub(crate) fn audit_of(&self, event: &str) -> Vec<Value> {
+        self.audit().into_iter().filter(|record| record["event"] == event).collect()
+    }
+}
+
+/// A client's keys, for knocks that the client program would never make.
+pub(crate) struct Key(ClientKeys);
+
+impl Key {
+    /// The keys that a key file's secret has at `server`.
+    pub(crate) fn read(path: &Path, server: &str) -> Self {
+        let Ok(file) = KeyFile::parse(&fs::read_to_string(path).unwrap()) else { panic!("{path:?}") };
+        let Holder::Pair { secret, .. } = file.holder else { panic!("{path:?} holds no pair") };
+        Self::new(&secret, server)
+    }
+
+    /// The keys of a secret at `server`.
+    pub(crate) fn new(secret: &PairSecret, server: &str) -> Self {
+        let server: ServerId = server.parse().unwrap();
+        Self(secret.keys(&server).client())
+    }
+
+    /// A finished datagram.
+    pub(crate) fn seal(&self, knock: &Knock) -> Datagram {
+        Datagram::seal(knock, &self.0).unwrap()
+    }
+
+    /// The bytes of a good knock: `open-ssh`, now, for the address that it comes from.
+    pub(crate) fn good(&self) -> Vec<u8> {
+        self.seal(&knock("open-ssh")).as_bytes().to_vec()
+    }
+
+    /// What the server answered to a knock.
+    pub(crate) fn open(&self, answer: &[u8], knock: &Datagram) -> Reply {
+        open_reply(answer, &self.0.reply, knock.nonce()).expect("an answer to this knock")
+    }
+}
+
+/// A knock for the address that it comes from, stamped now, that wants an answer.
+pub(crate) fn knock(action: &str) -> Knock {
+    Knock {
+        timestamp: Timestamp::default().plus(since_epoch()),
+        reply: ReplyWanted::Yes,
+        seconds: 0,
+        otp: None,
+        policy: AddressPolicy::Observed,
+        ipv4: None,
+        ipv6: None,
+        action: action.parse().unwrap(),
+        argument: Argument::none(),
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap()
+}
