@@ -1,0 +1,58 @@
+# What scripts/demo and scripts/test share: marks, and the programs that must be there.
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # used by those who read this
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Firewall tools and sshd live where a user's PATH may not look; cargo where rustup puts it.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:$HOME/.cargo/bin
+
+green='' red='' plain=''
+if [[ -t 1 && -z ${NO_COLOR:-} ]]; then
+    green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'
+fi
+
+ok() { printf '%s✓%s %s\n' "$green" "$plain" "$*"; }
+fail() {
+    printf '%s✗%s %s\n' "$red" "$plain" "$*"
+    exit 1
+}
+
+# How to become root: nothing to do, sudo, or no way.
+can_be_root() { ((EUID == 0)) || sudo -n true 2>/dev/null || { [[ -t 0 ]] && command -v sudo >/dev/null; }; }
+as_root() { if ((EUID == 0)); then "$@"; else sudo -- "$@"; fi; }
+
+# need WHAT=PACKAGE...: installs the packages of what is not there. WHAT is a program, or a file if it has a slash.
+need() {
+    local pair what packages=()
+    for pair; do
+        what=${pair%%=*}
+        if [[ $what == */* ]]; then [[ -e $what ]]; else command -v "$what" >/dev/null; fi ||
+            packages+=("${pair#*=}")
+    done
+    if ((${#packages[@]} > 0)); then
+        install_packages "${packages[@]}"
+    fi
+    command -v cargo >/dev/null ||
+        fail 'cargo is missing: https://rustup.rs, or: curl --proto =https --tlsv1.2 -sSf https://sh.rustup.rs | sh'
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || fail "missing, and this is no Debian or Ubuntu: install (named as there) $*"
+    can_be_root || fail "missing, and installing needs root: apt-get install $*"
+    as_root env DEBIAN_FRONTEND=noninteractive bash -euo pipefail -s -- "$@" <<'INSTALL'
+# Installing must start no service: a policy that forbids it, for as long as this takes.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+    trap 'rm -f "$policy"' EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+# Nor may the next boot start an sshd that was not there before.
+if [[ " $* " == *' openssh-server '* ]] && command -v systemctl >/dev/null; then
+    systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true
+fi
+INSTALL
+    ok "installed: $*"
+}
