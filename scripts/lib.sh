@@ -47,8 +47,8 @@ if [[ ! -e $policy ]]; then
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
 fi
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+apt-get update -qq </dev/null
+apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
 # Nor may the next boot start an sshd that was not there before.
 if [[ " $* " == *' openssh-server '* ]] && command -v systemctl >/dev/null; then
     systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true
