@@ -41,7 +41,12 @@ fn a_command_gets_its_placeholders_as_whole_words_and_no_shell_reads_them() {
     );
     let _daemon = Daemon::start(&lab.server, &site);
 
-    let argument = format!("a b; touch {folder}/pwned $(id) `id` * '\"\\ --x");
+    // What a shell would act on is refused before any command sees it.
+    for argument in [format!("a;touch {folder}/pwned"), "$(id)".to_owned(), "-x".to_owned()] {
+        let output = lab.client.output(&mut site.knock(SERVER4, &["act", "--", &argument]));
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let argument = "A/z:0.9_@%+=,-".to_owned();
     let output = lab.client.output(&mut site.knock(SERVER4, &["act", &argument]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(within(SOON, || site.path("words").exists()), "the command ran");

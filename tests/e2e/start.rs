@@ -64,8 +64,12 @@ fn give_to_nobody(path: &Path) {
 fn a_missing_nft_is_named() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
-    let path = format!("PATH={}", site.path("state").display());
-    let output = outcome(&lab.server, &site, &[&path]);
+    // The folder that it lies in looks empty, for this process alone, and the path leads nowhere else.
+    let hide = format!(
+        "mount -t tmpfs none \"$(dirname \"$(command -v nft)\")\" && PATH={} exec \"$@\"",
+        site.path("state").display()
+    );
+    let output = outcome(&lab.server, &site, &["unshare", "--mount", "sh", "-c", &hide, "-"]);
     assert_says(&output, FAILED, &["nft"]);
 }
 
