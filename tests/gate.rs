@@ -1,4 +1,10 @@
 //! The ladder of checks from a datagram's bytes to an order, through watcher and keeper as they run.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests count and may fail loudly"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};

@@ -1,5 +1,11 @@
 //! Every vector of `tests/vectors/protocol-v1*.json`, made by an independent implementation, byte for byte.
-#![allow(clippy::disallowed_methods, reason = "tests read files")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests read files, count, and may fail loudly"
+)]
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

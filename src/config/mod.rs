@@ -17,8 +17,8 @@ mod server;
 
 pub use document::{Document, Table, Value, written};
 pub use instant::{Instant, InvalidInstant};
-pub use profile::{Profile, ProfileError};
 pub use problem::{ConfigErrors, Place, Places, Problem, full_name};
+pub use profile::{Profile, ProfileError};
 /// What is said of a key or command that has its place already, but is not built.
 pub const NOT_YET: &str = "not yet in this version";
 /// The UDP port that knocks are sent to, unless another is configured.

@@ -137,7 +137,7 @@ impl Keeper {
         };
         ticket.reply = fresh.body().reply();
         // 6. It is new, and comes from where it says.
-        if let Err(verdict) = self.check_new(&fresh, &ticket, now) {
+        if let Some(verdict) = self.check_new(&fresh, &ticket, now) {
             return verdict;
         }
         // 7. It is used up from here on, whatever comes.
@@ -183,24 +183,21 @@ impl Keeper {
         Ok(bytes)
     }
 
-    /// Step 6, with the answer to a resend and the refusal of a copy from elsewhere.
-    fn check_new(&mut self, fresh: &Fresh, ticket: &Ticket, now: Now) -> Result<(), Verdict> {
+    /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
+    fn check_new(&mut self, fresh: &Fresh, ticket: &Ticket, now: Now) -> Option<Verdict> {
         match self.answers.again(fresh.id(), ticket.source, now.steady) {
-            Before::Again(bytes) => return Err(Verdict::AnswerAgain(bytes)),
-            Before::Enough => return Err(Verdict::Nothing),
+            Before::Again(bytes) => return Some(Verdict::AnswerAgain(bytes)),
+            Before::Enough => return Some(Verdict::Nothing),
             Before::Never => {}
         }
         if self.replay.check(ticket.fingerprint, fresh.body().timestamp(), fresh.id()).is_err() {
-            return Err(self.refuse(ticket, Rejection::Replayed, now));
+            return Some(self.refuse(ticket, Rejection::Replayed, now));
         }
         let elsewhere = fresh.body().understand().is_ok_and(|knock| {
             knock.policy == AddressPolicy::Exact
                 && knock.embedded_like(ticket.source.ip()) != Some(ticket.source.ip())
         });
-        if elsewhere {
-            return Err(self.refuse(ticket, Rejection::OtherAddress, now));
-        }
-        Ok(())
+        elsewhere.then(|| self.refuse(ticket, Rejection::OtherAddress, now))
     }
 
     fn decide(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<order::Effect, Rejection> {

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 pub fn readable(fds: &[BorrowedFd<'_>], limit: Duration) -> io::Result<Vec<bool>> {
     let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     // Rounded up, or the last millisecond of a deadline would be spent spinning.
-    let ms = limit.as_millis().saturating_add(u128::from(limit.subsec_nanos() % 1_000_000 != 0));
+    let ms = limit.as_millis().saturating_add(u128::from(!limit.subsec_nanos().is_multiple_of(1_000_000)));
     let timeout = u16::try_from(ms).map_or_else(|_| PollTimeout::from(u16::MAX), PollTimeout::from);
     match poll(&mut polled, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(polled.iter().map(|fd| fd.any().unwrap_or(false)).collect()),

@@ -39,6 +39,11 @@ impl Failure {
         Self::usage(format_args!("{name}: {NOT_YET}"))
     }
 
+    /// All of it, for a log.
+    pub(super) fn text(&self) -> String {
+        self.messages.join("\n")
+    }
+
     /// Tells it, and gives the process's exit code for it.
     pub(super) fn exit(self) -> ExitCode {
         for message in &self.messages {

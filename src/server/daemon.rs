@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::audit::AuditLog;
+use super::console::Failure;
 use super::messages::{MESSAGE, Report, Sighting};
-use super::run::{Ears, Gated, Loaded, StartError};
+use super::run::{Ears, Gated, Loaded};
 use super::watcher_process::{Gone, Post};
 use crate::crypto::random;
 use crate::firewall::{Backend, FirewallError};
@@ -52,22 +53,26 @@ struct Restart {
 impl Restart {
     fn postpone(&mut self, now: Duration) {
         let lived_well = now.saturating_sub(self.at) > RESTART_MAX.saturating_mul(2);
-        self.delay = if lived_well { RESTART_FIRST } else { self.delay.saturating_mul(2).min(RESTART_MAX) };
+        self.delay = if lived_well {
+            RESTART_FIRST
+        } else {
+            self.delay.saturating_mul(2).clamp(RESTART_FIRST, RESTART_MAX)
+        };
         self.at = now.saturating_add(self.delay);
     }
 }
 
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
-    pub(super) fn start(gated: Gated) -> Result<Self, StartError> {
-        let signals = Signals::listen().map_err(|error| StartError::system(format!("signals: {error}")))?;
+    pub(super) fn start(gated: Gated) -> Result<Self, Failure> {
+        let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
         let Gated { loaded, lock, ears, firewall, audit } = gated;
         // Nothing is remembered of knocks before the start, so nothing stamped before it is believed.
         let keeper = Keeper::new(loaded.policy(), clock::wall());
         let daemon = Self {
             loaded,
             ears: Some(ears),
-            restart: Restart { at: clock::steady(), delay: RESTART_FIRST / 2 },
+            restart: Restart { at: clock::steady(), delay: Duration::ZERO },
             keeper,
             firewall,
             audit,
@@ -238,7 +243,7 @@ impl Daemon {
                 log::info!("watching again");
                 self.ears = Some(ears);
             }
-            Err(error) => self.lose_watcher(error.text()),
+            Err(error) => self.lose_watcher(&error.text()),
         }
     }
 
@@ -264,18 +269,18 @@ impl Daemon {
         }
     }
 
-    fn try_reload(&mut self) -> Result<(), StartError> {
+    fn try_reload(&mut self) -> Result<(), Failure> {
         let new = Loaded::load(&self.loaded.path)?;
         if new.config.state_dir != self.loaded.config.state_dir {
-            return Err(StartError::system("state_dir: only a restart changes it"));
+            return Err(Failure::run("state_dir: only a restart changes it"));
         }
-        let audit = AuditLog::open(&new.config.audit).map_err(StartError::system)?;
-        let mut firewall = new.open_firewall().map_err(StartError::system)?;
+        let audit = AuditLog::open(&new.config.audit).map_err(Failure::run)?;
+        let mut firewall = new.open_firewall().map_err(Failure::run)?;
         self.change_ears(&new)?;
         if let Err(error) = firewall.load(&new.gate()) {
             // The watcher has the new keys already; the old ones bring it back.
             self.restore_ears();
-            return Err(StartError::system(error));
+            return Err(Failure::run(error));
         }
         self.keeper.replace_policy(new.policy());
         self.firewall = firewall;
@@ -285,7 +290,7 @@ impl Daemon {
     }
 
     /// New keys for the watcher, or another watcher where it must watch elsewhere.
-    fn change_ears(&mut self, new: &Loaded) -> Result<(), StartError> {
+    fn change_ears(&mut self, new: &Loaded) -> Result<(), Failure> {
         let post = Post::of(&new.config);
         match &mut self.ears {
             Some(ears) if ears.post == post => {
@@ -309,7 +314,7 @@ impl Daemon {
         self.ears = None;
         match self.loaded.open_ears() {
             Ok(ears) => self.ears = Some(ears),
-            Err(error) => self.lose_watcher(error.text()),
+            Err(error) => self.lose_watcher(&error.text()),
         }
     }
 

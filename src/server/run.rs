@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::audit::AuditLog;
+use super::console::Failure;
 use super::daemon::Daemon;
 use super::keys::{LoadedClient, load_clients};
 use super::watcher_process::{Post, WatcherProcess};
@@ -26,33 +27,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
         .and_then(Daemon::start);
     match started {
         Ok(daemon) => daemon.run(),
-        Err(error) => {
-            log::error!("{}", error.text);
-            error.exit
-        }
-    }
-}
-
-/// Why the daemon did not start.
-pub(super) struct StartError {
-    text: String,
-    exit: ExitCode,
-}
-
-impl StartError {
-    /// The config or a key is wrong: exit 5.
-    fn config(error: impl ToString) -> Self {
-        Self { text: error.to_string(), exit: ExitCode::from(5) }
-    }
-
-    /// The system does not let us: exit 1.
-    pub(super) fn system(error: impl ToString) -> Self {
-        Self { text: error.to_string(), exit: ExitCode::from(1) }
-    }
-
-    /// For people.
-    pub(super) fn text(&self) -> &str {
-        &self.text
+        Err(failure) => failure.exit(),
     }
 }
 
@@ -94,18 +69,18 @@ pub(super) struct Gated {
 
 impl Loaded {
     /// Reads config and keys.
-    pub(super) fn load(path: &Path) -> Result<Self, StartError> {
-        let config = config::load(path).map_err(StartError::config)?;
-        let clients = load_clients(&config).map_err(StartError::config)?;
+    pub(super) fn load(path: &Path) -> Result<Self, Failure> {
+        let config = config::load(path)?;
+        let clients = load_clients(&config)?;
         Ok(Self { path: path.to_owned(), config, clients })
     }
 
-    fn lock(self) -> Result<Locked, StartError> {
+    fn lock(self) -> Result<Locked, Failure> {
         let folder = &self.config.state_dir;
-        files::create_folder(folder, Mode::Private).map_err(StartError::system)?;
-        match files::lock(&folder.join("lock")).map_err(StartError::system)? {
+        files::create_folder(folder, Mode::Private)?;
+        match files::lock(&folder.join("lock"))? {
             Some(lock) => Ok(Locked { loaded: self, lock }),
-            None => Err(StartError::system(format!(
+            None => Err(Failure::run(format!(
                 "state folder {}: another spa-knockd uses it\nhint: stop that one, or give this one its own state_dir",
                 folder.display()
             ))),
@@ -113,7 +88,7 @@ impl Loaded {
     }
 
     /// Binds the port and starts a watcher.
-    pub(super) fn open_ears(&self) -> Result<Ears, StartError> {
+    pub(super) fn open_ears(&self) -> Result<Ears, Failure> {
         let incoming = match self.config.capture {
             CaptureKind::Pcap => Incoming::Unread,
             CaptureKind::Udp => Incoming::Received,
@@ -128,12 +103,12 @@ impl Loaded {
                 }
                 _ => String::new(),
             };
-            StartError::system(format!("UDP port {port}: {}{hint}", files::plain(&error)))
+            Failure::run(format!("UDP port {port}: {}{hint}", files::plain(&error)))
         })?;
         let post = Post::of(&self.config);
         let keys = self.clients.iter().map(|client| &client.keys);
         let watcher =
-            WatcherProcess::start(&post, self.config.window, &socket, keys).map_err(StartError::system)?;
+            WatcherProcess::start(&post, self.config.window, &socket, keys).map_err(Failure::run)?;
         Ok(Ears { post, socket, watcher })
     }
 
@@ -181,7 +156,7 @@ impl Loaded {
 }
 
 impl Locked {
-    fn listen(self) -> Result<Listening, StartError> {
+    fn listen(self) -> Result<Listening, Failure> {
         let ears = self.loaded.open_ears()?;
         Ok(Listening { loaded: self.loaded, lock: self.lock, ears })
     }
@@ -189,10 +164,10 @@ impl Locked {
 
 impl Listening {
     /// Last, so that nobody is shut out by a daemon that could not have let him in.
-    fn close_gate(self) -> Result<Gated, StartError> {
-        let audit = AuditLog::open(&self.loaded.config.audit).map_err(StartError::system)?;
-        let mut firewall = self.loaded.open_firewall().map_err(StartError::system)?;
-        firewall.load(&self.loaded.gate()).map_err(StartError::system)?;
+    fn close_gate(self) -> Result<Gated, Failure> {
+        let audit = AuditLog::open(&self.loaded.config.audit)?;
+        let mut firewall = self.loaded.open_firewall().map_err(Failure::run)?;
+        firewall.load(&self.loaded.gate()).map_err(Failure::run)?;
         Ok(Gated { loaded: self.loaded, lock: self.lock, ears: self.ears, firewall, audit })
     }
 }

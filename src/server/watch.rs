@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::messages::{MESSAGE, Order, Report, Sighting, Source};
-use crate::capture::{Capture, Live, Next, Socket};
+use crate::capture::{Capture, CaptureError, Live, Next, Socket};
 use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
 use crate::os::channel::{Channel, Received};
@@ -129,18 +129,11 @@ impl Running {
     }
 
     fn open(&self, source: Source, port: u16, interfaces: &[String]) -> Result<Vec<Box<dyn Capture>>, Ended> {
-        let captures: Result<Vec<Box<dyn Capture>>, String> = match source {
+        let captures = match source {
             Source::Socket => UdpPort::from_stdout()
-                .map(|socket| vec![Box::new(Socket::new(socket, port)) as Box<dyn Capture>])
+                .map(|socket| vec![boxed(Socket::new(socket, port))])
                 .map_err(|error| error.to_string()),
-            Source::Capture if interfaces.is_empty() => Live::open(None, port)
-                .map(|live| vec![Box::new(live) as Box<dyn Capture>])
-                .map_err(|e| e.to_string()),
-            Source::Capture => interfaces
-                .iter()
-                .map(|name| Live::open(Some(name), port).map(|live| Box::new(live) as Box<dyn Capture>))
-                .collect::<Result<_, _>>()
-                .map_err(|error| error.to_string()),
+            Source::Capture => live(interfaces, port).map_err(|error| error.to_string()),
         };
         captures.map_err(|reason| self.fail(reason))
     }
@@ -182,6 +175,17 @@ impl Running {
         let _ = self.report(&Report::Failed(reason));
         Ended
     }
+}
+
+fn live(interfaces: &[String], port: u16) -> Result<Vec<Box<dyn Capture>>, CaptureError> {
+    if interfaces.is_empty() {
+        return Ok(vec![boxed(Live::open(None, port)?)]);
+    }
+    interfaces.iter().map(|name| Live::open(Some(name), port).map(boxed)).collect()
+}
+
+fn boxed(capture: impl Capture + 'static) -> Box<dyn Capture> {
+    Box::new(capture)
 }
 
 #[derive(PartialEq, Eq)]
