@@ -1,0 +1,169 @@
+//! What the watcher spends on a datagram: an authentic one up to the end of step 3 against the bare HMAC, and one
+//! whose hint is nobody's, with 10,000 clients.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark counts, reads the clock, and may fail loudly"
+)]
+
+mod spread;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, criterion_group};
+use spa_knock::crypto::{KeySet, MacKey, PairSecret, Secret, random};
+use spa_knock::gate::{Dropped, Watcher};
+use spa_knock::knock::{AddressPolicy, Argument, Knock, ReplyWanted, Timestamp};
+use spa_knock::wire::{Datagram, Envelope};
+use spread::Spread;
+
+const CLIENTS: u32 = 10_000;
+const WINDOW: Duration = Duration::from_secs(30);
+const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
+/// Datagrams measured together: one alone is too short for the clock.
+const TOGETHER: usize = 100;
+const SAMPLES: usize = 500;
+
+struct Crowd {
+    keys: Vec<KeySet>,
+}
+
+impl Crowd {
+    fn new() -> Self {
+        let server = "bastion.example.org".parse().unwrap();
+        let keys = |n: u32| {
+            let mut secret = [0x5A; 32];
+            secret[..4].copy_from_slice(&n.to_be_bytes());
+            PairSecret::new(Secret::from_bytes(secret)).keys(&server)
+        };
+        Self { keys: (0..CLIENTS).map(keys).collect() }
+    }
+
+    fn watcher(&self) -> Watcher {
+        let mut watcher =
+            Watcher::new(WINDOW, self.keys.iter().map(|keys| (keys.fingerprint, keys.watcher())));
+        watcher.prepare(NOW);
+        watcher
+    }
+
+    /// Signed knocks, each by another client, of all lengths.
+    fn knocks(&self, count: usize) -> Vec<(usize, Vec<u8>)> {
+        let knock = Knock {
+            timestamp: NOW,
+            reply: ReplyWanted::Yes,
+            seconds: 0,
+            otp: None,
+            policy: AddressPolicy::Exact,
+            ipv4: Some([203, 0, 113, 9].into()),
+            ipv6: None,
+            action: "open-ssh".parse().unwrap(),
+            argument: Argument::none(),
+        };
+        let sealed = |n: usize| {
+            let client = n * 7_919 % self.keys.len();
+            (client, Datagram::seal(&knock, &self.keys[client].client()).unwrap().as_bytes().to_vec())
+        };
+        (0..count).map(sealed).collect()
+    }
+}
+
+/// Datagrams of a knock's form that nobody signed.
+fn strangers(count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|n| random::<291>().unwrap()[..228 + n % 64].to_vec()).collect()
+}
+
+fn criterion_benches(criterion: &mut Criterion) {
+    let crowd = Crowd::new();
+    let knocks = crowd.knocks(TOGETHER * 20);
+    let sign: Vec<MacKey> = crowd.keys.iter().map(|keys| MacKey::from(&keys.watcher().sign)).collect();
+    let mut next = 0..;
+    criterion.bench_function("the HMAC of a datagram", |bencher| {
+        bencher.iter(|| hmac(&sign, &knocks[next.next().unwrap() % knocks.len()]));
+    });
+    criterion.bench_function("an authentic datagram up to the end of step 3", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut left = usize::try_from(times).unwrap();
+            let mut spent = Duration::ZERO;
+            while left > 0 {
+                // Each datagram is new to its watcher.
+                let mut watcher = crowd.watcher();
+                let batch = left.min(knocks.len());
+                let start = Instant::now();
+                for (_, datagram) in &knocks[..batch] {
+                    assert!(black_box(watcher.judge(datagram, NOW)).is_ok());
+                }
+                spent += start.elapsed();
+                left -= batch;
+            }
+            spent
+        });
+    });
+    let strangers = strangers(4_096);
+    let mut watcher = crowd.watcher();
+    criterion.bench_function("an unknown hint with 10,000 clients", |bencher| {
+        bencher.iter(|| {
+            black_box(watcher.judge(&strangers[next.next().unwrap() % strangers.len()], NOW)).is_err()
+        });
+    });
+}
+
+fn hmac(sign: &[MacKey], (client, datagram): &(usize, Vec<u8>)) {
+    let envelope = Envelope::read(datagram).unwrap();
+    assert!(black_box(sign[*client].verify(&[envelope.signed], envelope.tag)));
+}
+
+/// The same three, as minimum, median and 99th percentile of batches, with the figures they must reach.
+fn figures() {
+    let crowd = Crowd::new();
+    let knocks = crowd.knocks(TOGETHER * 20);
+    let sign: Vec<MacKey> = crowd.keys.iter().map(|keys| MacKey::from(&keys.watcher().sign)).collect();
+    let strangers = strangers(4_096);
+    let mut watcher = crowd.watcher();
+
+    let (mut bare, mut whole, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
+    for sample in 0..SAMPLES {
+        let at = sample * TOGETHER % knocks.len();
+        if at == 0 {
+            watcher = crowd.watcher();
+        }
+        let batch = &knocks[at..at + TOGETHER];
+        bare.push(each(|| batch.iter().for_each(|knock| hmac(&sign, knock))));
+        whole.push(each(|| {
+            for (_, datagram) in batch {
+                assert!(black_box(watcher.judge(datagram, NOW)).is_ok());
+            }
+        }));
+        let from = sample * TOGETHER % (strangers.len() - TOGETHER);
+        unknown.push(each(|| {
+            for datagram in &strangers[from..from + TOGETHER] {
+                assert_eq!(black_box(watcher.judge(datagram, NOW)).err(), Some(Dropped::UnknownHint));
+            }
+        }));
+    }
+    let (bare, whole, unknown) = (Spread::of(bare), Spread::of(whole), Spread::of(unknown));
+    bare.print("the HMAC of a datagram", None);
+    whole.print("an authentic datagram up to the end of step 3", Some(2.0 * bare.median()));
+    println!("  that is {:.2} × the HMAC", whole.median() / bare.median());
+    unknown.print("an unknown hint with 10,000 clients", Some(0.1));
+}
+
+fn each(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed() / u32::try_from(TOGETHER).unwrap()
+}
+
+criterion_group!(benches, criterion_benches);
+
+fn main() {
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+    // `cargo test --benches` only asks whether this starts.
+    if !std::env::args().any(|argument| argument == "--test") {
+        figures();
+    }
+}
