@@ -62,6 +62,14 @@ pub fn has_user(name: &str) -> bool {
     matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
 }
 
+/// Whether this host passes packets on between networks, IPv4 or IPv6. What cannot be read is off.
+#[must_use]
+pub fn forwards() -> bool {
+    ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"]
+        .iter()
+        .any(|path| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0"))
+}
+
 /// The state of an interface. The name must have no `/`.
 #[must_use]
 pub fn link(interface: &str) -> Link {

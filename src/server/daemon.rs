@@ -9,7 +9,7 @@ use super::audit::AuditLog;
 use super::console::Failure;
 use super::messages::{MESSAGE, Report, Sighting};
 use super::run::{Ears, Gated, Loaded};
-use super::watcher_process::{Gone, Post};
+use super::watcher_process::Gone;
 use crate::crypto::random;
 use crate::firewall::{Backend, FirewallError};
 use crate::gate::{
@@ -17,7 +17,7 @@ use crate::gate::{
 };
 use crate::os::runner::{Commands, Ended};
 use crate::os::signals::Signals;
-use crate::os::{clock, wait};
+use crate::os::{clock, notify, wait};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(60);
@@ -82,6 +82,7 @@ impl Daemon {
             _lock: lock,
         };
         log::info!("ready: {}", daemon.summary());
+        notify::tell(notify::State::Ready);
         Ok(daemon)
     }
 
@@ -291,7 +292,7 @@ impl Daemon {
 
     /// New keys for the watcher, or another watcher where it must watch elsewhere.
     fn change_ears(&mut self, new: &Loaded) -> Result<(), Failure> {
-        let post = Post::of(&new.config);
+        let post = new.post()?;
         match &mut self.ears {
             Some(ears) if ears.post == post => {
                 let keys = new.clients.iter().map(|client| &client.keys);
@@ -323,7 +324,7 @@ impl Daemon {
         let doors: Vec<_> = config.protect.iter().map(ToString::to_string).collect();
         let gate = if doors.is_empty() { "no port".to_owned() } else { doors.join(", ") };
         format!(
-            "knocks for {} on udp/{}, {} clients, {} actions; {gate} closed but for grants",
+            "knocks for {} on udp/{}; clients: {}, actions: {}; {gate} closed but for grants",
             config.id,
             config.port,
             self.loaded.clients.len(),
@@ -332,6 +333,7 @@ impl Daemon {
     }
 
     fn stop(mut self) -> ExitCode {
+        notify::tell(notify::State::Stopping);
         for ticket in self.commands.kill_all() {
             let record = ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned()));
             self.audit.write(&record, clock::wall());

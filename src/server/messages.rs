@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
 use crate::gate::Authentic;
 use crate::knock::canonical;
+use crate::os::user::Identity;
 use crate::wire::Reader;
 
 /// Bytes of every message.
@@ -34,6 +35,8 @@ pub(super) enum Order {
     },
     /// One interface to capture on; none at all = every one.
     Interface(String),
+    /// Whom to become once the captures are open; not sent = stay who it is.
+    Become(Identity),
     /// One client.
     Key(Fingerprint, WatcherKeys),
     /// That was all: use it.
@@ -93,6 +96,9 @@ impl Order {
                     writer.put(key.expose());
                 }
             }
+            Self::Become(Identity { uid, gid }) => {
+                writer.put(&[5]).put(&uid.to_be_bytes()).put(&gid.to_be_bytes());
+            }
             Self::Go => {
                 writer.put(&[4]);
             }
@@ -120,6 +126,7 @@ impl Order {
                 Some(Self::Key(fingerprint, WatcherKeys { hint: key()?, sign: key()?, selector: key()? }))
             }
             4 => Some(Self::Go),
+            5 => Some(Self::Become(Identity { uid: reader.u32()?, gid: reader.u32()? })),
             _ => None,
         }
     }
@@ -238,6 +245,10 @@ mod tests {
         };
         assert_eq!(fingerprint, Fingerprint::from_bytes([9; 8]));
         assert_eq!([read.hint, read.sign, read.selector].map(|key| key.expose()[0]), [1, 2, 3]);
+        let nobody = Identity { uid: 65534, gid: 65533 };
+        assert!(
+            matches!(Order::read(&*Order::Become(nobody).to_bytes()), Some(Order::Become(read)) if read == nobody)
+        );
         assert!(matches!(Order::read(&*Order::Go.to_bytes()), Some(Order::Go)));
     }
 

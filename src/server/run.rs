@@ -14,7 +14,7 @@ use crate::firewall::{Backend, FirewallError, Gate, Nftables, NoFirewall};
 use crate::gate::{Client, Policy};
 use crate::os::files::{self, Mode};
 use crate::os::udp::{Incoming, UdpPort};
-use crate::os::{connections, forwarding, log as os_log};
+use crate::os::{connections, host, log as os_log};
 
 /// Runs the daemon in the foreground until it is told to stop.
 #[must_use]
@@ -22,6 +22,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
     os_log::start("spa-knockd");
     let started = Loaded::load(path)
         .and_then(Loaded::lock)
+        .and_then(Locked::close_proven_gate)
         .and_then(Locked::listen)
         .and_then(Listening::close_gate)
         .and_then(Daemon::start);
@@ -105,11 +106,17 @@ impl Loaded {
             };
             Failure::run(format!("UDP port {port}: {}{hint}", files::plain(&error)))
         })?;
-        let post = Post::of(&self.config);
+        let post = self.post()?;
         let keys = self.clients.iter().map(|client| &client.keys);
         let watcher =
             WatcherProcess::start(&post, self.config.window, &socket, keys).map_err(Failure::run)?;
         Ok(Ears { post, socket, watcher })
+    }
+
+    /// What the watcher watches.
+    pub(super) fn post(&self) -> Result<Post, Failure> {
+        Post::of(&self.config)
+            .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))
     }
 
     /// The backend that the config names.
@@ -126,7 +133,7 @@ impl Loaded {
         let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
         let early = match &config.interfaces {
             // What is passed on between networks comes by here too, and may use this port number.
-            Interfaces::Named(names) if silent_port.is_some() && !forwarding::is_on() => names.clone(),
+            Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => names.clone(),
             _ => Vec::new(),
         };
         let older = connections::established().unwrap_or_else(|error| {
@@ -136,6 +143,11 @@ impl Loaded {
         let protected = |port| config.protect.iter().any(|door| door.port() == port);
         let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && protected(c.local.port()));
         Gate { protect: config.protect.clone(), silent_port, early, older: older.collect() }
+    }
+
+    /// The file that says that this config has worked once, and the gate is to be closed from the start.
+    fn proof(&self) -> PathBuf {
+        self.config.state_dir.join("gate")
     }
 
     /// What the keeper decides by.
@@ -156,6 +168,18 @@ impl Loaded {
 }
 
 impl Locked {
+    /// Where the daemon has run before, the gate closes before anything that can fail: a boot at which an
+    /// interface is missing leaves no port open.
+    fn close_proven_gate(self) -> Result<Self, Failure> {
+        if files::exists(&self.loaded.proof()) {
+            self.loaded
+                .open_firewall()
+                .and_then(|mut f| f.load(&self.loaded.gate()))
+                .map_err(Failure::run)?;
+        }
+        Ok(self)
+    }
+
     fn listen(self) -> Result<Listening, Failure> {
         let ears = self.loaded.open_ears()?;
         Ok(Listening { loaded: self.loaded, lock: self.lock, ears })
@@ -163,11 +187,12 @@ impl Locked {
 }
 
 impl Listening {
-    /// Last, so that nobody is shut out by a daemon that could not have let him in.
+    /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
     fn close_gate(self) -> Result<Gated, Failure> {
         let audit = AuditLog::open(&self.loaded.config.audit)?;
         let mut firewall = self.loaded.open_firewall().map_err(Failure::run)?;
         firewall.load(&self.loaded.gate()).map_err(Failure::run)?;
+        files::replace(&self.loaded.proof(), Mode::Private, b"on\n")?;
         Ok(Gated { loaded: self.loaded, lock: self.lock, ears: self.ears, firewall, audit })
     }
 }

@@ -10,6 +10,7 @@ use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
 use crate::os::channel::{Channel, Received};
 use crate::os::udp::UdpPort;
+use crate::os::user::{self, Identity};
 use crate::os::{clock, signals, wait};
 
 use zeroize::Zeroizing;
@@ -49,6 +50,7 @@ struct Running {
 struct Coming {
     how: Option<(Source, u16, Duration)>,
     interfaces: Vec<String>,
+    identity: Option<Identity>,
     clients: Vec<(Fingerprint, WatcherKeys)>,
 }
 
@@ -114,12 +116,18 @@ impl Running {
                 self.coming = Coming { how: Some((source, port, window)), ..Coming::default() };
             }
             Order::Interface(name) => self.coming.interfaces.push(name),
+            Order::Become(identity) => self.coming.identity = Some(identity),
             Order::Key(fingerprint, keys) => self.coming.clients.push((fingerprint, keys)),
             Order::Go => {
                 let coming = std::mem::take(&mut self.coming);
                 let (source, port, window) = coming.how.ok_or(Ended)?;
                 if self.captures.is_empty() {
                     self.captures = self.open(source, port, &coming.interfaces)?;
+                    // From here on nothing needs root, and every byte that comes is a stranger's.
+                    if let Some(identity) = coming.identity {
+                        user::become_user(identity)
+                            .map_err(|error| self.fail(format!("watcher: {error}")))?;
+                    }
                 }
                 self.watcher.replace_clients(window, coming.clients);
                 self.watcher.prepare(clock::wall());

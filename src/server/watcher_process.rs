@@ -9,6 +9,7 @@ use crate::config::{CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::os::channel::{Channel, Received};
 use crate::os::udp::UdpPort;
+use crate::os::user::{self, Identity};
 use crate::os::{clock, runner, wait};
 
 /// How long opening the captures may take.
@@ -28,11 +29,16 @@ pub(super) struct Post {
     source: Source,
     port: u16,
     interfaces: Vec<String>,
+    identity: Option<Identity>,
 }
 
 impl Post {
-    pub(super) fn of(config: &ServerConfig) -> Self {
-        Self {
+    /// What the config says.
+    ///
+    /// # Errors
+    /// When there is no user that the watcher could become.
+    pub(super) fn of(config: &ServerConfig) -> std::io::Result<Self> {
+        Ok(Self {
             source: match config.capture {
                 CaptureKind::Pcap => Source::Capture,
                 CaptureKind::Udp => Source::Socket,
@@ -42,7 +48,8 @@ impl Post {
                 Interfaces::Any => Vec::new(),
                 Interfaces::Named(names) => names.clone(),
             },
-        }
+            identity: user::unprivileged(&config.user)?,
+        })
     }
 }
 
@@ -84,6 +91,9 @@ impl WatcherProcess {
         send(Order::Watch { source: post.source, port: post.port, window })?;
         for name in &post.interfaces {
             send(Order::Interface(name.clone()))?;
+        }
+        if let Some(identity) = post.identity {
+            send(Order::Become(identity))?;
         }
         for keys in keys {
             send(Order::Key(keys.fingerprint, keys.watcher()))?;

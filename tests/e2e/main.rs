@@ -20,6 +20,7 @@ mod daemon;
 mod laboratory;
 mod nat;
 mod open;
+mod processes;
 mod refusal;
 mod run;
 mod ssh;

@@ -37,6 +37,22 @@ fn an_interface_that_does_not_exist_is_named() {
 }
 
 #[test]
+fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let site = Site::new("interfaces = [\"eth99\"]\n", &open_ssh(2));
+    assert_says(&outcome(&lab.server, &site, &[]), 1, &["eth99"]);
+    assert!(lab.client.reaches(SERVER4, 22), "nobody is shut out by a config that never worked");
+
+    site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
+    drop(Daemon::start(&lab.server, &site));
+    lab.server.nft("flush ruleset");
+    site.write_config("interfaces = [\"lan0\", \"eth99\"]\n", &open_ssh(2));
+    assert_says(&outcome(&lab.server, &site, &[]), 1, &["eth99"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "as after a boot at which an interface is missing");
+}
+
+#[test]
 fn a_user_without_capabilities_is_told_which_are_needed() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));

@@ -37,7 +37,8 @@ impl Daemon {
         command
     }
 
-    fn launch(namespace: &Namespace, mut command: Command) -> Self {
+    /// Starts a command that runs it, without waiting for anything.
+    pub(crate) fn launch(namespace: &Namespace, mut command: Command) -> Self {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = namespace.spawn(quiet);
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -59,6 +60,13 @@ impl Daemon {
     /// Whether it has said this word.
     pub(crate) fn says(&self, word: &str) -> bool {
         self.log().split(|c: char| !c.is_alphanumeric()).any(|said| said == word)
+    }
+
+    /// Its child that watches, if there is one.
+    pub(crate) fn watcher(&self) -> Option<Pid> {
+        let daemon = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children")).ok()?;
+        children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
     }
 
     /// Ends it as nothing can be ended more suddenly.

@@ -1,0 +1,119 @@
+//! Two processes: what the watcher may do and has, what happens when it dies, what the service manager hears.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, open_ssh, within};
+
+const SOON: Duration = Duration::from_secs(2);
+
+fn status_of(process: Pid) -> String {
+    fs::read_to_string(format!("/proc/{process}/status")).unwrap()
+}
+
+fn field(status: &str, name: &str) -> Vec<String> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
+    let Some(lab) = Lab::new() else { return };
+    for how in ["", "capture = \"udp\"\n"] {
+        let site = Site::new(how, &open_ssh(2));
+        let daemon = Daemon::start(&lab.server, &site);
+        let watcher = daemon.watcher().expect("a child of the daemon");
+        let status = status_of(watcher);
+        let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+        assert_eq!(field(&status, "Uid"), vec![nobody.uid.to_string(); 4]);
+        assert_eq!(field(&status, "Gid"), vec![nobody.gid.to_string(); 4]);
+        assert!(field(&status, "Groups").is_empty());
+        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+            assert_eq!(field(&status, set), ["0000000000000000"], "{set}");
+        }
+        // The channel, a socket or nothing, the log, the signals' own; captures and what libpcap opens for them.
+        for descriptor in fs::read_dir(format!("/proc/{watcher}/fd")).unwrap() {
+            let target = fs::read_link(descriptor.unwrap().path()).unwrap();
+            let target = target.to_str().unwrap();
+            let harmless = ["socket:", "pipe:", "anon_inode:", "/dev/null"];
+            assert!(harmless.iter().any(|kind| target.starts_with(kind)), "{target}");
+        }
+        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some(), "and it works");
+    }
+}
+
+#[test]
+fn a_watcher_that_is_killed_is_replaced() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let daemon = Daemon::start(&lab.server, &site);
+    let first = daemon.watcher().expect("a child of the daemon");
+    kill(first, Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || daemon.watcher().is_some_and(|watcher| watcher != first) && daemon.says("again")));
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+}
+
+#[test]
+fn a_watcher_outlives_its_keeper_by_no_more_than_a_moment() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let watcher = daemon.watcher().expect("a child of the daemon");
+    daemon.kill9();
+    assert!(
+        within(SOON, || !fs::exists(format!("/proc/{watcher}/fd/0")).unwrap()),
+        "the watcher is gone too"
+    );
+}
+
+#[test]
+fn a_reload_moves_the_watcher_to_another_interface() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("interfaces = [\"lan1\"]\n", &open_ssh(2));
+    let daemon = Daemon::start(&lab.server, &site);
+    let socket = lab.client.udp(CLIENT4);
+    let laptop = site.key("laptop");
+    assert_eq!(ask(&socket, SERVER4, &laptop.good()), None, "the client is at lan0");
+    site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
+    daemon.reload();
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
+    site.write_config("interfaces = [\"lan9\"]\n", &open_ssh(2));
+    daemon.reload();
+    assert!(daemon.log().contains("lan9"));
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some(), "the old config stays");
+}
+
+#[test]
+fn a_table_that_somebody_flushed_is_back_with_the_next_knock() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(3));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    lab.server.nft("flush ruleset");
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(lab.client.reaches(SERVER4, 22));
+    lab.client.closing(SERVER4, 22);
+}
+
+#[test]
+fn the_service_manager_hears_when_the_gate_is_closed() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let path = site.path("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut command = Daemon::command(&site);
+    command.env("NOTIFY_SOCKET", &path);
+    let mut daemon = Daemon::launch(&lab.server, command);
+    let mut heard = [0; 64];
+    let length = manager.recv(&mut heard).unwrap();
+    assert_eq!(&heard[..length], b"READY=1");
+    assert!(lab.server.nft("list table inet spa_knock").contains("tcp . 22"));
+    assert!(daemon.terminate().success());
+    let length = manager.recv(&mut heard).unwrap();
+    assert_eq!(&heard[..length], b"STOPPING=1");
+}
