@@ -38,7 +38,7 @@ impl Crowd {
         let keys = |n: u32| {
             let mut secret = [0x5A; 32];
             secret[..4].copy_from_slice(&n.to_be_bytes());
-            PairSecret::new(Secret::from_bytes(secret)).keys(&server)
+            PairSecret::new(Secret::from_bytes(&secret)).keys(&server)
         };
         Self { keys: (0..CLIENTS).map(keys).collect() }
     }

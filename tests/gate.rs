@@ -39,7 +39,7 @@ fn server_id() -> ServerId {
 }
 
 fn keys(secret: u8) -> KeySet {
-    PairSecret::new(Secret::from_bytes([secret; 32])).keys(&server_id())
+    PairSecret::new(Secret::from_bytes(&[secret; 32])).keys(&server_id())
 }
 
 fn action(name: &str) -> ActionName {
@@ -421,7 +421,7 @@ fn an_ipv4_address_in_ipv6_clothes_is_an_ipv4_address() {
 #[test]
 fn another_servers_or_clients_knock_is_nobodys_here() {
     let mut server = Server::new();
-    let secret = || PairSecret::new(Secret::from_bytes([7; 32]));
+    let secret = || PairSecret::new(Secret::from_bytes(&[7; 32]));
     let other_server = secret().keys(&"other".parse().unwrap());
     for keys in [other_server, keys(8)] {
         let datagram = Datagram::seal_with(&knock(), &keys.client(), [1; 12], 0).unwrap();

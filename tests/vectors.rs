@@ -39,7 +39,7 @@ fn array<const N: usize>(value: &Value) -> [u8; N] {
 }
 
 fn secret(value: &Value) -> Secret {
-    Secret::from_bytes(array(value))
+    Secret::from_bytes(&array(value))
 }
 
 fn knock(v: &Value) -> Knock {

@@ -23,7 +23,7 @@ fn cases(cases: u32) -> ProptestConfig {
 }
 
 fn keys() -> KeySet {
-    PairSecret::new(Secret::from_bytes([7; 32])).keys(&"bastion.test".parse().unwrap())
+    PairSecret::new(Secret::from_bytes(&[7; 32])).keys(&"bastion.test".parse().unwrap())
 }
 
 /// What the server makes of a datagram: read, checked, opened, understood.
@@ -97,9 +97,9 @@ fn every_truncation_and_every_extension_is_refused() {
 #[test]
 fn a_knock_for_another_server_or_under_another_secret_is_refused() {
     let whole = datagram(5);
-    let secret = || PairSecret::new(Secret::from_bytes([7; 32]));
+    let secret = || PairSecret::new(Secret::from_bytes(&[7; 32]));
     let other_server = secret().keys(&"bastion2.test".parse().unwrap());
-    let other_secret = PairSecret::new(Secret::from_bytes([8; 32])).keys(&"bastion.test".parse().unwrap());
+    let other_secret = PairSecret::new(Secret::from_bytes(&[8; 32])).keys(&"bastion.test".parse().unwrap());
     for keys in [other_server, other_secret] {
         assert_eq!(hear(&whole, &keys), None);
         assert!(Envelope::read(&whole).unwrap().open(&keys.keeper()).is_err());

@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn pair() -> PairSecret {
-        PairSecret::new(Secret::from_bytes([7; 32]))
+        PairSecret::new(Secret::from_bytes(&[7; 32]))
     }
 
     fn knock(action: &str) -> Datagram {

@@ -192,7 +192,7 @@ fn parse_secret(text: &str) -> Option<Secret> {
     let mut bytes = Zeroizing::new([0; 33]);
     let length = STANDARD.decode_slice(text, bytes.as_mut_slice()).ok()?;
     let whole: &[u8; Secret::LEN] = bytes.get(..length)?.try_into().ok()?;
-    Some(Secret::from_bytes(*whole))
+    Some(Secret::from_bytes(whole))
 }
 
 fn is_host(text: &str) -> bool {

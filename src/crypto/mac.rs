@@ -9,16 +9,16 @@ use super::Secret;
 /// A whole HMAC-SHA256 output.
 pub type Tag = [u8; 32];
 
-/// A key for HMAC-SHA256. Wiped on drop, cannot be printed.
+/// A key for HMAC-SHA256. Wiped on drop, cannot be printed; behind a pointer for the reason that secrets are.
 #[derive(Clone)]
-pub struct MacKey(Hmac<Sha256>);
+pub struct MacKey(Box<Hmac<Sha256>>);
 
 impl MacKey {
     /// The key of these bytes, of any length (RFC 2104 pads or hashes it).
     #[must_use]
     pub fn new(key: &[u8]) -> Self {
         // HMAC takes keys of any length, so the error cannot occur; an all-zero block is RFC 2104's empty key.
-        Self(Hmac::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&Default::default())))
+        Self(Box::new(Hmac::new_from_slice(key).unwrap_or_else(|_| Hmac::new(&Default::default()))))
     }
 
     /// The tag of the concatenated parts.
@@ -37,11 +37,11 @@ impl MacKey {
     #[must_use]
     pub fn derive(&self, parts: &[&[u8]]) -> Secret {
         let output: Zeroizing<Tag> = Zeroizing::new(self.tag(parts));
-        Secret::from_bytes(*output)
+        Secret::from_bytes(&output)
     }
 
     fn begin(&self, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let mut mac = self.0.clone();
+        let mut mac = Hmac::clone(&self.0);
         for part in parts {
             mac.update(part);
         }
@@ -62,7 +62,7 @@ pub(super) fn hkdf(salt: &[u8], ikm: &Secret, info: &[&[u8]]) -> Secret {
     let mut mac = MacKey::from(&prk).begin(info);
     mac.update(&[1]);
     let output: Zeroizing<Tag> = Zeroizing::new(mac.finalize().into_bytes().into());
-    Secret::from_bytes(*output)
+    Secret::from_bytes(&output)
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
             let prk = ring::hkdf::Salt::new(ring::hkdf::HKDF_SHA256, &salt).extract(&ikm);
             let mut oracle = [0; 32];
             prk.expand(&[&info], ring::hkdf::HKDF_SHA256).unwrap().fill(&mut oracle).unwrap();
-            let derived = hkdf(&salt, &Secret::from_bytes(ikm), &[&info]);
+            let derived = hkdf(&salt, &Secret::from_bytes(&ikm), &[&info]);
             prop_assert_eq!(&oracle, derived.expose());
         }
     }

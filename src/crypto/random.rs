@@ -13,6 +13,10 @@ pub struct RandomFailed;
 /// When the system has none; nothing secret may be made then.
 pub fn random<const N: usize>() -> Result<[u8; N], RandomFailed> {
     let mut bytes = [0; N];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| RandomFailed)?;
+    fill(&mut bytes)?;
     Ok(bytes)
+}
+
+pub(super) fn fill(bytes: &mut [u8]) -> Result<(), RandomFailed> {
+    SystemRandom::new().fill(bytes).map_err(|_| RandomFailed)
 }

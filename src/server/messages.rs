@@ -122,7 +122,7 @@ impl Order {
             2 => Some(Self::Interface(read_text(&mut reader)?)),
             3 => {
                 let fingerprint = Fingerprint::from_bytes(*reader.array()?);
-                let mut key = || reader.array().copied().map(Secret::from_bytes);
+                let mut key = || reader.array().map(Secret::from_bytes);
                 Some(Self::Key(fingerprint, WatcherKeys { hint: key()?, sign: key()?, selector: key()? }))
             }
             4 => Some(Self::Go),
@@ -236,7 +236,7 @@ mod tests {
         assert!(
             matches!(Order::read(&*Order::Interface(name.clone()).to_bytes()), Some(Order::Interface(n)) if n == name)
         );
-        let key = |n| Secret::from_bytes([n; 32]);
+        let key = |n| Secret::from_bytes(&[n; 32]);
         let keys = WatcherKeys { hint: key(1), sign: key(2), selector: key(3) };
         let Some(Order::Key(fingerprint, read)) =
             Order::read(&*Order::Key(Fingerprint::from_bytes([9; 8]), keys).to_bytes())

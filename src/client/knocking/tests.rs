@@ -21,7 +21,7 @@ fn id() -> ServerId {
 }
 
 fn pair() -> PairSecret {
-    PairSecret::new(Secret::from_bytes([9; 32]))
+    PairSecret::new(Secret::from_bytes(&[9; 32]))
 }
 
 fn ip(text: &str) -> IpAddr {
