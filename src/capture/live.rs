@@ -18,6 +18,7 @@ pub struct Live {
     capture: pcap::Capture<Active>,
     link: Link,
     interface: Option<u32>,
+    port: u16,
     place: String,
 }
 
@@ -60,7 +61,7 @@ impl Live {
         // What we send ourselves is no knock to us.
         capture.direction(Direction::In).map_err(error)?;
         capture.filter(&filter::knocks(link, port), true).map_err(error)?;
-        Ok(Self { capture, link, interface: index, place })
+        Ok(Self { capture, link, interface: index, port, place })
     }
 }
 
@@ -72,11 +73,12 @@ impl Capture for Live {
     fn next(&mut self) -> Result<Next<'_>, CaptureError> {
         match self.capture.next_packet() {
             Ok(packet) => Ok(match Segment::read(self.link, packet.data) {
-                Some(mut segment) => {
+                // Behind extension headers the kernel's filter could not look for the port.
+                Some(mut segment) if segment.destination.port() == self.port => {
                     segment.interface = segment.interface.or(self.interface);
                     Next::Datagram(segment)
                 }
-                None => Next::Other,
+                _ => Next::Other,
             }),
             Err(Error::TimeoutExpired) => Ok(Next::Empty),
             Err(error) => Err(describe(&self.place, &error)),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::config::NOT_YET;
 use crate::os::files::FileError;
 
 /// Why a command failed. The numbers are the exit codes, a contract with scripts.
@@ -57,7 +58,7 @@ impl Failure {
 
     /// Something that the command line knows, but this version does not do.
     pub(super) fn not_yet(name: &str) -> Self {
-        Self::new(Cause::Usage, format!("{name}: not yet in this version"))
+        Self::new(Cause::Usage, format!("{name}: {NOT_YET}"))
     }
 
     /// The same, with a way out.

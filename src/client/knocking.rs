@@ -108,7 +108,8 @@ impl Knocker<'_> {
         if self.intent.reply == ReplyWanted::No {
             return Ok(self.sent(route, plan.first()));
         }
-        let (mut until, mut resend) = (self.deadline(), Resend::Yes);
+        let deadline = clock::steady().saturating_add(self.intent.timeout);
+        let (mut until, mut resend) = (deadline, Resend::Yes);
         loop {
             let heard = exchange.hear(until, resend);
             self.report.detail(|| times(&exchange, heard.is_some()));
@@ -119,7 +120,7 @@ impl Knocker<'_> {
                 exchange
                     .send(self.seal(claim)?)
                     .map_err(|error| no_way(self.intent, Some((route.server, error))))?;
-                (until, resend) = (self.deadline(), Resend::Yes);
+                (until, resend) = (deadline, Resend::Yes);
                 continue;
             };
             let turn = if heard.knock == 0 { Turn::First } else { Turn::Second };
@@ -129,15 +130,11 @@ impl Knocker<'_> {
                 Next::Linger => {
                     self.report
                         .detail(|| format!("{}: saw us as {}", route.server.ip(), heard.reply.observed));
-                    (until, resend) = (clock::steady().saturating_add(LINGER), Resend::No);
+                    (until, resend) = (clock::steady().saturating_add(LINGER).min(deadline), Resend::No);
                 }
                 Next::Contradiction(one, other) => return self.contradiction(one, other, route, &heard),
             }
         }
-    }
-
-    fn deadline(&self) -> Duration {
-        clock::steady().saturating_add(self.intent.timeout)
     }
 
     fn seal(&self, claim: Claim) -> Result<Datagram, Failure> {

@@ -1,11 +1,8 @@
 //! Where to knock and what the server is called: command line, profile and key weighed against each other.
 
 use super::failure::{Cause, Failure};
-use crate::config::Profile;
+use crate::config::{KNOCK_PORT, Profile};
 use crate::knock::ServerId;
-
-/// The knock port where nothing names another.
-const PORT: u16 = 62201;
 
 /// Where to knock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +29,7 @@ pub(super) struct Said<'a> {
 pub(super) struct Keyed<'a> {
     /// The server of a pair key.
     pub(super) server: Option<&'a ServerId>,
-    /// Where that server, or any, is to be reached.
+    /// Where that server is to be reached.
     pub(super) address: Option<&'a str>,
     /// On which port.
     pub(super) port: Option<u16>,
@@ -43,9 +40,9 @@ impl Target {
     pub(super) fn new(said: &Said<'_>, profile: &Profile, key: &Keyed<'_>) -> Result<Self, Failure> {
         let typed = ServerId::from_typed(said.server);
         // A pair key's address is its server's; typed under another name, that name is where to knock.
-        let keyed = key.address.filter(|_| key.server.is_none_or(|server| typed.as_ref() == Ok(server)));
+        let keyed = key.address.filter(|_| key.server.is_some_and(|server| typed.as_ref() == Ok(server)));
         let host = profile.address.as_deref().or(keyed).unwrap_or(said.server).to_owned();
-        let port = said.port.or(profile.port).or(key.port).unwrap_or(PORT);
+        let port = said.port.or(profile.port).or(key.port).unwrap_or(KNOCK_PORT);
         let id = match said.id.or(profile.id.as_ref()).or(key.server) {
             Some(id) => id.clone(),
             None => typed.map_err(|rule| {
@@ -87,7 +84,7 @@ mod tests {
             assert_eq!((target.host.as_str(), target.port, &target.id), (host, 4000, &bastion), "{typed}");
         }
         let root = Keyed { server: None, ..key };
-        assert_eq!(Target::new(&said("other"), &Profile::default(), &root).unwrap().host, "192.0.2.7");
+        assert_eq!(Target::new(&said("other"), &Profile::default(), &root).unwrap().host, "other");
     }
 
     #[test]

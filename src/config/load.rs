@@ -50,6 +50,22 @@ pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     Reading::new(&main, problems).finish(&main, &clients)
 }
 
+/// Who but the user and root may change what a config says, its folder and its client files included: whoever may
+/// decides what root runs.
+#[must_use]
+pub fn writers(path: &Path) -> Vec<Problem> {
+    let clients = path.with_file_name(CLIENTS_FOLDER);
+    let listed = files::list(&clients).unwrap_or_default();
+    let files = listed.iter().filter(|file| file.extension().is_some_and(|e| e == "toml"));
+    [path.parent(), Some(path), Some(clients.as_path())]
+        .into_iter()
+        .flatten()
+        .chain(files.map(PathBuf::as_path))
+        .filter(|path| files::exists(path))
+        .filter_map(|path| files::check_unwritable(path).err().map(Problem::of_file))
+        .collect()
+}
+
 /// What the text of a config and of the client files beside it means.
 ///
 /// # Errors

@@ -109,8 +109,9 @@ fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {
     for item in &items {
         let name = item.text()?;
         let fits = (1..=INTERFACE_MAX).contains(&name.len());
-        if !fits || name.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control()) {
-            item.problem("an interface name is 1 to 15 bytes without '/' and white space", None);
+        // The firewall's text names them too: nothing that could mean something there.
+        if !fits || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._@:-".contains(&b)) {
+            item.problem("an interface name is 1 to 15 characters of A-Z, a-z, 0-9 and . _ @ : -", None);
             return None;
         }
         if !names.iter().any(|known| known == name) {

@@ -4,21 +4,21 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::replay::KnockId;
+use super::replay::KnockOf;
 
 /// For how long an answer is kept, from the knock's first copy on.
-const KEPT: Duration = Duration::from_secs(10);
+const FOR: Duration = Duration::from_secs(10);
 /// How often one knock is answered in all.
 const TIMES_MAX: u8 = 4;
 /// Only accepted knocks and address refusals get in; this bounds a flood of the latter.
 const ANSWERS_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Answers(VecDeque<Answer>);
+pub(super) struct Answers(VecDeque<Kept>);
 
 #[derive(Debug)]
-struct Answer {
-    id: KnockId,
+struct Kept {
+    knock: KnockOf,
     source: SocketAddr,
     first: Duration,
     times: u8,
@@ -38,49 +38,50 @@ pub(super) enum Before {
 
 impl Answers {
     /// Whether this knock from this source was answered; counts as one more answer if so.
-    pub(super) fn again(&mut self, id: &KnockId, source: SocketAddr, now: Duration) -> Before {
-        while self.0.front().is_some_and(|answer| now.saturating_sub(answer.first) >= KEPT) {
+    pub(super) fn again(&mut self, knock: KnockOf, source: SocketAddr, now: Duration) -> Before {
+        while self.0.front().is_some_and(|kept| now.saturating_sub(kept.first) >= FOR) {
             self.0.pop_front();
         }
-        let Some(answer) = self.0.iter_mut().find(|answer| answer.id == *id && answer.source == source)
-        else {
-            return Before::Never;
-        };
-        if answer.times >= TIMES_MAX {
+        let same = |kept: &&mut Kept| kept.knock == knock && kept.source == source;
+        let Some(kept) = self.0.iter_mut().find(same) else { return Before::Never };
+        if kept.times >= TIMES_MAX {
             return Before::Enough;
         }
-        answer.times = answer.times.saturating_add(1);
-        Before::Again(answer.bytes.clone())
+        kept.times = kept.times.saturating_add(1);
+        Before::Again(kept.bytes.clone())
     }
 
     /// Keeps the first answer to a knock.
-    pub(super) fn keep(&mut self, id: KnockId, source: SocketAddr, now: Duration, bytes: Vec<u8>) {
+    pub(super) fn keep(&mut self, knock: KnockOf, source: SocketAddr, now: Duration, bytes: Vec<u8>) {
         if self.0.len() >= ANSWERS_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Answer { id, source, first: now, times: 1, bytes });
+        self.0.push_back(Kept { knock, source, first: now, times: 1, bytes });
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Fingerprint;
 
     #[test]
     fn a_knock_is_answered_four_times_within_ten_seconds_to_one_source_only() {
         let mut answers = Answers::default();
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
         let at = Duration::from_secs;
-        assert_eq!(answers.again(&[1; 12], source, at(0)), Before::Never);
-        answers.keep([1; 12], source, at(0), vec![7]);
+        let [knock, of_another] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
+        assert_eq!(answers.again(knock, source, at(0)), Before::Never);
+        answers.keep(knock, source, at(0), vec![7]);
         for _ in 0..3 {
-            assert_eq!(answers.again(&[1; 12], source, at(9)), Before::Again(vec![7]));
+            assert_eq!(answers.again(knock, source, at(9)), Before::Again(vec![7]));
         }
-        assert_eq!(answers.again(&[1; 12], source, at(9)), Before::Enough);
+        assert_eq!(answers.again(knock, source, at(9)), Before::Enough);
+        assert_eq!(answers.again(of_another, source, at(9)), Before::Never, "another client's nonce");
         for other in ["10.0.0.1:4001", "10.0.0.2:4000"] {
-            assert_eq!(answers.again(&[1; 12], other.parse().unwrap(), at(9)), Before::Never);
+            assert_eq!(answers.again(knock, other.parse().unwrap(), at(9)), Before::Never);
         }
-        assert_eq!(answers.again(&[1; 12], source, at(10)), Before::Never);
+        assert_eq!(answers.again(knock, source, at(10)), Before::Never);
         assert!(answers.0.is_empty());
     }
 }

@@ -179,13 +179,13 @@ impl Keeper {
     pub fn seal(&mut self, answer: Answer, nonce: &Nonce, now: Now) -> Result<Vec<u8>, NotSealed> {
         let client = self.client(answer.fingerprint).ok_or(NotSealed)?;
         let bytes = seal_reply(&answer.reply, &client.keys.reply, &answer.id, nonce)?;
-        self.answers.keep(answer.id, answer.source, now.steady, bytes.clone());
+        self.answers.keep((answer.fingerprint, answer.id), answer.source, now.steady, bytes.clone());
         Ok(bytes)
     }
 
     /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
     fn check_new(&mut self, fresh: &Fresh, ticket: &Ticket, now: Now) -> Option<Verdict> {
-        match self.answers.again(fresh.id(), ticket.source, now.steady) {
+        match self.answers.again((ticket.fingerprint, *fresh.id()), ticket.source, now.steady) {
             Before::Again(bytes) => return Some(Verdict::AnswerAgain(bytes)),
             Before::Enough => return Some(Verdict::Nothing),
             Before::Never => {}
@@ -215,7 +215,7 @@ impl Keeper {
         };
         // What is used up by now comes here once; the others can be sent again and again.
         let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
-        let record = (!once || self.told.first(&ticket.id, event))
+        let record = (!once || self.told.first((ticket.fingerprint, ticket.id), event))
             .then(|| ticket.record(event, Some(rejection.to_string())));
         let answer = rejection
             .status()

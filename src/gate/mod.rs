@@ -25,7 +25,7 @@ mod watcher;
 
 pub use keeper::{Answer, Keeper, Outcome, Refusal, Verdict};
 pub use opened::Skew;
-pub use order::{Effect, Grant, Order, Ticket};
+pub use order::{Command, Effect, Grant, Order, Ticket};
 pub use policy::{Action, Client, ClientRules, Policy};
 pub use rate::{InvalidRate, Rate};
 pub use record::{Event, Record};

@@ -39,13 +39,20 @@ pub struct Ticket {
 pub enum Effect {
     /// Let these in.
     Open(Vec<Grant>),
-    /// Run these, one an address.
+    /// Run these, one an address if they name it.
     Run {
-        /// Programs and their arguments.
-        commands: Vec<Vec<String>>,
+        /// What to run.
+        commands: Vec<Command>,
         /// When each is ended.
         timeout: Duration,
     },
+}
+
+/// A program and its arguments, and for whom it runs.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Command {
+    argv: Vec<String>,
+    addresses: Vec<IpAddr>,
 }
 
 /// One address is let in to one door.
@@ -68,6 +75,20 @@ impl Order {
     #[must_use]
     pub const fn ticket(&self) -> &Ticket {
         &self.ticket
+    }
+}
+
+impl Command {
+    /// Program and arguments.
+    #[must_use]
+    pub fn argv(&self) -> &[String] {
+        &self.argv
+    }
+
+    /// The order's ticket, as far as it is about this command.
+    #[must_use]
+    pub fn ticket(&self, of_order: &Ticket) -> Ticket {
+        Ticket { addresses: self.addresses.clone(), ..of_order.clone() }
     }
 }
 
@@ -111,24 +132,6 @@ impl Ticket {
             reason,
             knock: self.id,
         }
-    }
-
-    /// The client's name.
-    #[must_use]
-    pub const fn client(&self) -> &ClientName {
-        &self.client
-    }
-
-    /// What was asked for, once that is understood.
-    #[must_use]
-    pub const fn action(&self) -> Option<&ActionName> {
-        self.action.as_ref()
-    }
-
-    /// Seconds granted.
-    #[must_use]
-    pub const fn seconds(&self) -> u32 {
-        self.seconds
     }
 }
 
@@ -216,11 +219,17 @@ fn effect(action: &Action, knock: &Knock, ticket: &mut Ticket) -> Effect {
             Effect::Open(grants.collect())
         }
         Action::Run { argv, timeout } => {
+            let addresses = &ticket.addresses;
+            let command = |address: IpAddr, addresses: &[IpAddr]| Command {
+                argv: argv.iter().map(|word| fill(word, knock, ticket, address)).collect(),
+                addresses: addresses.to_vec(),
+            };
             let per_address = argv.iter().any(|word| word.uses(Placeholder::Address));
-            let runs = if per_address { ticket.addresses.len() } else { 1 };
-            let command =
-                |address: &IpAddr| argv.iter().map(|word| fill(word, knock, ticket, *address)).collect();
-            let commands = ticket.addresses.iter().take(runs).map(command).collect();
+            let commands = if per_address {
+                addresses.iter().map(|&address| command(address, &[address])).collect()
+            } else {
+                addresses.first().map(|&first| command(first, addresses)).into_iter().collect()
+            };
             Effect::Run { commands, timeout: *timeout }
         }
     }

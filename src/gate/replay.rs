@@ -13,6 +13,9 @@ const IDS_MAX: usize = 256;
 /// What names a knock: its nonce.
 pub type KnockId = Nonce;
 
+/// A knock of one key: another client's may have the same id.
+pub(super) type KnockOf = (Fingerprint, KnockId);
+
 /// All keys' memories.
 #[derive(Debug)]
 pub struct ReplayMemory {

@@ -3,25 +3,25 @@
 use std::collections::VecDeque;
 
 use super::record::Event;
-use super::replay::KnockId;
+use super::replay::KnockOf;
 
 /// Enough for the copies of a few attackers at once; beyond it, one is told again.
 const TOLD_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Told(VecDeque<(KnockId, Event)>);
+pub(super) struct Told(VecDeque<(KnockOf, Event)>);
 
 impl Told {
     /// Whether this is told for the first time.
     #[must_use]
-    pub(super) fn first(&mut self, id: &KnockId, event: Event) -> bool {
-        if self.0.contains(&(*id, event)) {
+    pub(super) fn first(&mut self, knock: KnockOf, event: Event) -> bool {
+        if self.0.contains(&(knock, event)) {
             return false;
         }
         if self.0.len() >= TOLD_MAX {
             self.0.pop_front();
         }
-        self.0.push_back((*id, event));
+        self.0.push_back((knock, event));
         true
     }
 }
@@ -29,17 +29,19 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Fingerprint;
 
     #[test]
     fn each_end_of_a_knock_is_told_once_and_the_memory_is_bounded() {
         let mut told = Told::default();
-        assert!(told.first(&[1; 12], Event::Stale));
-        assert!(!told.first(&[1; 12], Event::Stale));
-        assert!(told.first(&[1; 12], Event::Replayed));
+        let key = Fingerprint::from_bytes([1; 8]);
+        assert!(told.first((key, [1; 12]), Event::Stale));
+        assert!(!told.first((key, [1; 12]), Event::Stale));
+        assert!(told.first((key, [1; 12]), Event::Replayed));
         for n in 0..5_000_u32 {
             let mut id = [9; 12];
             id[..4].copy_from_slice(&n.to_be_bytes());
-            assert!(told.first(&id, Event::Refused));
+            assert!(told.first((key, id), Event::Refused));
         }
         assert_eq!(told.0.len(), TOLD_MAX);
     }

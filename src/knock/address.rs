@@ -1,6 +1,6 @@
 //! Whose address a knock asks to be let in.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// How the server finds the address to grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,4 +35,13 @@ impl std::fmt::Display for AddressPolicy {
 #[must_use]
 pub const fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
+}
+
+/// The address as IPv6: an IPv4 one becomes `::ffff:a.b.c.d`.
+#[must_use]
+pub const fn mapped(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    }
 }

@@ -8,7 +8,7 @@ mod request;
 mod source;
 mod time;
 
-pub use address::{AddressPolicy, canonical};
+pub use address::{AddressPolicy, canonical, mapped};
 pub use door::{Door, InvalidDoor, Protocol};
 pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
 pub use reply::{Reply, ReplyText, Status};

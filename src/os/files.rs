@@ -182,6 +182,7 @@ pub fn replace(path: &Path, mode: Mode, content: &[u8]) -> Result<(), FileError>
 pub fn append(path: &Path, mode: Mode) -> Result<File, FileError> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
+    permissions::refuse_links(&mut options);
     permissions::set_mode(&mut options, mode);
     options.open(path).map_err(|error| FileError::io(path, &error))
 }
@@ -338,6 +339,10 @@ mod unix {
         Ok(())
     }
 
+    pub(super) fn refuse_links(options: &mut OpenOptions) {
+        options.custom_flags(OFlag::O_NOFOLLOW.bits());
+    }
+
     pub(super) fn set_mode(options: &mut OpenOptions, mode: Mode) {
         options.mode(match mode {
             Mode::Private => 0o600,
@@ -391,6 +396,8 @@ mod elsewhere {
     pub(super) fn check_private_folder(_: &Path, _: &Metadata) -> Result<(), FileError> {
         Ok(())
     }
+
+    pub(super) fn refuse_links(_: &mut OpenOptions) {}
 
     pub(super) fn set_mode(_: &mut OpenOptions, _: Mode) {}
 

@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "looks at /proc and /sys, in place of files")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// IFF_UP of netdevice(7).
@@ -60,6 +60,12 @@ pub fn name() -> Option<String> {
 #[must_use]
 pub fn has_user(name: &str) -> bool {
     matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
+}
+
+/// The number of this process's network namespace.
+#[must_use]
+pub fn network_namespace() -> Option<u64> {
+    fs::metadata("/proc/self/ns/net").ok().map(|namespace| namespace.ino())
 }
 
 /// Whether this host passes packets on between networks, IPv4 or IPv6. What cannot be read is off.

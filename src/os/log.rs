@@ -47,7 +47,9 @@ impl Log for Stderr {
             Level::Debug | Level::Trace => "<7>",
         };
         // One write a line, so that the lines of two processes do not mix. If nobody can be told, nobody is.
-        let line = format!("{priority}{}: {word}{}\n", self.name, record.args());
+        // What follows a line end stands indented: no text, whoever wrote it, can pass for a line of ours.
+        let text = record.args().to_string().replace('\n', "\n  ");
+        let line = format!("{priority}{}: {word}{text}\n", self.name);
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
 

@@ -1,7 +1,7 @@
 //! The only place that starts processes: to the end with some input, or beside the event loop with a deadline.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -15,6 +15,10 @@ pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How many commands of knocks run at a time.
 const RUNNING_MAX: usize = 16;
+/// Between two looks at whether it has ended.
+const POLL: Duration = Duration::from_millis(1);
+/// What of its output is kept.
+const OUTPUT_MAX: u64 = 64 << 10;
 /// Between the friendly signal and the last one.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -39,11 +43,11 @@ pub enum RunError {
     },
 }
 
-/// Runs a program to its end with this input; returns its output.
+/// Runs a program to its end with this input, for at most `limit`; returns its output.
 ///
 /// # Errors
-/// When it cannot be started or does not end well.
-pub fn run_to_end(program: &str, args: &[&str], input: &str) -> Result<String, RunError> {
+/// When it cannot be started, does not end in time or does not end well.
+pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) -> Result<String, RunError> {
     let error = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
         _ => RunError::Io(program.to_owned(), super::files::plain(&error)),
@@ -53,19 +57,65 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str) -> Result<String, R
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .process_group(0)
         .spawn()
         .map_err(error)?;
-    let stdin = child.stdin.take();
-    // A program that does not read its input says why on its standard error, which is the better message.
-    let written = stdin.map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
-    let output = child.wait_with_output().map_err(error)?;
-    if output.status.success() {
-        written.map_err(error)?;
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    // All three at once, or a program that fills one pipe while we wait at another would hang us both. They end
+    // with the program, at the latest when its group is killed.
+    let (status, said, complained) = std::thread::scope(|scope| {
+        // A program that does not read its input says why on its standard error, which is the better message.
+        scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+        let said = scope.spawn(|| read_some(stdout));
+        let complained = scope.spawn(|| read_some(stderr));
+        let status = wait_for(&mut child, limit);
+        (status, said.join().unwrap_or_default(), complained.join().unwrap_or_default())
+    });
+    match status.map_err(error)? {
+        None => Err(RunError::Io(program.to_owned(), format!("did not end within {} s", limit.as_secs()))),
+        Some(status) if status.success() => Ok(said),
+        Some(status) => {
+            let said = complained.lines().next().map(|line| format!(": {}", line.trim())).unwrap_or_default();
+            Err(RunError::Failed { program: program.to_owned(), status, said })
+        }
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().map(|line| format!(": {}", line.trim())).unwrap_or_default();
-    Err(RunError::Failed { program: program.to_owned(), status: output.status, said })
+}
+
+fn read_some(source: Option<impl Read>) -> String {
+    let mut bytes = Vec::new();
+    if let Some(source) = source {
+        // What could be read until an error is what there is to tell.
+        let _ = source.take(OUTPUT_MAX).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The exit of a program; none when it had to be killed.
+fn wait_for(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = super::clock::steady().saturating_add(limit);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if super::clock::steady() >= deadline {
+            kill_group(child);
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Kills a process that leads its own group, and all that it started there.
+pub fn kill_group(leader: &Child) {
+    signal_group(leader, Signal::SIGKILL);
+}
+
+fn signal_group(leader: &Child, signal: Signal) {
+    if let Ok(pid) = i32::try_from(leader.id()) {
+        // It may just have ended by itself.
+        let _ = killpg(Pid::from_raw(pid), signal);
+    }
 }
 
 /// Starts this very program again as another process of ours: `argument`, a channel as its standard input, and
@@ -177,7 +227,7 @@ impl<T> Commands<T> {
     /// Ends all that still run, at once; returns whose they were.
     pub fn kill_all(&mut self) -> Vec<T> {
         let kill = |mut running: Running<T>| {
-            running.signal(Signal::SIGKILL);
+            kill_group(&running.child);
             let _ = running.child.wait();
             running.label
         };
@@ -196,7 +246,7 @@ impl<T> Running<T> {
             Ok(None) => {
                 if now >= self.deadline() {
                     let signal = if self.last.is_some() { Signal::SIGKILL } else { Signal::SIGTERM };
-                    self.signal(signal);
+                    signal_group(&self.child, signal);
                     self.last = Some(now.saturating_add(GRACE));
                 }
                 return None;
@@ -206,20 +256,12 @@ impl<T> Running<T> {
         Some(match self.last {
             Some(_) => {
                 // What it started may live on in its group.
-                self.signal(Signal::SIGKILL);
+                kill_group(&self.child);
                 Ended::TooLate
             }
             None if status.success() => Ended::Well,
             None => Ended::Badly(status.to_string()),
         })
-    }
-
-    /// To the whole group: what the command started goes with it.
-    fn signal(&self, signal: Signal) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            // It may just have ended by itself.
-            let _ = killpg(Pid::from_raw(pid), signal);
-        }
     }
 }
 
@@ -249,11 +291,16 @@ mod tests {
 
     #[test]
     fn programs_run_to_their_end_or_say_why_not() {
-        assert_eq!(run_to_end("cat", &[], "text").unwrap(), "text");
-        let missing = run_to_end("/nonexistent/program", &[], "").unwrap_err();
+        let limit = Duration::from_secs(10);
+        assert_eq!(run_to_end("cat", &[], "text", limit).unwrap(), "text");
+        let missing = run_to_end("/nonexistent/program", &[], "", limit).unwrap_err();
         assert_eq!(missing.to_string(), "/nonexistent/program: not found");
-        let failed = run_to_end("sh", &["-c", "echo why >&2; exit 3"], "").unwrap_err();
+        let failed = run_to_end("sh", &["-c", "echo why >&2; exit 3"], "", limit).unwrap_err();
         assert_eq!(failed.to_string(), "sh: exit status: 3: why");
+        // More than a pipe holds, to a program that never reads, and its child holds the pipe too.
+        let long = "x".repeat(1 << 20);
+        let hung = run_to_end("sh", &["-c", "sleep 100 & sleep 100"], &long, Duration::from_millis(200));
+        assert_eq!(hung.unwrap_err().to_string(), "sh: did not end within 0 s");
     }
 
     #[test]

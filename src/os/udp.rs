@@ -13,7 +13,7 @@ use nix::sys::socket::{
     SockaddrIn6, SockaddrStorage, bind, getsockname, recvmsg, sendmsg, setsockopt, socket,
 };
 
-use crate::knock::canonical;
+use crate::knock::{canonical, mapped};
 
 /// Bound to the knock port on every address.
 pub struct UdpPort {
@@ -112,8 +112,8 @@ impl UdpPort {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         match self.family {
             Family::Both => {
-                let address = SockaddrIn6::from(mapped(to, interface));
-                let octets = v6(from).octets();
+                let address = SockaddrIn6::from(with_scope(to, interface));
+                let octets = mapped(from).octets();
                 let local = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: octets }, ipi6_ifindex: 0 };
                 let control = [ControlMessage::Ipv6PacketInfo(&local)];
                 sendmsg(self.fd.as_raw_fd(), &data, &control, flags, Some(&address))?;
@@ -170,15 +170,8 @@ impl AsFd for UdpPort {
     }
 }
 
-const fn v6(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    }
-}
-
-fn mapped(to: SocketAddr, interface: u32) -> SocketAddrV6 {
-    let ip = v6(to.ip());
+fn with_scope(to: SocketAddr, interface: u32) -> SocketAddrV6 {
+    let ip = mapped(to.ip());
     // Link-local addresses are the same on every interface; others need no help.
     let scope = if ip.is_unicast_link_local() { interface } else { 0 };
     SocketAddrV6::new(ip, to.port(), 0, scope)

@@ -64,7 +64,11 @@ impl AuditLog {
     /// Writes one record, and tells people the same in the daemon's log.
     pub(super) fn write(&mut self, record: &Record, now: Timestamp) {
         tell(record);
-        let Some(line) = line(record, now) else { return };
+        let Some(mut line) = line(record, now) else { return };
+        if self.failing {
+            // Half of the last one may stand there.
+            line.insert(0, '\n');
+        }
         let written = match &mut self.target {
             Target::File(file) => file.write_all(line.as_bytes()),
             Target::Journal => std::io::stderr().lock().write_all(line.as_bytes()),

@@ -6,9 +6,7 @@ use std::process::ExitCode;
 
 use super::console::{Failure, print};
 use super::keys::load_clients;
-use crate::config::{
-    self, Audit, Backend, CLIENTS_FOLDER, CaptureKind, ConfigErrors, Interfaces, Problem, ServerConfig,
-};
+use crate::config::{self, Audit, Backend, CaptureKind, ConfigErrors, Interfaces, Problem, ServerConfig};
 use crate::gate::Action;
 use crate::os::clock;
 use crate::os::files::{self, FileError};
@@ -75,15 +73,7 @@ impl Report {
     }
 
     fn permissions_of_config(&mut self, path: &Path) {
-        let clients = path.with_file_name(CLIENTS_FOLDER);
-        // Whoever may change one of these decides what root runs.
-        let paths = [path.parent(), Some(path), Some(clients.as_path())].into_iter().flatten();
-        for path in paths.filter(|path| files::exists(path)) {
-            self.file(files::check_unwritable(path));
-        }
-        for file in files::list(&clients).unwrap_or_default().iter().filter(|file| is_toml(file)) {
-            self.file(files::check_unwritable(file));
-        }
+        self.problems.extend(config::writers(path));
     }
 
     fn folders(&mut self, config: &ServerConfig) {
@@ -242,8 +232,4 @@ impl Report {
         let place = config.places.of(place).clone();
         self.warnings.push(Problem { place, message, hint: Some(hint.to_owned()) });
     }
-}
-
-fn is_toml(file: &Path) -> bool {
-    file.extension().is_some_and(|extension| extension == "toml")
 }

@@ -43,7 +43,7 @@ pub(super) struct Options {
 pub(super) enum Command {
     /// Run in the foreground, as systemd wants it (Type=notify)
     Run,
-    /// Look at config, keys, permissions, interfaces and firewall, and tell every problem
+    /// Look at config, keys, permissions, interfaces and rights, and tell every problem
     ///
     /// Every problem is told with its file, line and a hint. The exit code is 0, or 1 for any problem, a bad
     /// config too; warnings do not count.

@@ -15,6 +15,8 @@ use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, Mode};
 
+const STILL_IN: &str =
+    "a running daemon lets it in until it is told: systemctl reload spa-knockd (or SIGHUP)";
 const RELOAD: &str = "a running daemon takes this up on: systemctl reload spa-knockd (or SIGHUP)";
 
 /// Adds a client, whole or not at all.
@@ -130,7 +132,7 @@ pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
             entry.key.display()
         )));
     }
-    tell(RELOAD);
+    tell(format_args!("warning: {STILL_IN}"));
     Ok(())
 }
 

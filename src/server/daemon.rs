@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::audit::AuditLog;
 use super::console::Failure;
-use super::messages::{MESSAGE, Report, Sighting};
+use super::messages::{FromWatcher, MESSAGE, Missing, Sighting};
 use super::run::{Ears, Gated, Loaded};
 use super::watcher_process::Gone;
 use crate::crypto::random;
 use crate::firewall::{Backend, FirewallError};
 use crate::gate::{
-    Answer, Effect, Event, Grant, Keeper, Order, Outcome, Refusal, Rejection, Ticket, Verdict,
+    Answer, Command, Effect, Event, Grant, Keeper, Order, Outcome, Refusal, Rejection, Ticket, Verdict,
 };
 use crate::os::runner::{Commands, Ended};
 use crate::os::signals::Signals;
@@ -32,7 +32,7 @@ const RESTART_MAX: Duration = Duration::from_secs(30);
 /// The running daemon.
 pub(super) struct Daemon {
     loaded: Loaded,
-    ears: Option<Ears>,
+    ears: Ears,
     restart: Restart,
     keeper: Keeper,
     firewall: Box<dyn Backend>,
@@ -40,50 +40,52 @@ pub(super) struct Daemon {
     commands: Commands<Ticket>,
     signals: Signals,
     alarms: u32,
-    /// Held, not used: it keeps another daemon from our state.
-    _lock: File,
+    /// Held, not used: they keep other daemons from our state and gate.
+    _locks: Vec<File>,
 }
 
-/// When a dead watcher is started again: later each time, unless the last one lived for a while.
+/// When another watcher is started in the place of one that is dead, or watches less than it should: later each
+/// time, unless the last one lived for a while.
 struct Restart {
-    at: Duration,
+    /// When one is due; none = all is well.
+    due: Option<Duration>,
+    last: Duration,
     delay: Duration,
 }
 
 impl Restart {
     fn postpone(&mut self, now: Duration) {
-        let lived_well = now.saturating_sub(self.at) > RESTART_MAX.saturating_mul(2);
+        let lived_well = now.saturating_sub(self.last) > RESTART_MAX.saturating_mul(2);
         self.delay = if lived_well {
             RESTART_FIRST
         } else {
             self.delay.saturating_mul(2).clamp(RESTART_FIRST, RESTART_MAX)
         };
-        self.at = now.saturating_add(self.delay);
+        self.due = Some(now.saturating_add(self.delay));
     }
 }
 
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
-    pub(super) fn start(gated: Gated) -> Result<Self, Failure> {
-        let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
-        let Gated { loaded, lock, ears, firewall, audit } = gated;
-        // Nothing is remembered of knocks before the start, so nothing stamped before it is believed.
+    pub(super) fn start(gated: Gated, signals: Signals) -> Self {
+        let Gated { loaded, locks, ears, firewall, audit } = gated;
+        // What was accepted before the start is not remembered, so nothing stamped before it is believed.
         let keeper = Keeper::new(loaded.policy(), clock::wall());
         let daemon = Self {
             loaded,
-            ears: Some(ears),
-            restart: Restart { at: clock::steady(), delay: Duration::ZERO },
+            ears,
+            restart: Restart { due: None, last: clock::steady(), delay: Duration::ZERO },
             keeper,
             firewall,
             audit,
             commands: Commands::default(),
             signals,
             alarms: 0,
-            _lock: lock,
+            _locks: locks,
         };
         log::info!("ready: {}", daemon.summary());
         notify::tell(notify::State::Ready);
-        Ok(daemon)
+        daemon
     }
 
     /// Runs until SIGTERM or SIGINT.
@@ -100,7 +102,7 @@ impl Daemon {
     /// One turn of the loop.
     fn turn(&mut self) -> std::io::Result<()> {
         let mut fds = vec![self.signals.as_fd()];
-        fds.extend(self.ears.as_ref().map(|ears| ears.watcher.as_fd()));
+        fds.extend(self.ears.watcher.as_ref().map(AsFd::as_fd));
         wait::readable(&fds, self.patience())?;
         self.signals.drain();
         if self.signals.take_reload() {
@@ -114,8 +116,7 @@ impl Daemon {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let restart = self.ears.is_none().then_some(self.restart.at);
-        let due = restart.into_iter().chain(self.commands.next_deadline()).min();
+        let due = self.restart.due.into_iter().chain(self.commands.next_deadline()).min();
         due.map_or(TICK, |due| due.saturating_sub(clock::steady()).min(TICK))
     }
 
@@ -123,16 +124,17 @@ impl Daemon {
     fn hear(&mut self) {
         let mut buffer = [0; MESSAGE];
         for _ in 0..BATCH {
-            let Some(ears) = &self.ears else { return };
-            let length = match ears.watcher.try_recv(&mut buffer) {
+            let Some(watcher) = &self.ears.watcher else { return };
+            let length = match watcher.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
                 Ok(None) => return,
                 Err(Gone) => return self.lose_watcher("the watcher ended"),
             };
-            match Report::read(buffer.get(..length).unwrap_or_default()) {
-                Some(Report::Knock(sighting)) => self.judge(&sighting),
-                Some(Report::Failed(reason)) => return self.lose_watcher(&reason),
-                Some(Report::Watching) | None => return self.lose_watcher("the watcher talks nonsense"),
+            match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
+                Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Lost(reason)) => self.miss_interface(&reason),
+                Some(FromWatcher::Failed(reason)) => return self.lose_watcher(&reason),
+                Some(FromWatcher::Watching) | None => return self.lose_watcher("the watcher talks nonsense"),
             }
         }
     }
@@ -176,18 +178,20 @@ impl Daemon {
         }
     }
 
-    fn launch(&mut self, commands: &[Vec<String>], timeout: Duration, ticket: &Ticket) -> (Outcome, String) {
-        for argv in commands {
-            if let Err(error) = self.commands.start(argv, timeout, clock::steady(), ticket.clone()) {
-                return (Outcome::Failed, error.to_string());
+    fn launch(&mut self, commands: &[Command], timeout: Duration, ticket: &Ticket) -> (Outcome, String) {
+        let mut outcome = (Outcome::Started, String::new());
+        for command in commands {
+            let ticket = command.ticket(ticket);
+            if let Err(error) = self.commands.start(command.argv(), timeout, clock::steady(), ticket) {
+                outcome = (Outcome::Failed, error.to_string());
             }
         }
-        (Outcome::Started, String::new())
+        outcome
     }
 
     fn refuse(&mut self, refusal: Refusal, sighting: &Sighting<'_>) {
-        if refusal.rejection == Rejection::NotSealed {
-            self.alarm(sighting);
+        if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
+            self.alarm(&refusal.rejection, sighting);
         }
         self.answer(refusal.answer, sighting);
         if let Some(record) = refusal.record {
@@ -196,10 +200,10 @@ impl Daemon {
     }
 
     /// A broken client, or a watcher that somebody has taken over.
-    fn alarm(&mut self, sighting: &Sighting<'_>) {
+    fn alarm(&mut self, rejection: &Rejection, sighting: &Sighting<'_>) {
         self.alarms = self.alarms.saturating_add(1);
         let key = sighting.knock.fingerprint();
-        log::warn!("knock of key {key} from {}: signed but not sealed with the same key", sighting.source);
+        log::warn!("knock of key {key} from {}: {rejection}", sighting.source);
         if self.alarms >= ALARMS_MAX {
             self.alarms = 0;
             self.lose_watcher("too many of those: taking another watcher");
@@ -217,8 +221,7 @@ impl Daemon {
     }
 
     fn send(&self, bytes: &[u8], sighting: &Sighting<'_>) {
-        let Some(ears) = &self.ears else { return };
-        let sent = ears.socket.send(bytes, sighting.destination, sighting.source, sighting.interface);
+        let sent = self.ears.socket.send(bytes, sighting.destination, sighting.source, sighting.interface);
         if let Err(error) = sent {
             log::debug!("answer to {}: {error}", sighting.source);
         }
@@ -228,23 +231,37 @@ impl Daemon {
         if self.signals.stop() {
             return;
         }
-        let now = clock::steady();
-        self.ears = None;
-        self.restart.postpone(now);
+        self.ears.watcher = None;
+        self.restart.postpone(clock::steady());
         log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay.as_millis());
     }
 
-    /// Starts another watcher where one is missing and due.
+    /// The watcher goes on with the interfaces that are left; one that watches all of them is tried for.
+    fn miss_interface(&mut self, why: &str) {
+        // Told once, not at each try that finds nothing changed.
+        if self.restart.delay < RESTART_MAX {
+            log::error!("{why}\nwatching the other interfaces, and looking for this one again");
+        }
+        self.restart.postpone(clock::steady());
+    }
+
+    /// Starts another watcher where one is due.
     fn mind_watcher(&mut self) {
-        if self.ears.is_some() || clock::steady() < self.restart.at {
+        let now = clock::steady();
+        if self.restart.due.is_none_or(|due| now < due) {
             return;
         }
-        match self.loaded.open_ears() {
-            Ok(ears) => {
+        self.restart.due = None;
+        self.restart.last = now;
+        // While a watcher watches some interfaces, only one that watches all is better.
+        let missing = if self.ears.watcher.is_some() { Missing::Fails } else { Missing::IsLost };
+        match self.loaded.start_watcher(&self.ears.post, &self.ears.socket, missing) {
+            Ok(watcher) => {
+                self.ears.watcher = Some(watcher);
                 log::info!("watching again");
-                self.ears = Some(ears);
             }
-            Err(error) => self.lose_watcher(&error.text()),
+            Err(_) if self.ears.watcher.is_some() => self.restart.postpone(now),
+            Err(reason) => self.lose_watcher(&reason),
         }
     }
 
@@ -275,13 +292,17 @@ impl Daemon {
         if new.config.state_dir != self.loaded.config.state_dir {
             return Err(Failure::run("state_dir: only a restart changes it"));
         }
-        let audit = AuditLog::open(&new.config.audit).map_err(Failure::run)?;
+        if new.config.capture != self.loaded.config.capture {
+            return Err(Failure::run("capture: only a restart changes it"));
+        }
+        let audit = AuditLog::open(&new.config.audit)?;
         let mut firewall = new.open_firewall().map_err(Failure::run)?;
-        self.change_ears(&new)?;
-        if let Err(error) = firewall.load(&new.gate()) {
-            // The watcher has the new keys already; the old ones bring it back.
-            self.restore_ears();
-            return Err(Failure::run(error));
+        firewall.load(&new.gate()).map_err(Failure::run)?;
+        if let Err(error) = self.change_ears(&new) {
+            if let Err(error) = self.firewall.load(&self.loaded.gate()) {
+                log::error!("the old gate could not be restored: {error}");
+            }
+            return Err(error);
         }
         self.keeper.replace_policy(new.policy());
         self.firewall = firewall;
@@ -293,30 +314,24 @@ impl Daemon {
     /// New keys for the watcher, or another watcher where it must watch elsewhere.
     fn change_ears(&mut self, new: &Loaded) -> Result<(), Failure> {
         let post = new.post()?;
-        match &mut self.ears {
-            Some(ears) if ears.post == post => {
-                let keys = new.clients.iter().map(|client| &client.keys);
-                if ears.watcher.instruct(&post, new.config.window, keys).is_err() {
-                    self.lose_watcher("the watcher does not listen");
-                }
-                Ok(())
+        if self.ears.post == post {
+            let keys = new.clients.iter().map(|client| &client.keys);
+            let watcher = self.ears.watcher.as_mut();
+            if watcher.is_some_and(|watcher| watcher.instruct(&post, new.config.window, keys).is_err()) {
+                self.lose_watcher("the watcher does not listen");
             }
-            _ => {
-                // The port may be the same: the old socket goes first.
-                self.ears = None;
-                self.ears = Some(new.open_ears().inspect_err(|_| self.restore_ears())?);
-                Ok(())
-            }
+            return Ok(());
         }
-    }
-
-    /// Back to what the running config says.
-    fn restore_ears(&mut self) {
-        self.ears = None;
-        match self.loaded.open_ears() {
-            Ok(ears) => self.ears = Some(ears),
-            Err(error) => self.lose_watcher(&error.text()),
+        if self.ears.post.port() == post.port() {
+            let watcher =
+                new.start_watcher(&post, &self.ears.socket, Missing::Fails).map_err(Failure::run)?;
+            self.ears.watcher = Some(watcher);
+            self.ears.post = post;
+        } else {
+            self.ears = new.open_ears()?;
         }
+        self.restart.due = None;
+        Ok(())
     }
 
     fn summary(&self) -> String {
@@ -338,7 +353,7 @@ impl Daemon {
             let record = ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned()));
             self.audit.write(&record, clock::wall());
         }
-        self.ears = None;
+        self.ears.watcher = None;
         log::info!("stopped: grants stay until they expire, protected ports stay closed");
         ExitCode::SUCCESS
     }

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
 use crate::gate::Authentic;
-use crate::knock::canonical;
+use crate::knock::{canonical, mapped};
 use crate::os::user::Identity;
 use crate::wire::Reader;
 
@@ -20,10 +20,10 @@ const NAME_MAX: usize = 15;
 const TEXT_MAX: usize = 500;
 
 /// A message on its way. Some carry keys: all are wiped.
-pub(super) type Bytes = Zeroizing<[u8; MESSAGE]>;
+pub(super) type Bytes = Zeroizing<Vec<u8>>;
 
 /// From the keeper.
-pub(super) enum Order {
+pub(super) enum ToWatcher {
     /// How to watch. Interfaces and keys follow, then `Go`.
     Watch {
         /// Where datagrams are seen.
@@ -32,6 +32,8 @@ pub(super) enum Order {
         port: u16,
         /// How far a knock's time may be from ours.
         window: Duration,
+        /// Whether it may do with fewer interfaces than there should be.
+        missing: Missing,
     },
     /// One interface to capture on; none at all = every one.
     Interface(String),
@@ -52,12 +54,23 @@ pub(super) enum Source {
     Socket,
 }
 
+/// What an interface that cannot be captured on means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// A mistake in the config: do not watch.
+    Fails,
+    /// It may be back later: watch on the others.
+    IsLost,
+}
+
 /// From the watcher.
-pub(super) enum Report<'a> {
+pub(super) enum FromWatcher<'a> {
     /// It watches.
     Watching,
-    /// It cannot; the reason for people.
+    /// It cannot, or not any more; the reason for people.
     Failed(String),
+    /// It watches, but not on one of its interfaces; the reason for people.
+    Lost(String),
     /// A signed knock.
     Knock(Sighting<'a>),
 }
@@ -74,18 +87,22 @@ pub(super) struct Sighting<'a> {
     pub(super) knock: Authentic<'a>,
 }
 
-impl Order {
+impl ToWatcher {
     /// The message's bytes. A name that is too long is cut and so will not be found.
     pub(super) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
-            Self::Watch { source, port, window } => {
+            Self::Watch { source, port, window, missing } => {
                 let source = match source {
                     Source::Capture => 0,
                     Source::Socket => 1,
                 };
                 let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-                writer.put(&[1, source]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
+                let missing = match missing {
+                    Missing::Fails => 0,
+                    Missing::IsLost => 1,
+                };
+                writer.put(&[1, source, missing]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
             }
             Self::Interface(name) => {
                 writer.put(&[2]).put_text(name, NAME_MAX);
@@ -116,8 +133,13 @@ impl Order {
                     1 => Source::Socket,
                     _ => return None,
                 };
+                let missing = match reader.u8()? {
+                    0 => Missing::Fails,
+                    1 => Missing::IsLost,
+                    _ => return None,
+                };
                 let port = reader.u16()?;
-                Some(Self::Watch { source, port, window: Duration::from_millis(reader.u64()?) })
+                Some(Self::Watch { source, port, window: Duration::from_millis(reader.u64()?), missing })
             }
             2 => Some(Self::Interface(read_text(&mut reader)?)),
             3 => {
@@ -132,7 +154,7 @@ impl Order {
     }
 }
 
-impl<'a> Report<'a> {
+impl<'a> FromWatcher<'a> {
     /// The message's bytes.
     pub(super) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
@@ -143,11 +165,14 @@ impl<'a> Report<'a> {
             Self::Failed(text) => {
                 writer.put(&[2]).put_text(text, TEXT_MAX);
             }
+            Self::Lost(text) => {
+                writer.put(&[4]).put_text(text, TEXT_MAX);
+            }
             Self::Knock(Sighting { source, destination, interface, knock }) => {
                 let envelope = knock.envelope();
                 writer.put(&[3]);
-                writer.put(&v6(source.ip()).octets()).put(&source.port().to_be_bytes());
-                writer.put(&v6(*destination).octets()).put(&interface.to_be_bytes());
+                writer.put(&mapped(source.ip()).octets()).put(&source.port().to_be_bytes());
+                writer.put(&mapped(*destination).octets()).put(&interface.to_be_bytes());
                 writer.put(knock.fingerprint().as_bytes());
                 let length = envelope.signed.len().saturating_add(envelope.tag.len());
                 writer.put(&u16::try_from(length).unwrap_or(0).to_be_bytes());
@@ -174,6 +199,7 @@ impl<'a> Report<'a> {
                 let knock = Authentic::from_watcher(fingerprint, reader.take(length)?)?;
                 Some(Self::Knock(Sighting { source, destination, interface, knock }))
             }
+            4 => Some(Self::Lost(read_text(&mut reader)?)),
             _ => None,
         }
     }
@@ -187,7 +213,7 @@ struct Writer {
 
 impl Writer {
     fn new() -> Self {
-        Self { bytes: Zeroizing::new([0; MESSAGE]), used: 0 }
+        Self { bytes: Zeroizing::new(vec![0; MESSAGE]), used: 0 }
     }
 
     fn put(&mut self, value: &[u8]) -> &mut Self {
@@ -211,13 +237,6 @@ fn read_text(reader: &mut Reader<'_>) -> Option<String> {
     Some(text.chars().filter(|c| *c == '\n' || !c.is_control()).collect())
 }
 
-const fn v6(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -227,19 +246,20 @@ mod tests {
     #[test]
     fn orders_arrive_as_they_were_sent() {
         let window = Duration::from_secs(30);
-        let watch = Order::Watch { source: Source::Socket, port: 62201, window };
+        let watch =
+            ToWatcher::Watch { source: Source::Socket, port: 62201, window, missing: Missing::IsLost };
         assert!(matches!(
-            Order::read(&*watch.to_bytes()),
-            Some(Order::Watch { source: Source::Socket, port: 62201, window: w }) if w == window
+            ToWatcher::read(&watch.to_bytes()),
+            Some(ToWatcher::Watch { source: Source::Socket, port: 62201, window: w, missing: Missing::IsLost }) if w == window
         ));
         let name = "fifteen-letters".to_owned();
         assert!(
-            matches!(Order::read(&*Order::Interface(name.clone()).to_bytes()), Some(Order::Interface(n)) if n == name)
+            matches!(ToWatcher::read(&ToWatcher::Interface(name.clone()).to_bytes()), Some(ToWatcher::Interface(n)) if n == name)
         );
         let key = |n| Secret::from_bytes(&[n; 32]);
         let keys = WatcherKeys { hint: key(1), sign: key(2), selector: key(3) };
-        let Some(Order::Key(fingerprint, read)) =
-            Order::read(&*Order::Key(Fingerprint::from_bytes([9; 8]), keys).to_bytes())
+        let Some(ToWatcher::Key(fingerprint, read)) =
+            ToWatcher::read(&ToWatcher::Key(Fingerprint::from_bytes([9; 8]), keys).to_bytes())
         else {
             panic!("not a key");
         };
@@ -247,9 +267,9 @@ mod tests {
         assert_eq!([read.hint, read.sign, read.selector].map(|key| key.expose()[0]), [1, 2, 3]);
         let nobody = Identity { uid: 65534, gid: 65533 };
         assert!(
-            matches!(Order::read(&*Order::Become(nobody).to_bytes()), Some(Order::Become(read)) if read == nobody)
+            matches!(ToWatcher::read(&ToWatcher::Become(nobody).to_bytes()), Some(ToWatcher::Become(read)) if read == nobody)
         );
-        assert!(matches!(Order::read(&*Order::Go.to_bytes()), Some(Order::Go)));
+        assert!(matches!(ToWatcher::read(&ToWatcher::Go.to_bytes()), Some(ToWatcher::Go)));
     }
 
     #[test]
@@ -259,8 +279,8 @@ mod tests {
             let knock = Authentic::from_watcher(Fingerprint::from_bytes([5; 8]), &datagram).unwrap();
             let source: SocketAddr = source.parse().unwrap();
             let destination: IpAddr = "10.0.0.2".parse().unwrap();
-            let bytes = Report::Knock(Sighting { source, destination, interface: 3, knock }).to_bytes();
-            let Some(Report::Knock(read)) = Report::read(&*bytes) else { panic!("not a knock") };
+            let bytes = FromWatcher::Knock(Sighting { source, destination, interface: 3, knock }).to_bytes();
+            let Some(FromWatcher::Knock(read)) = FromWatcher::read(&bytes) else { panic!("not a knock") };
             assert_eq!((read.source, read.destination, read.interface), (source, destination, 3));
             assert_eq!(read.knock.envelope().signed, &datagram[..length - 32]);
             assert_eq!(read.knock.envelope().tag, &datagram[length - 32..]);
@@ -269,8 +289,8 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_in_plain_text_however_long() {
-        let bytes = Report::Failed(format!("a\u{1b}b\n{}", "ä".repeat(400))).to_bytes();
-        let Some(Report::Failed(text)) = Report::read(&*bytes) else { panic!("not a failure") };
+        let bytes = FromWatcher::Failed(format!("a\u{1b}b\n{}", "ä".repeat(400))).to_bytes();
+        let Some(FromWatcher::Failed(text)) = FromWatcher::read(&bytes) else { panic!("not a failure") };
         assert!(text.starts_with("ab\nä") && text.len() < TEXT_MAX);
     }
 
@@ -282,8 +302,8 @@ mod tests {
             if let Some(first) = bytes.first_mut() {
                 *first = kind;
             }
-            let _ = Order::read(&bytes);
-            let _ = Report::read(&bytes);
+            let _ = ToWatcher::read(&bytes);
+            let _ = FromWatcher::read(&bytes);
         }
     }
 }

@@ -8,11 +8,13 @@ use super::audit::AuditLog;
 use super::console::Failure;
 use super::daemon::Daemon;
 use super::keys::{LoadedClient, load_clients};
+use super::messages::Missing;
 use super::watcher_process::{Post, WatcherProcess};
-use crate::config::{self, Backend as BackendKind, CaptureKind, Interfaces, ServerConfig};
+use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::firewall::{Backend, FirewallError, Gate, Nftables, NoFirewall};
 use crate::gate::{Client, Policy};
 use crate::os::files::{self, Mode};
+use crate::os::signals::Signals;
 use crate::os::udp::{Incoming, UdpPort};
 use crate::os::{connections, host, log as os_log};
 
@@ -20,13 +22,12 @@ use crate::os::{connections, host, log as os_log};
 #[must_use]
 pub(super) fn run(path: &Path) -> ExitCode {
     os_log::start("spa-knockd");
-    let started = Loaded::load(path)
-        .and_then(Loaded::lock)
-        .and_then(Locked::close_proven_gate)
-        .and_then(Locked::listen)
-        .and_then(Listening::close_gate)
-        .and_then(Daemon::start);
-    match started {
+    // First of all: a SIGHUP while keys are loaded must not end us.
+    let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")));
+    let started = signals.and_then(|signals| {
+        Loaded::load(path)?.lock()?.close_proven_gate()?.listen()?.close_gate().map(|gated| (gated, signals))
+    });
+    match started.map(|(gated, signals)| Daemon::start(gated, signals)) {
         Ok(daemon) => daemon.run(),
         Err(failure) => failure.exit(),
     }
@@ -39,30 +40,32 @@ pub(super) struct Loaded {
     pub(super) clients: Vec<LoadedClient>,
 }
 
-/// The state folder is ours.
+/// The state folder is ours, and so is the gate of this network namespace.
 pub(super) struct Locked {
     loaded: Loaded,
-    lock: File,
+    locks: Vec<File>,
 }
 
 /// The port is bound and the watcher watches.
 pub(super) struct Listening {
-    pub(super) loaded: Loaded,
-    pub(super) lock: File,
-    pub(super) ears: Ears,
+    loaded: Loaded,
+    locks: Vec<File>,
+    ears: Ears,
 }
 
-/// What knocks are heard with.
+/// What knocks are heard and answered with.
 pub(super) struct Ears {
     pub(super) post: Post,
+    /// Bound for as long as the daemon runs, or the host would answer that nobody listens.
     pub(super) socket: UdpPort,
-    pub(super) watcher: WatcherProcess,
+    /// Missing while a new one is on its way.
+    pub(super) watcher: Option<WatcherProcess>,
 }
 
 /// Only a grant opens a protected port.
 pub(super) struct Gated {
     pub(super) loaded: Loaded,
-    pub(super) lock: File,
+    pub(super) locks: Vec<File>,
     pub(super) ears: Ears,
     pub(super) firewall: Box<dyn Backend>,
     pub(super) audit: AuditLog,
@@ -71,6 +74,10 @@ pub(super) struct Gated {
 impl Loaded {
     /// Reads config and keys.
     pub(super) fn load(path: &Path) -> Result<Self, Failure> {
+        let writers = config::writers(path);
+        if !writers.is_empty() {
+            return Err(ConfigErrors::of(writers).into());
+        }
         let config = config::load(path)?;
         let clients = load_clients(&config)?;
         Ok(Self { path: path.to_owned(), config, clients })
@@ -79,13 +86,17 @@ impl Loaded {
     fn lock(self) -> Result<Locked, Failure> {
         let folder = &self.config.state_dir;
         files::create_folder(folder, Mode::Private)?;
-        match files::lock(&folder.join("lock"))? {
-            Some(lock) => Ok(Locked { loaded: self, lock }),
-            None => Err(Failure::run(format!(
-                "state folder {}: another spa-knockd uses it\nhint: stop that one, or give this one its own state_dir",
+        let Some(state) = files::lock(&folder.join("lock"))? else {
+            return Err(Failure::run(format_args!(
+                "state folder {}: another spa-knockd uses it\nhint: stop that one first",
                 folder.display()
-            ))),
+            )));
+        };
+        let mut locks = vec![state];
+        if self.config.backend == BackendKind::Nftables {
+            locks.extend(lock_gate()?);
         }
+        Ok(Locked { loaded: self, locks })
     }
 
     /// Binds the port and starts a watcher.
@@ -107,10 +118,22 @@ impl Loaded {
             Failure::run(format!("UDP port {port}: {}{hint}", files::plain(&error)))
         })?;
         let post = self.post()?;
-        let keys = self.clients.iter().map(|client| &client.keys);
-        let watcher =
-            WatcherProcess::start(&post, self.config.window, &socket, keys).map_err(Failure::run)?;
+        let watcher = Some(self.start_watcher(&post, &socket, Missing::Fails).map_err(Failure::run)?);
         Ok(Ears { post, socket, watcher })
+    }
+
+    /// Starts a watcher with the clients' keys.
+    ///
+    /// # Errors
+    /// Why it does not watch, for people.
+    pub(super) fn start_watcher(
+        &self,
+        post: &Post,
+        socket: &UdpPort,
+        missing: Missing,
+    ) -> Result<WatcherProcess, String> {
+        let keys = self.clients.iter().map(|client| &client.keys);
+        WatcherProcess::start(post, missing, self.config.window, socket, keys)
     }
 
     /// What the watcher watches.
@@ -142,7 +165,7 @@ impl Loaded {
         });
         let protected = |port| config.protect.iter().any(|door| door.port() == port);
         let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && protected(c.local.port()));
-        Gate { protect: config.protect.clone(), silent_port, early, older: older.collect() }
+        Gate { protect: config.protect.clone(), silent_port, early, older: older.take(OLDER_MAX).collect() }
     }
 
     /// The file that says that this config has worked once, and the gate is to be closed from the start.
@@ -182,7 +205,7 @@ impl Locked {
 
     fn listen(self) -> Result<Listening, Failure> {
         let ears = self.loaded.open_ears()?;
-        Ok(Listening { loaded: self.loaded, lock: self.lock, ears })
+        Ok(Listening { loaded: self.loaded, locks: self.locks, ears })
     }
 }
 
@@ -193,6 +216,31 @@ impl Listening {
         let mut firewall = self.loaded.open_firewall().map_err(Failure::run)?;
         firewall.load(&self.loaded.gate()).map_err(Failure::run)?;
         files::replace(&self.loaded.proof(), Mode::Private, b"on\n")?;
-        Ok(Gated { loaded: self.loaded, lock: self.lock, ears: self.ears, firewall, audit })
+        Ok(Gated { loaded: self.loaded, locks: self.locks, ears: self.ears, firewall, audit })
+    }
+}
+
+/// What the sets for connections that are older than the gate can take.
+const OLDER_MAX: usize = 65_536;
+
+/// Where the locks of gates lie, one for each network namespace.
+const GATES: &str = "/run/spa-knock";
+
+/// The gate is one table for a network namespace: of two daemons there each would undo the other's.
+fn lock_gate() -> Result<Option<File>, Failure> {
+    let folder = Path::new(GATES);
+    let lock = host::network_namespace().and_then(|namespace| {
+        files::create_folder(folder, Mode::Public).ok()?;
+        files::lock(&folder.join(format!("gate-{namespace}.lock"))).ok()
+    });
+    match lock {
+        Some(Some(lock)) => Ok(Some(lock)),
+        Some(None) => Err(Failure::run(
+            "the gate of this network namespace: another spa-knockd has it\nhint: one daemon serves all clients and ports; stop the other first",
+        )),
+        None => {
+            log::warn!("{GATES}: no lock can be taken there; take care that no second spa-knockd runs");
+            Ok(None)
+        }
     }
 }

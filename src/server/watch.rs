@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::messages::{MESSAGE, Order, Report, Sighting, Source};
-use crate::capture::{Capture, CaptureError, Live, Next, Socket};
+use super::messages::{FromWatcher, MESSAGE, Missing, Sighting, Source, ToWatcher};
+use crate::capture::{Capture, Live, Next, Socket};
 use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
 use crate::os::channel::{Channel, Received};
@@ -48,7 +48,7 @@ struct Running {
 
 #[derive(Default)]
 struct Coming {
-    how: Option<(Source, u16, Duration)>,
+    how: Option<(Source, u16, Duration, Missing)>,
     interfaces: Vec<String>,
     identity: Option<Identity>,
     clients: Vec<(Fingerprint, WatcherKeys)>,
@@ -72,7 +72,6 @@ impl Running {
                 Ok(Received::Closed) | Err(_) => return Err(Ended),
             }
         }
-        running.report(&Report::Watching)?;
         Ok(running)
     }
 
@@ -87,7 +86,9 @@ impl Running {
                 log::info!("ended; datagrams of a knock's length since the start: {counts}");
                 return Ok(());
             }
-            for (place, _) in ready.enumerate().filter(|(_, ready)| *ready) {
+            // From the last on: one that is lost is taken out of the list.
+            let ready: Vec<bool> = ready.collect();
+            for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
                 self.take_datagrams(place)?;
             }
             let now = clock::now();
@@ -111,39 +112,61 @@ impl Running {
     }
 
     fn obey(&mut self, message: &[u8]) -> Result<(), Ended> {
-        match Order::read(message).ok_or(Ended)? {
-            Order::Watch { source, port, window } => {
-                self.coming = Coming { how: Some((source, port, window)), ..Coming::default() };
+        match ToWatcher::read(message).ok_or(Ended)? {
+            ToWatcher::Watch { source, port, window, missing } => {
+                self.coming = Coming { how: Some((source, port, window, missing)), ..Coming::default() };
             }
-            Order::Interface(name) => self.coming.interfaces.push(name),
-            Order::Become(identity) => self.coming.identity = Some(identity),
-            Order::Key(fingerprint, keys) => self.coming.clients.push((fingerprint, keys)),
-            Order::Go => {
+            ToWatcher::Interface(name) => self.coming.interfaces.push(name),
+            ToWatcher::Become(identity) => self.coming.identity = Some(identity),
+            ToWatcher::Key(fingerprint, keys) => self.coming.clients.push((fingerprint, keys)),
+            ToWatcher::Go => {
                 let coming = std::mem::take(&mut self.coming);
-                let (source, port, window) = coming.how.ok_or(Ended)?;
-                if self.captures.is_empty() {
-                    self.captures = self.open(source, port, &coming.interfaces)?;
+                let (source, port, window, missing) = coming.how.ok_or(Ended)?;
+                let starts = self.captures.is_empty();
+                let lost =
+                    if starts { self.open(source, port, &coming.interfaces, missing)? } else { Vec::new() };
+                if let Some(identity) = coming.identity.filter(|_| starts) {
                     // From here on nothing needs root, and every byte that comes is a stranger's.
-                    if let Some(identity) = coming.identity {
-                        user::become_user(identity)
-                            .map_err(|error| self.fail(format!("watcher: {error}")))?;
-                    }
+                    user::become_user(identity).map_err(|error| self.fail(format!("watcher: {error}")))?;
                 }
                 self.watcher.replace_clients(window, coming.clients);
                 self.watcher.prepare(clock::wall());
+                if starts {
+                    self.report(&FromWatcher::Watching)?;
+                }
+                lost.into_iter().try_for_each(|reason| self.report(&FromWatcher::Lost(reason)))?;
             }
         }
         Ok(())
     }
 
-    fn open(&self, source: Source, port: u16, interfaces: &[String]) -> Result<Vec<Box<dyn Capture>>, Ended> {
-        let captures = match source {
-            Source::Socket => UdpPort::from_stdout()
-                .map(|socket| vec![boxed(Socket::new(socket, port))])
-                .map_err(|error| error.to_string()),
-            Source::Capture => live(interfaces, port).map_err(|error| error.to_string()),
+    /// Opens what there is to watch; returns why some of it is missing, where some may be.
+    fn open(
+        &mut self,
+        source: Source,
+        port: u16,
+        interfaces: &[String],
+        missing: Missing,
+    ) -> Result<Vec<String>, Ended> {
+        let opened: Vec<Result<Box<dyn Capture>, String>> = match source {
+            Source::Socket => {
+                let socket = UdpPort::from_stdout().map(|socket| boxed(Socket::new(socket, port)));
+                vec![socket.map_err(|error| error.to_string())]
+            }
+            Source::Capture if interfaces.is_empty() => vec![live(None, port)],
+            Source::Capture => interfaces.iter().map(|name| live(Some(name), port)).collect(),
         };
-        captures.map_err(|reason| self.fail(reason))
+        let mut lost = Vec::new();
+        for capture in opened {
+            match capture {
+                Ok(capture) => self.captures.push(capture),
+                Err(reason) => lost.push(reason),
+            }
+        }
+        if self.captures.is_empty() || (missing == Missing::Fails && !lost.is_empty()) {
+            return Err(self.fail(lost.join("\n")));
+        }
+        Ok(lost)
     }
 
     fn take_datagrams(&mut self, place: usize) -> Result<(), Ended> {
@@ -153,10 +176,7 @@ impl Running {
                 Ok(Next::Datagram(segment)) => segment,
                 Ok(Next::Other) => continue,
                 Ok(Next::Empty) => return Ok(()),
-                Err(error) => {
-                    let reason = error.to_string();
-                    return Err(self.fail(reason));
-                }
+                Err(error) => return self.lose(place, error.to_string()),
             };
             let Ok(knock) = self.watcher.judge(segment.payload, clock::wall()) else { continue };
             let sighting = Sighting {
@@ -166,7 +186,7 @@ impl Running {
                 knock,
             };
             // A keeper that is busy gets the client's next copy.
-            match self.channel.try_send(&*Report::Knock(sighting).to_bytes()) {
+            match self.channel.try_send(&FromWatcher::Knock(sighting).to_bytes()) {
                 Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(Ended),
                 _ => {}
             }
@@ -174,22 +194,29 @@ impl Running {
         Ok(())
     }
 
-    fn report(&self, report: &Report<'_>) -> Result<(), Ended> {
-        self.channel.send(&*report.to_bytes()).map_err(|_| Ended)
+    /// One interface is gone; the others are still worth watching.
+    fn lose(&mut self, place: usize, reason: String) -> Result<(), Ended> {
+        drop(self.captures.remove(place));
+        if self.captures.is_empty() {
+            Err(self.fail(reason))
+        } else {
+            self.report(&FromWatcher::Lost(reason))
+        }
+    }
+
+    fn report(&self, report: &FromWatcher<'_>) -> Result<(), Ended> {
+        self.channel.send(&report.to_bytes()).map_err(|_| Ended)
     }
 
     fn fail(&self, reason: String) -> Ended {
         // If the keeper is gone too, nobody is left to be told.
-        let _ = self.report(&Report::Failed(reason));
+        let _ = self.report(&FromWatcher::Failed(reason));
         Ended
     }
 }
 
-fn live(interfaces: &[String], port: u16) -> Result<Vec<Box<dyn Capture>>, CaptureError> {
-    if interfaces.is_empty() {
-        return Ok(vec![boxed(Live::open(None, port)?)]);
-    }
-    interfaces.iter().map(|name| Live::open(Some(name), port).map(boxed)).collect()
+fn live(interface: Option<&str>, port: u16) -> Result<Box<dyn Capture>, String> {
+    Live::open(interface, port).map(boxed).map_err(|error| error.to_string())
 }
 
 fn boxed(capture: impl Capture + 'static) -> Box<dyn Capture> {

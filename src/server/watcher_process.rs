@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::time::Duration;
 
-use super::messages::{MESSAGE, Order, Report, Source};
+use super::messages::{FromWatcher, MESSAGE, Missing, Source, ToWatcher};
 use crate::config::{CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::os::channel::{Channel, Received};
@@ -53,6 +53,13 @@ impl Post {
     }
 }
 
+impl Post {
+    /// The knock port.
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
 impl WatcherProcess {
     /// Starts a watcher and waits until it watches.
     ///
@@ -60,6 +67,7 @@ impl WatcherProcess {
     /// Why it does not, for people.
     pub(super) fn start<'k>(
         post: &Post,
+        missing: Missing,
         window: Duration,
         socket: &UdpPort,
         keys: impl Iterator<Item = &'k KeySet>,
@@ -72,33 +80,52 @@ impl WatcherProcess {
         };
         let child = runner::start_ourselves("watch", theirs, socket).map_err(plain)?;
         let mut watcher = Self { child, channel };
-        watcher.instruct(post, window, keys).map_err(plain)?;
+        let instructed = watcher.send_all(post, missing, window, keys);
+        // Of one that ended early, its own words say more than that the channel broke.
         watcher.wait_until_it_watches()?;
+        instructed.map_err(plain)?;
         Ok(watcher)
     }
 
-    /// Gives the watcher its keys, all of them anew.
+    /// Gives a running watcher its keys, all of them anew.
     ///
     /// # Errors
-    /// When it is gone or does not listen.
+    /// When it is gone, or does not take them in time.
     pub(super) fn instruct<'k>(
         &mut self,
         post: &Post,
         window: Duration,
         keys: impl Iterator<Item = &'k KeySet>,
     ) -> std::io::Result<()> {
-        let send = |order: Order| self.channel.send(&*order.to_bytes());
-        send(Order::Watch { source: post.source, port: post.port, window })?;
+        self.send_all(post, Missing::IsLost, window, keys)
+    }
+
+    fn send_all<'k>(
+        &mut self,
+        post: &Post,
+        missing: Missing,
+        window: Duration,
+        keys: impl Iterator<Item = &'k KeySet>,
+    ) -> std::io::Result<()> {
+        let deadline = clock::steady().saturating_add(START_MAX);
+        let send = |order: ToWatcher| {
+            // One that takes each message a little before its timeout must not hold us up either.
+            if clock::steady() >= deadline {
+                return Err(std::io::ErrorKind::TimedOut.into());
+            }
+            self.channel.send(&order.to_bytes())
+        };
+        send(ToWatcher::Watch { source: post.source, port: post.port, window, missing })?;
         for name in &post.interfaces {
-            send(Order::Interface(name.clone()))?;
+            send(ToWatcher::Interface(name.clone()))?;
         }
         if let Some(identity) = post.identity {
-            send(Order::Become(identity))?;
+            send(ToWatcher::Become(identity))?;
         }
         for keys in keys {
-            send(Order::Key(keys.fingerprint, keys.watcher()))?;
+            send(ToWatcher::Key(keys.fingerprint, keys.watcher()))?;
         }
-        send(Order::Go)
+        send(ToWatcher::Go)
     }
 
     /// Takes one report, if there is one.
@@ -124,9 +151,9 @@ impl WatcherProcess {
             wait::readable(&[self.as_fd()], left).map_err(|error| format!("watcher: {error}"))?;
             match self.try_recv(&mut buffer) {
                 Ok(None) => {}
-                Ok(Some(length)) => match Report::read(buffer.get(..length).unwrap_or_default()) {
-                    Some(Report::Watching) => return Ok(()),
-                    Some(Report::Failed(reason)) => return Err(reason),
+                Ok(Some(length)) => match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
+                    Some(FromWatcher::Watching) => return Ok(()),
+                    Some(FromWatcher::Failed(reason)) => return Err(reason),
                     _ => return Err("watcher: spoke before it watched".to_owned()),
                 },
                 Err(Gone) => return Err("watcher: ended as it started".to_owned()),
@@ -150,11 +177,14 @@ impl Drop for WatcherProcess {
         let deadline = clock::steady().saturating_add(END_MAX);
         while clock::steady() < deadline {
             match self.child.try_wait() {
-                Ok(Some(_)) | Err(_) => return,
+                Ok(Some(_)) | Err(_) => {
+                    // Should it have started something, that goes too.
+                    return runner::kill_group(&self.child);
+                }
                 Ok(None) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
-        let _ = self.child.kill();
+        runner::kill_group(&self.child);
         let _ = self.child.wait();
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use super::Reader;
 use crate::crypto::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};
-use crate::knock::{Reply, ReplyText, Status, Timestamp, canonical};
+use crate::knock::{Reply, ReplyText, Status, Timestamp, canonical, mapped};
 
 /// Bytes of every reply.
 pub const REPLY_LEN: usize = NONCE + REPLY_BODY + AEAD_TAG;
@@ -64,11 +64,4 @@ fn read_body(body: &[u8]) -> Option<Reply> {
         seconds: reader.u32()?,
         text: ReplyText::fitting(&String::from_utf8_lossy(reader.prefixed()?)),
     })
-}
-
-const fn mapped(address: IpAddr) -> Ipv6Addr {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-        IpAddr::V6(v6) => v6,
-    }
 }

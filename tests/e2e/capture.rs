@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, Key, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6, Site, Wire, ask,
-    ipv4_with_options, ipv6_with_extensions, open_ssh, plain, tagged, within,
+    CLIENT4, CLIENT6, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6,
+    Site, Wire, ask, ipv4_with_options, ipv6_with_extensions, open_ssh, plain, tagged, within,
 };
 use std::time::Duration;
 
@@ -100,6 +100,21 @@ fn any_frame_is_heard(server_lines: &str) {
         wire.send(&frame);
         assert!(within(SOON, || lab.client.reaches(server, 22)), "{what}");
     }
+}
+
+#[test]
+fn behind_extension_headers_too_only_the_knock_port_counts() {
+    let Some(lab) = Lab::new() else { return };
+    let (IpAddr::V6(client6), IpAddr::V6(server6)) = (CLIENT6, SERVER6) else { unreachable!() };
+    let site = Site::new("", &open_ssh(5));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
+    let mut frame = ipv6_with_extensions(&wire, client6, server6, &site.key("laptop").good());
+    let port = frame.windows(2).position(|bytes| bytes == KNOCK_PORT.to_be_bytes()).unwrap();
+    frame[port..port + 2].copy_from_slice(&1234_u16.to_be_bytes());
+    wire.send(&frame);
+    assert!(!within(Duration::from_millis(500), || lab.client.reaches(SERVER6, 22)));
 }
 
 #[test]

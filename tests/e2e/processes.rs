@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, open_ssh, within};
+use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, open_ssh, within};
 
 const SOON: Duration = Duration::from_secs(2);
 
@@ -53,7 +53,8 @@ fn a_watcher_that_is_killed_is_replaced() {
     let daemon = Daemon::start(&lab.server, &site);
     let first = daemon.watcher().expect("a child of the daemon");
     kill(first, Signal::SIGKILL).unwrap();
-    assert!(within(SOON, || daemon.watcher().is_some_and(|watcher| watcher != first) && daemon.says("again")));
+    assert!(within(SOON, || daemon.watcher().is_some_and(|watcher| watcher != first)
+        && daemon.log().contains("watching again")));
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
 }
 
@@ -116,4 +117,58 @@ fn the_service_manager_hears_when_the_gate_is_closed() {
     assert!(daemon.terminate().success());
     let length = manager.recv(&mut heard).unwrap();
     assert_eq!(&heard[..length], b"STOPPING=1");
+}
+
+#[test]
+fn an_interface_that_goes_away_leaves_the_others_watched_and_is_watched_again_when_it_returns() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("interfaces = [\"lan0\", \"wg9\"]\n", &open_ssh(2));
+    lab.server.ip("link add wg9 type veth peer name wg9p");
+    lab.server.ip("link set wg9 up");
+    let daemon = Daemon::start(&lab.server, &site);
+    lab.server.ip("link del wg9");
+    assert!(within(SOON, || daemon.log().contains("watching the other interfaces")));
+    let socket = lab.client.udp(CLIENT4);
+    let laptop = site.key("laptop");
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some(), "lan0 is watched");
+    kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || daemon.log().contains("watching again")));
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some(), "also by a watcher that starts without wg9");
+
+    let before = daemon.watcher();
+    lab.server.ip("link add wg9 type veth peer name wg9p");
+    lab.server.ip("link set wg9 up");
+    assert!(within(Duration::from_secs(10), || daemon.watcher() != before), "a watcher of both takes over");
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
+}
+
+#[test]
+fn the_host_stays_silent_while_the_watcher_is_replaced() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("capture = \"udp\"\n", &open_ssh(2));
+    let daemon = Daemon::start(&lab.server, &site);
+    let socket = lab.client.udp(CLIENT4);
+    socket.connect((SERVER4, KNOCK_PORT)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let first = daemon.watcher().unwrap();
+    kill(first, Signal::SIGKILL).unwrap();
+    for _ in 0..20 {
+        socket.send(b"anybody there?").unwrap();
+        let error = socket.recv(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "neither an answer nor ICMP");
+    }
+    assert!(daemon.watcher().is_some_and(|watcher| watcher != first));
+}
+
+#[test]
+fn a_second_daemon_does_not_undo_the_firsts_gate() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let first = Site::new("", &open_ssh(2));
+    let _daemon = Daemon::start(&lab.server, &first);
+    let second = Site::new("port = 4000\n", &open_ssh(2).replace("tcp/22", "tcp/80"));
+    let output = lab.server.output(&mut Daemon::command(&second));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another spa-knockd"));
+    assert!(!lab.client.reaches(SERVER4, 22));
 }

@@ -27,6 +27,8 @@ impl Daemon {
         let running = |daemon: &mut Self| daemon.child.try_wait().unwrap().is_none();
         let ready = within(PATIENCE, || daemon.says("ready") || !running(&mut daemon));
         assert!(ready && running(&mut daemon), "the daemon is not ready");
+        // Nothing is believed that was stamped in the very millisecond of the start.
+        thread::sleep(Duration::from_millis(5));
         daemon
     }
 

@@ -139,11 +139,11 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ),
         (
             "interfaces = ['a/b']",
-            "f:3:15: server.interfaces: an interface name is 1 to 15 bytes without '/' and white space",
+            "f:3:15: server.interfaces: an interface name is 1 to 15 characters of A-Z, a-z, 0-9 and . _ @ : -",
         ),
         (
             "interfaces = ['abcdefghijklmnop']",
-            "f:3:15: server.interfaces: an interface name is 1 to 15 bytes without '/' and white space",
+            "f:3:15: server.interfaces: an interface name is 1 to 15 characters of A-Z, a-z, 0-9 and . _ @ : -",
         ),
         ("state_dir = 'state'", "f:3:13: server.state_dir: not an absolute path"),
         (

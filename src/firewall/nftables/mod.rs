@@ -3,10 +3,15 @@
 mod batch;
 mod ruleset;
 
+use std::time::Duration;
+
 use super::{Backend, FirewallError, Gate};
 use crate::gate::Grant;
 use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
+
+/// How long loading may take before it counts as failed.
+const NFT_MAX: Duration = Duration::from_secs(10);
 
 /// The table `inet spa_knock`.
 pub struct Nftables {
@@ -27,14 +32,16 @@ impl Nftables {
 
 impl Backend for Nftables {
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
-        let loaded = nft(&ruleset::text(gate));
-        let Err(FirewallError::Other(reason)) = &loaded else { return loaded };
-        if gate.early.is_empty() {
-            return loaded;
+        let Err(error) = nft(&ruleset::text(gate)) else { return Ok(()) };
+        if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
+            return Err(error);
         }
-        // Kernels before 5.10 and some devices have no such hook. It only saves work: the input chain drops too.
-        log::warn!("no early drop on {}: {reason}", gate.early.join(", "));
-        nft(&ruleset::text(&Gate { early: Vec::new(), ..gate.clone() }))
+        // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves
+        // work: the input chain drops too.
+        let late = Gate { early: Vec::new(), ..gate.clone() };
+        nft(&ruleset::text(&late)).map_err(|_| error.clone())?;
+        log::warn!("no early drop on {}: {error}", gate.early.join(", "));
+        Ok(())
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
@@ -72,7 +79,7 @@ fn describe(errno: i32) -> FirewallError {
 }
 
 fn nft(text: &str) -> Result<(), FirewallError> {
-    match runner::run_to_end("nft", &["-f", "-"], text) {
+    match runner::run_to_end("nft", &["-f", "-"], text, NFT_MAX) {
         Ok(_) => Ok(()),
         Err(RunError::NotFound(_)) => Err(FirewallError::NoProgram),
         Err(RunError::Failed { said, .. }) if said.contains("Operation not permitted") => {
