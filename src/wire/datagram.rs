@@ -28,6 +28,17 @@ pub fn hint(key: &MacKey, epoch: u64) -> Hint {
     [a, b, c, d, e, f, g, h]
 }
 
+/// No knock could be made.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+pub enum SealFailed {
+    /// The system has no random numbers.
+    #[error(transparent)]
+    Random(#[from] RandomFailed),
+    /// The cipher refused, which it never does for so few bytes.
+    #[error("the cipher failed")]
+    Cipher(#[from] NotSealed),
+}
+
 /// A finished knock.
 pub struct Datagram {
     bytes: Vec<u8>,
@@ -39,24 +50,19 @@ impl Datagram {
     ///
     /// # Errors
     /// When the system has no random numbers.
-    pub fn seal(knock: &Knock, keys: &ClientKeys) -> Result<Self, RandomFailed> {
+    pub fn seal(knock: &Knock, keys: &ClientKeys) -> Result<Self, SealFailed> {
         let [padding] = random()?;
-        Self::seal_with(knock, keys, random()?, padding & PADDING_MAX)
+        Ok(Self::seal_with(knock, keys, random()?, padding & PADDING_MAX)?)
     }
 
     /// Seals and signs `knock` with a given nonce, which must never have been used, and 0 to 63 bytes of padding.
     ///
     /// # Errors
     /// When the cipher fails, which it never does for so few bytes.
-    pub fn seal_with(
-        knock: &Knock,
-        keys: &ClientKeys,
-        nonce: Nonce,
-        padding: u8,
-    ) -> Result<Self, RandomFailed> {
+    pub fn seal_with(knock: &Knock, keys: &ClientKeys, nonce: Nonce, padding: u8) -> Result<Self, NotSealed> {
         let hint = hint(&keys.hint, knock.timestamp.epoch());
         let mut sealed = body::write(knock, usize::from(padding.min(PADDING_MAX)));
-        keys.seal.seal(&nonce, &hint, &mut sealed).map_err(|NotSealed| RandomFailed)?;
+        keys.seal.seal(&nonce, &hint, &mut sealed)?;
         let mut bytes = Vec::with_capacity(DATAGRAM_MAX);
         bytes.extend(hint);
         bytes.extend(nonce);

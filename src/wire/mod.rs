@@ -7,5 +7,7 @@ mod reply;
 
 pub use body::{Body, NotUnderstood};
 pub use bytes::Reader;
-pub use datagram::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, HINT, Hint, PADDING_MAX, hint};
+pub use datagram::{
+    DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, HINT, Hint, PADDING_MAX, SealFailed, hint,
+};
 pub use reply::{NotAReply, REPLY_LEN, open_reply, seal_reply};
