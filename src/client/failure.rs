@@ -15,6 +15,8 @@ pub(super) enum Cause {
     Usage,
     /// 3: sent, but no answer in time.
     NoReply,
+    /// 3: granted, but the port to wait for never accepted.
+    NotAccepting,
     /// 4: name not resolved, no route, nothing sent.
     Network,
     /// 5: key or profile missing, unreadable, too open, malformed.
@@ -34,7 +36,7 @@ impl Cause {
         match self {
             Self::Refused => 1,
             Self::Usage => 2,
-            Self::NoReply => 3,
+            Self::NoReply | Self::NotAccepting => 3,
             Self::Network => 4,
             Self::Files => 5,
         }
@@ -45,7 +47,7 @@ impl Cause {
         match self {
             Self::Refused => "refused",
             Self::NoReply => "no-reply",
-            Self::Usage | Self::Network | Self::Files => "error",
+            Self::Usage | Self::NotAccepting | Self::Network | Self::Files => "error",
         }
     }
 }

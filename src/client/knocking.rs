@@ -13,7 +13,7 @@ use super::refusal;
 use super::report::{Report, Success};
 use super::route::{Route, own_towards, resolve};
 use crate::crypto::{ClientKeys, Fingerprint};
-use crate::knock::{Reply, ReplyWanted, Source};
+use crate::knock::{AddressPolicy, Reply, ReplyWanted, Source};
 use crate::os::clock;
 use crate::os::files::plain;
 use crate::wire::Datagram;
@@ -177,11 +177,16 @@ impl Knocker<'_> {
 
     fn answered(&self, route: &Route, heard: &Heard) -> Knocked {
         let Reply { status, observed, seconds, text, .. } = &heard.reply;
+        let whom = match self.intent.source {
+            // Whatever address the knock came from.
+            Source::Listed(addresses) => named(Claim { policy: AddressPolicy::Listed, addresses }).join(","),
+            Source::Auto | Source::Observed | Source::Exact(_) => observed.to_string(),
+        };
         let name = status.to_string();
         let mut line = format!("{}: {} {name}", self.intent.server, self.intent.action);
         if *seconds > 0 {
             line.push_str(&format!(
-                " to {observed} for {}",
+                " to {whom} for {}",
                 humantime::format_duration(Duration::from_secs((*seconds).into()))
             ));
         }
@@ -190,7 +195,7 @@ impl Knocker<'_> {
         }
         let result = if *status == crate::knock::Status::Done { "done" } else { "granted" };
         let success = Success {
-            address: Some(*observed),
+            address: Some(whom),
             seconds: Some(*seconds),
             server_time_ms: Some(heard.reply.server_time.as_millis()),
             round_trip_ms: Some(milliseconds(heard.round_trip)),
@@ -207,8 +212,8 @@ impl Knocker<'_> {
             route.server.ip(),
             route.server.port()
         );
-        let (v4, v6) = (claim.addresses.ipv4().map(IpAddr::V4), claim.addresses.ipv6().map(IpAddr::V6));
-        let success = Success { address: v4.xor(v6), ..self.success("sent") };
+        let whom = named(claim).join(",");
+        let success = Success { address: Some(whom).filter(|whom| !whom.is_empty()), ..self.success("sent") };
         Knocked { server: route.server, success, text }
     }
 

@@ -1,7 +1,6 @@
 //! What people and scripts get to see: text on standard error, one JSON object on standard output.
 
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -28,7 +27,7 @@ pub(super) struct Success {
     /// The server, as typed.
     pub(super) server: String,
     /// The address that was let in.
-    pub(super) address: Option<IpAddr>,
+    pub(super) address: Option<String>,
     /// For how long; 0 where nothing is open.
     pub(super) seconds: Option<u32>,
     /// The server's clock.
@@ -136,7 +135,7 @@ mod tests {
             result: "granted",
             action: "open-ssh".to_owned(),
             server: "home".to_owned(),
-            address: Some([203, 0, 113, 9].into()),
+            address: Some("203.0.113.9".to_owned()),
             seconds: Some(30),
             server_time_ms: Some(1),
             round_trip_ms: Some(0.25),

@@ -37,7 +37,7 @@ fn never(door: SocketAddr, timeout: Duration) -> Failure {
         door.port(),
         humantime::format_duration(timeout)
     );
-    Failure::new(Cause::NoReply, reason)
+    Failure::new(Cause::NotAccepting, reason)
         .hint("check that the service runs, that the action opens this port, and for which address")
 }
 
@@ -67,7 +67,7 @@ mod tests {
         let port = 1;
         let start = clock::steady();
         let failure = until_accepting(SocketAddr::new(HERE, port), Duration::from_millis(300)).unwrap_err();
-        assert_eq!(failure.cause(), Cause::NoReply);
+        assert_eq!(failure.cause(), Cause::NotAccepting);
         assert!(clock::steady() - start >= Duration::from_millis(300));
     }
 }

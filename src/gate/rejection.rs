@@ -14,7 +14,7 @@ pub enum Rejection {
     NotSealed,
     /// Step 5: its time is not ours.
     Stale(Skew),
-    /// Step 6: accepted before.
+    /// Step 6: accepted before, or stamped before what is remembered.
     Replayed,
     /// Step 6: *exact*, but from another address than the one it names.
     OtherAddress,
@@ -60,7 +60,7 @@ impl fmt::Display for Rejection {
             Self::NotSealed => f.write_str("signed but not sealed with the same key"),
             Self::Stale(Skew::Behind(apart)) => write!(f, "stamped {} s ago", seconds(apart)),
             Self::Stale(Skew::Ahead(apart)) => write!(f, "stamped {} s in the future", seconds(apart)),
-            Self::Replayed => f.write_str("accepted before"),
+            Self::Replayed => f.write_str("not new: accepted before, or stamped before what is remembered"),
             Self::OtherAddress => f.write_str("knock names another address than it came from"),
             Self::NotUnderstood => f.write_str("form of a later version"),
             Self::UnknownAction(action) => write!(f, "no action '{action}' here"),

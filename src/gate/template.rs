@@ -16,7 +16,7 @@ pub enum Placeholder {
     Action,
     /// The client's argument.
     Argument,
-    /// The seconds granted.
+    /// The seconds that the client asks for; 0 = it does not say.
     Seconds,
 }
 

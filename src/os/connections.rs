@@ -21,10 +21,9 @@ pub struct Connection {
 pub fn established() -> Result<Vec<Connection>, FileError> {
     let mut connections = Vec::new();
     for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        match files::read_text(Path::new(path)) {
-            Ok(text) => connections.extend(text.lines().filter_map(parse)),
-            Err(error) if error.missing => {}
-            Err(error) => return Err(error),
+        match files::read_lines(Path::new(path), |line| connections.extend(parse(line))) {
+            Err(error) if !error.missing => return Err(error),
+            _ => {}
         }
     }
     Ok(connections)

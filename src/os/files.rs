@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -66,6 +66,19 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
         return Err(FileError::new(path, "larger than 16 MiB", None));
     }
     Ok(text)
+}
+
+/// Hands the lines of a text file to `each`, however many there are; what is not UTF-8 is passed over.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_lines(path: &Path, mut each: impl FnMut(&str)) -> Result<(), FileError> {
+    let file = File::open(path).map_err(|error| FileError::io(path, &error))?;
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.map_err(|error| FileError::io(path, &error))?;
+        std::str::from_utf8(&line).map(&mut each).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// Reads a secret file from one opened descriptor: a regular file of the user (or root) that nobody else may

@@ -9,7 +9,7 @@ use super::audit::AuditLog;
 use super::console::Failure;
 use super::messages::{FromWatcher, MESSAGE, Missing, Sighting};
 use super::run::{Ears, Gated, Loaded};
-use super::watcher_process::Gone;
+use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
 use crate::firewall::{Backend, FirewallError};
 use crate::gate::{
@@ -23,8 +23,13 @@ use crate::os::{clock, notify, wait};
 const TICK: Duration = Duration::from_secs(60);
 /// Knocks taken before signals and commands have their turn.
 const BATCH: usize = 64;
+/// What an old watcher's channel can hold, and more.
+const LEFT_MAX: usize = 1024;
 /// Signed but not sealed: so many, and the watcher is not believed any more.
 const ALARMS_MAX: u32 = 8;
+/// How long alarms count, and how often they are told and lead to another watcher at most: any client could make
+/// them, and must not keep the others out by it.
+const ALARMS_FOR: Duration = Duration::from_secs(60);
 /// Before a dead watcher is started again: at first, and at most.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(30);
@@ -39,9 +44,27 @@ pub(super) struct Daemon {
     audit: AuditLog,
     commands: Commands<Ticket>,
     signals: Signals,
-    alarms: u32,
+    alarms: Alarms,
     /// Held, not used: they keep other daemons from our state and gate.
     _locks: Vec<File>,
+}
+
+/// Alarms of the last minute.
+#[derive(Default)]
+struct Alarms {
+    since: Duration,
+    count: u32,
+}
+
+impl Alarms {
+    /// One more; how many that makes.
+    fn count(&mut self, now: Duration) -> u32 {
+        if now.saturating_sub(self.since) >= ALARMS_FOR {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count
+    }
 }
 
 /// When another watcher is started in the place of one that is dead, or watches less than it should: later each
@@ -80,7 +103,7 @@ impl Daemon {
             audit,
             commands: Commands::default(),
             signals,
-            alarms: 0,
+            alarms: Alarms::default(),
             _locks: locks,
         };
         log::info!("ready: {}", daemon.summary());
@@ -201,12 +224,14 @@ impl Daemon {
 
     /// A broken client, or a watcher that somebody has taken over.
     fn alarm(&mut self, rejection: &Rejection, sighting: &Sighting<'_>) {
-        self.alarms = self.alarms.saturating_add(1);
-        let key = sighting.knock.fingerprint();
-        log::warn!("knock of key {key} from {}: {rejection}", sighting.source);
-        if self.alarms >= ALARMS_MAX {
-            self.alarms = 0;
-            self.lose_watcher("too many of those: taking another watcher");
+        let count = self.alarms.count(clock::steady());
+        if count <= ALARMS_MAX {
+            let key = sighting.knock.fingerprint();
+            log::warn!("knock of key {key} from {}: {rejection}", sighting.source);
+        }
+        if count == ALARMS_MAX {
+            log::warn!("too many of those: taking another watcher");
+            self.restart.due = Some(clock::steady());
         }
     }
 
@@ -245,6 +270,21 @@ impl Daemon {
         self.restart.postpone(clock::steady());
     }
 
+    /// Another watcher in the place of the one there is, which goes only now; what that one has passed on already
+    /// still counts.
+    fn take_watcher(&mut self, watcher: WatcherProcess) {
+        let Some(old) = self.ears.watcher.replace(watcher) else { return };
+        let mut buffer = [0; MESSAGE];
+        for _ in 0..LEFT_MAX {
+            let Ok(Some(length)) = old.try_recv(&mut buffer) else { return };
+            if let Some(FromWatcher::Knock(sighting)) =
+                FromWatcher::read(buffer.get(..length).unwrap_or_default())
+            {
+                self.judge(&sighting);
+            }
+        }
+    }
+
     /// Starts another watcher where one is due.
     fn mind_watcher(&mut self) {
         let now = clock::steady();
@@ -257,7 +297,7 @@ impl Daemon {
         let missing = if self.ears.watcher.is_some() { Missing::Fails } else { Missing::IsLost };
         match self.loaded.start_watcher(&self.ears.post, &self.ears.socket, missing) {
             Ok(watcher) => {
-                self.ears.watcher = Some(watcher);
+                self.take_watcher(watcher);
                 log::info!("watching again");
             }
             Err(_) if self.ears.watcher.is_some() => self.restart.postpone(now),

@@ -172,3 +172,22 @@ fn a_second_daemon_does_not_undo_the_firsts_gate() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("another spa-knockd"));
     assert!(!lab.client.reaches(SERVER4, 22));
 }
+
+#[test]
+fn a_client_that_signs_nonsense_keeps_nobody_out() {
+    let Some(lab) = Lab::new() else { return };
+    let added = "[client.phone]\nkey = \"phone.key\"\nallow = [\"open-ssh\"]\n";
+    let site = Site::new("", &(open_ssh(2) + added));
+    let phone = site.add_key("phone");
+    let daemon = Daemon::start(&lab.server, &site);
+    let socket = lab.client.udp(CLIENT4);
+    for _ in 0..50 {
+        socket.send_to(&phone.signed_nonsense(), (SERVER4, KNOCK_PORT)).unwrap();
+    }
+    for _ in 0..10 {
+        assert!(ask(&socket, SERVER4, &site.key("laptop").good()).is_some());
+    }
+    let log = daemon.log();
+    assert_eq!(log.matches("signed but not sealed").count(), 8, "{log}");
+    assert_eq!(log.matches("taking another watcher").count(), 1, "{log}");
+}

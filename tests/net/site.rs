@@ -162,6 +162,16 @@ impl Key {
         self.seal(&knock("open-ssh")).as_bytes().to_vec()
     }
 
+    /// What a client can sign without having sealed it.
+    pub(crate) fn signed_nonsense(&self) -> Vec<u8> {
+        let mut bytes = self.good();
+        let signed = bytes.len() - 32;
+        bytes[30] ^= 1;
+        let tag = self.0.sign.tag(&[&bytes[..signed]]);
+        bytes[signed..].copy_from_slice(&tag);
+        bytes
+    }
+
     /// What the server answered to a knock.
     pub(crate) fn open(&self, answer: &[u8], knock: &Datagram) -> Reply {
         open_reply(answer, &self.0.reply, knock.nonce()).expect("an answer to this knock")

@@ -12,7 +12,8 @@ pub(super) const TABLE: &str = "inet spa_knock";
 /// For as long as conntrack itself would remember an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
 
-/// Everything but what depends on the config. `add` on what is there already changes nothing.
+/// Everything but what depends on the config. `add` on what is there already changes nothing. Older connections
+/// that still stand are named anew by each load; of those that ended none stays behind.
 const FRAME: &str = "\
 add table inet spa_knock { comment \"spa-knock: ports that open by a knock; schema 1\"; }
 add set inet spa_knock protected { type inet_proto . inet_service; }
@@ -27,6 +28,8 @@ flush chain inet spa_knock input
 flush chain inet spa_knock gate
 delete chain inet spa_knock early
 flush set inet spa_knock protected
+flush set inet spa_knock older4
+flush set inet spa_knock older6
 ";
 
 /// The gate itself. Only packets to protected ports come here.
