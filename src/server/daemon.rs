@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::audit::AuditLog;
 use super::console::Failure;
-use super::messages::{FromWatcher, MESSAGE, Missing, Sighting};
-use super::run::{Ears, Gated, Loaded};
+use super::ears::Ears;
+use super::messages::{FromWatcher, MESSAGE, Sighting};
+use super::run::{Gated, Loaded};
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
 use crate::firewall::{Backend, FirewallError};
@@ -30,15 +31,10 @@ const ALARMS_MAX: u32 = 8;
 /// How long alarms count, and how often they are told and lead to another watcher at most: any client could make
 /// them, and must not keep the others out by it.
 const ALARMS_FOR: Duration = Duration::from_secs(60);
-/// Before a dead watcher is started again: at first, and at most.
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-const RESTART_MAX: Duration = Duration::from_secs(30);
-
 /// The running daemon.
 pub(super) struct Daemon {
     loaded: Loaded,
     ears: Ears,
-    restart: Restart,
     keeper: Keeper,
     firewall: Box<dyn Backend>,
     audit: AuditLog,
@@ -67,27 +63,6 @@ impl Alarms {
     }
 }
 
-/// When another watcher is started in the place of one that is dead, or watches less than it should: later each
-/// time, unless the last one lived for a while.
-struct Restart {
-    /// When one is due; none = all is well.
-    due: Option<Duration>,
-    last: Duration,
-    delay: Duration,
-}
-
-impl Restart {
-    fn postpone(&mut self, now: Duration) {
-        let lived_well = now.saturating_sub(self.last) > RESTART_MAX.saturating_mul(2);
-        self.delay = if lived_well {
-            RESTART_FIRST
-        } else {
-            self.delay.saturating_mul(2).clamp(RESTART_FIRST, RESTART_MAX)
-        };
-        self.due = Some(now.saturating_add(self.delay));
-    }
-}
-
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
     pub(super) fn start(gated: Gated, signals: Signals) -> Self {
@@ -97,7 +72,6 @@ impl Daemon {
         let daemon = Self {
             loaded,
             ears,
-            restart: Restart { due: None, last: clock::steady(), delay: Duration::ZERO },
             keeper,
             firewall,
             audit,
@@ -125,21 +99,22 @@ impl Daemon {
     /// One turn of the loop.
     fn turn(&mut self) -> std::io::Result<()> {
         let mut fds = vec![self.signals.as_fd()];
-        fds.extend(self.ears.watcher.as_ref().map(AsFd::as_fd));
+        fds.extend(self.ears.descriptor());
         wait::readable(&fds, self.patience())?;
         self.signals.drain();
         if self.signals.take_reload() {
             self.reload();
         }
         self.hear();
-        self.mind_watcher();
+        let old = self.ears.mind(&self.loaded);
+        self.hear_out(old);
         self.mind_commands();
         Ok(())
     }
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let due = self.restart.due.into_iter().chain(self.commands.next_deadline()).min();
+        let due = self.ears.due().into_iter().chain(self.commands.next_deadline()).min();
         due.map_or(TICK, |due| due.saturating_sub(clock::steady()).min(TICK))
     }
 
@@ -147,17 +122,31 @@ impl Daemon {
     fn hear(&mut self) {
         let mut buffer = [0; MESSAGE];
         for _ in 0..BATCH {
-            let Some(watcher) = &self.ears.watcher else { return };
-            let length = match watcher.try_recv(&mut buffer) {
+            let length = match self.ears.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
                 Ok(None) => return,
-                Err(Gone) => return self.lose_watcher("the watcher ended"),
+                // It ends as we do when the service manager stops us all.
+                Err(Gone) if self.signals.stop() => return,
+                Err(Gone) => return self.ears.lose("the watcher ended"),
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
-                Some(FromWatcher::Lost(reason)) => self.miss_interface(&reason),
-                Some(FromWatcher::Failed(reason)) => return self.lose_watcher(&reason),
-                Some(FromWatcher::Watching) | None => return self.lose_watcher("the watcher talks nonsense"),
+                Some(FromWatcher::Lost(reason)) => self.ears.miss(&reason),
+                Some(FromWatcher::Failed(reason)) => return self.ears.lose(&reason),
+                Some(FromWatcher::Watching) | None => return self.ears.lose("the watcher talks nonsense"),
+            }
+        }
+    }
+
+    /// What a watcher that is replaced had passed on already still counts.
+    fn hear_out(&mut self, old: Option<WatcherProcess>) {
+        let Some(old) = old else { return };
+        let mut buffer = [0; MESSAGE];
+        for _ in 0..LEFT_MAX {
+            let Ok(Some(length)) = old.try_recv(&mut buffer) else { return };
+            let report = FromWatcher::read(buffer.get(..length).unwrap_or_default());
+            if let Some(FromWatcher::Knock(sighting)) = report {
+                self.judge(&sighting);
             }
         }
     }
@@ -231,7 +220,7 @@ impl Daemon {
         }
         if count == ALARMS_MAX {
             log::warn!("too many of those: taking another watcher");
-            self.restart.due = Some(clock::steady());
+            self.ears.distrust();
         }
     }
 
@@ -246,62 +235,9 @@ impl Daemon {
     }
 
     fn send(&self, bytes: &[u8], sighting: &Sighting<'_>) {
-        let sent = self.ears.socket.send(bytes, sighting.destination, sighting.source, sighting.interface);
+        let sent = self.ears.answer(bytes, sighting.destination, sighting.source, sighting.interface);
         if let Err(error) = sent {
             log::debug!("answer to {}: {error}", sighting.source);
-        }
-    }
-
-    fn lose_watcher(&mut self, why: &str) {
-        if self.signals.stop() {
-            return;
-        }
-        self.ears.watcher = None;
-        self.restart.postpone(clock::steady());
-        log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay.as_millis());
-    }
-
-    /// The watcher goes on with the interfaces that are left; one that watches all of them is tried for.
-    fn miss_interface(&mut self, why: &str) {
-        // Told once, not at each try that finds nothing changed.
-        if self.restart.delay < RESTART_MAX {
-            log::error!("{why}\nwatching the other interfaces, and looking for this one again");
-        }
-        self.restart.postpone(clock::steady());
-    }
-
-    /// Another watcher in the place of the one there is, which goes only now; what that one has passed on already
-    /// still counts.
-    fn take_watcher(&mut self, watcher: WatcherProcess) {
-        let Some(old) = self.ears.watcher.replace(watcher) else { return };
-        let mut buffer = [0; MESSAGE];
-        for _ in 0..LEFT_MAX {
-            let Ok(Some(length)) = old.try_recv(&mut buffer) else { return };
-            if let Some(FromWatcher::Knock(sighting)) =
-                FromWatcher::read(buffer.get(..length).unwrap_or_default())
-            {
-                self.judge(&sighting);
-            }
-        }
-    }
-
-    /// Starts another watcher where one is due.
-    fn mind_watcher(&mut self) {
-        let now = clock::steady();
-        if self.restart.due.is_none_or(|due| now < due) {
-            return;
-        }
-        self.restart.due = None;
-        self.restart.last = now;
-        // While a watcher watches some interfaces, only one that watches all is better.
-        let missing = if self.ears.watcher.is_some() { Missing::Fails } else { Missing::IsLost };
-        match self.loaded.start_watcher(&self.ears.post, &self.ears.socket, missing) {
-            Ok(watcher) => {
-                self.take_watcher(watcher);
-                log::info!("watching again");
-            }
-            Err(_) if self.ears.watcher.is_some() => self.restart.postpone(now),
-            Err(reason) => self.lose_watcher(&reason),
         }
     }
 
@@ -338,39 +274,16 @@ impl Daemon {
         let audit = AuditLog::open(&new.config.audit)?;
         let mut firewall = new.open_firewall().map_err(Failure::run)?;
         firewall.load(&new.gate()).map_err(Failure::run)?;
-        if let Err(error) = self.change_ears(&new) {
+        let old = self.ears.change(&new).inspect_err(|_| {
             if let Err(error) = self.firewall.load(&self.loaded.gate()) {
                 log::error!("the old gate could not be restored: {error}");
             }
-            return Err(error);
-        }
+        })?;
+        self.hear_out(old);
         self.keeper.replace_policy(new.policy());
         self.firewall = firewall;
         self.audit = audit;
         self.loaded = new;
-        Ok(())
-    }
-
-    /// New keys for the watcher, or another watcher where it must watch elsewhere.
-    fn change_ears(&mut self, new: &Loaded) -> Result<(), Failure> {
-        let post = new.post()?;
-        if self.ears.post == post {
-            let keys = new.clients.iter().map(|client| &client.keys);
-            let watcher = self.ears.watcher.as_mut();
-            if watcher.is_some_and(|watcher| watcher.instruct(&post, new.config.window, keys).is_err()) {
-                self.lose_watcher("the watcher does not listen");
-            }
-            return Ok(());
-        }
-        if self.ears.post.port() == post.port() {
-            let watcher =
-                new.start_watcher(&post, &self.ears.socket, Missing::Fails).map_err(Failure::run)?;
-            self.ears.watcher = Some(watcher);
-            self.ears.post = post;
-        } else {
-            self.ears = new.open_ears()?;
-        }
-        self.restart.due = None;
         Ok(())
     }
 
@@ -393,7 +306,7 @@ impl Daemon {
             let record = ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned()));
             self.audit.write(&record, clock::wall());
         }
-        self.ears.watcher = None;
+        drop(self.ears);
         log::info!("stopped: grants stay until they expire, protected ports stay closed");
         ExitCode::SUCCESS
     }

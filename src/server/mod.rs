@@ -6,6 +6,7 @@ mod cli;
 mod clients;
 mod console;
 mod daemon;
+mod ears;
 mod init;
 mod keys;
 mod messages;

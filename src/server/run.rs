@@ -7,15 +7,14 @@ use std::process::ExitCode;
 use super::audit::AuditLog;
 use super::console::Failure;
 use super::daemon::Daemon;
+use super::ears::Ears;
 use super::keys::{LoadedClient, load_clients};
-use super::messages::Missing;
-use super::watcher_process::{Post, WatcherProcess};
+use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::firewall::{Backend, FirewallError, Gate, Nftables, NoFirewall};
 use crate::gate::{Client, Policy};
 use crate::os::files::{self, Mode};
 use crate::os::signals::Signals;
-use crate::os::udp::{Incoming, UdpPort};
 use crate::os::{connections, host, log as os_log};
 
 /// Runs the daemon in the foreground until it is told to stop.
@@ -53,15 +52,6 @@ pub(super) struct Listening {
     ears: Ears,
 }
 
-/// What knocks are heard and answered with.
-pub(super) struct Ears {
-    pub(super) post: Post,
-    /// Bound for as long as the daemon runs, or the host would answer that nobody listens.
-    pub(super) socket: UdpPort,
-    /// Missing while a new one is on its way.
-    pub(super) watcher: Option<WatcherProcess>,
-}
-
 /// Only a grant opens a protected port.
 pub(super) struct Gated {
     pub(super) loaded: Loaded,
@@ -97,43 +87,6 @@ impl Loaded {
             locks.extend(lock_gate()?);
         }
         Ok(Locked { loaded: self, locks })
-    }
-
-    /// Binds the port and starts a watcher.
-    pub(super) fn open_ears(&self) -> Result<Ears, Failure> {
-        let incoming = match self.config.capture {
-            CaptureKind::Pcap => Incoming::Unread,
-            CaptureKind::Udp => Incoming::Received,
-        };
-        let port = self.config.port;
-        let socket = UdpPort::bind(port, incoming).map_err(|error| {
-            let hint = match error.kind() {
-                std::io::ErrorKind::AddrInUse => {
-                    format!(
-                        "\nhint: 'ss -ulnp sport = :{port}' shows who has it; server.port sets another one"
-                    )
-                }
-                _ => String::new(),
-            };
-            Failure::run(format!("UDP port {port}: {}{hint}", files::plain(&error)))
-        })?;
-        let post = self.post()?;
-        let watcher = Some(self.start_watcher(&post, &socket, Missing::Fails).map_err(Failure::run)?);
-        Ok(Ears { post, socket, watcher })
-    }
-
-    /// Starts a watcher with the clients' keys.
-    ///
-    /// # Errors
-    /// Why it does not watch, for people.
-    pub(super) fn start_watcher(
-        &self,
-        post: &Post,
-        socket: &UdpPort,
-        missing: Missing,
-    ) -> Result<WatcherProcess, String> {
-        let keys = self.clients.iter().map(|client| &client.keys);
-        WatcherProcess::start(post, missing, self.config.window, socket, keys)
     }
 
     /// What the watcher watches.
@@ -204,7 +157,7 @@ impl Locked {
     }
 
     fn listen(self) -> Result<Listening, Failure> {
-        let ears = self.loaded.open_ears()?;
+        let ears = Ears::open(&self.loaded)?;
         Ok(Listening { loaded: self.loaded, locks: self.locks, ears })
     }
 }

@@ -1,0 +1,185 @@
+//! What knocks are heard and answered with: the bound port, and a watcher that is replaced when it dies, loses an
+//! interface or is not believed any more.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::console::Failure;
+use super::messages::{MESSAGE, Missing};
+use super::run::Loaded;
+use super::watcher_process::{Gone, Post, WatcherProcess};
+use crate::config::CaptureKind;
+use crate::os::udp::{Incoming, UdpPort};
+use crate::os::{clock, files};
+
+/// Before another watcher is started: at first, and at most.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(30);
+
+/// The port and its watcher.
+pub(super) struct Ears {
+    post: Post,
+    /// Bound for as long as the daemon runs, or the host would answer that nobody listens.
+    socket: UdpPort,
+    /// Missing while another one is on its way.
+    watcher: Option<WatcherProcess>,
+    restart: Restart,
+}
+
+/// When another watcher is started: later each time, unless the last one lived for a while.
+struct Restart {
+    /// None = all is well.
+    due: Option<Duration>,
+    last: Duration,
+    delay: Duration,
+}
+
+impl Restart {
+    fn new() -> Self {
+        Self { due: None, last: clock::steady(), delay: Duration::ZERO }
+    }
+
+    fn postpone(&mut self) {
+        let now = clock::steady();
+        let lived_well = now.saturating_sub(self.last) > RESTART_MAX.saturating_mul(2);
+        self.delay = if lived_well {
+            RESTART_FIRST
+        } else {
+            self.delay.saturating_mul(2).clamp(RESTART_FIRST, RESTART_MAX)
+        };
+        self.due = Some(now.saturating_add(self.delay));
+    }
+}
+
+impl Ears {
+    /// Binds the port and starts a watcher.
+    ///
+    /// # Errors
+    /// When the port is taken or the watcher does not watch.
+    pub(super) fn open(loaded: &Loaded) -> Result<Self, Failure> {
+        let post = loaded.post()?;
+        let socket = bind(loaded)?;
+        let watcher = start(loaded, &post, &socket, Missing::Fails).map_err(Failure::run)?;
+        Ok(Self { post, socket, watcher: Some(watcher), restart: Restart::new() })
+    }
+
+    /// Readable when the watcher has something to report.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.watcher.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes one report of the watcher, if there is one.
+    ///
+    /// # Errors
+    /// When the watcher is gone.
+    pub(super) fn try_recv(&self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
+        self.watcher.as_ref().map_or(Ok(None), |watcher| watcher.try_recv(buffer))
+    }
+
+    /// Sends an answer from the address that was knocked at.
+    ///
+    /// # Errors
+    /// When the system does not take it.
+    pub(super) fn answer(
+        &self,
+        bytes: &[u8],
+        from: IpAddr,
+        to: SocketAddr,
+        interface: u32,
+    ) -> std::io::Result<()> {
+        self.socket.send(bytes, from, to, interface)
+    }
+
+    /// When `mind` has something to do.
+    pub(super) const fn due(&self) -> Option<Duration> {
+        self.restart.due
+    }
+
+    /// The watcher is gone, or goes now.
+    pub(super) fn lose(&mut self, why: &str) {
+        self.watcher = None;
+        self.restart.postpone();
+        log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay.as_millis());
+    }
+
+    /// The watcher goes on with the interfaces that are left; one that watches all of them is tried for.
+    pub(super) fn miss(&mut self, why: &str) {
+        // Told once, not at each try that finds nothing changed.
+        if self.restart.delay < RESTART_MAX {
+            log::error!("{why}\nwatching the other interfaces, and looking for this one again");
+        }
+        self.restart.postpone();
+    }
+
+    /// The watcher is not believed any more; it hears until another one does.
+    pub(super) fn distrust(&mut self) {
+        self.restart.due = Some(clock::steady());
+    }
+
+    /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
+    pub(super) fn mind(&mut self, loaded: &Loaded) -> Option<WatcherProcess> {
+        let now = clock::steady();
+        if self.restart.due.is_none_or(|due| now < due) {
+            return None;
+        }
+        self.restart = Restart { due: None, last: now, delay: self.restart.delay };
+        // While a watcher watches some interfaces, only one that watches all is better.
+        let missing = if self.watcher.is_some() { Missing::Fails } else { Missing::IsLost };
+        match start(loaded, &self.post, &self.socket, missing) {
+            Ok(watcher) => {
+                log::info!("watching again");
+                return self.watcher.replace(watcher);
+            }
+            Err(_) if self.watcher.is_some() => self.restart.postpone(),
+            Err(reason) => self.lose(&reason),
+        }
+        None
+    }
+
+    /// New keys for the watcher, or another watcher where it must watch elsewhere; returns the old one then.
+    ///
+    /// # Errors
+    /// When it cannot watch there; it goes on where it was.
+    pub(super) fn change(&mut self, new: &Loaded) -> Result<Option<WatcherProcess>, Failure> {
+        let post = new.post()?;
+        if self.post == post {
+            let keys = new.clients.iter().map(|client| &client.keys);
+            if let Some(watcher) = &mut self.watcher
+                && watcher.instruct(&post, new.config.window, keys).is_err()
+            {
+                self.lose("the watcher does not listen");
+            }
+            return Ok(None);
+        }
+        if self.post.port() != post.port() {
+            return Ok(std::mem::replace(self, Self::open(new)?).watcher);
+        }
+        let watcher = start(new, &post, &self.socket, Missing::Fails).map_err(Failure::run)?;
+        self.post = post;
+        self.restart = Restart::new();
+        Ok(self.watcher.replace(watcher))
+    }
+}
+
+fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
+    let incoming = match loaded.config.capture {
+        CaptureKind::Pcap => Incoming::Unread,
+        CaptureKind::Udp => Incoming::Received,
+    };
+    let port = loaded.config.port;
+    UdpPort::bind(port, incoming).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("\nhint: 'ss -ulnp sport = :{port}' shows who has it; server.port sets another one")
+            }
+            _ => String::new(),
+        };
+        Failure::run(format_args!("UDP port {port}: {}{hint}", files::plain(&error)))
+    })
+}
+
+fn start(loaded: &Loaded, post: &Post, socket: &UdpPort, missing: Missing) -> Result<WatcherProcess, String> {
+    let keys = loaded.clients.iter().map(|client| &client.keys);
+    WatcherProcess::start(post, missing, loaded.config.window, socket, keys)
+}
