@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use spa_knock::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use spa_knock::gate::{
     Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, Order, Outcome, Policy,
-    Refusal, Rejection, Verdict, Watcher,
+    Refusal, Rejection, ReplayMemory, Verdict, Watcher,
 };
 use spa_knock::knock::{
     ActionName, AddressPolicy, Knock, Now, Reply, ReplyWanted, ServerId, Status, Timestamp,
@@ -91,7 +91,7 @@ impl Server {
         let keys = keys(7);
         Self {
             watcher: Watcher::new(WINDOW, [(keys.fingerprint, keys.watcher())]),
-            keeper: Keeper::new(policy(rules), Timestamp::from_millis(NOW - 3_600_000)),
+            keeper: Keeper::new(policy(rules), ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000))),
             now: Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) },
             keys,
             nonces: 0,
@@ -113,7 +113,10 @@ impl Server {
 
     fn hear(&mut self, datagram: &[u8], source: &str) -> Result<Verdict, Dropped> {
         let knock = self.watcher.judge(datagram, self.now.wall)?;
-        Ok(self.keeper.judge(&knock, source.parse().unwrap(), self.now))
+        Ok(match self.keeper.judge(&knock, source.parse().unwrap(), self.now) {
+            Verdict::Record(accepted) => self.keeper.decide(accepted, self.now),
+            verdict => verdict,
+        })
     }
 
     /// What comes of a datagram, in a word.
@@ -129,7 +132,7 @@ impl Server {
             }
             Ok(Verdict::AnswerAgain(_)) => "answer again".to_owned(),
             Ok(Verdict::Refuse(refusal)) => refusal.rejection.to_string(),
-            Ok(Verdict::Nothing) => "nothing".to_owned(),
+            Ok(Verdict::Nothing | Verdict::Record(_)) => "nothing".to_owned(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! HMAC-SHA256 (RFC 2104) under a key whose two key blocks are hashed once, ahead of need.
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::Secret;
@@ -53,6 +53,17 @@ impl From<&Secret> for MacKey {
     fn from(secret: &Secret) -> Self {
         Self::new(secret.expose())
     }
+}
+
+/// The first 8 bytes of the SHA-256 of the concatenated parts: tells damage, keeps nobody out.
+#[must_use]
+pub fn checksum(parts: &[&[u8]]) -> [u8; 8] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    let [a, b, c, d, e, f, g, h, ..]: Tag = hash.finalize().into();
+    [a, b, c, d, e, f, g, h]
 }
 
 /// HKDF-SHA256 (RFC 5869) with one block of output, which is all that a 32-byte key needs:

@@ -9,7 +9,7 @@ mod seal;
 mod secret;
 
 pub use keyfile::{Holder, KeyFile, KeyFileError};
-pub use mac::{MacKey, Tag};
+pub use mac::{MacKey, Tag, checksum};
 pub use random::{RandomFailed, random};
 pub use schedule::{ClientKeys, Fingerprint, KeeperKeys, KeySet, PairSecret, RootSecret, WatcherKeys};
 pub use seal::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};

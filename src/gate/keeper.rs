@@ -12,7 +12,7 @@ use super::policy::{Client, Policy};
 use super::rate::RecentActs;
 use super::record::{Event, Record};
 use super::rejection::Rejection;
-use super::replay::{KnockId, ReplayMemory};
+use super::replay::{Acceptance, KnockId, NotNew, ReplayMemory};
 use super::told::Told;
 use crate::crypto::{Fingerprint, Nonce, NotSealed};
 use crate::knock::{AddressPolicy, Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
@@ -31,6 +31,8 @@ pub struct Keeper {
 /// What is to be done about an authentic knock.
 #[must_use]
 pub enum Verdict {
+    /// Put it on record, then ask [`Keeper::decide`]; without a record nothing may come of it.
+    Record(Accepted),
     /// Act, then tell [`Keeper::conclude`] how it went.
     Act(Order),
     /// Send these bytes again: a client resent its knock.
@@ -39,6 +41,14 @@ pub enum Verdict {
     Refuse(Refusal),
     /// Nothing at all.
     Nothing,
+}
+
+/// A knock that is used up from now on, whatever comes; nothing has happened yet. Made here alone.
+#[must_use]
+pub struct Accepted {
+    fresh: Fresh,
+    ticket: Ticket,
+    acceptance: Acceptance,
 }
 
 /// A refused knock.
@@ -72,14 +82,22 @@ pub enum Outcome {
     Failed,
 }
 
-impl Keeper {
-    /// A keeper that believes nothing stamped at or before `floor`.
+impl Accepted {
+    /// What must be on record.
     #[must_use]
-    pub fn new(policy: Policy, floor: Timestamp) -> Self {
+    pub const fn acceptance(&self) -> &Acceptance {
+        &self.acceptance
+    }
+}
+
+impl Keeper {
+    /// A keeper that remembers this.
+    #[must_use]
+    pub fn new(policy: Policy, replay: ReplayMemory) -> Self {
         let mut keeper = Self {
             policy,
             places: HashMap::new(),
-            replay: ReplayMemory::new(floor),
+            replay,
             recent: HashMap::new(),
             answers: Answers::default(),
             told: Told::default(),
@@ -101,7 +119,7 @@ impl Keeper {
         self.recent.retain(|key, _| self.places.contains_key(key));
     }
 
-    /// Steps 4 to 8 for a datagram that came from `source`.
+    /// Steps 4 to 7 for a datagram that came from `source`.
     pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Verdict {
         let fingerprint = knock.fingerprint();
         let Some(place) = self.places.get(&fingerprint) else {
@@ -141,16 +159,30 @@ impl Keeper {
             return verdict;
         }
         // 7. It is used up from here on, whatever comes.
-        let accepted =
-            self.replay.accept(fingerprint, fresh.body().timestamp(), *fresh.id(), self.policy.window);
-        if accepted.is_err() {
-            return self.refuse(&ticket, Rejection::Replayed, now);
+        match self.replay.accept(fingerprint, fresh.body().timestamp(), *fresh.id(), self.policy.window) {
+            Ok(acceptance) => Verdict::Record(Accepted { fresh, ticket, acceptance }),
+            Err(NotNew) => self.refuse(&ticket, Rejection::Replayed, now),
         }
-        // 8. The client may do that.
-        match self.decide(&fresh, &mut ticket, now) {
+    }
+
+    /// Step 8, for a knock that is on record: whether the client may do that.
+    pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
+        let Accepted { fresh, mut ticket, .. } = accepted;
+        match self.allow(&fresh, &mut ticket, now) {
             Ok(effect) => Verdict::Act(order::seal(ticket, effect)),
             Err(rejection) => self.refuse(&ticket, rejection, now),
         }
+    }
+
+    /// The end of a knock that could not be put on record.
+    pub fn give_up(&self, accepted: &Accepted, why: &str, now: Now) -> (Record, Option<Answer>) {
+        self.conclude(&accepted.ticket, Outcome::Failed, why, now)
+    }
+
+    /// What is remembered of accepted knocks.
+    #[must_use]
+    pub const fn replay(&self) -> &ReplayMemory {
+        &self.replay
     }
 
     /// Steps 10 and 11 for an order: what to answer, and what to record unless the action records its own end.
@@ -200,7 +232,7 @@ impl Keeper {
         elsewhere.then(|| self.refuse(ticket, Rejection::OtherAddress, now))
     }
 
-    fn decide(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<order::Effect, Rejection> {
+    fn allow(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<order::Effect, Rejection> {
         let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
         let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
         let recent = self.recent.entry(ticket.fingerprint).or_default();

@@ -23,13 +23,13 @@ mod template;
 mod told;
 mod watcher;
 
-pub use keeper::{Answer, Keeper, Outcome, Refusal, Verdict};
+pub use keeper::{Accepted, Answer, Keeper, Outcome, Refusal, Verdict};
 pub use opened::Skew;
 pub use order::{Command, Effect, Grant, Order, Ticket};
 pub use policy::{Action, Client, ClientRules, Policy};
 pub use rate::{InvalidRate, Rate};
 pub use record::{Event, Record};
 pub use rejection::Rejection;
-pub use replay::{KnockId, NotNew, ReplayMemory};
+pub use replay::{Acceptance, KnockId, NotNew, ReplayMemory};
 pub use template::{InvalidTemplate, Placeholder, Template};
 pub use watcher::{Authentic, Counts, Dropped, Watcher};

@@ -24,6 +24,19 @@ pub struct ReplayMemory {
     floor: Timestamp,
 }
 
+/// One accepted knock, as it must be on record before anything happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acceptance {
+    /// Whose it is.
+    pub key: Fingerprint,
+    /// When it was stamped.
+    pub timestamp: Timestamp,
+    /// Its id.
+    pub id: KnockId,
+    /// The key's floor after it; never falls.
+    pub floor: Timestamp,
+}
+
 /// The knock has been accepted before, or could have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotNew;
@@ -55,11 +68,63 @@ impl ReplayMemory {
         timestamp: Timestamp,
         id: KnockId,
         window: Duration,
-    ) -> Result<(), NotNew> {
+    ) -> Result<Acceptance, NotNew> {
         self.check(key, timestamp, &id)?;
+        let lane = self.lane(key);
+        lane.insert(timestamp, id);
+        lane.raise_floor(lane.high.minus(window.saturating_mul(2)));
+        Ok(Acceptance { key, timestamp, id, floor: lane.floor })
+    }
+
+    /// Takes back what was on record, in any order.
+    pub fn restore(&mut self, acceptance: &Acceptance) {
+        let lane = self.lane(acceptance.key);
+        if !lane.contains(&acceptance.id) {
+            lane.insert(acceptance.timestamp, acceptance.id);
+        }
+        lane.raise_floor(acceptance.floor);
+    }
+
+    /// Takes back a key's floor, and the greatest timestamp that it had accepted.
+    pub fn restore_floor(&mut self, key: Fingerprint, floor: Timestamp, high: Timestamp) {
+        let lane = self.lane(key);
+        lane.high = lane.high.max(high);
+        lane.raise_floor(floor);
+    }
+
+    /// Raises every floor, also that of keys to come, to at least this.
+    pub fn raise_floors(&mut self, to: Timestamp) {
+        self.floor = self.floor.max(to);
+        self.lanes.values_mut().for_each(|lane| lane.raise_floor(to));
+    }
+
+    /// What a key starts from that has no memory.
+    #[must_use]
+    pub const fn floor(&self) -> Timestamp {
+        self.floor
+    }
+
+    /// Each key's floor and the greatest timestamp that it accepted.
+    pub fn floors(&self) -> impl Iterator<Item = (Fingerprint, Timestamp, Timestamp)> {
+        self.lanes.iter().map(|(key, lane)| (*key, lane.floor, lane.high))
+    }
+
+    /// All that is remembered of single knocks.
+    pub fn acceptances(&self) -> impl Iterator<Item = Acceptance> {
+        self.lanes.iter().flat_map(|(&key, lane)| {
+            lane.ids.iter().map(move |&(timestamp, id)| Acceptance { key, timestamp, id, floor: lane.floor })
+        })
+    }
+
+    /// The greatest of all floors and accepted timestamps.
+    #[must_use]
+    pub fn highest(&self) -> Timestamp {
+        self.lanes.values().map(|lane| lane.high.max(lane.floor)).fold(self.floor, Timestamp::max)
+    }
+
+    fn lane(&mut self, key: Fingerprint) -> &mut Lane {
         let floor = self.floor;
-        self.lanes.entry(key).or_insert_with(|| Lane::new(floor)).insert(timestamp, id, window);
-        Ok(())
+        self.lanes.entry(key).or_insert_with(|| Lane::new(floor))
     }
 
     /// Drops the memories of all keys but these; whatever they had accepted stays refused.
@@ -94,11 +159,10 @@ impl Lane {
         self.ids.iter().any(|(_, known)| known == id)
     }
 
-    fn insert(&mut self, timestamp: Timestamp, id: KnockId, window: Duration) {
+    fn insert(&mut self, timestamp: Timestamp, id: KnockId) {
         let at = self.ids.partition_point(|(known, _)| *known <= timestamp);
         self.ids.insert(at, (timestamp, id));
         self.high = self.high.max(timestamp);
-        self.raise_floor(self.high.minus(window.saturating_mul(2)));
         while self.ids.len() > IDS_MAX {
             let lowest = self.ids.first().map_or(self.floor, |(lowest, _)| *lowest);
             self.raise_floor(lowest);
@@ -107,6 +171,7 @@ impl Lane {
 
     fn raise_floor(&mut self, to: Timestamp) {
         self.floor = self.floor.max(to);
+        self.high = self.high.max(self.floor);
         let gone = self.ids.partition_point(|(timestamp, _)| *timestamp <= self.floor);
         self.ids.drain(..gone);
     }
@@ -136,10 +201,10 @@ mod tests {
     #[test]
     fn the_first_of_two_equal_knocks_is_new_and_late_ones_within_the_window_are_too() {
         let mut memory = ReplayMemory::new(at(0));
-        assert_eq!(memory.accept(KEY, at(100_000), id(1), WINDOW), Ok(()));
+        assert!(memory.accept(KEY, at(100_000), id(1), WINDOW).is_ok());
         assert_eq!(memory.accept(KEY, at(100_000), id(1), WINDOW), Err(NotNew));
         assert_eq!(memory.accept(KEY, at(100_001), id(1), WINDOW), Err(NotNew), "another time, the same id");
-        assert_eq!(memory.accept(KEY, at(40_001), id(2), WINDOW), Ok(()), "just above the floor");
+        assert!(memory.accept(KEY, at(40_001), id(2), WINDOW).is_ok(), "just above the floor");
         assert_eq!(memory.accept(KEY, at(40_000), id(3), WINDOW), Err(NotNew), "at the floor");
     }
 

@@ -9,6 +9,8 @@ use zeroize::Zeroizing;
 
 /// The largest file that is read as text: a config with thousands of clients has less.
 const TEXT_MAX: u64 = 16 << 20;
+/// The largest file of bytes.
+const BYTES_MAX: u64 = 1 << 30;
 /// The largest key file.
 const SECRET_MAX: usize = 64 << 10;
 
@@ -35,7 +37,9 @@ impl FileError {
         Self { path: path.display().to_string(), reason: reason.into(), hint, missing: false }
     }
 
-    fn io(path: &Path, error: &io::Error) -> Self {
+    /// An I/O error at this path.
+    #[must_use]
+    pub fn io(path: &Path, error: &io::Error) -> Self {
         let missing = error.kind() == io::ErrorKind::NotFound;
         Self { missing, ..Self::new(path, plain(error), None) }
     }
@@ -66,6 +70,28 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
         return Err(FileError::new(path, "larger than 16 MiB", None));
     }
     Ok(text)
+}
+
+/// Reads a file of at most 1 GiB whole.
+///
+/// # Errors
+/// When it cannot be read or is larger.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| FileError::io(path, &error))?;
+    let read = file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(|error| FileError::io(path, &error))?;
+    if u64::try_from(read).is_ok_and(|read| read >= BYTES_MAX) {
+        return Err(FileError::new(path, "larger than 1 GiB", None));
+    }
+    Ok(bytes)
+}
+
+/// Opens a file that is there for writing at any place of it.
+///
+/// # Errors
+/// When that fails.
+pub fn open_to_write(path: &Path) -> Result<File, FileError> {
+    OpenOptions::new().write(true).open(path).map_err(|error| FileError::io(path, &error))
 }
 
 /// Hands the lines of a text file to `each`, however many there are; what is not UTF-8 is passed over.

@@ -62,6 +62,13 @@ pub fn has_user(name: &str) -> bool {
     matches!(nix::unistd::User::from_name(name), Ok(Some(_)))
 }
 
+/// What names this boot; another one after each.
+#[must_use]
+pub fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
 /// The number of this process's network namespace.
 #[must_use]
 pub fn network_namespace() -> Option<u64> {

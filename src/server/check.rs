@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::console::{Failure, print};
 use super::keys::load_clients;
+use super::state;
 use crate::config::{self, Audit, Backend, CaptureKind, ConfigErrors, Interfaces, Problem, ServerConfig};
 use crate::gate::Action;
 use crate::os::clock;
@@ -49,6 +50,7 @@ impl Report {
     fn look_at(&mut self, config: &ServerConfig) {
         self.folders(config);
         self.keys(config);
+        self.state(config);
         self.interfaces(config);
         self.capabilities(config);
         self.knock_port(config);
@@ -95,6 +97,14 @@ impl Report {
         match load_clients(config) {
             Ok(clients) => self.ok.push(format!("keys: {} loaded", clients.len())),
             Err(errors) => self.problems.extend_from_slice(errors.problems()),
+        }
+    }
+
+    fn state(&mut self, config: &ServerConfig) {
+        if let Err(error) = state::examine(&config.state_dir) {
+            let text = error.to_string();
+            let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, "run this as root"));
+            self.problem(config, &["server", "state_dir"], message.to_owned(), hint);
         }
     }
 

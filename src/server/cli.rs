@@ -60,6 +60,9 @@ pub(super) enum Command {
     /// Add, list, show and revoke clients; the daemon need not run
     #[command(subcommand, arg_required_else_help = true)]
     Client(ClientCommand),
+    /// The replay state on disk
+    #[command(subcommand, arg_required_else_help = true)]
+    State(StateCommand),
     /// Uptime, clients, grants, counters (not yet in this version)
     Status {
         /// As one JSON object
@@ -120,6 +123,7 @@ impl Command {
             Self::Init { .. } => "init",
             Self::Client(ClientCommand::Rotate { .. }) => "client rotate",
             Self::Client(_) => "client",
+            Self::State(_) => "state",
             Self::Status { .. } => "status",
             Self::Grants => "grants",
             Self::Revoke { .. } => "revoke",
@@ -155,6 +159,13 @@ pub(super) enum ClientCommand {
         /// The client
         name: ClientName,
     },
+}
+
+/// What can be done with the replay state.
+#[derive(Debug, Subcommand)]
+pub(super) enum StateCommand {
+    /// Begin anew where it is damaged: whatever was knocked until now stays refused
+    Reset,
 }
 
 const ADD_EXAMPLES: &str = "\

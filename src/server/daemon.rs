@@ -10,18 +10,20 @@ use super::console::Failure;
 use super::ears::Ears;
 use super::messages::{FromWatcher, MESSAGE, Sighting};
 use super::run::{Gated, Loaded};
+use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
 use crate::firewall::{Backend, FirewallError};
 use crate::gate::{
-    Answer, Command, Effect, Event, Grant, Keeper, Order, Outcome, Refusal, Rejection, Ticket, Verdict,
+    Accepted, Answer, Command, Effect, Event, Grant, Keeper, Order, Outcome, Refusal, Rejection, Ticket,
+    Verdict,
 };
 use crate::os::runner::{Commands, Ended};
 use crate::os::signals::Signals;
 use crate::os::{clock, notify, wait};
 
 /// The loop wakes at least this often.
-const TICK: Duration = Duration::from_secs(60);
+const TICK: Duration = Duration::from_secs(10);
 /// Knocks taken before signals and commands have their turn.
 const BATCH: usize = 64;
 /// What an old watcher's channel can hold, and more.
@@ -36,6 +38,7 @@ pub(super) struct Daemon {
     loaded: Loaded,
     ears: Ears,
     keeper: Keeper,
+    state: State,
     firewall: Box<dyn Backend>,
     audit: AuditLog,
     commands: Commands<Ticket>,
@@ -66,13 +69,13 @@ impl Alarms {
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
     pub(super) fn start(gated: Gated, signals: Signals) -> Self {
-        let Gated { loaded, locks, ears, firewall, audit } = gated;
-        // What was accepted before the start is not remembered, so nothing stamped before it is believed.
-        let keeper = Keeper::new(loaded.policy(), clock::wall());
+        let Gated { loaded, locks, ears, firewall, audit, state, memory } = gated;
+        let keeper = Keeper::new(loaded.policy(), memory);
         let daemon = Self {
             loaded,
             ears,
             keeper,
+            state,
             firewall,
             audit,
             commands: Commands::default(),
@@ -98,7 +101,7 @@ impl Daemon {
 
     /// One turn of the loop.
     fn turn(&mut self) -> std::io::Result<()> {
-        let mut fds = vec![self.signals.as_fd()];
+        let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
         fds.extend(self.ears.descriptor());
         wait::readable(&fds, self.patience())?;
         self.signals.drain();
@@ -109,6 +112,7 @@ impl Daemon {
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
         self.mind_commands();
+        self.state.tend(self.keeper.replay(), clock::wall(), self.loaded.config.window);
         Ok(())
     }
 
@@ -154,10 +158,26 @@ impl Daemon {
     /// Steps 4 to 11 for one signed knock.
     fn judge(&mut self, sighting: &Sighting<'_>) {
         match self.keeper.judge(&sighting.knock, sighting.source, clock::now()) {
+            Verdict::Record(accepted) => self.record(accepted, sighting),
             Verdict::Act(order) => self.act(&order, sighting),
             Verdict::AnswerAgain(bytes) => self.send(&bytes, sighting),
             Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
             Verdict::Nothing => {}
+        }
+    }
+
+    /// Step 7 on disk, then step 8.
+    fn record(&mut self, accepted: Accepted, sighting: &Sighting<'_>) {
+        if let Err(error) = self.state.record(accepted.acceptance()) {
+            let now = clock::now();
+            let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
+            self.answer(answer, sighting);
+            return self.audit.write(&record, now.wall);
+        }
+        match self.keeper.decide(accepted, clock::now()) {
+            Verdict::Act(order) => self.act(&order, sighting),
+            Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
+            Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {}
         }
     }
 
@@ -307,6 +327,9 @@ impl Daemon {
             self.audit.write(&record, clock::wall());
         }
         drop(self.ears);
+        if let Err(error) = self.state.close() {
+            log::error!("{error}");
+        }
         log::info!("stopped: grants stay until they expire, protected ports stay closed");
         ExitCode::SUCCESS
     }

@@ -11,6 +11,7 @@ mod init;
 mod keys;
 mod messages;
 mod run;
+mod state;
 mod watch;
 mod watcher_process;
 
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 
 pub use keys::{LoadedClient, load_clients};
 
-use cli::{ClientCommand, Command, Options};
+use cli::{ClientCommand, Command, Options, StateCommand};
 use console::Failure;
 
 /// Runs the command line of `spa-knockd`.
@@ -47,6 +48,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::List) => exit(clients::list(&config)),
         Command::Client(ClientCommand::Show { name }) => exit(clients::show(&config, &name)),
         Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
+        Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         later => Failure::not_yet(later.name()).exit(),
     }
 }

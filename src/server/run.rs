@@ -9,13 +9,14 @@ use super::console::Failure;
 use super::daemon::Daemon;
 use super::ears::Ears;
 use super::keys::{LoadedClient, load_clients};
+use super::state::{self, State};
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::firewall::{Backend, FirewallError, Gate, Nftables, NoFirewall};
-use crate::gate::{Client, Policy};
+use crate::gate::{Client, Policy, ReplayMemory};
 use crate::os::files::{self, Mode};
 use crate::os::signals::Signals;
-use crate::os::{connections, host, log as os_log};
+use crate::os::{clock, connections, host, log as os_log};
 
 /// Runs the daemon in the foreground until it is told to stop.
 #[must_use]
@@ -24,7 +25,13 @@ pub(super) fn run(path: &Path) -> ExitCode {
     // First of all: a SIGHUP while keys are loaded must not end us.
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
-        Loaded::load(path)?.lock()?.close_proven_gate()?.listen()?.close_gate().map(|gated| (gated, signals))
+        Loaded::load(path)?
+            .lock()?
+            .close_proven_gate()?
+            .remember()?
+            .listen()?
+            .close_gate()
+            .map(|gated| (gated, signals))
     });
     match started.map(|(gated, signals)| Daemon::start(gated, signals)) {
         Ok(daemon) => daemon.run(),
@@ -45,10 +52,16 @@ pub(super) struct Locked {
     locks: Vec<File>,
 }
 
+/// What was accepted before is known, and what will be can be put on record.
+pub(super) struct Remembering {
+    locked: Locked,
+    state: State,
+    memory: ReplayMemory,
+}
+
 /// The port is bound and the watcher watches.
 pub(super) struct Listening {
-    loaded: Loaded,
-    locks: Vec<File>,
+    remembering: Remembering,
     ears: Ears,
 }
 
@@ -59,6 +72,8 @@ pub(super) struct Gated {
     pub(super) ears: Ears,
     pub(super) firewall: Box<dyn Backend>,
     pub(super) audit: AuditLog,
+    pub(super) state: State,
+    pub(super) memory: ReplayMemory,
 }
 
 impl Loaded {
@@ -76,7 +91,7 @@ impl Loaded {
     fn lock(self) -> Result<Locked, Failure> {
         let folder = &self.config.state_dir;
         files::create_folder(folder, Mode::Private)?;
-        let Some(state) = files::lock(&folder.join("lock"))? else {
+        let Some(state) = files::lock(&folder.join(state::LOCK))? else {
             return Err(Failure::run(format_args!(
                 "state folder {}: another spa-knockd uses it\nhint: stop that one first",
                 folder.display()
@@ -156,20 +171,30 @@ impl Locked {
         Ok(self)
     }
 
+    fn remember(self) -> Result<Remembering, Failure> {
+        let config = &self.loaded.config;
+        let (state, memory) =
+            State::open(&config.state_dir, clock::wall(), config.window).map_err(Failure::run)?;
+        Ok(Remembering { locked: self, state, memory })
+    }
+}
+
+impl Remembering {
     fn listen(self) -> Result<Listening, Failure> {
-        let ears = Ears::open(&self.loaded)?;
-        Ok(Listening { loaded: self.loaded, locks: self.locks, ears })
+        let ears = Ears::open(&self.locked.loaded)?;
+        Ok(Listening { remembering: self, ears })
     }
 }
 
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
     fn close_gate(self) -> Result<Gated, Failure> {
-        let audit = AuditLog::open(&self.loaded.config.audit)?;
-        let mut firewall = self.loaded.open_firewall().map_err(Failure::run)?;
-        firewall.load(&self.loaded.gate()).map_err(Failure::run)?;
-        files::replace(&self.loaded.proof(), Mode::Private, b"on\n")?;
-        Ok(Gated { loaded: self.loaded, locks: self.locks, ears: self.ears, firewall, audit })
+        let Remembering { locked: Locked { loaded, locks }, state, memory } = self.remembering;
+        let audit = AuditLog::open(&loaded.config.audit)?;
+        let mut firewall = loaded.open_firewall().map_err(Failure::run)?;
+        firewall.load(&loaded.gate()).map_err(Failure::run)?;
+        files::replace(&loaded.proof(), Mode::Private, b"on\n")?;
+        Ok(Gated { loaded, locks, ears: self.ears, firewall, audit, state, memory })
     }
 }
 

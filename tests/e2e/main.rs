@@ -25,3 +25,4 @@ mod refusal;
 mod run;
 mod ssh;
 mod start;
+mod state;

@@ -23,7 +23,12 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start(namespace: &Namespace, site: &Site) -> Self {
-        let mut daemon = Self::launch(namespace, Self::command(site));
+        Self::start_command(namespace, Self::command(site))
+    }
+
+    /// The same with a command of the test's own that runs it.
+    pub(crate) fn start_command(namespace: &Namespace, command: Command) -> Self {
+        let mut daemon = Self::launch(namespace, command);
         let running = |daemon: &mut Self| daemon.child.try_wait().unwrap().is_none();
         let ready = within(PATIENCE, || daemon.says("ready") || !running(&mut daemon));
         assert!(ready && running(&mut daemon), "the daemon is not ready");

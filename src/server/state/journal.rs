@@ -1,0 +1,234 @@
+//! The journal's bytes: a header, records of one size, an end mark behind the last. Each carries a checksum that
+//! also covers its place and the journal's own number, so that no stale or moved bytes pass for a record.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 1 | kind: 1 header, 2 common floor, 3 a key's floor, 4 an acceptance, 5 end |
+//! | 1 | 8 | key's fingerprint (header: the journal's number) |
+//! | 9 | 8 | timestamp in ms (3: the greatest accepted) |
+//! | 17 | 8 | floor in ms |
+//! | 25 | 12 | id |
+//! | 37 | 3 | zeros |
+//! | 40 | 8 | checksum |
+
+use crate::crypto::{Fingerprint, checksum};
+use crate::gate::{Acceptance, ReplayMemory};
+use crate::knock::Timestamp;
+use crate::wire::Reader;
+
+/// Bytes of a record.
+pub(super) const RECORD: usize = 48;
+const CHECKED: usize = 40;
+/// What the first bytes of a header's id are: the format and its version.
+const FORMAT: &[u8; 12] = b"spa-knock/1\n";
+
+/// The journal's number: another one each time it is written anew.
+pub(super) type Number = [u8; 8];
+
+/// What a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Always the first.
+    Header,
+    /// What keys start from that have no memory.
+    CommonFloor(Timestamp),
+    /// A key's floor, and the greatest timestamp it accepted.
+    KeyFloor(Fingerprint, Timestamp, Timestamp),
+    /// An accepted knock.
+    Accepted(Acceptance),
+    /// Nothing follows.
+    End,
+}
+
+/// What a journal's bytes amount to.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// It is whole.
+    Whole(ReplayMemory),
+    /// It is whole but for its end: the last write was cut short, or something was cut off. What it says is not all.
+    Torn(ReplayMemory),
+    /// It has nothing but its header.
+    Empty,
+    /// Some of it is not what was written.
+    Damaged,
+}
+
+/// One record at its place.
+pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] {
+    let zero = Timestamp::default();
+    let (kind, key, timestamp, floor, id) = match entry {
+        Entry::Header => (1, *number, zero, zero, *FORMAT),
+        Entry::CommonFloor(floor) => (2, [0; 8], zero, floor, [0; 12]),
+        Entry::KeyFloor(key, floor, high) => (3, *key.as_bytes(), high, floor, [0; 12]),
+        Entry::Accepted(Acceptance { key, timestamp, id, floor }) => {
+            (4, *key.as_bytes(), timestamp, floor, id)
+        }
+        Entry::End => (5, [0; 8], zero, zero, [0; 12]),
+    };
+    let mut bytes = [0; RECORD];
+    let parts: [&[u8]; 5] =
+        [&[kind], &key, &timestamp.as_millis().to_be_bytes(), &floor.as_millis().to_be_bytes(), &id];
+    let mut room = bytes.iter_mut();
+    for (byte, room) in parts.into_iter().flatten().zip(room.by_ref()) {
+        *room = *byte;
+    }
+    let sum = sum(&bytes, number, place);
+    for (byte, room) in sum.iter().zip(bytes.iter_mut().skip(CHECKED)) {
+        *room = *byte;
+    }
+    bytes
+}
+
+/// A whole journal that says what `memory` remembers, and the number of its records without the end mark.
+pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
+    let entries = [Entry::Header, Entry::CommonFloor(memory.floor())]
+        .into_iter()
+        .chain(memory.floors().map(|(key, floor, high)| Entry::KeyFloor(key, floor, high)))
+        .chain(memory.acceptances().map(Entry::Accepted));
+    let mut bytes = Vec::new();
+    let mut count = 0;
+    for (place, entry) in (0..).zip(entries) {
+        bytes.extend(record(entry, number, place));
+        count = place;
+    }
+    let count = count.saturating_add(1);
+    bytes.extend(record(Entry::End, number, count));
+    (bytes, count)
+}
+
+/// Reads a journal. Total: any bytes amount to something.
+pub(super) fn read(bytes: &[u8]) -> Content {
+    let (records, rest) = bytes.as_chunks::<RECORD>();
+    let Some((first, others)) = records.split_first() else {
+        return if bytes.is_empty() { Content::Empty } else { Content::Damaged };
+    };
+    let Some(number) = header(first) else { return Content::Damaged };
+    let mut memory = ReplayMemory::new(Timestamp::default());
+    let mut entries = 0_usize;
+    for (place, bytes) in (1..).zip(others) {
+        let left = others.len().saturating_sub(entries);
+        match entry(bytes, &number, place) {
+            Some(Entry::End) if left == 1 && rest.is_empty() => return Content::Whole(memory),
+            Some(Entry::CommonFloor(floor)) => memory.raise_floors(floor),
+            Some(Entry::KeyFloor(key, floor, high)) => memory.restore_floor(key, floor, high),
+            Some(Entry::Accepted(acceptance)) => memory.restore(&acceptance),
+            // The last write, a record and the end mark, may have been cut short anywhere.
+            None if left <= 2 && rest.is_empty() || left <= 1 => return Content::Torn(memory),
+            Some(Entry::Header | Entry::End) | None => return Content::Damaged,
+        }
+        entries = entries.saturating_add(1);
+    }
+    if entries == 0 && rest.is_empty() { Content::Empty } else { Content::Torn(memory) }
+}
+
+fn header(bytes: &[u8; RECORD]) -> Option<Number> {
+    let mut reader = Reader::new(bytes);
+    let kind = reader.u8()?;
+    let number = *reader.array()?;
+    (kind == 1 && record(Entry::Header, &number, 0) == *bytes).then_some(number)
+}
+
+fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<Entry> {
+    let mut reader = Reader::new(bytes);
+    let kind = reader.u8()?;
+    let key = Fingerprint::from_bytes(*reader.array()?);
+    let timestamp = Timestamp::from_millis(reader.u64()?);
+    let floor = Timestamp::from_millis(reader.u64()?);
+    let id = *reader.array()?;
+    let entry = match kind {
+        2 => Entry::CommonFloor(floor),
+        3 => Entry::KeyFloor(key, floor, timestamp),
+        4 => Entry::Accepted(Acceptance { key, timestamp, id, floor }),
+        5 => Entry::End,
+        _ => return None,
+    };
+    // Made again, it must be the same to the bit, checksum and all.
+    (record(entry, number, place) == *bytes).then_some(entry)
+}
+
+fn sum(bytes: &[u8; RECORD], number: &Number, place: u64) -> [u8; 8] {
+    checksum(&[number, &place.to_be_bytes(), bytes.get(..CHECKED).unwrap_or_default()])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NUMBER: Number = [7; 8];
+    const WINDOW: Duration = Duration::from_secs(30);
+
+    fn key(n: u8) -> Fingerprint {
+        Fingerprint::from_bytes([n; 8])
+    }
+
+    /// A journal as a daemon leaves it: written whole, then appended to.
+    fn journal(knocks: &[(u8, u64, u8)]) -> (Vec<u8>, ReplayMemory) {
+        let mut memory = ReplayMemory::new(Timestamp::from_millis(1_000));
+        let (mut bytes, mut place) = whole(&memory, &NUMBER);
+        for &(client, timestamp, id) in knocks {
+            let timestamp = Timestamp::from_millis(timestamp);
+            if let Ok(acceptance) = memory.accept(key(client), timestamp, [id; 12], WINDOW) {
+                bytes.truncate(bytes.len() - RECORD);
+                bytes.extend(record(Entry::Accepted(acceptance), &NUMBER, place));
+                place += 1;
+                bytes.extend(record(Entry::End, &NUMBER, place));
+            }
+        }
+        (bytes, memory)
+    }
+
+    /// Whether nothing that `memory` refuses is new to `other`.
+    fn refuses_as_much(other: &ReplayMemory, memory: &ReplayMemory) -> bool {
+        memory.acceptances().all(|a| other.check(a.key, a.timestamp, &a.id).is_err())
+            && memory.floors().all(|(key, floor, _)| other.check(key, floor, &[0xEE; 12]).is_err())
+            && other.check(key(99), memory.floor(), &[0xEE; 12]).is_err()
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_truncation_is_damage_or_a_torn_end() {
+        let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
+        assert!(matches!(read(&bytes), Content::Whole(read) if refuses_as_much(&read, &memory)));
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            // In the last two records it could be a write that was cut short.
+            let late = bit / 8 >= bytes.len() - 2 * RECORD;
+            let content = read(&changed);
+            assert!(
+                matches!(content, Content::Damaged) || late && matches!(content, Content::Torn(_)),
+                "bit {bit}"
+            );
+        }
+        for length in 0..bytes.len() {
+            let content = read(&bytes[..length]);
+            assert!(!matches!(content, Content::Whole(_)), "length {length}");
+            assert!(!matches!(content, Content::Empty) || length <= RECORD, "length {length}");
+        }
+        assert!(matches!(read(&[bytes.as_slice(), &[0; 5]].concat()), Content::Damaged));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_remembered_is_remembered_after_reading(
+            knocks in proptest::collection::vec((0_u8..4, 0_u64..200_000, any::<u8>()), 0..400),
+        ) {
+            let (bytes, memory) = journal(&knocks);
+            let Content::Whole(read) = read(&bytes) else { panic!("not whole") };
+            prop_assert!(refuses_as_much(&read, &memory));
+            prop_assert_eq!(read.highest(), memory.highest());
+            // And after writing it anew.
+            let (again, _) = whole(&read, &[8; 8]);
+            let Content::Whole(again) = super::read(&again) else { panic!("not whole") };
+            prop_assert!(refuses_as_much(&again, &memory));
+        }
+
+        #[test]
+        fn any_bytes_amount_to_something(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = read(&bytes);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The lease: up to which timestamp knocks may have been accepted, written to the disk ahead of need. After a power
+//! loss, when of the journal anything may be missing, nothing up to there is believed.
+
+use crate::crypto::checksum;
+use crate::knock::Timestamp;
+
+/// What the lease file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Lease {
+    /// The boot that it was written in.
+    pub(super) boot: String,
+    /// The greatest timestamp that may have been accepted.
+    pub(super) until: Timestamp,
+    /// How the daemon ended.
+    pub(super) end: End,
+}
+
+/// How the daemon that wrote a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Not at all, yet.
+    Open,
+    /// With a journal that is on the disk as a whole.
+    Clean,
+}
+
+impl Lease {
+    /// The file's text.
+    pub(super) fn to_text(&self) -> String {
+        let end = match self.end {
+            End::Open => "open",
+            End::Clean => "clean",
+        };
+        let body =
+            format!("spa-knock lease 1\nboot {}\nuntil {}\nend {end}\n", self.boot, self.until.as_millis());
+        let sum = sum(&body);
+        format!("{body}sum {sum}\n")
+    }
+
+    /// Reads the file's text; nothing when a byte of it is not as it was written.
+    pub(super) fn read(text: &str) -> Option<Self> {
+        let mut lines = text.lines().skip(1);
+        let boot = lines.next()?.strip_prefix("boot ")?.to_owned();
+        let until = Timestamp::from_millis(lines.next()?.strip_prefix("until ")?.parse().ok()?);
+        let end = match lines.next()? {
+            "end open" => End::Open,
+            "end clean" => End::Clean,
+            _ => return None,
+        };
+        let lease = Self { boot, until, end };
+        (lease.to_text() == text).then_some(lease)
+    }
+}
+
+fn sum(body: &str) -> String {
+    checksum(&[body.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_is_read_as_it_was_written_or_not_at_all() {
+        for end in [End::Open, End::Clean] {
+            let lease = Lease { boot: "b-1".to_owned(), until: Timestamp::from_millis(u64::MAX), end };
+            let text = lease.to_text();
+            assert_eq!(Lease::read(&text).as_ref(), Some(&lease));
+            for at in 0..text.len() {
+                let mut bytes = text.clone().into_bytes();
+                bytes[at] ^= 1;
+                let changed = String::from_utf8(bytes).unwrap();
+                assert_eq!(Lease::read(&changed), None, "byte {at}");
+                assert_eq!(Lease::read(&text[..at]), None, "length {at}");
+            }
+        }
+    }
+}

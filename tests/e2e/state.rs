@@ -1,0 +1,187 @@
+//! What a daemon remembers of knocks when the last one ended in any way.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask, knock, limited, open_ssh};
+
+/// A knock of a client whose clock is fast, by less than the window.
+fn from_a_fast_clock(key: &Key, seconds: u64) -> Vec<u8> {
+    let mut knock = knock("open-ssh");
+    knock.timestamp = knock.timestamp.plus(Duration::from_secs(seconds));
+    key.seal(&knock).as_bytes().to_vec()
+}
+
+/// `ask` from a port that no answer is remembered for.
+fn grants(lab: &Lab, datagram: &[u8]) -> bool {
+    let socket: UdpSocket = lab.client.udp(CLIENT4);
+    ask(&socket, SERVER4, datagram).is_some()
+}
+
+fn reset(site: &Site) -> std::process::Output {
+    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+    command.args(["state", "reset", "-c"]).arg(site.path("spa-knockd.toml")).output().unwrap()
+}
+
+fn state(site: &Site, name: &str) -> std::path::PathBuf {
+    site.path("state").join(name)
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_knock_stamped_ahead_of_the_clock_is_not_believed_again_after_any_end() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let laptop = site.key("laptop");
+    let mut accepted: Vec<Vec<u8>> = Vec::new();
+    for end in ["kill -9", "SIGTERM", "kill -9", "SIGTERM"] {
+        let mut daemon = Daemon::start(&lab.server, &site);
+        for old in &accepted {
+            assert!(!grants(&lab, old), "again, before {end}");
+        }
+        let fast = from_a_fast_clock(&laptop, 20);
+        assert!(grants(&lab, &fast), "the next honest knock works at once");
+        accepted.push(fast);
+        match end {
+            "SIGTERM" => assert!(daemon.terminate().success()),
+            _ => daemon.kill9(),
+        }
+    }
+    // An answer leaves before its record is written, so the last kill may have come between.
+    assert!(site.audit_of("granted").len() <= accepted.len());
+}
+
+#[test]
+fn after_a_power_loss_nothing_is_believed_that_may_have_been_before() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let laptop = site.key("laptop");
+    let fast = from_a_fast_clock(&laptop, 25);
+    {
+        let mut daemon = Daemon::start(&lab.server, &site);
+        assert!(grants(&lab, &fast));
+        daemon.kill9();
+    }
+    // What power loss makes of a journal: anything. Here it comes back as it was when the daemon started.
+    let text = fs::read_to_string(state(&site, "replay.lease")).unwrap();
+    assert!(text.contains("end open"));
+    fs::write(state(&site, "replay.journal"), []).unwrap();
+    let boot = site.path("boot_id");
+    fs::write(&boot, "00000000-1111-2222-3333-444444444444\n").unwrap();
+    let daemon = Daemon::start_command(&lab.server, in_another_boot(&boot, &site));
+    assert!(daemon.log().contains("power was lost"), "{}", daemon.log());
+    assert!(!grants(&lab, &fast));
+    assert!(!grants(&lab, &from_a_fast_clock(&laptop, 25)), "nor anything else that the lease covers");
+}
+
+fn in_another_boot(boot: &Path, site: &Site) -> Command {
+    let mut command = Command::new("unshare");
+    let script = format!(
+        "mount --bind {} /proc/sys/kernel/random/boot_id && exec {} run -c {}",
+        boot.display(),
+        env!("CARGO_BIN_EXE_spa-knockd"),
+        site.path("spa-knockd.toml").display()
+    );
+    command.args(["--mount", "sh", "-c", &script]);
+    command
+}
+
+#[test]
+fn a_damaged_state_is_refused_with_its_mend_and_the_mend_believes_nothing_twice() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let laptop = site.key("laptop");
+    let fast = from_a_fast_clock(&laptop, 20);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    assert!(grants(&lab, &fast));
+    assert!(stderr(&reset(&site)).contains("stop it first"));
+    assert!(daemon.terminate().success());
+
+    let [journal, lease] = ["replay.journal", "replay.lease"].map(|name| state(&site, name));
+    let good = [&journal, &lease].map(|path| fs::read(path).unwrap());
+    let mut flipped = good[0].clone();
+    flipped[60] ^= 1;
+    let spoil: [(&str, &dyn Fn()); 5] = [
+        ("a flipped bit", &|| fs::write(&journal, &flipped).unwrap()),
+        ("no lease", &|| fs::remove_file(&lease).unwrap()),
+        ("no journal", &|| fs::remove_file(&journal).unwrap()),
+        ("half a lease", &|| fs::write(&lease, &good[1][..20]).unwrap()),
+        ("an empty journal", &|| fs::write(&journal, []).unwrap()),
+    ];
+    for (what, spoil) in spoil {
+        fs::write(&journal, &good[0]).unwrap();
+        fs::write(&lease, &good[1]).unwrap();
+        spoil();
+        let output = lab.server.output(&mut Daemon::command(&site));
+        assert_eq!(output.status.code(), Some(1), "{what}");
+        assert!(stderr(&output).contains("hint: spa-knockd state reset"), "{what}: {}", stderr(&output));
+        let check = limited(env!("CARGO_BIN_EXE_spa-knockd"))
+            .arg("check")
+            .arg("-c")
+            .arg(site.path("spa-knockd.toml"))
+            .output();
+        let told = String::from_utf8(check.unwrap().stdout).unwrap();
+        assert!(told.contains("hint: spa-knockd state reset"), "{what}: {told}");
+        let output = reset(&site);
+        assert!(output.status.success(), "{what}: {}", stderr(&output));
+        let mut daemon = Daemon::start(&lab.server, &site);
+        assert!(!grants(&lab, &fast), "{what}");
+        assert!(daemon.terminate().success());
+    }
+    assert_eq!(site.audit_of("granted").len(), 1);
+}
+
+#[test]
+fn a_journal_whose_end_was_cut_off_believes_nothing_that_the_lease_covers() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let fast = from_a_fast_clock(&site.key("laptop"), 20);
+    Daemon::start(&lab.server, &site);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    assert!(grants(&lab, &fast));
+    daemon.kill9();
+    let journal = state(&site, "replay.journal");
+    let whole = fs::read(&journal).unwrap();
+    for cut in [1, 47, 48, 49, 96, 97] {
+        fs::write(&journal, &whole[..whole.len() - cut]).unwrap();
+        let mut daemon = Daemon::start(&lab.server, &site);
+        assert!(!grants(&lab, &fast), "{cut} bytes less");
+        daemon.kill9();
+    }
+}
+
+#[test]
+fn what_cannot_be_put_on_record_is_not_done_and_the_daemon_lives_on() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(1));
+    lab.server.echo(22);
+    let laptop = site.key("laptop");
+    // A disk with room for little more than an empty journal.
+    let mut command = Command::new("unshare");
+    let script = format!(
+        "mount -t tmpfs -o size=24k,mode=0700 none {} && exec {} run -c {}",
+        site.path("state").display(),
+        env!("CARGO_BIN_EXE_spa-knockd"),
+        site.path("spa-knockd.toml").display()
+    );
+    command.args(["--mount", "sh", "-c", &script]);
+    let mut daemon = Daemon::start_command(&lab.server, command);
+    for _ in 0..600 {
+        assert!(grants(&lab, &laptop.good()), "answered in any case");
+    }
+    let failed = site.audit_of("failed");
+    assert!(!failed.is_empty(), "{}", daemon.log());
+    assert!(failed[0]["reason"].as_str().unwrap().contains("replay state"), "{}", failed[0]);
+    lab.client.closing(SERVER4, 22);
+    let knock = laptop.seal(&knock("open-ssh"));
+    let answer = ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap();
+    assert_eq!(laptop.open(&answer, &knock).status, spa_knock::knock::Status::ActionFailed);
+    assert!(!lab.client.reaches(SERVER4, 22), "not on record, not done");
+    assert!(daemon.terminate().success());
+}
