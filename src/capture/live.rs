@@ -2,11 +2,24 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::libc;
+use nix::sys::socket::setsockopt;
 use pcap::{Active, Direction, Error, Linktype};
 
 use super::filter;
 use super::{Capture, CaptureError, Next};
 use crate::packet::{Link, Segment};
+
+/// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
+#[derive(Clone, Copy)]
+struct LockFilter;
+nix::setsockopt_impl!(
+    LockFilter,
+    libc::SOL_SOCKET,
+    libc::SO_LOCK_FILTER,
+    bool,
+    nix::sys::socket::sockopt::SetBool
+);
 
 /// Longer than any knock behind link, VLAN, IP and a fair number of extension headers.
 const SNAPLEN: i32 = 640;
@@ -61,6 +74,12 @@ impl Live {
         // What we send ourselves is no knock to us.
         capture.direction(Direction::In).map_err(error)?;
         capture.filter(&filter::knocks(link, port), true).map_err(error)?;
+        // Whoever takes this process over sees no other packets than we do.
+        setsockopt(&capture, LockFilter, &true).map_err(|errno| CaptureError {
+            place: place.clone(),
+            reason: format!("its filter cannot be locked: {errno}"),
+            hint: None,
+        })?;
         Ok(Self { capture, link, interface: index, port, place })
     }
 }

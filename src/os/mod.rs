@@ -7,6 +7,8 @@ pub mod files;
 #[cfg(feature = "server")]
 pub mod channel;
 #[cfg(feature = "server")]
+pub mod confine;
+#[cfg(feature = "server")]
 pub mod connections;
 #[cfg(feature = "server")]
 pub mod host;
@@ -22,7 +24,5 @@ pub mod runner;
 pub mod signals;
 #[cfg(feature = "server")]
 pub mod udp;
-#[cfg(feature = "server")]
-pub mod user;
 #[cfg(feature = "server")]
 pub mod wait;

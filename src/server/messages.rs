@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
 use crate::gate::Authentic;
 use crate::knock::{canonical, mapped};
-use crate::os::user::Identity;
+use crate::os::confine::Identity;
 use crate::wire::Reader;
 
 /// Bytes of every message.

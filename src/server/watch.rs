@@ -9,8 +9,8 @@ use crate::capture::{Capture, Live, Next, Socket};
 use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
 use crate::os::channel::{Channel, Received};
+use crate::os::confine::{self, Identity};
 use crate::os::udp::UdpPort;
-use crate::os::user::{self, Identity};
 use crate::os::{clock, signals, wait};
 
 use zeroize::Zeroizing;
@@ -125,9 +125,10 @@ impl Running {
                 let starts = self.captures.is_empty();
                 let lost =
                     if starts { self.open(source, port, &coming.interfaces, missing)? } else { Vec::new() };
-                if let Some(identity) = coming.identity.filter(|_| starts) {
+                if starts {
                     // From here on nothing needs root, and every byte that comes is a stranger's.
-                    user::become_user(identity).map_err(|error| self.fail(format!("watcher: {error}")))?;
+                    confine::confine(coming.identity)
+                        .map_err(|error| self.fail(format!("watcher: {error}")))?;
                 }
                 self.watcher.replace_clients(window, coming.clients);
                 self.watcher.prepare(clock::wall());

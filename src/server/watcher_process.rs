@@ -8,8 +8,8 @@ use super::messages::{FromWatcher, MESSAGE, Missing, Source, ToWatcher};
 use crate::config::{CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::os::channel::{Channel, Received};
+use crate::os::confine::{self, Identity};
 use crate::os::udp::UdpPort;
-use crate::os::user::{self, Identity};
 use crate::os::{clock, runner, wait};
 
 /// How long opening the captures may take.
@@ -48,7 +48,7 @@ impl Post {
                 Interfaces::Any => Vec::new(),
                 Interfaces::Named(names) => names.clone(),
             },
-            identity: user::unprivileged(&config.user)?,
+            identity: confine::unprivileged(&config.user)?,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Two processes: what the watcher may do and has, what happens when it dies, what the service manager hears.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
@@ -32,9 +33,14 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
         assert_eq!(field(&status, "Uid"), vec![nobody.uid.to_string(); 4]);
         assert_eq!(field(&status, "Gid"), vec![nobody.gid.to_string(); 4]);
         assert!(field(&status, "Groups").is_empty());
-        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+        for set in ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"] {
             assert_eq!(field(&status, set), ["0000000000000000"], "{set}");
         }
+        assert_eq!(field(&status, "NoNewPrivs"), ["1"]);
+        let limits = fs::read_to_string(format!("/proc/{watcher}/limits")).unwrap();
+        assert!(limits.lines().any(|line| line.starts_with("Max core file size        0 ")), "{limits}");
+        // What is not dumpable belongs to root in /proc.
+        assert_eq!(fs::metadata(format!("/proc/{watcher}/mem")).unwrap().uid(), 0);
         // The channel, a socket or nothing, the log, the signals' own; captures and what libpcap opens for them.
         for descriptor in fs::read_dir(format!("/proc/{watcher}/fd")).unwrap() {
             let target = fs::read_link(descriptor.unwrap().path()).unwrap();

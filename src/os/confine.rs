@@ -1,7 +1,10 @@
-//! Another user than root, for a process that needs none of root's rights any more.
+//! What a process gives up for good that reads strangers' bytes: root, capabilities, new rights, its core dumps.
 
 use std::io;
 
+use caps::CapSet;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
 /// A user by number.
@@ -29,12 +32,26 @@ pub fn unprivileged(name: &str) -> io::Result<Option<Identity>> {
     Err(io::Error::new(io::ErrorKind::NotFound, format!("neither a user {name} nor nobody, other than root")))
 }
 
-/// Becomes that user for good, without supplementary groups; with root's number go its capabilities. Descriptors
-/// that are open stay so.
+/// Gives all of it up: becomes `identity`, if there is one to become, and takes no rights any more, not even from
+/// setuid programs. Descriptors that are open stay so.
 ///
 /// # Errors
 /// When the system refuses, or root could be had back. The process must end then.
-pub fn become_user(identity: Identity) -> io::Result<()> {
+pub fn confine(identity: Option<Identity>) -> io::Result<()> {
+    if let Some(identity) = identity {
+        // The bounding set outlives the change of user, and only root can clear it.
+        caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
+        become_user(identity)?;
+    }
+    // Memory that holds keys is for no debugger of the same user, and for no core file.
+    set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    set_no_new_privs()?;
+    Ok(())
+}
+
+/// Without supplementary groups; with root's number go its capabilities.
+fn become_user(identity: Identity) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     // Groups first: without root's number they could not be changed any more.
     setgroups(&[])?;
