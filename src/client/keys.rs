@@ -89,7 +89,17 @@ impl Key {
             }
             Some(path) => Self::from_file(path.to_owned()).map(Some),
             None => env::text(VARIABLE)
-                .map(|text| Self::parse(&Zeroizing::new(text), Origin::Environment))
+                .map(Zeroizing::new)
+                .map(|text| {
+                    Self::parse(&text, Origin::Environment).map_err(|failure| {
+                        match text.trim().lines().count() {
+                            1 => failure.hint(format!(
+                                "${VARIABLE} takes the text of the key file with its line ends, not its path"
+                            )),
+                            _ => failure,
+                        }
+                    })
+                })
                 .transpose(),
         }
     }

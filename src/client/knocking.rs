@@ -44,6 +44,9 @@ pub(super) fn knock(intent: &Intent, report: &Report) -> Result<Knocked, Failure
         fingerprint: keys.fingerprint,
         learnt: Learnt::new(intent.state.as_deref(), keys.fingerprint),
     };
+    if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
+        report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
+    }
     knocker.knock()
 }
 
@@ -76,7 +79,7 @@ impl Knocker<'_> {
         let mut failed = None;
         let servers = addresses(self.intent)?;
         self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
-        for server in servers {
+        for (tried, &server) in (1..).zip(&servers) {
             let route = match Route::to(server) {
                 Ok(route) => route,
                 Err(error) => {
@@ -89,7 +92,9 @@ impl Knocker<'_> {
             let plan = plan(self.intent, &self.learnt, &route);
             let mut exchange = Exchange::new(&route.socket, &self.keys.reply);
             match exchange.send(self.seal(plan.first())?) {
-                Ok(()) => return self.converse(plan, &route, exchange),
+                Ok(()) => {
+                    return self.converse(plan, &route, exchange, servers.get(tried..).unwrap_or_default());
+                }
                 Err(error) => {
                     self.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
                     failed = Some((server, error));
@@ -104,6 +109,7 @@ impl Knocker<'_> {
         mut plan: Plan,
         route: &Route,
         mut exchange: Exchange<'_>,
+        others: &[SocketAddr],
     ) -> Result<Knocked, Failure> {
         if self.intent.reply == ReplyWanted::No {
             return Ok(self.sent(route, plan.first()));
@@ -116,7 +122,7 @@ impl Knocker<'_> {
             let Some(heard) = heard else {
                 let claim = plan
                     .again()
-                    .ok_or_else(|| refusal::silence(self.intent, route.server, self.fingerprint))?;
+                    .ok_or_else(|| refusal::silence(self.intent, route.server, others, self.fingerprint))?;
                 exchange
                     .send(self.seal(claim)?)
                     .map_err(|error| no_way(self.intent, Some((route.server, error))))?;
@@ -189,6 +195,9 @@ impl Knocker<'_> {
                 " to {whom} for {}",
                 humantime::format_duration(Duration::from_secs((*seconds).into()))
             ));
+            if self.intent.seconds > *seconds {
+                line.push_str(", the most that this action gives");
+            }
         }
         if !text.as_str().is_empty() {
             line.push_str(&format!(" ({})", text.as_str()));

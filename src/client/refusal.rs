@@ -18,7 +18,12 @@ pub(super) fn refused(intent: &Intent, reply: &Reply) -> Failure {
 }
 
 /// The server said nothing.
-pub(super) fn silence(intent: &Intent, server: SocketAddr, fingerprint: Fingerprint) -> Failure {
+pub(super) fn silence(
+    intent: &Intent,
+    server: SocketAddr,
+    others: &[SocketAddr],
+    fingerprint: Fingerprint,
+) -> Failure {
     let reason = format!(
         "{}: no answer from {} port {} within {}",
         intent.server,
@@ -26,12 +31,19 @@ pub(super) fn silence(intent: &Intent, server: SocketAddr, fingerprint: Fingerpr
         server.port(),
         humantime::format_duration(intent.timeout)
     );
+    let others = match others {
+        [] => String::new(),
+        [other, ..] => {
+            format!("\n  - it does not listen at this address: try -4 or -6, the name has {} too", other.ip())
+        }
+    };
     Failure::new(Cause::NoReply, reason).hint(format!(
         "a server is silent towards whom it does not know, so find out which it is:
-  - wrong key or server id: this is key {fingerprint} at {id}; the server must know both (spa-knockd client list)
+  - no spa-knockd runs there, or it has started only just now: try again
+  - wrong key or server id: this is key {fingerprint} at {id}; `spa-knockd client show NAME` there says both
   - clocks apart by more than the server's window: here it is {time}; compare with `date -u` there
   - UDP port {port} is filtered: look for the knock on the server with `tcpdump -ni any udp port {port}`
-  - the server gives no replies: try what you want to reach, and use --no-reply --wait PORT from then on",
+  - the server gives no replies: try what you want to reach, and use --no-reply --wait PORT from then on{others}",
         id = intent.target.id,
         time = clock::rfc3339(clock::wall()),
         port = server.port(),

@@ -3,7 +3,7 @@
 use std::io;
 
 use caps::CapSet;
-use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
@@ -43,6 +43,8 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
         caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
         become_user(identity)?;
     }
+    // For ps: it was started through /proc/self/exe, which says nothing. 15 bytes are all that fit.
+    set_name(c"spa-knock-watch")?;
     // Memory that holds keys is for no debugger of the same user, and for no core file.
     set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;

@@ -54,7 +54,7 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
         print(&text)?;
     }
     created.keep();
-    say_added(path, &config, add);
+    say_added(path, add);
     Ok(())
 }
 
@@ -133,7 +133,17 @@ pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
         )));
     }
     tell(format_args!("warning: {STILL_IN}"));
-    Ok(())
+    // What is wrong elsewhere would make the daemon keep its old config, and this client in it.
+    let problems = match config::load(path) {
+        Ok(config) => load_clients(&config).err(),
+        Err(problems) => Some(problems),
+    };
+    problems.map_or(Ok(()), |problems| {
+        complain(format_args!(
+            "client {name}: a daemon will not reload, and so lets it in, until this is mended:"
+        ));
+        Err(problems.into())
+    })
 }
 
 /// The two files that make a client.
@@ -266,16 +276,15 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     text
 }
 
-fn say_added(path: &Path, config: &ServerConfig, add: &AddClient) {
+fn say_added(path: &Path, add: &AddClient) {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().collect();
     tell(format_args!("client {name}: added, may do {}", comma(&allow)));
     let hand_over = "hand it over on a way that nobody else can read, and keep no copy";
     match &add.output {
         Some(file) => tell(format_args!(
-            "its key is in {}: {hand_over}\nit knocks with: spa-knock --key FILE {} {}",
+            "its key is in {}: {hand_over}\nit knocks with: spa-knock --key FILE SERVER {}",
             file.display(),
-            config.id,
             allow.first().map_or("ACTION", |action| action.as_str()),
         )),
         None if add.key.is_none() => tell(format_args!("its key is what was printed: {hand_over}")),

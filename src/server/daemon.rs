@@ -84,6 +84,9 @@ impl Daemon {
             _locks: locks,
         };
         log::info!("ready: {}", daemon.summary());
+        if daemon.loaded.clients.is_empty() {
+            log::warn!("no clients: nobody can knock, and the gate is closed (spa-knockd client add)");
+        }
         notify::tell(notify::State::Ready);
         daemon
     }
@@ -292,8 +295,10 @@ impl Daemon {
             return Err(Failure::run("capture: only a restart changes it"));
         }
         let audit = AuditLog::open(&new.config.audit)?;
-        let mut firewall = new.open_firewall().map_err(Failure::run)?;
-        firewall.load(&new.gate()).map_err(Failure::run)?;
+        if new.config.backend != self.loaded.config.backend {
+            return Err(Failure::run("firewall.backend: only a restart changes it"));
+        }
+        self.firewall.load(&new.gate()).map_err(Failure::run)?;
         let old = self.ears.change(&new).inspect_err(|_| {
             if let Err(error) = self.firewall.load(&self.loaded.gate()) {
                 log::error!("the old gate could not be restored: {error}");
@@ -301,7 +306,6 @@ impl Daemon {
         })?;
         self.hear_out(old);
         self.keeper.replace_policy(new.policy());
-        self.firewall = firewall;
         self.audit = audit;
         self.loaded = new;
         Ok(())

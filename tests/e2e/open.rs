@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use spa_knock::knock::Knock;
+
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SERVER6, Site, ask, converse, knock, open_ssh};
 
 /// What the kernel may take beyond the seconds granted.
@@ -150,4 +152,21 @@ fn the_client_reports_a_grant_as_one_json_object() {
     assert_eq!(said["action"], "open-ssh");
     assert_eq!(said["address"], CLIENT4.to_string());
     assert_eq!(said["seconds"], 5);
+}
+
+#[test]
+fn a_shorter_knock_from_the_same_address_takes_nothing_from_a_longer_one() {
+    let Some(lab) = Lab::new() else { return };
+    let added = "[client.phone]\nkey = \"phone.key\"\nallow = [\"open-ssh\"]\n";
+    let site = Site::new("", &(open_ssh(2) + added));
+    let phone = site.add_key("phone");
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let socket = lab.client.udp(CLIENT4);
+    let long = Knock { seconds: 6, ..knock("open-ssh") };
+    let start = Instant::now();
+    assert!(ask(&socket, SERVER4, site.key("laptop").seal(&long).as_bytes()).is_some());
+    assert!(ask(&socket, SERVER4, &phone.good()).is_some());
+    let open = lab.client.closing(SERVER4, 22) - start;
+    assert!((Duration::from_millis(5_900)..Duration::from_millis(7_500)).contains(&open), "{open:?}");
 }

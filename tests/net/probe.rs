@@ -1,6 +1,6 @@
 //! Knocking at doors: what answers, how long, and what comes back.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -62,7 +62,13 @@ impl Namespace {
 pub(crate) fn ask(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option<Vec<u8>> {
     socket.send_to(datagram, (server, KNOCK_PORT)).unwrap();
     let mut answer = [0; 2048];
-    let (length, from) = socket.recv_from(&mut answer).ok()?;
+    let (length, from) = loop {
+        match socket.recv_from(&mut answer) {
+            // A frozen and thawed machine interrupts receiving with a time limit.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => break received.ok()?,
+        }
+    };
     assert_eq!(from, SocketAddr::new(server, KNOCK_PORT), "an answer comes from where the knock went");
     Some(answer[..length].to_vec())
 }

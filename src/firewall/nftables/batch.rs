@@ -39,16 +39,16 @@ enum Step {
     Delete,
 }
 
-/// One transaction that opens every grant anew. Adding what is there does not renew its timeout, and deleting what
+/// One transaction that opens every grant anew, each for so long. Adding what is there does not renew its timeout, and deleting what
 /// is not there fails, so each is added, deleted and added. `None` when it would be too long for its own headers.
-pub(super) fn grants(grants: &[Grant], sequence: u32) -> Option<Vec<u8>> {
+pub(super) fn grants(grants: &[(&Grant, Duration)], sequence: u32) -> Option<Vec<u8>> {
     let mut batch = Batch { bytes: Vec::with_capacity(1024), sequence };
     batch.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
-    for (left, grant) in (0..grants.len()).rev().zip(grants) {
-        batch.element(Step::Add, 0, grant)?;
-        batch.element(Step::Delete, 0, grant)?;
+    for (left, &(grant, duration)) in (0..grants.len()).rev().zip(grants) {
+        batch.element(Step::Add, 0, grant, duration)?;
+        batch.element(Step::Delete, 0, grant, duration)?;
         // Errors always come back; success only where it is asked for, once.
-        batch.element(Step::Add, if left == 0 { NLM_F_ACK } else { 0 }, grant)?;
+        batch.element(Step::Add, if left == 0 { NLM_F_ACK } else { 0 }, grant, duration)?;
     }
     batch.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
     Some(batch.bytes)
@@ -84,7 +84,7 @@ struct Batch {
 }
 
 impl Batch {
-    fn element(&mut self, step: Step, flags: u16, grant: &Grant) -> Option<()> {
+    fn element(&mut self, step: Step, flags: u16, grant: &Grant, duration: Duration) -> Option<()> {
         let (kind, create) = match step {
             Step::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
             Step::Delete => (NFT_MSG_DELSETELEM, 0),
@@ -102,7 +102,7 @@ impl Batch {
                     if step == Step::Delete {
                         return Some(());
                     }
-                    batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(grant.duration()).to_be_bytes())?;
+                    batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(duration).to_be_bytes())?;
                     batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(grant.comment()))
                 })
             })

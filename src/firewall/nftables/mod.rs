@@ -1,12 +1,15 @@
 //! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
 
 mod batch;
+mod ends;
 mod ruleset;
 
 use std::time::Duration;
 
+use self::ends::Ends;
 use super::{Backend, FirewallError, Gate};
 use crate::gate::Grant;
+use crate::os::clock;
 use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
 
@@ -17,6 +20,7 @@ const NFT_MAX: Duration = Duration::from_secs(10);
 pub struct Nftables {
     netlink: Netlink,
     sequence: u32,
+    ends: Ends,
 }
 
 impl Nftables {
@@ -26,7 +30,7 @@ impl Nftables {
     /// When the kernel has no nftables.
     pub fn open() -> Result<Self, FirewallError> {
         let netlink = Netlink::open().map_err(|error| FirewallError::Other(format!("netlink: {error}")))?;
-        Ok(Self { netlink, sequence: 0 })
+        Ok(Self { netlink, sequence: 0, ends: Ends::default() })
     }
 }
 
@@ -45,18 +49,29 @@ impl Backend for Nftables {
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        let now = clock::steady();
+        let lasting: Vec<_> = grants.iter().map(|grant| (grant, self.ends.lasting(grant, now))).collect();
+        let granted = self.transact(&lasting);
+        match granted {
+            Ok(()) => self.ends.note(&lasting, now),
+            Err(FirewallError::Gone) => self.ends = Ends::default(),
+            Err(_) => {}
+        }
+        granted
+    }
+}
+
+impl Nftables {
+    fn transact(&mut self, grants: &[(&Grant, Duration)]) -> Result<(), FirewallError> {
+        let failed = |error| FirewallError::Other(format!("netlink: {error}"));
         self.sequence = self.sequence.wrapping_add(1);
         let messages = batch::grants(grants, self.sequence)
             .ok_or(FirewallError::Other("too many grants at once".to_owned()))?;
-        self.netlink.send(&messages).map_err(|error| FirewallError::Other(format!("netlink: {error}")))?;
+        self.netlink.send(&messages).map_err(failed)?;
         let mut acknowledged = false;
         let mut buffer = [0; 8192];
         // The kernel has done its work: all answers are there. What an earlier batch left behind is passed over.
-        while let Some(length) = self
-            .netlink
-            .try_recv(&mut buffer)
-            .map_err(|error| FirewallError::Other(format!("netlink: {error}")))?
-        {
+        while let Some(length) = self.netlink.try_recv(&mut buffer).map_err(failed)? {
             for (sequence, errno) in batch::answers(buffer.get(..length).unwrap_or_default()) {
                 match errno {
                     _ if sequence != self.sequence => {}
