@@ -17,6 +17,7 @@ mod net;
 
 mod capture;
 mod daemon;
+mod kill;
 mod laboratory;
 mod nat;
 mod open;

@@ -69,6 +69,11 @@ impl Daemon {
         self.log().split(|c: char| !c.is_alphanumeric()).any(|said| said == word)
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Its child that watches, if there is one.
     pub(crate) fn watcher(&self) -> Option<Pid> {
         let daemon = self.child.id();
