@@ -33,6 +33,7 @@ const ALARMS_MAX: u32 = 8;
 /// How long alarms count, and how often they are told and lead to another watcher at most: any client could make
 /// them, and must not keep the others out by it.
 const ALARMS_FOR: Duration = Duration::from_secs(60);
+
 /// The running daemon.
 pub(super) struct Daemon {
     loaded: Loaded,

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::process::{Child, Command, Output};
 use std::thread;
 
@@ -79,6 +81,18 @@ impl Namespace {
             for address in addresses {
                 namespace.ip(&format!("addr add {address} dev {name}"));
             }
+        }
+    }
+}
+
+impl Drop for Namespace {
+    /// The lock that a daemon took for the gate in here is of no use to the next namespace of this number.
+    fn drop(&mut self) {
+        let folder = Path::new("/run/spa-knock");
+        if let Ok(metadata) = self.0.metadata() {
+            let _ = std::fs::remove_file(folder.join(format!("gate-{}.lock", metadata.ino())));
+            // Only when it is empty.
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }
