@@ -21,6 +21,8 @@ pub mod notify;
 #[cfg(feature = "server")]
 pub mod runner;
 #[cfg(feature = "server")]
+pub mod sandbox;
+#[cfg(feature = "server")]
 pub mod signals;
 #[cfg(feature = "server")]
 pub mod udp;

@@ -11,7 +11,7 @@ use crate::gate::Watcher;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
 use crate::os::udp::UdpPort;
-use crate::os::{clock, signals, wait};
+use crate::os::{clock, sandbox, signals, wait};
 
 use zeroize::Zeroizing;
 
@@ -28,10 +28,11 @@ pub(super) fn main() -> ExitCode {
     if signals::ignore_all().is_err() {
         return ExitCode::FAILURE;
     }
-    match Running::start(channel).and_then(|mut running| running.run()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Ended) => ExitCode::FAILURE,
-    }
+    let Ok(mut running) = Running::start(channel) else { return ExitCode::FAILURE };
+    let ended = running.run();
+    // Closing captures takes calls that are not allowed any more; they close with the process.
+    std::mem::forget(running);
+    ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
 /// The watcher cannot go on; the keeper has been told why, if it is still there.
@@ -127,8 +128,10 @@ impl Running {
                     if starts { self.open(source, port, &coming.interfaces, missing)? } else { Vec::new() };
                 if starts {
                     // From here on nothing needs root, and every byte that comes is a stranger's.
-                    confine::confine(coming.identity)
-                        .map_err(|error| self.fail(format!("watcher: {error}")))?;
+                    let walls =
+                        confine::confine(coming.identity).and_then(|()| sandbox::enter(&self.channel));
+                    let files = walls.map_err(|error| self.fail(format!("watcher: {error}")))?;
+                    log::info!("confined: seccomp on, landlock {files}");
                 }
                 self.watcher.replace_clients(window, coming.clients);
                 self.watcher.prepare(clock::wall());
@@ -197,7 +200,8 @@ impl Running {
 
     /// One interface is gone; the others are still worth watching.
     fn lose(&mut self, place: usize, reason: String) -> Result<(), Ended> {
-        drop(self.captures.remove(place));
+        // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.
+        std::mem::forget(self.captures.remove(place));
         if self.captures.is_empty() {
             Err(self.fail(reason))
         } else {

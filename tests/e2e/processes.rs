@@ -37,6 +37,7 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
             assert_eq!(field(&status, set), ["0000000000000000"], "{set}");
         }
         assert_eq!(field(&status, "NoNewPrivs"), ["1"]);
+        assert_eq!(field(&status, "Seccomp"), ["2"]);
         let limits = fs::read_to_string(format!("/proc/{watcher}/limits")).unwrap();
         assert!(limits.lines().any(|line| line.starts_with("Max core file size        0 ")), "{limits}");
         // What is not dumpable belongs to root in /proc.
