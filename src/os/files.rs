@@ -1,11 +1,17 @@
 //! The only place that touches files: reading with the permission rules for keys, writing whole or not at all.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
+#[cfg_attr(unix, path = "files/unix.rs")]
+#[cfg_attr(not(unix), path = "files/elsewhere.rs")]
+mod permissions;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
+
+use self::permissions::{open_for_reading, sync_folder};
 
 /// The largest file that is read as text: a config with thousands of clients has less.
 const TEXT_MAX: u64 = 16 << 20;
@@ -284,169 +290,6 @@ pub enum Mode {
     Private,
     /// Everybody reads: 0644, folders 0755.
     Public,
-}
-
-#[cfg(unix)]
-use unix as permissions;
-#[cfg(unix)]
-use unix::{open_for_reading, sync_folder};
-
-#[cfg(unix)]
-mod unix {
-    use std::fs::{DirBuilder, File, Metadata, OpenOptions};
-    use std::io;
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-    use std::path::Path;
-
-    use nix::fcntl::OFlag;
-
-    use super::{FileError, Mode};
-
-    const OTHERS_READ: u32 = 0o077;
-    const OTHERS_WRITE: u32 = 0o022;
-    const STICKY: u32 = 0o1000;
-    const PERMISSIONS: u32 = 0o7777;
-
-    pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
-        // Non-blocking, or a FIFO in the key's place would hang us before its kind is checked.
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
-    }
-
-    pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
-        check_owner(path, metadata)?;
-        if metadata.mode() & OTHERS_READ != 0 {
-            return Err(FileError::new(
-                path,
-                format!("mode {:04o} lets others at it", metadata.mode() & PERMISSIONS),
-                Some(format!("chmod 600 {}", path.display())),
-            ));
-        }
-        Ok(())
-    }
-
-    pub(super) fn check_folder(folder: &Path, metadata: &Metadata) -> Result<(), FileError> {
-        check_owner(folder, metadata)?;
-        // In a sticky folder (/tmp) others can create files, but not replace ours.
-        if metadata.mode() & OTHERS_WRITE != 0 && metadata.mode() & STICKY == 0 {
-            return Err(FileError::new(
-                folder,
-                format!(
-                    "mode {:04o} lets others replace the key file in this folder",
-                    metadata.mode() & PERMISSIONS
-                ),
-                Some(format!("chmod go-w {}", folder.display())),
-            ));
-        }
-        Ok(())
-    }
-
-    pub(super) fn check_unwritable(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
-        check_owner(path, metadata)?;
-        let sticky_folder = metadata.is_dir() && metadata.mode() & STICKY != 0;
-        if metadata.mode() & OTHERS_WRITE != 0 && !sticky_folder {
-            return Err(FileError::new(
-                path,
-                format!("mode {:04o} lets others change it", metadata.mode() & PERMISSIONS),
-                Some(format!("chmod go-w {}", path.display())),
-            ));
-        }
-        Ok(())
-    }
-
-    pub(super) fn check_private_folder(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
-        check_owner(path, metadata)?;
-        if metadata.mode() & OTHERS_READ != 0 {
-            return Err(FileError::new(
-                path,
-                format!("mode {:04o} lets others into it", metadata.mode() & PERMISSIONS),
-                Some(format!("chmod 700 {}", path.display())),
-            ));
-        }
-        Ok(())
-    }
-
-    fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
-        let us = nix::unistd::geteuid().as_raw();
-        if metadata.uid() != us && metadata.uid() != 0 {
-            return Err(FileError::new(
-                path,
-                format!("belongs to user {}, neither to user {us} nor to root", metadata.uid()),
-                Some(format!("chown {us} {}", path.display())),
-            ));
-        }
-        Ok(())
-    }
-
-    pub(super) fn refuse_links(options: &mut OpenOptions) {
-        options.custom_flags(OFlag::O_NOFOLLOW.bits());
-    }
-
-    pub(super) fn set_mode(options: &mut OpenOptions, mode: Mode) {
-        options.mode(match mode {
-            Mode::Private => 0o600,
-            Mode::Public => 0o644,
-        });
-    }
-
-    pub(super) fn create_folder(path: &Path, mode: Mode) -> io::Result<()> {
-        let mode = match mode {
-            Mode::Private => 0o700,
-            Mode::Public => 0o755,
-        };
-        DirBuilder::new().recursive(true).mode(mode).create(path)
-    }
-
-    pub(super) fn sync_folder(folder: &Path) -> Result<(), FileError> {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| FileError::io(folder, &error))
-    }
-}
-
-#[cfg(not(unix))]
-use elsewhere as permissions;
-#[cfg(not(unix))]
-use elsewhere::{open_for_reading, sync_folder};
-
-/// Where files have no owner and mode of the Unix kind, the home folder's own protection has to do.
-#[cfg(not(unix))]
-mod elsewhere {
-    use std::fs::{File, Metadata, OpenOptions};
-    use std::io;
-    use std::path::Path;
-
-    use super::{FileError, Mode};
-
-    pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
-        File::open(path)
-    }
-
-    pub(super) fn check_file(_: &Path, _: &Metadata) -> Result<(), FileError> {
-        Ok(())
-    }
-
-    pub(super) fn check_folder(_: &Path, _: &Metadata) -> Result<(), FileError> {
-        Ok(())
-    }
-
-    pub(super) fn check_unwritable(_: &Path, _: &Metadata) -> Result<(), FileError> {
-        Ok(())
-    }
-
-    pub(super) fn check_private_folder(_: &Path, _: &Metadata) -> Result<(), FileError> {
-        Ok(())
-    }
-
-    pub(super) fn refuse_links(_: &mut OpenOptions) {}
-
-    pub(super) fn set_mode(_: &mut OpenOptions, _: Mode) {}
-
-    pub(super) fn create_folder(path: &Path, _: Mode) -> io::Result<()> {
-        std::fs::create_dir_all(path)
-    }
-
-    pub(super) fn sync_folder(_: &Path) -> Result<(), FileError> {
-        Ok(())
-    }
 }
 
 #[cfg(all(test, unix))]
