@@ -10,7 +10,7 @@ use super::problem::full_name;
 use super::sections::read_sections;
 use super::{ClientEntry, ConfigErrors, Place, Places, Problem, ServerConfig};
 use crate::knock::ClientName;
-use crate::os::files;
+use crate::os::files::{self, FileError};
 
 /// The folder beside the config whose `NAME.toml` files each define one client.
 pub const CLIENTS_FOLDER: &str = "clients.d";
@@ -35,10 +35,9 @@ pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     })?;
     let mut problems = Vec::new();
     let mut clients = Vec::new();
-    let folder = path.with_file_name(CLIENTS_FOLDER);
-    match files::list(&folder) {
-        Ok(entries) => {
-            for file in entries.iter().filter(|file| file.extension().is_some_and(|e| e == "toml")) {
+    match client_files(path) {
+        Ok(files) => {
+            for file in &files {
                 match read_source(file) {
                     Ok(source) => clients.push(source),
                     Err(problem) => problems.push(problem),
@@ -55,12 +54,11 @@ pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
 #[must_use]
 pub fn writers(path: &Path) -> Vec<Problem> {
     let clients = path.with_file_name(CLIENTS_FOLDER);
-    let listed = files::list(&clients).unwrap_or_default();
-    let files = listed.iter().filter(|file| file.extension().is_some_and(|e| e == "toml"));
+    let files = client_files(path).unwrap_or_default();
     [path.parent(), Some(path), Some(clients.as_path())]
         .into_iter()
         .flatten()
-        .chain(files.map(PathBuf::as_path))
+        .chain(files.iter().map(PathBuf::as_path))
         .filter(|path| files::exists(path))
         .filter_map(|path| files::check_unwritable(path).err().map(Problem::of_file))
         .collect()
@@ -72,6 +70,13 @@ pub fn writers(path: &Path) -> Vec<Problem> {
 /// Everything that is wrong with any of them.
 pub fn read(main: &Source, clients: &[Source]) -> Result<ServerConfig, ConfigErrors> {
     Reading::new(main, Vec::new()).finish(main, clients)
+}
+
+/// The files beside the config at `path` that each define one client.
+fn client_files(path: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let mut files = files::list(&path.with_file_name(CLIENTS_FOLDER))?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    Ok(files)
 }
 
 fn read_source(file: &Path) -> Result<Source, Problem> {
