@@ -12,7 +12,7 @@ use super::keys::{LoadedClient, load_clients};
 use super::state::{self, State};
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
-use crate::firewall::{Backend, FirewallError, Gate, Nftables, NoFirewall};
+use crate::firewall::{Backend, Gate, Nftables, NoFirewall};
 use crate::gate::{Client, Policy, ReplayMemory};
 use crate::os::files::{self, Mode};
 use crate::os::signals::Signals;
@@ -50,6 +50,8 @@ pub(super) struct Loaded {
 pub(super) struct Locked {
     loaded: Loaded,
     locks: Vec<File>,
+    /// With the gate closed already, where the daemon has run before.
+    firewall: Option<Box<dyn Backend>>,
 }
 
 /// What was accepted before is known, and what will be can be put on record.
@@ -89,19 +91,11 @@ impl Loaded {
     }
 
     fn lock(self) -> Result<Locked, Failure> {
-        let folder = &self.config.state_dir;
-        files::create_folder(folder, Mode::Private)?;
-        let Some(state) = files::lock(&folder.join(state::LOCK))? else {
-            return Err(Failure::run(format_args!(
-                "state folder {}: another spa-knockd uses it\nhint: stop that one first",
-                folder.display()
-            )));
-        };
-        let mut locks = vec![state];
+        let mut locks = vec![state::lock(&self.config.state_dir)?];
         if self.config.backend == BackendKind::Nftables {
             locks.extend(lock_gate()?);
         }
-        Ok(Locked { loaded: self, locks })
+        Ok(Locked { loaded: self, locks, firewall: None })
     }
 
     /// What the watcher watches.
@@ -110,12 +104,14 @@ impl Loaded {
             .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))
     }
 
-    /// The backend that the config names.
-    pub(super) fn open_firewall(&self) -> Result<Box<dyn Backend>, FirewallError> {
-        Ok(match self.config.backend {
-            BackendKind::Nftables => Box::new(Nftables::open()?),
+    /// The backend that the config names, with the gate closed.
+    fn gated_firewall(&self) -> Result<Box<dyn Backend>, Failure> {
+        let mut firewall: Box<dyn Backend> = match self.config.backend {
+            BackendKind::Nftables => Box::new(Nftables::open().map_err(Failure::run)?),
             BackendKind::None => Box::new(NoFirewall),
-        })
+        };
+        firewall.load(&self.gate()).map_err(Failure::run)?;
+        Ok(firewall)
     }
 
     /// What the gate consists of, with the connections that there are now.
@@ -162,13 +158,9 @@ impl Locked {
     /// Where the daemon has run before, the gate closes before anything that can fail: a boot at which an
     /// interface is missing leaves no port open.
     fn close_proven_gate(self) -> Result<Self, Failure> {
-        if files::exists(&self.loaded.proof()) {
-            self.loaded
-                .open_firewall()
-                .and_then(|mut f| f.load(&self.loaded.gate()))
-                .map_err(Failure::run)?;
-        }
-        Ok(self)
+        let proven = files::exists(&self.loaded.proof());
+        let firewall = proven.then(|| self.loaded.gated_firewall()).transpose()?;
+        Ok(Self { firewall, ..self })
     }
 
     fn remember(self) -> Result<Remembering, Failure> {
@@ -189,11 +181,16 @@ impl Remembering {
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
     fn close_gate(self) -> Result<Gated, Failure> {
-        let Remembering { locked: Locked { loaded, locks }, state, memory } = self.remembering;
+        let Remembering { locked: Locked { loaded, locks, firewall }, state, memory } = self.remembering;
         let audit = AuditLog::open(&loaded.config.audit)?;
-        let mut firewall = loaded.open_firewall().map_err(Failure::run)?;
-        firewall.load(&loaded.gate()).map_err(Failure::run)?;
-        files::replace(&loaded.proof(), Mode::Private, b"on\n")?;
+        let firewall = match firewall {
+            Some(firewall) => firewall,
+            None => {
+                let firewall = loaded.gated_firewall()?;
+                files::replace(&loaded.proof(), Mode::Private, b"on\n")?;
+                firewall
+            }
+        };
         Ok(Gated { loaded, locks, ears: self.ears, firewall, audit, state, memory })
     }
 }

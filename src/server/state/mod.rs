@@ -25,7 +25,7 @@ use crate::os::files::{self, FileError, Mode};
 use crate::os::{clock, host};
 
 /// The file that a running daemon holds locked.
-pub(super) const LOCK: &str = "lock";
+const LOCK: &str = "lock";
 const JOURNAL: &str = "replay.journal";
 const LEASE: &str = "replay.lease";
 
@@ -245,6 +245,20 @@ impl State {
     }
 }
 
+/// Makes the state folder, if it is missing, and takes it for as long as the returned handle lives.
+///
+/// # Errors
+/// When a daemon uses it, or it cannot be made.
+pub(super) fn lock(folder: &Path) -> Result<File, Failure> {
+    files::create_folder(folder, Mode::Private)?;
+    files::lock(&folder.join(LOCK))?.ok_or_else(|| {
+        Failure::run(format_args!(
+            "state folder {}: another spa-knockd uses it\nhint: stop it first",
+            folder.display()
+        ))
+    })
+}
+
 /// `spa-knockd state reset`.
 ///
 /// # Errors
@@ -252,13 +266,7 @@ impl State {
 pub(super) fn reset(config: &Path) -> Result<(), Failure> {
     let config = config::load(config)?;
     let folder = &config.state_dir;
-    files::create_folder(folder, Mode::Private)?;
-    let Some(_lock) = files::lock(&folder.join(LOCK))? else {
-        return Err(Failure::run(format_args!(
-            "state folder {}: a spa-knockd uses it\nhint: stop it first",
-            folder.display()
-        )));
-    };
+    let _lock = lock(folder)?;
     let until = clock::wall().plus(config.window);
     if let Some(warning) = State::reset(folder, clock::wall(), config.window).map_err(Failure::run)? {
         tell(format_args!("warning: {warning}"));
