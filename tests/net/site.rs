@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -125,7 +126,17 @@ audit = "{folder}/audit.jsonl"
 
     /// The audit log so far; every line of it must be a JSON object.
     pub(crate) fn audit(&self) -> Vec<Value> {
-        let text = fs::read_to_string(self.path("audit.jsonl")).unwrap_or_default();
+        let read = || fs::read_to_string(self.path("audit.jsonl")).unwrap_or_default();
+        // A record is written after the answer has left: until nothing more comes.
+        let mut text = read();
+        loop {
+            thread::sleep(Duration::from_millis(100));
+            let later = read();
+            if later == text {
+                break;
+            }
+            text = later;
+        }
         text.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
     }
 
