@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use spa_knock::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use spa_knock::gate::{
     Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, Order, Outcome, Policy,
-    Refusal, Rejection, ReplayMemory, Verdict, Watcher,
+    Refusal, Rejection, ReplayMemory, Term, Undo, Verdict, Watcher,
 };
 use spa_knock::knock::{
     ActionName, AddressPolicy, Knock, Now, Reply, ReplyWanted, ServerId, Status, Timestamp,
@@ -49,7 +49,7 @@ fn action(name: &str) -> ActionName {
 
 fn rules() -> ClientRules {
     ClientRules {
-        allow: ["open-ssh", "lamp", "touch"].into_iter().map(action).collect(),
+        allow: ["open-ssh", "lamp", "touch", "lend"].into_iter().map(action).collect(),
         sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
         rate: None,
         expires: None,
@@ -61,8 +61,7 @@ fn policy(rules: ClientRules) -> Policy {
     let seconds = Duration::from_secs;
     let open = |door: &str| Action::Open {
         doors: vec![door.parse().unwrap()],
-        duration: seconds(30),
-        max: seconds(600),
+        term: Term { usual: seconds(30), max: seconds(600) },
     };
     let actions = BTreeMap::from([
         (action("open-ssh"), open("tcp/22")),
@@ -72,9 +71,24 @@ fn policy(rules: ClientRules) -> Policy {
             Action::Run {
                 argv: argv(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"]),
                 timeout: seconds(10),
+                undo: None,
             },
         ),
-        (action("touch"), Action::Run { argv: argv(&["/bin/touch", "/tmp/x"]), timeout: seconds(10) }),
+        (
+            action("touch"),
+            Action::Run { argv: argv(&["/bin/touch", "/tmp/x"]), timeout: seconds(10), undo: None },
+        ),
+        (
+            action("lend"),
+            Action::Run {
+                argv: argv(&["/bin/lend", "{client}", "{seconds}"]),
+                timeout: seconds(10),
+                undo: Some(Undo {
+                    argv: argv(&["/bin/fetch", "{argument}", "{address}"]),
+                    term: Term { usual: seconds(60), max: seconds(120) },
+                }),
+            },
+        ),
     ]);
     let keys = keys(7);
     let client =
@@ -157,6 +171,17 @@ impl Server {
         match self.order(knock).effect() {
             Effect::Open(grants) => grants.clone(),
             Effect::Run { .. } => panic!("not an open"),
+        }
+    }
+
+    /// What will be run to undo it, and after how many seconds.
+    fn undoing(&mut self, knock: &Knock) -> Option<(Vec<Vec<String>>, u64)> {
+        match self.order(knock).effect() {
+            Effect::Run { undo, .. } => undo.as_ref().map(|undo| {
+                let argv = undo.commands.iter().map(|command| command.argv().to_vec()).collect();
+                (argv, undo.after.as_secs())
+            }),
+            Effect::Open(_) => panic!("not a run"),
         }
     }
 
@@ -382,13 +407,28 @@ fn rates_count_what_would_act_and_expired_keys_do_nothing() {
 }
 
 #[test]
+fn a_command_that_is_undone_lasts_as_long_as_was_asked_up_to_its_most() {
+    let mut server = Server::new();
+    for (asked, granted) in [(0, 60), (5, 5), (120, 120), (4_000, 120)] {
+        let knock =
+            Knock { seconds: asked, argument: "x".parse().unwrap(), action: action("lend"), ..knock() };
+        let undo = ["/bin/fetch", "x", "203.0.113.9"].map(str::to_owned).to_vec();
+        assert_eq!(server.undoing(&knock), Some((vec![undo], granted)));
+        let run = ["/bin/lend".to_owned(), "laptop".to_owned(), granted.to_string()];
+        assert_eq!(server.commands(&knock), [run]);
+    }
+    let refused = server.refusal(&Knock { action: action("lend"), ..knock() }, SOURCE);
+    assert_eq!(refused.rejection.to_string(), "this action needs an argument", "the undoing needs it");
+}
+
+#[test]
 fn the_seconds_asked_for_are_granted_up_to_the_actions_most() {
     for (asked, granted) in [(0, 30), (1, 1), (600, 600), (601, 600), (u32::MAX, 600)] {
         let grants = Server::new().grants(&Knock { seconds: asked, ..knock() });
         assert_eq!(grants.len(), 1);
         assert_eq!(grants[0].duration(), Duration::from_secs(granted), "{asked}");
         assert_eq!(grants[0].door().to_string(), "tcp/22");
-        assert_eq!(grants[0].comment(), "laptop open-ssh");
+        assert_eq!((grants[0].client().as_str(), grants[0].action().as_str()), ("laptop", "open-ssh"));
     }
 }
 

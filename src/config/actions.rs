@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Backend;
 use super::document::{Table, Value, written};
 use super::sections::read_doors;
-use crate::gate::{Action, Template};
+use crate::gate::{Action, Template, Term, Undo};
 use crate::knock::ActionName;
 
 /// A grant is at least as long as a TCP handshake may take, and at most a year.
@@ -41,6 +41,7 @@ struct Keys<'d> {
     duration: Option<Value<'d>>,
     max: Option<Value<'d>>,
     timeout: Option<Value<'d>>,
+    undo: Option<Value<'d>>,
 }
 
 fn read_action(mut table: Table<'_>, backend: Backend) -> Option<Action> {
@@ -52,8 +53,9 @@ fn read_action(mut table: Table<'_>, backend: Backend) -> Option<Action> {
         duration: table.take("for"),
         max: table.take("max"),
         timeout: table.take("timeout"),
+        undo: table.take("undo"),
     };
-    for later in [table.take("undo"), table.take("allow-ports")].into_iter().flatten() {
+    if let Some(later) = table.take("allow-ports") {
         later.not_yet();
     }
     if let Some(once) = table.take("once")
@@ -95,6 +97,9 @@ fn read_open(table: &Table<'_>, open: &Value<'_>, keys: &Keys<'_>, backend: Back
         timeout
             .problem("only an action with `run` has a timeout", Some("a grant lasts as long as `for` says"));
     }
+    if let Some(undo) = &keys.undo {
+        undo.problem("only an action with `run` is undone by a command", Some("a grant ends by itself"));
+    }
     if backend == Backend::None {
         open.problem("cannot open anything with firewall.backend = \"none\"", None);
     }
@@ -108,12 +113,18 @@ fn read_open(table: &Table<'_>, open: &Value<'_>, keys: &Keys<'_>, backend: Back
         table.problem("`for` is missing", Some("for = \"30s\": how long the ports stay open"));
         return None;
     };
-    let duration = value.duration(GRANTS);
-    let max = match &keys.max {
-        Some(value) => read_max(value, duration),
-        None => duration,
+    let term = read_term(value, keys.max.as_ref());
+    Some(Action::Open { doors: doors?, term: term? })
+}
+
+/// `for`, and `max` which is as long unless it is said.
+fn read_term(usual: &Value<'_>, max: Option<&Value<'_>>) -> Option<Term> {
+    let usual = usual.duration(GRANTS);
+    let max = match max {
+        Some(value) => read_max(value, usual),
+        None => usual,
     };
-    Some(Action::Open { doors: doors?, duration: duration?, max: max? })
+    Some(Term { usual: usual?, max: max? })
 }
 
 fn read_max(value: &Value<'_>, duration: Option<Duration>) -> Option<Duration> {
@@ -127,15 +138,40 @@ fn read_max(value: &Value<'_>, duration: Option<Duration>) -> Option<Duration> {
 }
 
 fn read_run(run: &Value<'_>, keys: &Keys<'_>) -> Option<Action> {
-    for later in [&keys.duration, &keys.max].into_iter().flatten() {
-        later.not_yet();
-    }
+    let undo = read_undo(keys);
     let timeout = keys.timeout.as_ref().map_or(Some(TIMEOUT), |value| value.duration(TIMEOUTS));
-    if let Some(program) = run.list()?.first() {
+    let argv = read_command(run);
+    Some(Action::Run { argv: argv?, timeout: timeout?, undo })
+}
+
+/// What undoes a command, and when; nothing where there is no such thing, or it has left a problem.
+fn read_undo(keys: &Keys<'_>) -> Option<Undo> {
+    match (&keys.undo, &keys.duration) {
+        (Some(undo), Some(usual)) => {
+            let (argv, term) = (read_command(undo), read_term(usual, keys.max.as_ref()));
+            Some(Undo { argv: argv?, term: term? })
+        }
+        (Some(undo), None) => {
+            undo.problem("`for` is missing", Some("for = \"1m\": when it is undone"));
+            None
+        }
+        (None, _) => {
+            for value in [&keys.duration, &keys.max].into_iter().flatten() {
+                value.problem(
+                    "a command ends by itself and has no duration",
+                    Some("undo = [...]: what undoes it then; timeout = \"10s\": when it is killed"),
+                );
+            }
+            None
+        }
+    }
+}
+
+fn read_command(value: &Value<'_>) -> Option<Vec<Template>> {
+    if let Some(program) = value.list()?.first() {
         check_program(program);
     }
-    let argv: Vec<Template> = run.parsed_list()?;
-    Some(Action::Run { argv, timeout: timeout? })
+    value.parsed_list()
 }
 
 fn check_program(value: &Value<'_>) {

@@ -6,8 +6,10 @@ mod none;
 pub use nftables::Nftables;
 pub use none::NoFirewall;
 
-use crate::gate::Grant;
-use crate::knock::Door;
+use std::net::IpAddr;
+
+use crate::gate::{Event, Grant, Record};
+use crate::knock::{ActionName, ClientName, Door};
 use crate::os::connections::Connection;
 
 /// A firewall that can be ours in part.
@@ -24,6 +26,40 @@ pub trait Backend {
     /// # Errors
     /// When the firewall does not take them.
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError>;
+
+    /// Closes what is open for these clients and for nobody else. Returns what that was.
+    ///
+    /// # Errors
+    /// When the firewall does not do it; all of it is open then.
+    fn close(&mut self, gone: &dyn Fn(&ClientName) -> bool) -> Result<Vec<Closed>, FirewallError>;
+}
+
+/// A grant that was ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Whose it was.
+    pub client: ClientName,
+    /// By which action.
+    pub action: ActionName,
+    /// Who was let in.
+    pub address: IpAddr,
+}
+
+impl Closed {
+    /// The record of that.
+    #[must_use]
+    pub fn record(self) -> Record {
+        Record {
+            event: Event::Revoked,
+            client: self.client,
+            action: Some(self.action),
+            addresses: vec![self.address],
+            source: None,
+            seconds: 0,
+            reason: None,
+            knock: None,
+        }
+    }
 }
 
 /// What the gate consists of.

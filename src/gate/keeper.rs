@@ -198,7 +198,7 @@ impl Keeper {
             Outcome::Started => (Event::Done, Status::Done),
             Outcome::Failed => (Event::Failed, Status::ActionFailed),
         };
-        let seconds = if outcome == Outcome::Granted { ticket.seconds } else { 0 };
+        let seconds = if outcome == Outcome::Failed { 0 } else { ticket.seconds };
         let reason = (!remark.is_empty()).then(|| remark.to_owned());
         // What went wrong on the server is for its admin to read, not for the client.
         (ticket.record(event, reason), self.answer(ticket, status, seconds, "", now.wall))

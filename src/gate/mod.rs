@@ -25,8 +25,8 @@ mod watcher;
 
 pub use keeper::{Accepted, Answer, Keeper, Outcome, Refusal, Verdict};
 pub use opened::Skew;
-pub use order::{Command, Effect, Grant, Order, Ticket};
-pub use policy::{Action, Client, ClientRules, Policy};
+pub use order::{Command, Effect, Grant, Order, Ticket, Undoing};
+pub use policy::{Action, Client, ClientRules, Policy, Term, Undo};
 pub use rate::{InvalidRate, Rate};
 pub use record::{Event, Record};
 pub use rejection::Rejection;

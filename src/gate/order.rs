@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::opened::Fresh;
-use super::policy::{Action, Client, Policy};
+use super::policy::{Action, Client, Policy, Undo};
 use super::rate::RecentActs;
 use super::record::{Event, Record};
 use super::rejection::Rejection;
@@ -45,7 +45,18 @@ pub enum Effect {
         commands: Vec<Command>,
         /// When each is ended.
         timeout: Duration,
+        /// What is to be run later.
+        undo: Option<Undoing>,
     },
+}
+
+/// What undoes an effect.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Undoing {
+    /// What to run, one an address if they name it.
+    pub commands: Vec<Command>,
+    /// After this time.
+    pub after: Duration,
 }
 
 /// A program and its arguments, and for whom it runs.
@@ -61,7 +72,8 @@ pub struct Grant {
     address: IpAddr,
     door: Door,
     duration: Duration,
-    comment: String,
+    client: ClientName,
+    action: ActionName,
 }
 
 impl Order {
@@ -111,10 +123,16 @@ impl Grant {
         self.duration
     }
 
-    /// Client and action, for who reads the firewall's tables.
+    /// Who knocked.
     #[must_use]
-    pub fn comment(&self) -> &str {
-        &self.comment
+    pub const fn client(&self) -> &ClientName {
+        &self.client
+    }
+
+    /// For what.
+    #[must_use]
+    pub const fn action(&self) -> &ActionName {
+        &self.action
     }
 }
 
@@ -127,10 +145,10 @@ impl Ticket {
             client: self.client.clone(),
             action: self.action.clone(),
             addresses: self.addresses.clone(),
-            source: self.source,
+            source: Some(self.source),
             seconds: self.seconds,
             reason,
-            knock: self.id,
+            knock: Some(self.id),
         }
     }
 }
@@ -184,7 +202,7 @@ fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
 
 fn check_argument(action: &Action, argument: &str) -> Result<(), Rejection> {
     match action {
-        Action::Run { argv, .. } if argv.iter().any(|word| word.uses(Placeholder::Argument)) => {
+        Action::Run { argv, undo, .. } if uses(argv, undo.as_ref(), Placeholder::Argument) => {
             if argument.is_empty() {
                 return Err(Rejection::Argument("this action needs an argument"));
             }
@@ -203,14 +221,28 @@ fn check_argument(action: &Action, argument: &str) -> Result<(), Rejection> {
     }
 }
 
+/// Whether a command or what undoes it has this placeholder.
+fn uses(argv: &[Template], undo: Option<&Undo>, placeholder: Placeholder) -> bool {
+    argv.iter().chain(undo.iter().flat_map(|undo| &undo.argv)).any(|word| word.uses(placeholder))
+}
+
 fn effect(action: &Action, knock: &Knock, ticket: &mut Ticket) -> Effect {
+    let term = match action {
+        Action::Open { term, .. } => Some(term),
+        Action::Run { undo, .. } => undo.as_ref().map(|undo| &undo.term),
+    };
+    let duration = term.map(|term| term.granted(knock.seconds)).unwrap_or_default();
+    ticket.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     match action {
-        Action::Open { doors, duration, max } => {
-            let asked = Duration::from_secs(u64::from(knock.seconds));
-            let duration = if asked.is_zero() { *duration } else { asked.min(*max) };
-            ticket.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-            let comment = format!("{} {}", ticket.client, knock.action);
-            let grant = |address, door| Grant { address, door, duration, comment: comment.clone() };
+        Action::Open { doors, .. } => {
+            let (client, action) = (&ticket.client, &knock.action);
+            let grant = |address, door| Grant {
+                address,
+                door,
+                duration,
+                client: client.clone(),
+                action: action.clone(),
+            };
             let grants = ticket
                 .addresses
                 .iter()
@@ -218,20 +250,27 @@ fn effect(action: &Action, knock: &Knock, ticket: &mut Ticket) -> Effect {
                 .map(|(address, door)| grant(address, door));
             Effect::Open(grants.collect())
         }
-        Action::Run { argv, timeout } => {
-            let addresses = &ticket.addresses;
-            let command = |address: IpAddr, addresses: &[IpAddr]| Command {
-                argv: argv.iter().map(|word| fill(word, knock, ticket, address)).collect(),
-                addresses: addresses.to_vec(),
-            };
-            let per_address = argv.iter().any(|word| word.uses(Placeholder::Address));
-            let commands = if per_address {
-                addresses.iter().map(|&address| command(address, &[address])).collect()
-            } else {
-                addresses.first().map(|&first| command(first, addresses)).into_iter().collect()
-            };
-            Effect::Run { commands, timeout: *timeout }
-        }
+        Action::Run { argv, timeout, undo } => Effect::Run {
+            commands: commands(argv, knock, ticket),
+            timeout: *timeout,
+            undo: undo
+                .as_ref()
+                .map(|undo| Undoing { commands: commands(&undo.argv, knock, ticket), after: duration }),
+        },
+    }
+}
+
+/// One command; where it names the address, one for each.
+fn commands(argv: &[Template], knock: &Knock, ticket: &Ticket) -> Vec<Command> {
+    let addresses = &ticket.addresses;
+    let command = |address: IpAddr, addresses: &[IpAddr]| Command {
+        argv: argv.iter().map(|word| fill(word, knock, ticket, address)).collect(),
+        addresses: addresses.to_vec(),
+    };
+    if argv.iter().any(|word| word.uses(Placeholder::Address)) {
+        addresses.iter().map(|&address| command(address, &[address])).collect()
+    } else {
+        addresses.first().map(|&first| command(first, addresses)).into_iter().collect()
     }
 }
 
@@ -242,6 +281,7 @@ fn fill(word: &Template, knock: &Knock, ticket: &Ticket, address: IpAddr) -> Str
         Placeholder::Client => ticket.client.to_string(),
         Placeholder::Action => knock.action.to_string(),
         Placeholder::Argument => knock.argument.to_string(),
+        Placeholder::Seconds if ticket.seconds > 0 => ticket.seconds.to_string(),
         Placeholder::Seconds => knock.seconds.to_string(),
     })
 }

@@ -14,10 +14,8 @@ pub enum Action {
     Open {
         /// What is opened; at least one.
         doors: Vec<Door>,
-        /// For how long, if the client does not say.
-        duration: Duration,
-        /// The most that a client may ask for.
-        max: Duration,
+        /// For how long.
+        term: Term,
     },
     /// Runs a command without a shell.
     Run {
@@ -25,7 +23,38 @@ pub enum Action {
         argv: Vec<Template>,
         /// When it is ended.
         timeout: Duration,
+        /// What is run later to undo it.
+        undo: Option<Undo>,
     },
+}
+
+/// For how long an action lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// If the client does not say; in whole seconds.
+    pub usual: Duration,
+    /// The most that a client may ask for.
+    pub max: Duration,
+}
+
+impl Term {
+    /// How long it lasts for a client that asks for so many seconds; 0 = it does not say.
+    #[must_use]
+    pub fn granted(&self, asked: u32) -> Duration {
+        match asked {
+            0 => self.usual,
+            asked => Duration::from_secs(asked.into()).min(self.max),
+        }
+    }
+}
+
+/// A command that undoes another when its time is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    /// Program and arguments, as in the action.
+    pub argv: Vec<Template>,
+    /// When it is due.
+    pub term: Term,
 }
 
 /// What one client may do.

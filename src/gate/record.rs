@@ -16,6 +16,10 @@ pub enum Event {
     Refused,
     /// Allowed, but it did not work.
     Failed,
+    /// Its time was over, and it has been undone.
+    Expired,
+    /// It was ended before its time, as its client was removed.
+    Revoked,
     /// A captured knock came again.
     Replayed,
     /// The knock's time was not ours.
@@ -31,6 +35,8 @@ impl Event {
             Self::Done => "done",
             Self::Refused => "refused",
             Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
             Self::Replayed => "replayed",
             Self::Stale => "stale",
         }
@@ -48,12 +54,12 @@ pub struct Record {
     pub action: Option<ActionName>,
     /// Who is, or would have been, let in.
     pub addresses: Vec<IpAddr>,
-    /// Where the knock came from.
-    pub source: SocketAddr,
+    /// Where the knock came from, if it is about one knock.
+    pub source: Option<SocketAddr>,
     /// For how many seconds.
     pub seconds: u32,
     /// Why not.
     pub reason: Option<String>,
-    /// The knock's id.
-    pub knock: KnockId,
+    /// The knock's id, if it is about one.
+    pub knock: Option<KnockId>,
 }

@@ -16,7 +16,7 @@ pub enum Placeholder {
     Action,
     /// The client's argument.
     Argument,
-    /// The seconds that the client asks for; 0 = it does not say.
+    /// For how many seconds; 0 = the action has no time, and the client does not say.
     Seconds,
 }
 

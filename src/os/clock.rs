@@ -27,6 +27,14 @@ pub fn steady() -> Duration {
     START.elapsed()
 }
 
+/// Time since the machine was started, also while it slept; the same for all processes until the next boot.
+#[cfg(feature = "server")]
+#[must_use]
+pub fn boot() -> Duration {
+    // It has no way to fail for a clock that every kernel has had since 2.6.39.
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+}
+
 /// The time as RFC 3339 in UTC with milliseconds; the year 9999 stands for all later ones.
 #[must_use]
 pub fn rfc3339(time: Timestamp) -> String {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use self::permissions::{open_for_reading, sync_folder};
+use self::permissions::open_for_reading;
 
 /// The largest file that is read as text: a config with thousands of clients has less.
 const TEXT_MAX: u64 = 16 << 20;
@@ -178,11 +178,11 @@ fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// Creates a file with these permissions; an existing one is never touched.
+/// Creates a file with these permissions, on the disk as a whole; an existing one is never touched.
 ///
 /// # Errors
 /// When it exists or cannot be written; then nothing is left behind.
-pub fn create_new(path: &Path, mode: Mode, content: &[u8]) -> Result<(), FileError> {
+pub fn create_new(path: &Path, mode: Mode, content: &[u8]) -> Result<File, FileError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     permissions::set_mode(&mut options, mode);
@@ -198,7 +198,8 @@ pub fn create_new(path: &Path, mode: Mode, content: &[u8]) -> Result<(), FileErr
         // A half-written key file would look like a whole one; the error that is told is the first.
         let _ = fs::remove_file(path);
         FileError::io(path, &error)
-    })
+    })?;
+    Ok(file)
 }
 
 /// Replaces a file as a whole: a reader sees the old content or the new, also after a power cut.
@@ -213,11 +214,26 @@ pub fn replace(path: &Path, mode: Mode, content: &[u8]) -> Result<(), FileError>
     // Of a predecessor with our process number that died here.
     let _ = fs::remove_file(&new);
     create_new(&new, mode, content)?;
-    fs::rename(&new, path).map_err(|error| {
+    rename(&new, path).inspect_err(|_| {
         let _ = fs::remove_file(&new);
-        FileError::io(path, &error)
     })?;
     sync_folder(folder)
+}
+
+/// From now on the disk forgets no name in this folder, and none that was taken away comes back.
+///
+/// # Errors
+/// When the disk does not say so.
+pub fn sync_folder(folder: &Path) -> Result<(), FileError> {
+    permissions::sync_folder(folder)
+}
+
+/// Calls a file otherwise, in place of one that is there. A power cut may undo it until the folder is synced.
+///
+/// # Errors
+/// When that fails; both files are then as they were.
+pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
+    fs::rename(from, to).map_err(|error| FileError::io(to, &error))
 }
 
 /// Opens a file for appending, creating it with these permissions.

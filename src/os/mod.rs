@@ -7,9 +7,13 @@ pub mod files;
 #[cfg(feature = "server")]
 pub mod channel;
 #[cfg(feature = "server")]
+pub mod commands;
+#[cfg(feature = "server")]
 pub mod confine;
 #[cfg(feature = "server")]
 pub mod connections;
+#[cfg(feature = "server")]
+pub mod descriptors;
 #[cfg(feature = "server")]
 pub mod host;
 #[cfg(feature = "server")]

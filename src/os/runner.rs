@@ -1,7 +1,8 @@
-//! The only place that starts processes: to the end with some input, or beside the event loop with a deadline.
+//! The only place that starts processes: to the end with some input, as another process of ours, or as a command
+//! that somebody else looks after.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
-use std::io::{self, Read, Write};
+use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,14 +14,11 @@ use nix::unistd::Pid;
 /// What commands find programs by.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How many commands of knocks run at a time.
-const RUNNING_MAX: usize = 16;
 /// Between two looks at whether it has ended.
 const POLL: Duration = Duration::from_millis(1);
-/// What of its output is kept.
-const OUTPUT_MAX: u64 = 64 << 10;
-/// Between the friendly signal and the last one.
-const GRACE: Duration = Duration::from_secs(1);
+/// What of its output and of its complaints is kept; a program that says more is not waited for.
+const OUTPUT_MAX: u64 = 32 << 20;
+const COMPLAINT_MAX: u64 = 64 << 10;
 
 /// Why a program did not do what it was started for.
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +64,8 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) ->
     let (status, said, complained) = std::thread::scope(|scope| {
         // A program that does not read its input says why on its standard error, which is the better message.
         scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
-        let said = scope.spawn(|| read_some(stdout));
-        let complained = scope.spawn(|| read_some(stderr));
+        let said = scope.spawn(|| read_some(stdout, OUTPUT_MAX));
+        let complained = scope.spawn(|| read_some(stderr, COMPLAINT_MAX));
         let status = wait_for(&mut child, limit);
         (status, said.join().unwrap_or_default(), complained.join().unwrap_or_default())
     });
@@ -81,11 +79,11 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) ->
     }
 }
 
-fn read_some(source: Option<impl Read>) -> String {
+fn read_some(source: Option<impl Read>, limit: u64) -> String {
     let mut bytes = Vec::new();
     if let Some(source) = source {
         // What could be read until an error is what there is to tell.
-        let _ = source.take(OUTPUT_MAX).read_to_end(&mut bytes);
+        let _ = source.take(limit).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -111,7 +109,7 @@ pub fn kill_group(leader: &Child) {
     signal_group(leader, Signal::SIGKILL);
 }
 
-fn signal_group(leader: &Child, signal: Signal) {
+pub(super) fn signal_group(leader: &Child, signal: Signal) {
     if let Ok(pid) = i32::try_from(leader.id()) {
         // It may just have ended by itself.
         let _ = killpg(Pid::from_raw(pid), signal);
@@ -143,126 +141,18 @@ pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>
     command.spawn()
 }
 
-/// The commands of knocks that run now.
-pub struct Commands<T> {
-    running: Vec<Running<T>>,
-}
-
-impl<T> Default for Commands<T> {
-    fn default() -> Self {
-        Self { running: Vec::new() }
-    }
-}
-
-struct Running<T> {
-    child: Child,
-    started: Duration,
-    timeout: Duration,
-    /// When the last signal is due, once the friendly one is out.
-    last: Option<Duration>,
-    label: T,
-}
-
-/// How a command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// With exit status 0.
-    Well,
-    /// With another one, or by a signal.
-    Badly(String),
-    /// It was ended at its deadline.
-    TooLate,
-}
-
-impl<T> Commands<T> {
-    /// Starts a command: no shell, clean environment, `/` as its folder, a process group of its own.
-    ///
-    /// # Errors
-    /// When it cannot be started, or as many run as may.
-    pub fn start(
-        &mut self,
-        argv: &[String],
-        timeout: Duration,
-        now: Duration,
-        label: T,
-    ) -> Result<(), RunError> {
-        let (program, args) = argv.split_first().ok_or_else(|| RunError::NotFound(String::new()))?;
-        let error = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => RunError::NotFound(program.clone()),
-            _ => RunError::Io(program.clone(), super::files::plain(&error)),
-        };
-        if self.running.len() >= RUNNING_MAX {
-            return Err(RunError::Io(program.clone(), format!("{RUNNING_MAX} commands are running already")));
-        }
-        let child = clean(program)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(error)?;
-        self.running.push(Running { child, started: now, timeout, last: None, label });
-        Ok(())
-    }
-
-    /// Looks after all of them: returns those that ended, ends those that are too late.
-    pub fn tend(&mut self, now: Duration) -> Vec<(T, Ended)> {
-        let mut ended = Vec::new();
-        for mut running in std::mem::take(&mut self.running) {
-            match running.tend(now) {
-                Some(how) => ended.push((running.label, how)),
-                None => self.running.push(running),
-            }
-        }
-        ended
-    }
-
-    /// When `tend` must be called next, if no child ends before.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Duration> {
-        self.running.iter().map(Running::deadline).min()
-    }
-
-    /// Ends all that still run, at once; returns whose they were.
-    pub fn kill_all(&mut self) -> Vec<T> {
-        let kill = |mut running: Running<T>| {
-            kill_group(&running.child);
-            let _ = running.child.wait();
-            running.label
-        };
-        std::mem::take(&mut self.running).into_iter().map(kill).collect()
-    }
-}
-
-impl<T> Running<T> {
-    fn deadline(&self) -> Duration {
-        self.last.unwrap_or_else(|| self.started.saturating_add(self.timeout))
-    }
-
-    fn tend(&mut self, now: Duration) -> Option<Ended> {
-        let status = match self.child.try_wait() {
-            Ok(Some(status)) => status,
-            Ok(None) => {
-                if now >= self.deadline() {
-                    let signal = if self.last.is_some() { Signal::SIGKILL } else { Signal::SIGTERM };
-                    signal_group(&self.child, signal);
-                    self.last = Some(now.saturating_add(GRACE));
-                }
-                return None;
-            }
-            Err(error) => return Some(Ended::Badly(super::files::plain(&error))),
-        };
-        Some(match self.last {
-            Some(_) => {
-                // What it started may live on in its group.
-                kill_group(&self.child);
-                Ended::TooLate
-            }
-            None if status.success() => Ended::Well,
-            None => Ended::Badly(status.to_string()),
-        })
-    }
+/// Starts a command: no shell, clean environment, `/` as its folder, no input, both outputs into `said`, a process
+/// group of its own. Of descriptors it gets no others.
+pub(super) fn start(argv: &[String], said: PipeWriter) -> Result<Child, RunError> {
+    let (program, args) = argv.split_first().ok_or_else(|| RunError::NotFound(String::new()))?;
+    let error = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => RunError::NotFound(program.clone()),
+        _ => RunError::Io(program.clone(), super::files::plain(&error)),
+    };
+    let complaints = said.try_clone().map_err(error)?;
+    let mut command = clean(program);
+    command.args(args).stdin(Stdio::null()).stdout(said).stderr(complaints).process_group(0);
+    command.spawn().map_err(error)
 }
 
 fn clean(program: &str) -> Command {
@@ -274,20 +164,6 @@ fn clean(program: &str) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn argv(words: &[&str]) -> Vec<String> {
-        words.iter().map(|&word| word.to_owned()).collect()
-    }
-
-    fn until_one_ends(commands: &mut Commands<u8>) -> (u8, Ended) {
-        for _ in 0..1_000 {
-            if let Some(ended) = commands.tend(crate::os::clock::steady()).pop() {
-                return ended;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("no command ended within 10 s");
-    }
 
     #[test]
     fn programs_run_to_their_end_or_say_why_not() {
@@ -301,43 +177,5 @@ mod tests {
         let long = "x".repeat(1 << 20);
         let hung = run_to_end("sh", &["-c", "sleep 100 & sleep 100"], &long, Duration::from_millis(200));
         assert_eq!(hung.unwrap_err().to_string(), "sh: did not end within 0 s");
-    }
-
-    #[test]
-    fn a_command_ends_well_or_badly_or_at_its_deadline_with_its_children() {
-        let now = crate::os::clock::steady();
-        let long = Duration::from_secs(60);
-        let cases = [
-            (vec!["/bin/true"], long, Ended::Well),
-            (vec!["/bin/false"], long, Ended::Badly("exit status: 1".to_owned())),
-            (vec!["/bin/sh", "-c", "sleep 100 & sleep 100"], Duration::from_millis(100), Ended::TooLate),
-            (vec!["/bin/sh", "-c", "trap '' TERM; sleep 100"], Duration::from_millis(100), Ended::TooLate),
-        ];
-        for (words, timeout, how) in cases {
-            let mut commands = Commands::default();
-            commands.start(&argv(&words), timeout, now, 7).unwrap();
-            assert_eq!(until_one_ends(&mut commands), (7, how), "{words:?}");
-            assert_eq!(commands.next_deadline(), None);
-        }
-    }
-
-    #[test]
-    fn a_command_gets_its_words_as_they_are_and_nothing_of_our_environment() {
-        let scratch = tempfile::tempdir().unwrap();
-        let out = scratch.path().join("out");
-        let script = format!("env > {0}; printf '<%s>' \"$@\" >> {0}", out.display());
-        let mut commands = Commands::default();
-        let words = argv(&["/bin/sh", "-c", &script, "sh", "a b", "$(id)", ""]);
-        commands.start(&words, Duration::from_secs(10), crate::os::clock::steady(), 0).unwrap();
-        assert_eq!(until_one_ends(&mut commands).1, Ended::Well);
-        let text = crate::os::files::read_text(&out).unwrap();
-        assert!(text.ends_with("<a b><$(id)><>"), "{text}");
-        let names: Vec<_> = text.lines().filter_map(|line| line.split('=').next()).collect();
-        // PWD, SHLVL and _ are the shell's own.
-        assert!(
-            names
-                .iter()
-                .all(|n| ["PATH", "LANG", "PWD", "SHLVL", "_", "OLDPWD"].contains(n) || n.starts_with('<'))
-        );
     }
 }

@@ -12,7 +12,6 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 pub struct Signals {
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
-    child: Arc<AtomicBool>,
     wake: UnixStream,
 }
 
@@ -24,18 +23,15 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let signals = Self { stop: Arc::default(), reload: Arc::default(), child: Arc::default(), wake };
-        let flags = [
-            (SIGTERM, &signals.stop),
-            (SIGINT, &signals.stop),
-            (SIGHUP, &signals.reload),
-            (SIGCHLD, &signals.child),
-        ];
+        let signals = Self { stop: Arc::default(), reload: Arc::default(), wake };
+        let flags = [(SIGTERM, &signals.stop), (SIGINT, &signals.stop), (SIGHUP, &signals.reload)];
         for (signal, flag) in flags {
             // The flag is set before the byte is written: who is woken sees it.
             signal_hook::flag::register(signal, Arc::clone(flag))?;
             signal_hook::low_level::pipe::register(signal, write.try_clone()?)?;
         }
+        // That a child ended is seen by who looks after it.
+        signal_hook::low_level::pipe::register(SIGCHLD, write)?;
         Ok(signals)
     }
 
@@ -49,12 +45,6 @@ impl Signals {
     #[must_use]
     pub fn take_reload(&self) -> bool {
         self.reload.swap(false, Ordering::SeqCst)
-    }
-
-    /// Whether a child ended since this was last asked.
-    #[must_use]
-    pub fn take_child(&self) -> bool {
-        self.child.swap(false, Ordering::SeqCst)
     }
 
     /// Makes the descriptor quiet again.

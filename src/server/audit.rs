@@ -34,11 +34,13 @@ struct Line<'a> {
     action: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     address: Option<String>,
-    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     seconds: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
-    knock: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    knock: Option<String>,
     via: &'static str,
 }
 
@@ -102,10 +104,10 @@ fn line(record: &Record, now: Timestamp) -> Option<String> {
         client: record.client.as_str(),
         action: record.action.as_ref().map(|action| action.as_str()),
         address: (!addresses.is_empty()).then(|| addresses.join(",")),
-        source: record.source.to_string(),
+        source: record.source.map(|source| source.to_string()),
         seconds: record.seconds,
         reason: record.reason.as_deref(),
-        knock: record.knock.iter().take(8).map(|byte| format!("{byte:02x}")).collect(),
+        knock: record.knock.map(|id| id.iter().take(8).map(|byte| format!("{byte:02x}")).collect()),
         via: "udp",
     };
     let mut text = serde_json::to_string(&line).ok()?;
@@ -125,10 +127,10 @@ mod tests {
             client: "laptop".parse().unwrap(),
             action: Some("open-ssh".parse().unwrap()),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-            source: "10.0.0.1:4000".parse().unwrap(),
+            source: Some("10.0.0.1:4000".parse().unwrap()),
             seconds: 30,
             reason: None,
-            knock: [0xAB; 12],
+            knock: Some([0xAB; 12]),
         };
         let now = Timestamp::from_millis(1_795_331_877_123);
         assert_eq!(

@@ -7,18 +7,15 @@ use std::time::Duration;
 
 use super::audit::AuditLog;
 use super::console::Failure;
+use super::deeds::Deeds;
 use super::ears::Ears;
 use super::messages::{FromWatcher, MESSAGE, Sighting};
 use super::run::{Gated, Loaded};
 use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
-use crate::firewall::{Backend, FirewallError};
-use crate::gate::{
-    Accepted, Answer, Command, Effect, Event, Grant, Keeper, Order, Outcome, Refusal, Rejection, Ticket,
-    Verdict,
-};
-use crate::os::runner::{Commands, Ended};
+use crate::gate::{Accepted, Answer, Keeper, Order, Outcome, Refusal, Rejection, Verdict};
+use crate::knock::ClientName;
 use crate::os::signals::Signals;
 use crate::os::{clock, notify, wait};
 
@@ -40,9 +37,8 @@ pub(super) struct Daemon {
     ears: Ears,
     keeper: Keeper,
     state: State,
-    firewall: Box<dyn Backend>,
+    deeds: Deeds,
     audit: AuditLog,
-    commands: Commands<Ticket>,
     signals: Signals,
     alarms: Alarms,
     /// Held, not used: they keep other daemons from our state and gate.
@@ -70,20 +66,20 @@ impl Alarms {
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
     pub(super) fn start(gated: Gated, signals: Signals) -> Self {
-        let Gated { loaded, locks, ears, firewall, audit, state, memory } = gated;
+        let Gated { loaded, locks, ears, deeds, audit, state, memory } = gated;
         let keeper = Keeper::new(loaded.policy(), memory);
-        let daemon = Self {
+        let mut daemon = Self {
             loaded,
             ears,
             keeper,
             state,
-            firewall,
+            deeds,
             audit,
-            commands: Commands::default(),
             signals,
             alarms: Alarms::default(),
             _locks: locks,
         };
+        daemon.close_for_strangers();
         log::info!("ready: {}", daemon.summary());
         if daemon.loaded.clients.is_empty() {
             log::warn!("no clients: nobody can knock, and the gate is closed (spa-knockd client add)");
@@ -107,6 +103,7 @@ impl Daemon {
     fn turn(&mut self) -> std::io::Result<()> {
         let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
         fds.extend(self.ears.descriptor());
+        fds.extend(self.deeds.descriptors());
         wait::readable(&fds, self.patience())?;
         self.signals.drain();
         if self.signals.take_reload() {
@@ -115,15 +112,17 @@ impl Daemon {
         self.hear();
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
-        self.mind_commands();
-        self.state.tend(self.keeper.replay(), clock::wall(), self.loaded.config.window);
+        for record in self.deeds.tend() {
+            self.audit.write(&record, clock::wall());
+        }
+        self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
         Ok(())
     }
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let due = self.ears.due().into_iter().chain(self.commands.next_deadline()).min();
-        due.map_or(TICK, |due| due.saturating_sub(clock::steady()).min(TICK))
+        let ears = self.ears.due().map(|due| due.saturating_sub(clock::steady()));
+        ears.into_iter().chain(self.deeds.patience()).fold(TICK, Duration::min)
     }
 
     /// Takes what the watcher reports.
@@ -187,13 +186,7 @@ impl Daemon {
 
     fn act(&mut self, order: &Order, sighting: &Sighting<'_>) {
         let ticket = order.ticket();
-        let (outcome, remark) = match order.effect() {
-            Effect::Open(grants) => match self.grant(grants) {
-                Ok(()) => (Outcome::Granted, String::new()),
-                Err(error) => (Outcome::Failed, error.to_string()),
-            },
-            Effect::Run { commands, timeout } => self.launch(commands, *timeout, ticket),
-        };
+        let (outcome, remark) = self.deeds.act(order, &self.loaded);
         let now = clock::now();
         let (record, answer) = self.keeper.conclude(ticket, outcome, &remark, now);
         self.answer(answer, sighting);
@@ -201,28 +194,6 @@ impl Daemon {
         if outcome != Outcome::Started {
             self.audit.write(&record, now.wall);
         }
-    }
-
-    fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
-        match self.firewall.grant(grants) {
-            Err(FirewallError::Gone) => {
-                log::warn!("firewall: our table was gone; loading it again (live grants are lost)");
-                self.firewall.load(&self.loaded.gate())?;
-                self.firewall.grant(grants)
-            }
-            granted => granted,
-        }
-    }
-
-    fn launch(&mut self, commands: &[Command], timeout: Duration, ticket: &Ticket) -> (Outcome, String) {
-        let mut outcome = (Outcome::Started, String::new());
-        for command in commands {
-            let ticket = command.ticket(ticket);
-            if let Err(error) = self.commands.start(command.argv(), timeout, clock::steady(), ticket) {
-                outcome = (Outcome::Failed, error.to_string());
-            }
-        }
-        outcome
     }
 
     fn refuse(&mut self, refusal: Refusal, sighting: &Sighting<'_>) {
@@ -265,17 +236,11 @@ impl Daemon {
         }
     }
 
-    fn mind_commands(&mut self) {
-        if !self.signals.take_child() && self.commands.next_deadline().is_none_or(|at| clock::steady() < at) {
-            return;
-        }
-        for (ticket, ended) in self.commands.tend(clock::steady()) {
-            let (event, reason) = match ended {
-                Ended::Well => (Event::Done, None),
-                Ended::Badly(how) => (Event::Failed, Some(how)),
-                Ended::TooLate => (Event::Failed, Some("ended at its timeout".to_owned())),
-            };
-            self.audit.write(&ticket.record(event, reason), clock::wall());
+    /// Nobody keeps what he was granted under a name that is not known any more.
+    fn close_for_strangers(&mut self) {
+        let known = |name: &ClientName| self.loaded.clients.iter().any(|client| client.name == *name);
+        for record in self.deeds.close_for_strangers(known) {
+            self.audit.write(&record, clock::wall());
         }
     }
 
@@ -299,9 +264,9 @@ impl Daemon {
         if new.config.backend != self.loaded.config.backend {
             return Err(Failure::run("firewall.backend: only a restart changes it"));
         }
-        self.firewall.load(&new.gate()).map_err(Failure::run)?;
+        self.deeds.load_gate(&new).map_err(Failure::run)?;
         let old = self.ears.change(&new).inspect_err(|_| {
-            if let Err(error) = self.firewall.load(&self.loaded.gate()) {
+            if let Err(error) = self.deeds.load_gate(&self.loaded) {
                 log::error!("the old gate could not be restored: {error}");
             }
         })?;
@@ -309,6 +274,7 @@ impl Daemon {
         self.keeper.replace_policy(new.policy());
         self.audit = audit;
         self.loaded = new;
+        self.close_for_strangers();
         Ok(())
     }
 
@@ -327,8 +293,7 @@ impl Daemon {
 
     fn stop(mut self) -> ExitCode {
         notify::tell(notify::State::Stopping);
-        for ticket in self.commands.kill_all() {
-            let record = ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned()));
+        for record in self.deeds.stop() {
             self.audit.write(&record, clock::wall());
         }
         drop(self.ears);

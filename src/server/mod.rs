@@ -6,6 +6,7 @@ mod cli;
 mod clients;
 mod console;
 mod daemon;
+mod deeds;
 mod ears;
 mod init;
 mod keys;

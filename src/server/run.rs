@@ -7,20 +7,22 @@ use std::process::ExitCode;
 use super::audit::AuditLog;
 use super::console::Failure;
 use super::daemon::Daemon;
+use super::deeds::{self, Deeds};
 use super::ears::Ears;
 use super::keys::{LoadedClient, load_clients};
-use super::state::{self, State};
+use super::state::{self, Left, State, Undoings};
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::firewall::{Backend, Gate, Nftables, NoFirewall};
 use crate::gate::{Client, Policy, ReplayMemory};
 use crate::os::files::{self, Mode};
 use crate::os::signals::Signals;
-use crate::os::{clock, connections, host, log as os_log};
+use crate::os::{clock, connections, descriptors, host, log as os_log};
 
 /// Runs the daemon in the foreground until it is told to stop.
 #[must_use]
 pub(super) fn run(path: &Path) -> ExitCode {
+    descriptors::close_inherited();
     os_log::start("spa-knockd");
     // First of all: a SIGHUP while keys are loaded must not end us.
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")));
@@ -59,6 +61,8 @@ pub(super) struct Remembering {
     locked: Locked,
     state: State,
     memory: ReplayMemory,
+    undoings: Undoings,
+    left: Vec<Left>,
 }
 
 /// The port is bound and the watcher watches.
@@ -72,7 +76,7 @@ pub(super) struct Gated {
     pub(super) loaded: Loaded,
     pub(super) locks: Vec<File>,
     pub(super) ears: Ears,
-    pub(super) firewall: Box<dyn Backend>,
+    pub(super) deeds: Deeds,
     pub(super) audit: AuditLog,
     pub(super) state: State,
     pub(super) memory: ReplayMemory,
@@ -164,10 +168,9 @@ impl Locked {
     }
 
     fn remember(self) -> Result<Remembering, Failure> {
-        let config = &self.loaded.config;
-        let (state, memory) =
-            State::open(&config.state_dir, clock::wall(), config.window).map_err(Failure::run)?;
-        Ok(Remembering { locked: self, state, memory })
+        let (state, memory) = state::open(&self.loaded.config).map_err(Failure::run)?;
+        let (undoings, left) = state::open_undoings(&self.loaded.config).map_err(Failure::run)?;
+        Ok(Remembering { locked: self, state, memory, undoings, left })
     }
 }
 
@@ -181,8 +184,12 @@ impl Remembering {
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
     fn close_gate(self) -> Result<Gated, Failure> {
-        let Remembering { locked: Locked { loaded, locks, firewall }, state, memory } = self.remembering;
-        let audit = AuditLog::open(&loaded.config.audit)?;
+        let Remembering { locked: Locked { loaded, locks, firewall }, state, memory, undoings, left } =
+            self.remembering;
+        let mut audit = AuditLog::open(&loaded.config.audit)?;
+        for record in deeds::tell_left(left) {
+            audit.write(&record, clock::wall());
+        }
         let firewall = match firewall {
             Some(firewall) => firewall,
             None => {
@@ -191,7 +198,8 @@ impl Listening {
                 firewall
             }
         };
-        Ok(Gated { loaded, locks, ears: self.ears, firewall, audit, state, memory })
+        let deeds = Deeds::new(firewall, undoings);
+        Ok(Gated { loaded, locks, ears: self.ears, deeds, audit, state, memory })
     }
 }
 

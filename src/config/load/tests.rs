@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Audit, Backend, CaptureKind, Interfaces};
-use crate::gate::Action;
+use crate::gate::{Action, Term};
 use crate::knock::{ActionName, AddressPolicy, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
@@ -96,12 +96,12 @@ expires = 2027-01-31
         action("open-ssh"),
         Action::Open {
             doors: vec!["tcp/22".parse().unwrap()],
-            duration: Duration::from_secs(30),
-            max: Duration::from_secs(600),
+            term: Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) },
         }
     );
     let argv = ["/usr/bin/systemctl", "restart", "{argument}"].map(|word| word.parse().unwrap());
-    assert_eq!(action("web"), Action::Run { argv: argv.to_vec(), timeout: Duration::from_secs(5) });
+    let web = Action::Run { argv: argv.to_vec(), timeout: Duration::from_secs(5), undo: None };
+    assert_eq!(action("web"), web);
     let client = |name: &str| config.clients[&name.parse::<ClientName>().unwrap()].clone();
     let laptop = client("laptop");
     assert_eq!(laptop.key, Path::new("/k/laptop.key"));
@@ -120,7 +120,7 @@ expires = 2027-01-31
 fn the_longest_that_a_client_may_ask_for_is_the_actions_own_time_unless_given() {
     let config = read(&source("f", OPEN), &[]).unwrap();
     let action = config.actions.values().next().unwrap();
-    assert!(matches!(action, Action::Open { duration, max, .. } if duration == max));
+    assert!(matches!(action, Action::Open { term, .. } if term.usual == term.max));
 }
 
 #[test]
@@ -244,8 +244,23 @@ fn a_bad_action_is_told_with_its_place() {
             "f:4:18: action.a.run: a brace without its partner (write {{ or }} for the character itself)",
         ),
         (
-            "run = ['/bin/a']\nundo = ['/bin/b']\nfor = '1m'",
-            "f:5:8: action.a.undo: not yet in this version\nf:6:7: action.a.for: not yet in this version",
+            "run = ['/bin/a']\nundo = ['/bin/b']",
+            "f:5:8: action.a.undo: `for` is missing\nhint: for = \"1m\": when it is undone",
+        ),
+        (
+            "run = ['/bin/a']\nundo = ['b', '{c}']\nfor = '1m'\nmax = '1s'",
+            "f:5:9: action.a.undo: the program is not an absolute path\nhint: there is no shell and no search for it\n\
+             f:5:14: action.a.undo: unknown placeholder (known: {address}, {port}, {client}, {action}, {argument}, \
+             {seconds})\nf:7:7: action.a.max: shorter than `for`, 1m",
+        ),
+        (
+            "run = ['/bin/a']\nfor = '1m'",
+            "f:5:7: action.a.for: a command ends by itself and has no duration\n\
+             hint: undo = [...]: what undoes it then; timeout = \"10s\": when it is killed",
+        ),
+        (
+            "open = ['tcp/22']\nfor = '1m'\nundo = ['/bin/a']",
+            "f:6:8: action.a.undo: only an action with `run` is undone by a command\nhint: a grant ends by itself",
         ),
         ("run = ['/bin/a']\ntimeout = '2h'", "f:5:11: action.a.timeout: not from 1s to 1h"),
     ];

@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::gate::Grant;
+use super::held::Change;
+use crate::knock::Door;
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
@@ -39,16 +40,21 @@ enum Step {
     Delete,
 }
 
-/// One transaction that opens every grant anew, each for so long. Adding what is there does not renew its timeout, and deleting what
-/// is not there fails, so each is added, deleted and added. `None` when it would be too long for its own headers.
-pub(super) fn grants(grants: &[(&Grant, Duration)], sequence: u32) -> Option<Vec<u8>> {
+/// One transaction that opens every grant anew, from `now` until its end, or closes it. Adding what is there does not
+/// renew its timeout, and deleting what is not there fails, so each is added, deleted and, to be opened, added again.
+/// `None` when it would be too long for its own headers.
+pub(super) fn changes(changes: &[Change], now: Duration, sequence: u32) -> Option<Vec<u8>> {
     let mut batch = Batch { bytes: Vec::with_capacity(1024), sequence };
     batch.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
-    for (left, &(grant, duration)) in (0..grants.len()).rev().zip(grants) {
-        batch.element(Step::Add, 0, grant, duration)?;
-        batch.element(Step::Delete, 0, grant, duration)?;
+    for (left, change) in (0..changes.len()).rev().zip(changes) {
         // Errors always come back; success only where it is asked for, once.
-        batch.element(Step::Add, if left == 0 { NLM_F_ACK } else { 0 }, grant, duration)?;
+        let last = if left == 0 { NLM_F_ACK } else { 0 };
+        let closed = if change.holder.is_none() { last } else { 0 };
+        batch.element(Step::Add, 0, change, now)?;
+        batch.element(Step::Delete, closed, change, now)?;
+        if change.holder.is_some() {
+            batch.element(Step::Add, last, change, now)?;
+        }
     }
     batch.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
     Some(batch.bytes)
@@ -84,12 +90,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn element(&mut self, step: Step, flags: u16, grant: &Grant, duration: Duration) -> Option<()> {
+    fn element(&mut self, step: Step, flags: u16, change: &Change, now: Duration) -> Option<()> {
         let (kind, create) = match step {
             Step::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
             Step::Delete => (NFT_MSG_DELSETELEM, 0),
         };
-        let set: &[u8] = match grant.address() {
+        let set: &[u8] = match change.address {
             IpAddr::V4(_) => b"grants4\0",
             IpAddr::V6(_) => b"grants6\0",
         };
@@ -98,12 +104,15 @@ impl Batch {
             batch.attribute(NFTA_SET_ELEM_LIST_SET, set)?;
             batch.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |batch| {
                 batch.nested(NFTA_LIST_ELEM, |batch| {
-                    batch.nested(NFTA_SET_ELEM_KEY, |batch| batch.attribute(NFTA_DATA_VALUE, &key(grant)))?;
-                    if step == Step::Delete {
+                    batch.nested(NFTA_SET_ELEM_KEY, |batch| {
+                        batch.attribute(NFTA_DATA_VALUE, &key(change.address, change.door))
+                    })?;
+                    let Some(holder) = change.holder.as_ref().filter(|_| step == Step::Add) else {
                         return Some(());
-                    }
-                    batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(duration).to_be_bytes())?;
-                    batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(grant.comment()))
+                    };
+                    let left = milliseconds(holder.end.saturating_sub(now));
+                    batch.attribute(NFTA_SET_ELEM_TIMEOUT, &left.to_be_bytes())?;
+                    batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(&holder.comment()))
                 })
             })
         })
@@ -161,14 +170,14 @@ impl Batch {
 }
 
 /// Address, protocol and port, each padded to four bytes.
-fn key(grant: &Grant) -> Vec<u8> {
+fn key(address: IpAddr, door: Door) -> Vec<u8> {
     let mut key = Vec::with_capacity(24);
-    match grant.address() {
+    match address {
         IpAddr::V4(v4) => key.extend(v4.octets()),
         IpAddr::V6(v6) => key.extend(v6.octets()),
     }
-    key.extend([grant.door().protocol().number(), 0, 0, 0]);
-    key.extend(grant.door().port().to_be_bytes());
+    key.extend([door.protocol().number(), 0, 0, 0]);
+    key.extend(door.port().to_be_bytes());
     key.extend([0; 2]);
     key
 }

@@ -1,14 +1,16 @@
 //! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
 
 mod batch;
-mod ends;
+mod held;
+mod live;
 mod ruleset;
 
 use std::time::Duration;
 
-use self::ends::Ends;
-use super::{Backend, FirewallError, Gate};
+use self::held::{Change, Held};
+use super::{Backend, Closed, FirewallError, Gate};
 use crate::gate::Grant;
+use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
@@ -20,7 +22,9 @@ const NFT_MAX: Duration = Duration::from_secs(10);
 pub struct Nftables {
     netlink: Netlink,
     sequence: u32,
-    ends: Ends,
+    held: Held,
+    /// Whether what an earlier daemon granted has been taken up.
+    adopted: bool,
 }
 
 impl Nftables {
@@ -30,12 +34,44 @@ impl Nftables {
     /// When the kernel has no nftables.
     pub fn open() -> Result<Self, FirewallError> {
         let netlink = Netlink::open().map_err(|error| FirewallError::Other(format!("netlink: {error}")))?;
-        Ok(Self { netlink, sequence: 0, ends: Ends::default() })
+        Ok(Self { netlink, sequence: 0, held: Held::default(), adopted: false })
     }
 }
 
 impl Backend for Nftables {
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
+        self.close_gate(gate)?;
+        if !std::mem::replace(&mut self.adopted, true) {
+            self.adopt();
+        }
+        Ok(())
+    }
+
+    fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        let now = clock::steady();
+        let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
+        let granted = self.transact(&changes, now);
+        match granted {
+            Ok(()) => self.held.note(grants, now),
+            Err(FirewallError::Gone) => self.held = Held::default(),
+            Err(_) => {}
+        }
+        granted
+    }
+
+    fn close(&mut self, gone: &dyn Fn(&ClientName) -> bool) -> Result<Vec<Closed>, FirewallError> {
+        let now = clock::steady();
+        let (changes, closed) = self.held.without(gone, now);
+        if !changes.is_empty() {
+            self.transact(&changes, now)?;
+        }
+        self.held.forget(gone);
+        Ok(closed)
+    }
+}
+
+impl Nftables {
+    fn close_gate(&self, gate: &Gate) -> Result<(), FirewallError> {
         let Err(error) = nft(&ruleset::text(gate)) else { return Ok(()) };
         if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
             return Err(error);
@@ -48,24 +84,23 @@ impl Backend for Nftables {
         Ok(())
     }
 
-    fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+    /// Takes up what an earlier daemon granted: it must not be shortened either, and may have to be closed.
+    fn adopt(&mut self) {
         let now = clock::steady();
-        let lasting: Vec<_> = grants.iter().map(|grant| (grant, self.ends.lasting(grant, now))).collect();
-        let granted = self.transact(&lasting);
-        match granted {
-            Ok(()) => self.ends.note(&lasting, now),
-            Err(FirewallError::Gone) => self.ends = Ends::default(),
-            Err(_) => {}
+        match runner::run_to_end("nft", &["-j", "list", "table", "inet", "spa_knock"], "", NFT_MAX) {
+            Ok(text) => {
+                for (address, door, holder) in live::read(&text, now) {
+                    self.held.hold(address, door, holder);
+                }
+            }
+            Err(error) => log::warn!("firewall: live grants of an earlier daemon are not known: {error}"),
         }
-        granted
     }
-}
 
-impl Nftables {
-    fn transact(&mut self, grants: &[(&Grant, Duration)]) -> Result<(), FirewallError> {
+    fn transact(&mut self, changes: &[Change], now: Duration) -> Result<(), FirewallError> {
         let failed = |error| FirewallError::Other(format!("netlink: {error}"));
         self.sequence = self.sequence.wrapping_add(1);
-        let messages = batch::grants(grants, self.sequence)
+        let messages = batch::changes(changes, now, self.sequence)
             .ok_or(FirewallError::Other("too many grants at once".to_owned()))?;
         self.netlink.send(&messages).map_err(failed)?;
         let mut acknowledged = false;

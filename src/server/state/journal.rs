@@ -96,6 +96,22 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
     (bytes, count)
 }
 
+/// What is appended at `place`, where the end mark stands, for these acceptances; and where that stands then.
+pub(super) fn appended<'a>(
+    acceptances: impl Iterator<Item = &'a Acceptance>,
+    number: &Number,
+    place: u64,
+) -> (Vec<u8>, u64) {
+    let mut bytes = Vec::with_capacity(RECORD.saturating_mul(2));
+    let mut next = place;
+    for acceptance in acceptances {
+        bytes.extend(record(Entry::Accepted(*acceptance), number, next));
+        next = next.saturating_add(1);
+    }
+    bytes.extend(record(Entry::End, number, next));
+    (bytes, next)
+}
+
 /// Reads a journal. Total: any bytes amount to something.
 pub(super) fn read(bytes: &[u8]) -> Content {
     let (records, rest) = bytes.as_chunks::<RECORD>();
@@ -173,9 +189,9 @@ mod tests {
             let timestamp = Timestamp::from_millis(timestamp);
             if let Ok(acceptance) = memory.accept(key(client), timestamp, [id; 12], WINDOW) {
                 bytes.truncate(bytes.len() - RECORD);
-                bytes.extend(record(Entry::Accepted(acceptance), &NUMBER, place));
-                place += 1;
-                bytes.extend(record(Entry::End, &NUMBER, place));
+                let (more, next) = appended([acceptance].iter(), &NUMBER, place);
+                bytes.extend(more);
+                place = next;
             }
         }
         (bytes, memory)

@@ -37,8 +37,9 @@ impl Lease {
         format!("{body}sum {sum}\n")
     }
 
-    /// Reads the file's text; nothing when a byte of it is not as it was written.
-    pub(super) fn read(text: &str) -> Option<Self> {
+    /// Reads the file; nothing when a byte of it is not as it was written.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
         let mut lines = text.lines().skip(1);
         let boot = lines.next()?.strip_prefix("boot ")?.to_owned();
         let until = Timestamp::from_millis(lines.next()?.strip_prefix("until ")?.parse().ok()?);
@@ -65,13 +66,12 @@ mod tests {
         for end in [End::Open, End::Clean] {
             let lease = Lease { boot: "b-1".to_owned(), until: Timestamp::from_millis(u64::MAX), end };
             let text = lease.to_text();
-            assert_eq!(Lease::read(&text).as_ref(), Some(&lease));
-            for at in 0..text.len() {
+            assert_eq!(Lease::read(text.as_bytes()).as_ref(), Some(&lease));
+            for bit in 0..text.len() * 8 {
                 let mut bytes = text.clone().into_bytes();
-                bytes[at] ^= 1;
-                let changed = String::from_utf8(bytes).unwrap();
-                assert_eq!(Lease::read(&changed), None, "byte {at}");
-                assert_eq!(Lease::read(&text[..at]), None, "length {at}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Lease::read(&bytes), None, "bit {bit}");
+                assert_eq!(Lease::read(&text.as_bytes()[..bit / 8]), None, "length {}", bit / 8);
             }
         }
     }

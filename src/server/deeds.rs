@@ -1,0 +1,204 @@
+//! Step 9 of the ladder: what an order says is done here, and undone in its time.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::run::Loaded;
+use super::state::{Begun, Left, Undoing, Undoings};
+use crate::firewall::{Backend, Closed, FirewallError};
+use crate::gate::{Command, Effect, Event, Grant, Order, Outcome, Record, Ticket, Undoing as ToUndo};
+use crate::knock::ClientName;
+use crate::os::clock;
+use crate::os::commands::{Commands, Done, Ended, Job};
+
+/// How long a daemon that stops waits for what undoes something.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// The means to act.
+pub(super) struct Deeds {
+    firewall: Box<dyn Backend>,
+    commands: Commands<Label>,
+    undoings: Undoings,
+}
+
+/// What a command is run for.
+enum Label {
+    Order(Ticket),
+    Undoing(Begun, Record),
+}
+
+impl Deeds {
+    /// With the gate closed and what an earlier daemon left to be undone.
+    pub(super) fn new(firewall: Box<dyn Backend>, undoings: Undoings) -> Self {
+        Self { firewall, commands: Commands::default(), undoings }
+    }
+
+    /// Does what the order says; how it went, and what there is to remark.
+    pub(super) fn act(&mut self, order: &Order, loaded: &Loaded) -> (Outcome, String) {
+        match order.effect() {
+            Effect::Open(grants) => match self.grant(grants, loaded) {
+                Ok(()) => (Outcome::Granted, String::new()),
+                Err(error) => (Outcome::Failed, error.to_string()),
+            },
+            Effect::Run { commands, timeout, undo } => {
+                self.launch(commands, *timeout, undo.as_ref(), order.ticket())
+            }
+        }
+    }
+
+    /// Closes the gate as a config says it.
+    ///
+    /// # Errors
+    /// When the firewall does not take it; nothing has changed then.
+    pub(super) fn load_gate(&mut self, loaded: &Loaded) -> Result<(), FirewallError> {
+        self.firewall.load(&loaded.gate())
+    }
+
+    /// Closes what is open for clients that are not there any more; returns what is to be recorded.
+    pub(super) fn close_for_strangers(&mut self, known: impl Fn(&ClientName) -> bool) -> Vec<Record> {
+        match self.firewall.close(&|client| !known(client)) {
+            Ok(closed) => closed.into_iter().map(Closed::record).collect(),
+            Err(error) => {
+                log::error!("grants of clients that are gone could not be closed: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Readable when a command says something.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.commands.descriptors()
+    }
+
+    /// In what time `tend` has something to do, if no command ends before.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
+        deadline.into_iter().chain(self.undoings.next_due()).min()
+    }
+
+    /// Looks after commands, and undoes what is due; returns what is to be recorded.
+    pub(super) fn tend(&mut self) -> Vec<Record> {
+        self.commands.listen();
+        let mut over = self.commands.tend(clock::steady());
+        while self.commands.may_undo()
+            && let Some((begun, Undoing { argv, timeout, record })) = self.undoings.begin()
+        {
+            let job = Job { argv, timeout, label: Label::Undoing(begun, record) };
+            over.extend(self.commands.undo(job, clock::steady()).err());
+        }
+        over.into_iter().map(|done| self.conclude(done)).collect()
+    }
+
+    /// Ends the commands that run, but waits a while for those that undo something. What is to be undone later waits
+    /// for the next daemon. Returns what is to be recorded.
+    pub(super) fn stop(&mut self) -> Vec<Record> {
+        let ended = |label| match label {
+            Label::Order(ticket) => {
+                Some(ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned())))
+            }
+            Label::Undoing(..) => None,
+        };
+        let killed = self.commands.kill(|label| matches!(label, Label::Order(_)));
+        let mut records: Vec<_> = killed.into_iter().filter_map(ended).collect();
+        let deadline = clock::steady().saturating_add(STOP_MAX);
+        while !self.commands.is_idle() && clock::steady() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            self.commands.listen();
+            let over = self.commands.tend(clock::steady());
+            records.extend(over.into_iter().map(|done| self.conclude(done)));
+        }
+        records
+    }
+
+    fn grant(&mut self, grants: &[Grant], loaded: &Loaded) -> Result<(), FirewallError> {
+        match self.firewall.grant(grants) {
+            Err(FirewallError::Gone) => {
+                log::warn!("firewall: our table was gone; loading it again (live grants are lost)");
+                self.firewall.load(&loaded.gate())?;
+                self.firewall.grant(grants)
+            }
+            granted => granted,
+        }
+    }
+
+    fn launch(
+        &mut self,
+        commands: &[Command],
+        timeout: Duration,
+        undo: Option<&ToUndo>,
+        ticket: &Ticket,
+    ) -> (Outcome, String) {
+        let mut planned = Vec::new();
+        for command in undo.iter().flat_map(|undo| &undo.commands) {
+            let record = command.ticket(ticket).record(Event::Expired, None);
+            let undoing = Undoing { argv: command.argv().to_vec(), timeout, record };
+            match self.undoings.plan(undoing, undo.map(|undo| undo.after).unwrap_or_default()) {
+                Ok(plan) => planned.extend(plan),
+                Err(error) => {
+                    planned.iter().for_each(|plan| self.undoings.forget(plan));
+                    return (Outcome::Failed, error.to_string());
+                }
+            }
+        }
+        let mut begun = 0_usize;
+        let mut failed = None;
+        for command in commands {
+            let label = Label::Order(command.ticket(ticket));
+            let job = Job { argv: command.argv().to_vec(), timeout, label };
+            match self.commands.start(job, clock::steady()) {
+                Ok(()) => begun = begun.saturating_add(1),
+                Err(error) => failed = Some(error.to_string()),
+            }
+        }
+        for plan in planned {
+            // What has been done in part is undone as a whole.
+            if begun > 0 { self.undoings.keep(plan) } else { self.undoings.forget(&plan) }
+        }
+        failed.map_or_else(|| (Outcome::Started, String::new()), |error| (Outcome::Failed, error))
+    }
+
+    /// What is to be recorded of a command that is over.
+    fn conclude(&self, done: Done<Label>) -> Record {
+        let bad = match done.ended {
+            Ended::Well => None,
+            Ended::Badly(how) => Some(how),
+            Ended::TooLate => Some("ended at its timeout".to_owned()),
+        };
+        let record = match done.label {
+            Label::Order(ticket) => {
+                ticket.record(if bad.is_none() { Event::Done } else { Event::Failed }, bad)
+            }
+            Label::Undoing(begun, record) => {
+                self.undoings.end(begun);
+                let event = if bad.is_none() { record.event } else { Event::Failed };
+                Record { event, reason: bad.map(|how| format!("undo: {how}")), ..record }
+            }
+        };
+        if !done.said.is_empty() {
+            let action = record.action.as_ref().map_or("", |action| action.as_str());
+            log::info!("{}: {action} said: {}", record.client, done.said);
+        }
+        record
+    }
+}
+
+/// Tells what an earlier daemon left half-done; returns what is to be recorded.
+pub(super) fn tell_left(left: Vec<Left>) -> Vec<Record> {
+    let mut records = Vec::new();
+    for left in left {
+        match left {
+            Left::Begun(Undoing { argv, record, .. }) => {
+                log::error!(
+                    "undo: the daemon ended as this began, and it may not have run: {argv:?}\nhint: look whether it has, else run it by hand"
+                );
+                let reason = Some("undo: the daemon ended as it began; it may not have run".to_owned());
+                records.push(Record { event: Event::Failed, reason, ..record });
+            }
+            Left::Damaged(path) => log::error!(
+                "undo: {}: not as it was written; what it should have undone may still stand\nhint: undo it by hand, then remove the file",
+                path.display()
+            ),
+        }
+    }
+    records
+}

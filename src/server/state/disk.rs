@@ -1,0 +1,105 @@
+//! The few ways in which the replay state touches its folder, so that a simulated disk can stand in for it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::os::files::{self, FileError, Mode};
+
+/// A folder of small files on a disk that may lose everything that it was not told to keep.
+pub(in crate::server) trait Disk: Clone + Send + 'static {
+    /// An open file.
+    type File: Send + 'static;
+
+    /// Where the file of this name lies, for people.
+    fn place(&self, name: &str) -> String;
+
+    /// What the file of this name holds; `None` when there is none.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError>;
+
+    /// A new file with this content, on the disk, that is to be called `name` but is not yet.
+    fn create(&self, name: &str, content: &[u8]) -> Result<Self::File, FileError>;
+
+    /// Calls the file that was created last for `name` so, in place of another. The disk may forget that it is.
+    fn adopt(&self, name: &str) -> Result<(), FileError>;
+
+    /// The disk forgets no name from now on.
+    fn sync_names(&self) -> Result<(), FileError>;
+
+    /// Writes into a file. A crash of the process loses nothing of it, one of the machine may.
+    fn write_at(&self, file: &Self::File, bytes: &[u8], offset: u64) -> Result<(), FileError>;
+
+    /// Cuts what stands at `offset` and after it.
+    fn cut(&self, file: &Self::File, offset: u64) -> Result<(), FileError>;
+
+    /// The disk forgets nothing that is in the file.
+    fn sync(&self, file: &Self::File) -> Result<(), FileError>;
+
+    /// A file is replaced as a whole: whatever happens, it holds the old content or, from this call's end on, the new.
+    fn replace(&self, name: &str, content: &[u8]) -> Result<Self::File, FileError> {
+        let file = self.create(name, content)?;
+        self.adopt(name)?;
+        self.sync_names()?;
+        Ok(file)
+    }
+}
+
+/// The state folder. Only who holds its lock writes there.
+#[derive(Debug, Clone)]
+pub(in crate::server) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn coming(&self, name: &str) -> PathBuf {
+        self.0.join(format!("{name}.new"))
+    }
+}
+
+impl Disk for Folder {
+    type File = (File, PathBuf);
+
+    fn place(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
+        match files::read_bytes(&self.0.join(name)) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.missing => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(&self, name: &str, content: &[u8]) -> Result<Self::File, FileError> {
+        let path = self.coming(name);
+        // Of a daemon that died here.
+        match files::remove(&path) {
+            Err(error) if !error.missing => return Err(error),
+            _ => {}
+        }
+        Ok((files::create_new(&path, Mode::Private, content)?, self.0.join(name)))
+    }
+
+    fn adopt(&self, name: &str) -> Result<(), FileError> {
+        files::rename(&self.coming(name), &self.0.join(name))
+    }
+
+    fn sync_names(&self) -> Result<(), FileError> {
+        files::sync_folder(&self.0)
+    }
+
+    fn write_at(&self, (file, path): &Self::File, bytes: &[u8], offset: u64) -> Result<(), FileError> {
+        file.write_all_at(bytes, offset).map_err(|error| FileError::io(path, &error))
+    }
+
+    fn cut(&self, (file, path): &Self::File, offset: u64) -> Result<(), FileError> {
+        file.set_len(offset).map_err(|error| FileError::io(path, &error))
+    }
+
+    fn sync(&self, (file, path): &Self::File) -> Result<(), FileError> {
+        file.sync_all().map_err(|error| FileError::io(path, &error))
+    }
+}

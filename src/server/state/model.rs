@@ -1,0 +1,448 @@
+//! At most once, whatever dies when: the keeper and its state on a simulated disk, under random schedules of knocks,
+//! replays, jumping clocks, crashes, power losses, reloads and a disk that fails.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::disk::Disk;
+use super::replay::{ReplayState, StateError};
+use crate::crypto::{KeySet, PairSecret, Secret};
+use crate::gate::{Authentic, Client, ClientRules, Keeper, Policy, Rejection, Term, Verdict};
+use crate::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Timestamp};
+use crate::os::files::FileError;
+use crate::wire::Datagram;
+
+/// A disk of which a power loss keeps what was synced and any part of the rest.
+#[derive(Clone, Default)]
+struct SimDisk(Arc<Mutex<Sim>>);
+
+#[derive(Default)]
+struct Sim {
+    files: Vec<Content>,
+    /// What the names mean to processes, and what they mean on the platter.
+    names: BTreeMap<String, usize>,
+    kept_names: BTreeMap<String, usize>,
+    coming: BTreeMap<String, usize>,
+    /// Every so manieth call fails, half-done.
+    fails_every: Option<u32>,
+    calls: u32,
+    dice: u64,
+}
+
+#[derive(Clone, Default)]
+struct Content {
+    seen: Vec<u8>,
+    kept: Vec<u8>,
+}
+
+impl Sim {
+    /// splitmix64: the schedule's own dice, so that a failing one can be run again.
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.dice = self.dice.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.dice;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % sides
+    }
+
+    fn call(&mut self) -> Result<(), FileError> {
+        self.calls += 1;
+        match self.fails_every {
+            Some(every) if self.calls.is_multiple_of(every) => {
+                Err(FileError::io(Path::new("sim"), &std::io::Error::other("the disk fails")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn lose_power(&mut self) {
+        let names: HashSet<String> = self.names.keys().chain(self.kept_names.keys()).cloned().collect();
+        for name in names {
+            let kept = if self.roll(2) == 0 { &self.names } else { &self.kept_names };
+            match kept.get(&name).copied() {
+                Some(file) => self.kept_names.insert(name, file),
+                None => self.kept_names.remove(&name),
+            };
+        }
+        self.names = self.kept_names.clone();
+        self.coming.clear();
+        let named: Vec<usize> = self.names.values().copied().collect();
+        for at in named {
+            let Content { seen, kept } = self.files[at].clone();
+            let length = if self.roll(2) == 0 { seen.len() } else { kept.len() };
+            let mut left = Vec::new();
+            // Sectors reach the platter in any order, torn ones too.
+            for start in (0..length).step_by(32) {
+                let from = if self.roll(2) == 0 { &seen } else { &kept };
+                left.extend((start..length.min(start + 32)).map(|i| from.get(i).copied().unwrap_or(0)));
+            }
+            self.files[at] = Content { seen: left.clone(), kept: left };
+        }
+    }
+}
+
+impl SimDisk {
+    fn sim(&self) -> MutexGuard<'_, Sim> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Disk for SimDisk {
+    type File = usize;
+
+    fn place(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError> {
+        let sim = self.sim();
+        Ok(sim.names.get(name).map(|&file| sim.files[file].seen.clone()))
+    }
+
+    fn create(&self, name: &str, content: &[u8]) -> Result<usize, FileError> {
+        let mut sim = self.sim();
+        sim.call()?;
+        sim.files.push(Content { seen: content.to_vec(), kept: content.to_vec() });
+        let file = sim.files.len() - 1;
+        sim.coming.insert(name.to_owned(), file);
+        Ok(file)
+    }
+
+    fn adopt(&self, name: &str) -> Result<(), FileError> {
+        let mut sim = self.sim();
+        sim.call()?;
+        let file = sim.coming.remove(name).unwrap();
+        sim.names.insert(name.to_owned(), file);
+        Ok(())
+    }
+
+    fn sync_names(&self) -> Result<(), FileError> {
+        let mut sim = self.sim();
+        sim.call()?;
+        sim.kept_names = sim.names.clone();
+        Ok(())
+    }
+
+    fn write_at(&self, file: &usize, bytes: &[u8], offset: u64) -> Result<(), FileError> {
+        let mut sim = self.sim();
+        let failed = sim.call();
+        let length = if failed.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        let offset = usize::try_from(offset).unwrap();
+        let seen = &mut sim.files[*file].seen;
+        seen.resize(seen.len().max(offset + length), 0);
+        seen[offset..offset + length].copy_from_slice(&bytes[..length]);
+        failed
+    }
+
+    fn cut(&self, file: &usize, offset: u64) -> Result<(), FileError> {
+        let mut sim = self.sim();
+        sim.call()?;
+        sim.files[*file].seen.truncate(usize::try_from(offset).unwrap());
+        Ok(())
+    }
+
+    fn sync(&self, file: &usize) -> Result<(), FileError> {
+        let mut sim = self.sim();
+        sim.call()?;
+        let content = &mut sim.files[*file];
+        content.kept = content.seen.clone();
+        Ok(())
+    }
+}
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A client knocks, its clock so many milliseconds from the server's.
+    Knock(usize, i64),
+    /// Somebody sends an old knock again.
+    Replay(usize),
+    /// So much time passes.
+    Pass(u64),
+    /// The server's clock jumps.
+    Jump(i64),
+    /// kill -9, and another start.
+    Crash,
+    /// The power is lost, also in the middle of the start that follows.
+    LosePower(bool),
+    /// SIGTERM, and another start; in another boot or in this one.
+    Restart(bool),
+    /// A reload with these clients and this window in seconds.
+    Reload([bool; 3], u64),
+    /// From now on every so manieth call to the disk fails.
+    Fail(Option<u32>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let years = 10 * 365 * 86_400_000_i64;
+    let jump = prop_oneof![-1_000..1_000_i64, -120_000..120_000_i64, -years..years];
+    prop_oneof![
+        30 => (0..3_usize, prop_oneof![6 => -25_000..25_000_i64, 1 => -4_000_000..4_000_000_i64])
+            .prop_map(|(client, off)| Step::Knock(client, off)),
+        30 => any::<usize>().prop_map(Step::Replay),
+        10 => prop_oneof![0..2_000_u64, 0..100_000_u64].prop_map(Step::Pass),
+        4 => jump.prop_map(Step::Jump),
+        4 => Just(Step::Crash),
+        3 => any::<bool>().prop_map(Step::LosePower),
+        3 => any::<bool>().prop_map(Step::Restart),
+        3 => (any::<[bool; 3]>(), 1..120_u64).prop_map(|(clients, window)| Step::Reload(clients, window)),
+        1 => proptest::option::of(2..12_u32).prop_map(Step::Fail),
+    ]
+}
+
+/// The server, its surroundings, and everything that was ever sent.
+struct World {
+    disk: SimDisk,
+    now: Now,
+    boots: u32,
+    window: Duration,
+    present: [bool; 3],
+    keys: [KeySet; 3],
+    running: Option<(Keeper, ReplayState<SimDisk>)>,
+    sent: Vec<(usize, Vec<u8>)>,
+    acted: HashSet<usize>,
+}
+
+impl World {
+    fn new(dice: u64) -> Self {
+        let disk = SimDisk::default();
+        disk.sim().dice = dice;
+        let server = "bastion".parse().unwrap();
+        let keys = [1, 2, 3].map(|n| PairSecret::new(Secret::from_bytes(&[n; 32])).keys(&server));
+        let start = Timestamp::from_millis(1_795_331_877_123);
+        let mut world = Self {
+            disk,
+            now: Now { wall: start, steady: Duration::from_secs(1_000) },
+            boots: 0,
+            window: Duration::from_secs(30),
+            present: [true; 3],
+            keys,
+            running: None,
+            sent: Vec::new(),
+            acted: HashSet::new(),
+        };
+        world.start();
+        world
+    }
+
+    fn policy(&self) -> Policy {
+        let touch = "touch".parse().unwrap();
+        let rules = ClientRules {
+            allow: [touch].into(),
+            sources: [AddressPolicy::Observed].into(),
+            rate: None,
+            expires: None,
+        };
+        let action = crate::gate::Action::Open {
+            doors: vec!["tcp/22".parse().unwrap()],
+            term: Term { usual: Duration::from_secs(1), max: Duration::from_secs(1) },
+        };
+        let clients = self.keys.iter().enumerate().filter(|(at, _)| self.present[*at]);
+        let client = |(at, keys): (usize, &KeySet)| Client {
+            name: format!("client-{at}").parse().unwrap(),
+            fingerprint: keys.fingerprint,
+            keys: keys.keeper(),
+            rules: rules.clone(),
+        };
+        Policy {
+            window: self.window,
+            reply: false,
+            actions: [("touch".parse().unwrap(), action)].into(),
+            clients: clients.map(client).collect(),
+        }
+    }
+
+    /// Starts the server, and again until the disk lets it. A damaged state is reset as the hint says.
+    fn start(&mut self) {
+        let boot = format!("boot-{}", self.boots);
+        for _ in 0..100 {
+            match ReplayState::open(self.disk.clone(), boot.clone(), self.now, self.window) {
+                Ok((state, memory)) => {
+                    self.running = Some((Keeper::new(self.policy(), memory), state));
+                    return;
+                }
+                Err(StateError::Damaged(..)) => {
+                    let _ = ReplayState::reset(self.disk.clone(), boot.clone(), self.now, self.window);
+                }
+                Err(_) => {}
+            }
+        }
+        self.disk.sim().fails_every = None;
+        self.start();
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Knock(client, off) => {
+                let wall = self.now.wall.as_millis().saturating_add_signed(off);
+                let number = self.send(client, Timestamp::from_millis(wall));
+                self.hear(number);
+            }
+            Step::Replay(any) if !self.sent.is_empty() => {
+                // Mostly of late: those are the ones that a memory could have lost.
+                let back = if any.is_multiple_of(4) { any / 4 % self.sent.len() } else { any / 4 % 8 };
+                self.hear(self.sent.len().saturating_sub(1 + back));
+            }
+            Step::Replay(_) => {}
+            Step::Pass(ms) => {
+                self.now.steady += Duration::from_millis(ms);
+                self.now.wall = self.now.wall.plus(Duration::from_millis(ms));
+            }
+            Step::Jump(ms) => {
+                self.now.wall = Timestamp::from_millis(self.now.wall.as_millis().saturating_add_signed(ms));
+            }
+            Step::Crash => {
+                self.running = None;
+                self.start();
+            }
+            Step::LosePower(again) => {
+                self.running = None;
+                self.disk.sim().lose_power();
+                self.boots += 1;
+                if again {
+                    self.start();
+                    self.running = None;
+                    self.disk.sim().lose_power();
+                    self.boots += 1;
+                }
+                self.start();
+            }
+            Step::Restart(reboots) => {
+                if let Some((_, state)) = self.running.take() {
+                    // When it cannot say that it ended well, the next start must do without.
+                    let _ = state.close();
+                }
+                if reboots {
+                    self.disk.sim().lose_power();
+                    self.boots += 1;
+                }
+                self.start();
+            }
+            Step::Reload(present, window) => {
+                (self.present, self.window) = (present, Duration::from_secs(window));
+                let policy = self.policy();
+                self.running.as_mut().unwrap().0.replace_policy(policy);
+            }
+            Step::Fail(every) => self.disk.sim().fails_every = every,
+        }
+        let (keeper, state) = self.running.as_mut().unwrap();
+        state.tend(keeper.replay(), self.now, self.window);
+    }
+
+    fn send(&mut self, client: usize, timestamp: Timestamp) -> usize {
+        let knock = Knock {
+            timestamp,
+            reply: ReplyWanted::No,
+            seconds: 0,
+            otp: None,
+            policy: AddressPolicy::Observed,
+            ipv4: None,
+            ipv6: None,
+            action: "touch".parse().unwrap(),
+            argument: Argument::none(),
+        };
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&u64::try_from(self.sent.len()).unwrap().to_be_bytes());
+        let datagram = Datagram::seal_with(&knock, &self.keys[client].client(), nonce, 0).unwrap();
+        self.sent.push((client, datagram.as_bytes().to_vec()));
+        self.sent.len() - 1
+    }
+
+    /// What the daemon does with a datagram, `server/daemon.rs`; why it was refused.
+    fn hear(&mut self, number: usize) -> Option<Rejection> {
+        let (client, bytes) = &self.sent[number];
+        let knock = Authentic::from_watcher(self.keys[*client].fingerprint, bytes).unwrap();
+        let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
+        let (keeper, state) = self.running.as_mut().unwrap();
+        let verdict = match keeper.judge(&knock, source, self.now) {
+            Verdict::Record(accepted) => match state.record(accepted.acceptance()) {
+                Ok(()) => keeper.decide(accepted, self.now),
+                Err(_) => Verdict::Nothing,
+            },
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Act(_) => assert!(self.acted.insert(number), "knock {number} acted twice"),
+            Verdict::Refuse(refusal) => return Some(refusal.rejection),
+            _ => {}
+        }
+        None
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 250 } else { 2_500 }))]
+
+    /// 250 schedules of 500 steps, on average of 375: more than 90,000 at least.
+    #[test]
+    fn no_schedule_makes_a_knock_act_twice(
+        dice in any::<u64>(),
+        steps in proptest::collection::vec(step(), 350..500),
+    ) {
+        let mut world = World::new(dice);
+        for step in &steps {
+            world.take(step);
+        }
+        // And in the end, everything that was ever sent once more.
+        world.disk.sim().fails_every = None;
+        for end in [Step::LosePower(false), Step::Crash] {
+            world.take(&end);
+            for number in 0..world.sent.len() {
+                world.hear(number);
+            }
+            world.take(&Step::Pass(0));
+        }
+    }
+}
+
+#[test]
+fn a_client_with_a_clock_an_hour_ahead_is_refused_and_its_next_right_knock_works() {
+    for end in [Step::Pass(10), Step::Crash, Step::Restart(false), Step::Restart(true)] {
+        let mut world = World::new(1);
+        let ahead = world.send(0, world.now.wall.plus(Duration::from_secs(3_600)));
+        assert!(matches!(world.hear(ahead), Some(Rejection::Stale(_))), "{end:?}");
+        world.take(&end);
+        world.take(&Step::Pass(10));
+        let right = world.send(0, world.now.wall);
+        assert_eq!(world.hear(right), None, "{end:?}");
+        assert!(world.acted.contains(&right), "{end:?}");
+    }
+}
+
+#[test]
+fn a_lease_from_when_the_clock_was_ahead_is_lowered_once_it_has_been_set_right() {
+    let mut world = World::new(1);
+    let year = 365 * 86_400_000;
+    world.take(&Step::Jump(year));
+    world.take(&Step::Restart(false));
+    world.take(&Step::Jump(-year));
+    // The first turn asks for it; it is on the disk when the next ones have heard of it.
+    for _ in 0..200 {
+        world.take(&Step::Pass(1_000));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    world.take(&Step::LosePower(false));
+    world.take(&Step::Pass(120_000));
+    let honest = world.send(0, world.now.wall);
+    assert_eq!(world.hear(honest), None, "believed two minutes after the power loss, not in a year");
+}
+
+#[test]
+fn an_honest_knock_works_right_after_a_crash_and_after_a_clean_stop() {
+    for end in [Step::Crash, Step::Restart(false), Step::Restart(true)] {
+        let mut world = World::new(2);
+        for _ in 0..200 {
+            world.take(&Step::Knock(1, 20_000));
+            world.take(&Step::Pass(1));
+        }
+        world.take(&end);
+        world.take(&Step::Pass(1));
+        let honest = world.send(1, world.now.wall);
+        assert_eq!(world.hear(honest), None, "{end:?}");
+    }
+}
