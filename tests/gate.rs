@@ -13,8 +13,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use spa_knock::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use spa_knock::gate::{
-    Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, Order, Outcome, Policy,
-    Refusal, Rejection, ReplayMemory, Term, Undo, Verdict, Watcher,
+    Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge, Order, Outcome,
+    Policy, Refusal, Rejection, ReplayMemory, Term, Undo, Verdict, Watcher,
 };
 use spa_knock::knock::{
     ActionName, AddressPolicy, Knock, Now, Reply, ReplyWanted, ServerId, Status, Timestamp,
@@ -91,8 +91,13 @@ fn policy(rules: ClientRules) -> Policy {
         ),
     ]);
     let keys = keys(7);
-    let client =
-        Client { name: "laptop".parse().unwrap(), fingerprint: keys.fingerprint, keys: keys.keeper(), rules };
+    let client = Client {
+        name: "laptop".parse().unwrap(),
+        fingerprint: keys.fingerprint,
+        keys: keys.keeper(),
+        age: KeyAge::Current,
+        rules,
+    };
     Policy { window: WINDOW, reply: true, actions, clients: vec![client] }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::document::{Document, Table, Value};
 use super::problem::full_name;
-use super::{ClientEntry, Place};
+use super::{ClientEntry, Place, PreviousKey};
 use crate::gate::ClientRules;
 use crate::knock::{ActionName, AddressPolicy, ClientName};
 
@@ -77,11 +77,13 @@ pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContex
 fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
     let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
     let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
-    let [source, rate, expires] = ["source", "rate", "expires"].map(|key| table.take(key));
+    let [source, rate, expires, previous] =
+        ["source", "rate", "expires", "previous"].map(|key| table.take(key));
     for later in [table.take("otp"), table.take("uses")].into_iter().flatten() {
         later.not_yet();
     }
     let key = key.and_then(|value| read_key(&value, &context.keys_dir));
+    let previous = previous.and_then(|value| read_previous(value.table()?, &context.keys_dir));
     let allow = allow.and_then(|value| read_allow(&value, context.actions.as_ref()));
     let sources = match source {
         Some(value) => read_sources(&value),
@@ -94,7 +96,7 @@ fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Op
         expires: expires.and_then(|value| value.instant()),
     };
     table.finish();
-    Some(ClientEntry { key: key?, defined_in: file.to_owned(), rules })
+    Some(ClientEntry { key: key?, defined_in: file.to_owned(), previous, rules })
 }
 
 fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
@@ -107,6 +109,16 @@ fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
         return None;
     }
     Some(keys_dir.join(path))
+}
+
+/// What `client rotate` writes.
+fn read_previous(mut table: Table<'_>, keys_dir: &Path) -> Option<PreviousKey> {
+    let key = table.require("key", "key = \"NAME.key\": the key file that has been replaced");
+    let until = table.require("until", "until = 2027-01-31T12:00:00Z: when it is good for nothing any more");
+    let key = key.and_then(|value| read_key(&value, keys_dir));
+    let until = until.and_then(|value| value.instant());
+    table.finish();
+    Some(PreviousKey { key: key?, until: until? })
 }
 
 fn read_allow(value: &Value<'_>, known: Option<&BTreeSet<ActionName>>) -> Option<BTreeSet<ActionName>> {

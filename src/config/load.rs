@@ -29,6 +29,21 @@ pub struct Source {
 /// # Errors
 /// Everything that is wrong with any of them.
 pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
+    load_reading(path, read_source)
+}
+
+/// The same, as if one of the files had been replaced already.
+///
+/// # Errors
+/// Everything that is wrong with any of them.
+pub fn load_with(path: &Path, replaced: &Source) -> Result<ServerConfig, ConfigErrors> {
+    load_reading(path, |file| if file == replaced.file { Ok(replaced.clone()) } else { read_source(file) })
+}
+
+fn load_reading(
+    path: &Path,
+    read_source: impl Fn(&Path) -> Result<Source, Problem>,
+) -> Result<ServerConfig, ConfigErrors> {
     let main = read_source(path).map_err(|problem| {
         let hint = (!files::exists(path)).then(|| "`spa-knockd init` writes a first config".to_owned());
         ConfigErrors::of(vec![Problem { hint, ..problem }])

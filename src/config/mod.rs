@@ -25,6 +25,6 @@ pub const NOT_YET: &str = "not yet in this version";
 pub const KNOCK_PORT: u16 = 62_201;
 
 #[cfg(feature = "server")]
-pub use load::{CLIENTS_FOLDER, Source, load, read, writers};
+pub use load::{CLIENTS_FOLDER, Source, load, load_with, read, writers};
 #[cfg(feature = "server")]
-pub use server::{Audit, Backend, CaptureKind, ClientEntry, Interfaces, ServerConfig};
+pub use server::{Audit, Backend, CaptureKind, ClientEntry, Interfaces, PreviousKey, ServerConfig};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Places;
 use crate::gate::{Action, ClientRules};
-use crate::knock::{ActionName, ClientName, Door, ServerId};
+use crate::knock::{ActionName, ClientName, Door, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,17 @@ pub struct ClientEntry {
     pub key: PathBuf,
     /// The file that defines it: the config itself or one in `clients.d`.
     pub defined_in: PathBuf,
+    /// The key that it had before this one, and until when it is good.
+    pub previous: Option<PreviousKey>,
     /// What it may do.
     pub rules: ClientRules,
+}
+
+/// A key that has been replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviousKey {
+    /// The key file.
+    pub key: PathBuf,
+    /// From when on it is good for nothing.
+    pub until: Timestamp,
 }

@@ -8,7 +8,7 @@ pub use none::NoFirewall;
 
 use std::net::IpAddr;
 
-use crate::gate::{Event, Grant, Record};
+use crate::gate::{Event, Grant, KeyAge, Record};
 use crate::knock::{ActionName, ClientName, Door};
 use crate::os::connections::Connection;
 
@@ -52,6 +52,7 @@ impl Closed {
         Record {
             event: Event::Revoked,
             client: self.client,
+            key: KeyAge::Current,
             action: Some(self.action),
             addresses: vec![self.address],
             source: None,

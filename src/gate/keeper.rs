@@ -1,21 +1,21 @@
 //! Steps 4 to 8 of the ladder, in their order, and the answer (10) and record (11) that each end leads to.
 //! Acting (9) is the caller's: it gets an `Order` and says how it went.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::Authentic;
 use super::answers::{Answers, Before};
 use super::opened::{Fresh, Opened};
 use super::order::{self, Order, Ticket};
-use super::policy::{Client, Policy};
+use super::policy::{Client, KeyAge, Policy};
 use super::rate::RecentActs;
 use super::record::{Event, Record};
 use super::rejection::Rejection;
 use super::replay::{Acceptance, KnockId, NotNew, ReplayMemory};
 use super::told::Told;
 use crate::crypto::{Fingerprint, Nonce, NotSealed};
-use crate::knock::{AddressPolicy, Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
+use crate::knock::{AddressPolicy, ClientName, Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
 use crate::wire::seal_reply;
 
 /// The keeper's state.
@@ -23,7 +23,10 @@ pub struct Keeper {
     policy: Policy,
     places: HashMap<Fingerprint, usize>,
     replay: ReplayMemory,
-    recent: HashMap<Fingerprint, RecentActs>,
+    /// By name: a client has no more for having two keys.
+    recent: HashMap<ClientName, RecentActs>,
+    /// How often each has knocked with its previous key, and was not refused.
+    previous_uses: HashMap<ClientName, u64>,
     answers: Answers,
     told: Told,
 }
@@ -99,6 +102,7 @@ impl Keeper {
             places: HashMap::new(),
             replay,
             recent: HashMap::new(),
+            previous_uses: HashMap::new(),
             answers: Answers::default(),
             told: Told::default(),
         };
@@ -116,7 +120,9 @@ impl Keeper {
         let clients = self.policy.clients.iter().enumerate();
         self.places = clients.map(|(place, client)| (client.fingerprint, place)).collect();
         self.replay.keep_only(|key| self.places.contains_key(&key));
-        self.recent.retain(|key, _| self.places.contains_key(key));
+        let known: HashSet<_> = self.policy.clients.iter().map(|client| &client.name).collect();
+        self.recent.retain(|name, _| known.contains(name));
+        self.previous_uses.retain(|name, _| known.contains(name));
     }
 
     /// Steps 4 to 7 for a datagram that came from `source`.
@@ -140,6 +146,7 @@ impl Keeper {
         };
         let mut ticket = Ticket {
             client: client.name.clone(),
+            key: client.age,
             fingerprint,
             id: *opened.id(),
             source,
@@ -169,7 +176,13 @@ impl Keeper {
     pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
         let Accepted { fresh, mut ticket, .. } = accepted;
         match self.allow(&fresh, &mut ticket, now) {
-            Ok(effect) => Verdict::Act(order::seal(ticket, effect)),
+            Ok(effect) => {
+                if ticket.key == KeyAge::Previous {
+                    let uses = self.previous_uses.entry(ticket.client.clone()).or_default();
+                    *uses = uses.saturating_add(1);
+                }
+                Verdict::Act(order::seal(ticket, effect))
+            }
             Err(rejection) => self.refuse(&ticket, rejection, now),
         }
     }
@@ -177,6 +190,12 @@ impl Keeper {
     /// The end of a knock that could not be put on record.
     pub fn give_up(&self, accepted: &Accepted, why: &str, now: Now) -> (Record, Option<Answer>) {
         self.conclude(&accepted.ticket, Outcome::Failed, why, now)
+    }
+
+    /// How often a client has knocked with its previous key, and was not refused, since the daemon was started.
+    #[must_use]
+    pub fn previous_uses(&self, client: &ClientName) -> u64 {
+        self.previous_uses.get(client).copied().unwrap_or_default()
     }
 
     /// What is remembered of accepted knocks.
@@ -235,7 +254,7 @@ impl Keeper {
     fn allow(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<order::Effect, Rejection> {
         let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
         let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
-        let recent = self.recent.entry(ticket.fingerprint).or_default();
+        let recent = self.recent.entry(client.name.clone()).or_default();
         order::decide(&self.policy, client, fresh, ticket, recent, now)
     }
 

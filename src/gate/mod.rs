@@ -26,7 +26,7 @@ mod watcher;
 pub use keeper::{Accepted, Answer, Keeper, Outcome, Refusal, Verdict};
 pub use opened::Skew;
 pub use order::{Command, Effect, Grant, Order, Ticket, Undoing};
-pub use policy::{Action, Client, ClientRules, Policy, Term, Undo};
+pub use policy::{Action, Client, ClientRules, KeyAge, Policy, Term, Undo};
 pub use rate::{InvalidRate, Rate};
 pub use record::{Event, Record};
 pub use rejection::Rejection;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::opened::Fresh;
-use super::policy::{Action, Client, Policy, Undo};
+use super::policy::{Action, Client, KeyAge, Policy, Undo};
 use super::rate::RecentActs;
 use super::record::{Event, Record};
 use super::rejection::Rejection;
@@ -25,6 +25,7 @@ pub struct Order {
 #[derive(Debug, Clone)]
 pub struct Ticket {
     pub(super) client: ClientName,
+    pub(super) key: KeyAge,
     pub(super) fingerprint: Fingerprint,
     pub(super) id: KnockId,
     pub(super) source: SocketAddr,
@@ -143,6 +144,7 @@ impl Ticket {
         Record {
             event,
             client: self.client.clone(),
+            key: self.key,
             action: self.action.clone(),
             addresses: self.addresses.clone(),
             source: Some(self.source),

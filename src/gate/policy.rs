@@ -70,7 +70,16 @@ pub struct ClientRules {
     pub expires: Option<Timestamp>,
 }
 
-/// A client and its keys.
+/// Whether a client's key has been replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyAge {
+    /// It is the client's key.
+    Current,
+    /// It was, and is still good for a while.
+    Previous,
+}
+
+/// A client with one of its keys.
 pub struct Client {
     /// The admin's name for it.
     pub name: ClientName,
@@ -78,6 +87,8 @@ pub struct Client {
     pub fingerprint: Fingerprint,
     /// What the keeper needs to open its knocks and to answer.
     pub keys: KeeperKeys,
+    /// Whether it has another one by now.
+    pub age: KeyAge,
     /// What it may do.
     pub rules: ClientRules,
 }
@@ -90,6 +101,6 @@ pub struct Policy {
     pub reply: bool,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
-    /// The clients; their fingerprints differ.
+    /// The clients, once for each key; all fingerprints differ.
     pub clients: Vec<Client>,
 }

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::policy::KeyAge;
 use super::replay::KnockId;
 use crate::knock::{ActionName, ClientName};
 
@@ -50,6 +51,8 @@ pub struct Record {
     pub event: Event,
     /// Who knocked.
     pub client: ClientName,
+    /// With which of its keys.
+    pub key: KeyAge,
     /// For what, once that is understood.
     pub action: Option<ActionName>,
     /// Who is, or would have been, let in.

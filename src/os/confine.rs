@@ -1,8 +1,9 @@
-//! What a process gives up for good that reads strangers' bytes: root, capabilities, new rights, its core dumps.
+//! What our processes give up for good: the one that reads strangers' bytes root and all that belongs to it, the one
+//! that decides the rights that its config does not need.
 
 use std::io;
 
-use caps::CapSet;
+use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
@@ -45,10 +46,67 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     }
     // For ps: it was started through /proc/self/exe, which says nothing. 15 bytes are all that fit.
     set_name(c"spa-knock-watch")?;
-    // Memory that holds keys is for no debugger of the same user, and for no core file.
+    keep_secrets()?;
+    set_no_new_privs()?;
+    Ok(())
+}
+
+/// What the deciding process works with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Whatever it has: the admin's commands run with its rights.
+    Everything,
+    /// To rule the firewall, to start and end watchers, and to bind this port.
+    Knocking {
+        /// The knock port.
+        port: u16,
+    },
+}
+
+/// Gives up what is not needed, also for all that is started from here. To be called before any thread is.
+///
+/// # Errors
+/// When the system refuses.
+pub fn keep(needs: Needs) -> io::Result<()> {
+    /// Ports below this one are for the privileged.
+    const UNPRIVILEGED_PORTS: u16 = 1024;
+    keep_secrets()?;
+    let Needs::Knocking { port } = needs else { return Ok(()) };
+    set_no_new_privs()?;
+    if !geteuid().is_root() {
+        // What it has was given to it, and nothing more can be had.
+        return Ok(());
+    }
+    let mut kept = CapsHashSet::from([
+        Capability::CAP_NET_ADMIN,
+        // The watcher's captures, its other user, its empty bounding set, and its end.
+        Capability::CAP_NET_RAW,
+        Capability::CAP_SETUID,
+        Capability::CAP_SETGID,
+        Capability::CAP_SETPCAP,
+        Capability::CAP_KILL,
+    ]);
+    if port < UNPRIVILEGED_PORTS {
+        kept.insert(Capability::CAP_NET_BIND_SERVICE);
+    }
+    for given_up in caps::read(None, CapSet::Bounding).map_err(io::Error::other)?.difference(&kept) {
+        caps::drop(None, CapSet::Bounding, *given_up).map_err(io::Error::other)?;
+    }
+    let had = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let kept: CapsHashSet = had.intersection(&kept).copied().collect();
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        caps::clear(None, set).map_err(io::Error::other)?;
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &kept).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Memory that holds keys is for no debugger of the same user, and for no core file.
+fn keep_secrets() -> io::Result<()> {
     set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    set_no_new_privs()?;
     Ok(())
 }
 

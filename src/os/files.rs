@@ -248,6 +248,22 @@ pub fn append(path: &Path, mode: Mode) -> Result<File, FileError> {
     options.open(path).map_err(|error| FileError::io(path, &error))
 }
 
+/// Whatever this process and what it starts create is for its owner alone, unless they say otherwise (umask 077).
+#[cfg(all(unix, feature = "server"))]
+pub fn close_to_others() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+}
+
+/// Lets nobody but its owner at what is there under this name.
+///
+/// # Errors
+/// When that fails.
+#[cfg(all(unix, feature = "server"))]
+pub fn make_private(path: &Path) -> Result<(), FileError> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|error| FileError::io(path, &error))
+}
+
 /// Removes a file.
 ///
 /// # Errors

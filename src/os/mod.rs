@@ -23,6 +23,8 @@ pub mod netlink;
 #[cfg(feature = "server")]
 pub mod notify;
 #[cfg(feature = "server")]
+pub mod peer;
+#[cfg(feature = "server")]
 pub mod runner;
 #[cfg(feature = "server")]
 pub mod sandbox;

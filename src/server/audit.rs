@@ -6,7 +6,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use crate::config::Audit;
-use crate::gate::Record;
+use crate::gate::{KeyAge, Record};
 use crate::knock::Timestamp;
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
@@ -30,6 +30,9 @@ struct Line<'a> {
     time: String,
     event: &'static str,
     client: &'a str,
+    /// `previous`, where it was that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +96,8 @@ fn tell(record: &Record) {
     let event = record.event.as_str();
     let seconds = if record.seconds > 0 { format!(" for {} s", record.seconds) } else { String::new() };
     let reason = record.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    log::info!("{}: {action} for {addresses}: {event}{seconds}{reason}", record.client);
+    let key = if record.key == KeyAge::Previous { " (with its previous key)" } else { "" };
+    log::info!("{}{key}: {action} for {addresses}: {event}{seconds}{reason}", record.client);
 }
 
 fn line(record: &Record, now: Timestamp) -> Option<String> {
@@ -102,6 +106,7 @@ fn line(record: &Record, now: Timestamp) -> Option<String> {
         time: clock::rfc3339(now),
         event: record.event.as_str(),
         client: record.client.as_str(),
+        key: (record.key == KeyAge::Previous).then_some("previous"),
         action: record.action.as_ref().map(|action| action.as_str()),
         address: (!addresses.is_empty()).then(|| addresses.join(",")),
         source: record.source.map(|source| source.to_string()),
@@ -125,6 +130,7 @@ mod tests {
         let record = Record {
             event: Event::Granted,
             client: "laptop".parse().unwrap(),
+            key: KeyAge::Current,
             action: Some("open-ssh".parse().unwrap()),
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             source: Some("10.0.0.1:4000".parse().unwrap()),

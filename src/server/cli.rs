@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
@@ -121,7 +122,6 @@ impl Command {
             Self::Run => "run",
             Self::Check => "check",
             Self::Init { .. } => "init",
-            Self::Client(ClientCommand::Rotate { .. }) => "client rotate",
             Self::Client(_) => "client",
             Self::State(_) => "state",
             Self::Status { .. } => "status",
@@ -149,16 +149,29 @@ pub(super) enum ClientCommand {
         /// The client
         name: ClientName,
     },
-    /// A new key for a client (not yet in this version)
-    Rotate {
-        /// The client
-        name: ClientName,
-    },
+    /// A new key for a client; the one that it has stays good for a while
+    Rotate(RotateClient),
     /// Remove a client and its key
     Revoke {
         /// The client
         name: ClientName,
     },
+}
+
+/// A new key for a client.
+#[derive(Debug, Args)]
+pub(super) struct RotateClient {
+    /// The client
+    pub(super) name: ClientName,
+    /// How long the key that it has stays good; 0s ends it at once
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub(super) overlap: Duration,
+    /// Take this pair key, made by `spa-knock derive`, instead of a new one; "-" is standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub(super) key: Option<PathBuf>,
+    /// Write the client's key to a new file (0600) instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
 }
 
 /// What can be done with the replay state.

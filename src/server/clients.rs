@@ -7,17 +7,13 @@ use std::path::{Path, PathBuf};
 
 use super::cli::AddClient;
 use super::console::{Failure, complain, print, tell};
-use super::init::config_option;
-use super::keys::{load_clients, load_keys, pair_for};
+use super::keys::{LoadedClient, load_clients, load_keys, pair_for};
+use super::{reload, rotation};
 use crate::config::{self, CLIENTS_FOLDER, ClientEntry, Instant, KNOCK_PORT, ServerConfig, full_name};
 use crate::crypto::{Holder, KeyFile, PairSecret, Secret};
 use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, Mode};
-
-const STILL_IN: &str =
-    "a running daemon lets it in until it is told: systemctl reload spa-knockd (or SIGHUP)";
-const RELOAD: &str = "a running daemon takes this up on: systemctl reload spa-knockd (or SIGHUP)";
 
 /// Adds a client, whole or not at all.
 ///
@@ -38,7 +34,7 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
             file.display()
         )));
     }
-    let key = pair_key(&config, add)?;
+    let key = pair_key(&config, &add.name, add.key.as_deref())?;
     let text = key.to_text();
 
     let mut created = Created::default();
@@ -54,8 +50,8 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
         print(&text)?;
     }
     created.keep();
-    say_added(path, add);
-    Ok(())
+    say_added(add);
+    reload::tell_daemon(&config, &format!("client {}", add.name))
 }
 
 /// Prints a table of all clients.
@@ -66,7 +62,7 @@ pub(super) fn list(path: &Path) -> Result<(), Failure> {
     let config = config::load(path)?;
     let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
     for (name, entry) in &config.clients {
-        let fingerprint = load_keys(&config, name, entry)
+        let fingerprint = load_keys(&config, name, &entry.key)
             .map_or_else(|_| "-".to_owned(), |keys| keys.fingerprint.to_string());
         rows.push([name.to_string(), comma(&entry.rules.allow), expires_text(entry), fingerprint]);
     }
@@ -82,10 +78,10 @@ pub(super) fn list(path: &Path) -> Result<(), Failure> {
 pub(super) fn show(path: &Path, name: &ClientName) -> Result<(), Failure> {
     let config = config::load(path)?;
     let entry = find(&config, name)?;
-    let keys = load_keys(&config, name, entry);
+    let keys = load_keys(&config, name, &entry.key);
     let fingerprint = keys.as_ref().map_or_else(|_| "-".to_owned(), |keys| keys.fingerprint.to_string());
     let rate = entry.rules.rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
-    let lines = [
+    let mut lines = vec![
         ("name", name.to_string()),
         ("server", config.id.to_string()),
         ("allow", comma(&entry.rules.allow)),
@@ -96,6 +92,9 @@ pub(super) fn show(path: &Path, name: &ClientName) -> Result<(), Failure> {
         ("fingerprint", fingerprint),
         ("defined", config.places.of(&["client", name.as_str()]).to_string()),
     ];
+    if let Some(previous) = &entry.previous {
+        lines.push(("previous key", rotation::previous_text(&config, name, previous)));
+    }
     print(&lines.iter().map(|(label, value)| format!("{label}: {value}\n")).collect::<String>())?;
     match keys {
         Ok(_) => Ok(()),
@@ -110,40 +109,55 @@ pub(super) fn show(path: &Path, name: &ClientName) -> Result<(), Failure> {
 pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
     let config = config::load(path)?;
     let entry = find(&config, name)?;
-    if entry.defined_in == path {
-        return Err(Failure::run(format_args!(
-            "client {name}: defined in the config itself, which commands do not change\n\
-             hint: remove [{}] at {}, then reload the daemon",
-            full_name("client", name.as_str()),
-            config.places.of(&["client", name.as_str()])
-        )));
-    }
+    check_own_file(path, &config, name, entry, "remove")?;
     files::remove(&entry.defined_in)?;
     tell(format_args!("client {name}: revoked"));
-    let shared = config.clients.iter().any(|(other, client)| other != name && client.key == entry.key);
-    if shared || !entry.key.starts_with(&config.keys_dir) {
-        tell(format_args!("left alone: its key file {}", entry.key.display()));
-    } else if let Err(error) = files::remove(&entry.key)
-        && !error.missing
-    {
-        complain(format_args!("key file {error}"));
-        return Err(Failure::run(format_args!(
-            "client {name}: revoked, but its key file is still there\nhint: rm {}",
-            entry.key.display()
-        )));
+    let previous = entry.previous.iter().map(|previous| &previous.key);
+    let removed = std::iter::once(&entry.key)
+        .chain(previous)
+        .map(|key| remove_key(&config, name, key))
+        .fold(Ok(()), Result::and);
+    // Before anything else that failed: it must not knock any more.
+    reload::tell_daemon(&config, &format!("client {name}"))?;
+    removed
+}
+
+/// Removes the key file of a client that is gone or has another one, unless somebody else may need it.
+pub(super) fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<(), Failure> {
+    let shared = config.clients.iter().any(|(other, client)| other != name && client.key == key);
+    if shared || !key.starts_with(&config.keys_dir) {
+        tell(format_args!("left alone: its key file {}", key.display()));
+        return Ok(());
     }
-    tell(format_args!("warning: {STILL_IN}"));
-    // What is wrong elsewhere would make the daemon keep its old config, and this client in it.
-    let problems = match config::load(path) {
-        Ok(config) => load_clients(&config).err(),
-        Err(problems) => Some(problems),
-    };
-    problems.map_or(Ok(()), |problems| {
-        complain(format_args!(
-            "client {name}: a daemon will not reload, and so lets it in, until this is mended:"
-        ));
-        Err(problems.into())
-    })
+    match files::remove(key) {
+        Err(error) if !error.missing => {
+            complain(format_args!("key file {error}"));
+            Err(Failure::run(format_args!(
+                "client {name}: its key file is still there\nhint: rm {}",
+                key.display()
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a client is defined in a file of its own, which commands may change.
+pub(super) fn check_own_file(
+    path: &Path,
+    config: &ServerConfig,
+    name: &ClientName,
+    entry: &ClientEntry,
+    change: &str,
+) -> Result<(), Failure> {
+    if entry.defined_in != path {
+        return Ok(());
+    }
+    Err(Failure::run(format_args!(
+        "client {name}: defined in the config itself, which commands do not change\n\
+         hint: {change} [{}] at {}, then reload the daemon",
+        full_name("client", name.as_str()),
+        config.places.of(&["client", name.as_str()])
+    )))
 }
 
 /// The two files that make a client.
@@ -163,16 +177,16 @@ impl ClientFiles {
 
 /// Files that go again unless they are kept.
 #[derive(Default)]
-struct Created(Vec<PathBuf>);
+pub(super) struct Created(Vec<PathBuf>);
 
 impl Created {
-    fn file(&mut self, path: &Path, content: &[u8]) -> Result<(), Failure> {
+    pub(super) fn file(&mut self, path: &Path, content: &[u8]) -> Result<(), Failure> {
         files::create_new(path, Mode::Private, content)?;
         self.0.push(path.to_owned());
         Ok(())
     }
 
-    fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.0.clear();
     }
 }
@@ -207,14 +221,18 @@ fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
 }
 
 /// A new key, or the derived one that was given.
-fn pair_key(config: &ServerConfig, add: &AddClient) -> Result<KeyFile, Failure> {
-    let secret = match &add.key {
+pub(super) fn pair_key(
+    config: &ServerConfig,
+    name: &ClientName,
+    given: Option<&Path>,
+) -> Result<KeyFile, Failure> {
+    let secret = match given {
         None => PairSecret::new(Secret::generate().map_err(Failure::run)?),
         Some(path) => given_secret(config, path)?,
     };
     let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
     let holder = Holder::Pair { server: config.id.clone(), secret };
-    Ok(KeyFile { client: Some(add.name.clone()), holder, address: None, port })
+    Ok(KeyFile { client: Some(name.clone()), holder, address: None, port })
 }
 
 fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failure> {
@@ -226,7 +244,8 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failur
     let secret = pair_for(&key, &config.id)
         .map_err(|(reason, hint)| Failure::key(format_args!("{shown}: {reason}\nhint: {hint}")))?;
     let fingerprint = secret.keys(&config.id).fingerprint;
-    let owner = load_clients(config)?.into_iter().find(|client| client.keys.fingerprint == fingerprint);
+    let has_it = |client: &LoadedClient| client.key_sets().any(|keys| keys.fingerprint == fingerprint);
+    let owner = load_clients(config)?.into_iter().find(has_it);
     if let Some(owner) = owner {
         return Err(Failure::key(format_args!(
             "{shown}: the same secret as that of client {}\nhint: each client needs a secret of its own",
@@ -252,7 +271,7 @@ fn expiry(text: &str) -> Result<Timestamp, Failure> {
 }
 
 /// A time to the second, as TOML and people write it; a day's first moment is the day.
-fn day_or_time(time: Timestamp) -> String {
+pub(super) fn day_or_time(time: Timestamp) -> String {
     let text = clock::rfc3339(time);
     let seconds = text.split('.').next().unwrap_or(&text);
     seconds.strip_suffix("T00:00:00").map_or_else(|| format!("{seconds}Z"), str::to_owned)
@@ -276,7 +295,7 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     text
 }
 
-fn say_added(path: &Path, add: &AddClient) {
+fn say_added(add: &AddClient) {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().collect();
     tell(format_args!("client {name}: added, may do {}", comma(&allow)));
@@ -290,10 +309,9 @@ fn say_added(path: &Path, add: &AddClient) {
         None if add.key.is_none() => tell(format_args!("its key is what was printed: {hand_over}")),
         None => {}
     }
-    tell(format_args!("{RELOAD}; see also: spa-knockd check{}", config_option(path)));
 }
 
-fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'a ClientEntry, Failure> {
+pub(super) fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'a ClientEntry, Failure> {
     config.clients.get(name).ok_or_else(|| {
         let known = comma(config.clients.keys());
         let hint =

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::audit::AuditLog;
 use super::console::Failure;
+use super::control::{Answer as Reply, Control, Question};
 use super::deeds::Deeds;
 use super::ears::Ears;
 use super::messages::{FromWatcher, MESSAGE, Sighting};
@@ -40,6 +41,8 @@ pub(super) struct Daemon {
     deeds: Deeds,
     audit: AuditLog,
     signals: Signals,
+    /// Missing where it could not be made: commands do without, signals remain.
+    control: Option<Control>,
     alarms: Alarms,
     /// Held, not used: they keep other daemons from our state and gate.
     _locks: Vec<File>,
@@ -68,6 +71,9 @@ impl Daemon {
     pub(super) fn start(gated: Gated, signals: Signals) -> Self {
         let Gated { loaded, locks, ears, deeds, audit, state, memory } = gated;
         let keeper = Keeper::new(loaded.policy(), memory);
+        let control = Control::open(&loaded.config.control)
+            .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
+            .ok();
         let mut daemon = Self {
             loaded,
             ears,
@@ -76,6 +82,7 @@ impl Daemon {
             deeds,
             audit,
             signals,
+            control,
             alarms: Alarms::default(),
             _locks: locks,
         };
@@ -104,11 +111,14 @@ impl Daemon {
         let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
         fds.extend(self.ears.descriptor());
         fds.extend(self.deeds.descriptors());
+        fds.extend(self.control.iter().flat_map(Control::descriptors));
         wait::readable(&fds, self.patience())?;
         self.signals.drain();
         if self.signals.take_reload() {
-            self.reload();
+            // What is wrong has been told in the log.
+            let _ = self.reload();
         }
+        self.answer_questions();
         self.hear();
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
@@ -245,10 +255,33 @@ impl Daemon {
     }
 
     /// SIGHUP: everything new, or everything as it was.
-    fn reload(&mut self) {
+    fn reload(&mut self) -> Result<(), String> {
         match self.try_reload() {
-            Ok(()) => log::info!("reloaded: {}", self.summary()),
-            Err(error) => log::error!("not reloaded, the old config stays: {}", error.text()),
+            Ok(()) => {
+                log::info!("reloaded: {}", self.summary());
+                Ok(())
+            }
+            Err(error) => {
+                let text = error.text();
+                log::error!("not reloaded, the old config stays: {text}");
+                Err(text)
+            }
+        }
+    }
+
+    /// What root asks at the control socket.
+    fn answer_questions(&mut self) {
+        let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
+        for (asker, question) in questions {
+            asker.tell(&match question {
+                Question::Reload => {
+                    self.reload().map_or_else(|reason| Reply::Failed { reason }, |()| Reply::Done)
+                }
+                Question::PreviousUses { client } => {
+                    let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));
+                    Reply::Count { count }
+                }
+            });
         }
     }
 
@@ -259,6 +292,14 @@ impl Daemon {
         }
         if new.config.capture != self.loaded.config.capture {
             return Err(Failure::run("capture: only a restart changes it"));
+        }
+        if new.config.control != self.loaded.config.control {
+            return Err(Failure::run("control: only a restart changes it"));
+        }
+        if new.runs_commands() && !self.loaded.runs_commands() {
+            return Err(Failure::run(
+                "a first action with `run`: only a restart adds it, as this daemon has given up the rights of commands",
+            ));
         }
         let audit = AuditLog::open(&new.config.audit)?;
         if new.config.backend != self.loaded.config.backend {

@@ -144,9 +144,8 @@ impl Ears {
     pub(super) fn change(&mut self, new: &Loaded) -> Result<Option<WatcherProcess>, Failure> {
         let post = new.post()?;
         if self.post == post {
-            let keys = new.clients.iter().map(|client| &client.keys);
             if let Some(watcher) = &mut self.watcher
-                && watcher.instruct(&post, new.config.window, keys).is_err()
+                && watcher.instruct(&post, new.config.window, new.key_sets()).is_err()
             {
                 self.lose("the watcher does not listen");
             }
@@ -180,6 +179,5 @@ fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
 }
 
 fn start(loaded: &Loaded, post: &Post, socket: &UdpPort, missing: Missing) -> Result<WatcherProcess, String> {
-    let keys = loaded.clients.iter().map(|client| &client.keys);
-    WatcherProcess::start(post, missing, loaded.config.window, socket, keys)
+    WatcherProcess::start(post, missing, loaded.config.window, socket, loaded.key_sets())
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::config::{ClientEntry, ConfigErrors, Place, Problem, ServerConfig, full_name};
 use crate::crypto::{Fingerprint, Holder, KeyFile, KeySet, PairSecret};
 use crate::gate::ClientRules;
-use crate::knock::{ClientName, ServerId};
-use crate::os::files;
+use crate::knock::{ClientName, ServerId, Timestamp};
+use crate::os::{clock, files};
 
 /// A client, with its keys.
 pub struct LoadedClient {
@@ -17,6 +17,15 @@ pub struct LoadedClient {
     pub rules: ClientRules,
     /// Its keys.
     pub keys: KeySet,
+    /// Those that it had before, and until when they are good; missing once that is over.
+    pub previous: Option<(KeySet, Timestamp)>,
+}
+
+impl LoadedClient {
+    /// All keys that it may knock with.
+    pub fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
+        std::iter::once(&self.keys).chain(self.previous.iter().map(|(keys, _)| keys))
+    }
 }
 
 /// Reads the key file of every client.
@@ -28,42 +37,53 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
     let mut clients: Vec<LoadedClient> = Vec::new();
     let mut owners: BTreeMap<Fingerprint, ClientName> = BTreeMap::new();
     for (name, entry) in &config.clients {
-        let keys = match load_keys(config, name, entry) {
-            Ok(keys) => keys,
+        let client = match load_client(config, name, entry) {
+            Ok(client) => client,
             Err(problem) => {
                 problems.push(problem);
                 continue;
             }
         };
-        if let Some(owner) = owners.insert(keys.fingerprint, name.clone()) {
-            problems.push(problem(
-                config,
-                name,
-                format!("the same secret as that of client {owner}"),
-                Some(format!("revoke one of the two and add it again: {NEW_KEY}")),
-            ));
+        for keys in client.key_sets() {
+            if let Some(owner) = owners.insert(keys.fingerprint, name.clone()) {
+                problems.push(problem(
+                    config,
+                    name,
+                    format!("the same secret as that of client {owner}"),
+                    Some(format!("revoke one of the two and add it again: {NEW_KEY}")),
+                ));
+            }
         }
-        clients.push(LoadedClient { name: name.clone(), rules: entry.rules.clone(), keys });
+        clients.push(client);
     }
     if problems.is_empty() { Ok(clients) } else { Err(ConfigErrors::of(problems)) }
 }
 
 const NEW_KEY: &str = "`spa-knockd client add` makes a new key";
 
-/// Reads the key file of one client.
-///
-/// # Errors
-/// Why the key cannot be used, at the place that names it.
-pub(super) fn load_keys(
+fn load_client(
     config: &ServerConfig,
     name: &ClientName,
     entry: &ClientEntry,
-) -> Result<KeySet, Problem> {
+) -> Result<LoadedClient, Problem> {
+    let still_good = entry.previous.as_ref().filter(|previous| previous.until > clock::wall());
+    let previous = still_good
+        .map(|previous| load_keys(config, name, &previous.key).map(|keys| (keys, previous.until)))
+        .transpose()?;
+    let keys = load_keys(config, name, &entry.key)?;
+    Ok(LoadedClient { name: name.clone(), rules: entry.rules.clone(), keys, previous })
+}
+
+/// Reads a key file of a client.
+///
+/// # Errors
+/// Why the key cannot be used, at the place that names it.
+pub(super) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<KeySet, Problem> {
     let at_key = |reason: String, hint: Option<String>| {
-        problem(config, name, format!("key file {}: {reason}", entry.key.display()), hint)
+        problem(config, name, format!("key file {}: {reason}", file.display()), hint)
     };
-    let text = files::read_secret(&entry.key).map_err(|error| {
-        let about_key = Path::new(&error.path) == entry.key;
+    let text = files::read_secret(file).map_err(|error| {
+        let about_key = Path::new(&error.path) == file;
         let reason = if about_key { error.reason } else { format!("{}: {}", error.path, error.reason) };
         at_key(reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))
     })?;

@@ -5,12 +5,15 @@ mod check;
 mod cli;
 mod clients;
 mod console;
+mod control;
 mod daemon;
 mod deeds;
 mod ears;
 mod init;
 mod keys;
 mod messages;
+mod reload;
+mod rotation;
 mod run;
 mod state;
 mod watch;
@@ -48,6 +51,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::Add(add)) => exit(clients::add(&config, &add)),
         Command::Client(ClientCommand::List) => exit(clients::list(&config)),
         Command::Client(ClientCommand::Show { name }) => exit(clients::show(&config, &name)),
+        Command::Client(ClientCommand::Rotate(rotate)) => exit(rotation::rotate(&config, &rotate)),
         Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         later => Failure::not_yet(later.name()).exit(),

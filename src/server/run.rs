@@ -13,8 +13,10 @@ use super::keys::{LoadedClient, load_clients};
 use super::state::{self, Left, State, Undoings};
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
+use crate::crypto::KeySet;
 use crate::firewall::{Backend, Gate, Nftables, NoFirewall};
-use crate::gate::{Client, Policy, ReplayMemory};
+use crate::gate::{Action, Client, ClientRules, KeyAge, Policy, ReplayMemory};
+use crate::os::confine::{self, Needs};
 use crate::os::files::{self, Mode};
 use crate::os::signals::Signals;
 use crate::os::{clock, connections, descriptors, host, log as os_log};
@@ -23,11 +25,13 @@ use crate::os::{clock, connections, descriptors, host, log as os_log};
 #[must_use]
 pub(super) fn run(path: &Path) -> ExitCode {
     descriptors::close_inherited();
+    files::close_to_others();
     os_log::start("spa-knockd");
     // First of all: a SIGHUP while keys are loaded must not end us.
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
         Loaded::load(path)?
+            .confine()?
             .lock()?
             .close_proven_gate()?
             .remember()?
@@ -94,6 +98,21 @@ impl Loaded {
         Ok(Self { path: path.to_owned(), config, clients })
     }
 
+    /// Gives up what this config does not need, for as long as the process lives.
+    fn confine(self) -> Result<Self, Failure> {
+        let needs = match self.runs_commands() {
+            true => Needs::Everything,
+            false => Needs::Knocking { port: self.config.port },
+        };
+        confine::keep(needs).map_err(|error| Failure::run(format_args!("giving up rights: {error}")))?;
+        Ok(self)
+    }
+
+    /// Whether knocks can lead to commands of the admin's.
+    pub(super) fn runs_commands(&self) -> bool {
+        self.config.actions.values().any(|action| matches!(action, Action::Run { .. }))
+    }
+
     fn lock(self) -> Result<Locked, Failure> {
         let mut locks = vec![state::lock(&self.config.state_dir)?];
         if self.config.backend == BackendKind::Nftables {
@@ -141,19 +160,35 @@ impl Loaded {
         self.config.state_dir.join("gate")
     }
 
+    /// The keys of all clients.
+    pub(super) fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
+        self.clients.iter().flat_map(LoadedClient::key_sets)
+    }
+
     /// What the keeper decides by.
     pub(super) fn policy(&self) -> Policy {
-        let client = |loaded: &LoadedClient| Client {
+        let client = |loaded: &LoadedClient, keys: &KeySet, age, rules| Client {
             name: loaded.name.clone(),
-            fingerprint: loaded.keys.fingerprint,
-            keys: loaded.keys.keeper(),
-            rules: loaded.rules.clone(),
+            fingerprint: keys.fingerprint,
+            keys: keys.keeper(),
+            age,
+            rules,
+        };
+        let with_all_keys = |loaded: &LoadedClient| {
+            let rules = &loaded.rules;
+            let previous = loaded.previous.as_ref().map(|(keys, until)| {
+                let expires = rules.expires.map_or(*until, |expires| expires.min(*until));
+                let rules = ClientRules { expires: Some(expires), ..rules.clone() };
+                client(loaded, keys, KeyAge::Previous, rules)
+            });
+            let current = client(loaded, &loaded.keys, KeyAge::Current, rules.clone());
+            std::iter::once(current).chain(previous).collect::<Vec<_>>()
         };
         Policy {
             window: self.config.window,
             reply: self.config.reply,
             actions: self.config.actions.clone(),
-            clients: self.clients.iter().map(client).collect(),
+            clients: self.clients.iter().flat_map(with_all_keys).collect(),
         }
     }
 }

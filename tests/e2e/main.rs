@@ -16,6 +16,7 @@
 mod net;
 
 mod capture;
+mod clients;
 mod daemon;
 mod kill;
 mod laboratory;
@@ -27,3 +28,4 @@ mod run;
 mod ssh;
 mod start;
 mod state;
+mod undo;

@@ -54,6 +54,38 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
 }
 
 #[test]
+fn the_keeper_has_no_more_rights_than_its_config_needs() {
+    let Some(lab) = Lab::new() else { return };
+    // CAP_KILL 5, CAP_SETGID 6, CAP_SETUID 7, CAP_SETPCAP 8, CAP_NET_ADMIN 12, CAP_NET_RAW 13.
+    let site = Site::new("", &open_ssh(2));
+    let daemon = Daemon::start(&lab.server, &site);
+    let status = status_of(daemon.id());
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(field(&status, set), ["00000000000031e0"], "{set}");
+    }
+    assert_eq!((field(&status, "CapInh"), field(&status, "CapAmb")), (vec!["0".repeat(16)], vec!["0".repeat(16)]));
+    assert_eq!(field(&status, "NoNewPrivs"), ["1"]);
+    for thread in fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        assert_eq!(field(&status, "CapEff"), ["00000000000031e0"], "every thread");
+    }
+    assert_eq!(fs::metadata(format!("/proc/{}/mem", daemon.id())).unwrap().uid(), 0);
+    // All that it does later, it can do so.
+    kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || daemon.log().contains("watching again")));
+    daemon.reload();
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+
+    let command = "[action.lamp]\nrun = [\"/bin/true\"]\n";
+    site.write_config("", &(open_ssh(2) + command));
+    daemon.reload();
+    assert!(daemon.log().contains("only a restart adds it"), "{}", daemon.log());
+    drop(daemon);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert_ne!(field(&status_of(daemon.id()), "CapEff"), ["00000000000031e0"], "commands may need anything");
+}
+
+#[test]
 fn a_watcher_that_is_killed_is_replaced() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(2));

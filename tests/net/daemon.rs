@@ -74,6 +74,11 @@ impl Daemon {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
     /// Its child that watches, if there is one.
     pub(crate) fn watcher(&self) -> Option<Pid> {
         let daemon = self.child.id();
@@ -104,7 +109,7 @@ impl Daemon {
     }
 
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+        kill(self.id(), signal).unwrap();
     }
 }
 

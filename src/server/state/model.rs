@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::disk::Disk;
 use super::replay::{ReplayState, StateError};
 use crate::crypto::{KeySet, PairSecret, Secret};
-use crate::gate::{Authentic, Client, ClientRules, Keeper, Policy, Rejection, Term, Verdict};
+use crate::gate::{Authentic, Client, ClientRules, Keeper, KeyAge, Policy, Rejection, Term, Verdict};
 use crate::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Timestamp};
 use crate::os::files::FileError;
 use crate::wire::Datagram;
@@ -57,6 +57,12 @@ impl Sim {
                 Err(FileError::io(Path::new("sim"), &std::io::Error::other("the disk fails")))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn spoil(&mut self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(&file) = self.names.get(name) {
+            how(&mut self.files[file].seen);
         }
     }
 
@@ -174,6 +180,8 @@ enum Step {
     Restart(bool),
     /// A reload with these clients and this window in seconds.
     Reload([bool; 3], u64),
+    /// Somebody spoils a byte of the journal or of the lease, and the server is started again.
+    Spoil(bool, usize),
     /// From now on every so manieth call to the disk fails.
     Fail(Option<u32>),
 }
@@ -191,6 +199,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<bool>().prop_map(Step::LosePower),
         3 => any::<bool>().prop_map(Step::Restart),
         3 => (any::<[bool; 3]>(), 1..120_u64).prop_map(|(clients, window)| Step::Reload(clients, window)),
+        1 => (any::<bool>(), any::<usize>()).prop_map(|(lease, at)| Step::Spoil(lease, at)),
         1 => proptest::option::of(2..12_u32).prop_map(Step::Fail),
     ]
 }
@@ -247,6 +256,7 @@ impl World {
             name: format!("client-{at}").parse().unwrap(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
+            age: KeyAge::Current,
             rules: rules.clone(),
         };
         Policy {
@@ -328,6 +338,15 @@ impl World {
                 let policy = self.policy();
                 self.running.as_mut().unwrap().0.replace_policy(policy);
             }
+            Step::Spoil(lease, at) => {
+                self.running = None;
+                let name = if lease { "replay.lease" } else { "replay.journal" };
+                self.disk.sim().spoil(name, |bytes| {
+                    let at = at % bytes.len();
+                    bytes[at] ^= 1;
+                });
+                self.start();
+            }
             Step::Fail(every) => self.disk.sim().fails_every = every,
         }
         let (keeper, state) = self.running.as_mut().unwrap();
@@ -390,7 +409,7 @@ proptest! {
         }
         // And in the end, everything that was ever sent once more.
         world.disk.sim().fails_every = None;
-        for end in [Step::LosePower(false), Step::Crash] {
+        for end in [Step::Crash, Step::Restart(true), Step::LosePower(false)] {
             world.take(&end);
             for number in 0..world.sent.len() {
                 world.hear(number);
@@ -412,6 +431,43 @@ fn a_client_with_a_clock_an_hour_ahead_is_refused_and_its_next_right_knock_works
         assert_eq!(world.hear(right), None, "{end:?}");
         assert!(world.acted.contains(&right), "{end:?}");
     }
+}
+
+#[test]
+fn a_journal_with_any_bit_flipped_or_cut_at_any_byte_admits_nothing_again() {
+    let mut world = World::new(3);
+    for n in 0..12 {
+        world.take(&Step::Knock(n % 3, 20_000));
+        world.take(&Step::Pass(1));
+    }
+    world.running = None;
+    assert_eq!(world.acted.len(), 12);
+    let disk = |world: &World| {
+        let sim = world.disk.sim();
+        (sim.files.clone(), sim.names.clone(), sim.kept_names.clone())
+    };
+    let whole = disk(&world);
+    let length = whole.0[whole.1["replay.journal"]].seen.len();
+    let (mut refused, mut started) = (0, 0);
+    for change in 0..length * 9 {
+        let (at, bit) = (change % length, change / length);
+        let mut sim = world.disk.sim();
+        (sim.files, sim.names, sim.kept_names) = whole.clone();
+        sim.spoil("replay.journal", |bytes| if bit < 8 { bytes[at] ^= 1 << bit } else { bytes.truncate(at) });
+        drop(sim);
+        let opened = ReplayState::open(world.disk.clone(), "boot-0".to_owned(), world.now, world.window);
+        match opened {
+            Err(StateError::Damaged(..)) => refused += 1,
+            Err(error) => panic!("{error}"),
+            Ok((state, memory)) => {
+                world.running = Some((Keeper::new(world.policy(), memory), state));
+                // Whatever acts now acts twice.
+                (0..12).for_each(|number| assert!(world.hear(number).is_some()));
+                started += 1;
+            }
+        }
+    }
+    assert!(refused > length * 6 && started > 100, "{refused} refused, {started} started");
 }
 
 #[test]

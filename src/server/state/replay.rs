@@ -28,9 +28,9 @@ const LEASE_SLACK: Duration = Duration::from_secs(600);
 /// Between two tries to renew it.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 /// Records that are appended before the journal is written anew: 3 MiB.
-const APPENDED_MAX: u64 = if cfg!(test) { 1 << 6 } else { 1 << 16 };
+const APPENDED_MAX: u64 = if cfg!(test) { 1 << 3 } else { 1 << 16 };
 /// Between two tries to write it anew.
-const APPENDED_RETRY: u64 = APPENDED_MAX >> 4;
+const APPENDED_RETRY: u64 = APPENDED_MAX >> 3;
 /// Records of a journal that could not be written anew; nothing is appended any more: 12 MiB.
 const RECORDS_MAX: u64 = 1 << 18;
 

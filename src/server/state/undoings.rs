@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::checksum;
-use crate::gate::{Event, Record};
+use crate::gate::{Event, KeyAge, Record};
 use crate::knock::Timestamp;
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
@@ -282,6 +282,7 @@ impl Entry {
             record: Record {
                 event: Event::Expired,
                 client: self.client.parse().ok()?,
+                key: KeyAge::Current,
                 action: self.action.map(|action| action.parse()).transpose().ok()?,
                 addresses: self.addresses,
                 source: self.source,
@@ -330,6 +331,7 @@ mod tests {
             record: Record {
                 event: Event::Expired,
                 client: "laptop".parse().unwrap(),
+                key: KeyAge::Current,
                 action: Some("lamp".parse().unwrap()),
                 addresses: vec!["10.0.0.1".parse().unwrap()],
                 source: Some("10.0.0.1:4000".parse().unwrap()),

@@ -1,0 +1,292 @@
+//! The control socket: root asks in one line of JSON and is answered in one. Bounded in size, number and time, so that
+//! nobody who may ask can hold the daemon up.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::console::Failure;
+use crate::os::files::{self, FileError, Mode};
+use crate::os::{clock, peer};
+
+/// The longest question.
+const QUESTION_MAX: usize = 4096;
+/// The longest answer.
+const ANSWER_MAX: u64 = 1 << 20;
+/// How many may be asking at a time.
+const ASKING_MAX: usize = 16;
+/// How long asking may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer may take: as long as a reload, which starts a watcher and runs nft.
+const ANSWER_TIME: Duration = Duration::from_secs(25);
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(super) enum Question {
+    /// Take up config, clients and keys anew.
+    Reload,
+    /// How often a client has knocked with its previous key.
+    PreviousUses {
+        /// The client.
+        client: String,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "kebab-case")]
+pub(super) enum Answer {
+    /// It is done.
+    Done,
+    /// A number that was asked for.
+    Count {
+        /// The number.
+        count: u64,
+    },
+    /// It is not done.
+    Failed {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// The daemon's end.
+pub(super) struct Control {
+    listener: UnixListener,
+    path: PathBuf,
+    asking: Vec<Asking>,
+}
+
+/// Somebody who has not said all yet.
+struct Asking {
+    stream: UnixStream,
+    since: Duration,
+    bytes: Vec<u8>,
+}
+
+/// Who waits for an answer.
+pub(super) struct Asker(UnixStream);
+
+impl Control {
+    /// Listens at `path`, for root and the daemon's own user alone.
+    ///
+    /// # Errors
+    /// When another daemon does, or the socket cannot be made.
+    pub(super) fn open(path: &Path) -> Result<Self, FileError> {
+        if let Some(folder) = path.parent() {
+            files::create_folder(folder, Mode::Public)?;
+        }
+        if UnixStream::connect(path).is_ok() {
+            let error = std::io::Error::from(ErrorKind::AddrInUse);
+            return Err(FileError::io(path, &error));
+        }
+        // Of a daemon that was killed.
+        match files::remove(path) {
+            Err(error) if !error.missing => return Err(error),
+            _ => {}
+        }
+        let io = |error: std::io::Error| FileError::io(path, &error);
+        let listener = UnixListener::bind(path).map_err(io)?;
+        let control = Self { listener, path: path.to_owned(), asking: Vec::new() };
+        files::make_private(path)?;
+        control.listener.set_nonblocking(true).map_err(io)?;
+        Ok(control)
+    }
+
+    /// Readable when somebody asks.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(self.listener.as_fd()).chain(self.asking.iter().map(|asking| asking.stream.as_fd()))
+    }
+
+    /// What is asked now, and by whom.
+    pub(super) fn questions(&mut self) -> Vec<(Asker, Question)> {
+        while self.asking.len() < ASKING_MAX
+            && let Ok((stream, _)) = self.listener.accept()
+        {
+            if peer::is_trusted(&stream) && stream.set_nonblocking(true).is_ok() {
+                self.asking.push(Asking { stream, since: clock::steady(), bytes: Vec::new() });
+            }
+        }
+        let mut questions = Vec::new();
+        for mut asking in std::mem::take(&mut self.asking) {
+            match asking.hear() {
+                Some(true) => questions.extend(asking.finish()),
+                Some(false) => self.asking.push(asking),
+                None => {}
+            }
+        }
+        questions
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // If it cannot be removed, nobody answers there, and the next daemon takes it away.
+        let _ = files::remove(&self.path);
+    }
+}
+
+impl Asking {
+    /// Whether all has been said; none when nothing will come of it.
+    fn hear(&mut self) -> Option<bool> {
+        let mut buffer = [0; 1024];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(length) => {
+                    self.bytes.extend(buffer.iter().take(length));
+                    if self.bytes.contains(&b'\n') {
+                        return Some(true);
+                    }
+                    if self.bytes.len() > QUESTION_MAX {
+                        return None;
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    let waits = clock::steady().saturating_sub(self.since) < PATIENCE;
+                    return waits.then_some(false);
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn finish(self) -> Option<(Asker, Question)> {
+        let asker = Asker(self.stream);
+        match serde_json::from_slice(self.bytes.trim_ascii_end()) {
+            Ok(question) => Some((asker, question)),
+            Err(error) => {
+                asker.tell(&Answer::Failed { reason: format!("control: {error}") });
+                None
+            }
+        }
+    }
+}
+
+impl Asker {
+    /// Answers. Who does not listen any more goes without.
+    pub(super) fn tell(mut self, answer: &Answer) {
+        let Ok(mut line) = serde_json::to_vec(answer) else { return };
+        line.push(b'\n');
+        if self.0.set_nonblocking(false).is_ok() && self.0.set_write_timeout(Some(PATIENCE)).is_ok() {
+            let _ = self.0.write_all(&line);
+        }
+    }
+}
+
+/// What came of asking a daemon.
+pub(super) enum Heard {
+    /// It answered.
+    Answer(Answer),
+    /// None runs, or none that uses this socket.
+    Nobody,
+}
+
+/// Asks the daemon at `path`.
+///
+/// # Errors
+/// When there is one, but it cannot be asked or does not answer.
+pub(super) fn ask(path: &Path, question: &Question) -> Result<Heard, Failure> {
+    let failure = |error: &std::io::Error| {
+        let hint = match error.kind() {
+            ErrorKind::PermissionDenied => "\nhint: only root may ask a daemon that root runs",
+            _ => "",
+        };
+        Failure::run(format_args!("control socket {}: {}{hint}", path.display(), files::plain(error)))
+    };
+    let mut stream = match UnixStream::connect(path) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Ok(Heard::Nobody);
+        }
+        Err(error) => return Err(failure(&error)),
+    };
+    let line = serde_json::to_string(question).map_err(Failure::run)?;
+    let mut answer = String::new();
+    stream
+        .set_read_timeout(Some(ANSWER_TIME))
+        .and_then(|()| stream.write_all(format!("{line}\n").as_bytes()))
+        .and_then(|()| stream.take(ANSWER_MAX).read_to_string(&mut answer))
+        .map_err(|error| failure(&error))?;
+    serde_json::from_str(answer.trim_end()).map(Heard::Answer).map_err(|_| {
+        Failure::run(format_args!(
+            "control socket {}: the daemon did not answer\nhint: its log says why",
+            path.display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn answered(control: &mut Control, answer: &Answer) -> Question {
+        for _ in 0..500 {
+            if let Some((asker, question)) = control.questions().pop() {
+                asker.tell(answer);
+                return question;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("nobody asked");
+    }
+
+    #[test]
+    fn a_question_is_answered_and_a_stale_socket_is_taken_away() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("run/control.sock");
+        assert!(matches!(ask(&path, &Question::Reload), Ok(Heard::Nobody)));
+        std::mem::forget(Control::open(&path).unwrap());
+        assert!(Control::open(&path).is_err(), "somebody answers there");
+        let path = scratch.path().join("run/other.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(matches!(ask(&path, &Question::Reload), Ok(Heard::Nobody)), "of a daemon that was killed");
+
+        let mut control = Control::open(&path).unwrap();
+        let question = Question::PreviousUses { client: "laptop".to_owned() };
+        let asked = thread::spawn({
+            let (path, question) = (path.clone(), question.clone());
+            move || ask(&path, &question).map_err(|failure| failure.text())
+        });
+        assert_eq!(answered(&mut control, &Answer::Count { count: 3 }), question);
+        assert!(matches!(asked.join().unwrap(), Ok(Heard::Answer(Answer::Count { count: 3 }))));
+        drop(control);
+        assert!(!files::exists(&path));
+    }
+
+    #[test]
+    fn what_is_no_question_or_too_long_is_not_taken_for_one() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("control.sock");
+        let mut control = Control::open(&path).unwrap();
+        for (said, answer) in [
+            ("{\"do\":\"format-disk\"}\n", "failed"),
+            ("{\"do\":\"reload\",\"and\":1}\n", "failed"),
+            ("reload\n", "failed"),
+            (&*"x".repeat(QUESTION_MAX + 1024), ""),
+        ] {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(said.as_bytes()).unwrap();
+            for _ in 0..5 {
+                assert!(control.questions().is_empty(), "{said}");
+            }
+            let mut heard = String::new();
+            let _ = stream.read_to_string(&mut heard);
+            assert!(heard.contains(answer) && heard.is_empty() == answer.is_empty(), "{said}: {heard}");
+        }
+        // Those who say nothing do not keep others out for long, and only so many are listened to.
+        let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        assert!(control.questions().is_empty());
+        assert_eq!(control.asking.len(), ASKING_MAX);
+        drop(silent);
+        assert!((0..5).all(|_| control.questions().is_empty()));
+        assert!(control.asking.is_empty());
+    }
+}

@@ -1,0 +1,31 @@
+//! Telling a running daemon that its config, clients or keys have changed.
+
+use super::console::{Failure, tell};
+use super::control::{self, Answer, Heard, Question};
+use crate::config::ServerConfig;
+
+/// Has a running daemon take up what has changed of `subject`, and says whether it has.
+///
+/// # Errors
+/// When one runs and does not: it goes on as before.
+pub(super) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Failure> {
+    match control::ask(&config.control, &Question::Reload)? {
+        Heard::Answer(Answer::Done) => {
+            tell(format_args!("{subject}: the running daemon has taken this up"));
+            Ok(())
+        }
+        Heard::Answer(Answer::Failed { reason }) => Err(Failure::run(format_args!(
+            "{subject}: changed, but the running daemon goes on as before: {reason}"
+        ))),
+        Heard::Answer(Answer::Count { .. }) => {
+            Err(Failure::run(format_args!("{subject}: changed, but the daemon's answer makes no sense")))
+        }
+        Heard::Nobody => {
+            tell(format_args!(
+                "{subject}: no daemon answers at {}; one takes this up when it starts",
+                config.control.display()
+            ));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What is undone when its time is over, whatever became of the daemon meanwhile.
+
+use std::fs;
+use std::time::{Duration, Instant, SystemTime};
+
+use spa_knock::knock::Knock;
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, within};
+
+const SOON: Duration = Duration::from_secs(2);
+
+/// `lamp` notes that it is on, and when its time is over, that it is off.
+fn site(seconds: u32) -> Site {
+    let site = Site::new("", "");
+    let note = |word: &str| {
+        let notes = site.path("notes");
+        format!(
+            "[\"/bin/sh\", \"-c\", \"echo {word} $0 $(date +%s.%N) >> {}\", \"{{address}}\"]",
+            notes.display()
+        )
+    };
+    let (on, off) = (note("on"), note("off"));
+    let rest = format!(
+        "[firewall]\nbackend = \"none\"\n[action.lamp]\nrun = {on}\nundo = {off}\nfor = \"{seconds}s\"\nmax = \"1h\"\n\
+         [client.laptop]\nkey = \"laptop.key\"\nallow = [\"lamp\"]\n"
+    );
+    site.write_config("", &rest);
+    site
+}
+
+fn knock_for(lab: &Lab, site: &Site, seconds: u32) {
+    let knock = Knock { seconds, ..knock("lamp") };
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, site.key("laptop").seal(&knock).as_bytes()).is_some());
+}
+
+/// The lines that begin with this word, each with the time of its writing.
+fn notes(site: &Site, word: &str) -> Vec<(String, f64)> {
+    let text = fs::read_to_string(site.path("notes")).unwrap_or_default();
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        (words.next() == Some(word))
+            .then(|| (words.next().unwrap().to_owned(), words.next().unwrap().parse().unwrap()))
+    };
+    text.lines().filter_map(line).collect()
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+#[test]
+fn what_an_action_did_is_undone_on_time_and_once() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(2);
+    let _daemon = Daemon::start(&lab.server, &site);
+    knock_for(&lab, &site, 0);
+    let asked = now();
+    assert!(within(SOON, || notes(&site, "on").len() == 1));
+    assert!(within(Duration::from_secs(4), || notes(&site, "off").len() == 1));
+    let (address, at) = notes(&site, "off").remove(0);
+    assert_eq!(address, CLIENT4.to_string());
+    assert!((1.8..3.0).contains(&(at - asked)), "{}", at - asked);
+    assert!(within(SOON, || site.audit_of("expired").len() == 1), "{:?}", site.audit());
+    assert_eq!((notes(&site, "off").len(), fs::read_dir(site.path("state/undo")).unwrap().count()), (1, 0));
+}
+
+#[test]
+fn a_second_knock_moves_the_undoing_to_its_own_end_and_a_shorter_one_leaves_it() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(2);
+    let _daemon = Daemon::start(&lab.server, &site);
+    knock_for(&lab, &site, 0);
+    std::thread::sleep(Duration::from_secs(1));
+    let asked = now();
+    knock_for(&lab, &site, 3);
+    knock_for(&lab, &site, 1);
+    assert!(within(Duration::from_secs(6), || !notes(&site, "off").is_empty()));
+    let off = notes(&site, "off");
+    assert!((2.8..4.2).contains(&(off[0].1 - asked)), "{}", off[0].1 - asked);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!((notes(&site, "on").len(), notes(&site, "off").len()), (3, 1));
+}
+
+#[test]
+fn a_daemon_that_comes_late_undoes_within_a_second_of_its_start_and_one_in_time_on_time() {
+    let Some(lab) = Lab::new() else { return };
+    for (ends, waits) in [("kill -9", 1), ("kill -9", 3), ("SIGTERM", 3)] {
+        let site = site(2);
+        let mut daemon = Daemon::start(&lab.server, &site);
+        knock_for(&lab, &site, 0);
+        let due = now() + 2.0;
+        match ends {
+            "SIGTERM" => assert!(daemon.terminate().success()),
+            _ => daemon.kill9(),
+        }
+        std::thread::sleep(Duration::from_secs(waits));
+        assert!(notes(&site, "off").is_empty(), "nobody could");
+        let started = now();
+        let _next = Daemon::start(&lab.server, &site);
+        assert!(within(Duration::from_secs(3), || !notes(&site, "off").is_empty()), "{ends} {waits}");
+        let at = notes(&site, "off")[0].1;
+        assert!(at >= due - 0.2 && at <= due.max(started) + 1.0, "{ends} {waits}: {} late", at - due);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(notes(&site, "off").len(), 1);
+    }
+}
+
+#[test]
+fn an_action_that_cannot_be_put_on_record_for_its_undoing_is_not_done() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(2);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let undo = site.path("state/undo");
+    fs::remove_dir(&undo).unwrap();
+    knock_for(&lab, &site, 0);
+    assert!(within(SOON, || site.audit_of("failed").len() == 1), "{:?}", site.audit());
+    assert!(site.audit_of("failed")[0]["reason"].as_str().unwrap().contains("undo"));
+    assert!(notes(&site, "on").is_empty());
+    fs::create_dir(&undo).unwrap();
+    knock_for(&lab, &site, 0);
+    assert!(within(SOON, || notes(&site, "on").len() == 1));
+}
+
+#[test]
+fn an_undoing_that_is_killed_half_way_is_told_and_never_begun_again() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", "");
+    let began = site.path("began");
+    let rest = format!(
+        "[firewall]\nbackend = \"none\"\n[action.lamp]\nrun = [\"/bin/true\"]\nfor = \"1s\"\n\
+         undo = [\"/bin/sh\", \"-c\", \"echo x >> {}; exec sleep 5\"]\n\
+         [client.laptop]\nkey = \"laptop.key\"\nallow = [\"lamp\"]\n",
+        began.display()
+    );
+    site.write_config("", &rest);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    knock_for(&lab, &site, 0);
+    assert!(within(Duration::from_secs(3), || began.exists()));
+    daemon.kill9();
+    let next = Daemon::start(&lab.server, &site);
+    assert!(next.log().contains("it may not have run"), "{}", next.log());
+    assert_eq!(site.audit_of("failed").len(), 1);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(fs::read_to_string(&began).unwrap(), "x\n");
+}
+
+#[test]
+fn what_a_command_says_is_in_the_log_and_its_files_are_its_own() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", "");
+    let made = site.path("made");
+    let rest = format!(
+        "[firewall]\nbackend = \"none\"\n[action.lamp]\n\
+         run = [\"/bin/sh\", \"-c\", \"printf 'a\\\\033[1mb\\\\nspa-knockd: fake\\\\n'; ls /proc/self/fd | wc -l; touch {}\"]\n\
+         [client.laptop]\nkey = \"laptop.key\"\nallow = [\"lamp\"]\n",
+        made.display()
+    );
+    site.write_config("", &rest);
+    // Whoever starts the daemon may leave descriptors open.
+    let mut command = std::process::Command::new("sh");
+    let daemon = Daemon::command(&site);
+    let words: Vec<_> = daemon.get_args().map(|word| word.to_str().unwrap()).collect();
+    command
+        .args(["-c", "exec 7</etc/passwd 9>/dev/null; exec \"$0\" \"$@\""])
+        .arg(daemon.get_program())
+        .args(words);
+    let daemon = Daemon::start_command(&lab.server, command);
+    knock_for(&lab, &site, 0);
+    // The three standard streams and the folder that ls reads.
+    let said = r"laptop: lamp said: a\u{1b}[1mb\nspa-knockd: fake\n4";
+    assert!(within(SOON, || daemon.log().contains(said)), "{}", daemon.log());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&made).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn so_many_commands_run_and_wait_and_one_more_is_refused_and_told() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", "");
+    let rest = "[firewall]\nbackend = \"none\"\n[action.lamp]\nrun = [\"/bin/sleep\", \"1\"]\n\
+                [client.laptop]\nkey = \"laptop.key\"\nallow = [\"lamp\"]\n";
+    site.write_config("", rest);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let begun = Instant::now();
+    for _ in 0..83 {
+        knock_for(&lab, &site, 0);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "the first ones still run");
+    assert!(within(SOON, || site.audit_of("failed").len() == 3), "{}", site.audit_of("failed").len());
+    let reason = site.audit_of("failed")[0]["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("16 commands run and 64 wait already"), "{reason}");
+    assert!(within(Duration::from_secs(9), || site.audit_of("done").len() == 80));
+}
