@@ -79,7 +79,8 @@ impl ReplayMemory {
     /// Takes back what was on record, in any order.
     pub fn restore(&mut self, acceptance: &Acceptance) {
         let lane = self.lane(acceptance.key);
-        if !lane.contains(&acceptance.id) {
+        // One that is later than all others cannot be among them.
+        if acceptance.timestamp > lane.high || !lane.contains(&acceptance.id) {
             lane.insert(acceptance.timestamp, acceptance.id);
         }
         lane.raise_floor(acceptance.floor);

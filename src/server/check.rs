@@ -101,10 +101,22 @@ impl Report {
     }
 
     fn state(&mut self, config: &ServerConfig) {
-        if let Err(error) = state::examine(&config.state_dir) {
-            let text = error.to_string();
-            let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, "run this as root"));
-            self.problem(config, &["server", "state_dir"], message.to_owned(), hint);
+        let place = ["server", "state_dir"];
+        match state::examine(&config.state_dir) {
+            Ok(damaged) => {
+                for file in damaged {
+                    let message = format!(
+                        "{}: not as it was written; what it should have undone may still stand",
+                        file.display()
+                    );
+                    self.problem(config, &place, message, "undo it by hand, then remove the file");
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, "run this as root"));
+                self.problem(config, &place, message.to_owned(), hint);
+            }
         }
     }
 

@@ -63,7 +63,10 @@ fn the_keeper_has_no_more_rights_than_its_config_needs() {
     for set in ["CapPrm", "CapEff", "CapBnd"] {
         assert_eq!(field(&status, set), ["00000000000031e0"], "{set}");
     }
-    assert_eq!((field(&status, "CapInh"), field(&status, "CapAmb")), (vec!["0".repeat(16)], vec!["0".repeat(16)]));
+    assert_eq!(
+        (field(&status, "CapInh"), field(&status, "CapAmb")),
+        (vec!["0".repeat(16)], vec!["0".repeat(16)])
+    );
     assert_eq!(field(&status, "NoNewPrivs"), ["1"]);
     for thread in fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap() {
         let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();

@@ -18,7 +18,10 @@ use crate::wire::Reader;
 
 /// Bytes of a record.
 pub(super) const RECORD: usize = 48;
-const CHECKED: usize = 40;
+/// What the checksum covers besides number and place: with them it is one block of the hash.
+const CHECKED: usize = 37;
+/// Where the checksum stands.
+const SUM: usize = 40;
 /// What the first bytes of a header's id are: the format and its version.
 const FORMAT: &[u8; 12] = b"spa-knock/1\n";
 
@@ -73,7 +76,7 @@ pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] 
         *room = *byte;
     }
     let sum = sum(&bytes, number, place);
-    for (byte, room) in sum.iter().zip(bytes.iter_mut().skip(CHECKED)) {
+    for (byte, room) in sum.iter().zip(bytes.iter_mut().skip(SUM)) {
         *room = *byte;
     }
     bytes

@@ -10,7 +10,7 @@ mod scribe;
 mod undoings;
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::disk::Folder;
 use super::console::{Failure, tell};
@@ -76,12 +76,14 @@ pub(super) fn reset(config: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whether a daemon could start with the state of `folder`. Changes nothing.
+/// Whether a daemon could start with the state of `folder`, and the files that say what to undo but cannot be read.
+/// Changes nothing.
 ///
 /// # Errors
 /// When it could not.
-pub(super) fn examine(folder: &Path) -> Result<(), StateError> {
-    replay::remembered(&Folder::new(folder), &boot_id()?, clock::wall()).map(|_| ())
+pub(super) fn examine(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
+    replay::remembered(&Folder::new(folder), &boot_id()?, clock::wall())?;
+    Ok(undoings::damaged(folder)?)
 }
 
 fn boot_id() -> Result<String, StateError> {

@@ -223,6 +223,18 @@ impl Undoings {
     }
 }
 
+/// The files of the state folder `state` that are not as they were written. Changes nothing.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn damaged(state: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let is_damaged = |path: &PathBuf| {
+        let is_coming = path.extension().is_some_and(|extension| extension == COMING);
+        !is_coming && files::read_bytes(path).is_ok_and(|bytes| Entry::read(&bytes).is_none())
+    };
+    Ok(files::list(&state.join(FOLDER))?.into_iter().filter(is_damaged).collect())
+}
+
 /// What a file says. Times in milliseconds.
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -439,6 +451,7 @@ mod tests {
         let file = undoings.file(3);
         files::create_new(&file, Mode::Private, &text[1..]).unwrap();
         let (undoings, left) = open(state.path());
+        assert_eq!(damaged(state.path()).unwrap(), [file.clone()]);
         assert_eq!((left, waiting(&undoings).len()), (vec![Left::Damaged(file)], 0));
     }
 

@@ -1,0 +1,146 @@
+//! What a million accepted knocks leave behind: the size of the state, the time of a start, and what one more costs
+//! against one with an empty state. A real daemon, a veth pair, nftables. Needs root.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark counts, reads the clock, and may fail loudly"
+)]
+
+#[path = "../tests/net/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+mod net;
+mod spread;
+
+use std::fs;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, knock, open_ssh};
+use spread::Spread;
+
+const KNOCKS: u32 = 1_000_000;
+/// One key's memory has room for 256 knocks of a minute; real ones are slower.
+const CLIENTS: usize = 64;
+/// Knocks on their way at a time.
+const WINDOW: usize = 32;
+/// Single knocks that are measured, before and after.
+const SINGLE: usize = 2_000;
+/// A start that is measured is made so many times.
+const STARTS: usize = 20;
+
+fn main() {
+    // `cargo test --benches` only asks whether this starts.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    let Some(lab) = Lab::new() else { return };
+    let name = |n: usize| format!("client-{n}");
+    let client = |n: usize| format!("[client.{0}]\nkey = \"{0}.key\"\nallow = [\"open-ssh\"]\n", name(n));
+    let site = Site::new("", &(open_ssh(1) + &(0..CLIENTS).map(client).collect::<String>()));
+    // A million lines of it are not what is measured.
+    let config = site.path("spa-knockd.toml");
+    let is_audit = |line: &&str| !line.starts_with("audit");
+    let lines: Vec<_> =
+        fs::read_to_string(&config).unwrap().lines().filter(is_audit).map(str::to_owned).collect();
+    fs::write(&config, lines.join("\n").replacen("[server]", "[server]\naudit = \"\"", 1)).unwrap();
+    let keys: Vec<Key> = (0..CLIENTS).map(|n| site.add_key(&name(n))).collect();
+    let socket = lab.client.udp(CLIENT4);
+
+    let empty = starts(&lab, &site);
+    empty.print("start with an empty state (exec → ready)", None);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    // Another daemon's first knocks also warm caches; these are not counted.
+    let _ = singles(&socket, &keys);
+    let before = singles(&socket, &keys);
+    before.print("one knock, answered, with an empty state", None);
+
+    let start = Instant::now();
+    let largest = many(&socket, &keys, &site);
+    println!(
+        "{KNOCKS} accepted knocks in {:.0} s; state at most {} KiB, now {} KiB",
+        start.elapsed().as_secs_f64(),
+        largest >> 10,
+        state_size(&site) >> 10
+    );
+    let after = singles(&socket, &keys);
+    after.print("one knock, answered, after all of them", Some(1.1 * before.median()));
+    println!("  that is {:+.1} %", 100.0 * (after.median() / before.median() - 1.0));
+    println!("keeper resident: {}", resident(daemon.id().as_raw()));
+
+    daemon.kill9();
+    starts(&lab, &site).print("start after all of them and kill -9 (exec → ready)", Some(100_000.0));
+}
+
+/// The time until a daemon is ready, each killed at once.
+fn starts(lab: &Lab, site: &Site) -> Spread {
+    let journal = site.path("state/replay.journal");
+    let lease = site.path("state/replay.lease");
+    let kept = [&journal, &lease].map(|path| fs::read(path).ok());
+    let start = |_| {
+        // Each start writes the state anew: the next one shall find it as the first did.
+        for (path, content) in [&journal, &lease].into_iter().zip(&kept) {
+            if let Some(content) = content {
+                fs::write(path, content).unwrap();
+            }
+        }
+        let begun = Instant::now();
+        let mut daemon = Daemon::launch(&lab.server, Daemon::command(site));
+        while !daemon.says("ready") {
+            assert!(!daemon.has_ended(), "{}", daemon.log());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let elapsed = begun.elapsed();
+        daemon.kill9();
+        elapsed
+    };
+    Spread::of((0..STARTS).map(start))
+}
+
+fn singles(socket: &UdpSocket, keys: &[Key]) -> Spread {
+    let single = |n: usize| {
+        let datagram = keys[n % keys.len()].good();
+        let start = Instant::now();
+        assert!(ask(socket, SERVER4, &datagram).is_some(), "knock {n} is answered");
+        start.elapsed()
+    };
+    Spread::of((0..SINGLE).map(single))
+}
+
+/// Knocks until so many have been answered; the largest that the state ever was.
+fn many(socket: &UdpSocket, keys: &[Key], site: &Site) -> u64 {
+    let (mut sent, mut answered, mut largest) = (0_usize, 0_u32, 0);
+    let mut under_way = 0;
+    while answered < KNOCKS {
+        while under_way < WINDOW {
+            let datagram = keys[sent % keys.len()].seal(&knock("open-ssh"));
+            socket.send_to(datagram.as_bytes(), (SERVER4, KNOCK_PORT)).unwrap();
+            (sent, under_way) = (sent + 1, under_way + 1);
+        }
+        match socket.recv(&mut [0; 256]) {
+            Ok(_) => (answered, under_way) = (answered + 1, under_way - 1),
+            // Lost where a queue was full: others are sent in their place.
+            Err(_) => under_way = 0,
+        }
+        if answered.is_multiple_of(1_000) {
+            largest = largest.max(state_size(site));
+        }
+    }
+    // What is still on its way is no answer to what follows.
+    while socket.recv(&mut [0; 256]).is_ok() {}
+    largest
+}
+
+fn state_size(site: &Site) -> u64 {
+    let files = fs::read_dir(site.path("state")).unwrap().flatten();
+    files.filter_map(|file| file.metadata().ok()).filter(fs::Metadata::is_file).map(|m| m.len()).sum()
+}
+
+fn resident(process: i32) -> String {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+}
