@@ -14,10 +14,11 @@ use proptest::prelude::*;
 use spa_knock::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use spa_knock::gate::{
     Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge, Order, Outcome,
-    Policy, Refusal, Rejection, ReplayMemory, Term, Undo, Verdict, Watcher,
+    Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict, Watcher,
 };
 use spa_knock::knock::{
-    ActionName, AddressPolicy, Knock, Now, Reply, ReplyWanted, ServerId, Status, Timestamp,
+    ActionName, AddressPolicy, Knock, Now, Ports, PrefixLengths, Reply, ReplyWanted, ServerId, Status,
+    Timestamp,
 };
 use spa_knock::wire::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, open_reply};
 
@@ -49,45 +50,61 @@ fn action(name: &str) -> ActionName {
 
 fn rules() -> ClientRules {
     ClientRules {
-        allow: ["open-ssh", "lamp", "touch", "lend"].into_iter().map(action).collect(),
+        allow: ALLOWED.into_iter().map(action).collect(),
         sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
+        grant_prefix: PrefixLengths::SINGLE,
         rate: None,
         expires: None,
     }
 }
 
+/// All actions but open-web.
+const ALLOWED: [&str; 10] = [
+    "open-ssh",
+    "open-many",
+    "open-once",
+    "open-port",
+    "to-db",
+    "close-ssh",
+    "open-and-run",
+    "lamp",
+    "touch",
+    "lend",
+];
+
 fn policy(rules: ClientRules) -> Policy {
-    let argv = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect();
+    let argv = |words: &[&str]| words.iter().map(|word| word.parse().unwrap()).collect::<Vec<Template>>();
     let seconds = Duration::from_secs;
-    let open = |door: &str| Action::Open {
-        doors: vec![door.parse().unwrap()],
-        term: Term { usual: seconds(30), max: seconds(600) },
+    let lasting =
+        |part| Action { parts: vec![part], term: Some(Term { usual: seconds(30), max: seconds(600) }) };
+    let ports = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Ports>>();
+    let open = |texts: &[&str]| lasting(Part::Open { ports: ports(texts), uses: Uses::Many });
+    let run = |words: &[&str], undo| Part::Run { argv: argv(words), timeout: seconds(10), undo };
+    let once = |part| Action { parts: vec![part], term: None };
+    let lend =
+        run(&["/bin/lend", "{client}", "{seconds}"], Some(argv(&["/bin/fetch", "{argument}", "{address}"])));
+    let inside = ["10.0.0.5:5432".parse().unwrap()];
+    let both = Action {
+        parts: vec![open(&["tcp/22"]).parts.remove(0), run(&["/bin/true"], None)],
+        ..open(&["tcp/1"])
     };
     let actions = BTreeMap::from([
-        (action("open-ssh"), open("tcp/22")),
-        (action("open-web"), open("tcp/443")),
+        (action("open-ssh"), open(&["tcp/22"])),
+        (action("open-web"), open(&["tcp/443"])),
+        (action("open-many"), open(&["tcp/22", "udp/53", "tcp/8000-8999"])),
+        (action("open-once"), lasting(Part::Open { ports: ports(&["tcp/22"]), uses: Uses::One })),
         (
-            action("lamp"),
-            Action::Run {
-                argv: argv(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"]),
-                timeout: seconds(10),
-                undo: None,
-            },
+            action("open-port"),
+            lasting(Part::OpenArgument { allowed: ports(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many }),
         ),
-        (
-            action("touch"),
-            Action::Run { argv: argv(&["/bin/touch", "/tmp/x"]), timeout: seconds(10), undo: None },
-        ),
+        (action("to-db"), lasting(Part::Forward { door: "tcp/15432".parse().unwrap(), to: inside.to_vec() })),
+        (action("close-ssh"), once(Part::Close(action("open-ssh")))),
+        (action("open-and-run"), both),
+        (action("lamp"), once(run(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"], None))),
+        (action("touch"), once(run(&["/bin/touch", "/tmp/x"], None))),
         (
             action("lend"),
-            Action::Run {
-                argv: argv(&["/bin/lend", "{client}", "{seconds}"]),
-                timeout: seconds(10),
-                undo: Some(Undo {
-                    argv: argv(&["/bin/fetch", "{argument}", "{address}"]),
-                    term: Term { usual: seconds(60), max: seconds(120) },
-                }),
-            },
+            Action { parts: vec![lend], term: Some(Term { usual: seconds(60), max: seconds(120) }) },
         ),
     ]);
     let keys = keys(7);
@@ -98,7 +115,13 @@ fn policy(rules: ClientRules) -> Policy {
         age: KeyAge::Current,
         rules,
     };
-    Policy { window: WINDOW, reply: true, actions, clients: vec![client] }
+    Policy {
+        window: WINDOW,
+        reply: true,
+        own_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
+        actions,
+        clients: vec![client],
+    }
 }
 
 impl Server {
@@ -173,27 +196,29 @@ impl Server {
     }
 
     fn grants(&mut self, knock: &Knock) -> Vec<Grant> {
-        match self.order(knock).effect() {
-            Effect::Open(grants) => grants.clone(),
-            Effect::Run { .. } => panic!("not an open"),
+        match self.order(knock).effects() {
+            [Effect::Open(grants)] => grants.clone(),
+            _ => panic!("not an open"),
         }
     }
 
     /// What will be run to undo it, and after how many seconds.
     fn undoing(&mut self, knock: &Knock) -> Option<(Vec<Vec<String>>, u64)> {
-        match self.order(knock).effect() {
-            Effect::Run { undo, .. } => undo.as_ref().map(|undo| {
+        match self.order(knock).effects() {
+            [Effect::Run { undo, .. }] => undo.as_ref().map(|undo| {
                 let argv = undo.commands.iter().map(|command| command.argv().to_vec()).collect();
                 (argv, undo.after.as_secs())
             }),
-            Effect::Open(_) => panic!("not a run"),
+            _ => panic!("not a run"),
         }
     }
 
     fn commands(&mut self, knock: &Knock) -> Vec<Vec<String>> {
-        match self.order(knock).effect() {
-            Effect::Run { commands, .. } => commands.iter().map(|command| command.argv().to_vec()).collect(),
-            Effect::Open(_) => panic!("not a run"),
+        match self.order(knock).effects() {
+            [Effect::Run { commands, .. }] => {
+                commands.iter().map(|command| command.argv().to_vec()).collect()
+            }
+            _ => panic!("not a run"),
         }
     }
 }
@@ -411,6 +436,90 @@ fn rates_count_what_would_act_and_expired_keys_do_nothing() {
     }
 }
 
+/// What a knock for this action opens, each for whom and what.
+fn opened(server: &mut Server, knock: &Knock) -> Vec<String> {
+    let grants = server.grants(knock);
+    grants.iter().map(|grant| format!("{} {}", grant.passage().from, grant.passage().way)).collect()
+}
+
+#[test]
+fn each_kind_of_action_opens_what_its_config_says() {
+    let mut server = Server::new();
+    for (name, argument, expected) in [
+        ("open-ssh", "", &["203.0.113.9 tcp/22"][..]),
+        ("open-many", "", &["203.0.113.9 tcp/22", "203.0.113.9 udp/53", "203.0.113.9 tcp/8000-8999"]),
+        ("open-once", "", &["203.0.113.9 tcp/22 once"]),
+        ("open-port", "tcp/8443", &["203.0.113.9 tcp/8443"]),
+        ("open-port", "tcp/8000-8010", &["203.0.113.9 tcp/8000-8010"]),
+        ("open-port", "udp/53", &["203.0.113.9 udp/53"]),
+        ("to-db", "", &["203.0.113.9 tcp/15432 to 10.0.0.5:5432"]),
+    ] {
+        let knock = Knock { action: action(name), argument: argument.parse().unwrap(), ..knock() };
+        assert_eq!(opened(&mut server, &knock), expected, "{name} {argument}");
+    }
+    let both = Knock { action: action("open-and-run"), ..knock() };
+    assert!(matches!(server.order(&both).effects(), [Effect::Open(_), Effect::Run { .. }]));
+    let close = Knock { action: action("close-ssh"), ..knock() };
+    assert!(
+        matches!(server.order(&close).effects(), [Effect::Close(closed)] if *closed == action("open-ssh"))
+    );
+}
+
+#[test]
+fn an_argument_that_names_other_ports_or_none_is_refused() {
+    let mut server = Server::new();
+    for argument in ["", "tcp/22", "tcp/7999-8000", "udp/8443", "8443", "tcp/8443,tcp/8444", "tcp/8999-8000"]
+    {
+        let knock = Knock { action: action("open-port"), argument: argument.parse().unwrap(), ..knock() };
+        let refusal = server.refusal(&knock, SOURCE);
+        assert!(matches!(refusal.rejection, Rejection::Argument(_)), "{argument}: {}", refusal.rejection);
+    }
+}
+
+#[test]
+fn a_clients_prefix_lets_its_neighbours_in_with_it_but_not_for_one_connection() {
+    let lengths = PrefixLengths::SINGLE.with("/24").and_then(|lengths| lengths.with("/64")).unwrap();
+    let mut server = Server::with(ClientRules { grant_prefix: lengths, ..rules() });
+    assert_eq!(opened(&mut server, &knock()), ["203.0.113.0/24 tcp/22"]);
+    let once = Knock { action: action("open-once"), ..knock() };
+    assert_eq!(opened(&mut server, &once), ["203.0.113.9 tcp/22 once"]);
+    let forward = Knock { action: action("to-db"), ..knock() };
+    assert_eq!(opened(&mut server, &forward), ["203.0.113.9 tcp/15432 to 10.0.0.5:5432"]);
+}
+
+#[test]
+fn nobody_is_let_in_by_an_address_that_is_not_his() {
+    let listed = ClientRules { sources: [AddressPolicy::Listed].into(), ..rules() };
+    let mut server = Server::with(listed);
+    for address in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "::1", "ff02::1"] {
+        let (mut ipv4, mut ipv6) = (None, None);
+        match address.parse().unwrap() {
+            IpAddr::V4(v4) => ipv4 = Some(v4),
+            IpAddr::V6(v6) => ipv6 = Some(v6),
+        }
+        let knock = Knock { policy: AddressPolicy::Listed, ipv4, ipv6, ..knock() };
+        let refusal = server.refusal(&knock, SOURCE);
+        let expected = [Rejection::NobodysAddress, Rejection::NothingListed];
+        assert!(expected.contains(&refusal.rejection), "{address}: {}", refusal.rejection);
+        assert_eq!(refusal.rejection.status(), Some(Status::AddressRefused));
+    }
+    let six = Knock {
+        policy: AddressPolicy::Listed,
+        ipv4: None,
+        ipv6: Some("2001:db8::7".parse().unwrap()),
+        action: action("to-db"),
+        ..knock()
+    };
+    assert_eq!(server.refusal(&six, SOURCE).rejection, Rejection::NoWayInside);
+    let commands = Knock {
+        policy: AddressPolicy::Listed,
+        ipv4: Some([127, 0, 0, 1].into()),
+        action: action("touch"),
+        ..knock()
+    };
+    assert_eq!(server.commands(&commands).len(), 1, "a command opens nothing by itself");
+}
+
 #[test]
 fn a_command_that_is_undone_lasts_as_long_as_was_asked_up_to_its_most() {
     let mut server = Server::new();
@@ -432,7 +541,7 @@ fn the_seconds_asked_for_are_granted_up_to_the_actions_most() {
         let grants = Server::new().grants(&Knock { seconds: asked, ..knock() });
         assert_eq!(grants.len(), 1);
         assert_eq!(grants[0].duration(), Duration::from_secs(granted), "{asked}");
-        assert_eq!(grants[0].door().to_string(), "tcp/22");
+        assert_eq!(format!("{}", grants[0].passage().way), "tcp/22");
         assert_eq!((grants[0].client().as_str(), grants[0].action().as_str()), ("laptop", "open-ssh"));
     }
 }
@@ -448,7 +557,7 @@ fn listed_addresses_are_granted_whatever_the_source() {
     let mut server =
         Server::with(ClientRules { sources: BTreeSet::from([AddressPolicy::Listed]), ..rules() });
     let grants = server.grants(&listed(Some("198.51.100.1"), Some("2001:db8::1")));
-    let addresses: Vec<IpAddr> = grants.iter().map(|grant| grant.address()).collect();
+    let addresses: Vec<IpAddr> = grants.iter().map(|grant| grant.passage().from.first()).collect();
     assert_eq!(addresses, ["198.51.100.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
     let refusal = server.refusal(&listed(None, None), SOURCE);
     assert_eq!(refusal.rejection, Rejection::NothingListed);

@@ -1,15 +1,16 @@
 //! `[action.NAME]`: what a knock can do.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 use super::Backend;
 use super::document::{Table, Value, written};
-use super::sections::read_doors;
-use crate::gate::{Action, Template, Term, Undo};
-use crate::knock::ActionName;
+use super::sections::read_ports;
+use crate::gate::{Action, Part, Template, Term, Uses};
+use crate::knock::{ActionName, Door};
 
 /// A grant is at least as long as a TCP handshake may take, and at most a year.
 const GRANTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
@@ -20,8 +21,9 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fr
 /// The actions by name. A bad one is `None` and has left its problems, but its name may be used.
 pub(super) fn read_actions(table: Table<'_>, backend: Backend) -> BTreeMap<ActionName, Option<Action>> {
     let mut actions = BTreeMap::new();
+    let mut closes = Vec::new();
     for (name, value) in table.entries() {
-        let action = value.table().and_then(|table| read_action(table, backend));
+        let action = value.table().and_then(|table| read_action(table, backend, &mut closes));
         match name.parse::<ActionName>() {
             Ok(name) => {
                 actions.insert(name, action);
@@ -29,22 +31,37 @@ pub(super) fn read_actions(table: Table<'_>, backend: Backend) -> BTreeMap<Actio
             Err(error) => value.problem(error, None),
         }
     }
+    for (value, closed) in closes {
+        match actions.get(&closed) {
+            None => value.problem(format_args!("no action is called {closed}"), None),
+            Some(Some(action)) if action.term.is_none() => {
+                value.problem(format_args!("{closed} opens nothing that could be closed"), None);
+            }
+            Some(_) => {}
+        }
+    }
     actions
 }
 
-/// What stands in an action, before it is known which kind of action it is.
+/// What stands in an action.
 struct Keys<'d> {
     open: Option<Value<'d>>,
-    run: Option<Value<'d>>,
+    allow_ports: Option<Value<'d>>,
+    once: Option<Value<'d>>,
     forward: Option<Value<'d>>,
     close: Option<Value<'d>>,
+    run: Option<Value<'d>>,
+    undo: Option<Value<'d>>,
+    timeout: Option<Value<'d>>,
     duration: Option<Value<'d>>,
     max: Option<Value<'d>>,
-    timeout: Option<Value<'d>>,
-    undo: Option<Value<'d>>,
 }
 
-fn read_action(mut table: Table<'_>, backend: Backend) -> Option<Action> {
+fn read_action<'d>(
+    mut table: Table<'d>,
+    backend: Backend,
+    closes: &mut Vec<(Value<'d>, ActionName)>,
+) -> Option<Action> {
     let keys = Keys {
         open: table.take("open"),
         run: table.take("run"),
@@ -54,67 +71,134 @@ fn read_action(mut table: Table<'_>, backend: Backend) -> Option<Action> {
         max: table.take("max"),
         timeout: table.take("timeout"),
         undo: table.take("undo"),
+        allow_ports: table.take("allow-ports"),
+        once: table.take("once"),
     };
-    if let Some(later) = table.take("allow-ports") {
-        later.not_yet();
+    keys.check_company();
+    for value in [&keys.open, &keys.forward].into_iter().flatten().filter(|_| backend == Backend::None) {
+        value.problem("cannot open anything with firewall.backend = \"none\"", None);
     }
-    if let Some(once) = table.take("once")
-        && once.flag() == Some(true)
-    {
-        once.not_yet();
-    }
-    let action = read_effect(&table, &keys, backend);
-    table.finish();
-    action
-}
-
-fn read_effect(table: &Table<'_>, keys: &Keys<'_>, backend: Backend) -> Option<Action> {
-    let effects =
-        [("open", &keys.open), ("run", &keys.run), ("forward", &keys.forward), ("close", &keys.close)];
-    let present: Vec<&str> =
-        effects.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| *name).collect();
-    for later in [&keys.forward, &keys.close].into_iter().flatten() {
-        later.not_yet();
-    }
-    match (present.as_slice(), &keys.open, &keys.run) {
-        ([], _, _) => {
-            table.problem("no effect", Some("give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]"));
-            None
-        }
-        ([_], Some(open), None) => read_open(table, open, keys, backend),
-        ([_], None, Some(run)) => read_run(run, keys),
-        ([_], _, _) => None,
-        (several, _, _) => {
-            let message = format!("more than one effect: {}", several.join(", "));
-            table.problem(message, Some("an action does one thing: make an action of each"));
-            None
-        }
-    }
-}
-
-fn read_open(table: &Table<'_>, open: &Value<'_>, keys: &Keys<'_>, backend: Backend) -> Option<Action> {
-    if let Some(timeout) = &keys.timeout {
-        timeout
-            .problem("only an action with `run` has a timeout", Some("a grant lasts as long as `for` says"));
-    }
-    if let Some(undo) = &keys.undo {
-        undo.problem("only an action with `run` is undone by a command", Some("a grant ends by itself"));
-    }
-    if backend == Backend::None {
-        open.problem("cannot open anything with firewall.backend = \"none\"", None);
-    }
-    let doors = if open.is("argument") {
-        open.not_yet();
-        None
+    let parts = keys.read_parts();
+    let term = if keys.have_effect() {
+        keys.read_term(&table)
     } else {
-        read_doors(open)
+        table.problem("no effect", Some("give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]"));
+        None
     };
-    let Some(value) = &keys.duration else {
-        table.problem("`for` is missing", Some("for = \"30s\": how long the ports stay open"));
-        return None;
-    };
-    let term = read_term(value, keys.max.as_ref());
-    Some(Action::Open { doors: doors?, term: term? })
+    table.finish();
+    if let (Some(close), Some(closed)) = (keys.close, keys_close(&parts)) {
+        closes.push((close, closed));
+    }
+    Some(Action { parts: parts?, term: term? })
+}
+
+fn keys_close(parts: &Option<Vec<Part>>) -> Option<ActionName> {
+    parts.iter().flatten().find_map(|part| match part {
+        Part::Close(action) => Some(action.clone()),
+        _ => None,
+    })
+}
+
+impl<'d> Keys<'d> {
+    fn have_effect(&self) -> bool {
+        [&self.open, &self.forward, &self.close, &self.run].into_iter().any(Option::is_some)
+    }
+
+    /// Keys that mean nothing without others.
+    fn check_company(&self) {
+        if let (Some(timeout), None) = (&self.timeout, &self.run) {
+            timeout.problem(
+                "only an action with `run` has a timeout",
+                Some("a grant lasts as long as `for` says"),
+            );
+        }
+        if let (Some(undo), None) = (&self.undo, &self.run) {
+            undo.problem("only what `run` does is undone by a command", Some("a grant ends by itself"));
+        }
+        if let (Some(once), None) = (&self.once, &self.open) {
+            once.problem("only what `open` opens is opened once", None);
+        }
+        let opens_argument = self.open.as_ref().is_some_and(|open| open.is("argument"));
+        match (&self.allow_ports, &self.open) {
+            (Some(allowed), _) if !opens_argument => {
+                allowed.problem(
+                    "ports that a client may name, but none is asked for",
+                    Some("open = \"argument\""),
+                );
+            }
+            (None, Some(open)) if opens_argument => {
+                open.problem(
+                    "`allow-ports` is missing",
+                    Some("allow-ports = [\"tcp/8000-8999\"]: what a client may open"),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// What the action does, in its order; a part that is wrong has left its problems.
+    fn read_parts(&self) -> Option<Vec<Part>> {
+        let parts = [
+            self.open.as_ref().map(|open| self.read_open(open)),
+            self.forward.as_ref().map(read_forward),
+            self.close.as_ref().map(|close| close.parsed().map(Part::Close)),
+            self.run.as_ref().map(|run| self.read_run(run)),
+        ];
+        // All of them first, so that every problem is told.
+        let parts: Vec<Option<Part>> = parts.into_iter().flatten().collect();
+        parts.into_iter().collect::<Option<Vec<_>>>().filter(|parts| !parts.is_empty())
+    }
+
+    fn read_open(&self, open: &Value<'_>) -> Option<Part> {
+        let uses = match self.once.as_ref().map(Value::flag) {
+            Some(once) => Some(if once? { Uses::One } else { Uses::Many }),
+            None => Some(Uses::Many),
+        };
+        if open.is("argument") {
+            let allowed = self.allow_ports.as_ref().and_then(read_ports);
+            return Some(Part::OpenArgument { allowed: allowed?, uses: uses? });
+        }
+        let ports = read_ports(open)?;
+        if uses == Some(Uses::One) && ports.iter().any(|ports| ports.single().is_none()) {
+            open.problem(
+                "a range cannot be opened for one connection",
+                Some("name single ports, or drop `once`"),
+            );
+            return None;
+        }
+        Some(Part::Open { ports, uses: uses? })
+    }
+
+    fn read_run(&self, run: &Value<'_>) -> Option<Part> {
+        let timeout = self.timeout.as_ref().map_or(Some(TIMEOUT), |value| value.duration(TIMEOUTS));
+        let argv = read_command(run);
+        let undo = match &self.undo {
+            Some(undo) => Some(read_command(undo)?),
+            None => None,
+        };
+        Some(Part::Run { argv: argv?, timeout: timeout?, undo })
+    }
+
+    /// How long what it does lasts; `Some(None)` where nothing of it does.
+    fn read_term(&self, table: &Table<'_>) -> Option<Option<Term>> {
+        let lasts = self.open.is_some() || self.forward.is_some() || self.undo.is_some();
+        match &self.duration {
+            Some(usual) if lasts => read_term(usual, self.max.as_ref()).map(Some),
+            None if lasts => {
+                table.problem("`for` is missing", Some("for = \"30s\": how long it lasts"));
+                None
+            }
+            _ => {
+                for value in [&self.duration, &self.max].into_iter().flatten() {
+                    value.problem(
+                        "nothing that it does lasts",
+                        Some("undo = [...]: what undoes `run` then; timeout = \"10s\": when it is killed"),
+                    );
+                }
+                Some(None)
+            }
+        }
+    }
 }
 
 /// `for`, and `max` which is as long unless it is said.
@@ -137,34 +221,55 @@ fn read_max(value: &Value<'_>, duration: Option<Duration>) -> Option<Duration> {
     Some(max)
 }
 
-fn read_run(run: &Value<'_>, keys: &Keys<'_>) -> Option<Action> {
-    let undo = read_undo(keys);
-    let timeout = keys.timeout.as_ref().map_or(Some(TIMEOUT), |value| value.duration(TIMEOUTS));
-    let argv = read_command(run);
-    Some(Action::Run { argv: argv?, timeout: timeout?, undo })
+/// `{ from = "tcp/15432", to = "10.0.0.5:5432" }`, or a list of targets, one for each IP version.
+fn read_forward(value: &Value<'_>) -> Option<Part> {
+    let mut table = value.table()?;
+    let from = table.require("from", "from = \"tcp/15432\": the port that is connected to");
+    let to = table.require("to", "to = \"10.0.0.5:5432\", \"[fd00::5]:5432\" or \":8080\": where it leads");
+    let door: Option<Door> = from.and_then(|value| value.parsed());
+    let to = to.and_then(|value| read_targets(&value));
+    table.finish();
+    Some(Part::Forward { door: door?, to: to? })
 }
 
-/// What undoes a command, and when; nothing where there is no such thing, or it has left a problem.
-fn read_undo(keys: &Keys<'_>) -> Option<Undo> {
-    match (&keys.undo, &keys.duration) {
-        (Some(undo), Some(usual)) => {
-            let (argv, term) = (read_command(undo), read_term(usual, keys.max.as_ref()));
-            Some(Undo { argv: argv?, term: term? })
-        }
-        (Some(undo), None) => {
-            undo.problem("`for` is missing", Some("for = \"1m\": when it is undone"));
-            None
-        }
-        (None, _) => {
-            for value in [&keys.duration, &keys.max].into_iter().flatten() {
-                value.problem(
-                    "a command ends by itself and has no duration",
-                    Some("undo = [...]: what undoes it then; timeout = \"10s\": when it is killed"),
-                );
+fn read_targets(value: &Value<'_>) -> Option<Vec<SocketAddr>> {
+    let items = match value.as_text() {
+        Some(_) => None,
+        None => Some(value.list()?),
+    };
+    let mut targets: Vec<SocketAddr> = Vec::new();
+    for item in items.as_deref().unwrap_or(std::slice::from_ref(value)) {
+        for target in read_target(item)? {
+            if targets.iter().any(|known| known.is_ipv4() == target.is_ipv4()) {
+                item.problem("a second target of one IP version", None);
+                return None;
             }
-            None
+            targets.push(target);
         }
     }
+    Some(targets)
+}
+
+/// A host and a port; without a host, this one.
+fn read_target(value: &Value<'_>) -> Option<Vec<SocketAddr>> {
+    const FORM: &str = "a target is written 10.0.0.5:5432, [fd00::5]:5432 or, on this host, :8080";
+    let text = value.text()?;
+    let targets = match text.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|&port: &u16| port != 0).map(|port| {
+            let here = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+            here.map(|address| SocketAddr::new(address, port)).to_vec()
+        }),
+        None => text.parse::<SocketAddr>().ok().filter(is_elsewhere).map(|target| vec![target]),
+    };
+    if targets.is_none() {
+        value.problem("not a target", Some(FORM));
+    }
+    targets
+}
+
+fn is_elsewhere(target: &SocketAddr) -> bool {
+    let ip = target.ip();
+    target.port() != 0 && !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 fn read_command(value: &Value<'_>) -> Option<Vec<Template>> {

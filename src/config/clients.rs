@@ -7,7 +7,7 @@ use super::document::{Document, Table, Value};
 use super::problem::full_name;
 use super::{ClientEntry, Place, PreviousKey};
 use crate::gate::ClientRules;
-use crate::knock::{ActionName, AddressPolicy, ClientName};
+use crate::knock::{ActionName, AddressPolicy, ClientName, PrefixLengths};
 
 const SOURCES: [(&str, AddressPolicy); 3] = [
     (AddressPolicy::Exact.as_str(), AddressPolicy::Exact),
@@ -77,8 +77,8 @@ pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContex
 fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
     let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
     let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
-    let [source, rate, expires, previous] =
-        ["source", "rate", "expires", "previous"].map(|key| table.take(key));
+    let [source, rate, expires, previous, grant_prefix] =
+        ["source", "rate", "expires", "previous", "grant-prefix"].map(|key| table.take(key));
     for later in [table.take("otp"), table.take("uses")].into_iter().flatten() {
         later.not_yet();
     }
@@ -92,6 +92,7 @@ fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Op
     let rules = ClientRules {
         allow: allow.unwrap_or_default(),
         sources: sources.unwrap_or_default(),
+        grant_prefix: grant_prefix.and_then(|value| read_lengths(&value)).unwrap_or(PrefixLengths::SINGLE),
         rate: rate.and_then(|value| value.parsed()),
         expires: expires.and_then(|value| value.instant()),
     };
@@ -109,6 +110,25 @@ fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
         return None;
     }
     Some(keys_dir.join(path))
+}
+
+/// `"/24"`, or a list of one length for each IP version.
+fn read_lengths(value: &Value<'_>) -> Option<PrefixLengths> {
+    let items = match value.as_text() {
+        Some(_) => None,
+        None => Some(value.list()?),
+    };
+    let mut lengths = PrefixLengths::SINGLE;
+    for item in items.as_deref().unwrap_or(std::slice::from_ref(value)) {
+        match lengths.with(item.text()?) {
+            Ok(more) => lengths = more,
+            Err(error) => {
+                item.problem(error, None);
+                return None;
+            }
+        }
+    }
+    Some(lengths)
 }
 
 /// What `client rotate` writes.

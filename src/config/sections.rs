@@ -1,14 +1,15 @@
 //! `[server]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Table, Value};
 use super::{Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Places, ServerConfig};
-use crate::gate::Action;
-use crate::knock::{ActionName, Door, ServerId};
+use crate::gate::{Action, Failsafe, Mode};
+use crate::knock::{ActionName, Ports, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
@@ -18,6 +19,8 @@ const USER: &str = "spa-knock";
 const WINDOW: Duration = Duration::from_secs(30);
 /// Under a second no clock is right; over ten minutes a captured knock lives too long.
 const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+/// A daemon gives a sign of life every ten seconds, and a restart takes some.
+const FAILSAFES: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(7 * 86_400);
 /// The kernel's IFNAMSIZ less the final NUL.
 const INTERFACE_MAX: usize = 15;
 /// The longest user name that useradd(8) makes.
@@ -37,7 +40,10 @@ pub(super) struct Sections {
     user: String,
     audit: Audit,
     pub(super) backend: Backend,
-    protect: Vec<Door>,
+    mode: Mode,
+    protect: Vec<Ports>,
+    published: Vec<Ports>,
+    failsafe: Option<Failsafe>,
 }
 
 impl Sections {
@@ -60,7 +66,10 @@ impl Sections {
             user: self.user,
             audit: self.audit,
             backend: self.backend,
+            mode: self.mode,
             protect: self.protect,
+            published: self.published,
+            failsafe: self.failsafe,
             actions,
             clients: BTreeMap::new(),
             places: Places::new(file),
@@ -86,14 +95,15 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         user: or(server.take("user"), read_user, USER.to_owned()),
         audit: or(server.take("audit"), read_audit, Audit::File(PathBuf::from(AUDIT))),
         backend: or(firewall.take("backend"), read_backend, Backend::Nftables),
-        protect: or(firewall.take("protect"), read_doors, Vec::new()),
+        mode: or(
+            firewall.take("mode"),
+            |value| value.choice(&[("guard", Mode::Guard), ("set", Mode::Set)]),
+            Mode::Guard,
+        ),
+        protect: or(firewall.take("protect"), read_ports, Vec::new()),
+        published: or(firewall.take("published"), read_ports, Vec::new()),
+        failsafe: or(firewall.take("failsafe"), read_failsafe, None),
     };
-    if let Some(mode) = firewall.take("mode") {
-        read_mode(&mode);
-    }
-    if let Some(failsafe) = firewall.take("failsafe") {
-        read_failsafe(&failsafe);
-    }
     server.finish();
     firewall.finish();
     sections
@@ -129,25 +139,22 @@ fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {
 }
 
 /// Ports, each once, in the order they are written.
-pub(super) fn read_doors(value: &Value<'_>) -> Option<Vec<Door>> {
-    let items: Vec<Option<Door>> = value.list()?.iter().map(read_door).collect();
-    let mut doors = Vec::new();
-    for door in items.into_iter().collect::<Option<Vec<_>>>()? {
-        if !doors.contains(&door) {
-            doors.push(door);
+pub(super) fn read_ports(value: &Value<'_>) -> Option<Vec<Ports>> {
+    let items: Vec<Option<Ports>> = value.list()?.iter().map(Value::parsed).collect();
+    let mut all: Vec<Ports> = Vec::new();
+    for ports in items.into_iter().collect::<Option<Vec<_>>>()? {
+        if let Some(other) = all.iter().find(|&&other| other != ports && other.overlap(ports)) {
+            value.problem(
+                format_args!("{other} and {ports} have ports in common"),
+                Some("make one range of both"),
+            );
+            return None;
+        }
+        if !all.contains(&ports) {
+            all.push(ports);
         }
     }
-    Some(doors)
-}
-
-fn read_door(value: &Value<'_>) -> Option<Door> {
-    let text = value.text()?;
-    let range = text.split_once('-');
-    if range.is_some_and(|(low, high)| low.parse::<Door>().is_ok() && high.parse::<u16>().is_ok()) {
-        value.not_yet();
-        return None;
-    }
-    value.parsed()
+    Some(all)
 }
 
 fn read_backend(value: &Value<'_>) -> Option<Backend> {
@@ -158,20 +165,40 @@ fn read_backend(value: &Value<'_>) -> Option<Backend> {
     value.choice(&[("nftables", Backend::Nftables), ("none", Backend::None)])
 }
 
-fn read_mode(value: &Value<'_>) {
-    if value.is("set") {
-        value.not_yet();
-    } else {
-        value.choice(&[("guard", ())]);
+/// `"closed"`, or `{ after = "10m", allow = ["203.0.113.0/24"] }`.
+#[allow(clippy::option_option, reason = "a bad value, no failsafe, or one")]
+fn read_failsafe(value: &Value<'_>) -> Option<Option<Failsafe>> {
+    if !value.is_table() {
+        return value.choice(&[("closed", ())]).map(|()| None);
     }
+    let mut table = value.table()?;
+    let after = table.require("after", "after = \"10m\": how long the daemon may be dead");
+    let allow =
+        table.require("allow", "allow = [\"203.0.113.0/24\"]: who is let in then; \"any\" is everybody");
+    let after = after.and_then(|value| value.duration(FAILSAFES));
+    let allow = allow.and_then(|value| read_spared(&value));
+    table.finish();
+    Some(Some(Failsafe { after: after?, allow: allow? }))
 }
 
-fn read_failsafe(value: &Value<'_>) {
-    if value.is_table() {
-        value.not_yet();
-    } else {
-        value.choice(&[("closed", ())]);
+fn read_spared(value: &Value<'_>) -> Option<Vec<Prefix>> {
+    let items = value.list()?;
+    if let [only] = items.as_slice()
+        && only.is("any")
+    {
+        let everybody = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        return Some(everybody.map(|address| Prefix::of(address, 0)).to_vec());
     }
+    let mut spared: Vec<Prefix> = Vec::new();
+    for prefix in value.parsed_list::<Prefix>()? {
+        // Ranges of one set must not overlap.
+        if spared.iter().any(|known| known.contains(prefix.first()) || prefix.contains(known.first())) {
+            value.problem(format_args!("{prefix} overlaps another one"), Some("name the larger one alone"));
+            return None;
+        }
+        spared.push(prefix);
+    }
+    Some(spared)
 }
 
 fn read_audit(value: &Value<'_>) -> Option<Audit> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Places;
-use crate::gate::{Action, ClientRules};
-use crate::knock::{ActionName, ClientName, Door, ServerId, Timestamp};
+use crate::gate::{Action, ClientRules, Failsafe, Mode};
+use crate::knock::{ActionName, ClientName, Ports, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +35,14 @@ pub struct ServerConfig {
     pub audit: Audit,
     /// What opens and closes ports.
     pub backend: Backend,
+    /// Whose rules close the protected ports.
+    pub mode: Mode,
     /// The ports that only a grant opens.
-    pub protect: Vec<Door>,
+    pub protect: Vec<Ports>,
+    /// Ports that lead inside by somebody else's rules, and that only a grant opens.
+    pub published: Vec<Ports>,
+    /// Whom the kernel lets in when the daemon has been dead for a while.
+    pub failsafe: Option<Failsafe>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients by name.

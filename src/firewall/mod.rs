@@ -6,10 +6,11 @@ mod none;
 pub use nftables::Nftables;
 pub use none::NoFirewall;
 
-use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
-use crate::gate::{Event, Grant, KeyAge, Record};
-use crate::knock::{ActionName, ClientName, Door};
+use crate::gate::{Event, Failsafe, Grant, KeyAge, Mode, Passage, Record};
+use crate::knock::{ActionName, ClientName, Ports};
 use crate::os::connections::Connection;
 
 /// A firewall that can be ours in part.
@@ -27,26 +28,49 @@ pub trait Backend {
     /// When the firewall does not take them.
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError>;
 
-    /// Closes what is open for these clients and for nobody else. Returns what that was.
+    /// Ends these grants before their time; what another client holds too stays open for it. Returns what was ended.
     ///
     /// # Errors
     /// When the firewall does not do it; all of it is open then.
-    fn close(&mut self, gone: &dyn Fn(&ClientName) -> bool) -> Result<Vec<Closed>, FirewallError>;
+    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError>;
+
+    /// All live grants, once for each who holds them.
+    fn live(&self) -> Vec<Live>;
+
+    /// A sign of life: a failsafe that waits for the daemon's death waits anew.
+    ///
+    /// # Errors
+    /// When the firewall does not take it.
+    fn stay_alive(&mut self) -> Result<(), FirewallError>;
+
+    /// Readable when somebody has changed the firewall, where that can be told.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether somebody else has taken away something of ours since this was last asked.
+    fn disturbed(&mut self) -> bool;
+
+    /// Takes away all that is ours. What was granted is open, as everything is.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    fn remove(&mut self) -> Result<(), FirewallError>;
 }
 
-/// A grant that was ended before its time.
+/// A live grant, as one client holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Closed {
-    /// Whose it was.
+pub struct Live {
+    /// What is open, for whom.
+    pub passage: Passage,
+    /// Whose knock opened it.
     pub client: ClientName,
     /// By which action.
     pub action: ActionName,
-    /// Who was let in.
-    pub address: IpAddr,
+    /// For how long it still is.
+    pub left: Duration,
 }
 
-impl Closed {
-    /// The record of that.
+impl Live {
+    /// The record of its end before its time.
     #[must_use]
     pub fn record(self) -> Record {
         Record {
@@ -54,7 +78,7 @@ impl Closed {
             client: self.client,
             key: KeyAge::Current,
             action: Some(self.action),
-            addresses: vec![self.address],
+            addresses: vec![self.passage.from.first()],
             source: None,
             seconds: 0,
             reason: None,
@@ -67,13 +91,31 @@ impl Closed {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Gate {
     /// Ports that only a grant opens.
-    pub protect: Vec<Door>,
+    pub protect: Vec<Ports>,
+    /// Ports of this host that lead inside by somebody else's rules, as containers' do, and that only a grant opens.
+    pub published: Vec<Ports>,
+    /// Whose rules close them.
+    pub mode: Mode,
+    /// For how long they are closed.
+    pub enforcing: Enforcing,
+    /// Whom the kernel lets in when nobody can knock any more.
+    pub failsafe: Option<Failsafe>,
     /// The knock port, if datagrams to it are to be dropped without an answer because they are captured.
     pub silent_port: Option<u16>,
     /// Interfaces on which they are dropped as early as can be.
     pub early: Vec<String>,
     /// TCP connections that are older than the gate and must live on.
     pub older: Vec<Connection>,
+}
+
+/// For how long the gate is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Enforcing {
+    /// Until somebody opens it.
+    #[default]
+    Always,
+    /// On trial: the kernel opens it after this time by itself.
+    For(Duration),
 }
 
 /// The firewall did not do it.
@@ -91,6 +133,11 @@ pub enum FirewallError {
     /// A set can take no more.
     #[error("firewall: the set of grants is full")]
     Full,
+    /// A range of addresses or ports overlaps one that is open already.
+    #[error(
+        "firewall: these addresses and ports overlap others that are open\nhint: knock again when those are closed"
+    )]
+    Overlap,
     /// Anything else.
     #[error("firewall: {0}")]
     Other(String),

@@ -1,8 +1,9 @@
 //! No firewall: for servers where knocks only run commands.
 
-use super::{Backend, Closed, FirewallError, Gate};
+use std::os::fd::BorrowedFd;
+
+use super::{Backend, FirewallError, Gate, Live};
 use crate::gate::Grant;
-use crate::knock::ClientName;
 
 /// Changes nothing and opens nothing.
 pub struct NoFirewall;
@@ -16,7 +17,27 @@ impl Backend for NoFirewall {
         Err(FirewallError::Other("backend \"none\" opens no ports".to_owned()))
     }
 
-    fn close(&mut self, _: &dyn Fn(&ClientName) -> bool) -> Result<Vec<Closed>, FirewallError> {
+    fn close(&mut self, _: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
         Ok(Vec::new())
+    }
+
+    fn live(&self) -> Vec<Live> {
+        Vec::new()
+    }
+
+    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+        Ok(())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn disturbed(&mut self) -> bool {
+        false
+    }
+
+    fn remove(&mut self) -> Result<(), FirewallError> {
+        Ok(())
     }
 }

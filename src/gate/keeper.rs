@@ -1,8 +1,8 @@
 //! Steps 4 to 8 of the ladder, in their order, and the answer (10) and record (11) that each end leads to.
 //! Acting (9) is the caller's: it gets an `Order` and says how it went.
 
-use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
 use super::Authentic;
 use super::answers::{Answers, Before};
@@ -176,12 +176,12 @@ impl Keeper {
     pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
         let Accepted { fresh, mut ticket, .. } = accepted;
         match self.allow(&fresh, &mut ticket, now) {
-            Ok(effect) => {
+            Ok(effects) => {
                 if ticket.key == KeyAge::Previous {
                     let uses = self.previous_uses.entry(ticket.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
                 }
-                Verdict::Act(order::seal(ticket, effect))
+                Verdict::Act(order::seal(ticket, effects))
             }
             Err(rejection) => self.refuse(&ticket, rejection, now),
         }
@@ -196,6 +196,11 @@ impl Keeper {
     #[must_use]
     pub fn previous_uses(&self, client: &ClientName) -> u64 {
         self.previous_uses.get(client).copied().unwrap_or_default()
+    }
+
+    /// Which addresses this host has now.
+    pub fn set_own_addresses(&mut self, own: BTreeSet<IpAddr>) {
+        self.policy.own_addresses = own;
     }
 
     /// What is remembered of accepted knocks.
@@ -251,7 +256,12 @@ impl Keeper {
         elsewhere.then(|| self.refuse(ticket, Rejection::OtherAddress, now))
     }
 
-    fn allow(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<order::Effect, Rejection> {
+    fn allow(
+        &mut self,
+        fresh: &Fresh,
+        ticket: &mut Ticket,
+        now: Now,
+    ) -> Result<Vec<order::Effect>, Rejection> {
         let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
         let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
         let recent = self.recent.entry(client.name.clone()).or_default();

@@ -9,7 +9,9 @@
 //! ```
 
 mod answers;
+mod closing;
 mod copies;
+mod grant;
 mod hints;
 mod keeper;
 mod opened;
@@ -23,10 +25,12 @@ mod template;
 mod told;
 mod watcher;
 
+pub use closing::{Failsafe, Mode};
+pub use grant::{Grant, Passage, Way};
 pub use keeper::{Accepted, Answer, Keeper, Outcome, Refusal, Verdict};
 pub use opened::Skew;
-pub use order::{Command, Effect, Grant, Order, Ticket, Undoing};
-pub use policy::{Action, Client, ClientRules, KeyAge, Policy, Term, Undo};
+pub use order::{Command, Effect, Order, Ticket, Undoing};
+pub use policy::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
 pub use rate::{InvalidRate, Rate};
 pub use record::{Event, Record};
 pub use rejection::Rejection;

@@ -1,24 +1,28 @@
 //! Step 8 of the ladder, and what comes of it: an `Order`, the only thing that can open anything.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::grant::{Grant, Passage, Way};
 use super::opened::Fresh;
-use super::policy::{Action, Client, KeyAge, Policy, Undo};
+use super::policy::{Action, Client, KeyAge, Part, Policy, Uses};
 use super::rate::RecentActs;
 use super::record::{Event, Record};
 use super::rejection::Rejection;
 use super::replay::KnockId;
 use super::{Placeholder, Template};
 use crate::crypto::Fingerprint;
-use crate::knock::{ActionName, AddressPolicy, ClientName, Door, Knock, Now, ReplyWanted};
+use crate::knock::{
+    ActionName, AddressPolicy, ClientName, Door, Knock, Now, Ports, Prefix, PrefixLengths, ReplyWanted,
+};
 
 /// A knock that passed every check. Made here alone.
 #[derive(Debug)]
 #[must_use]
 pub struct Order {
     ticket: Ticket,
-    effect: Effect,
+    effects: Vec<Effect>,
 }
 
 /// Who knocked, from where, with what: enough to answer and to keep the record.
@@ -40,6 +44,8 @@ pub struct Ticket {
 pub enum Effect {
     /// Let these in.
     Open(Vec<Grant>),
+    /// Close what this action has opened for the client, and undo what it ran.
+    Close(ActionName),
     /// Run these, one an address if they name it.
     Run {
         /// What to run.
@@ -67,21 +73,11 @@ pub struct Command {
     addresses: Vec<IpAddr>,
 }
 
-/// One address is let in to one door.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grant {
-    address: IpAddr,
-    door: Door,
-    duration: Duration,
-    client: ClientName,
-    action: ActionName,
-}
-
 impl Order {
-    /// What is to be done.
+    /// What is to be done, in this order; at least one thing.
     #[must_use]
-    pub const fn effect(&self) -> &Effect {
-        &self.effect
+    pub fn effects(&self) -> &[Effect] {
+        &self.effects
     }
 
     /// Who ordered it.
@@ -105,39 +101,13 @@ impl Command {
     }
 }
 
-impl Grant {
-    /// Who is let in.
-    #[must_use]
-    pub const fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// Where.
-    #[must_use]
-    pub const fn door(&self) -> Door {
-        self.door
-    }
-
-    /// For how long.
-    #[must_use]
-    pub const fn duration(&self) -> Duration {
-        self.duration
-    }
-
+impl Ticket {
     /// Who knocked.
     #[must_use]
     pub const fn client(&self) -> &ClientName {
         &self.client
     }
 
-    /// For what.
-    #[must_use]
-    pub const fn action(&self) -> &ActionName {
-        &self.action
-    }
-}
-
-impl Ticket {
     /// The record of what came of it.
     #[must_use]
     pub fn record(&self, event: Event, reason: Option<String>) -> Record {
@@ -163,7 +133,7 @@ pub(super) fn decide(
     ticket: &mut Ticket,
     recent: &mut RecentActs,
     now: Now,
-) -> Result<Effect, Rejection> {
+) -> Result<Vec<Effect>, Rejection> {
     let knock = fresh.body().understand().map_err(|_| Rejection::NotUnderstood)?;
     ticket.action = Some(knock.action.clone());
     let rules = &client.rules;
@@ -176,19 +146,28 @@ pub(super) fn decide(
         return Err(Rejection::PolicyNotAllowed(knock.policy));
     }
     ticket.addresses = addresses(knock, ticket.source.ip())?;
-    check_argument(action, knock.argument.as_str())?;
+    if action.opens() {
+        ticket.addresses.iter().try_for_each(|&address| check_address(address, &policy.own_addresses))?;
+    }
+    let argument = check_argument(action, knock.argument.as_str())?;
     if rules.expires.is_some_and(|expires| now.wall >= expires) {
         return Err(Rejection::Expired);
     }
+    let duration = action.term.map(|term| term.granted(knock.seconds)).unwrap_or_default();
+    ticket.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let asked = Asked { knock, ticket, argument, duration, lengths: rules.grant_prefix };
+    let effects: Vec<Effect> =
+        action.parts.iter().map(|part| asked.effect(part)).collect::<Result<_, _>>()?;
+    // Only what would act counts.
     if rules.rate.is_some_and(|rate| !recent.admit(rate, now.steady)) {
         return Err(Rejection::RateExceeded);
     }
-    Ok(effect(action, knock, ticket))
+    Ok(effects)
 }
 
-/// Pairs an effect with its ticket; only the ladder's end may.
-pub(super) const fn seal(ticket: Ticket, effect: Effect) -> Order {
-    Order { ticket, effect }
+/// Pairs effects with their ticket; only the ladder's end may.
+pub(super) const fn seal(ticket: Ticket, effects: Vec<Effect>) -> Order {
+    Order { ticket, effects }
 }
 
 fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
@@ -202,88 +181,141 @@ fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
     }
 }
 
-fn check_argument(action: &Action, argument: &str) -> Result<(), Rejection> {
-    match action {
-        Action::Run { argv, undo, .. } if uses(argv, undo.as_ref(), Placeholder::Argument) => {
-            if argument.is_empty() {
-                return Err(Rejection::Argument("this action needs an argument"));
+/// Whether letting this address in means anything: nobody else has it.
+fn check_address(address: IpAddr, own: &BTreeSet<IpAddr>) -> Result<(), Rejection> {
+    let nobody = address.is_loopback() || address.is_multicast() || address.is_unspecified();
+    let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+    if nobody || broadcast || own.contains(&address) { Err(Rejection::NobodysAddress) } else { Ok(()) }
+}
+
+/// The ports that the argument names, where the action opens those.
+fn check_argument(action: &Action, argument: &str) -> Result<Option<Ports>, Rejection> {
+    let runs_with_it = action.parts.iter().any(|part| part.uses(Placeholder::Argument));
+    let mut ports = None;
+    for part in &action.parts {
+        if let Part::OpenArgument { allowed, uses } = part {
+            let named: Ports = argument
+                .parse()
+                .map_err(|_| Rejection::Argument("this action needs ports as its argument, e.g. tcp/8443"))?;
+            if !allowed.iter().any(|ports| ports.contain(named)) {
+                return Err(Rejection::Argument("these ports are not among those that this action opens"));
             }
-            // The command gets it as one word and no shell reads it, but what the command does with it is its
-            // own business: no option, and nothing that a careless script would take apart.
-            let safe = |b: u8| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b);
-            if argument.starts_with('-') || !argument.bytes().all(safe) {
-                return Err(Rejection::Argument(
-                    "argument: only A-Z a-z 0-9 . _ : / @ % + = , - and no leading -",
-                ));
+            if *uses == Uses::One && named.single().is_none() {
+                return Err(Rejection::Argument("this action opens one port at a time"));
             }
-            Ok(())
+            ports = Some(named);
         }
-        _ if argument.is_empty() => Ok(()),
-        _ => Err(Rejection::Argument("this action takes no argument")),
     }
-}
-
-/// Whether a command or what undoes it has this placeholder.
-fn uses(argv: &[Template], undo: Option<&Undo>, placeholder: Placeholder) -> bool {
-    argv.iter().chain(undo.iter().flat_map(|undo| &undo.argv)).any(|word| word.uses(placeholder))
-}
-
-fn effect(action: &Action, knock: &Knock, ticket: &mut Ticket) -> Effect {
-    let term = match action {
-        Action::Open { term, .. } => Some(term),
-        Action::Run { undo, .. } => undo.as_ref().map(|undo| &undo.term),
-    };
-    let duration = term.map(|term| term.granted(knock.seconds)).unwrap_or_default();
-    ticket.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    match action {
-        Action::Open { doors, .. } => {
-            let (client, action) = (&ticket.client, &knock.action);
-            let grant = |address, door| Grant {
-                address,
-                door,
-                duration,
-                client: client.clone(),
-                action: action.clone(),
-            };
-            let grants = ticket
-                .addresses
-                .iter()
-                .flat_map(|&address| doors.iter().map(move |&door| (address, door)))
-                .map(|(address, door)| grant(address, door));
-            Effect::Open(grants.collect())
+    match (argument.is_empty(), runs_with_it, ports) {
+        (true, true, _) => Err(Rejection::Argument("this action needs an argument")),
+        (true, false, _) | (false, false, Some(_)) => Ok(ports),
+        (false, false, None) => Err(Rejection::Argument("this action takes no argument")),
+        (false, true, _) if is_safe(argument) => Ok(ports),
+        (false, true, _) => {
+            Err(Rejection::Argument("argument: only A-Z a-z 0-9 . _ : / @ % + = , - and no leading -"))
         }
-        Action::Run { argv, timeout, undo } => Effect::Run {
-            commands: commands(argv, knock, ticket),
-            timeout: *timeout,
-            undo: undo
-                .as_ref()
-                .map(|undo| Undoing { commands: commands(&undo.argv, knock, ticket), after: duration }),
-        },
     }
 }
 
-/// One command; where it names the address, one for each.
-fn commands(argv: &[Template], knock: &Knock, ticket: &Ticket) -> Vec<Command> {
-    let addresses = &ticket.addresses;
-    let command = |address: IpAddr, addresses: &[IpAddr]| Command {
-        argv: argv.iter().map(|word| fill(word, knock, ticket, address)).collect(),
-        addresses: addresses.to_vec(),
-    };
-    if argv.iter().any(|word| word.uses(Placeholder::Address)) {
-        addresses.iter().map(|&address| command(address, &[address])).collect()
-    } else {
-        addresses.first().map(|&first| command(first, addresses)).into_iter().collect()
+/// A command gets its argument as one word and no shell reads it, but what the command does with it is its own
+/// business: no option, and nothing that a careless script would take apart.
+fn is_safe(argument: &str) -> bool {
+    let safe = |b: u8| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b);
+    !argument.starts_with('-') && argument.bytes().all(safe)
+}
+
+impl Action {
+    /// Whether it lets addresses in.
+    fn opens(&self) -> bool {
+        self.parts.iter().any(|part| !matches!(part, Part::Close(_) | Part::Run { .. }))
     }
 }
 
-fn fill(word: &Template, knock: &Knock, ticket: &Ticket, address: IpAddr) -> String {
-    word.fill(|placeholder| match placeholder {
-        Placeholder::Address => address.to_string(),
-        Placeholder::Port => ticket.source.port().to_string(),
-        Placeholder::Client => ticket.client.to_string(),
-        Placeholder::Action => knock.action.to_string(),
-        Placeholder::Argument => knock.argument.to_string(),
-        Placeholder::Seconds if ticket.seconds > 0 => ticket.seconds.to_string(),
-        Placeholder::Seconds => knock.seconds.to_string(),
-    })
+impl Part {
+    /// Whether a command of it has this placeholder.
+    fn uses(&self, placeholder: Placeholder) -> bool {
+        let Self::Run { argv, undo, .. } = self else { return false };
+        argv.iter().chain(undo.iter().flatten()).any(|word| word.uses(placeholder))
+    }
+}
+
+/// A knock that may have what it asks for, and how that is to be understood.
+struct Asked<'a> {
+    knock: &'a Knock,
+    ticket: &'a Ticket,
+    argument: Option<Ports>,
+    duration: Duration,
+    lengths: PrefixLengths,
+}
+
+impl Asked<'_> {
+    fn effect(&self, part: &Part) -> Result<Effect, Rejection> {
+        match part {
+            Part::Open { ports, uses } => Ok(self.open(ports, *uses)),
+            Part::OpenArgument { uses, .. } => Ok(self.open(self.argument.as_slice(), *uses)),
+            Part::Forward { door, to } => self.forward(*door, to),
+            Part::Close(action) => Ok(Effect::Close(action.clone())),
+            Part::Run { argv, timeout, undo } => Ok(Effect::Run {
+                commands: self.commands(argv),
+                timeout: *timeout,
+                undo: undo
+                    .as_ref()
+                    .map(|argv| Undoing { commands: self.commands(argv), after: self.duration }),
+            }),
+        }
+    }
+
+    fn open(&self, ports: &[Ports], uses: Uses) -> Effect {
+        let grant = |address: IpAddr, ports: Ports| match (uses, ports.single()) {
+            // One connection is one address's.
+            (Uses::One, Some(door)) => self.grant(address.into(), Way::Once(door)),
+            _ => self.grant(self.lengths.around(address), Way::Ports(ports)),
+        };
+        let addresses = self.ticket.addresses.iter();
+        Effect::Open(addresses.flat_map(|&address| ports.iter().map(move |&p| grant(address, p))).collect())
+    }
+
+    fn forward(&self, door: Door, to: &[SocketAddr]) -> Result<Effect, Rejection> {
+        let grant = |&address: &IpAddr| {
+            let to = to.iter().find(|to| to.is_ipv4() == address.is_ipv4()).ok_or(Rejection::NoWayInside)?;
+            Ok(self.grant(address.into(), Way::Forward { door, to: *to }))
+        };
+        self.ticket.addresses.iter().map(grant).collect::<Result<_, _>>().map(Effect::Open)
+    }
+
+    fn grant(&self, from: Prefix, way: Way) -> Grant {
+        Grant {
+            passage: Passage { from, way },
+            duration: self.duration,
+            client: self.ticket.client.clone(),
+            action: self.knock.action.clone(),
+        }
+    }
+
+    /// One command; where it names the address, one for each.
+    fn commands(&self, argv: &[Template]) -> Vec<Command> {
+        let addresses = &self.ticket.addresses;
+        let command = |address: IpAddr, addresses: &[IpAddr]| Command {
+            argv: argv.iter().map(|word| self.fill(word, address)).collect(),
+            addresses: addresses.to_vec(),
+        };
+        if argv.iter().any(|word| word.uses(Placeholder::Address)) {
+            addresses.iter().map(|&address| command(address, &[address])).collect()
+        } else {
+            addresses.first().map(|&first| command(first, addresses)).into_iter().collect()
+        }
+    }
+
+    fn fill(&self, word: &Template, address: IpAddr) -> String {
+        let Self { knock, ticket, .. } = self;
+        word.fill(|placeholder| match placeholder {
+            Placeholder::Address => address.to_string(),
+            Placeholder::Port => ticket.source.port().to_string(),
+            Placeholder::Client => ticket.client.to_string(),
+            Placeholder::Action => knock.action.to_string(),
+            Placeholder::Argument => knock.argument.to_string(),
+            Placeholder::Seconds if ticket.seconds > 0 => ticket.seconds.to_string(),
+            Placeholder::Seconds => knock.seconds.to_string(),
+        })
+    }
 }

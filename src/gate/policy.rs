@@ -1,31 +1,66 @@
 //! What the admin allows: actions, and which client may do which of them. Data only; `order` decides by it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Rate, Template};
 use crate::crypto::{Fingerprint, KeeperKeys};
-use crate::knock::{ActionName, AddressPolicy, ClientName, Door, Timestamp};
+use crate::knock::{ActionName, AddressPolicy, ClientName, Door, Ports, PrefixLengths, Timestamp};
 
-/// What an action does.
+/// What an action does: all of it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub struct Action {
+    /// At least one thing.
+    pub parts: Vec<Part>,
+    /// For how long, where that has a meaning: for all that is opened or undone.
+    pub term: Option<Term>,
+}
+
+/// One thing that an action does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
     /// Opens ports for an address until the kernel closes them.
     Open {
-        /// What is opened; at least one.
-        doors: Vec<Door>,
-        /// For how long.
-        term: Term,
+        /// Which; at least one.
+        ports: Vec<Ports>,
+        /// For how many connections.
+        uses: Uses,
     },
+    /// Opens the ports that the client names, if they are among these.
+    OpenArgument {
+        /// At least one.
+        allowed: Vec<Ports>,
+        /// For how many connections.
+        uses: Uses,
+    },
+    /// Leads a port of this host elsewhere, for an address.
+    Forward {
+        /// The port.
+        door: Door,
+        /// Where to; at most one for each IP version, an unspecified address stands for this host.
+        to: Vec<SocketAddr>,
+    },
+    /// Closes early what the client has opened by another action, and undoes what that ran.
+    Close(ActionName),
     /// Runs a command without a shell.
     Run {
         /// Program (an absolute path, no placeholder) and arguments.
         argv: Vec<Template>,
         /// When it is ended.
         timeout: Duration,
-        /// What is run later to undo it.
-        undo: Option<Undo>,
+        /// What is run, in the same way, to undo it when the action's time is over.
+        undo: Option<Vec<Template>>,
     },
+}
+
+/// How many connections a grant is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uses {
+    /// Any number, while it lasts.
+    Many,
+    /// One.
+    One,
 }
 
 /// For how long an action lasts.
@@ -48,15 +83,6 @@ impl Term {
     }
 }
 
-/// A command that undoes another when its time is over.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Undo {
-    /// Program and arguments, as in the action.
-    pub argv: Vec<Template>,
-    /// When it is due.
-    pub term: Term,
-}
-
 /// What one client may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRules {
@@ -64,6 +90,8 @@ pub struct ClientRules {
     pub allow: BTreeSet<ActionName>,
     /// How it may name the address to let in.
     pub sources: BTreeSet<AddressPolicy>,
+    /// How many of its neighbours are let in with an address.
+    pub grant_prefix: PrefixLengths,
     /// How often it may act.
     pub rate: Option<Rate>,
     /// From when on it may do nothing.
@@ -99,6 +127,8 @@ pub struct Policy {
     pub window: Duration,
     /// Whether clients that ask for an answer get one.
     pub reply: bool,
+    /// The addresses of this host: nobody else is let in by them.
+    pub own_addresses: BTreeSet<IpAddr>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients, once for each key; all fingerprints differ.

@@ -28,6 +28,10 @@ pub enum Rejection {
     PolicyNotAllowed(AddressPolicy),
     /// Step 8: *listed*, without an address.
     NothingListed,
+    /// Step 8: to let in an address that nobody else has, or that is many.
+    NobodysAddress,
+    /// Step 8: a way inside that is not there for this IP version.
+    NoWayInside,
     /// Step 8: an argument that the action does not take, or none where it needs one.
     Argument(&'static str),
     /// Step 8: the client's key is no longer valid.
@@ -42,7 +46,9 @@ impl Rejection {
     pub const fn status(&self) -> Option<Status> {
         match self {
             Self::UnknownKey | Self::NotSealed | Self::Stale(_) | Self::Replayed => None,
-            Self::OtherAddress | Self::NothingListed => Some(Status::AddressRefused),
+            Self::OtherAddress | Self::NothingListed | Self::NobodysAddress | Self::NoWayInside => {
+                Some(Status::AddressRefused)
+            }
             Self::NotUnderstood => Some(Status::NotUnderstood),
             Self::UnknownAction(_) => Some(Status::UnknownAction),
             Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(Status::NotAllowed),
@@ -67,6 +73,8 @@ impl fmt::Display for Rejection {
             Self::NotAllowed(action) => write!(f, "client may not '{action}'"),
             Self::PolicyNotAllowed(policy) => write!(f, "client may not use source '{policy}'"),
             Self::NothingListed => f.write_str("source 'listed' without an address"),
+            Self::NobodysAddress => f.write_str("this address is nobody's to be let in by"),
+            Self::NoWayInside => f.write_str("nothing inside has an address of this IP version"),
             Self::Argument(why) => f.write_str(why),
             Self::Expired => f.write_str("key has expired"),
             Self::RateExceeded => f.write_str("too many knocks: wait and try again"),

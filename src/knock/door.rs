@@ -1,4 +1,4 @@
-//! A protocol and a port, e.g. `tcp/22`: what a grant opens and the gate protects.
+//! A protocol and a port or some that follow each other, e.g. `tcp/22`: what a grant opens and the gate protects.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -41,6 +41,12 @@ pub struct Door {
 }
 
 impl Door {
+    /// This port of a protocol, unless it is 0.
+    #[must_use]
+    pub fn new(protocol: Protocol, port: u16) -> Option<Self> {
+        NonZeroU16::new(port).map(|port| Self { protocol, port })
+    }
+
     /// The protocol.
     #[must_use]
     pub const fn protocol(self) -> Protocol {
@@ -90,6 +96,73 @@ impl fmt::Display for Door {
     }
 }
 
+/// Ports of one protocol that follow each other, written `tcp/22` or `tcp/8000-8999`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ports {
+    protocol: Protocol,
+    first: NonZeroU16,
+    last: NonZeroU16,
+}
+
+impl Ports {
+    /// The protocol.
+    #[must_use]
+    pub const fn protocol(self) -> Protocol {
+        self.protocol
+    }
+
+    /// The first and the last port, each 1 to 65535.
+    #[must_use]
+    pub const fn bounds(self) -> (u16, u16) {
+        (self.first.get(), self.last.get())
+    }
+
+    /// The one port that it is, if it is one.
+    #[must_use]
+    pub fn single(self) -> Option<Door> {
+        (self.first == self.last).then_some(Door { protocol: self.protocol, port: self.first })
+    }
+
+    /// Whether all of `other` are among them.
+    #[must_use]
+    pub fn contain(self, other: Self) -> bool {
+        self.protocol == other.protocol && self.first <= other.first && other.last <= self.last
+    }
+
+    /// Whether some of `other` are among them.
+    #[must_use]
+    pub fn overlap(self, other: Self) -> bool {
+        self.protocol == other.protocol && self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl From<Door> for Ports {
+    fn from(door: Door) -> Self {
+        Self { protocol: door.protocol, first: door.port, last: door.port }
+    }
+}
+
+impl FromStr for Ports {
+    type Err = InvalidDoor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDoor> {
+        let Some((first, last)) = text.split_once('-') else { return text.parse::<Door>().map(Self::from) };
+        let first: Door = first.parse()?;
+        let last: Door = format!("{}/{last}", first.protocol.as_str()).parse()?;
+        if last.port < first.port {
+            return Err(InvalidDoor);
+        }
+        Ok(Self { protocol: first.protocol, first: first.port, last: last.port })
+    }
+}
+
+impl fmt::Display for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol.as_str(), self.first)?;
+        if self.first == self.last { Ok(()) } else { write!(f, "-{}", self.last) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +176,30 @@ mod tests {
             ["", "22", "tcp/", "tcp/0", "tcp/65536", "tcp/+22", "sctp/22", "tcp/22/23", "TCP/22", "tcp/2-3"]
         {
             assert_eq!(text.parse::<Door>(), Err(InvalidDoor), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_are_one_door_or_a_range_that_runs_up() {
+        for text in ["tcp/22", "udp/1-65535", "tcp/8000-8999"] {
+            assert_eq!(text.parse::<Ports>().unwrap().to_string(), text);
+        }
+        assert_eq!("tcp/7-7".parse(), "tcp/7".parse::<Ports>());
+        for text in ["", "tcp/2-1", "tcp/0-5", "tcp/1-", "tcp/-1", "tcp/1-65536", "tcp/1-2-3", "tcp/1-udp/2"]
+        {
+            assert_eq!(text.parse::<Ports>(), Err(InvalidDoor), "{text}");
+        }
+        let ports = |text: &str| text.parse::<Ports>().unwrap();
+        for (one, other, contains, overlaps) in [
+            ("tcp/1-9", "tcp/1-9", true, true),
+            ("tcp/1-9", "tcp/5", true, true),
+            ("tcp/1-9", "tcp/5-10", false, true),
+            ("tcp/1-9", "tcp/10", false, false),
+            ("tcp/1-9", "udp/5", false, false),
+        ] {
+            assert_eq!(ports(one).contain(ports(other)), contains, "{one} {other}");
+            assert_eq!(ports(one).overlap(ports(other)), overlaps, "{one} {other}");
+            assert_eq!(ports(other).overlap(ports(one)), overlaps, "{other} {one}");
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What this host is and has: its name, users, interfaces, programs, our capabilities, who listens where.
 #![allow(clippy::disallowed_methods, reason = "looks at /proc and /sys, in place of files")]
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -73,6 +75,17 @@ pub fn boot_id() -> Option<String> {
 #[must_use]
 pub fn network_namespace() -> Option<u64> {
     fs::metadata("/proc/self/ns/net").ok().map(|namespace| namespace.ino())
+}
+
+/// The addresses of this host's interfaces; none where the system does not tell.
+#[must_use]
+pub fn own_addresses() -> BTreeSet<IpAddr> {
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    nix::ifaddrs::getifaddrs().map(|all| all.filter_map(address).collect()).unwrap_or_default()
 }
 
 /// Whether this host passes packets on between networks, IPv4 or IPv6. What cannot be read is off.

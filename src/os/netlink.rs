@@ -2,7 +2,7 @@
 //! and its grant.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -18,13 +18,27 @@ impl Netlink {
     /// # Errors
     /// When the system has no netfilter netlink.
     pub fn open() -> io::Result<Self> {
+        Self::open_in(0)
+    }
+
+    /// One that hears what anybody changes in nftables.
+    ///
+    /// # Errors
+    /// When the system has no netfilter netlink, or we may not.
+    pub fn listen_to_nftables() -> io::Result<Self> {
+        /// NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h, as a bit.
+        const GROUP: u32 = 1 << 6;
+        Self::open_in(GROUP)
+    }
+
+    fn open_in(groups: u32) -> io::Result<Self> {
         let fd = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkNetFilter,
         )?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self(fd))
     }
 
@@ -47,5 +61,11 @@ impl Netlink {
             Err(Errno::EAGAIN) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }

@@ -8,7 +8,7 @@ use super::console::{Failure, print};
 use super::keys::load_clients;
 use super::state;
 use crate::config::{self, Audit, Backend, CaptureKind, ConfigErrors, Interfaces, Problem, ServerConfig};
-use crate::gate::Action;
+use crate::gate::Part;
 use crate::os::clock;
 use crate::os::files::{self, FileError};
 use crate::os::host::{self, Capability, Link};
@@ -196,13 +196,18 @@ impl Report {
     }
 
     fn doors(&mut self, config: &ServerConfig) {
+        let guarded = || config.protect.iter().chain(&config.published);
         for (name, action) in &config.actions {
-            let Action::Open { doors, .. } = action else { continue };
-            for door in doors.iter().filter(|door| !config.protect.contains(door)) {
+            let opened = action.parts.iter().flat_map(|part| match part {
+                Part::Open { ports, .. } => ports.as_slice(),
+                Part::OpenArgument { allowed, .. } => allowed.as_slice(),
+                Part::Forward { .. } | Part::Close(_) | Part::Run { .. } => &[],
+            });
+            for ports in opened.filter(|ports| !guarded().any(|guarded| guarded.overlap(**ports))) {
                 self.warning(
                     config,
                     &["action", name.as_str(), "open"],
-                    format!("action.{name}.open: {door} is not in firewall.protect"),
+                    format!("action.{name}.open: {ports} is not in firewall.protect"),
                     "it is open to everybody, or something else closes it: a grant changes neither",
                 );
             }

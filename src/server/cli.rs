@@ -9,6 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use super::console;
+use super::control::Door;
 use super::init::DEFAULT_CONFIG;
 use crate::knock::{ActionName, ClientName, ServerId};
 
@@ -73,11 +74,15 @@ pub(super) enum Command {
         #[arg(long)]
         watch: bool,
     },
-    /// The live grants (not yet in this version)
-    Grants,
-    /// Close a grant early (not yet in this version)
+    /// The live grants: whose they are, what they open, for how long
+    Grants {
+        /// As one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Close a grant early; connections that stand stay
     Revoke {
-        /// Its number
+        /// Its number, as `spa-knockd grants` prints it
         #[arg(required_unless_present = "all")]
         grant: Option<String>,
         /// Close all of them
@@ -89,14 +94,17 @@ pub(super) enum Command {
         /// A pcap file
         file: PathBuf,
     },
-    /// Close the protected ports, or leave them open (not yet in this version)
+    /// Close the protected ports but for grants, or leave them open
+    ///
+    /// It counts at once, and is remembered for the next start. With --confirm the kernel opens them again by itself
+    /// after that time, unless a knock has worked until then or `gate on` is said without it: for a first set-up over
+    /// ssh, which is not cut either way.
     Gate {
         /// on or off
-        #[arg(value_parser = ["on", "off"])]
-        state: String,
-        /// Undo it, unless confirmed within this time
-        #[arg(long, value_name = "DURATION")]
-        confirm: Option<String>,
+        state: OnOff,
+        /// Only on trial: off again after this time, unless a knock works or it is confirmed
+        #[arg(long, value_name = "DURATION", value_parser = trial)]
+        confirm: Option<Duration>,
     },
     /// The legacy daemon, with its own options (not yet in this version)
     Knockd {
@@ -125,7 +133,7 @@ impl Command {
             Self::Client(_) => "client",
             Self::State(_) => "state",
             Self::Status { .. } => "status",
-            Self::Grants => "grants",
+            Self::Grants { .. } => "grants",
             Self::Revoke { .. } => "revoke",
             Self::Explain { .. } => "explain",
             Self::Gate { .. } => "gate",
@@ -133,6 +141,24 @@ impl Command {
             Self::Completions { .. } => "completions",
             Self::Man => "man",
             Self::Watch => "watch",
+        }
+    }
+}
+
+/// Whether the gate is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum OnOff {
+    /// Closed but for grants
+    On,
+    /// Open to all
+    Off,
+}
+
+impl From<OnOff> for Door {
+    fn from(state: OnOff) -> Self {
+        match state {
+            OnOff::On => Self::On,
+            OnOff::Off => Self::Off,
         }
     }
 }
@@ -249,6 +275,16 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Options, ExitCode> {
         }
         ExitCode::from(if asked_for { 0 } else { 2 })
     })
+}
+
+/// A trial is as long as a knock may take, and at most a day.
+fn trial(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(5)..=Duration::from_secs(86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("not from 5s to 1d".to_owned())
+    }
 }
 
 fn typed_id(text: &str) -> Result<ServerId, crate::knock::InvalidName> {

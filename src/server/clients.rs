@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::cli::AddClient;
-use super::console::{Failure, complain, print, tell};
+use super::console::{Failure, complain, print, table, tell};
 use super::keys::{LoadedClient, load_clients, load_keys, pair_for};
 use super::{reload, rotation};
 use crate::config::{self, CLIENTS_FOLDER, ClientEntry, Instant, KNOCK_PORT, ServerConfig, full_name};
@@ -330,21 +330,4 @@ fn expires_text(entry: &ClientEntry) -> String {
 
 fn comma(items: impl IntoIterator<Item: ToString>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
-}
-
-/// Rows of left-aligned columns.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: Vec<usize> = (0..N)
-        .map(|column| {
-            rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default()
-        })
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        text.push_str(cells.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }

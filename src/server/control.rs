@@ -29,12 +29,53 @@ const ANSWER_TIME: Duration = Duration::from_secs(25);
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Question {
     /// Take up config, clients and keys anew.
-    Reload,
+    Reload {},
+    /// Close the gate, for good or until this time has passed without a knock that worked; or open it.
+    Gate {
+        /// Which of the two.
+        to: Door,
+        /// For how many milliseconds it is on trial.
+        trial_ms: Option<u64>,
+    },
+    /// The live grants.
+    Grants {},
+    /// End grants before their time.
+    Revoke {
+        /// Which; without a number, all of them.
+        grant: Option<String>,
+    },
     /// How often a client has knocked with its previous key.
     PreviousUses {
         /// The client.
         client: String,
     },
+}
+
+/// What becomes of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Door {
+    /// It is closed but for grants.
+    On,
+    /// It is open to all.
+    Off,
+}
+
+/// A live grant, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct GrantLine {
+    /// What names it.
+    pub(super) grant: String,
+    /// Whose it is.
+    pub(super) client: String,
+    /// By which action.
+    pub(super) action: String,
+    /// For which addresses.
+    pub(super) from: String,
+    /// What is open.
+    pub(super) opens: String,
+    /// For how many seconds it still is.
+    pub(super) seconds: u64,
 }
 
 /// What is answered.
@@ -47,6 +88,11 @@ pub(super) enum Answer {
     Count {
         /// The number.
         count: u64,
+    },
+    /// The live grants.
+    Grants {
+        /// Each, once for each who holds it.
+        grants: Vec<GrantLine>,
     },
     /// It is not done.
     Failed {
@@ -242,12 +288,12 @@ mod tests {
     fn a_question_is_answered_and_a_stale_socket_is_taken_away() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("run/control.sock");
-        assert!(matches!(ask(&path, &Question::Reload), Ok(Heard::Nobody)));
+        assert!(matches!(ask(&path, &Question::Reload {}), Ok(Heard::Nobody)));
         std::mem::forget(Control::open(&path).unwrap());
         assert!(Control::open(&path).is_err(), "somebody answers there");
         let path = scratch.path().join("run/other.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(matches!(ask(&path, &Question::Reload), Ok(Heard::Nobody)), "of a daemon that was killed");
+        assert!(matches!(ask(&path, &Question::Reload {}), Ok(Heard::Nobody)), "of a daemon that was killed");
 
         let mut control = Control::open(&path).unwrap();
         let question = Question::PreviousUses { client: "laptop".to_owned() };

@@ -10,15 +10,17 @@ use super::console::Failure;
 use super::control::{Answer as Reply, Control, Question};
 use super::deeds::Deeds;
 use super::ears::Ears;
+use super::grants;
 use super::messages::{FromWatcher, MESSAGE, Sighting};
 use super::run::{Gated, Loaded};
 use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
+use crate::firewall::Live;
 use crate::gate::{Accepted, Answer, Keeper, Order, Outcome, Refusal, Rejection, Verdict};
 use crate::knock::ClientName;
 use crate::os::signals::Signals;
-use crate::os::{clock, notify, wait};
+use crate::os::{clock, host, notify, wait};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -44,6 +46,8 @@ pub(super) struct Daemon {
     /// Missing where it could not be made: commands do without, signals remain.
     control: Option<Control>,
     alarms: Alarms,
+    /// When the host's addresses are looked at again.
+    own_addresses_due: Duration,
     /// Held, not used: they keep other daemons from our state and gate.
     _locks: Vec<File>,
 }
@@ -84,6 +88,7 @@ impl Daemon {
             signals,
             control,
             alarms: Alarms::default(),
+            own_addresses_due: clock::steady().saturating_add(TICK),
             _locks: locks,
         };
         daemon.close_for_strangers();
@@ -122,9 +127,10 @@ impl Daemon {
         self.hear();
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
-        for record in self.deeds.tend() {
+        for record in self.deeds.tend(&self.loaded) {
             self.audit.write(&record, clock::wall());
         }
+        self.note_own_addresses();
         self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
         Ok(())
     }
@@ -132,7 +138,7 @@ impl Daemon {
     /// How long nothing is due.
     fn patience(&self) -> Duration {
         let ears = self.ears.due().map(|due| due.saturating_sub(clock::steady()));
-        ears.into_iter().chain(self.deeds.patience()).fold(TICK, Duration::min)
+        ears.into_iter().fold(TICK.min(self.deeds.patience()), Duration::min)
     }
 
     /// Takes what the watcher reports.
@@ -246,6 +252,15 @@ impl Daemon {
         }
     }
 
+    /// Addresses come and go.
+    fn note_own_addresses(&mut self) {
+        let now = clock::steady();
+        if now >= self.own_addresses_due {
+            self.own_addresses_due = now.saturating_add(TICK);
+            self.keeper.set_own_addresses(host::own_addresses());
+        }
+    }
+
     /// Nobody keeps what he was granted under a name that is not known any more.
     fn close_for_strangers(&mut self) {
         let known = |name: &ClientName| self.loaded.clients.iter().any(|client| client.name == *name);
@@ -273,15 +288,42 @@ impl Daemon {
     fn answer_questions(&mut self) {
         let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
         for (asker, question) in questions {
-            asker.tell(&match question {
-                Question::Reload => {
-                    self.reload().map_or_else(|reason| Reply::Failed { reason }, |()| Reply::Done)
+            asker.tell(&self.reply(question));
+        }
+    }
+
+    fn reply(&mut self, question: Question) -> Reply {
+        let done = |result: Result<(), String>| match result {
+            Ok(()) => Reply::Done,
+            Err(reason) => Reply::Failed { reason },
+        };
+        match question {
+            Question::Reload {} => done(self.reload()),
+            Question::Gate { to, trial_ms } => {
+                let standing = super::gate::standing(to, trial_ms.map(Duration::from_millis));
+                let changed = self.deeds.gatehouse().change(standing, &self.loaded);
+                log::info!("gate: {standing}");
+                done(changed.map_err(|error| error.to_string()))
+            }
+            Question::Grants {} => {
+                Reply::Grants { grants: self.deeds.live().iter().map(grants::line).collect() }
+            }
+            Question::Revoke { grant } => {
+                let is_meant =
+                    |live: &Live| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
+                match self.deeds.gatehouse().close(&is_meant) {
+                    Ok(closed) => {
+                        let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
+                        closed.into_iter().for_each(|live| self.audit.write(&live.record(), clock::wall()));
+                        Reply::Count { count }
+                    }
+                    Err(error) => done(Err(error.to_string())),
                 }
-                Question::PreviousUses { client } => {
-                    let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));
-                    Reply::Count { count }
-                }
-            });
+            }
+            Question::PreviousUses { client } => {
+                let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));
+                Reply::Count { count }
+            }
         }
     }
 
@@ -305,9 +347,9 @@ impl Daemon {
         if new.config.backend != self.loaded.config.backend {
             return Err(Failure::run("firewall.backend: only a restart changes it"));
         }
-        self.deeds.load_gate(&new).map_err(Failure::run)?;
+        self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
         let old = self.ears.change(&new).inspect_err(|_| {
-            if let Err(error) = self.deeds.load_gate(&self.loaded) {
+            if let Err(error) = self.deeds.gatehouse().load(&self.loaded) {
                 log::error!("the old gate could not be restored: {error}");
             }
         })?;

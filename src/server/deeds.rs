@@ -3,11 +3,12 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::gatehouse::Gatehouse;
 use super::run::Loaded;
 use super::state::{Begun, Left, Undoing, Undoings};
-use crate::firewall::{Backend, Closed, FirewallError};
-use crate::gate::{Command, Effect, Event, Grant, Order, Outcome, Record, Ticket, Undoing as ToUndo};
-use crate::knock::ClientName;
+use crate::firewall::Live;
+use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo};
+use crate::knock::{ActionName, ClientName};
 use crate::os::clock;
 use crate::os::commands::{Commands, Done, Ended, Job};
 
@@ -16,7 +17,7 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The means to act.
 pub(super) struct Deeds {
-    firewall: Box<dyn Backend>,
+    gatehouse: Gatehouse,
     commands: Commands<Label>,
     undoings: Undoings,
 }
@@ -29,55 +30,71 @@ enum Label {
 
 impl Deeds {
     /// With the gate closed and what an earlier daemon left to be undone.
-    pub(super) fn new(firewall: Box<dyn Backend>, undoings: Undoings) -> Self {
-        Self { firewall, commands: Commands::default(), undoings }
+    pub(super) fn new(gatehouse: Gatehouse, undoings: Undoings) -> Self {
+        Self { gatehouse, commands: Commands::default(), undoings }
     }
 
-    /// Does what the order says; how it went, and what there is to remark.
+    /// Does what the order says, one thing after the other; how it went, and what there is to remark.
     pub(super) fn act(&mut self, order: &Order, loaded: &Loaded) -> (Outcome, String) {
-        match order.effect() {
-            Effect::Open(grants) => match self.grant(grants, loaded) {
-                Ok(()) => (Outcome::Granted, String::new()),
-                Err(error) => (Outcome::Failed, error.to_string()),
-            },
-            Effect::Run { commands, timeout, undo } => {
-                self.launch(commands, *timeout, undo.as_ref(), order.ticket())
+        let mut outcome = Outcome::Started;
+        for effect in order.effects() {
+            let done = match effect {
+                Effect::Open(grants) => {
+                    self.gatehouse.grant(grants, loaded).map(|()| Outcome::Granted).map_err(|e| e.to_string())
+                }
+                Effect::Close(action) => self.close(action, order.ticket()),
+                Effect::Run { commands, timeout, undo } => {
+                    self.launch(commands, *timeout, undo.as_ref(), order.ticket())
+                }
+            };
+            match done {
+                Ok(Outcome::Granted) => outcome = Outcome::Granted,
+                Ok(_) => {}
+                // What is done already ends in its time.
+                Err(why) => return (Outcome::Failed, why),
             }
         }
+        (outcome, String::new())
     }
 
-    /// Closes the gate as a config says it.
-    ///
-    /// # Errors
-    /// When the firewall does not take it; nothing has changed then.
-    pub(super) fn load_gate(&mut self, loaded: &Loaded) -> Result<(), FirewallError> {
-        self.firewall.load(&loaded.gate())
+    /// The gate and its grants.
+    pub(super) const fn gatehouse(&mut self) -> &mut Gatehouse {
+        &mut self.gatehouse
+    }
+
+    /// The live grants.
+    pub(super) fn live(&self) -> Vec<Live> {
+        self.gatehouse.live()
     }
 
     /// Closes what is open for clients that are not there any more; returns what is to be recorded.
     pub(super) fn close_for_strangers(&mut self, known: impl Fn(&ClientName) -> bool) -> Vec<Record> {
-        match self.firewall.close(&|client| !known(client)) {
-            Ok(closed) => closed.into_iter().map(Closed::record).collect(),
-            Err(error) => {
-                log::error!("grants of clients that are gone could not be closed: {error}");
-                Vec::new()
-            }
-        }
+        self.gatehouse.close_or_tell(&|live| !known(&live.client))
+    }
+
+    /// What the client has opened by this action is closed, and what that ran is undone now.
+    fn close(&mut self, action: &ActionName, ticket: &Ticket) -> Result<Outcome, String> {
+        let its_own = |live: &Live| live.client == *ticket.client() && live.action == *action;
+        self.gatehouse.close(&its_own).map_err(|error| error.to_string())?;
+        self.undoings.hasten(ticket.client(), action);
+        Ok(Outcome::Started)
     }
 
     /// Readable when a command says something.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.commands.descriptors()
+        self.commands.descriptors().chain(self.gatehouse.descriptor())
     }
 
     /// In what time `tend` has something to do, if no command ends before.
-    pub(super) fn patience(&self) -> Option<Duration> {
+    pub(super) fn patience(&self) -> Duration {
         let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
-        deadline.into_iter().chain(self.undoings.next_due()).min()
+        let first = self.gatehouse.patience();
+        deadline.into_iter().chain(self.undoings.next_due()).fold(first, Duration::min)
     }
 
-    /// Looks after commands, and undoes what is due; returns what is to be recorded.
-    pub(super) fn tend(&mut self) -> Vec<Record> {
+    /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
+    pub(super) fn tend(&mut self, loaded: &Loaded) -> Vec<Record> {
+        self.gatehouse.tend(loaded);
         self.commands.listen();
         let mut over = self.commands.tend(clock::steady());
         while self.commands.may_undo()
@@ -110,24 +127,13 @@ impl Deeds {
         records
     }
 
-    fn grant(&mut self, grants: &[Grant], loaded: &Loaded) -> Result<(), FirewallError> {
-        match self.firewall.grant(grants) {
-            Err(FirewallError::Gone) => {
-                log::warn!("firewall: our table was gone; loading it again (live grants are lost)");
-                self.firewall.load(&loaded.gate())?;
-                self.firewall.grant(grants)
-            }
-            granted => granted,
-        }
-    }
-
     fn launch(
         &mut self,
         commands: &[Command],
         timeout: Duration,
         undo: Option<&ToUndo>,
         ticket: &Ticket,
-    ) -> (Outcome, String) {
+    ) -> Result<Outcome, String> {
         let mut planned = Vec::new();
         for command in undo.iter().flat_map(|undo| &undo.commands) {
             let record = command.ticket(ticket).record(Event::Expired, None);
@@ -136,7 +142,7 @@ impl Deeds {
                 Ok(plan) => planned.extend(plan),
                 Err(error) => {
                     planned.iter().for_each(|plan| self.undoings.forget(plan));
-                    return (Outcome::Failed, error.to_string());
+                    return Err(error.to_string());
                 }
             }
         }
@@ -154,7 +160,7 @@ impl Deeds {
             // What has been done in part is undone as a whole.
             if begun > 0 { self.undoings.keep(plan) } else { self.undoings.forget(&plan) }
         }
-        failed.map_or_else(|| (Outcome::Started, String::new()), |error| (Outcome::Failed, error))
+        failed.map_or(Ok(Outcome::Started), Err)
     }
 
     /// What is to be recorded of a command that is over.

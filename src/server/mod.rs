@@ -9,12 +9,16 @@ mod control;
 mod daemon;
 mod deeds;
 mod ears;
+mod gate;
+mod gatehouse;
+mod grants;
 mod init;
 mod keys;
 mod messages;
 mod reload;
 mod rotation;
 mod run;
+mod standing;
 mod state;
 mod watch;
 mod watcher_process;
@@ -54,8 +58,18 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::Rotate(rotate)) => exit(rotation::rotate(&config, &rotate)),
         Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
+        Command::Gate { state, confirm } => exit(gate::gate(&config, state.into(), confirm)),
+        Command::Grants { json } => exit(with_config(&config, |config| grants::list(config, json))),
+        Command::Revoke { grant, .. } => exit(with_config(&config, |config| grants::revoke(config, grant))),
         later => Failure::not_yet(later.name()).exit(),
     }
+}
+
+fn with_config(
+    path: &Path,
+    command: impl FnOnce(&crate::config::ServerConfig) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    command(&crate::config::load(path)?)
 }
 
 fn exit(result: Result<(), Failure>) -> ExitCode {

@@ -9,7 +9,7 @@ use crate::config::ServerConfig;
 /// # Errors
 /// When one runs and does not: it goes on as before.
 pub(super) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Failure> {
-    match control::ask(&config.control, &Question::Reload)? {
+    match control::ask(&config.control, &Question::Reload {})? {
         Heard::Answer(Answer::Done) => {
             tell(format_args!("{subject}: the running daemon has taken this up"));
             Ok(())
@@ -17,7 +17,7 @@ pub(super) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Fa
         Heard::Answer(Answer::Failed { reason }) => Err(Failure::run(format_args!(
             "{subject}: changed, but the running daemon goes on as before: {reason}"
         ))),
-        Heard::Answer(Answer::Count { .. }) => {
+        Heard::Answer(_) => {
             Err(Failure::run(format_args!("{subject}: changed, but the daemon's answer makes no sense")))
         }
         Heard::Nobody => {

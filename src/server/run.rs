@@ -9,13 +9,16 @@ use super::console::Failure;
 use super::daemon::Daemon;
 use super::deeds::{self, Deeds};
 use super::ears::Ears;
+use super::gatehouse::Gatehouse;
 use super::keys::{LoadedClient, load_clients};
+use super::standing::Standing;
 use super::state::{self, Left, State, Undoings};
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
-use crate::firewall::{Backend, Gate, Nftables, NoFirewall};
-use crate::gate::{Action, Client, ClientRules, KeyAge, Policy, ReplayMemory};
+use crate::firewall::{Backend, Enforcing, Gate, Nftables, NoFirewall};
+use crate::gate::{Client, ClientRules, KeyAge, Part, Policy, ReplayMemory};
+use crate::knock::{Door, Protocol};
 use crate::os::confine::{self, Needs};
 use crate::os::files::{self, Mode};
 use crate::os::signals::Signals;
@@ -57,7 +60,7 @@ pub(super) struct Locked {
     loaded: Loaded,
     locks: Vec<File>,
     /// With the gate closed already, where the daemon has run before.
-    firewall: Option<Box<dyn Backend>>,
+    gatehouse: Gatehouse,
 }
 
 /// What was accepted before is known, and what will be can be put on record.
@@ -110,7 +113,8 @@ impl Loaded {
 
     /// Whether knocks can lead to commands of the admin's.
     pub(super) fn runs_commands(&self) -> bool {
-        self.config.actions.values().any(|action| matches!(action, Action::Run { .. }))
+        let parts = self.config.actions.values().flat_map(|action| &action.parts);
+        parts.into_iter().any(|part| matches!(part, Part::Run { .. }))
     }
 
     fn lock(self) -> Result<Locked, Failure> {
@@ -118,7 +122,8 @@ impl Loaded {
         if self.config.backend == BackendKind::Nftables {
             locks.extend(lock_gate()?);
         }
-        Ok(Locked { loaded: self, locks, firewall: None })
+        let gatehouse = self.gatehouse(Standing::read(&self.config.state_dir)?)?;
+        Ok(Locked { loaded: self, locks, gatehouse })
     }
 
     /// What the watcher watches.
@@ -127,14 +132,13 @@ impl Loaded {
             .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))
     }
 
-    /// The backend that the config names, with the gate closed.
-    fn gated_firewall(&self) -> Result<Box<dyn Backend>, Failure> {
-        let mut firewall: Box<dyn Backend> = match self.config.backend {
+    /// The gatehouse of the backend that the config names.
+    pub(super) fn gatehouse(&self, standing: Standing) -> Result<Gatehouse, Failure> {
+        let firewall: Box<dyn Backend> = match self.config.backend {
             BackendKind::Nftables => Box::new(Nftables::open().map_err(Failure::run)?),
             BackendKind::None => Box::new(NoFirewall),
         };
-        firewall.load(&self.gate()).map_err(Failure::run)?;
-        Ok(firewall)
+        Ok(Gatehouse::new(firewall, standing))
     }
 
     /// What the gate consists of, with the connections that there are now.
@@ -150,14 +154,22 @@ impl Loaded {
             log::warn!("{error}: connections older than the gate may hang");
             Vec::new()
         });
-        let protected = |port| config.protect.iter().any(|door| door.port() == port);
+        let guarded = || config.protect.iter().chain(&config.published);
+        let protected = |port| {
+            Door::new(Protocol::Tcp, port)
+                .is_some_and(|door| guarded().any(|ports| ports.contain(door.into())))
+        };
         let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && protected(c.local.port()));
-        Gate { protect: config.protect.clone(), silent_port, early, older: older.take(OLDER_MAX).collect() }
-    }
-
-    /// The file that says that this config has worked once, and the gate is to be closed from the start.
-    fn proof(&self) -> PathBuf {
-        self.config.state_dir.join("gate")
+        Gate {
+            protect: config.protect.clone(),
+            published: config.published.clone(),
+            mode: config.mode,
+            enforcing: Enforcing::Always,
+            failsafe: config.failsafe.clone(),
+            silent_port,
+            early,
+            older: older.take(OLDER_MAX).collect(),
+        }
     }
 
     /// The keys of all clients.
@@ -187,6 +199,7 @@ impl Loaded {
         Policy {
             window: self.config.window,
             reply: self.config.reply,
+            own_addresses: host::own_addresses(),
             actions: self.config.actions.clone(),
             clients: self.clients.iter().flat_map(with_all_keys).collect(),
         }
@@ -196,10 +209,11 @@ impl Loaded {
 impl Locked {
     /// Where the daemon has run before, the gate closes before anything that can fail: a boot at which an
     /// interface is missing leaves no port open.
-    fn close_proven_gate(self) -> Result<Self, Failure> {
-        let proven = files::exists(&self.loaded.proof());
-        let firewall = proven.then(|| self.loaded.gated_firewall()).transpose()?;
-        Ok(Self { firewall, ..self })
+    fn close_proven_gate(mut self) -> Result<Self, Failure> {
+        if self.gatehouse.standing() != Standing::Never {
+            self.gatehouse.load(&self.loaded).map_err(Failure::run)?;
+        }
+        Ok(self)
     }
 
     fn remember(self) -> Result<Remembering, Failure> {
@@ -219,21 +233,16 @@ impl Remembering {
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
     fn close_gate(self) -> Result<Gated, Failure> {
-        let Remembering { locked: Locked { loaded, locks, firewall }, state, memory, undoings, left } =
+        let Remembering { locked: Locked { loaded, locks, mut gatehouse }, state, memory, undoings, left } =
             self.remembering;
         let mut audit = AuditLog::open(&loaded.config.audit)?;
         for record in deeds::tell_left(left) {
             audit.write(&record, clock::wall());
         }
-        let firewall = match firewall {
-            Some(firewall) => firewall,
-            None => {
-                let firewall = loaded.gated_firewall()?;
-                files::replace(&loaded.proof(), Mode::Private, b"on\n")?;
-                firewall
-            }
-        };
-        let deeds = Deeds::new(firewall, undoings);
+        if gatehouse.standing() == Standing::Never {
+            gatehouse.change(Standing::On, &loaded).map_err(Failure::run)?;
+        }
+        let deeds = Deeds::new(gatehouse, undoings);
         Ok(Gated { loaded, locks, ears: self.ears, deeds, audit, state, memory })
     }
 }

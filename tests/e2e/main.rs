@@ -18,6 +18,8 @@ mod net;
 mod capture;
 mod clients;
 mod daemon;
+mod doors;
+mod gate;
 mod kill;
 mod laboratory;
 mod nat;

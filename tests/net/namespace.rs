@@ -61,6 +61,12 @@ impl Namespace {
         self.run(&format!("ip {words}"));
     }
 
+    /// `nft` with this line, if it succeeds.
+    pub(crate) fn try_nft(&self, words: &str) -> Option<String> {
+        let output = self.output(limited("nft").args(words.split_whitespace()));
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// `nft` with this line.
     pub(crate) fn nft(&self, words: &str) -> String {
         self.run(&format!("nft {words}"))

@@ -2,8 +2,15 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use super::{KNOCK_PORT, Namespace};
 
@@ -27,9 +34,38 @@ impl Namespace {
         });
     }
 
+    /// The same where another one may be there already.
+    pub(crate) fn echo_once(&self, port: u16) {
+        if !self.reaches_itself(IpAddr::from([127, 0, 0, 1]), port) {
+            self.echo(port);
+        }
+    }
+
     /// A connection, if the port accepts.
     pub(crate) fn connect(&self, address: IpAddr, port: u16) -> Option<TcpStream> {
         self.enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), CONNECT)).ok()
+    }
+
+    /// A connection, if the port accepts within this time.
+    pub(crate) fn connect_within(&self, address: IpAddr, port: u16, time: Duration) -> Option<TcpStream> {
+        self.enter(|| TcpStream::connect_timeout(&SocketAddr::new(address, port), time)).ok()
+    }
+
+    /// Whether the port accepts a connection from one of several own addresses.
+    pub(crate) fn reaches_from(&self, own: IpAddr, address: IpAddr, port: u16) -> bool {
+        self.enter(|| {
+            let family = if own.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+            let stream = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            let limit = TimeVal::milliseconds(CONNECT.as_millis().try_into().unwrap());
+            setsockopt(&stream, SendTimeout, &limit).unwrap();
+            bind(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(own, 0))).unwrap();
+            connect(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(address, port))).is_ok()
+        })
+    }
+
+    /// Whether the namespace reaches a port of its own, by an address that is not the loopback's.
+    pub(crate) fn reaches_itself(&self, address: IpAddr, port: u16) -> bool {
+        self.connect_within(address, port, Duration::from_millis(100)).is_some()
     }
 
     /// Whether the port accepts.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Audit, Backend, CaptureKind, Interfaces};
-use crate::gate::{Action, Term};
+use crate::gate::{Action, Part, Term, Uses};
 use crate::knock::{ActionName, AddressPolicy, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
@@ -94,14 +94,14 @@ expires = 2027-01-31
     let action = |name: &str| config.actions[&name.parse::<ActionName>().unwrap()].clone();
     assert_eq!(
         action("open-ssh"),
-        Action::Open {
-            doors: vec!["tcp/22".parse().unwrap()],
-            term: Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) },
+        Action {
+            parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
+            term: Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) }),
         }
     );
     let argv = ["/usr/bin/systemctl", "restart", "{argument}"].map(|word| word.parse().unwrap());
-    let web = Action::Run { argv: argv.to_vec(), timeout: Duration::from_secs(5), undo: None };
-    assert_eq!(action("web"), web);
+    let web = Part::Run { argv: argv.to_vec(), timeout: Duration::from_secs(5), undo: None };
+    assert_eq!(action("web"), Action { parts: vec![web], term: None });
     let client = |name: &str| config.clients[&name.parse::<ClientName>().unwrap()].clone();
     let laptop = client("laptop");
     assert_eq!(laptop.key, Path::new("/k/laptop.key"));
@@ -120,7 +120,7 @@ expires = 2027-01-31
 fn the_longest_that_a_client_may_ask_for_is_the_actions_own_time_unless_given() {
     let config = read(&source("f", OPEN), &[]).unwrap();
     let action = config.actions.values().next().unwrap();
-    assert!(matches!(action, Action::Open { term, .. } if term.usual == term.max));
+    assert!(action.term.is_some_and(|term| term.usual == term.max));
 }
 
 #[test]
@@ -155,11 +155,26 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("prot = 1", "f:3:1: server.prot: unknown key\nhint: did you mean 'port'?"),
         ("[firewall]\nbackend = 'iptables'", "f:4:11: firewall.backend: not yet in this version"),
         ("[firewall]\nbackend = 'pf'", "f:4:11: firewall.backend: not one of: nftables, none"),
-        ("[firewall]\nmode = 'set'", "f:4:8: firewall.mode: not yet in this version"),
-        ("[firewall]\nmode = 'open'", "f:4:8: firewall.mode: not one of: guard"),
-        ("[firewall]\nfailsafe = { after = '10m' }", "f:4:1: firewall.failsafe: not yet in this version"),
+        ("[firewall]\nmode = 'sets'", "f:4:8: firewall.mode: not one of: guard, set"),
+        (
+            "[firewall]\nfailsafe = { after = '10m' }",
+            "f:4:1: firewall.failsafe.allow: missing\n\
+             hint: allow = [\"203.0.113.0/24\"]: who is let in then; \"any\" is everybody",
+        ),
+        (
+            "[firewall]\nfailsafe = { after = '5s', allow = ['203.0.113.1/24'] }",
+            "f:4:22: firewall.failsafe.after: not from 30s to 7d\n\
+             f:4:37: firewall.failsafe.allow: this address has bits beyond its length: write the first of the range",
+        ),
+        (
+            "[firewall]\nfailsafe = { after = '10m', allow = ['203.0.113.0/24', '203.0.113.7'] }",
+            "f:4:37: firewall.failsafe.allow: 203.0.113.7 overlaps another one\nhint: name the larger one alone",
+        ),
         ("[firewall]\nfailsafe = 'open'", "f:4:12: firewall.failsafe: not one of: closed"),
-        ("[firewall]\nprotect = ['tcp/8000-8999']", "f:4:12: firewall.protect: not yet in this version"),
+        (
+            "[firewall]\nprotect = ['tcp/8000-8999', 'tcp/8080']",
+            "f:4:11: firewall.protect: tcp/8000-8999 and tcp/8080 have ports in common\nhint: make one range of both",
+        ),
         (
             "[firewall]\nprotect = ['tcp/22', 'ssh']",
             "f:4:22: firewall.protect: a port is written tcp/22 or udp/51820, from 1 to 65535",
@@ -194,37 +209,49 @@ fn a_bad_action_is_told_with_its_place() {
              f:4:1: action.a.x: unknown key\nhint: known here: open, run, forward, close, for, max, timeout, undo, \
              allow-ports, once",
         ),
-        (
-            "open = ['tcp/22']\nrun = ['/bin/true']\nfor = '1s'",
-            "f:3:9: action.a: more than one effect: open, run\nhint: an action does one thing: make an action of each",
-        ),
         ("open = []\nfor = '1s'", "f:4:8: action.a.open: empty list"),
-        (
-            "open = ['tcp/22']",
-            "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long the ports stay open",
-        ),
+        ("open = ['tcp/22']", "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long it lasts"),
         ("open = ['tcp/22']\nfor = '30x'", &format!("f:5:7: action.a.for: not a duration\n{form}")),
         ("open = ['tcp/22']\nfor = 30", &format!("f:5:7: action.a.for: not a duration\n{form}")),
         ("open = ['tcp/22']\nfor = '0s'", "f:5:7: action.a.for: not from 1s to 365d"),
         ("open = ['tcp/22']\nfor = '366d'", "f:5:7: action.a.for: not from 1s to 365d"),
         ("open = ['tcp/22']\nfor = '1m'\nmax = '30s'", "f:6:7: action.a.max: shorter than `for`, 1m"),
-        ("open = ['tcp/22']\nfor = '1m'\nonce = true", "f:6:8: action.a.once: not yet in this version"),
+        (
+            "open = ['tcp/22-23']\nfor = '1m'\nonce = true",
+            "f:4:8: action.a.open: a range cannot be opened for one connection\nhint: name single ports, or drop `once`",
+        ),
+        ("run = ['/bin/true']\nonce = true", "f:5:8: action.a.once: only what `open` opens is opened once"),
         (
             "open = ['tcp/22']\nfor = '1m'\ntimeout = '1s'",
             "f:6:11: action.a.timeout: only an action with `run` has a timeout\n\
              hint: a grant lasts as long as `for` says",
         ),
         (
-            "open = 'argument'\nallow-ports = ['tcp/8000-8999']\nfor = '1m'",
-            "f:4:8: action.a.open: not yet in this version\nf:5:15: action.a.allow-ports: not yet in this version",
+            "open = 'argument'\nfor = '1m'",
+            "f:4:8: action.a.open: `allow-ports` is missing\nhint: allow-ports = [\"tcp/8000-8999\"]: what a client may open",
+        ),
+        (
+            "open = ['tcp/22']\nallow-ports = ['tcp/8000-8999']\nfor = '1m'",
+            "f:5:15: action.a.allow-ports: ports that a client may name, but none is asked for\nhint: open = \"argument\"",
         ),
         ("open = 'tcp/22'\nfor = '1m'", "f:4:8: action.a.open: not a list but a string"),
-        ("open = ['tcp/1-2']\nfor = '1m'", "f:4:9: action.a.open: not yet in this version"),
         (
             "forward = { from = 'tcp/1', to = 'x' }\nfor = '10m'",
-            "f:4:1: action.a.forward: not yet in this version",
+            "f:4:34: action.a.forward.to: not a target\n\
+             hint: a target is written 10.0.0.5:5432, [fd00::5]:5432 or, on this host, :8080",
         ),
-        ("close = 'open-ssh'", "f:4:9: action.a.close: not yet in this version"),
+        (
+            "forward = { from = 'tcp/1', to = ['10.0.0.5:1', '10.0.0.6:1'] }\nfor = '10m'",
+            "f:4:49: action.a.forward.to: a second target of one IP version",
+        ),
+        (
+            "forward = { from = 'tcp/1', to = '127.0.0.1:80' }",
+            "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long it lasts\n\
+             f:4:34: action.a.forward.to: not a target\n\
+             hint: a target is written 10.0.0.5:5432, [fd00::5]:5432 or, on this host, :8080",
+        ),
+        ("close = 'open-ssh'", "f:4:9: action.a.close: no action is called open-ssh"),
+        ("close = 'a'", "f:4:9: action.a.close: a opens nothing that could be closed"),
         ("run = []", "f:4:7: action.a.run: empty list"),
         (
             "run = ['true']",
@@ -245,7 +272,7 @@ fn a_bad_action_is_told_with_its_place() {
         ),
         (
             "run = ['/bin/a']\nundo = ['/bin/b']",
-            "f:5:8: action.a.undo: `for` is missing\nhint: for = \"1m\": when it is undone",
+            "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long it lasts",
         ),
         (
             "run = ['/bin/a']\nundo = ['b', '{c}']\nfor = '1m'\nmax = '1s'",
@@ -255,12 +282,12 @@ fn a_bad_action_is_told_with_its_place() {
         ),
         (
             "run = ['/bin/a']\nfor = '1m'",
-            "f:5:7: action.a.for: a command ends by itself and has no duration\n\
-             hint: undo = [...]: what undoes it then; timeout = \"10s\": when it is killed",
+            "f:5:7: action.a.for: nothing that it does lasts\n\
+             hint: undo = [...]: what undoes `run` then; timeout = \"10s\": when it is killed",
         ),
         (
             "open = ['tcp/22']\nfor = '1m'\nundo = ['/bin/a']",
-            "f:6:8: action.a.undo: only an action with `run` is undone by a command\nhint: a grant ends by itself",
+            "f:6:8: action.a.undo: only what `run` does is undone by a command\nhint: a grant ends by itself",
         ),
         ("run = ['/bin/a']\ntimeout = '2h'", "f:5:11: action.a.timeout: not from 1s to 1h"),
     ];

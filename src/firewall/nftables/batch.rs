@@ -2,11 +2,10 @@
 //! linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers are in the machine's byte order, values of
 //! nf_tables big-endian.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
+use super::element::{self, Element};
 use super::held::Change;
-use crate::knock::Door;
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
@@ -27,33 +26,49 @@ const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
+const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFTA_DATA_VALUE: u16 = 1;
 /// libnftnl's tag for the comment that `nft list set` shows.
 const UDATA_COMMENT: u8 = 0;
 
-/// What each grant does in turn.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Add,
-    Delete,
+/// What becomes of an element.
+pub(super) enum Fate {
+    /// It is there for this time from now on, with this comment.
+    Stays(Duration, Option<String>),
+    /// It is not there any more.
+    Goes,
 }
 
-/// One transaction that opens every grant anew, from `now` until its end, or closes it. Adding what is there does not
-/// renew its timeout, and deleting what is not there fails, so each is added, deleted and, to be opened, added again.
-/// `None` when it would be too long for its own headers.
-pub(super) fn changes(changes: &[Change], now: Duration, sequence: u32) -> Option<Vec<u8>> {
+/// The elements that a change is made of.
+pub(super) fn elements(change: &Change, now: Duration) -> impl Iterator<Item = (Element, Fate)> {
+    element::of(&change.passage).into_iter().map(move |element| {
+        let fate = change
+            .holder
+            .as_ref()
+            .map_or(Fate::Goes, |holder| Fate::Stays(holder.end.saturating_sub(now), Some(holder.comment())));
+        (element, fate)
+    })
+}
+
+/// One transaction for these elements. Adding what is there does not renew its timeout, and deleting what is not there
+/// fails, so each is added, deleted and, to stay, added again. `None` when it would be too long for its own headers.
+pub(super) fn transaction(elements: &[(Element, Fate)], sequence: u32) -> Option<Vec<u8>> {
     let mut batch = Batch { bytes: Vec::with_capacity(1024), sequence };
     batch.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
-    for (left, change) in (0..changes.len()).rev().zip(changes) {
+    for (left, (element, fate)) in (0..elements.len()).rev().zip(elements) {
         // Errors always come back; success only where it is asked for, once.
         let last = if left == 0 { NLM_F_ACK } else { 0 };
-        let closed = if change.holder.is_none() { last } else { 0 };
-        batch.element(Step::Add, 0, change, now)?;
-        batch.element(Step::Delete, closed, change, now)?;
-        if change.holder.is_some() {
-            batch.element(Step::Add, last, change, now)?;
+        let (deleted, added) = match fate {
+            Fate::Goes => (last, None),
+            Fate::Stays(..) => (0, Some(last)),
+        };
+        batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE, element, fate)?;
+        batch.element(NFT_MSG_DELSETELEM, deleted, element, &Fate::Goes)?;
+        if let Some(last) = added {
+            batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE | last, element, fate)?;
         }
     }
     batch.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
@@ -61,27 +76,40 @@ pub(super) fn changes(changes: &[Change], now: Duration, sequence: u32) -> Optio
 }
 
 /// The answers in one datagram of the kernel: sequence number and errno, 0 for success.
-pub(super) fn answers(mut bytes: &[u8]) -> Vec<(u32, i32)> {
-    let mut answers = Vec::new();
-    while let Some((answer, rest)) = next_answer(bytes) {
-        answers.extend(answer);
-        bytes = rest;
-    }
-    answers
+pub(super) fn answers(bytes: &[u8]) -> Vec<(u32, i32)> {
+    let errors = Messages(bytes).filter(|message| message.kind == NLMSG_ERROR);
+    let answer = |message: Message<'_>| {
+        let errno = i32::from_ne_bytes(*message.body.first_chunk()?);
+        Some((message.sequence, errno.saturating_neg()))
+    };
+    errors.filter_map(answer).collect()
 }
 
-type Answer = Option<(u32, i32)>;
+/// The messages in one datagram: kind and body.
+pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    Messages(bytes).map(|message| (message.kind, message.body))
+}
 
-fn next_answer(bytes: &[u8]) -> Option<(Answer, &[u8])> {
-    let header: &[u8; NLMSG_HEADER] = bytes.first_chunk()?;
-    let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
-    let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
-    let body = bytes.get(NLMSG_HEADER..length)?;
-    let answer = (u16::from_ne_bytes([t0, t1]) == NLMSG_ERROR)
-        .then(|| body.first_chunk())
-        .flatten()
-        .map(|errno| (u32::from_ne_bytes([s0, s1, s2, s3]), i32::from_ne_bytes(*errno).saturating_neg()));
-    Some((answer, bytes.get(aligned(length)?..).unwrap_or_default()))
+struct Message<'a> {
+    kind: u16,
+    sequence: u32,
+    body: &'a [u8],
+}
+
+struct Messages<'a>(&'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Message<'a>;
+
+    fn next(&mut self) -> Option<Message<'a>> {
+        let header: &[u8; NLMSG_HEADER] = self.0.first_chunk()?;
+        let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
+        let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
+        let body = self.0.get(NLMSG_HEADER..length)?;
+        self.0 = self.0.get(aligned(length)?..).unwrap_or_default();
+        let (kind, sequence) = (u16::from_ne_bytes([t0, t1]), u32::from_ne_bytes([s0, s1, s2, s3]));
+        Some(Message { kind, sequence, body })
+    }
 }
 
 struct Batch {
@@ -90,32 +118,31 @@ struct Batch {
 }
 
 impl Batch {
-    fn element(&mut self, step: Step, flags: u16, change: &Change, now: Duration) -> Option<()> {
-        let (kind, create) = match step {
-            Step::Add => (NFT_MSG_NEWSETELEM, NLM_F_CREATE),
-            Step::Delete => (NFT_MSG_DELSETELEM, 0),
-        };
-        let set: &[u8] = match change.address {
-            IpAddr::V4(_) => b"grants4\0",
-            IpAddr::V6(_) => b"grants6\0",
-        };
-        self.message(kind, NLM_F_REQUEST | create | flags, NFPROTO_INET, 0, |batch| {
+    /// One element is added or deleted.
+    fn element(&mut self, kind: u16, flags: u16, element: &Element, fate: &Fate) -> Option<()> {
+        self.message(kind, NLM_F_REQUEST | flags, NFPROTO_INET, 0, |batch| {
             batch.attribute(NFTA_SET_ELEM_LIST_TABLE, b"spa_knock\0")?;
-            batch.attribute(NFTA_SET_ELEM_LIST_SET, set)?;
+            batch.attribute(NFTA_SET_ELEM_LIST_SET, element.set)?;
             batch.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |batch| {
                 batch.nested(NFTA_LIST_ELEM, |batch| {
-                    batch.nested(NFTA_SET_ELEM_KEY, |batch| {
-                        batch.attribute(NFTA_DATA_VALUE, &key(change.address, change.door))
-                    })?;
-                    let Some(holder) = change.holder.as_ref().filter(|_| step == Step::Add) else {
-                        return Some(());
-                    };
-                    let left = milliseconds(holder.end.saturating_sub(now));
-                    batch.attribute(NFTA_SET_ELEM_TIMEOUT, &left.to_be_bytes())?;
-                    batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(&holder.comment()))
+                    batch.value(NFTA_SET_ELEM_KEY, Some(&element.key))?;
+                    batch.value(NFTA_SET_ELEM_KEY_END, element.last_key.as_ref())?;
+                    if kind == NFT_MSG_NEWSETELEM {
+                        batch.value(NFTA_SET_ELEM_DATA, element.value.as_ref())?;
+                    }
+                    let Fate::Stays(time, text) = fate else { return Some(()) };
+                    batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(*time).to_be_bytes())?;
+                    let Some(text) = text else { return Some(()) };
+                    batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(text))
                 })
             })
         })
+    }
+
+    /// A key or value, if there is one.
+    fn value(&mut self, kind: u16, value: Option<&Vec<u8>>) -> Option<()> {
+        let Some(value) = value else { return Some(()) };
+        self.nested(kind, |batch| batch.attribute(NFTA_DATA_VALUE, value))
     }
 
     /// One message: header, nfgenmsg, attributes.
@@ -167,19 +194,6 @@ impl Batch {
         self.bytes.get_mut(at..)?.get_mut(..value.len())?.copy_from_slice(value);
         Some(())
     }
-}
-
-/// Address, protocol and port, each padded to four bytes.
-fn key(address: IpAddr, door: Door) -> Vec<u8> {
-    let mut key = Vec::with_capacity(24);
-    match address {
-        IpAddr::V4(v4) => key.extend(v4.octets()),
-        IpAddr::V6(v6) => key.extend(v6.octets()),
-    }
-    key.extend([door.protocol().number(), 0, 0, 0]);
-    key.extend(door.port().to_be_bytes());
-    key.extend([0; 2]);
-    key
 }
 
 fn comment(text: &str) -> Vec<u8> {

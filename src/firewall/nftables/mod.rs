@@ -1,22 +1,32 @@
 //! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
 
 mod batch;
+mod element;
 mod held;
 mod live;
 mod ruleset;
+mod watch;
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use self::batch::Fate;
+use self::element::Element;
 use self::held::{Change, Held};
-use super::{Backend, Closed, FirewallError, Gate};
-use crate::gate::Grant;
-use crate::knock::ClientName;
+use self::live::Listed;
+use self::ruleset::{Before, SCHEMA, TABLE};
+use self::watch::Watch;
+use super::{Backend, FirewallError, Gate, Live};
+use crate::gate::{Grant, Passage, Way};
+use crate::knock::Ports;
 use crate::os::clock;
 use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
 
 /// How long loading may take before it counts as failed.
 const NFT_MAX: Duration = Duration::from_secs(10);
+/// The widest range of ports that is opened one by one where it overlaps another grant.
+const APART_MAX: u16 = 1024;
 
 /// The table `inet spa_knock`.
 pub struct Nftables {
@@ -25,6 +35,9 @@ pub struct Nftables {
     held: Held,
     /// Whether what an earlier daemon granted has been taken up.
     adopted: bool,
+    /// How long the kernel waits for a sign of life.
+    failsafe: Option<Duration>,
+    watch: Watch,
 }
 
 impl Nftables {
@@ -34,73 +47,101 @@ impl Nftables {
     /// When the kernel has no nftables.
     pub fn open() -> Result<Self, FirewallError> {
         let netlink = Netlink::open().map_err(|error| FirewallError::Other(format!("netlink: {error}")))?;
-        Ok(Self { netlink, sequence: 0, held: Held::default(), adopted: false })
+        Ok(Self {
+            netlink,
+            sequence: 0,
+            held: Held::default(),
+            adopted: false,
+            failsafe: None,
+            watch: Watch::start(),
+        })
     }
 }
 
 impl Backend for Nftables {
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
-        self.close_gate(gate)?;
+        let now = clock::steady();
+        let listed = list(now);
         if !std::mem::replace(&mut self.adopted, true) {
-            self.adopt();
+            // What an earlier daemon granted must not be shortened either, and may have to be closed.
+            for (passage, holder) in listed.iter().flat_map(|listed| &listed.grants) {
+                self.held.hold(*passage, holder.clone());
+            }
         }
+        let (before, live) = match &listed {
+            Some(listed) if listed.has_chain(SCHEMA) => (Before::Kept, Vec::new()),
+            Some(_) => (Before::Replaced, self.held.changes(now)),
+            None => (Before::Kept, self.held.changes(now)),
+        };
+        load(gate, |gate| ruleset::text(gate, before, &live, now))?;
+        self.failsafe = gate.failsafe.as_ref().map(|failsafe| failsafe.after);
+        // What we have just replaced ourselves is no loss.
+        self.watch.disturbed();
         Ok(())
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
         let now = clock::steady();
         let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
-        let granted = self.transact(&changes, now);
-        match granted {
-            Ok(()) => self.held.note(grants, now),
-            Err(FirewallError::Gone) => self.held = Held::default(),
-            Err(_) => {}
+        match self.change(&changes, now) {
+            // Two ranges that overlap cannot stand in one set: what is opened is narrowed to what can.
+            Err(FirewallError::Overlap) => self.change(&apart(&changes)?, now)?,
+            changed => changed?,
         }
-        granted
+        self.held.note(grants, now);
+        Ok(())
     }
 
-    fn close(&mut self, gone: &dyn Fn(&ClientName) -> bool) -> Result<Vec<Closed>, FirewallError> {
+    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
         let now = clock::steady();
-        let (changes, closed) = self.held.without(gone, now);
-        if !changes.is_empty() {
-            self.transact(&changes, now)?;
+        let (changes, closed) = self.held.without(which, now);
+        match self.change(&changes, now) {
+            Err(FirewallError::Overlap) => self.change(&apart(&changes)?, now)?,
+            changed => changed?,
         }
-        self.held.forget(gone);
+        self.held.forget(which, now);
         Ok(closed)
+    }
+
+    fn live(&self) -> Vec<Live> {
+        self.held.live(clock::steady())
+    }
+
+    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+        let Some(after) = self.failsafe else { return Ok(()) };
+        let elements = element::alive().map(|element| (element, Fate::Stays(after, None)));
+        self.transact(&elements)
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.watch.socket().map(AsFd::as_fd)
+    }
+
+    fn disturbed(&mut self) -> bool {
+        self.watch.disturbed()
+    }
+
+    fn remove(&mut self) -> Result<(), FirewallError> {
+        // Added first: deleting what is not there is an error.
+        nft(&format!("add table {TABLE}\ndelete table {TABLE}\n"))?;
+        self.held = Held::default();
+        self.watch.disturbed();
+        Ok(())
     }
 }
 
 impl Nftables {
-    fn close_gate(&self, gate: &Gate) -> Result<(), FirewallError> {
-        let Err(error) = nft(&ruleset::text(gate)) else { return Ok(()) };
-        if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
-            return Err(error);
-        }
-        // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves
-        // work: the input chain drops too.
-        let late = Gate { early: Vec::new(), ..gate.clone() };
-        nft(&ruleset::text(&late)).map_err(|_| error.clone())?;
-        log::warn!("no early drop on {}: {error}", gate.early.join(", "));
-        Ok(())
+    fn change(&mut self, changes: &[Change], now: Duration) -> Result<(), FirewallError> {
+        /// Elements in one message; the kernel takes all of them or none.
+        const AT_ONCE: usize = 512;
+        let elements: Vec<_> = changes.iter().flat_map(|change| batch::elements(change, now)).collect();
+        elements.chunks(AT_ONCE).try_for_each(|elements| self.transact(elements))
     }
 
-    /// Takes up what an earlier daemon granted: it must not be shortened either, and may have to be closed.
-    fn adopt(&mut self) {
-        let now = clock::steady();
-        match runner::run_to_end("nft", &["-j", "list", "table", "inet", "spa_knock"], "", NFT_MAX) {
-            Ok(text) => {
-                for (address, door, holder) in live::read(&text, now) {
-                    self.held.hold(address, door, holder);
-                }
-            }
-            Err(error) => log::warn!("firewall: live grants of an earlier daemon are not known: {error}"),
-        }
-    }
-
-    fn transact(&mut self, changes: &[Change], now: Duration) -> Result<(), FirewallError> {
+    fn transact(&mut self, elements: &[(Element, Fate)]) -> Result<(), FirewallError> {
         let failed = |error| FirewallError::Other(format!("netlink: {error}"));
         self.sequence = self.sequence.wrapping_add(1);
-        let messages = batch::changes(changes, now, self.sequence)
+        let messages = batch::transaction(elements, self.sequence)
             .ok_or(FirewallError::Other("too many grants at once".to_owned()))?;
         self.netlink.send(&messages).map_err(failed)?;
         let mut acknowledged = false;
@@ -119,11 +160,54 @@ impl Nftables {
     }
 }
 
+/// The same for single addresses and ports, which cannot overlap.
+fn apart(changes: &[Change]) -> Result<Vec<Change>, FirewallError> {
+    let mut all = Vec::new();
+    for Change { passage, holder } in changes {
+        let Way::Ports(ports) = passage.way else {
+            all.push(Change { passage: *passage, holder: holder.clone() });
+            continue;
+        };
+        let (first, last) = ports.bounds();
+        let Some(address) = passage.from.single().filter(|_| last.saturating_sub(first) < APART_MAX) else {
+            return Err(FirewallError::Overlap);
+        };
+        let doors = (first..=last).filter_map(|port| crate::knock::Door::new(ports.protocol(), port));
+        all.extend(doors.map(|door| Change {
+            passage: Passage { from: address.into(), way: Way::Ports(Ports::from(door)) },
+            holder: holder.clone(),
+        }));
+    }
+    Ok(all)
+}
+
+/// Loads the gate, without its early drop if that is what the kernel does not take.
+fn load(gate: &Gate, text: impl Fn(&Gate) -> String) -> Result<(), FirewallError> {
+    let Err(error) = nft(&text(gate)) else { return Ok(()) };
+    if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
+        return Err(error);
+    }
+    // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves work:
+    // the input chain drops too.
+    let late = Gate { early: Vec::new(), ..gate.clone() };
+    nft(&text(&late)).map_err(|_| error.clone())?;
+    log::warn!("no early drop on {}: {error}", gate.early.join(", "));
+    Ok(())
+}
+
+/// What there is of our table.
+fn list(now: Duration) -> Option<Listed> {
+    let text = runner::run_to_end("nft", &["-j", "list", "table", "inet", "spa_knock"], "", NFT_MAX);
+    text.ok().map(|text| live::read(&text, now))
+}
+
 fn describe(errno: i32) -> FirewallError {
     match nix::errno::Errno::from_raw(errno) {
         nix::errno::Errno::EPERM => FirewallError::NotAllowed,
         nix::errno::Errno::ENOENT => FirewallError::Gone,
         nix::errno::Errno::ENFILE => FirewallError::Full,
+        // Of an interval: a part of it is there already.
+        nix::errno::Errno::EEXIST | nix::errno::Errno::ENOTEMPTY => FirewallError::Overlap,
         other => FirewallError::Other(other.desc().to_lowercase()),
     }
 }

@@ -3,85 +3,243 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::super::Gate;
+use super::super::{Enforcing, Gate};
+use super::held::Change;
+use crate::gate::{Failsafe, Mode, Passage, Way};
+use crate::knock::{Ports, Prefix};
 
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
+/// A chain that does nothing but say that the table's sets are those of this version. To be renamed with them.
+pub(super) const SCHEMA: &str = "schema-2";
 
 /// For as long as conntrack itself would remember an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
 
-/// Everything but what depends on the config. `add` on what is there already changes nothing. Older connections
-/// that still stand are named anew by each load; of those that ended none stays behind.
-const FRAME: &str = "\
-add table inet spa_knock { comment \"spa-knock: ports that open by a knock; schema 1\"; }
-add set inet spa_knock protected { type inet_proto . inet_service; }
-add set inet spa_knock grants4 { type ipv4_addr . inet_proto . inet_service; flags timeout; size 65536; }
-add set inet spa_knock grants6 { type ipv6_addr . inet_proto . inet_service; flags timeout; size 65536; }
+/// The sets. `add` on what is there already changes nothing. Older connections that still stand are named anew by each
+/// load; of those that ended none stays behind.
+const SETS: &str = "\
+add set inet spa_knock protected { type inet_proto . inet_service; flags interval; }
+add set inet spa_knock published { type inet_proto . inet_service; flags interval; }
+add set inet spa_knock grants4 { type ipv4_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
+add set inet spa_knock grants6 { type ipv6_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
+add set inet spa_knock spans4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock spans6 { type ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock once4 { type ipv4_addr . inet_proto . inet_service; flags timeout, dynamic; size 65536; }
+add set inet spa_knock once6 { type ipv6_addr . inet_proto . inet_service; flags timeout, dynamic; size 65536; }
+add map inet spa_knock forwards4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; flags timeout; size 65536; }
+add map inet spa_knock forwards6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; flags timeout; size 65536; }
+add map inet spa_knock locals4 { type ipv4_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
+add map inet spa_knock locals6 { type ipv6_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
 add set inet spa_knock older4 { type ipv4_addr . inet_service . inet_service; flags timeout; size 65536; }
 add set inet spa_knock older6 { type ipv6_addr . inet_service . inet_service; flags timeout; size 65536; }
+add set inet spa_knock enforcing { type inet_proto; flags timeout; }
+add set inet spa_knock alive { type inet_proto; flags timeout; }
+add set inet spa_knock spared4 { type ipv4_addr; flags interval; }
+add set inet spa_knock spared6 { type ipv6_addr; flags interval; }
+flush set inet spa_knock protected
+flush set inet spa_knock published
+flush set inet spa_knock older4
+flush set inet spa_knock older6
+flush set inet spa_knock enforcing
+flush set inet spa_knock alive
+flush set inet spa_knock spared4
+flush set inet spa_knock spared6
+";
+
+/// The chains that are ours, empty; an admin's own chains in our table stay as they are.
+const CHAINS: &str = "\
 add chain inet spa_knock input { type filter hook input priority filter - 10; policy accept; }
+add chain inet spa_knock outside { type filter hook prerouting priority mangle; policy accept; }
+add chain inet spa_knock inside { type nat hook prerouting priority dstnat - 10; policy accept; }
 add chain inet spa_knock gate
 add chain inet spa_knock early
 flush chain inet spa_knock input
+flush chain inet spa_knock outside
+flush chain inet spa_knock inside
 flush chain inet spa_knock gate
 delete chain inet spa_knock early
-flush set inet spa_knock protected
-flush set inet spa_knock older4
-flush set inet spa_knock older6
 ";
 
-/// The gate itself. Only packets to protected ports come here.
-const GATE: &str = "\
-add rule inet spa_knock input iif lo accept
+/// What leads to the gate: packets to protected ports, and those to published ones before they are led inside.
+const GUARD: &str = "\
 add rule inet spa_knock input meta l4proto . th dport @protected jump gate
+add rule inet spa_knock outside iif lo accept
+add rule inet spa_knock outside fib daddr type local meta l4proto . th dport @published jump gate
+";
+
+/// The gate itself. It does not enforce anything once the time of a trial is over.
+const GATE: &str = "\
 add rule inet spa_knock gate ct state established accept
+add rule inet spa_knock gate meta l4proto != @enforcing accept
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4 accept
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @grants6 accept
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @spans4 accept
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @spans6 accept
+add rule inet spa_knock gate ct state new ip saddr . meta l4proto . th dport @once4 delete @once4 { ip saddr . meta l4proto . th dport } accept
+add rule inet spa_knock gate ct state new ip6 saddr . meta l4proto . th dport @once6 delete @once6 { ip6 saddr . meta l4proto . th dport } accept
 add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @older4 accept
 add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @older6 accept
+add rule inet spa_knock gate meta l4proto != @alive ip saddr @spared4 accept
+add rule inet spa_knock gate meta l4proto != @alive ip6 saddr @spared6 accept
 add rule inet spa_knock gate counter drop
 ";
 
-/// The whole transaction.
-pub(super) fn text(gate: &Gate) -> String {
-    let mut text = FRAME.to_owned();
-    // Writing to a String cannot fail.
-    let mut line = |arguments: std::fmt::Arguments<'_>| {
-        let _ = writeln!(text, "{arguments}");
-    };
-    if let Some(port) = gate.silent_port {
+/// Ports that lead elsewhere.
+const INSIDE: &str = "\
+add rule inet spa_knock inside dnat ip to ip saddr . meta l4proto . th dport map @forwards4
+add rule inet spa_knock inside dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
+add rule inet spa_knock inside meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @locals4
+add rule inet spa_knock inside meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
+add rule inet spa_knock inside meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @locals4
+add rule inet spa_knock inside meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
+";
+
+/// What becomes of a table that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// It is taken over.
+    Kept,
+    /// It is of another version, and goes.
+    Replaced,
+}
+
+/// The whole transaction; `live` is what it opens besides, from `now` on.
+pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) -> String {
+    let mut text = Text(String::new());
+    if before == Before::Replaced {
+        text.line(format_args!("delete table {TABLE}"));
+    }
+    text.line(format_args!("add table {TABLE} {{ comment \"spa-knock: ports that open by a knock\"; }}"));
+    text.line(format_args!("add chain {TABLE} {SCHEMA}"));
+    text.0.push_str(SETS);
+    text.0.push_str(CHAINS);
+    text.silence(gate);
+    text.line(format_args!("add rule {TABLE} input iif lo accept"));
+    text.ports("protected", &gate.protect);
+    text.ports("published", &gate.published);
+    text.older(gate);
+    text.timed(
+        "enforcing",
+        match gate.enforcing {
+            Enforcing::Always => None,
+            Enforcing::For(time) => Some(time),
+        },
+    );
+    text.timed("alive", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
+    text.spared(gate.failsafe.as_ref());
+    if gate.mode == Mode::Guard {
+        text.0.push_str(GUARD);
+    }
+    text.0.push_str(GATE);
+    text.0.push_str(INSIDE);
+    for change in live {
+        text.grant(change, now);
+    }
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, arguments: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{arguments}");
+    }
+
+    /// Nobody answers at the knock port.
+    fn silence(&mut self, gate: &Gate) {
+        let Some(port) = gate.silent_port else { return };
         if !gate.early.is_empty() {
             let devices: Vec<_> = gate.early.iter().map(|name| format!("\"{name}\"")).collect();
-            line(format_args!(
+            self.line(format_args!(
                 "add chain {TABLE} early {{ type filter hook ingress devices = {{ {} }} priority -500; policy accept; }}",
                 devices.join(", ")
             ));
-            line(format_args!("add rule {TABLE} early udp dport {port} drop"));
+            self.line(format_args!("add rule {TABLE} early udp dport {port} drop"));
         }
         // Before the loopback rule: our own host gets silence too.
-        line(format_args!("add rule {TABLE} input udp dport {port} drop"));
+        self.line(format_args!("add rule {TABLE} input udp dport {port} drop"));
     }
-    for door in &gate.protect {
-        line(format_args!(
-            "add element {TABLE} protected {{ {} . {} }}",
-            door.protocol().as_str(),
-            door.port()
-        ));
+
+    fn ports(&mut self, set: &str, all: &[Ports]) {
+        for ports in all {
+            self.line(format_args!("add element {TABLE} {set} {{ {} }}", dotted(*ports)));
+        }
     }
-    for connection in &gate.older {
-        let set = match connection.remote.ip() {
-            IpAddr::V4(_) => "older4",
-            IpAddr::V6(_) => "older6",
+
+    fn older(&mut self, gate: &Gate) {
+        for connection in &gate.older {
+            let set = match connection.remote.ip() {
+                IpAddr::V4(_) => "older4",
+                IpAddr::V6(_) => "older6",
+            };
+            self.line(format_args!(
+                "add element {TABLE} {set} {{ {} . {} . {} timeout {OLDER_TIMEOUT} }}",
+                connection.remote.ip(),
+                connection.remote.port(),
+                connection.local.port()
+            ));
+        }
+    }
+
+    /// Both protocols stand in the set, for ever or for so long.
+    fn timed(&mut self, set: &str, time: Option<Duration>) {
+        let timeout = time.map(|time| format!(" timeout {}", written(time))).unwrap_or_default();
+        self.line(format_args!("add element {TABLE} {set} {{ tcp{timeout}, udp{timeout} }}"));
+    }
+
+    fn spared(&mut self, failsafe: Option<&Failsafe>) {
+        for prefix in failsafe.iter().flat_map(|failsafe| &failsafe.allow) {
+            let set = if prefix.first().is_ipv4() { "spared4" } else { "spared6" };
+            self.line(format_args!("add element {TABLE} {set} {{ {} }}", range(*prefix)));
+        }
+    }
+
+    fn grant(&mut self, Change { passage, holder }: &Change, now: Duration) {
+        let Some(holder) = holder else { return };
+        let Passage { from, way } = *passage;
+        let version = if from.first().is_ipv4() { 4 } else { 6 };
+        let (set, ports, to) = match way {
+            Way::Ports(ports) if from.single().is_some() && ports.single().is_some() => {
+                ("grants", ports, String::new())
+            }
+            Way::Ports(ports) => ("spans", ports, String::new()),
+            // Whether it has been used is not known: it is not given twice.
+            Way::Once(_) => return,
+            Way::Forward { door, to } if to.ip().is_unspecified() => {
+                ("locals", door.into(), format!(" : {}", to.port()))
+            }
+            Way::Forward { door, to } => ("forwards", door.into(), format!(" : {} . {}", to.ip(), to.port())),
         };
-        line(format_args!(
-            "add element {TABLE} {set} {{ {} . {} . {} timeout {OLDER_TIMEOUT} }}",
-            connection.remote.ip(),
-            connection.remote.port(),
-            connection.local.port()
+        let timeout = written(holder.end.saturating_sub(now));
+        self.line(format_args!(
+            "add element {TABLE} {set}{version} {{ {} . {} timeout {timeout} comment \"{}\"{to} }}",
+            range(from),
+            dotted(ports),
+            holder.comment()
         ));
     }
-    text.push_str(GATE);
-    text
+}
+
+fn dotted(ports: Ports) -> String {
+    let protocol = ports.protocol().as_str();
+    match ports.bounds() {
+        (first, last) if first == last => format!("{protocol} . {first}"),
+        (first, last) => format!("{protocol} . {first}-{last}"),
+    }
+}
+
+/// As a range: some versions of nft do not take a prefix of no bits.
+fn range(prefix: Prefix) -> String {
+    match prefix.single() {
+        Some(address) => address.to_string(),
+        None => format!("{}-{}", prefix.first(), prefix.last()),
+    }
+}
+
+fn written(time: Duration) -> String {
+    format!("{}ms", time.as_millis().max(1))
 }

@@ -12,8 +12,10 @@ use proptest::prelude::*;
 use super::disk::Disk;
 use super::replay::{ReplayState, StateError};
 use crate::crypto::{KeySet, PairSecret, Secret};
-use crate::gate::{Authentic, Client, ClientRules, Keeper, KeyAge, Policy, Rejection, Term, Verdict};
-use crate::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Timestamp};
+use crate::gate::{
+    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Rejection, Term, Uses, Verdict,
+};
+use crate::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
 use crate::os::files::FileError;
 use crate::wire::Datagram;
 
@@ -245,11 +247,13 @@ impl World {
             allow: [touch].into(),
             sources: [AddressPolicy::Observed].into(),
             rate: None,
+            grant_prefix: PrefixLengths::SINGLE,
             expires: None,
         };
-        let action = crate::gate::Action::Open {
-            doors: vec!["tcp/22".parse().unwrap()],
-            term: Term { usual: Duration::from_secs(1), max: Duration::from_secs(1) },
+        let second = Duration::from_secs(1);
+        let action = Action {
+            parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
+            term: Some(Term { usual: second, max: second }),
         };
         let clients = self.keys.iter().enumerate().filter(|(at, _)| self.present[*at]);
         let client = |(at, keys): (usize, &KeySet)| Client {
@@ -262,6 +266,7 @@ impl World {
         Policy {
             window: self.window,
             reply: false,
+            own_addresses: std::collections::BTreeSet::new(),
             actions: [("touch".parse().unwrap(), action)].into(),
             clients: clients.map(client).collect(),
         }

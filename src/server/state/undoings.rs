@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::checksum;
 use crate::gate::{Event, KeyAge, Record};
-use crate::knock::Timestamp;
+use crate::knock::{ActionName, ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
 
@@ -143,6 +143,15 @@ impl Undoings {
     pub(in crate::server) fn forget(&self, planned: &Planned) {
         if let Err(error) = files::remove(&self.file(planned.number)) {
             log::error!("undo: {error}");
+        }
+    }
+
+    /// What undoes this action of this client is due now.
+    pub(in crate::server) fn hasten(&mut self, client: &ClientName, action: &ActionName) {
+        let now = clock::boot();
+        let its_own = |record: &Record| record.client == *client && record.action.as_ref() == Some(action);
+        for waiting in self.waiting.iter_mut().filter(|waiting| its_own(&waiting.undoing.record)) {
+            waiting.due = waiting.due.min(now);
         }
     }
 
@@ -451,7 +460,7 @@ mod tests {
         let file = undoings.file(3);
         files::create_new(&file, Mode::Private, &text[1..]).unwrap();
         let (undoings, left) = open(state.path());
-        assert_eq!(damaged(state.path()).unwrap(), [file.clone()]);
+        assert_eq!(damaged(state.path()).unwrap(), std::slice::from_ref(&file));
         assert_eq!((left, waiting(&undoings).len()), (vec![Left::Damaged(file)], 0));
     }
 

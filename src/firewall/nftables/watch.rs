@@ -1,0 +1,88 @@
+//! Hears what anybody changes in nftables, and tells when something of ours was taken away.
+
+use crate::os::netlink::Netlink;
+
+use super::batch::messages;
+
+/// NFT_MSG_DELTABLE, DELCHAIN, DELRULE and DELSET of linux/netfilter/nf_tables.h. Elements go by themselves when their
+/// time is over.
+const TAKEN_AWAY: [u16; 4] = [2, 5, 8, 11];
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+/// The first attribute of each of these messages is the name of the table.
+const TABLE: &[u8] = b"\x01\0spa_knock\0";
+
+/// The ear; none where the system does not let us listen.
+pub(super) struct Watch(Option<Netlink>);
+
+impl Watch {
+    pub(super) fn start() -> Self {
+        let socket = Netlink::listen_to_nftables();
+        let socket = socket.inspect_err(|error| {
+            log::warn!("firewall: what others change is not noticed before the next knock: {error}");
+        });
+        Self(socket.ok())
+    }
+
+    pub(super) const fn socket(&self) -> Option<&Netlink> {
+        self.0.as_ref()
+    }
+
+    /// Whether something of ours was taken away since this was last asked.
+    pub(super) fn disturbed(&self) -> bool {
+        let Some(socket) = &self.0 else { return false };
+        let mut disturbed = false;
+        let mut buffer = [0; 16 << 10];
+        loop {
+            match socket.try_recv(&mut buffer) {
+                Ok(Some(length)) => {
+                    let heard = buffer.get(..length).unwrap_or_default();
+                    disturbed |= messages(heard).any(|(kind, body)| is_loss(kind, body));
+                }
+                Ok(None) => return disturbed,
+                // More was said than there was room for: it may have been about us.
+                Err(_) => disturbed = true,
+            }
+        }
+    }
+}
+
+/// Whether a message says that something of our table was taken away.
+fn is_loss(kind: u16, body: &[u8]) -> bool {
+    /// nfgenmsg, and the length of the first attribute.
+    const BEFORE: usize = 6;
+    let is_table = body.get(BEFORE..).is_some_and(|rest| rest.starts_with(&little(TABLE)));
+    kind >> 8 == NFNL_SUBSYS_NFTABLES && TAKEN_AWAY.contains(&(kind & 0xFF)) && is_table
+}
+
+/// The attribute's kind stands in the machine's byte order.
+fn little(table: &[u8]) -> Vec<u8> {
+    let mut bytes = 1_u16.to_ne_bytes().to_vec();
+    bytes.extend(table.iter().skip(2));
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_our_table_loses_is_a_loss() {
+        let body = |name: &str| {
+            let mut body = vec![1, 0, 0, 10];
+            body.extend(u16::try_from(name.len() + 5).unwrap().to_ne_bytes());
+            body.extend(1_u16.to_ne_bytes());
+            body.extend(name.as_bytes());
+            body.extend([0; 4]);
+            body
+        };
+        for kind in [2, 5, 8, 11] {
+            assert!(is_loss(10 << 8 | kind, &body("spa_knock")), "{kind}");
+            assert!(!is_loss(10 << 8 | kind, &body("spa_knocker")), "{kind}");
+            assert!(!is_loss(11 << 8 | kind, &body("spa_knock")), "{kind}");
+            assert!(!is_loss(10 << 8 | kind, &[1, 0, 0]), "{kind}");
+        }
+        for kind in [0, 1, 3, 6, 9, 12, 14, 15] {
+            assert!(!is_loss(10 << 8 | kind, &body("spa_knock")), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! `spa-knockd gate`: closes the gate, on trial if wished, or opens it; by the daemon if one runs, else by itself.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::console::{Failure, tell};
+use super::control::{self, Answer, Door, Heard, Question};
+use super::grants::unexpected;
+use super::run::Loaded;
+use super::standing::Standing;
+use super::state;
+use crate::os::clock;
+
+/// Closes or opens the gate.
+///
+/// # Errors
+/// When the config is bad, or the firewall does not take it.
+pub(super) fn gate(path: &Path, to: Door, trial: Option<Duration>) -> Result<(), Failure> {
+    if to == Door::Off && trial.is_some() {
+        return Err(Failure::usage("gate off: only `gate on` can be on trial"));
+    }
+    let loaded = Loaded::load(path)?;
+    let trial_ms = trial.map(|trial| u64::try_from(trial.as_millis()).unwrap_or(u64::MAX));
+    match control::ask(&loaded.config.control, &Question::Gate { to, trial_ms })? {
+        Heard::Answer(Answer::Done) => {}
+        Heard::Answer(other) => return Err(unexpected(other)),
+        Heard::Nobody => {
+            let _lock = state::lock(&loaded.config.state_dir)?;
+            let mut gatehouse = loaded.gatehouse(Standing::read(&loaded.config.state_dir)?)?;
+            gatehouse.change(standing(to, trial), &loaded).map_err(Failure::run)?;
+        }
+    }
+    let doors: Vec<String> = loaded.config.protect.iter().map(ToString::to_string).collect();
+    let doors = doors.join(", ");
+    match (to, trial) {
+        (Door::Off, _) => tell("gate: off; all ports are open, also after a restart of the daemon"),
+        (Door::On, None) => tell(format_args!("gate: on; {doors} closed but for grants")),
+        (Door::On, Some(trial)) => tell(format_args!(
+            "gate: on trial; {doors} closed but for grants\n\
+             knock within {}, or say `spa-knockd gate on`: else the kernel opens it again by itself",
+            humantime::format_duration(trial)
+        )),
+    }
+    Ok(())
+}
+
+/// What is to become of the gate.
+pub(super) fn standing(to: Door, trial: Option<Duration>) -> Standing {
+    match (to, trial) {
+        (Door::Off, _) => Standing::Off,
+        (Door::On, None) => Standing::On,
+        (Door::On, Some(trial)) => Standing::Trial(clock::boot().saturating_add(trial)),
+    }
+}

@@ -1,0 +1,171 @@
+//! The firewall as the daemon uses it: closes the gate and keeps it closed, opens for grants, gives signs of life.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::run::Loaded;
+use super::standing::Standing;
+use crate::firewall::{Backend, Enforcing, FirewallError, Live};
+use crate::gate::{Grant, Record};
+use crate::os::clock;
+use crate::os::files::FileError;
+
+/// Between two signs of life. A failsafe waits for at least three of them.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// After somebody else has changed our table: what he does in one go is mended in one.
+const MEND_AFTER: Duration = Duration::from_millis(100);
+
+/// The firewall, and what is to become of the gate.
+pub(super) struct Gatehouse {
+    firewall: Box<dyn Backend>,
+    standing: Standing,
+    /// When the next sign of life is due.
+    alive: Duration,
+    /// When our table is to be loaded again.
+    mend: Option<Duration>,
+}
+
+impl Gatehouse {
+    pub(super) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
+        Self { firewall, standing, alive: clock::steady(), mend: None }
+    }
+
+    /// What is to become of the gate.
+    pub(super) const fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Closes the gate as a config says it, unless it is off.
+    ///
+    /// # Errors
+    /// When the firewall does not take it; nothing has changed then.
+    pub(super) fn load(&mut self, loaded: &Loaded) -> Result<(), FirewallError> {
+        let mut gate = loaded.gate();
+        match self.standing {
+            Standing::Off => return Ok(()),
+            Standing::Never | Standing::On => {}
+            Standing::Trial(until) => {
+                gate.enforcing = Enforcing::For(until.saturating_sub(clock::boot()));
+            }
+        }
+        self.firewall.load(&gate)
+    }
+
+    /// Lets these in. A grant that works confirms a gate on trial.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(super) fn grant(&mut self, grants: &[Grant], loaded: &Loaded) -> Result<(), FirewallError> {
+        match self.firewall.grant(grants) {
+            // With the gate off there is nothing to open, and nothing that could be led inside.
+            Err(FirewallError::Gone) if self.standing == Standing::Off => {
+                return Err(FirewallError::Other("the gate is off: all ports are open".to_owned()));
+            }
+            Err(FirewallError::Gone) => {
+                log::warn!("firewall: our table was gone; loading it again, with all live grants");
+                self.load(loaded)?;
+                self.firewall.grant(grants)?;
+            }
+            granted => granted?,
+        }
+        if matches!(self.standing, Standing::Trial(_)) {
+            match self.change(Standing::On, loaded) {
+                Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
+                Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends grants before their time; returns what was ended.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(super) fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+        self.firewall.close(which)
+    }
+
+    /// The same for what no failure can be told of; returns what is to be recorded.
+    pub(super) fn close_or_tell(&mut self, which: &dyn Fn(&Live) -> bool) -> Vec<Record> {
+        match self.close(which) {
+            Ok(closed) => closed.into_iter().map(Live::record).collect(),
+            Err(error) => {
+                log::error!("grants could not be closed: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// All live grants.
+    pub(super) fn live(&self) -> Vec<Live> {
+        self.firewall.live()
+    }
+
+    /// Opens or closes the gate, and remembers it.
+    ///
+    /// # Errors
+    /// When it cannot be remembered, or the firewall does not do it.
+    pub(super) fn change(&mut self, standing: Standing, loaded: &Loaded) -> Result<(), FirewallError> {
+        let unwritten = |error: FileError| FirewallError::Other(format!("not remembered: {error}"));
+        match standing {
+            Standing::Off => {
+                standing.write(&loaded.config.state_dir).map_err(unwritten)?;
+                self.firewall.remove()?;
+                self.standing = standing;
+            }
+            _ => {
+                let before = std::mem::replace(&mut self.standing, standing);
+                self.load(loaded).inspect_err(|_| self.standing = before)?;
+                standing.write(&loaded.config.state_dir).map_err(unwritten)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Readable when somebody has changed the firewall.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.firewall.descriptor()
+    }
+
+    /// In what time `tend` has something to do.
+    pub(super) fn patience(&self) -> Duration {
+        let now = clock::steady();
+        let trial = match self.standing {
+            Standing::Trial(until) => Some(until.saturating_sub(clock::boot())),
+            _ => None,
+        };
+        let mend = self.mend.map(|due| due.saturating_sub(now));
+        trial.into_iter().chain(mend).fold(self.alive.saturating_sub(now), Duration::min)
+    }
+
+    /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
+    pub(super) fn tend(&mut self, loaded: &Loaded) {
+        let now = clock::steady();
+        if self.firewall.disturbed() && self.standing != Standing::Off && self.mend.is_none() {
+            self.mend = Some(now.saturating_add(MEND_AFTER));
+        }
+        if self.mend.is_some_and(|due| now >= due) {
+            self.mend = None;
+            log::error!(
+                "firewall: somebody else has changed our table (nft flush ruleset?); loading it again, with all live grants"
+            );
+            if let Err(error) = self.load(loaded) {
+                log::error!("{error}; trying again");
+                self.mend = Some(now.saturating_add(ALIVE_EVERY));
+            }
+        }
+        if matches!(self.standing, Standing::Trial(until) if clock::boot() >= until) {
+            log::warn!("gate: nobody has confirmed it in time; it is off again, and all ports are open");
+            if let Err(error) = self.change(Standing::Off, loaded) {
+                log::error!("gate: {error}");
+            }
+        }
+        if now >= self.alive {
+            self.alive = now.saturating_add(ALIVE_EVERY);
+            match self.firewall.stay_alive() {
+                Ok(()) | Err(FirewallError::Gone) => {}
+                Err(error) => log::error!("firewall: no sign of life could be given: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `spa-knockd grants` and `revoke`: what is open now, and its end before its time.
+
+use super::console::{Failure, print, table, tell};
+use super::control::{self, Answer, GrantLine, Heard, Question};
+use crate::config::ServerConfig;
+use crate::crypto::checksum;
+use crate::firewall::Live;
+
+/// What names a grant: the same for as long as it is renewed.
+pub(super) fn number(live: &Live) -> String {
+    let what = format!("{} {} {} {}", live.client, live.action, live.passage.from, live.passage.way);
+    checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A grant as it is told.
+pub(super) fn line(live: &Live) -> GrantLine {
+    GrantLine {
+        grant: number(live),
+        client: live.client.to_string(),
+        action: live.action.to_string(),
+        from: live.passage.from.to_string(),
+        opens: live.passage.way.to_string(),
+        seconds: live.left.as_secs(),
+    }
+}
+
+/// Prints the live grants, those that end first on top.
+///
+/// # Errors
+/// When no daemon answers.
+pub(super) fn list(config: &ServerConfig, json: bool) -> Result<(), Failure> {
+    let mut grants = match ask(config, &Question::Grants {})? {
+        Answer::Grants { grants } => grants,
+        other => return Err(unexpected(other)),
+    };
+    grants.sort_by(|a, b| (a.seconds, &a.grant).cmp(&(b.seconds, &b.grant)));
+    if json {
+        let text = serde_json::to_string(&grants).map_err(Failure::run)?;
+        return print(&format!("{text}\n"));
+    }
+    let mut rows = vec![["GRANT", "CLIENT", "ACTION", "FROM", "OPENS", "LEFT"].map(str::to_owned)];
+    rows.extend(grants.into_iter().map(|grant| {
+        let left = format!("{}s", grant.seconds);
+        [grant.grant, grant.client, grant.action, grant.from, grant.opens, left]
+    }));
+    print(&table(&rows))
+}
+
+/// Ends one grant, or all of them.
+///
+/// # Errors
+/// When there is none of this number, or no daemon answers.
+pub(super) fn revoke(config: &ServerConfig, grant: Option<String>) -> Result<(), Failure> {
+    match ask(config, &Question::Revoke { grant: grant.clone() })? {
+        Answer::Count { count: 0 } if grant.is_some() => Err(Failure::run(format_args!(
+            "grant {}: there is none\nhint: spa-knockd grants lists them",
+            grant.unwrap_or_default()
+        ))),
+        Answer::Count { count } => {
+            tell(format_args!("closed: {count}; connections that stand stay"));
+            Ok(())
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Asks a daemon that must be there.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn ask(config: &ServerConfig, question: &Question) -> Result<Answer, Failure> {
+    match control::ask(&config.control, question)? {
+        Heard::Answer(answer) => Ok(answer),
+        Heard::Nobody => Err(Failure::run(format_args!(
+            "no daemon answers at {}\nhint: is it running, and with this config?",
+            config.control.display()
+        ))),
+    }
+}
+
+/// What an answer means that does not belong to its question.
+pub(super) fn unexpected(answer: Answer) -> Failure {
+    match answer {
+        Answer::Failed { reason } => Failure::run(reason),
+        _ => Failure::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
+    }
+}

@@ -1,0 +1,177 @@
+//! The gate as a whole: on trial, off, flushed by somebody else, and what the kernel does when nobody is alive.
+
+use std::process::Output;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, converse, limited, open_ssh, within};
+
+fn admin(lab: &Lab, site: &Site, words: &[&str]) -> Output {
+    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+    let output = lab.server.output(command.args(words).arg("-c").arg(site.path("spa-knockd.toml")));
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+fn ruleset(lab: &Lab) -> String {
+    lab.server.nft("list ruleset")
+}
+
+#[test]
+fn a_trial_that_nobody_confirms_ends_in_the_kernel_though_every_process_is_dead() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    lab.server.echo(22);
+    let mut session = lab.client.connect(SERVER4, 22).unwrap();
+    let begun = Instant::now();
+    // No daemon runs at all, and then none is left.
+    admin(&lab, &site, &["gate", "on", "--confirm", "5s"]);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    assert!(converse(&mut session), "the connection that it is set up from is not cut");
+    assert!(!lab.client.reaches(SERVER4, 22));
+    daemon.kill9();
+    assert!(!lab.client.reaches(SERVER4, 22));
+    assert!(within(Duration::from_secs(7), || lab.client.reaches(SERVER4, 22)));
+    let open = begun.elapsed();
+    assert!((Duration::from_millis(4_500)..Duration::from_millis(6_500)).contains(&open), "{open:?}");
+    assert!(converse(&mut session));
+}
+
+#[test]
+fn a_living_daemon_takes_away_all_that_is_its_own_when_a_trial_is_over() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    lab.server.echo(22);
+    lab.server.nft("add table inet other");
+    lab.server.nft("add chain inet other in { type filter hook input priority 0 ; policy accept ; }");
+    lab.server.nft("add rule inet other in tcp dport 9 counter drop");
+    let before = ruleset(&lab);
+    admin(&lab, &site, &["gate", "on", "--confirm", "5s"]);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(!lab.client.reaches(SERVER4, 22));
+    assert!(within(Duration::from_secs(7), || daemon.log().contains("nobody has confirmed it in time")));
+    assert!(within(Duration::from_secs(1), || ruleset(&lab) == before), "{}", ruleset(&lab));
+    assert!(lab.client.reaches(SERVER4, 22));
+    // It is remembered: a start closes nothing.
+    drop(daemon);
+    let _next = Daemon::start(&lab.server, &site);
+    assert_eq!(ruleset(&lab), before);
+}
+
+#[test]
+fn a_knock_that_works_or_gate_on_confirms_a_trial() {
+    let Some(lab) = Lab::new() else { return };
+    for by_knock in [true, false] {
+        let site = Site::new("", &open_ssh(1));
+        lab.server.echo_once(22);
+        let _daemon = Daemon::start(&lab.server, &site);
+        admin(&lab, &site, &["gate", "on", "--confirm", "5s"]);
+        if by_knock {
+            assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+        } else {
+            admin(&lab, &site, &["gate", "on"]);
+        }
+        thread::sleep(Duration::from_millis(5_500));
+        assert!(!lab.client.reaches(SERVER4, 22), "by knock: {by_knock}");
+        admin(&lab, &site, &["gate", "off"]);
+    }
+}
+
+#[test]
+fn gate_off_removes_all_of_ours_and_gate_on_closes_again() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    lab.server.echo(22);
+    let before = ruleset(&lab);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(!lab.client.reaches(SERVER4, 22));
+    admin(&lab, &site, &["gate", "off"]);
+    assert_eq!(ruleset(&lab), before);
+    daemon.reload();
+    assert_eq!(ruleset(&lab), before, "a reload closes nothing");
+    drop(daemon);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(lab.client.reaches(SERVER4, 22), "nor does a start");
+    admin(&lab, &site, &["gate", "on"]);
+    assert!(!lab.client.reaches(SERVER4, 22));
+    drop(daemon);
+    admin(&lab, &site, &["gate", "off"]);
+    assert!(lab.client.reaches(SERVER4, 22), "also without a daemon");
+}
+
+#[test]
+fn a_ruleset_that_somebody_flushed_is_back_within_a_second_with_its_live_grants() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    for line in [
+        "flush ruleset",
+        "delete table inet spa_knock",
+        "flush chain inet spa_knock gate",
+        "flush table inet spa_knock",
+    ] {
+        lab.server.nft(line);
+        let flushed = Instant::now();
+        let closed =
+            || lab.server.try_nft("list chain inet spa_knock gate").is_some_and(|text| text.contains("drop"));
+        assert!(within(Duration::from_secs(1), closed), "{line}");
+        println!("{line}: closed again after {:?}", flushed.elapsed());
+        assert!(!lab.neighbour.reaches(SERVER4, 22), "{line}");
+        assert!(lab.client.reaches(SERVER4, 22), "{line}: the live grant");
+    }
+    assert!(daemon.log().contains("somebody else has changed our table"), "{}", daemon.log());
+    let told = daemon.log().matches("somebody else").count();
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(
+        daemon.log().matches("somebody else").count(),
+        told,
+        "our own changes are not taken for theirs"
+    );
+    // What others do elsewhere is none of our business.
+    lab.server.nft("add table inet other");
+    lab.server.nft("delete table inet other");
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(daemon.log().matches("somebody else").count(), told);
+}
+
+#[test]
+fn when_the_daemon_has_been_dead_for_long_the_kernel_lets_some_in_until_it_is_back() {
+    let Some(lab) = Lab::new() else { return };
+    let failsafe = "failsafe = { after = \"30s\", allow = [\"10.77.0.0/24\", \"fd77::/64\"] }\n";
+    let site = Site::new("", &open_ssh(30).replace("[action", &format!("{failsafe}[action")));
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    daemon.kill9();
+    let died = Instant::now();
+    thread::sleep(Duration::from_secs(20));
+    assert!(!lab.client.reaches(SERVER4, 22), "not yet");
+    assert!(within(Duration::from_secs(12), || lab.client.reaches(SERVER4, 22)));
+    println!("failsafe open after {:?}", died.elapsed());
+    assert!(!lab.neighbour.reaches(SERVER4, 22), "and not to others");
+    let _next = Daemon::start(&lab.server, &site);
+    assert!(!lab.client.reaches(SERVER4, 22), "shut again at once");
+}
+
+#[test]
+fn in_set_mode_the_admins_own_rules_close_and_ours_only_name_who_may_come_in() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2).replace("[action", "mode = \"set\"\n[action"));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(lab.client.reaches(SERVER4, 22), "nothing closes it");
+    for line in [
+        "add chain inet spa_knock mine { type filter hook input priority 0 ; policy accept ; }",
+        "add rule inet spa_knock mine ct state established accept",
+        "add rule inet spa_knock mine ip saddr . meta l4proto . th dport @grants4 accept",
+        "add rule inet spa_knock mine tcp dport 22 drop",
+    ] {
+        lab.server.nft(line);
+    }
+    assert!(!lab.client.reaches(SERVER4, 22));
+    daemon.reload();
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(lab.client.reaches(SERVER4, 22));
+    lab.client.closing(SERVER4, 22);
+}
