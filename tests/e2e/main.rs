@@ -24,6 +24,7 @@ mod kill;
 mod laboratory;
 mod nat;
 mod open;
+mod prober;
 mod processes;
 mod refusal;
 mod run;

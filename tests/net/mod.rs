@@ -18,6 +18,7 @@ mod frame;
 mod lab;
 mod namespace;
 mod probe;
+mod prober;
 mod site;
 
 pub(crate) use count::Counter;
@@ -28,6 +29,7 @@ pub(crate) use lab::{
 };
 pub(crate) use namespace::{Namespace, limited};
 pub(crate) use probe::{ask, converse};
+pub(crate) use prober::Prober;
 pub(crate) use site::{Key, SERVER_ID, Site, knock, open_ssh};
 
 use std::time::{Duration, Instant};

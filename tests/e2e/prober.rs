@@ -1,0 +1,88 @@
+//! Somebody tries all the time: what he must never see, whatever the daemon goes through, and what a client must never
+//! miss.
+
+use std::thread;
+use std::time::Duration;
+
+use crate::net::{CLIENT4, Daemon, Lab, Prober, SERVER4, Site, ask, full, knock, open_ssh};
+
+#[test]
+fn nobody_slips_through_while_the_daemon_starts_reloads_stops_is_replaced_or_killed() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(1));
+    lab.server.accept_all(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let prober = Prober::start(&lab.neighbour, SERVER4, 22, 500);
+    let rounds = if full() { 20 } else { 2 };
+    for _ in 0..rounds {
+        daemon.reload();
+        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+        assert!(daemon.terminate().success());
+        daemon = Daemon::start(&lab.server, &site);
+        daemon.kill9();
+        // A table of another version is replaced as a whole.
+        lab.server.nft("delete chain inet spa_knock schema-2");
+        daemon = Daemon::start(&lab.server, &site);
+    }
+    let probes = prober.stop();
+    println!("{} probes in {rounds} rounds, {} got through", probes.unanswered.len(), probes.accepted);
+    assert_eq!(probes.accepted, 0);
+    assert!(probes.unanswered.len() > 100 * rounds, "it did try");
+}
+
+#[test]
+fn a_client_that_renews_its_grant_is_never_shut_out_meanwhile() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(3));
+    lab.server.accept_all(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let (key, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
+    let rounds = if full() { 10 } else { 2 };
+    assert!(ask(&socket, SERVER4, &key.good()).is_some());
+    let prober = Prober::start(&lab.client, SERVER4, 22, 1_000);
+    for _ in 0..rounds {
+        thread::sleep(Duration::from_secs(2));
+        assert!(ask(&socket, SERVER4, &key.good()).is_some(), "a second before the end");
+    }
+    thread::sleep(Duration::from_millis(2_500));
+    let probes = prober.stop();
+    println!("{} probes over {rounds} renewals, {} unanswered", probes.accepted, probes.unanswered.len());
+    assert!(probes.unanswered.is_empty(), "{:?}", probes.unanswered);
+    assert!(probes.accepted > 2_000, "{}", probes.accepted);
+}
+
+#[test]
+fn knocks_change_not_a_byte_of_what_others_have_in_the_firewall() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    for line in [
+        "add table inet other",
+        "add set inet other banned { type ipv4_addr ; flags timeout ; }",
+        "add chain inet other in { type filter hook input priority 10 ; policy accept ; }",
+        "add table ip nat",
+        "add chain ip nat post { type nat hook postrouting priority 100 ; }",
+    ] {
+        lab.server.nft(line);
+    }
+    for port in 1_000..1_050 {
+        lab.server.nft(&format!("add rule inet other in tcp dport {port} ip saddr @banned drop"));
+    }
+    let others = || {
+        let whole = lab.server.nft("list ruleset");
+        let tables = whole.split("\ntable ").map(|table| table.trim_end().to_owned());
+        tables.filter(|table| !table.contains("inet spa_knock {")).collect::<Vec<_>>()
+    };
+    let before = others();
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let key = site.key("laptop");
+    let socket = lab.client.udp(CLIENT4);
+    let knocks = if full() { 1_000 } else { 100 };
+    for n in 0..knocks {
+        let datagram = key.seal(&knock(if n % 10 == 0 { "no-such-action" } else { "open-ssh" }));
+        assert!(ask(&socket, SERVER4, datagram.as_bytes()).is_some());
+    }
+    assert_eq!(others(), before);
+    assert!(daemon.terminate().success());
+    assert_eq!(others(), before);
+    println!("{knocks} knocks beside 50 foreign rules: nothing of theirs has changed");
+}
