@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::element::{self, Element};
-use super::held::Change;
+use super::held::{Before, Change};
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;
@@ -38,6 +38,8 @@ const UDATA_COMMENT: u8 = 0;
 pub(super) enum Fate {
     /// It is there for this time from now on, with this comment.
     Stays(Duration, Option<String>),
+    /// The same, and it is not there yet.
+    Comes(Duration, Option<String>),
     /// It is not there any more.
     Goes,
 }
@@ -45,11 +47,13 @@ pub(super) enum Fate {
 /// The elements that a change is made of.
 pub(super) fn elements(change: &Change, now: Duration) -> impl Iterator<Item = (Element, Fate)> {
     element::of(&change.passage).into_iter().map(move |element| {
-        let fate = change
-            .holder
-            .as_ref()
-            .map_or(Fate::Goes, |holder| Fate::Stays(holder.end.saturating_sub(now), Some(holder.comment())));
-        (element, fate)
+        let Some(holder) = &change.holder else { return (element, Fate::Goes) };
+        let (left, comment) = (holder.end.saturating_sub(now), Some(holder.comment()));
+        // In a set of ranges each step costs as much as all that is there.
+        match change.before {
+            Before::Closed if element.last_key.is_some() => (element, Fate::Comes(left, comment)),
+            _ => (element, Fate::Stays(left, comment)),
+        }
     })
 }
 
@@ -61,14 +65,19 @@ pub(super) fn transaction(elements: &[(Element, Fate)], sequence: u32) -> Option
     for (left, (element, fate)) in (0..elements.len()).rev().zip(elements) {
         // Errors always come back; success only where it is asked for, once.
         let last = if left == 0 { NLM_F_ACK } else { 0 };
-        let (deleted, added) = match fate {
-            Fate::Goes => (last, None),
-            Fate::Stays(..) => (0, Some(last)),
-        };
-        batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE, element, fate)?;
-        batch.element(NFT_MSG_DELSETELEM, deleted, element, &Fate::Goes)?;
-        if let Some(last) = added {
-            batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE | last, element, fate)?;
+        let add =
+            |batch: &mut Batch, flags| batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, element, fate);
+        match fate {
+            Fate::Comes(..) => add(&mut batch, last)?,
+            Fate::Goes => {
+                add(&mut batch, 0)?;
+                batch.element(NFT_MSG_DELSETELEM, last, element, &Fate::Goes)?;
+            }
+            Fate::Stays(..) => {
+                add(&mut batch, 0)?;
+                batch.element(NFT_MSG_DELSETELEM, 0, element, &Fate::Goes)?;
+                add(&mut batch, last)?;
+            }
         }
     }
     batch.message(NFNL_MSG_BATCH_END, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
@@ -130,7 +139,7 @@ impl Batch {
                     if kind == NFT_MSG_NEWSETELEM {
                         batch.value(NFTA_SET_ELEM_DATA, element.value.as_ref())?;
                     }
-                    let Fate::Stays(time, text) = fate else { return Some(()) };
+                    let (Fate::Stays(time, text) | Fate::Comes(time, text)) = fate else { return Some(()) };
                     batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(*time).to_be_bytes())?;
                     let Some(text) = text else { return Some(()) };
                     batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(text))

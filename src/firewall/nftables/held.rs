@@ -32,6 +32,17 @@ pub(super) struct Change {
     pub(super) passage: Passage,
     /// Who holds it from now on, for the longest time; nobody = it is closed.
     pub(super) holder: Option<Holder>,
+    /// Whether the kernel has it.
+    pub(super) before: Before,
+}
+
+/// Whether a passage is open when it is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// It is, or may be.
+    Open,
+    /// It is not, as far as is known.
+    Closed,
 }
 
 impl Holder {
@@ -65,7 +76,8 @@ impl Held {
         let longest = self.grants.get(&passage).into_iter().flatten().map(|holder| holder.end).max();
         let own = Holder::of(grant, now);
         let holder = Holder { end: own.end.max(longest.unwrap_or_default()), ..own };
-        Change { passage, holder: Some(holder) }
+        let before = if longest.is_some_and(|end| end > now) { Before::Open } else { Before::Closed };
+        Change { passage, holder: Some(holder), before }
     }
 
     /// Notes what has been granted at `now`.
@@ -101,7 +113,7 @@ impl Held {
         let longest = |holders: &[Holder]| holders.iter().max_by_key(|holder| holder.end).cloned();
         let held = self.grants.iter().filter_map(|(&passage, holders)| Some((passage, longest(holders)?)));
         let live = held.filter(|(_, holder)| holder.end > now);
-        live.map(|(passage, holder)| Change { passage, holder: Some(holder) }).collect()
+        live.map(|(passage, holder)| Change { passage, holder: Some(holder), before: Before::Open }).collect()
     }
 
     /// What changes when these are held no more, and what that ends.
@@ -117,7 +129,7 @@ impl Held {
             let holder = stay.into_iter().max_by_key(|holder| holder.end).cloned();
             // Whether it has been used is not known: it is not given twice.
             let holder = holder.filter(|_| !matches!(passage.way, Way::Once(_)));
-            changes.push(Change { passage, holder });
+            changes.push(Change { passage, holder, before: Before::Open });
         }
         (changes, closed)
     }
@@ -166,13 +178,14 @@ mod tests {
         assert_eq!(
             changes,
             [
-                Change { passage: ssh, holder: Some(holder("phone", 30)) },
-                Change { passage: web, holder: None },
+                Change { passage: ssh, holder: Some(holder("phone", 30)), before: Before::Open },
+                Change { passage: web, holder: None, before: Before::Open },
             ]
         );
         assert_eq!(closed.len(), 2);
         held.forget(&gone, now);
         assert!(held.without(&gone, now).0.is_empty());
-        assert_eq!(held.changes(now), [Change { passage: ssh, holder: Some(holder("phone", 30)) }]);
+        let left = Change { passage: ssh, holder: Some(holder("phone", 30)), before: Before::Open };
+        assert_eq!(held.changes(now), [left]);
     }
 }

@@ -163,9 +163,9 @@ impl Nftables {
 /// The same for single addresses and ports, which cannot overlap.
 fn apart(changes: &[Change]) -> Result<Vec<Change>, FirewallError> {
     let mut all = Vec::new();
-    for Change { passage, holder } in changes {
+    for Change { passage, holder, .. } in changes {
         let Way::Ports(ports) = passage.way else {
-            all.push(Change { passage: *passage, holder: holder.clone() });
+            all.push(Change { passage: *passage, holder: holder.clone(), before: held::Before::Open });
             continue;
         };
         let (first, last) = ports.bounds();
@@ -176,6 +176,7 @@ fn apart(changes: &[Change]) -> Result<Vec<Change>, FirewallError> {
         all.extend(doors.map(|door| Change {
             passage: Passage { from: address.into(), way: Way::Ports(Ports::from(door)) },
             holder: holder.clone(),
+            before: held::Before::Open,
         }));
     }
     Ok(all)

@@ -198,7 +198,7 @@ impl Text {
         }
     }
 
-    fn grant(&mut self, Change { passage, holder }: &Change, now: Duration) {
+    fn grant(&mut self, Change { passage, holder, .. }: &Change, now: Duration) {
         let Some(holder) = holder else { return };
         let Passage { from, way } = *passage;
         let version = if from.first().is_ipv4() { 4 } else { 6 };
