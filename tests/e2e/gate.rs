@@ -175,3 +175,26 @@ fn in_set_mode_the_admins_own_rules_close_and_ours_only_name_who_may_come_in() {
     assert!(lab.client.reaches(SERVER4, 22));
     lab.client.closing(SERVER4, 22);
 }
+
+#[test]
+fn a_set_that_is_full_is_told_and_the_next_knock_works_when_there_is_room() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let elements: Vec<String> = (0..65_536_u32)
+        .map(|n| format!("{} . tcp . 22 timeout 1h", std::net::Ipv4Addr::from(0xC000_0000 + n)))
+        .collect();
+    let path = site.path("full.nft");
+    std::fs::write(&path, format!("add element inet spa_knock grants4 {{ {} }}\n", elements.join(", "))).unwrap();
+    lab.server.nft(&format!("-f {}", path.display()));
+    let (laptop, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some(), "it is answered all the same");
+    let failed = site.audit_of("failed");
+    assert_eq!(failed.len(), 1);
+    assert!(failed[0]["reason"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
+    assert!(!lab.client.reaches(SERVER4, 22));
+    lab.server.nft("flush set inet spa_knock grants4");
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
+    assert!(lab.client.reaches(SERVER4, 22));
+}
