@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::run::Loaded;
 use super::standing::Standing;
 use crate::firewall::{Backend, Enforcing, FirewallError, Live};
-use crate::gate::{Grant, Record};
+use crate::gate::{Grant, Record, Way};
 use crate::os::clock;
 use crate::os::files::FileError;
 
@@ -56,11 +56,10 @@ impl Gatehouse {
     /// # Errors
     /// When the firewall does not do it.
     pub(super) fn grant(&mut self, grants: &[Grant], loaded: &Loaded) -> Result<(), FirewallError> {
+        if self.standing == Standing::Off {
+            return grant_without_gate(grants);
+        }
         match self.firewall.grant(grants) {
-            // With the gate off there is nothing to open, and nothing that could be led inside.
-            Err(FirewallError::Gone) if self.standing == Standing::Off => {
-                return Err(FirewallError::Other("the gate is off: all ports are open".to_owned()));
-            }
             Err(FirewallError::Gone) => {
                 log::warn!("firewall: our table was gone; loading it again, with all live grants");
                 self.load(loaded)?;
@@ -168,4 +167,12 @@ impl Gatehouse {
             }
         }
     }
+}
+
+/// With the gate off, every port is open, and nothing leads inside.
+fn grant_without_gate(grants: &[Grant]) -> Result<(), FirewallError> {
+    if grants.iter().any(|grant| matches!(grant.passage().way, Way::Forward { .. })) {
+        return Err(FirewallError::Other("nothing leads inside while the gate is off".to_owned()));
+    }
+    Ok(())
 }

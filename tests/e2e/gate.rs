@@ -92,6 +92,9 @@ fn gate_off_removes_all_of_ours_and_gate_on_closes_again() {
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
     assert!(lab.client.reaches(SERVER4, 22), "nor does a start");
+    let output = lab.client.output(&mut site.knock(SERVER4, &["open-ssh"]));
+    assert!(output.status.success(), "it is open: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(ruleset(&lab), before);
     admin(&lab, &site, &["gate", "on"]);
     assert!(!lab.client.reaches(SERVER4, 22));
     drop(daemon);
@@ -186,7 +189,8 @@ fn a_set_that_is_full_is_told_and_the_next_knock_works_when_there_is_room() {
         .map(|n| format!("{} . tcp . 22 timeout 1h", std::net::Ipv4Addr::from(0xC000_0000 + n)))
         .collect();
     let path = site.path("full.nft");
-    std::fs::write(&path, format!("add element inet spa_knock grants4 {{ {} }}\n", elements.join(", "))).unwrap();
+    std::fs::write(&path, format!("add element inet spa_knock grants4 {{ {} }}\n", elements.join(", ")))
+        .unwrap();
     lab.server.nft(&format!("-f {}", path.display()));
     let (laptop, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some(), "it is answered all the same");
