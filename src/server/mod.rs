@@ -9,6 +9,8 @@ mod control;
 mod daemon;
 mod deeds;
 mod ears;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod gatehouse;
 mod grants;

@@ -1,6 +1,8 @@
 //! What must outlive the daemon: the replay memory and what is still to be undone, in a folder that one daemon holds.
 
 mod disk;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod journal;
 mod lease;
 #[cfg(test)]
