@@ -1,0 +1,302 @@
+//! Makes `fuzz/seeds` anew, from what the code writes and from files of the project. In `fuzz/`:
+//! `RUSTFLAGS='--cfg fuzzing' cargo run --example seeds`
+
+use std::path::Path;
+use std::time::Duration;
+
+use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader, VlanId};
+use serde_json::Value;
+use spa_knock::crypto::checksum;
+use spa_knock::gate::Authentic;
+use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
+use spa_knock::server::fuzzing::{append_acceptance, report, write_journal};
+use spa_knock::wire::{Datagram, Envelope};
+use spa_knock_fuzz::RECORD;
+use spa_knock_fuzz::script::{Copied, Sealed, Step};
+use spa_knock_fuzz::site::{self, NOW, SOURCES};
+
+const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const VECTORS: &str = include_str!("../../tests/vectors/protocol-v1.json");
+const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+/// The first byte of an input whose checksums are put right; 0 leaves them.
+const SEALED: u8 = 1;
+/// Every nonce but the first.
+const OTHER: u8 = 2;
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+fn main() {
+    let targets = [
+        ("config", configs()),
+        ("datagram", scripts()),
+        ("frame", frames()),
+        ("journal", journals()),
+        ("keyfile", key_files()),
+        ("lease", leases()),
+        ("message", messages()),
+    ];
+    for (target, seeds) in targets {
+        let folder = Path::new(TOP).join("fuzz/seeds").join(target);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for (name, bytes) in seeds {
+            std::fs::write(folder.join(name), bytes).expect("a file");
+        }
+    }
+}
+
+fn configs() -> Seeds {
+    let read = |file: &str| std::fs::read_to_string(Path::new(TOP).join(file)).expect("a file");
+    let shipped = read("packaging/spa-knockd.toml");
+    let laptop = "[client.laptop]\nkey = \"laptop.key\"\nallow = [\"open-ssh\"]\n";
+    let phone = "[client.phone]\nkey = '/k/phone.key'\nallow = ['web']\nsource = ['listed', 'exact']\nrate = '10/m'\nexpires = 2027-01-31T18:00:00+01:00\nprevious = { key = 'old.key', until = 2027-01-31T12:00:00Z }\n";
+    let full = "[server]\nid = 'bastion'\ninterfaces = ['eth0', 'wg0']\ncapture = 'udp'\nport = 4_000\nwindow = '2m'\nreply = false\nstate_dir = '/s'\nkeys_dir = '/k'\ncontrol = '/c'\nuser = 'nobody'\naudit = 'journal'\n[firewall]\nbackend = 'nftables'\nmode = 'guard'\nfailsafe = 'closed'\nprotect = ['tcp/22', 'udp/51820']\n[action]\nopen-ssh = { open = ['tcp/22'], for = '30s', max = '10m', once = false }\n[action.web]\nrun = ['/usr/bin/systemctl', 'restart', '{argument}']\ntimeout = '5s'\nundo = ['/usr/bin/systemctl', 'stop', '{argument}']\nfor = '1m'\n";
+    let broken = "tests/cmd/spa-knockd/bad-config.in";
+    let broken = [read(&format!("{broken}/bad.toml")), read(&format!("{broken}/clients.d/phone.toml"))];
+    [
+        ("shipped", vec![shipped.as_str(), laptop]),
+        ("full", vec![full, laptop, phone]),
+        ("broken", broken.iter().map(String::as_str).collect()),
+    ]
+    .map(|(name, texts)| (name, texts.join("#####\n").into_bytes()))
+    .into()
+}
+
+fn scripts() -> Seeds {
+    let honest = rest(&knock());
+    let observed = rest(&Knock { policy: AddressPolicy::Observed, ipv4: None, ..knock() });
+    let listed = rest(&Knock { policy: AddressPolicy::Listed, ipv6: "2001:db8::1".parse().ok(), ..knock() });
+    let run = |action: &str, argument: &str| {
+        let (action, argument) = (action.parse().expect("a name"), argument.parse().expect("an argument"));
+        rest(&Knock { action, argument, seconds: 60, ..knock() })
+    };
+    let (lamp, touch) = (run("lamp", "on:50%"), run("touch", ""));
+    let sealed = |nonce, rest| Sealed { nonce, skew: 0, off: 0, padding: 5, version: 1, flags: 1, rest };
+    let copy = |source, flip, by| Step::Copy(source, Copied { which: 0, at: 30, flip, by });
+    let vectors = vectors();
+    let vector = |at: usize| (hex(&vectors[at]["knock"]["body"]), hex(&vectors[at]["knock"]["datagram"]));
+    let (longest, foreign) = vector(0);
+    let (argued, _) = vector(3);
+    let (later, strange) =
+        (Sealed { version: 2, ..sealed(3, &honest) }, Sealed { flags: 3, ..sealed(4, &honest) });
+    let early = Sealed { skew: -31_000, ..sealed(5, &honest) };
+    let misnamed = Sealed { off: 1, ..sealed(6, &observed) };
+    vec![
+        (
+            "resent",
+            script(&[
+                Step::Knock(0, sealed(1, &honest)),
+                copy(0, 0, 0),
+                copy(0, 0, 0),
+                copy(2, 0, 0),
+                Step::Pass(11_000, 11_000),
+                copy(0, 0, 0),
+            ]),
+        ),
+        (
+            "forged",
+            script(&[
+                Step::Knock(2, sealed(1, &honest)),
+                copy(0, 1, 0),
+                copy(0, 1, 1),
+                copy(0, 1, 2),
+                copy(0, 0, 2),
+                Step::Raw(0, &foreign),
+            ]),
+        ),
+        (
+            "killed",
+            script(&[
+                Step::Knock(0, sealed(1, &honest)),
+                Step::Restart(50),
+                copy(0, 0, 0),
+                Step::Pass(90_000, 60_000),
+                Step::Knock(0, sealed(OTHER, &honest)),
+                Step::Restart(0),
+                copy(0, 0, 0),
+            ]),
+        ),
+        (
+            "reloaded",
+            script(&[
+                Step::Knock(0, sealed(1, &honest)),
+                Step::Reload(1),
+                copy(0, 0, 2),
+                Step::Reload(0),
+                copy(0, 0, 0),
+                Step::Reload(2),
+                Step::Knock(3, sealed(OTHER, &listed)),
+                Step::Reload(3),
+                Step::Knock(0, sealed(3, &lamp)),
+            ]),
+        ),
+        (
+            // With the same nonce again: what it used up must not come back.
+            "returned",
+            script(&[
+                Step::Knock(0, sealed(1, &honest)),
+                Step::Reload(1),
+                Step::Reload(0),
+                Step::Knock(1, Sealed { skew: 1_000, ..sealed(1, &honest) }),
+                Step::Restart(0),
+                Step::Copy(0, Copied { which: 1, at: 0, flip: 0, by: 0 }),
+            ]),
+        ),
+        ("run", script(&[Step::Knock(0, sealed(1, &lamp)), Step::Knock(0, sealed(OTHER, &touch))])),
+        (
+            "refused",
+            script(&[
+                Step::Knock(0, sealed(1, &longest[10..])),
+                Step::Knock(3, sealed(OTHER, &argued[10..])),
+                Step::Knock(0, later),
+                Step::Knock(0, strange),
+                Step::Knock(0, early),
+                Step::Knock(1, misnamed),
+            ]),
+        ),
+    ]
+}
+
+fn frames() -> Seeds {
+    let ip = udp(PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
+    let ethernet = || PacketBuilder::ethernet2([1; 6], [2; 6]);
+    let vlan = VlanId::try_new(5).expect("a tag");
+    let mut options = udp(ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
+    // A router alert (RFC 2113) behind a header of 24 bytes.
+    options[14] = 0x46;
+    options[17] += 4;
+    options.splice(34..34, [0x94, 4, 0, 0]);
+    let mut extended = udp(PacketBuilder::ipv6([1; 16], [2; 16], 64).udp(4000, 62201));
+    // Destination options, then hop-by-hop options in front of them, each filled with padding.
+    for kind in [60, 0] {
+        let next = std::mem::replace(&mut extended[6], kind);
+        extended.splice(40..40, [next, 0, 1, 4, 0, 0, 0, 0]);
+        extended[5] += 8;
+    }
+    vec![
+        ("options", options),
+        ("vlan", udp(ethernet().single_vlan(vlan).ipv6([1; 16], [2; 16], 64).udp(4000, 62201))),
+        ("two-vlans", udp(ethernet().double_vlan(vlan, vlan).ipv4([1; 4], [2; 4], 64).udp(4000, 62201))),
+        ("extended", extended),
+        ("cooked", [&[0; 14], [8, 0].as_slice(), &ip].concat()),
+        ("cooked2", [&[8, 0, 0, 0, 0, 0, 0, 7], [0; 12].as_slice(), &ip].concat()),
+        ("loopback", [&[2, 0, 0, 0], ip.as_slice()].concat()),
+        ("raw", ip),
+    ]
+}
+
+fn journals() -> Seeds {
+    const NUMBER: [u8; 8] = [7; 8];
+    let window = Duration::from_secs(30);
+    let [one, two] = [[1; 8], [2; 8]].map(spa_knock::crypto::Fingerprint::from_bytes);
+    let mut memory = site::memory();
+    let mut journal = write_journal(&memory, NUMBER);
+    for (key, ahead, id) in [(one, 0, 1), (two, 10, 2), (one, 5, 3), (one, 70, 4)] {
+        let timestamp = NOW.wall.plus(Duration::from_secs(ahead));
+        let accepted = memory.accept(key, timestamp, [id; 12], window).expect("new");
+        append_acceptance(&mut journal, &accepted, NUMBER);
+    }
+    let form = |form: u8, bytes: &[u8]| [&[form], bytes].concat();
+    vec![
+        ("appended", form(0, &journal)),
+        ("rewritten", form(SEALED, &write_journal(&memory, NUMBER))),
+        ("torn", form(0, &journal[..journal.len() - 50])),
+        ("begun", form(0, &journal[..RECORD])),
+    ]
+}
+
+fn key_files() -> Seeds {
+    let example = include_str!("../../keys.example");
+    let (before, _) = example.rsplit_once("secret:").expect("a secret");
+    vec![
+        ("example", example.into()),
+        ("pair", format!("{before}secret: {SECRET}\n").into_bytes()),
+        ("root", format!("spa-knock-key: 1\nkind: root\nclient: laptop\nsecret: {SECRET}\n").into_bytes()),
+    ]
+}
+
+fn leases() -> Seeds {
+    let boot = "2ad5dc35-3e1c-4d4b-9a3c-8f0d3f3c1c0e";
+    let body = |end| format!("spa-knock lease 1\nboot {boot}\nuntil {}\nend {end}\n", NOW.wall.as_millis());
+    let sum: String = checksum(&[body("open").as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect();
+    vec![
+        ("open", format!("\0{}sum {sum}\n", body("open")).into_bytes()),
+        ("clean", format!("\u{1}{}", body("clean")).into_bytes()),
+    ]
+}
+
+fn messages() -> Seeds {
+    let text = |kind: u8, text: &str| {
+        let length = u16::try_from(text.len()).expect("short");
+        [&[kind], length.to_be_bytes().as_slice(), text.as_bytes()].concat()
+    };
+    let key = [&[3], site::keys().fingerprint.as_bytes().as_slice(), &[5; 96]].concat();
+    let window = 30_000_u64.to_be_bytes();
+    // Signed, perhaps, but never sealed: nothing may come of it.
+    let datagram: Vec<u8> = (0..=255).cycle().take(228).collect();
+    let knock = Authentic::from_watcher(site::keys().fingerprint, &datagram).expect("as long as a knock");
+    let [source, elsewhere] = [SOURCES[0], SOURCES[3]].map(|text| text.parse().expect("an address"));
+    vec![
+        ("watch", [[1, 1, 0].as_slice(), &62_201_u16.to_be_bytes(), &window].concat()),
+        ("interface", text(2, "eth0")),
+        ("key", key),
+        ("go", vec![4]),
+        ("become", [&[5], 65_534_u32.to_be_bytes().as_slice(), &65_533_u32.to_be_bytes()].concat()),
+        ("watching", vec![1]),
+        ("failed", text(2, "watcher: no\npacket socket")),
+        ("lost", text(4, "eth0: The interface disappeared")),
+        ("knock", shortened(report(knock, source, [192, 0, 2, 1].into(), 3))),
+        ("knock6", shortened(report(knock, elsewhere, [0_u16; 8].into(), 0))),
+    ]
+}
+
+/// A message without the zeros at its end, which no reader asks for.
+fn shortened(mut message: Vec<u8>) -> Vec<u8> {
+    let used = message.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    message.truncate(used);
+    message
+}
+
+fn knock() -> Knock {
+    Knock {
+        timestamp: Timestamp::default(),
+        reply: ReplyWanted::Yes,
+        seconds: 0,
+        otp: None,
+        policy: AddressPolicy::Exact,
+        ipv4: Some([203, 0, 113, 9].into()),
+        ipv6: None,
+        action: "open-ssh".parse().expect("a name"),
+        argument: "".parse().expect("an argument"),
+    }
+}
+
+/// What of the knock's body follows its timestamp, as the client's own code writes it.
+fn rest(knock: &Knock) -> Vec<u8> {
+    let keys = site::client();
+    let datagram = Datagram::seal_with(knock, keys, [1; 12], 0).expect("sealed");
+    let envelope = Envelope::read(datagram.as_bytes()).expect("a datagram");
+    let mut sealed = envelope.sealed.to_vec();
+    let body = keys.seal.open(envelope.nonce, envelope.hint, &mut sealed).expect("its own");
+    shortened(body[10..].to_vec())
+}
+
+fn script(steps: &[Step<'_>]) -> Vec<u8> {
+    let mut script = Vec::new();
+    steps.iter().for_each(|step| step.write(&mut script));
+    script
+}
+
+fn udp(builder: PacketBuilderStep<UdpHeader>) -> Vec<u8> {
+    let mut frame = Vec::new();
+    builder.write(&mut frame, b"knock").expect("a frame");
+    frame
+}
+
+fn vectors() -> Vec<Value> {
+    serde_json::from_str(VECTORS).expect("the vectors")
+}
+
+fn hex(value: &Value) -> Vec<u8> {
+    let digits = value.as_str().expect("hex");
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("hex")).collect()
+}

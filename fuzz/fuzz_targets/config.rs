@@ -1,0 +1,77 @@
+//! Any texts are a config or are refused, and always the same one. A config keeps what its types promise; a refusal says
+//! where and why, and prints nothing raw.
+//!
+//! The texts stand one after another, parted by a line of `#####`: the main file, then client files.
+#![no_main]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use spa_knock::config::{ConfigErrors, Interfaces, ServerConfig, Source, read};
+use spa_knock::gate::{Action, Template, Term};
+
+const CLIENT_FILES: [&str; 2] =
+    ["/etc/spa-knock/clients.d/laptop.toml", "/etc/spa-knock/clients.d/phone.toml"];
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+fuzz_target!(|text: &str| {
+    let mut texts = text.split("#####\n");
+    let main = source("/etc/spa-knock/spa-knockd.toml", texts.next().unwrap_or_default());
+    let clients: Vec<Source> =
+        CLIENT_FILES.into_iter().zip(texts).map(|(file, text)| source(file, text)).collect();
+    let config = read(&main, &clients);
+    assert_eq!(config, read(&main, &clients), "read twice");
+    match config {
+        Ok(config) => keeps_its_promises(&config),
+        Err(errors) => says_why(&errors),
+    }
+});
+
+fn source(file: &str, text: &str) -> Source {
+    Source { file: PathBuf::from(file), text: text.to_owned() }
+}
+
+fn keeps_its_promises(config: &ServerConfig) {
+    assert!((Duration::from_secs(1)..=Duration::from_secs(600)).contains(&config.window));
+    assert!(config.port != 0);
+    for path in [&config.state_dir, &config.keys_dir, &config.control] {
+        assert!(path.is_absolute());
+    }
+    if let Interfaces::Named(names) = &config.interfaces {
+        assert!(!names.is_empty() && names.iter().all(|name| (1..=15).contains(&name.len())));
+    }
+    for action in config.actions.values() {
+        match action {
+            Action::Open { doors, term } => assert!(!doors.is_empty() && is_term(term)),
+            Action::Run { argv, undo, .. } => {
+                assert!(is_command(argv));
+                assert!(undo.as_ref().is_none_or(|undo| is_command(&undo.argv) && is_term(&undo.term)));
+            }
+        }
+    }
+    for client in config.clients.values() {
+        assert!(client.key.is_absolute());
+        assert!(client.previous.as_ref().is_none_or(|previous| previous.key.is_absolute()));
+        assert!(!client.rules.sources.is_empty());
+        assert!(!client.rules.allow.is_empty());
+        assert!(client.rules.allow.iter().all(|action| config.actions.contains_key(action)));
+    }
+}
+
+fn is_term(term: &Term) -> bool {
+    (Duration::from_secs(1)..=YEAR).contains(&term.usual) && (term.usual..=YEAR).contains(&term.max)
+}
+
+fn is_command(argv: &[Template]) -> bool {
+    let program = argv.first().filter(|program| program.is_constant());
+    program.is_some_and(|program| Path::new(&program.fill(|_| String::new())).is_absolute())
+}
+
+fn says_why(errors: &ConfigErrors) {
+    assert!(!errors.problems().is_empty());
+    assert!(errors.problems().is_sorted());
+    let shown = errors.to_string();
+    let raw = shown.chars().find(|&c| c.is_control() && c != '\n');
+    assert_eq!(raw, None, "a control character in {shown:?}");
+}

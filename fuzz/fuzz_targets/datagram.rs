@@ -1,0 +1,279 @@
+//! The whole ladder, as the daemon climbs it: watcher, message, keeper, journal. Whatever comes in whatever order:
+//! what the client did not sign passes no watcher; what it did not seal is neither recorded nor acted on; nothing acts
+//! twice, whatever happens to clocks, config and daemon; and what acts is what policy and knock say.
+#![no_main]
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use spa_knock::crypto::Nonce;
+use spa_knock::gate::{
+    Action, Answer, Authentic, Command, Effect, Keeper, Order, Outcome, Policy, Refusal, Template, Verdict,
+    Watcher,
+};
+use spa_knock::knock::{AddressPolicy, Knock, Now, ReplyWanted, Timestamp};
+use spa_knock::server::fuzzing::{Journal, append_acceptance, read_journal, report, reported, write_journal};
+use spa_knock::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
+use spa_knock_fuzz::RECORD;
+use spa_knock_fuzz::script::{Copied, Sealed, Step};
+use spa_knock_fuzz::site::{self, Rules, SOURCES};
+
+const STEPS_MAX: usize = 64;
+const NUMBER: [u8; 8] = [7; 8];
+/// How often one knock is answered in all.
+const ANSWERS_MAX: u8 = 4;
+
+fuzz_target!(|script: &[u8]| {
+    let mut reader = Reader::new(script);
+    let mut server = Server::new();
+    for _ in 0..STEPS_MAX {
+        let Some(step) = Step::read(&mut reader) else { return };
+        server.take(&step);
+    }
+});
+
+struct Server {
+    watcher: Watcher,
+    keeper: Keeper,
+    policy: Policy,
+    rules: Rules,
+    journal: Vec<u8>,
+    /// Up to which time knocks may have been accepted.
+    lease: Timestamp,
+    now: Now,
+    /// What the client made: datagrams and their bodies.
+    made: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Every datagram with a right tag.
+    signed: HashSet<Vec<u8>>,
+    /// What has been used up, by all that the tag covers.
+    recorded: HashSet<Vec<u8>>,
+    /// The answers that are kept, and how often each was given.
+    answers: HashMap<(Nonce, SocketAddr), (Vec<u8>, u8)>,
+    nonces: u64,
+}
+
+impl Server {
+    fn new() -> Self {
+        let (rules, memory) = (Rules::Wide, site::memory());
+        Self {
+            watcher: rules.watcher(),
+            journal: write_journal(&memory, NUMBER),
+            lease: memory.highest(),
+            keeper: Keeper::new(rules.policy(), memory),
+            policy: rules.policy(),
+            rules,
+            now: site::NOW,
+            made: Vec::new(),
+            signed: HashSet::new(),
+            recorded: HashSet::new(),
+            answers: HashMap::new(),
+            nonces: 0,
+        }
+    }
+
+    fn take(&mut self, step: &Step<'_>) {
+        match step {
+            Step::Raw(source, bytes) => self.send(bytes, address(*source)),
+            Step::Knock(source, sealed) => self.knock(sealed, address(*source)),
+            Step::Copy(source, copied) => self.copy(copied, address(*source)),
+            Step::Pass(wall, steady) => {
+                let wall = self.now.wall.as_millis().saturating_add_signed((*wall).into());
+                self.now.wall = Timestamp::from_millis(wall);
+                self.now.steady += Duration::from_millis((*steady).into());
+                self.watcher.prepare(self.now.wall);
+            }
+            Step::Restart(lost) => self.restart((*lost).into()),
+            Step::Reload(number) => {
+                self.rules = Rules::of(*number);
+                self.rules.instruct(&mut self.watcher);
+                self.keeper.replace_policy(self.rules.policy());
+                self.policy = self.rules.policy();
+            }
+        }
+    }
+
+    fn knock(&mut self, sealed: &Sealed<'_>, source: SocketAddr) {
+        let datagram = sealed.datagram(self.now.wall);
+        self.made.push((datagram.clone(), sealed.body(self.now.wall)));
+        self.signed.insert(datagram.clone());
+        self.send(&datagram, source);
+    }
+
+    fn copy(&mut self, copied: &Copied, source: SocketAddr) {
+        let Some(which) = usize::from(copied.which).checked_rem(self.made.len()) else { return };
+        let mut datagram = self.made[which].0.clone();
+        let at = usize::from(copied.at) % datagram.len();
+        datagram[at] ^= copied.flip;
+        match copied.by % 3 {
+            // A stranger.
+            0 => self.send(&datagram, source),
+            // Who has the watcher's keys.
+            1 => {
+                let signed = datagram.len() - 32;
+                let tag = site::client().sign.tag(&[&datagram[..signed]]);
+                datagram[signed..].copy_from_slice(&tag);
+                self.signed.insert(datagram.clone());
+                self.send(&datagram, source);
+            }
+            // The watcher, taken over.
+            _ => {
+                let knock = Authentic::from_watcher(site::keys().fingerprint, &datagram);
+                self.judge(&knock.expect("as long as a knock"), source);
+            }
+        }
+    }
+
+    /// Killed, and started again on what is left of the journal.
+    fn restart(&mut self, lost: usize) {
+        // The last write is a record and the end mark.
+        self.journal.truncate(self.journal.len() - lost % (2 * RECORD));
+        let memory = match read_journal(&self.journal) {
+            Journal::Whole(memory) => memory,
+            Journal::Torn(mut memory) => {
+                memory.raise_floors(self.lease);
+                memory
+            }
+            Journal::Empty | Journal::Damaged => panic!("a torn end taken for damage"),
+        };
+        self.lease = self.lease.max(memory.highest());
+        self.journal = write_journal(&memory, NUMBER);
+        self.keeper = Keeper::new(self.rules.policy(), memory);
+        self.watcher = self.rules.watcher();
+        self.answers.clear();
+    }
+
+    /// Steps 2 and 3.
+    fn send(&mut self, datagram: &[u8], source: SocketAddr) {
+        if let Ok(knock) = self.watcher.judge(datagram, self.now.wall) {
+            assert!(self.signed.contains(datagram), "passed on, though nobody signed it");
+            self.judge(&knock, source);
+        }
+    }
+
+    /// Steps 4 to 11, by way of the channel.
+    fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr) {
+        let message = report(*knock, source, IpAddr::from([192, 0, 2, 1]), 3);
+        let (knock, told) = reported(&message).expect("what was written is read");
+        assert_eq!(told, source);
+        let envelope = *knock.envelope();
+        let body = self.body(envelope.signed);
+        match self.keeper.judge(&knock, source, self.now) {
+            Verdict::Record(accepted) => {
+                let body = body.expect("recorded, though nobody sealed it");
+                assert!(self.recorded.insert(envelope.signed.to_vec()), "recorded twice");
+                self.lease = self.lease.max(accepted.acceptance().timestamp);
+                append_acceptance(&mut self.journal, accepted.acceptance(), NUMBER);
+                match self.keeper.decide(accepted, self.now) {
+                    Verdict::Act(order) => self.act(&order, &body, &envelope, source),
+                    Verdict::Refuse(refusal) => self.refuse(refusal, &envelope, source),
+                    Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {
+                        panic!("neither done nor refused")
+                    }
+                }
+            }
+            Verdict::Act(_) => panic!("acts without a record"),
+            Verdict::AnswerAgain(bytes) => {
+                let kept = self.answers.get_mut(&(*envelope.nonce, source)).expect("answered before");
+                kept.1 += 1;
+                assert!(bytes == kept.0 && kept.1 <= ANSWERS_MAX && body.is_some());
+            }
+            Verdict::Refuse(refusal) => {
+                assert!(body.is_some() || refusal.record.is_none() && refusal.answer.is_none());
+                self.refuse(refusal, &envelope, source);
+            }
+            Verdict::Nothing => assert!(body.is_some()),
+        }
+    }
+
+    /// What the client sealed in a datagram, if it made it.
+    fn body(&self, signed: &[u8]) -> Option<Vec<u8>> {
+        let made = self.made.iter().find(|(datagram, _)| datagram.starts_with(signed));
+        made.map(|(_, body)| body.clone())
+    }
+
+    /// What is done is what the client asked for, the policy allows, and the knock's addresses say.
+    fn act(&mut self, order: &Order, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
+        let body = Body::read(body).expect("a body");
+        let knock = body.understand().expect("acted on, but not understood");
+        let rules = &self.policy.clients.first().expect("somebody may do something").rules;
+        assert!(knock.timestamp.distance(self.now.wall) <= self.policy.window);
+        assert!(rules.allow.contains(&knock.action) && rules.sources.contains(&knock.policy));
+        assert!(rules.expires.is_none_or(|expires| self.now.wall < expires));
+        let addresses = addresses(knock, source.ip());
+        let outcome = match (&self.policy.actions[&knock.action], order.effect()) {
+            (Action::Open { doors, term }, Effect::Open(grants)) => {
+                assert_eq!(grants.len(), addresses.len() * doors.len());
+                assert!(grants.iter().all(|grant| addresses.contains(&grant.address())
+                    && doors.contains(&grant.door())
+                    && (Duration::from_secs(1)..=term.max).contains(&grant.duration())));
+                Outcome::Granted
+            }
+            (Action::Run { argv, undo, .. }, Effect::Run { commands, undo: undoing, .. }) => {
+                assert_eq!(undo.is_some(), undoing.is_some());
+                assert!(commands.iter().all(|command| is_command(command, argv)));
+                if let (Some(undo), Some(undoing)) = (undo, undoing) {
+                    assert!(undoing.commands.iter().all(|command| is_command(command, &undo.argv)));
+                    assert!((Duration::from_secs(1)..=undo.term.max).contains(&undoing.after));
+                }
+                Outcome::Started
+            }
+            _ => panic!("another effect than the action's"),
+        };
+        let wanted = self.policy.reply && knock.reply == ReplyWanted::Yes;
+        let (_, answer) = self.keeper.conclude(order.ticket(), outcome, "", self.now);
+        assert_eq!(answer.is_some(), wanted);
+        self.answer(answer, envelope, source);
+    }
+
+    fn refuse(&mut self, refusal: Refusal, envelope: &Envelope<'_>, source: SocketAddr) {
+        assert!(refusal.answer.is_none() || self.policy.reply && refusal.rejection.status().is_some());
+        self.answer(refusal.answer, envelope, source);
+    }
+
+    /// An answer opens for the client that knocked, and is no longer than its knock.
+    fn answer(&mut self, answer: Option<Answer>, envelope: &Envelope<'_>, source: SocketAddr) {
+        let Some(answer) = answer else { return };
+        self.nonces += 1;
+        let mut nonce = [0; 12];
+        nonce[..8].copy_from_slice(&self.nonces.to_be_bytes());
+        let bytes = self.keeper.seal(answer, &nonce, self.now).expect("the client is there");
+        assert!(bytes.len() == REPLY_LEN && bytes.len() <= envelope.signed.len());
+        let reply = open_reply(&bytes, &site::client().reply, envelope.nonce).expect("it opens");
+        assert_eq!(SocketAddr::new(reply.observed, reply.port), source);
+        self.answers.insert((*envelope.nonce, source), (bytes, 1));
+    }
+}
+
+fn address(number: u8) -> SocketAddr {
+    SOURCES[usize::from(number) % SOURCES.len()].parse().expect("an address")
+}
+
+/// Whom a knock lets in, as `docs/protocol.md`, section 3, has it.
+fn addresses(knock: &Knock, source: IpAddr) -> Vec<IpAddr> {
+    match knock.policy {
+        AddressPolicy::Observed => vec![source],
+        AddressPolicy::Exact => {
+            assert_eq!(knock.embedded_like(source), Some(source), "exact, but from elsewhere");
+            vec![source]
+        }
+        AddressPolicy::Listed => {
+            let listed: Vec<IpAddr> = knock.embedded().collect();
+            assert!(!listed.is_empty());
+            listed
+        }
+    }
+}
+
+/// Word for word the template's, and nothing in it that a careless script would take apart.
+fn is_command(command: &Command, argv: &[Template]) -> bool {
+    let words = command.argv();
+    words.len() == argv.len()
+        && words[0].starts_with("/bin/")
+        && words.iter().all(|word| !word.starts_with('-') && is_plain(word))
+}
+
+fn is_plain(word: &str) -> bool {
+    word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b))
+}

@@ -1,0 +1,58 @@
+//! Any bytes are a segment or none, whatever link they came over. A segment that is framed anew is read as it was, and
+//! where another parser sees UDP too, it sees the same.
+#![no_main]
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use libfuzzer_sys::fuzz_target;
+use spa_knock::knock::{canonical, mapped};
+use spa_knock::packet::{Link, Segment};
+
+const LINKS: [Link; 5] = [Link::Ethernet, Link::LinuxCooked, Link::LinuxCooked2, Link::Raw, Link::Loopback];
+
+fuzz_target!(|frame: &[u8]| {
+    for link in LINKS {
+        let Some(segment) = Segment::read(link, frame) else { continue };
+        for address in [segment.source.ip(), segment.destination.ip()] {
+            assert_eq!(address, canonical(address), "IPv4 in IPv6 clothes");
+        }
+        assert_eq!(segment.interface.is_some(), link == Link::LinuxCooked2);
+        let framed = framed(&segment);
+        assert_eq!(Segment::read(Link::Raw, &framed), Some(Segment { interface: None, ..segment }));
+        let other = match link {
+            Link::Ethernet => SlicedPacket::from_ethernet(frame),
+            Link::Raw => SlicedPacket::from_ip(frame),
+            Link::LinuxCooked => SlicedPacket::from_linux_sll(frame),
+            Link::LinuxCooked2 | Link::Loopback => continue,
+        };
+        if let Some(theirs) = other.ok().and_then(|packet| ends(&packet)) {
+            assert_eq!(theirs, (segment.source, segment.destination, segment.payload), "{link:?}");
+        }
+    }
+});
+
+/// The segment in the plainest packet that can carry it.
+fn framed(segment: &Segment<'_>) -> Vec<u8> {
+    let (source, destination) = (segment.source, segment.destination);
+    let builder = match (source.ip(), destination.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (from, to) => PacketBuilder::ipv6(mapped(from).octets(), mapped(to).octets(), 64),
+    };
+    let mut packet = Vec::new();
+    let builder = builder.udp(source.port(), destination.port());
+    builder.write(&mut packet, segment.payload).expect("what came in one packet fits one");
+    packet
+}
+
+/// Source, destination and payload as the other parser tells them, if it sees a whole UDP datagram.
+fn ends<'a>(packet: &SlicedPacket<'a>) -> Option<(SocketAddr, SocketAddr, &'a [u8])> {
+    let (from, to): (IpAddr, IpAddr) = match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
+        NetSlice::Arp(_) => return None,
+    };
+    let Some(TransportSlice::Udp(udp)) = &packet.transport else { return None };
+    let end = |address, port| SocketAddr::new(canonical(address), port);
+    Some((end(from, udp.source_port()), end(to, udp.destination_port()), udp.payload()))
+}

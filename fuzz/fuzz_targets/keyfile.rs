@@ -1,0 +1,13 @@
+//! Any text is a key file or is refused; a key file is written and read again as it was.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use spa_knock::crypto::KeyFile;
+
+fuzz_target!(|text: &str| {
+    let Ok(key) = KeyFile::parse(text) else { return };
+    let written = key.to_text();
+    let again = KeyFile::parse(&written).expect("what was written is a key file");
+    assert!(*again.to_text() == *written, "the same secret, server and all");
+    assert!((again.client, again.address, again.port) == (key.client, key.address, key.port));
+});

@@ -1,0 +1,15 @@
+//! Any bytes are a lease or none; a lease is exactly what was written. The first byte says whether the checksum is put
+//! right, so that what lies behind it is reached.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use spa_knock::server::fuzzing::lease_again;
+use spa_knock_fuzz::form;
+
+fuzz_target!(|data: &[u8]| {
+    let (form, bytes) = form(data);
+    let lease = form.lease(bytes);
+    if let Some(again) = lease_again(&lease) {
+        assert_eq!(again.as_bytes(), lease);
+    }
+});

@@ -1,0 +1,7 @@
+//! What the fuzz targets share: forms of an input, and one server with its key, policy and clock.
+
+mod form;
+pub mod script;
+pub mod site;
+
+pub use form::{FORMAT, Form, RECORD, form};
