@@ -79,8 +79,7 @@ impl ReplayMemory {
     /// Takes back what was on record, in any order.
     pub fn restore(&mut self, acceptance: &Acceptance) {
         let lane = self.lane(acceptance.key);
-        // One that is later than all others cannot be among them.
-        if acceptance.timestamp > lane.high || !lane.contains(&acceptance.id) {
+        if !lane.holds(acceptance.timestamp, &acceptance.id) {
             lane.insert(acceptance.timestamp, acceptance.id);
         }
         lane.raise_floor(acceptance.floor);
@@ -160,6 +159,12 @@ impl Lane {
         self.ids.iter().any(|(_, known)| known == id)
     }
 
+    /// Whether this very knock is remembered: a client that repeats its nonces has several with one id.
+    fn holds(&self, timestamp: Timestamp, id: &KnockId) -> bool {
+        let from = self.ids.partition_point(|(known, _)| *known < timestamp);
+        self.ids.iter().skip(from).take_while(|(known, _)| *known == timestamp).any(|(_, known)| known == id)
+    }
+
     fn insert(&mut self, timestamp: Timestamp, id: KnockId) {
         let at = self.ids.partition_point(|(known, _)| *known <= timestamp);
         self.ids.insert(at, (timestamp, id));
@@ -216,6 +221,19 @@ mod tests {
         memory.keep_only(|_| false);
         assert_eq!(memory.check(KEY, at(100_000), &id(2)), Err(NotNew));
         assert_eq!(memory.check(KEY, at(100_001), &id(2)), Ok(()));
+    }
+
+    #[test]
+    fn of_two_knocks_with_one_id_both_are_taken_back() {
+        let accepted =
+            |timestamp, floor| Acceptance { key: KEY, timestamp: at(timestamp), id: id(1), floor: at(floor) };
+        let mut memory = ReplayMemory::new(at(0));
+        memory.restore(&accepted(50_000, 0));
+        memory.restore(&Acceptance { id: id(2), ..accepted(90_000, 0) });
+        memory.restore(&accepted(60_000, 0));
+        memory.raise_floors(at(55_000));
+        assert_eq!(memory.check(KEY, at(60_000), &id(1)), Err(NotNew), "the later one is still remembered");
+        assert_eq!(memory.check(KEY, at(60_001), &id(3)), Ok(()));
     }
 
     proptest! {
