@@ -14,6 +14,9 @@
     allow(clippy::as_conversions, clippy::arithmetic_side_effects, reason = "tests count and cast freely")
 )]
 
+#[cfg(all(feature = "swap-act-and-record", not(debug_assertions)))]
+compile_error!("swap-act-and-record makes a daemon that believes knocks twice: it is for a test alone");
+
 #[cfg(feature = "server")]
 pub mod capture;
 pub mod client;

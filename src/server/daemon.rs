@@ -187,12 +187,22 @@ impl Daemon {
 
     /// Step 7 on disk, then step 8.
     fn record(&mut self, accepted: Accepted, sighting: &Sighting<'_>) {
+        if cfg!(feature = "swap-act-and-record") {
+            let acceptance = *accepted.acceptance();
+            self.go_on(accepted, sighting);
+            return self.state.record(&acceptance).unwrap_or_default();
+        }
         if let Err(error) = self.state.record(accepted.acceptance()) {
             let now = clock::now();
             let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
             self.answer(answer, sighting);
             return self.audit.write(&record, now.wall);
         }
+        self.go_on(accepted, sighting);
+    }
+
+    /// Step 8 and what follows, for a knock that is on record.
+    fn go_on(&mut self, accepted: Accepted, sighting: &Sighting<'_>) {
         match self.keeper.decide(accepted, clock::now()) {
             Verdict::Act(order) => self.act(&order, sighting),
             Verdict::Refuse(refusal) => self.refuse(refusal, sighting),

@@ -1,5 +1,6 @@
 //! A running daemon.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,9 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
+    /// Where it lies.
+    pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_spa-knockd");
+
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start(namespace: &Namespace, site: &Site) -> Self {
         Self::start_command(namespace, Self::command(site))
@@ -39,9 +43,14 @@ impl Daemon {
 
     /// The command that runs it.
     pub(crate) fn command(site: &Site) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
-        command.arg("run").arg("-c").arg(site.path("spa-knockd.toml"));
+        let mut command = Command::new(Self::PROGRAM);
+        command.args(Self::words(site));
         command
+    }
+
+    /// What it is run with.
+    pub(crate) fn words(site: &Site) -> [OsString; 3] {
+        ["run".into(), "-c".into(), site.path("spa-knockd.toml").into()]
     }
 
     /// Starts a command that runs it, without waiting for anything.
@@ -71,7 +80,12 @@ impl Daemon {
 
     /// Whether it has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
+        self.ended().is_some()
+    }
+
+    /// How it has ended by itself, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Its process.
@@ -81,9 +95,15 @@ impl Daemon {
 
     /// Its child that watches, if there is one.
     pub(crate) fn watcher(&self) -> Option<Pid> {
+        self.children().first().copied()
+    }
+
+    /// Its children, the oldest first.
+    pub(crate) fn children(&self) -> Vec<Pid> {
         let daemon = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
+        let path = format!("/proc/{daemon}/task/{daemon}/children");
+        let children = std::fs::read_to_string(path).unwrap_or_default();
+        children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap())).collect()
     }
 
     /// Ends it as nothing can be ended more suddenly.
