@@ -1,42 +1,30 @@
 //! A daemon that is killed at any system call, as it starts, acts and stops: no knock acts twice, and the next honest
 //! one works. The same trial of a daemon that acts before it records shows that it would find otherwise.
 
-mod points;
+pub(crate) mod points;
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use self::points::{Phase, Point, Times, Victim};
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, full, knock, limited, within};
+use crate::net::{CLIENT4, Daemon, SERVER4, ask, full, within};
+use crate::notebook::{Note, Notebook};
+use crate::strace::{Strace, let_go};
 
 /// How long starting and stopping may take with strace beside.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the next honest knock may take, from its first sending to what it does.
-const WORKS_WITHIN: Duration = Duration::from_secs(1);
+/// How long after its socket is there a daemon may take to say that it is ready.
+const TELLS_WITHIN: Duration = Duration::from_secs(1);
 /// Points that CI tries of each kind.
 const SAMPLE: usize = 12;
 /// The same where some must be found at which a knock acts twice.
 const WIDER_SAMPLE: usize = 24;
-
-/// A site, and the daemon that is tried there.
-struct Trial {
-    lab: Lab,
-    site: Site,
-    laptop: Key,
-    program: PathBuf,
-}
-
-/// A knock that leaves its name in a file, once if all is well.
-struct Note {
-    name: String,
-    datagram: Vec<u8>,
-}
 
 /// What became of some points.
 #[derive(Default)]
@@ -52,42 +40,16 @@ struct Findings {
     slowest: Duration,
 }
 
-impl Trial {
-    /// Nothing for those who may not make namespaces.
-    fn new(program: &Path) -> Option<Self> {
-        let lab = Lab::new()?;
-        assert!(
-            program.exists(),
-            "{0} is missing: cargo build --features swap-act-and-record --bin spa-knockd && cp {1} {0}",
-            program.display(),
-            Daemon::PROGRAM
-        );
-        let site = Site::new("", "");
-        let notes = site.path("notes");
-        site.write_config(
-            "",
-            &format!(
-                "[firewall]\nprotect = [\"tcp/22\"]\n\
-                 [action.open-ssh]\nopen = [\"tcp/22\"]\nfor = \"1s\"\n\
-                 [action.note]\nrun = [\"/bin/sh\", \"-c\", \"echo $0 >> {}\", \"{{argument}}\"]\n\
-                 [client.laptop]\nkey = \"laptop.key\"\nallow = [\"note\", \"open-ssh\"]\n",
-                notes.display()
-            ),
-        );
-        let laptop = site.key("laptop");
-        let trial = Self { lab, site, laptop, program: program.to_owned() };
-        // The first start does more than the others: the gate closes last.
-        assert!(trial.undisturbed().terminate().success());
-        Some(trial)
-    }
-
+impl Notebook {
     /// The points of a whole life: start, knocks, stop.
-    fn points(&self) -> Vec<Point> {
+    pub(crate) fn points(&self) -> Vec<Point> {
+        // The first start does more than the others: the gate closes last.
+        assert!(self.start().terminate().success());
         let log = self.site.path("calls");
         let mut daemon = Daemon::start_command(&self.lab.server, self.under_strace(&["-f", "-ttt"], &log));
         let ready = since_epoch();
         let recorded = self.note("recorded");
-        self.knock(&mut daemon, &recorded);
+        self.do_both(&mut daemon, &recorded);
         assert!(within(PATIENCE, || self.times(&recorded) == 1));
         let stopped = since_epoch();
         assert!(daemon.terminate().success());
@@ -101,15 +63,15 @@ impl Trial {
         for point in points {
             let old = self.note(&point.name());
             let killed = match point.victim {
-                Victim::Keeper => self.kill_keeper(&[], point, &old),
-                // What it starts is let go of when it becomes another program.
-                Victim::Thread => self.kill_keeper(&["-f", "-b", "execve"], point, &old),
+                Victim::Keeper | Victim::Thread => self.kill_keeper(point, &old),
                 Victim::Watcher => self.kill_watcher(point, &old, &mut findings),
             };
             findings.killed += usize::from(killed);
             findings.missed.extend((!killed && point.is_certain()).then(|| old.name.clone()));
-            let mut next = self.undisturbed();
-            self.repeat(&old);
+            let mut next = self.start();
+            for _ in 0..2 {
+                self.repeat(&old);
+            }
             findings.time(self.works(&format!("{}-next", old.name)));
             next.kill9();
             notes.push(old);
@@ -119,14 +81,29 @@ impl Trial {
     }
 
     /// A life that is to end at this point; whether it did.
-    fn kill_keeper(&self, words: &[&str], point: &Point, old: &Note) -> bool {
-        let injection = point.injection();
-        let words: Vec<&str> = words.iter().copied().chain(injection.iter().map(String::as_str)).collect();
-        let mut dying = Daemon::launch(&self.lab.server, self.under_strace(&words, Path::new("/dev/null")));
-        if self.lives(&mut dying, old) {
-            self.stop(&mut dying, old);
+    fn kill_keeper(&self, point: &Point, old: &Note) -> bool {
+        let status = self.live(&mut self.launch_with(point, "signal=SIGKILL"), old);
+        status.signal() == Some(nix::libc::SIGKILL)
+    }
+
+    /// A daemon to whose keeper this happens at this point.
+    pub(crate) fn launch_with(&self, point: &Point, what: &str) -> Daemon {
+        let injection = point.injection(what);
+        let injection = injection.iter().map(String::as_str);
+        // Left by one that was killed.
+        let _ = fs::remove_file(self.site.path("control.sock"));
+        // What it starts is let go of when it becomes another program.
+        let threads = (point.victim == Victim::Thread).then_some(["-f", "-b", "execve"]);
+        let words: Vec<&str> = threads.into_iter().flatten().chain(injection).collect();
+        Daemon::launch(&self.lab.server, self.under_strace(&words, Path::new("/dev/null")))
+    }
+
+    /// Start, knocks and stop, as far as it comes; how it ended.
+    pub(crate) fn live(&self, daemon: &mut Daemon, old: &Note) -> ExitStatus {
+        if self.lives(daemon, old) {
+            self.stop(daemon, old);
         }
-        dying.ended().is_some_and(|status| status.signal() == Some(nix::libc::SIGKILL))
+        daemon.ended().expect("it has ended")
     }
 
     /// A life that is to lose its watcher at this point, and to go on if it was ready; whether it did.
@@ -137,7 +114,7 @@ impl Trial {
         let watcher = stopped_watcher(&mut dying);
         let_go(dying.id());
         let log = self.site.path("watched");
-        let mut strace = aim(watcher, point, &log);
+        let strace = Strace::attach(watcher, &point.injection("signal=SIGKILL"), &log);
         kill(watcher, Signal::SIGCONT).unwrap();
         let killed = || fs::read_to_string(&log).unwrap().contains("+++ killed by SIGKILL");
         if self.lives(&mut dying, old) {
@@ -147,24 +124,27 @@ impl Trial {
             }
             self.stop(&mut dying, old);
         }
-        assert!(within(PATIENCE, || strace.try_wait().unwrap().is_some()), "{}: it lives on", old.name);
+        strace.wait();
         killed()
     }
 
     /// Whether a daemon gets ready and lives through its knocks.
     fn lives(&self, daemon: &mut Daemon, old: &Note) -> bool {
-        assert!(within(PATIENCE, || daemon.says("ready") || daemon.has_ended()), "{}", old.name);
+        let start = Instant::now();
+        // One whose very words are kept from us has made its socket just before them.
+        let silent = || start.elapsed() > TELLS_WITHIN && self.site.path("control.sock").exists();
+        assert!(within(PATIENCE, || daemon.says("ready") || daemon.has_ended() || silent()), "{}", old.name);
         if !daemon.has_ended() {
-            self.knock(daemon, old);
+            self.do_both(daemon, old);
         }
         !daemon.has_ended()
     }
 
     /// One knock that runs a command and one that opens a port; until both are over, or the daemon is.
-    fn knock(&self, daemon: &mut Daemon, old: &Note) {
+    fn do_both(&self, daemon: &mut Daemon, old: &Note) {
         let socket = self.lab.client.udp(CLIENT4);
         socket.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
-        for datagram in [&old.datagram, &self.laptop.good()] {
+        for datagram in [old.datagram.as_bytes(), &self.laptop.good()] {
             if ask(&socket, SERVER4, datagram).is_none() && daemon.has_ended() {
                 return;
             }
@@ -179,54 +159,10 @@ impl Trial {
         assert!(within(PATIENCE, || daemon.has_ended()), "{}: does not stop", old.name);
     }
 
-    /// A knock that was sent before, from a port that no answer is remembered for.
-    fn repeat(&self, old: &Note) {
-        let socket = self.lab.client.udp(CLIENT4);
-        for _ in 0..2 {
-            socket.send_to(&old.datagram, (SERVER4, KNOCK_PORT)).unwrap();
-        }
-    }
-
-    /// How long an honest knock takes, sent as clients do: again while there is no answer.
-    fn works(&self, name: &str) -> Duration {
-        let note = self.note(name);
-        let socket = self.lab.client.udp(CLIENT4);
-        let start = Instant::now();
-        let done = within(WORKS_WITHIN, || {
-            socket.send_to(&note.datagram, (SERVER4, KNOCK_PORT)).unwrap();
-            self.times(&note) > 0
-        });
-        assert!(done, "{name}: the next honest knock");
-        start.elapsed()
-    }
-
-    /// A knock from a client whose clock is fast.
-    fn note(&self, name: &str) -> Note {
-        let mut knock = knock("note");
-        knock.timestamp = knock.timestamp.plus(Duration::from_secs(20));
-        knock.argument = name.parse().unwrap();
-        Note { name: name.to_owned(), datagram: self.laptop.seal(&knock).as_bytes().to_vec() }
-    }
-
-    /// How often a knock has acted.
-    fn times(&self, note: &Note) -> usize {
-        let text = fs::read_to_string(self.site.path("notes")).unwrap_or_default();
-        text.lines().filter(|line| *line == note.name).count()
-    }
-
-    /// A daemon that nobody kills.
-    fn undisturbed(&self) -> Daemon {
-        let mut command = Command::new(&self.program);
-        command.args(Daemon::words(&self.site));
-        Daemon::start_command(&self.lab.server, command)
-    }
-
     /// The daemon with strace beside it, which is the daemon's child and not the other way.
     fn under_strace(&self, words: &[&str], log: &Path) -> Command {
-        let mut command = Command::new("strace");
-        command.args(["-D", "-q", "-o"]).arg(log).args(words);
-        command.arg(&self.program).args(Daemon::words(&self.site));
-        command
+        let common = ["strace", "-D", "-q", "-o", log.to_str().unwrap()];
+        self.command(&[&common, words].concat())
     }
 }
 
@@ -266,36 +202,12 @@ fn stopped_watcher(daemon: &mut Daemon) -> Pid {
     watcher.unwrap()
 }
 
-/// Who traces a process.
-fn tracer(process: Pid) -> Option<Pid> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?.trim().parse().unwrap();
-    (tracer != 0).then(|| Pid::from_raw(tracer))
-}
-
-/// Ends the strace of a process, which goes on without.
-fn let_go(process: Pid) {
-    if let Some(strace) = tracer(process) {
-        kill(strace, Signal::SIGTERM).unwrap();
-    }
-    assert!(within(PATIENCE, || tracer(process).is_none()), "strace does not let go");
-}
-
-/// A strace of a process that waits to be let go; it is to die at this point.
-fn aim(process: Pid, point: &Point, log: &Path) -> Child {
-    let mut command = limited("strace");
-    command.arg("-q").args(point.injection()).arg("-o").arg(log).arg("-p").arg(process.to_string());
-    let strace = command.stderr(Stdio::null()).spawn().unwrap();
-    assert!(within(PATIENCE, || tracer(process).is_some()), "strace does not attach");
-    strace
-}
-
 fn since_epoch() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 /// All of them, or some from everywhere.
-fn sample(points: Vec<Point>, size: usize) -> Vec<Point> {
+pub(crate) fn sample(points: Vec<Point>, size: usize) -> Vec<Point> {
     if full() || points.len() <= size {
         return points;
     }
@@ -303,10 +215,10 @@ fn sample(points: Vec<Point>, size: usize) -> Vec<Point> {
 }
 
 fn no_knock_acts_twice(what: &str, chosen: impl Fn(&Point) -> bool) {
-    let Some(trial) = Trial::new(Path::new(Daemon::PROGRAM)) else { return };
-    let points: Vec<Point> = trial.points().into_iter().filter(chosen).collect();
+    let Some(book) = Notebook::new(Path::new(Daemon::PROGRAM), "") else { return };
+    let points: Vec<Point> = book.points().into_iter().filter(chosen).collect();
     assert!(points.len() > SAMPLE, "{points:?}");
-    let findings = trial.sweep(&sample(points, SAMPLE));
+    let findings = book.sweep(&sample(points, SAMPLE));
     findings.print(what);
     assert_eq!(findings.doubles, 0);
     // How often it is woken differs a little from run to run, so that some points lie beyond what it does.
@@ -335,10 +247,16 @@ fn a_watcher_killed_at_any_call_is_replaced_and_no_knock_acts_twice() {
 #[test]
 fn a_daemon_that_acts_before_it_records_is_found_out() {
     let program = Path::new(Daemon::PROGRAM).with_file_name("spa-knockd-swapped");
-    let Some(trial) = Trial::new(&program) else { return };
+    let Some(book) = Notebook::new(&program, "") else { return };
+    assert!(
+        program.exists(),
+        "{0} is missing: cargo build --features swap-act-and-record --bin spa-knockd && cp {1} {0}",
+        program.display(),
+        Daemon::PROGRAM
+    );
     let when = |point: &Point| point.victim == Victim::Keeper && point.phase == Phase::Knock;
-    let points: Vec<Point> = trial.points().into_iter().filter(when).collect();
-    let findings = trial.sweep(&sample(points, WIDER_SAMPLE));
+    let points: Vec<Point> = book.points().into_iter().filter(when).collect();
+    let findings = book.sweep(&sample(points, WIDER_SAMPLE));
     findings.print("keeper that acts before it records, killed as it acts");
     assert!(findings.doubles > 0, "the trial finds nothing");
 }

@@ -16,6 +16,7 @@ mod count;
 mod daemon;
 mod frame;
 mod lab;
+mod mounts;
 mod namespace;
 mod probe;
 mod prober;
@@ -27,6 +28,7 @@ pub(crate) use frame::{Wire, ipv4_with_options, ipv6_with_extensions, plain, tag
 pub(crate) use lab::{
     CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOUR4, NEIGHBOUR6, NatLab, ROUTER4, SERVER4, SERVER6,
 };
+pub(crate) use mounts::Mounts;
 pub(crate) use namespace::{Namespace, limited};
 pub(crate) use probe::{ask, converse};
 pub(crate) use prober::Prober;

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 
 /// A system call of the daemon, as it makes it for the `nth` time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Point {
-    pub(super) victim: Victim,
-    pub(super) phase: Phase,
+pub(crate) struct Point {
+    pub(crate) victim: Victim,
+    pub(crate) phase: Phase,
     call: String,
     nth: usize,
 }
 
 /// Who makes the call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Victim {
+pub(crate) enum Victim {
     /// The keeper's main thread.
     Keeper,
     /// Another thread of the keeper.
@@ -24,7 +24,7 @@ pub(super) enum Victim {
 
 /// When the call is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Until the daemon says that it is ready.
     Start,
     /// While it is knocked at.
@@ -35,9 +35,9 @@ pub(super) enum Phase {
 
 /// When a recorded daemon was ready, and when it was told to stop, in seconds since the Unix epoch.
 #[derive(Clone, Copy)]
-pub(super) struct Times {
-    pub(super) ready: f64,
-    pub(super) stopped: f64,
+pub(crate) struct Times {
+    pub(crate) ready: f64,
+    pub(crate) stopped: f64,
 }
 
 /// A child's end is waited for by looking again and again, another number of times in each run.
@@ -46,19 +46,24 @@ const LOOKING: [&str; 2] = ["wait4", "clock_nanosleep"];
 const LOOKS: usize = 4;
 
 impl Point {
-    /// strace's words for a death at this point.
-    pub(super) fn injection(&self) -> [String; 2] {
+    /// strace's words for what is to happen at this point: `signal=SIGKILL` or `error=EIO`, say.
+    pub(crate) fn injection(&self, what: &str) -> [String; 2] {
         let Self { call, nth, .. } = self;
-        [format!("--trace={call}"), format!("--inject={call}:signal=SIGKILL:when={nth}")]
+        [format!("--trace={call}"), format!("--inject={call}:{what}:when={nth}")]
+    }
+
+    /// Whether it is one of these calls.
+    pub(crate) fn is_one_of(&self, calls: &[&str]) -> bool {
+        calls.contains(&self.call.as_str())
     }
 
     /// Whether another run comes here too, as far as can be told.
-    pub(super) fn is_certain(&self) -> bool {
-        !LOOKING.contains(&self.call.as_str())
+    pub(crate) fn is_certain(&self) -> bool {
+        !self.is_one_of(&LOOKING)
     }
 
     /// A name for it.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{:?}-{:?}-{}-{}", self.victim, self.phase, self.call, self.nth)
     }
 }
@@ -77,7 +82,7 @@ enum Program {
 }
 
 /// All points of a log that `strace -f -ttt` wrote, in the order of their calls.
-pub(super) fn read(log: &str, times: Times) -> Vec<Point> {
+pub(crate) fn read(log: &str, times: Times) -> Vec<Point> {
     let mut keeper = None;
     let mut lives: HashMap<&str, Life> = HashMap::new();
     for (process, time, call, arguments) in log.lines().filter_map(parse) {
