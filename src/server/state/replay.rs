@@ -52,8 +52,16 @@ pub(in crate::server) struct ReplayState<D: Disk> {
     /// The steady time when this was last tended.
     tended: Duration,
     scribe: Scribe<Written<D::File>>,
-    /// Told once, until something is written again.
-    failing: bool,
+    /// What has been told to fail and not yet to work again.
+    failing: Vec<Part>,
+}
+
+/// What can fail while the others work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Lease,
+    Record,
+    Rewrite,
 }
 
 struct Coming {
@@ -164,7 +172,7 @@ impl<D: Disk> ReplayState<D> {
             renewal: Renewal::From(now.steady),
             tended: now.steady,
             scribe,
-            failing: false,
+            failing: Vec::new(),
         };
         state.write_lease(until, End::Open)?;
         Ok(state)
@@ -175,12 +183,10 @@ impl<D: Disk> ReplayState<D> {
     /// # Errors
     /// When it is not on record now; the journal is as it was.
     pub(in crate::server) fn record(&mut self, acceptance: &Acceptance) -> Result<(), StateError> {
-        let recorded = self.extend_lease(acceptance.timestamp).and_then(|()| self.append(acceptance));
-        match &recorded {
-            Ok(()) => self.write_well(),
-            Err(error) => self.write_badly(error),
-        }
-        recorded
+        self.extend_lease(acceptance.timestamp)?;
+        let appended = self.append(acceptance);
+        self.tell(Part::Record, &appended);
+        appended
     }
 
     /// Work that no knock should wait for: the lease is renewed in the background, a long journal written anew.
@@ -224,9 +230,9 @@ impl<D: Disk> ReplayState<D> {
             return Ok(());
         }
         let until = timestamp.plus(LEASE_AHEAD);
-        self.write_lease(until, End::Open)?;
-        self.until = until;
-        Ok(())
+        let written = self.write_lease(until, End::Open);
+        self.tell(Part::Lease, &written);
+        written.map(|()| self.until = until)
     }
 
     fn append(&mut self, acceptance: &Acceptance) -> Result<(), StateError> {
@@ -291,33 +297,33 @@ impl<D: Disk> ReplayState<D> {
     }
 
     fn take(&mut self, written: Written<D::File>) {
-        let outcome = match written {
+        let (part, outcome) = match written {
             Written::Lease(outcome) => {
                 self.renewal = Renewal::From(self.tended.saturating_add(LEASE_RETRY));
-                outcome.map(|until| self.until = until).map_err(StateError::from)
+                (Part::Lease, outcome.map(|until| self.until = until).map_err(StateError::from))
             }
-            Written::Journal(Ok(file)) => self.finish_rewrite(file),
+            Written::Journal(Ok(file)) => (Part::Rewrite, self.finish_rewrite(file)),
             Written::Journal(Err(error)) => {
                 self.coming = None;
-                Err(error.into())
+                (Part::Rewrite, Err(error.into()))
             }
-            Written::Names(outcome) => outcome.map_err(StateError::from),
+            Written::Names(outcome) => (Part::Rewrite, outcome.map_err(StateError::from)),
         };
-        match outcome {
-            Ok(()) => self.write_well(),
-            Err(error) => self.write_badly(&error),
-        }
+        self.tell(part, &outcome);
     }
 
-    fn write_well(&mut self) {
-        if std::mem::take(&mut self.failing) {
-            log::info!("replay state: can be written again");
-        }
-    }
-
-    fn write_badly(&mut self, error: &StateError) {
-        if !std::mem::replace(&mut self.failing, true) {
-            log::error!("{error}; what cannot be put on record is refused");
+    /// Says once that a part fails, and once that it works again.
+    fn tell(&mut self, part: Part, outcome: &Result<(), StateError>) {
+        match (outcome, self.failing.contains(&part)) {
+            (Ok(()), true) => {
+                self.failing.retain(|failing| *failing != part);
+                log::info!("replay state: can be written again");
+            }
+            (Err(error), false) => {
+                self.failing.push(part);
+                log::error!("{error}; what cannot be put on record is refused");
+            }
+            _ => {}
         }
     }
 
