@@ -1,7 +1,7 @@
 //! The audit log: one JSON object a line for what an authentic knock led to, and nothing else.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 
 use serde::Serialize;
 
@@ -16,6 +16,8 @@ pub(super) struct AuditLog {
     target: Target,
     /// Whether the last write failed: said once, not for each knock.
     failing: bool,
+    /// Whether half of a line stands at the end.
+    half: bool,
 }
 
 enum Target {
@@ -63,22 +65,26 @@ impl AuditLog {
             Audit::Journal => Target::Journal,
             Audit::Off => Target::Off,
         };
-        Ok(Self { target, failing: false })
+        Ok(Self { target, failing: false, half: false })
     }
 
     /// Writes one record, and tells people the same in the daemon's log.
     pub(super) fn write(&mut self, record: &Record, now: Timestamp) {
         tell(record);
         let Some(mut line) = line(record, now) else { return };
-        if self.failing {
-            // Half of the last one may stand there.
+        if self.half {
             line.insert(0, '\n');
         }
+        // One write, which a disk cuts short only where it is full.
         let written = match &mut self.target {
-            Target::File(file) => file.write_all(line.as_bytes()),
-            Target::Journal => std::io::stderr().lock().write_all(line.as_bytes()),
-            Target::Off => Ok(()),
+            Target::File(file) => file.write(line.as_bytes()),
+            Target::Journal => std::io::stderr().lock().write_all(line.as_bytes()).map(|()| line.len()),
+            Target::Off => Ok(line.len()),
         };
+        let written = written.and_then(|length| {
+            self.half = if length == 0 { self.half } else { length < line.len() };
+            if length == line.len() { Ok(()) } else { Err(ErrorKind::StorageFull.into()) }
+        });
         match written {
             Ok(()) => self.failing = false,
             Err(_) if self.failing => {}
