@@ -48,8 +48,8 @@ fn configs() -> Seeds {
     let read = |file: &str| std::fs::read_to_string(Path::new(TOP).join(file)).expect("a file");
     let shipped = read("packaging/spa-knockd.toml");
     let laptop = "[client.laptop]\nkey = \"laptop.key\"\nallow = [\"open-ssh\"]\n";
-    let phone = "[client.phone]\nkey = '/k/phone.key'\nallow = ['web']\nsource = ['listed', 'exact']\nrate = '10/m'\nexpires = 2027-01-31T18:00:00+01:00\nprevious = { key = 'old.key', until = 2027-01-31T12:00:00Z }\n";
-    let full = "[server]\nid = 'bastion'\ninterfaces = ['eth0', 'wg0']\ncapture = 'udp'\nport = 4_000\nwindow = '2m'\nreply = false\nstate_dir = '/s'\nkeys_dir = '/k'\ncontrol = '/c'\nuser = 'nobody'\naudit = 'journal'\n[firewall]\nbackend = 'nftables'\nmode = 'guard'\nfailsafe = 'closed'\nprotect = ['tcp/22', 'udp/51820']\n[action]\nopen-ssh = { open = ['tcp/22'], for = '30s', max = '10m', once = false }\n[action.web]\nrun = ['/usr/bin/systemctl', 'restart', '{argument}']\ntimeout = '5s'\nundo = ['/usr/bin/systemctl', 'stop', '{argument}']\nfor = '1m'\n";
+    let phone = "[client.phone]\nkey = '/k/phone.key'\nallow = ['web']\nsource = ['listed', 'exact']\nrate = '10/m'\ngrant-prefix = ['/24', '/64']\nexpires = 2027-01-31T18:00:00+01:00\nprevious = { key = 'old.key', until = 2027-01-31T12:00:00Z }\n";
+    let full = "[server]\nid = 'bastion'\ninterfaces = ['eth0', 'wg0']\ncapture = 'udp'\nport = 4_000\nwindow = '2m'\nreply = false\nstate_dir = '/s'\nkeys_dir = '/k'\ncontrol = '/c'\nuser = 'nobody'\naudit = 'journal'\n[firewall]\nbackend = 'nftables'\nmode = 'set'\nfailsafe = { after = '10m', allow = ['203.0.113.0/24', '2001:db8::/32'] }\nprotect = ['tcp/22', 'udp/51820-51830']\npublished = ['tcp/8080']\n[action]\nopen-ssh = { open = ['tcp/22'], for = '30s', max = '10m', once = true }\nports = { open = 'argument', allow-ports = ['tcp/8000-8999'], for = '1m' }\nshut = { close = 'open-ssh' }\n[action.inside]\nforward = { from = 'tcp/15432', to = ['10.0.0.5:5432', '[fd00::5]:5432'] }\nfor = '1h'\n[action.web]\nrun = ['/usr/bin/systemctl', 'restart', '{argument}']\ntimeout = '5s'\nundo = ['/usr/bin/systemctl', 'stop', '{argument}']\nfor = '1m'\n";
     let broken = "tests/cmd/spa-knockd/bad-config.in";
     let broken = [read(&format!("{broken}/bad.toml")), read(&format!("{broken}/clients.d/phone.toml"))];
     [
@@ -69,6 +69,8 @@ fn scripts() -> Seeds {
         let (action, argument) = (action.parse().expect("a name"), argument.parse().expect("an argument"));
         rest(&Knock { action, argument, seconds: 60, ..knock() })
     };
+    let (once, ports) = (run("once", ""), run("ports", "tcp/8000-8010"));
+    let (inside, shut) = (run("inside", ""), run("shut", ""));
     let (lamp, touch) = (run("lamp", "on:50%"), run("touch", ""));
     let sealed = |nonce, rest| Sealed { nonce, skew: 0, off: 0, padding: 5, version: 1, flags: 1, rest };
     let copy = |source, flip, by| Step::Copy(source, Copied { which: 0, at: 30, flip, by });
@@ -142,6 +144,15 @@ fn scripts() -> Seeds {
             ]),
         ),
         ("run", script(&[Step::Knock(0, sealed(1, &lamp)), Step::Knock(0, sealed(OTHER, &touch))])),
+        (
+            "opened",
+            script(&[
+                Step::Knock(0, sealed(1, &once)),
+                Step::Knock(0, sealed(OTHER, &ports)),
+                Step::Knock(1, sealed(3, &inside)),
+                Step::Knock(0, sealed(4, &shut)),
+            ]),
+        ),
         (
             "refused",
             script(&[

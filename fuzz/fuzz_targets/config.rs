@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::config::{ConfigErrors, Interfaces, ServerConfig, Source, read};
-use spa_knock::gate::{Action, Template, Term};
+use spa_knock::gate::{Part, Template, Term, Uses};
 
 const CLIENT_FILES: [&str; 2] =
     ["/etc/spa-knock/clients.d/laptop.toml", "/etc/spa-knock/clients.d/phone.toml"];
@@ -42,12 +42,19 @@ fn keeps_its_promises(config: &ServerConfig) {
         assert!(!names.is_empty() && names.iter().all(|name| (1..=15).contains(&name.len())));
     }
     for action in config.actions.values() {
-        match action {
-            Action::Open { doors, term } => assert!(!doors.is_empty() && is_term(term)),
-            Action::Run { argv, undo, .. } => {
-                assert!(is_command(argv));
-                assert!(undo.as_ref().is_none_or(|undo| is_command(&undo.argv) && is_term(&undo.term)));
-            }
+        assert!(!action.parts.is_empty());
+        assert!(action.term.is_none_or(is_term));
+        assert!(action.parts.iter().all(|part| is_part(part, action.term.is_some(), config)));
+    }
+    for ports in [&config.protect, &config.published] {
+        for (place, one) in ports.iter().enumerate() {
+            assert!(ports[..place].iter().all(|other| !other.overlap(*one)), "a set's ranges do not overlap");
+        }
+    }
+    for prefixes in config.failsafe.iter().map(|failsafe| &failsafe.allow) {
+        for (place, one) in prefixes.iter().enumerate() {
+            let (before, others) = (&prefixes[..place], &prefixes[place + 1..]);
+            assert!(before.iter().chain(others).all(|other| !one.contains(other.first())));
         }
     }
     for client in config.clients.values() {
@@ -59,8 +66,26 @@ fn keeps_its_promises(config: &ServerConfig) {
     }
 }
 
-fn is_term(term: &Term) -> bool {
+fn is_term(term: Term) -> bool {
     (Duration::from_secs(1)..=YEAR).contains(&term.usual) && (term.usual..=YEAR).contains(&term.max)
+}
+
+fn is_part(part: &Part, lasts: bool, config: &ServerConfig) -> bool {
+    match part {
+        Part::Open { ports, uses } => {
+            let once = *uses == Uses::One;
+            lasts && !ports.is_empty() && (!once || ports.iter().all(|ports| ports.single().is_some()))
+        }
+        Part::OpenArgument { allowed, .. } => lasts && !allowed.is_empty(),
+        Part::Forward { to, .. } => {
+            let [v4, v6] = [true, false].map(|v4| to.iter().filter(|to| to.is_ipv4() == v4).count());
+            lasts && v4 <= 1 && v6 <= 1 && v4 + v6 > 0 && to.iter().all(|to| to.port() != 0)
+        }
+        Part::Close(closed) => config.actions[closed].term.is_some(),
+        Part::Run { argv, undo, .. } => {
+            is_command(argv) && undo.as_ref().is_none_or(|undo| lasts && is_command(undo))
+        }
+    }
 }
 
 fn is_command(argv: &[Template]) -> bool {

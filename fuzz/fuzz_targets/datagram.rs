@@ -9,16 +9,13 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::crypto::Nonce;
-use spa_knock::gate::{
-    Action, Answer, Authentic, Command, Effect, Keeper, Order, Outcome, Policy, Refusal, Template, Verdict,
-    Watcher,
-};
-use spa_knock::knock::{AddressPolicy, Knock, Now, ReplyWanted, Timestamp};
+use spa_knock::gate::{Answer, Authentic, Keeper, Order, Policy, Refusal, Verdict, Watcher};
+use spa_knock::knock::{Now, ReplyWanted, Timestamp};
 use spa_knock::server::fuzzing::{Journal, append_acceptance, read_journal, report, reported, write_journal};
 use spa_knock::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
-use spa_knock_fuzz::RECORD;
 use spa_knock_fuzz::script::{Copied, Sealed, Step};
 use spa_knock_fuzz::site::{self, Rules, SOURCES};
+use spa_knock_fuzz::{RECORD, oracle};
 
 const STEPS_MAX: usize = 64;
 const NUMBER: [u8; 8] = [7; 8];
@@ -193,34 +190,10 @@ impl Server {
         made.map(|(_, body)| body.clone())
     }
 
-    /// What is done is what the client asked for, the policy allows, and the knock's addresses say.
     fn act(&mut self, order: &Order, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
         let body = Body::read(body).expect("a body");
         let knock = body.understand().expect("acted on, but not understood");
-        let rules = &self.policy.clients.first().expect("somebody may do something").rules;
-        assert!(knock.timestamp.distance(self.now.wall) <= self.policy.window);
-        assert!(rules.allow.contains(&knock.action) && rules.sources.contains(&knock.policy));
-        assert!(rules.expires.is_none_or(|expires| self.now.wall < expires));
-        let addresses = addresses(knock, source.ip());
-        let outcome = match (&self.policy.actions[&knock.action], order.effect()) {
-            (Action::Open { doors, term }, Effect::Open(grants)) => {
-                assert_eq!(grants.len(), addresses.len() * doors.len());
-                assert!(grants.iter().all(|grant| addresses.contains(&grant.address())
-                    && doors.contains(&grant.door())
-                    && (Duration::from_secs(1)..=term.max).contains(&grant.duration())));
-                Outcome::Granted
-            }
-            (Action::Run { argv, undo, .. }, Effect::Run { commands, undo: undoing, .. }) => {
-                assert_eq!(undo.is_some(), undoing.is_some());
-                assert!(commands.iter().all(|command| is_command(command, argv)));
-                if let (Some(undo), Some(undoing)) = (undo, undoing) {
-                    assert!(undoing.commands.iter().all(|command| is_command(command, &undo.argv)));
-                    assert!((Duration::from_secs(1)..=undo.term.max).contains(&undoing.after));
-                }
-                Outcome::Started
-            }
-            _ => panic!("another effect than the action's"),
-        };
+        let outcome = oracle::carry_out(order, knock, &self.policy, source.ip(), self.now.wall);
         let wanted = self.policy.reply && knock.reply == ReplyWanted::Yes;
         let (_, answer) = self.keeper.conclude(order.ticket(), outcome, "", self.now);
         assert_eq!(answer.is_some(), wanted);
@@ -248,32 +221,4 @@ impl Server {
 
 fn address(number: u8) -> SocketAddr {
     SOURCES[usize::from(number) % SOURCES.len()].parse().expect("an address")
-}
-
-/// Whom a knock lets in, as `docs/protocol.md`, section 3, has it.
-fn addresses(knock: &Knock, source: IpAddr) -> Vec<IpAddr> {
-    match knock.policy {
-        AddressPolicy::Observed => vec![source],
-        AddressPolicy::Exact => {
-            assert_eq!(knock.embedded_like(source), Some(source), "exact, but from elsewhere");
-            vec![source]
-        }
-        AddressPolicy::Listed => {
-            let listed: Vec<IpAddr> = knock.embedded().collect();
-            assert!(!listed.is_empty());
-            listed
-        }
-    }
-}
-
-/// Word for word the template's, and nothing in it that a careless script would take apart.
-fn is_command(command: &Command, argv: &[Template]) -> bool {
-    let words = command.argv();
-    words.len() == argv.len()
-        && words[0].starts_with("/bin/")
-        && words.iter().all(|word| !word.starts_with('-') && is_plain(word))
-}
-
-fn is_plain(word: &str) -> bool {
-    word.bytes().all(|b| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b))
 }

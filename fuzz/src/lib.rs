@@ -1,6 +1,7 @@
 //! What the fuzz targets share: forms of an input, and one server with its key, policy and clock.
 
 mod form;
+pub mod oracle;
 pub mod script;
 pub mod site;
 

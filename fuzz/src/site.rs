@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use spa_knock::crypto::{ClientKeys, KeySet, PairSecret, Secret};
 use spa_knock::gate::{
-    Action, Client, ClientRules, Keeper, KeyAge, Policy, ReplayMemory, Term, Undo, Watcher,
+    Action, Client, ClientRules, Keeper, KeyAge, Part, Policy, ReplayMemory, Term, Uses, Watcher,
 };
-use spa_knock::knock::{ActionName, AddressPolicy, Now, Timestamp};
+use spa_knock::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
 
 /// When every input begins.
 pub const NOW: Now = Now { wall: Timestamp::from_millis(START), steady: Duration::from_secs(1_000) };
@@ -17,6 +17,8 @@ pub const SOURCES: [&str; 4] =
     ["203.0.113.9:4000", "203.0.113.9:4001", "203.0.113.10:4000", "[2001:db8::9]:4000"];
 
 const START: u64 = 1_795_331_877_123;
+/// All actions but one.
+const WIDE: [&str; 7] = ["open-ssh", "once", "ports", "inside", "shut", "lamp", "touch"];
 const HOUR: Duration = Duration::from_secs(3_600);
 
 static KEYS: LazyLock<KeySet> = LazyLock::new(|| {
@@ -34,7 +36,7 @@ pub enum Rules {
     Nobody,
     /// *listed* alone, for a minute from the start, with the widest window.
     Listed,
-    /// One action, five times a minute, and no answers.
+    /// Few actions, five times a minute, and no answers.
     Narrow,
 }
 
@@ -56,6 +58,7 @@ impl Rules {
         Policy {
             window: Duration::from_secs(if self == Self::Listed { 600 } else { 30 }),
             reply: self != Self::Narrow,
+            own_addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
             actions: actions(),
             clients: self.client().into_iter().collect(),
         }
@@ -79,13 +82,15 @@ impl Rules {
     fn client(self) -> Option<Client> {
         let (allow, sources): (&[&str], &[AddressPolicy]) = match self {
             Self::Nobody => return None,
-            Self::Wide => (&["open-ssh", "lamp", "touch"], &[AddressPolicy::Exact, AddressPolicy::Observed]),
-            Self::Listed => (&["open-ssh", "lamp", "touch"], &[AddressPolicy::Listed]),
-            Self::Narrow => (&["lamp"], &[AddressPolicy::Exact, AddressPolicy::Listed]),
+            Self::Wide => (&WIDE, &[AddressPolicy::Exact, AddressPolicy::Observed]),
+            Self::Listed => (&WIDE, &[AddressPolicy::Listed]),
+            Self::Narrow => (&["lamp", "open-ssh"], &[AddressPolicy::Exact, AddressPolicy::Listed]),
         };
+        let wider = |length| PrefixLengths::SINGLE.with(length).expect("a length");
         let rules = ClientRules {
             allow: allow.iter().map(|name| action(name)).collect(),
             sources: BTreeSet::from_iter(sources.iter().copied()),
+            grant_prefix: if self == Self::Narrow { wider("/24") } else { wider("/64") },
             rate: (self == Self::Narrow).then(|| "5/m".parse().expect("a rate")),
             expires: (self == Self::Listed).then(|| NOW.wall.plus(Duration::from_secs(60))),
         };
@@ -119,27 +124,37 @@ pub fn keeper() -> Keeper {
 }
 
 fn actions() -> BTreeMap<ActionName, Action> {
+    let all = |doors: &[&str]| doors.iter().map(|door| door.parse().expect("ports")).collect();
+    let open = |doors: &[&str], uses| Part::Open { ports: all(doors), uses };
     let argv = |words: &[&str]| words.iter().map(|word| word.parse().expect("a template")).collect();
-    let doors = |doors: &[&str]| doors.iter().map(|door| door.parse().expect("a door")).collect();
-    let term = Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) };
-    let open = |names| Action::Open { doors: doors(names), term };
-    let run = |words, undo: Option<&[&str]>| Action::Run {
+    let run = |words: &[&str], undo: Option<&[&str]>| Part::Run {
         argv: argv(words),
         timeout: Duration::from_secs(10),
-        undo: undo.map(|words| Undo { argv: argv(words), term }),
+        undo: undo.map(argv),
     };
-    BTreeMap::from([
-        (action("open-ssh"), open(&["tcp/22", "udp/60001"])),
-        (action("open-web"), open(&["tcp/443"])),
-        (
-            action("lamp"),
-            run(
-                &["/bin/lamp", "{argument}", "{address}", "{client}:{port}"],
-                Some(&["/bin/lamp", "off", "{argument}"]),
-            ),
-        ),
-        (action("touch"), run(&["/bin/touch", "/tmp/{action}-{seconds}"], None)),
-    ])
+    let named = Part::OpenArgument { allowed: all(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many };
+    let inside = Part::Forward {
+        door: "tcp/15432".parse().expect("a door"),
+        to: vec!["10.0.0.5:5432".parse().expect("an address")],
+    };
+    let lamp = run(
+        &["/bin/lamp", "{argument}", "{address}", "{client}:{port}"],
+        Some(&["/bin/lamp", "off", "{argument}"]),
+    );
+    let touch = run(&["/bin/touch", "/tmp/{action}-{seconds}"], None);
+    let term = Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) });
+    [
+        ("open-ssh", vec![open(&["tcp/22", "udp/60001-60010"], Uses::Many)], term),
+        ("open-web", vec![open(&["tcp/443"], Uses::Many)], term),
+        ("once", vec![open(&["tcp/443"], Uses::One), touch.clone()], term),
+        ("ports", vec![named], term),
+        ("inside", vec![inside], term),
+        ("shut", vec![Part::Close(action("open-ssh"))], None),
+        ("lamp", vec![lamp], term),
+        ("touch", vec![touch], None),
+    ]
+    .map(|(name, parts, term)| (action(name), Action { parts, term }))
+    .into()
 }
 
 fn action(name: &str) -> ActionName {
