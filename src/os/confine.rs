@@ -8,6 +8,8 @@ use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
 
+use super::capabilities;
+
 /// A user by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -44,6 +46,8 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
         caps::clear(None, CapSet::Bounding).map_err(io::Error::other)?;
         become_user(identity)?;
     }
+    // Without another user to become, these are all that there is to give up; with one, the inheritable set is left.
+    capabilities::drop_all()?;
     // For ps: it was started through /proc/self/exe, which says nothing. 15 bytes are all that fit.
     set_name(c"spa-knock-watch")?;
     keep_secrets()?;
@@ -71,10 +75,11 @@ pub fn keep(needs: Needs) -> io::Result<()> {
     /// Ports below this one are for the privileged.
     const UNPRIVILEGED_PORTS: u16 = 1024;
     keep_secrets()?;
+    capabilities::pass_none_on()?;
     let Needs::Knocking { port } = needs else { return Ok(()) };
     set_no_new_privs()?;
     if !geteuid().is_root() {
-        // What it has was given to it, and nothing more can be had.
+        // What it has was given to it, is passed on to nobody, and nothing more can be had.
         return Ok(());
     }
     let mut kept = CapsHashSet::from([
@@ -94,9 +99,6 @@ pub fn keep(needs: Needs) -> io::Result<()> {
     }
     let had = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
     let kept: CapsHashSet = had.intersection(&kept).copied().collect();
-    for set in [CapSet::Ambient, CapSet::Inheritable] {
-        caps::clear(None, set).map_err(io::Error::other)?;
-    }
     for set in [CapSet::Effective, CapSet::Permitted] {
         caps::set(None, set, &kept).map_err(io::Error::other)?;
     }
@@ -110,7 +112,7 @@ fn keep_secrets() -> io::Result<()> {
     Ok(())
 }
 
-/// Without supplementary groups; with root's number go its capabilities.
+/// Without supplementary groups.
 fn become_user(identity: Identity) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     // Groups first: without root's number they could not be changed any more.

@@ -5,6 +5,8 @@ pub mod env;
 pub mod files;
 
 #[cfg(feature = "server")]
+pub mod capabilities;
+#[cfg(feature = "server")]
 pub mod channel;
 #[cfg(feature = "server")]
 pub mod commands;

@@ -9,8 +9,9 @@ use crate::config::{CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
+use crate::os::host::Capability;
 use crate::os::udp::UdpPort;
-use crate::os::{clock, runner, wait};
+use crate::os::{capabilities, clock, runner, wait};
 
 /// How long opening the captures may take.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -78,7 +79,12 @@ impl WatcherProcess {
             Source::Capture => None,
             Source::Socket => Some(socket.share().map_err(plain)?),
         };
-        let child = runner::start_ourselves("watch", theirs, socket).map_err(plain)?;
+        let start = || runner::start_ourselves("watch", theirs, socket);
+        let child = match post.source {
+            Source::Capture => capabilities::lend(Capability::NetRaw, start),
+            Source::Socket => start(),
+        }
+        .map_err(plain)?;
         let mut watcher = Self { child, channel };
         let instructed = watcher.send_all(post, missing, window, keys);
         // Of one that ended early, its own words say more than that the channel broke.

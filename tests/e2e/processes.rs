@@ -3,14 +3,18 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, open_ssh, within};
+use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, open_ssh, within};
 
 const SOON: Duration = Duration::from_secs(2);
+/// CAP_NET_ADMIN and CAP_NET_RAW in the sets of /proc/PID/status.
+const ITS_OWN: &str = "0000000000003000";
+const NONE: &str = "0000000000000000";
 
 fn status_of(process: Pid) -> String {
     fs::read_to_string(format!("/proc/{process}/status")).unwrap()
@@ -34,7 +38,7 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
         assert_eq!(field(&status, "Gid"), vec![nobody.gid.to_string(); 4]);
         assert!(field(&status, "Groups").is_empty());
         for set in ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"] {
-            assert_eq!(field(&status, set), ["0000000000000000"], "{set}");
+            assert_eq!(field(&status, set), [NONE], "{set}");
         }
         assert_eq!(field(&status, "NoNewPrivs"), ["1"]);
         assert_eq!(field(&status, "Seccomp"), ["2"]);
@@ -50,6 +54,63 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
             assert!(harmless.iter().any(|kind| target.starts_with(kind)), "{target}");
         }
         assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some(), "and it works");
+    }
+}
+
+/// The daemon as nobody, with the capabilities that its unit for such a user gives it.
+fn as_nobody(site: &Site) -> Command {
+    // The build may lie in a home folder that nobody else can look into.
+    fs::copy(env!("CARGO_BIN_EXE_spa-knockd"), site.path("spa-knockd")).unwrap();
+    let owned = Command::new("chown").args(["-R", "nobody"]).arg(site.folder()).status().unwrap();
+    assert!(owned.success());
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", "nobody", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
+    for set in ["--bounding-set", "--inh-caps", "--ambient-caps"] {
+        command.args([set, "-all,+net_admin,+net_raw"]);
+    }
+    command.arg(site.path("spa-knockd")).arg("run").arg("-c").arg(site.path("spa-knockd.toml"));
+    command
+}
+
+#[test]
+fn a_daemon_that_is_not_root_keeps_its_capabilities_to_itself() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    for how in ["", "capture = \"udp\"\n"] {
+        let site = Site::new("", "");
+        let status = site.path("status");
+        let look =
+            format!("[action.look]\nrun = [\"/bin/cp\", \"/proc/self/status\", \"{}\"]\n", status.display());
+        let rest = open_ssh(2).replace("[\"open-ssh\"]", "[\"open-ssh\", \"look\"]") + &look;
+        site.write_config(how, &rest);
+        let daemon = Daemon::start_command(&lab.server, as_nobody(&site));
+
+        let keeper = status_of(daemon.id());
+        assert_ne!(field(&keeper, "Uid")[0], "0");
+        for (set, has) in [("CapPrm", ITS_OWN), ("CapEff", ITS_OWN), ("CapInh", NONE), ("CapAmb", NONE)] {
+            assert_eq!(field(&keeper, set), [has], "{set} of the keeper");
+        }
+        let watcher = status_of(daemon.watcher().expect("a child of the daemon"));
+        assert_eq!(field(&watcher, "Seccomp"), ["2"]);
+        let (socket, laptop) = (lab.client.udp(CLIENT4), site.key("laptop"));
+        assert!(ask(&socket, SERVER4, laptop.seal(&knock("look")).as_bytes()).is_some());
+        assert!(within(SOON, || site.audit_of("done").len() == 1), "{:?}", site.audit());
+        let command = fs::read_to_string(&status).unwrap();
+        for (whose, status) in [("the watcher", watcher), ("a command", command)] {
+            for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+                assert_eq!(field(&status, set), [NONE], "{set} of {whose}");
+            }
+        }
+        assert!(!lab.client.reaches(SERVER4, 22), "nft worked");
+        assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
+        assert!(lab.client.reaches(SERVER4, 22), "netlink works");
+        lab.client.closing(SERVER4, 22);
+        // The table is loaded again, and another watcher started, long after the start.
+        lab.server.nft("flush ruleset");
+        kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
+        assert!(within(SOON, || daemon.log().contains("watching again")));
+        assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
+        lab.client.closing(SERVER4, 22);
     }
 }
 

@@ -19,9 +19,10 @@ use self::watch::Watch;
 use super::{Backend, FirewallError, Gate, Live};
 use crate::gate::{Grant, Passage, Way};
 use crate::knock::Ports;
-use crate::os::clock;
+use crate::os::host::Capability;
 use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
+use crate::os::{capabilities, clock};
 
 /// How long loading may take before it counts as failed.
 const NFT_MAX: Duration = Duration::from_secs(10);
@@ -123,7 +124,7 @@ impl Backend for Nftables {
 
     fn remove(&mut self) -> Result<(), FirewallError> {
         // Added first: deleting what is not there is an error.
-        nft(&format!("add table {TABLE}\ndelete table {TABLE}\n"))?;
+        submit(&format!("add table {TABLE}\ndelete table {TABLE}\n"))?;
         self.held = Held::default();
         self.watch.disturbed();
         Ok(())
@@ -184,21 +185,21 @@ fn apart(changes: &[Change]) -> Result<Vec<Change>, FirewallError> {
 
 /// Loads the gate, without its early drop if that is what the kernel does not take.
 fn load(gate: &Gate, text: impl Fn(&Gate) -> String) -> Result<(), FirewallError> {
-    let Err(error) = nft(&text(gate)) else { return Ok(()) };
+    let Err(error) = submit(&text(gate)) else { return Ok(()) };
     if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
         return Err(error);
     }
     // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves work:
     // the input chain drops too.
     let late = Gate { early: Vec::new(), ..gate.clone() };
-    nft(&text(&late)).map_err(|_| error.clone())?;
+    submit(&text(&late)).map_err(|_| error.clone())?;
     log::warn!("no early drop on {}: {error}", gate.early.join(", "));
     Ok(())
 }
 
 /// What there is of our table.
 fn list(now: Duration) -> Option<Listed> {
-    let text = runner::run_to_end("nft", &["-j", "list", "table", "inet", "spa_knock"], "", NFT_MAX);
+    let text = nft(&["-j", "list", "table", "inet", "spa_knock"], "");
     text.ok().map(|text| live::read(&text, now))
 }
 
@@ -213,8 +214,8 @@ fn describe(errno: i32) -> FirewallError {
     }
 }
 
-fn nft(text: &str) -> Result<(), FirewallError> {
-    match runner::run_to_end("nft", &["-f", "-"], text, NFT_MAX) {
+fn submit(text: &str) -> Result<(), FirewallError> {
+    match nft(&["-f", "-"], text) {
         Ok(_) => Ok(()),
         Err(RunError::NotFound(_)) => Err(FirewallError::NoProgram),
         Err(RunError::Failed { said, .. }) if said.contains("Operation not permitted") => {
@@ -222,4 +223,8 @@ fn nft(text: &str) -> Result<(), FirewallError> {
         }
         Err(error) => Err(FirewallError::Other(error.to_string())),
     }
+}
+
+fn nft(args: &[&str], input: &str) -> Result<String, RunError> {
+    capabilities::lend(Capability::NetAdmin, || runner::run_to_end("nft", args, input, NFT_MAX))
 }
