@@ -19,8 +19,9 @@ use crate::crypto::random;
 use crate::firewall::Live;
 use crate::gate::{Accepted, Answer, Keeper, Order, Outcome, Refusal, Rejection, Verdict};
 use crate::knock::ClientName;
+use crate::os::notify::{self, Watchdog};
 use crate::os::signals::Signals;
-use crate::os::{clock, host, notify, wait};
+use crate::os::{clock, host, wait};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -43,6 +44,7 @@ pub(super) struct Daemon {
     deeds: Deeds,
     audit: AuditLog,
     signals: Signals,
+    watchdog: Watchdog,
     /// Missing where it could not be made: commands do without, signals remain.
     control: Option<Control>,
     alarms: Alarms,
@@ -86,6 +88,7 @@ impl Daemon {
             deeds,
             audit,
             signals,
+            watchdog: Watchdog::asked(),
             control,
             alarms: Alarms::default(),
             own_addresses_due: clock::steady().saturating_add(TICK),
@@ -113,6 +116,7 @@ impl Daemon {
 
     /// One turn of the loop.
     fn turn(&mut self) -> std::io::Result<()> {
+        self.watchdog.mind(clock::steady());
         let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
         fds.extend(self.ears.descriptor());
         fds.extend(self.deeds.descriptors());
@@ -137,8 +141,9 @@ impl Daemon {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let ears = self.ears.due().map(|due| due.saturating_sub(clock::steady()));
-        ears.into_iter().fold(TICK.min(self.deeds.patience()), Duration::min)
+        let (ears, signs) = (self.ears.due(), self.watchdog.due());
+        let due = ears.into_iter().chain(signs).map(|due| due.saturating_sub(clock::steady()));
+        due.fold(TICK.min(self.deeds.patience()), Duration::min)
     }
 
     /// Takes what the watcher reports.
@@ -281,6 +286,8 @@ impl Daemon {
 
     /// SIGHUP: everything new, or everything as it was.
     fn reload(&mut self) -> Result<(), String> {
+        // One that goes wrong everywhere takes almost as long as the service manager waits.
+        self.watchdog.mind(clock::steady());
         match self.try_reload() {
             Ok(()) => {
                 log::info!("reloaded: {}", self.summary());

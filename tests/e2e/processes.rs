@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -220,6 +220,39 @@ fn the_service_manager_hears_when_the_gate_is_closed() {
     assert!(daemon.terminate().success());
     let length = manager.recv(&mut heard).unwrap();
     assert_eq!(&heard[..length], b"STOPPING=1");
+}
+
+#[test]
+fn the_service_manager_hears_signs_of_life_where_it_asked_for_them_and_none_of_a_daemon_that_hangs() {
+    let Some(lab) = Lab::new() else { return };
+    for (process, listens) in [(None, true), (Some("1"), false)] {
+        let site = Site::new("", &open_ssh(2));
+        let path = site.path("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut command = Daemon::command(&site);
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000");
+        command.envs(process.map(|process| ("WATCHDOG_PID", process)));
+        let daemon = Daemon::start_command(&lab.server, command);
+        let hears = || {
+            let mut heard = [0; 64];
+            manager.recv(&mut heard).ok().map(|length| String::from_utf8_lossy(&heard[..length]).into_owned())
+        };
+        assert_eq!(hears().as_deref(), Some("READY=1"));
+        if !listens {
+            assert_eq!(hears(), None, "they are asked of another process");
+            continue;
+        }
+        for _ in 0..3 {
+            let start = Instant::now();
+            assert_eq!(hears().as_deref(), Some("WATCHDOG=1"));
+            assert!(start.elapsed() < Duration::from_millis(600));
+        }
+        kill(daemon.id(), Signal::SIGSTOP).unwrap();
+        while hears().is_some() {}
+        kill(daemon.id(), Signal::SIGCONT).unwrap();
+        assert_eq!(hears().as_deref(), Some("WATCHDOG=1"));
+    }
 }
 
 #[test]
