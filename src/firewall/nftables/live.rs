@@ -14,6 +14,8 @@ use crate::knock::{Door, Ports, Prefix};
 pub(super) struct Listed {
     /// The names of its chains.
     chains: Vec<String>,
+    /// Whether the last rule of its gate is there: what takes rules away takes that too, or leaves it where it is.
+    closes: bool,
     /// The live grants, their ends counted from the time of reading.
     pub(super) grants: Vec<(Passage, Holder)>,
 }
@@ -22,6 +24,11 @@ impl Listed {
     /// Whether it has a chain of this name.
     pub(super) fn has_chain(&self, name: &str) -> bool {
         self.chains.iter().any(|chain| chain == name)
+    }
+
+    /// Whether nothing of it has been taken away.
+    pub(super) fn is_whole(&self) -> bool {
+        self.closes && self.has_chain("input") && self.has_chain("outside") && self.has_chain("inside")
     }
 }
 
@@ -34,7 +41,12 @@ pub(super) fn read(text: &str, now: Duration) -> Listed {
     let grants = sets.filter_map(|set| Some((set.get("name")?.as_str()?, set.get("elem")?.as_array()?)));
     let grants = grants
         .flat_map(|(name, elements)| elements.iter().filter_map(move |element| grant(name, element, now)));
-    Listed { chains: chains.map(str::to_owned).collect(), grants: grants.collect() }
+    let rules = objects().filter_map(|object| object.get("rule"));
+    let closes = rules.filter(|rule| rule.get("chain").and_then(Value::as_str) == Some("gate"));
+    let mut last =
+        closes.filter_map(|rule| rule.get("expr")?.as_array()?.last()).map(|last| last.get("drop"));
+    let closes = last.any(|drop| drop.is_some());
+    Listed { chains: chains.map(str::to_owned).collect(), closes, grants: grants.collect() }
 }
 
 /// One element of the set or map of this name: `{"elem": …}`, or that and what it is mapped to.

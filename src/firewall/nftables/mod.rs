@@ -15,7 +15,7 @@ use self::element::Element;
 use self::held::{Change, Held};
 use self::live::Listed;
 use self::ruleset::{Before, SCHEMA, TABLE};
-use self::watch::Watch;
+use self::watch::{Heard, Watch};
 use super::{Backend, FirewallError, Gate, Live};
 use crate::gate::{Grant, Passage, Way};
 use crate::knock::Ports;
@@ -62,7 +62,8 @@ impl Nftables {
 impl Backend for Nftables {
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
         let now = clock::steady();
-        let listed = list(now);
+        // With tens of thousands of grants it takes seconds to tell them all: once is enough.
+        let listed = list(if self.adopted { Detail::Chains } else { Detail::Grants }, now);
         if !std::mem::replace(&mut self.adopted, true) {
             // What an earlier daemon granted must not be shortened either, and may have to be closed.
             for (passage, holder) in listed.iter().flat_map(|listed| &listed.grants) {
@@ -77,7 +78,7 @@ impl Backend for Nftables {
         load(gate, |gate| ruleset::text(gate, before, &live, now))?;
         self.failsafe = gate.failsafe.as_ref().map(|failsafe| failsafe.after);
         // What we have just replaced ourselves is no loss.
-        self.watch.disturbed();
+        self.watch.heard();
         Ok(())
     }
 
@@ -119,14 +120,19 @@ impl Backend for Nftables {
     }
 
     fn disturbed(&mut self) -> bool {
-        self.watch.disturbed()
+        match self.watch.heard() {
+            Heard::Nothing => false,
+            Heard::Loss => true,
+            // Whoever adds thousands of elements somewhere drowns what else is said.
+            Heard::TooMuch => !list(Detail::Chains, clock::steady()).is_some_and(|listed| listed.is_whole()),
+        }
     }
 
     fn remove(&mut self) -> Result<(), FirewallError> {
         // Added first: deleting what is not there is an error.
         submit(&format!("add table {TABLE}\ndelete table {TABLE}\n"))?;
         self.held = Held::default();
-        self.watch.disturbed();
+        self.watch.heard();
         Ok(())
     }
 }
@@ -197,9 +203,21 @@ fn load(gate: &Gate, text: impl Fn(&Gate) -> String) -> Result<(), FirewallError
     Ok(())
 }
 
+/// How much of our table is to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    /// Its chains and their rules.
+    Chains,
+    /// Those and all that is open.
+    Grants,
+}
+
 /// What there is of our table.
-fn list(now: Duration) -> Option<Listed> {
-    let text = nft(&["-j", "list", "table", "inet", "spa_knock"], "");
+fn list(detail: Detail, now: Duration) -> Option<Listed> {
+    let text = match detail {
+        Detail::Chains => nft(&["-j", "-t", "list", "table", "inet", "spa_knock"], ""),
+        Detail::Grants => nft(&["-j", "list", "table", "inet", "spa_knock"], ""),
+    };
     text.ok().map(|text| live::read(&text, now))
 }
 

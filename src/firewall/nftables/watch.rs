@@ -11,6 +11,17 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// The first attribute of each of these messages is the name of the table.
 const TABLE: &[u8] = b"\x01\0spa_knock\0";
 
+/// What others did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Nothing that is our business.
+    Nothing,
+    /// They took something of ours away.
+    Loss,
+    /// More than there was room for: it may have been about us.
+    TooMuch,
+}
+
 /// The ear; none where the system does not let us listen.
 pub(super) struct Watch(Option<Netlink>);
 
@@ -27,20 +38,22 @@ impl Watch {
         self.0.as_ref()
     }
 
-    /// Whether something of ours was taken away since this was last asked.
-    pub(super) fn disturbed(&self) -> bool {
-        let Some(socket) = &self.0 else { return false };
-        let mut disturbed = false;
+    /// What was said since this was last asked.
+    pub(super) fn heard(&self) -> Heard {
+        let Some(socket) = &self.0 else { return Heard::Nothing };
+        let mut all = Heard::Nothing;
         let mut buffer = [0; 16 << 10];
         loop {
             match socket.try_recv(&mut buffer) {
                 Ok(Some(length)) => {
                     let heard = buffer.get(..length).unwrap_or_default();
-                    disturbed |= messages(heard).any(|(kind, body)| is_loss(kind, body));
+                    if messages(heard).any(|(kind, body)| is_loss(kind, body)) {
+                        all = Heard::Loss;
+                    }
                 }
-                Ok(None) => return disturbed,
-                // More was said than there was room for: it may have been about us.
-                Err(_) => disturbed = true,
+                Ok(None) => return all,
+                Err(_) if all == Heard::Nothing => all = Heard::TooMuch,
+                Err(_) => {}
             }
         }
     }
