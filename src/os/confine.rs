@@ -1,14 +1,23 @@
-//! What our processes give up for good: the one that reads strangers' bytes root and all that belongs to it, the one
-//! that decides the rights that its config does not need.
+//! What our processes give up for good: the one that reads strangers' bytes root and all that belongs to it, what it
+//! inherited, children, and all memory but a fair share; the one that decides the rights that its config does not need.
 
 use std::io;
+use std::os::fd::RawFd;
+use std::path::Path;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Gid, Uid, User, geteuid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, SysconfVar, Uid, User, close, geteuid, setgroups, setresgid, setresuid, sysconf};
 
-use super::capabilities;
+use super::{capabilities, files};
+
+/// What a process may map besides what it has when it is confined, in bytes; libraries and capture rings are there by
+/// then. It is five times what 10,000 clients, their successors at a reload, and all tags that are remembered take
+/// (24 MiB, `tests/hostile/src/crowd.rs`).
+const ROOM: u64 = 128 << 20;
+const STDERR: RawFd = 2;
 
 /// A user by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +44,25 @@ pub fn unprivileged(name: &str) -> io::Result<Option<Identity>> {
     Err(io::Error::new(io::ErrorKind::NotFound, format!("neither a user {name} nor nobody, other than root")))
 }
 
+/// Closes all descriptors but the standard streams: what was open where the daemon was started came along, and is
+/// none of this process's business. To be called before anything is opened.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn close_inherited() -> io::Result<()> {
+    let open = files::list(Path::new("/proc/self/fd")).map_err(io::Error::other)?;
+    for number in open.iter().filter_map(|path| path.file_name()?.to_str()?.parse::<RawFd>().ok()) {
+        if number > STDERR {
+            match close(number) {
+                // That was the list itself.
+                Err(Errno::EBADF) | Ok(()) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Gives all of it up: becomes `identity`, if there is one to become, and takes no rights any more, not even from
 /// setuid programs. Descriptors that are open stay so.
 ///
@@ -51,7 +79,23 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     // For ps: it was started through /proc/self/exe, which says nothing. 15 bytes are all that fit.
     set_name(c"spa-knock-watch")?;
     keep_secrets()?;
+    // No process, no thread. RLIMIT_FSIZE stays as it is: standard error may be a file.
+    setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
+    limit_memory()?;
     set_no_new_privs()?;
+    Ok(())
+}
+
+/// RLIMIT_AS, and not RLIMIT_DATA, which neither shared memory nor page tables count towards.
+fn limit_memory() -> io::Result<()> {
+    let sizes = files::read_text(Path::new("/proc/self/statm")).map_err(io::Error::other)?;
+    let pages: Option<u64> = sizes.split_ascii_whitespace().next().and_then(|size| size.parse().ok());
+    let page = sysconf(SysconfVar::PAGE_SIZE)?.and_then(|size| u64::try_from(size).ok());
+    let (Some(pages), Some(page)) = (pages, page) else {
+        return Err(io::Error::other("the size of this process is not known"));
+    };
+    let limit = pages.saturating_mul(page).saturating_add(ROOM);
+    setrlimit(Resource::RLIMIT_AS, limit, limit)?;
     Ok(())
 }
 
