@@ -1,5 +1,5 @@
-//! The walls around a process that reads strangers' bytes: no file, no socket, no program, and of system calls only
-//! those that waiting, receiving and passing on take.
+//! The walls around a process that reads strangers' bytes: no file, no socket, no program, no new descriptor, and of
+//! system calls only those that waiting, receiving and passing on take. `tests/e2e/hostile.rs` runs against them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,101 +7,92 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
 use nix::libc;
+use nix::sys::resource::{Resource, setrlimit};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter,
+    BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter,
 };
 
 /// SIOCGIFFLAGS of netdevice(7): libpcap asks whether an interface is still up.
 const SIOCGIFFLAGS: u64 = 0x8913;
+const STDIN: u64 = 0;
 const STDERR: u64 = 2;
 
-/// Builds the walls, for good. Sending stays possible on `channel` alone, writing on standard error alone. Returns
-/// how much of the first wall this kernel has, for the log.
+/// Builds the walls, for good. Sending stays possible on `channel` alone, writing on standard error alone, waiting
+/// for at most so many descriptors. Returns which Landlock this kernel has, for the log.
 ///
 /// # Errors
-/// When the kernel does not take the second. The process must end then.
-pub fn enter(channel: &impl AsFd) -> io::Result<&'static str> {
-    let files = close_files();
-    let channel = u64::try_from(channel.as_fd().as_raw_fd()).map_err(io::Error::other)?;
-    filter_calls(channel).map_err(io::Error::other)?;
-    Ok(files)
+/// When the kernel does not take the second or third. The process must end then.
+pub fn enter(channel: &impl AsFd, waited_for: usize) -> io::Result<ABI> {
+    let landlock = close_files();
+    close_descriptors(waited_for)?;
+    close_calls(channel)?;
+    Ok(landlock)
 }
 
-/// Landlock, as far as this kernel has it: no file of any kind, no TCP, no abstract socket of others, no signal.
-fn close_files() -> &'static str {
+/// Landlock, as far as this kernel has it: no file of any kind, no TCP and UDP, no socket of others, no signal.
+#[must_use]
+pub fn close_files() -> ABI {
+    // What the kernel does not know yet is left out; nothing of it is needed.
     let restricted = Ruleset::default()
-        .handle_access(AccessFs::from_all(ABI::V6))
-        .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V6)))
-        .and_then(|rules| rules.scope(Scope::from_all(ABI::V6)))
+        .handle_access(AccessFs::from_all(ABI::V10))
+        .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V10)))
+        .and_then(|rules| rules.scope(Scope::from_all(ABI::V10)))
         .and_then(Ruleset::create)
         .and_then(landlock::RulesetCreated::restrict_self);
-    match restricted.map(|status| status.ruleset) {
-        Ok(RulesetStatus::FullyEnforced) => "full",
-        Ok(RulesetStatus::PartiallyEnforced) => "partial",
-        Ok(RulesetStatus::NotEnforced) | Err(_) => "none",
+    match restricted {
+        Ok(status) if status.ruleset != RulesetStatus::NotEnforced => status.landlock.into(),
+        _ => ABI::Unsupported,
     }
 }
 
+/// No descriptor besides those that are open. The limit is not 0, as poll(2) takes no more of them than it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn close_descriptors(waited_for: usize) -> io::Result<()> {
+    let limit = u64::try_from(waited_for).map_err(io::Error::other)?;
+    setrlimit(Resource::RLIMIT_NOFILE, limit, limit)?;
+    Ok(())
+}
+
 /// seccomp: what is not listed fails, and ends a build that is meant for tests.
-fn filter_calls(channel: u64) -> Result<(), seccompiler::Error> {
+///
+/// # Errors
+/// When the kernel does not take it.
+pub fn close_calls(channel: &impl AsFd) -> io::Result<()> {
+    let channel = u64::try_from(channel.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    filter(channel).and_then(|program| apply_filter(&program)).map_err(io::Error::other)
+}
+
+fn filter(channel: u64) -> Result<BpfProgram, Error> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let denied = if cfg!(debug_assertions) {
         SeccompAction::KillProcess
     } else {
         SeccompAction::Errno(libc::EPERM.unsigned_abs())
     };
-    let program: BpfProgram =
-        SeccompFilter::new(rules(channel)?, denied, SeccompAction::Allow, arch)?.try_into()?;
-    apply_filter(&program)
-}
-
-fn rules(channel: u64) -> Result<BTreeMap<i64, Vec<SeccompRule>>, seccompiler::Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         always().into_iter().map(|call| (call, Vec::new())).collect();
-    let only =
-        |argument, value| SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value);
-    let no_address = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
-    let not_executable = SeccompCondition::new(
-        2,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::MaskedEq(u64::from(libc::PROT_EXEC.unsigned_abs())),
-        0,
-    )?;
-    for (call, conditions) in [
-        (libc::SYS_sendto, vec![only(0, channel)?, no_address]),
-        (libc::SYS_write, vec![only(0, STDERR)?]),
-        (libc::SYS_mmap, vec![not_executable]),
-        (libc::SYS_ioctl, vec![only(1, SIOCGIFFLAGS)?]),
-        // The standard library asks this before it closes a descriptor, in builds for tests.
-        (libc::SYS_fcntl, vec![only(1, u64::from(libc::F_GETFD.unsigned_abs()))?]),
-    ] {
-        rules.insert(call, vec![SeccompRule::new(conditions)?]);
+    for (call, ways) in sometimes(channel) {
+        rules.insert(call, ways.into_iter().map(rule).collect::<Result<_, _>>()?);
     }
-    Ok(rules)
+    Ok(SeccompFilter::new(rules, denied, SeccompAction::Allow, arch)?.try_into()?)
 }
 
-/// Calls that may be made with any arguments: waiting, receiving, memory, time, the end.
+/// Calls that may be made with any arguments: waiting, receiving, memory, the end.
 fn always() -> Vec<i64> {
     vec![
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll,
         libc::SYS_ppoll,
         libc::SYS_recvfrom,
-        libc::SYS_recvmsg,
-        libc::SYS_read,
-        libc::SYS_getsockopt,
         libc::SYS_getsockname,
         libc::SYS_brk,
         libc::SYS_munmap,
-        libc::SYS_mremap,
-        libc::SYS_madvise,
-        libc::SYS_futex,
         libc::SYS_rseq,
-        libc::SYS_clock_gettime,
         libc::SYS_gettimeofday,
         libc::SYS_getrandom,
-        libc::SYS_close,
         libc::SYS_sigaltstack,
         libc::SYS_rt_sigreturn,
         libc::SYS_rt_sigprocmask,
@@ -109,4 +100,80 @@ fn always() -> Vec<i64> {
         libc::SYS_exit,
         libc::SYS_exit_group,
     ]
+}
+
+/// Calls that may be made in these ways alone; all of a way must be so.
+fn sometimes(channel: u64) -> Vec<(i64, Vec<Way>)> {
+    vec![
+        (libc::SYS_sendto, vec![vec![Must::Be(0, channel), Must::BeNull(4)]]),
+        (libc::SYS_write, vec![vec![Must::Be(0, STDERR)]]),
+        // Through a Unix socket a descriptor could come in; these may be such.
+        (libc::SYS_recvmsg, vec![[STDIN, STDERR, channel].map(|unix| Must::NotBe(0, unix)).into()]),
+        // Why a capture failed. SO_PEERPIDFD would be a handle on the keeper.
+        (
+            libc::SYS_getsockopt,
+            vec![vec![Must::Be(1, bits(libc::SOL_SOCKET)), Must::Be(2, bits(libc::SO_ERROR))]],
+        ),
+        (libc::SYS_ioctl, vec![vec![Must::Be(1, SIOCGIFFLAGS)]]),
+        // For the heap: not to be run, not of a file, not shared.
+        (
+            libc::SYS_mmap,
+            vec![vec![
+                Must::Have(2, 0, bits(libc::PROT_EXEC)),
+                Must::Have(
+                    3,
+                    bits(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS),
+                    bits(libc::MAP_TYPE | libc::MAP_ANONYMOUS),
+                ),
+            ]],
+        ),
+        (libc::SYS_mremap, vec![vec![Must::Be(3, bits(libc::MREMAP_MAYMOVE))]]),
+        (
+            libc::SYS_madvise,
+            [libc::MADV_DONTNEED, libc::MADV_FREE].map(|advice| vec![Must::Be(2, bits(advice))]).into(),
+        ),
+        // Not the ones that lend priorities, in which kernels have had holes (CVE-2014-3153).
+        (
+            libc::SYS_futex,
+            [libc::FUTEX_WAIT, libc::FUTEX_WAKE, libc::FUTEX_WAIT_BITSET, libc::FUTEX_WAKE_BITSET]
+                .map(|operation| vec![Must::Have(1, bits(operation), bits(libc::FUTEX_CMD_MASK))])
+                .into(),
+        ),
+        // Others name a process: how long the keeper computes tells what it does.
+        (
+            libc::SYS_clock_gettime,
+            [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC].map(|clock| vec![Must::Be(0, bits(clock))]).into(),
+        ),
+    ]
+}
+
+/// A way to make a call.
+type Way = Vec<Must>;
+
+/// What the argument at this place must be. Kernels read 32 bits of all of these but a pointer.
+enum Must {
+    Be(u8, u64),
+    NotBe(u8, u64),
+    /// These bits of those in the mask that follows.
+    Have(u8, u64, u64),
+    BeNull(u8),
+}
+
+fn rule(way: Way) -> Result<SeccompRule, Error> {
+    use SeccompCmpArgLen::{Dword, Qword};
+    let condition = |must| {
+        let (argument, length, operator, value) = match must {
+            Must::Be(argument, value) => (argument, Dword, SeccompCmpOp::Eq, value),
+            Must::NotBe(argument, value) => (argument, Dword, SeccompCmpOp::Ne, value),
+            Must::Have(argument, value, mask) => (argument, Dword, SeccompCmpOp::MaskedEq(mask), value),
+            Must::BeNull(argument) => (argument, Qword, SeccompCmpOp::Eq, 0),
+        };
+        SeccompCondition::new(argument, length, operator, value)
+    };
+    let conditions: Result<_, _> = way.into_iter().map(condition).collect();
+    Ok(SeccompRule::new(conditions?)?)
+}
+
+fn bits(value: i32) -> u64 {
+    value.cast_unsigned().into()
 }

@@ -132,10 +132,11 @@ impl Running {
                     if starts { self.open(source, port, &coming.interfaces, missing)? } else { Vec::new() };
                 if starts {
                     // From here on nothing needs root, and every byte that comes is a stranger's.
-                    let walls =
-                        confine::confine(coming.identity).and_then(|()| sandbox::enter(&self.channel));
-                    let files = walls.map_err(|error| self.fail(format!("watcher: {error}")))?;
-                    log::info!("confined: seccomp on, landlock {files}");
+                    let waited_for = self.captures.len().saturating_add(1);
+                    let landlock = confine::confine(coming.identity)
+                        .and_then(|()| sandbox::enter(&self.channel, waited_for))
+                        .map_err(|error| self.fail(format!("watcher: {error}")))?;
+                    log::info!("confined: seccomp, landlock ABI {landlock}");
                 }
                 self.watcher.replace_clients(window, coming.clients);
                 self.watcher.prepare(clock::wall());

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,12 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
         assert_eq!(field(&status, "NoNewPrivs"), ["1"]);
         assert_eq!(field(&status, "Seccomp"), ["2"]);
         let limits = fs::read_to_string(format!("/proc/{watcher}/limits")).unwrap();
-        assert!(limits.lines().any(|line| line.starts_with("Max core file size        0 ")), "{limits}");
+        for limit in
+            ["Max core file size        0 ", "Max processes             0 ", "Max open files            2 "]
+        {
+            assert!(limits.lines().any(|line| line.starts_with(limit)), "{limit}: {limits}");
+        }
+        assert!(!limits.contains("Max address space         unlimited"), "{limits}");
         // What is not dumpable belongs to root in /proc.
         assert_eq!(fs::metadata(format!("/proc/{watcher}/mem")).unwrap().uid(), 0);
         // The channel, a socket or nothing, the log, the signals' own; captures and what libpcap opens for them.
@@ -147,6 +153,19 @@ fn the_keeper_has_no_more_rights_than_its_config_needs() {
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
     assert_ne!(field(&status_of(daemon.id()), "CapEff"), ["00000000000031e0"], "commands may need anything");
+}
+
+#[test]
+fn the_watcher_has_nothing_that_was_open_where_the_daemon_was_started() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let command = Daemon::command(&site);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 7</etc/passwd", "sh"]).arg(command.get_program()).args(command.get_args());
+    let daemon = Daemon::start_command(&lab.server, shell);
+    let open = |process: Pid| fs::read_link(format!("/proc/{process}/fd/7")).ok();
+    assert_eq!(open(daemon.id()).unwrap(), Path::new("/etc/passwd"));
+    assert_eq!(open(daemon.watcher().expect("a child of the daemon")), None);
 }
 
 #[test]
