@@ -50,6 +50,13 @@ impl Restart {
         };
         self.due = Some(now.saturating_add(self.delay));
     }
+
+    /// What is due stays due: a watcher that asks for this again and again must not put off its own end.
+    fn postpone_unless_due(&mut self) {
+        if self.due.is_none() {
+            self.postpone();
+        }
+    }
 }
 
 impl Ears {
@@ -109,7 +116,7 @@ impl Ears {
         if self.restart.delay < RESTART_MAX {
             log::error!("{why}\nwatching the other interfaces, and looking for this one again");
         }
-        self.restart.postpone();
+        self.restart.postpone_unless_due();
     }
 
     /// The watcher is not believed any more; it hears until another one does.
@@ -180,4 +187,21 @@ fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
 
 fn start(loaded: &Loaded, post: &Post, socket: &UdpPort, missing: Missing) -> Result<WatcherProcess, String> {
     WatcherProcess::start(post, missing, loaded.config.window, socket, loaded.key_sets())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_that_keeps_losing_interfaces_does_not_put_off_the_one_that_replaces_it() {
+        let mut restart = Restart::new();
+        restart.postpone_unless_due();
+        let due = restart.due;
+        assert!(due.is_some());
+        for _ in 0..100 {
+            restart.postpone_unless_due();
+        }
+        assert_eq!((restart.due, restart.delay), (due, RESTART_FIRST));
+    }
 }
