@@ -21,6 +21,7 @@ mod daemon;
 mod disk;
 mod doors;
 mod gate;
+mod hostile;
 mod kill;
 mod laboratory;
 mod nat;

@@ -1,0 +1,275 @@
+//! A watcher that somebody has taken over, `tests/hostile`: behind its walls it can do what a watcher must, and of all
+//! else that it tries nothing. Each wall is tried alone too, and all trials without any, so that they are known to
+//! fail at the wall.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::libc::{SIGSEGV, SIGSYS};
+use spa_knock::os::channel::{Channel, Received};
+use spa_knock::os::udp::{Incoming, UdpPort};
+use tempfile::TempDir;
+
+use crate::net::{CLIENT4, KNOCK_PORT, Lab, SERVER4};
+
+/// What a watcher must still be able to do, `tests/hostile/src/works.rs`.
+const WORKS: [&str; 6] = [
+    "an order arrives",
+    "a report leaves",
+    "a datagram is seen",
+    "the clocks run",
+    "memory grows and shrinks",
+    "random numbers come",
+];
+/// Denied even to root by the lock on the capture's filter.
+const LOCKED: [&str; 4] =
+    ["take the filter off", "put another filter on", "put a BPF program on", "unlock the filter"];
+/// What a container's or a kernel's own rules may deny to root where no wall stands.
+const DENIED_ELSEWHERE: [&str; 21] = [
+    "add_key",
+    "all input and output ports",
+    "be traced",
+    "bpf",
+    "finit_module",
+    "init_module",
+    "input and output ports",
+    "io_uring_enter",
+    "io_uring_setup",
+    "kexec_load",
+    "keyctl",
+    "open_by_handle_at",
+    "perf_event_open",
+    "prctl: the memory's map",
+    "ptrace a process of the same user",
+    "ptrace the keeper",
+    "request_key",
+    "settimeofday",
+    "the kernel's log",
+    "unshare a user namespace",
+    "userfaultfd",
+];
+
+#[test]
+fn a_taken_over_watcher_can_do_nothing_else() {
+    for source in ["lan0", "any", "socket"] {
+        let Some(report) = Report::of("all", source) else { return };
+        report.works();
+        report.denies_everything();
+    }
+}
+
+#[test]
+fn a_taken_over_watcher_can_do_nothing_else_where_there_is_no_landlock() {
+    for source in ["lan0", "socket"] {
+        let Some(report) = Report::of("calls", source) else { return };
+        report.works();
+        report.denies_everything();
+    }
+}
+
+#[test]
+fn files_sockets_and_signals_are_denied_by_landlock_alone() {
+    let Some(files) = Report::of("files", "lan0") else { return };
+    assert!(files.tried().len() >= 20, "{:?}", files.lines);
+    assert_eq!(files.allowed(), [""; 0]);
+    let Some(user) = Report::of("user", "lan0") else { return };
+    assert_eq!(user.denied(), [""; 0], "file permissions deny nothing");
+    assert_eq!(user.tried(), files.tried());
+}
+
+#[test]
+fn new_processes_descriptors_and_much_memory_are_denied_by_limits_alone() {
+    let Some(limits) = Report::of("limits", "lan0") else { return };
+    assert!(limits.tried().len() >= 15, "{:?}", limits.lines);
+    assert_eq!(limits.allowed(), [""; 0]);
+}
+
+#[test]
+fn without_walls_nothing_is_denied_but_changes_to_the_captures_filter() {
+    for source in ["lan0", "socket"] {
+        let Some(free) = Report::of("none", source) else { return };
+        assert!(free.tried().len() >= 150, "{}", free.tried().len());
+        let denied: Vec<_> =
+            free.denied().into_iter().filter(|name| !DENIED_ELSEWHERE.contains(name)).collect();
+        assert_eq!(denied, if source == "lan0" { &LOCKED[..] } else { &[] });
+        let Some(walled) = Report::of("all", source) else { return };
+        assert_eq!(free.tried().difference(&walled.tried()).collect::<Vec<_>>(), [&""; 0]);
+    }
+}
+
+#[test]
+fn a_call_of_another_architecture_ends_the_watcher() {
+    let Some(report) = Report::of("all, and a foreign call", "lan0") else { return };
+    assert_eq!(report.allowed(), [""; 0]);
+    // A kernel without calls of 32-bit programs has no such door.
+    let ended = report.status.signal().is_some_and(|signal| [SIGSYS, SIGSEGV].contains(&signal));
+    assert!(ended || cfg!(not(target_arch = "x86_64")), "{report:?}");
+}
+
+#[test]
+fn ten_thousand_clients_and_all_tags_fit_into_half_of_the_watchers_memory() {
+    let Some(report) = Report::of("all, and a crowd", "lan0") else { return };
+    assert!(
+        report.done && report.lines.contains(&"works 10,000 clients and 65,536 tags fit".to_owned()),
+        "{report:#?}"
+    );
+    let peak = report.state.lines().find_map(|line| line.strip_prefix("VmPeak:")?.split_whitespace().next());
+    let peak_kib: u64 = peak.unwrap().parse().unwrap();
+    assert!(peak_kib < 64 << 10, "{peak_kib} KiB");
+}
+
+#[test]
+fn a_watcher_that_is_not_started_as_root_keeps_no_capability() {
+    let Some(lab) = Lab::new() else { return };
+    // Where that user may go.
+    let folder = open_folder();
+    let copy = folder.path().join("hostile");
+    fs::copy(program(), &copy).unwrap();
+    let nobody = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={}", nobody.uid), format!("--regid={}", nobody.gid)]);
+    command.args(["--clear-groups", "--inh-caps=+net_raw,+net_admin", "--ambient-caps=+net_raw,+net_admin"]);
+    command.arg(copy);
+    let report = Report::of_command(&lab, command, "all", "lan0");
+    report.works();
+    report.denies_everything();
+    for set in ["CapPrm", "CapEff", "CapInh", "CapAmb"] {
+        assert!(report.state.contains(&format!("{set}:\t0000000000000000\n")), "{}", report.state);
+    }
+}
+
+/// What the watcher said, and was found to be.
+#[derive(Debug)]
+struct Report {
+    lines: Vec<String>,
+    /// Whether it came to its end.
+    done: bool,
+    /// Its /proc/PID/status behind its walls.
+    state: String,
+    status: ExitStatus,
+    /// Whether its report reached the keeper.
+    reported: bool,
+}
+
+impl Report {
+    /// Runs it behind these walls, at this interface or `socket`; nothing for those who may not make namespaces.
+    fn of(walls: &str, source: &str) -> Option<Self> {
+        Lab::new().map(|lab| Self::of_command(&lab, Command::new(program()), walls, source))
+    }
+
+    /// Is its keeper.
+    fn of_command(lab: &Lab, mut command: Command, walls: &str, source: &str) -> Self {
+        let scratch = open_folder();
+        for file in ["file", "remove", "rename"] {
+            fs::write(scratch.path().join(file), "content").unwrap();
+            fs::set_permissions(scratch.path().join(file), fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        fs::create_dir(scratch.path().join("folder")).unwrap();
+
+        let (channel, theirs) = Channel::pair().unwrap();
+        let udp = lab.server.enter(|| UdpPort::bind(KNOCK_PORT, Incoming::Received)).unwrap();
+        let stdout = if source == "socket" { udp.share().unwrap().into() } else { Stdio::null() };
+        command.args([walls, source, &KNOCK_PORT.to_string()]).arg(scratch.path());
+        command.stdin(theirs).stdout(stdout).stderr(Stdio::piped());
+        let mut child = lab.server.spawn(&mut command);
+        // It holds the other ends.
+        drop(command);
+
+        channel.send(b"order").unwrap();
+        let (lines, done) = Self::read(lab, &mut child);
+        let state = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        let mut reported = false;
+        let mut message = [0; 512];
+        while let Ok(Received::Message(length)) = channel.try_recv(&mut message) {
+            reported |= &message[..length] == b"report";
+        }
+        drop(channel);
+        Self { lines, done, state, status: child.wait().unwrap(), reported }
+    }
+
+    /// Its lines until it is done or ends, and which of them; the datagram that it waits for is sent.
+    fn read(lab: &Lab, child: &mut Child) -> (Vec<String>, bool) {
+        let mut lines = Vec::new();
+        for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
+            match line.as_str() {
+                "watching" => {
+                    // As long as the shortest knock.
+                    lab.client.udp(CLIENT4).send_to(&[0; 228], (SERVER4, KNOCK_PORT)).unwrap();
+                }
+                "done" => return (lines, true),
+                _ => lines.push(line),
+            }
+        }
+        (lines, false)
+    }
+
+    fn works(&self) {
+        assert_eq!(self.names("works "), WORKS, "{:#?}", self.lines);
+        assert!(self.reported, "its report arrives");
+    }
+
+    fn denies_everything(&self) {
+        assert_eq!(self.allowed(), [""; 0]);
+        assert!(self.tried().len() >= 150, "{}", self.tried().len());
+        for line in self.lines.iter().filter(|line| line.starts_with("denied ")) {
+            // No call is denied for another reason, but that of memory, which is allowed up to its limit.
+            let memory = line.contains("byte") && line.ends_with(" ENOMEM");
+            assert!(line.ends_with(" EPERM") || memory, "{line}");
+        }
+        assert!(self.lines.last().is_some_and(|line| line.contains(" other calls by number EPERM")));
+    }
+
+    fn allowed(&self) -> Vec<&str> {
+        self.lines
+            .iter()
+            .filter(|l| l.starts_with("ALLOWED ") || l.starts_with("BROKEN "))
+            .map(String::as_str)
+            .collect()
+    }
+
+    /// The names of what was denied, whatever the error.
+    fn denied(&self) -> Vec<&str> {
+        self.names("denied ").into_iter().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect()
+    }
+
+    /// The names of all trials.
+    fn tried(&self) -> BTreeSet<&str> {
+        assert!(self.done && self.status.success(), "{self:#?}");
+        let allowed = self.names("ALLOWED ").into_iter();
+        allowed.map(|line| line.split(" (errno").next().unwrap()).chain(self.denied()).collect()
+    }
+
+    fn names(&self, word: &str) -> Vec<&str> {
+        self.lines.iter().filter_map(|line| line.strip_prefix(word)).collect()
+    }
+}
+
+/// A folder that is open to everybody.
+fn open_folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    folder
+}
+
+/// The program, built by scripts/test; no older than what it is built from.
+fn program() -> PathBuf {
+    const BUILD: &str =
+        "hint: cargo build --locked --manifest-path tests/hostile/Cargo.toml --target-dir target";
+    let beside = Path::new(env!("CARGO_BIN_EXE_spa-knockd")).with_file_name("hostile");
+    let path = std::env::var_os("SPA_KNOCK_HOSTILE").map_or(beside, PathBuf::from);
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
+    let built = changed(&path).unwrap_or_else(|error| panic!("{}: {error}\n{BUILD}", path.display()));
+    for folder in ["src/os", "src/capture", "tests/hostile/src", "tests/hostile/src/trials"] {
+        for entry in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap() {
+            let source = entry.unwrap().path();
+            let older = source.is_file() && built < changed(&source).unwrap();
+            assert!(!older, "{}: older than {}\n{BUILD}", path.display(), source.display());
+        }
+    }
+    path
+}

@@ -1,0 +1,55 @@
+//! The most that a watcher is meant to have in memory, to see that the limit on it has room for that.
+
+use std::time::Duration;
+
+use spa_knock::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
+use spa_knock::gate::Watcher;
+use spa_knock::os::clock;
+use spa_knock::wire::{DATAGRAM_MIN, hint};
+
+use crate::works::tell;
+
+/// As many as the limit is meant for.
+const CLIENTS: u32 = 10_000;
+/// The widest that a config can have.
+const WINDOW: Duration = Duration::from_secs(600);
+/// As many tags as are remembered (`src/gate/copies.rs`).
+const TAGS: u32 = 1 << 16;
+
+/// Takes in all of it; what does not fit ends this process.
+pub(crate) fn fits() {
+    let mut watcher = Watcher::new(WINDOW, clients());
+    watcher.prepare(clock::wall());
+    // A reload brings all of them anew while the old ones are still there.
+    watcher.replace_clients(WINDOW, clients());
+    watcher.prepare(clock::wall());
+    let passed = (0..TAGS).filter(|&number| watcher.judge(&signed(number), clock::wall()).is_ok()).count();
+    tell("10,000 clients and 65,536 tags fit", passed == TAGS as usize);
+}
+
+fn clients() -> Vec<(Fingerprint, WatcherKeys)> {
+    let client = |number: u32| {
+        let mut fingerprint = [0; 8];
+        fingerprint[..4].copy_from_slice(&number.to_be_bytes());
+        let [hint, sign, selector] = [1, 2, 3].map(|label| Secret::from_bytes(&key(number, label)));
+        (Fingerprint::from_bytes(fingerprint), WatcherKeys { hint, sign, selector })
+    };
+    (0..CLIENTS).map(client).collect()
+}
+
+fn key(client: u32, label: u8) -> [u8; 32] {
+    let mut bytes = [label; 32];
+    bytes[..4].copy_from_slice(&client.to_be_bytes());
+    bytes
+}
+
+/// A datagram of the first client that was never there before. What is sealed in it no watcher sees.
+fn signed(number: u32) -> Vec<u8> {
+    let [names, signs] = [1, 2].map(|label| MacKey::new(&key(0, label)));
+    let mut bytes = hint(&names, clock::wall().epoch()).to_vec();
+    bytes.extend(number.to_be_bytes());
+    bytes.resize(DATAGRAM_MIN - 32, 0);
+    let tag = signs.tag(&[&bytes]);
+    bytes.extend(tag);
+    bytes
+}
