@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::crypto::Nonce;
-use spa_knock::gate::{Answer, Authentic, Keeper, Order, Policy, Refusal, Verdict, Watcher};
+use spa_knock::gate::{Answer, Authentic, Keeper, Order, Refusal, Verdict, Watcher};
 use spa_knock::knock::{Now, ReplyWanted, Timestamp};
 use spa_knock::server::fuzzing::{Journal, append_acceptance, read_journal, report, reported, write_journal};
 use spa_knock::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
@@ -34,7 +34,6 @@ fuzz_target!(|script: &[u8]| {
 struct Server {
     watcher: Watcher,
     keeper: Keeper,
-    policy: Policy,
     rules: Rules,
     journal: Vec<u8>,
     /// Up to which time knocks may have been accepted.
@@ -59,7 +58,6 @@ impl Server {
             journal: write_journal(&memory, NUMBER),
             lease: memory.highest(),
             keeper: Keeper::new(rules.policy(), memory),
-            policy: rules.policy(),
             rules,
             now: site::NOW,
             made: Vec::new(),
@@ -86,7 +84,6 @@ impl Server {
                 self.rules = Rules::of(*number);
                 self.rules.instruct(&mut self.watcher);
                 self.keeper.replace_policy(self.rules.policy());
-                self.policy = self.rules.policy();
             }
         }
     }
@@ -193,15 +190,15 @@ impl Server {
     fn act(&mut self, order: &Order, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
         let body = Body::read(body).expect("a body");
         let knock = body.understand().expect("acted on, but not understood");
-        let outcome = oracle::carry_out(order, knock, &self.policy, source.ip(), self.now.wall);
-        let wanted = self.policy.reply && knock.reply == ReplyWanted::Yes;
+        let outcome = oracle::carry_out(order, knock, self.rules.known(), source.ip(), self.now.wall);
+        let wanted = self.rules.known().reply && knock.reply == ReplyWanted::Yes;
         let (_, answer) = self.keeper.conclude(order.ticket(), outcome, "", self.now);
         assert_eq!(answer.is_some(), wanted);
         self.answer(answer, envelope, source);
     }
 
     fn refuse(&mut self, refusal: Refusal, envelope: &Envelope<'_>, source: SocketAddr) {
-        assert!(refusal.answer.is_none() || self.policy.reply && refusal.rejection.status().is_some());
+        assert!(refusal.answer.is_none() || self.rules.known().reply && refusal.rejection.status().is_some());
         self.answer(refusal.answer, envelope, source);
     }
 

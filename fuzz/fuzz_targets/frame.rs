@@ -26,8 +26,13 @@ fuzz_target!(|frame: &[u8]| {
             Link::LinuxCooked => SlicedPacket::from_linux_sll(frame),
             Link::LinuxCooked2 | Link::Loopback => continue,
         };
-        if let Some(theirs) = other.ok().and_then(|packet| ends(&packet)) {
-            assert_eq!(theirs, (segment.source, segment.destination, segment.payload), "{link:?}");
+        let Ok(other) = other else { continue };
+        assert!(!other.is_ip_payload_fragmented(), "{link:?}");
+        match ends(&other) {
+            Some(theirs) => {
+                assert_eq!(theirs, (segment.source, segment.destination, segment.payload), "{link:?}");
+            }
+            None => assert!(other.transport.is_none(), "{link:?}: not UDP"),
         }
     }
 });

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use spa_knock::crypto::{ClientKeys, KeySet, PairSecret, Secret};
+use spa_knock::crypto::{ClientKeys, Fingerprint, KeySet, PairSecret, Secret, WatcherKeys};
 use spa_knock::gate::{
     Action, Client, ClientRules, Keeper, KeyAge, Part, Policy, ReplayMemory, Term, Uses, Watcher,
 };
@@ -52,11 +52,11 @@ impl Rules {
         }
     }
 
-    /// The policy that says so.
+    /// The policy that says so, for a keeper of its own.
     #[must_use]
     pub fn policy(self) -> Policy {
         Policy {
-            window: Duration::from_secs(if self == Self::Listed { 600 } else { 30 }),
+            window: self.window(),
             reply: self != Self::Narrow,
             own_addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
             actions: actions(),
@@ -67,16 +67,34 @@ impl Rules {
     /// The watcher's share of the same.
     #[must_use]
     pub fn watcher(self) -> Watcher {
-        let mut watcher = Watcher::new(self.policy().window, []);
-        self.instruct(&mut watcher);
-        watcher
+        Watcher::new(self.window(), self.signers())
+    }
+
+    /// The same policy, to look things up in.
+    #[must_use]
+    pub fn known(self) -> &'static Policy {
+        static ALL: LazyLock<[Policy; 4]> =
+            LazyLock::new(|| [0, 1, 2, 3].map(|number| Rules::of(number).policy()));
+        let [wide, nobody, listed, narrow] = &*ALL;
+        match self {
+            Self::Wide => wide,
+            Self::Nobody => nobody,
+            Self::Listed => listed,
+            Self::Narrow => narrow,
+        }
     }
 
     /// Tells a watcher, as a reload does.
     pub fn instruct(self, watcher: &mut Watcher) {
-        let policy = self.policy();
-        let keys = policy.clients.iter().map(|client| (client.fingerprint, KEYS.watcher()));
-        watcher.replace_clients(policy.window, keys);
+        watcher.replace_clients(self.window(), self.signers());
+    }
+
+    fn window(self) -> Duration {
+        Duration::from_secs(if self == Self::Listed { 600 } else { 30 })
+    }
+
+    fn signers(self) -> Option<(Fingerprint, WatcherKeys)> {
+        (self != Self::Nobody).then(|| (KEYS.fingerprint, KEYS.watcher()))
     }
 
     fn client(self) -> Option<Client> {
