@@ -27,6 +27,7 @@ mod laboratory;
 mod nat;
 mod notebook;
 mod open;
+mod power;
 mod prober;
 mod processes;
 mod refusal;

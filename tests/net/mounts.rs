@@ -36,9 +36,11 @@ impl Mounts {
         ["nsenter".to_owned(), entrance]
     }
 
-    fn run(&self, program: &str, words: &[&str]) {
+    /// Runs a program in there to its end, which must be good; what it printed.
+    pub(crate) fn run(&self, program: &str, words: &[&str]) -> String {
         let [nsenter, entrance] = self.words();
         let output = limited(&nsenter).arg(entrance).arg(program).args(words).output().unwrap();
         assert!(output.status.success(), "{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 }
