@@ -4,6 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::files::{self, FileError};
+use crate::knock::Protocol;
+
+/// States of a socket, from the kernel's tcp_states.h.
+const ESTABLISHED: &str = "01";
+const LISTEN: &str = "0A";
+/// What a UDP socket is in that anybody may send to (TCP_CLOSE).
+const UNCONNECTED: &str = "07";
 
 /// One established connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +36,36 @@ pub fn established() -> Result<Vec<Connection>, FileError> {
     Ok(connections)
 }
 
-/// `  sl  local_address rem_address   st …`, addresses as words in the machine's byte order.
+/// Where services of this network namespace wait for connections (TCP) or datagrams (UDP).
+///
+/// # Errors
+/// When /proc cannot be read; a missing file means that this IP version is off.
+pub fn listening() -> Result<Vec<(Protocol, SocketAddr)>, FileError> {
+    let mut places = Vec::new();
+    for (path, protocol, state) in [
+        ("/proc/self/net/tcp", Protocol::Tcp, LISTEN),
+        ("/proc/self/net/tcp6", Protocol::Tcp, LISTEN),
+        ("/proc/self/net/udp", Protocol::Udp, UNCONNECTED),
+        ("/proc/self/net/udp6", Protocol::Udp, UNCONNECTED),
+    ] {
+        let take = |line: &str| places.extend(socket(line, state).map(|socket| (protocol, socket.local)));
+        match files::read_lines(Path::new(path), take) {
+            Err(error) if !error.missing => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(places)
+}
+
 fn parse(line: &str) -> Option<Connection> {
-    const ESTABLISHED: &str = "01";
+    socket(line, ESTABLISHED)
+}
+
+/// `  sl  local_address rem_address   st …`, addresses as words in the machine's byte order.
+fn socket(line: &str, state: &str) -> Option<Connection> {
     let mut words = line.split_ascii_whitespace().skip(1);
     let connection = Connection { local: address(words.next()?)?, remote: address(words.next()?)? };
-    (words.next()? == ESTABLISHED).then_some(connection)
+    (words.next()? == state).then_some(connection)
 }
 
 fn address(text: &str) -> Option<SocketAddr> {
@@ -64,6 +95,15 @@ mod tests {
         let expected =
             Connection { local: listener.local_addr().unwrap(), remote: client.local_addr().unwrap() };
         assert!(established().unwrap().contains(&expected));
+    }
+
+    #[test]
+    fn what_listens_on_this_machine_is_found() {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let listening = listening().unwrap();
+        assert!(listening.contains(&(Protocol::Tcp, tcp.local_addr().unwrap())));
+        assert!(listening.contains(&(Protocol::Udp, udp.local_addr().unwrap())));
     }
 
     #[cfg(target_endian = "little")]

@@ -1,14 +1,14 @@
 //! What this host is and has: its name, users, interfaces, programs, our capabilities, who listens where.
-#![allow(clippy::disallowed_methods, reason = "looks at /proc and /sys, in place of files")]
+#![allow(clippy::disallowed_methods, reason = "looks at /proc, in place of files")]
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// IFF_UP of netdevice(7).
-const IFF_UP: u32 = 1;
+use nix::net::if_::InterfaceFlags;
+
 /// In /proc/net/udp: the local address's column, and how many stand between it and the inode, proc_net(5).
 const LOCAL_ADDRESS: usize = 1;
 const BETWEEN_LOCAL_AND_INODE: usize = 7;
@@ -80,12 +80,40 @@ pub fn network_namespace() -> Option<u64> {
 /// The addresses of this host's interfaces; none where the system does not tell.
 #[must_use]
 pub fn own_addresses() -> BTreeSet<IpAddr> {
-    let address = |interface: nix::ifaddrs::InterfaceAddress| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    nix::ifaddrs::getifaddrs().map(|all| all.filter_map(ip).collect()).unwrap_or_default()
+}
+
+/// The addresses of one interface; none where the system does not tell.
+#[must_use]
+pub fn addresses_of(interface: &str) -> BTreeSet<IpAddr> {
+    let all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    all.filter(|address| address.interface_name == interface).filter_map(ip).collect()
+}
+
+/// A kernel parameter by its dotted name, without the white space around it; none where it cannot be read.
+#[must_use]
+pub fn sysctl(name: &str) -> Option<String> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    fs::read_to_string(path).ok().map(|value| value.trim().to_owned())
+}
+
+/// Whether the kernel knows a way to this address. Nothing is sent.
+#[must_use]
+pub fn has_route(to: IpAddr) -> bool {
+    let from: IpAddr = match to {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    nix::ifaddrs::getifaddrs().map(|all| all.filter_map(address).collect()).unwrap_or_default()
+    // The port of a datagram that is never sent.
+    UdpSocket::bind((from, 0)).is_ok_and(|socket| socket.connect((to, 9)).is_ok())
+}
+
+/// Whether the iptables of old, which nftables does not show, has rules that filter.
+#[must_use]
+pub fn has_legacy_filter() -> bool {
+    ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
+        .iter()
+        .any(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == "filter")))
 }
 
 /// Whether this host passes packets on between networks, IPv4 or IPv6. What cannot be read is off.
@@ -96,14 +124,16 @@ pub fn forwards() -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0"))
 }
 
-/// The state of an interface. The name must have no `/`.
+/// The state of an interface of this network namespace.
 #[must_use]
 pub fn link(interface: &str) -> Link {
-    let Ok(flags) = fs::read_to_string(Path::new("/sys/class/net").join(interface).join("flags")) else {
-        return Link::Missing;
-    };
-    let flags = flags.trim().strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok());
-    if flags.is_some_and(|flags| flags & IFF_UP != 0) { Link::Up } else { Link::Down }
+    // Each interface is among them, also one without an address. /sys may show those of another namespace.
+    let mut all = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    match all.find(|address| address.interface_name == interface) {
+        None => Link::Missing,
+        Some(address) if address.flags.contains(InterfaceFlags::IFF_UP) => Link::Up,
+        Some(_) => Link::Down,
+    }
 }
 
 /// Whether this process has a capability in effect; `None` when that cannot be found out.
@@ -136,6 +166,12 @@ pub fn programs_on_udp(port: u16) -> Vec<String> {
     names
 }
 
+fn ip(interface: nix::ifaddrs::InterfaceAddress) -> Option<IpAddr> {
+    let address = interface.address?;
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
 fn effective_set(status: &str) -> Option<u64> {
     let hex = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(hex.trim(), 16).ok()
@@ -165,8 +201,6 @@ fn program_of_socket(inode: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::UdpSocket;
-
     use super::*;
 
     #[test]

@@ -17,6 +17,8 @@ pub mod connections;
 #[cfg(feature = "server")]
 pub mod descriptors;
 #[cfg(feature = "server")]
+pub mod discipline;
+#[cfg(feature = "server")]
 pub mod host;
 #[cfg(feature = "server")]
 pub mod log;
