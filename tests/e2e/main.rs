@@ -16,6 +16,7 @@
 mod net;
 
 mod capture;
+mod check;
 mod clients;
 mod daemon;
 mod disk;

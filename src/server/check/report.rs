@@ -1,0 +1,68 @@
+//! What `check` has found, and how it is told.
+
+use crate::config::{ConfigErrors, Problem, ServerConfig};
+use crate::os::files::FileError;
+
+/// What has been found.
+#[derive(Default)]
+pub(super) struct Report {
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+    ok: Vec<String>,
+}
+
+impl Report {
+    /// Whether there is no problem. Warnings are none.
+    pub(super) fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// How many problems there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// Problems, warnings, then what is fine if nothing is wrong.
+    pub(super) fn text(mut self) -> String {
+        let problems = if self.problems.is_empty() {
+            String::new()
+        } else {
+            format!("{}\n", ConfigErrors::of(self.problems))
+        };
+        self.warnings.sort();
+        let warnings: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+        let fine = if problems.is_empty() { self.ok } else { Vec::new() };
+        let ok: String = fine.iter().map(|line| format!("ok: {line}\n")).collect();
+        format!("{problems}{warnings}{ok}")
+    }
+
+    /// Something that is fine.
+    pub(super) fn ok(&mut self, line: String) {
+        self.ok.push(line);
+    }
+
+    /// Problems with their places.
+    pub(super) fn problems(&mut self, problems: &[Problem]) {
+        self.problems.extend_from_slice(problems);
+    }
+
+    /// A problem with a file, if it is one.
+    pub(super) fn file(&mut self, result: Result<(), FileError>) {
+        if let Err(error) = result {
+            let hint = error.missing.then(|| "spa-knockd init makes it".to_owned());
+            self.problems.push(Problem::of_file(FileError { hint: error.hint.or(hint), ..error }));
+        }
+    }
+
+    /// A problem with the key of the config that these names reach.
+    pub(super) fn problem(&mut self, config: &ServerConfig, place: &[&str], message: String, hint: &str) {
+        let place = config.places.of(place).clone();
+        self.problems.push(Problem { place, message, hint: Some(hint.to_owned()) });
+    }
+
+    /// The same for what is odd but not wrong.
+    pub(super) fn warning(&mut self, config: &ServerConfig, place: &[&str], message: String, hint: &str) {
+        let place = config.places.of(place).clone();
+        self.warnings.push(Problem { place, message, hint: Some(hint.to_owned()) });
+    }
+}
