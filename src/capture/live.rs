@@ -7,7 +7,7 @@ use nix::sys::socket::setsockopt;
 use pcap::{Active, Direction, Error, Linktype};
 
 use super::filter;
-use super::{Capture, CaptureError, Next};
+use super::{Capture, CaptureError, Intake, Next};
 use crate::packet::{Link, Segment};
 
 /// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
@@ -33,6 +33,9 @@ pub struct Live {
     interface: Option<u32>,
     port: u16,
     place: String,
+    intake: Intake,
+    /// What libpcap told last: its numbers of 32 bits begin anew at some time.
+    told: [u32; 3],
 }
 
 impl Live {
@@ -80,7 +83,7 @@ impl Live {
             reason: format!("its filter cannot be locked: {errno}"),
             hint: None,
         })?;
-        Ok(Self { capture, link, interface: index, port, place })
+        Ok(Self { capture, link, interface: index, port, place, intake: Intake::default(), told: [0; 3] })
     }
 }
 
@@ -103,6 +106,27 @@ impl Capture for Live {
             Err(error) => Err(describe(&self.place, &error)),
         }
     }
+
+    fn intake(&mut self) -> Option<Intake> {
+        // Of an interface that is gone, what was told before still holds.
+        if let Ok(stats) = self.capture.stats() {
+            let now = [stats.received, stats.dropped, stats.if_dropped];
+            self.intake = self.intake.plus(since(self.told, now));
+            self.told = now;
+        }
+        Some(self.intake)
+    }
+}
+
+/// What came between two readings of numbers that wrap around.
+fn since(before: [u32; 3], now: [u32; 3]) -> Intake {
+    let [b_received, b_dropped, b_if_dropped] = before;
+    let [received, dropped, if_dropped] = now;
+    Intake {
+        received: received.wrapping_sub(b_received).into(),
+        dropped: dropped.wrapping_sub(b_dropped).into(),
+        if_dropped: if_dropped.wrapping_sub(b_if_dropped).into(),
+    }
 }
 
 fn describe(place: &str, error: &Error) -> CaptureError {
@@ -115,5 +139,16 @@ fn describe(place: &str, error: &Error) -> CaptureError {
         place: place.to_owned(),
         reason: if denied { "capturing is not allowed (CAP_NET_RAW is missing)".to_owned() } else { text },
         hint: denied.then_some("run as root, or set capture = \"udp\", which needs no such right"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_wrap_around_still_grow() {
+        let intake = since([u32::MAX, 5, 0], [1, 5, 7]);
+        assert_eq!(intake, Intake { received: 2, dropped: 0, if_dropped: 7 });
     }
 }

@@ -21,6 +21,32 @@ pub trait Capture {
     /// # Errors
     /// When the source is lost: the interface is gone or went down.
     fn next(&mut self) -> Result<Next<'_>, CaptureError>;
+
+    /// What it has taken and missed since it was opened, where that can be told.
+    fn intake(&mut self) -> Option<Intake>;
+}
+
+/// What a capture has taken and missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Intake {
+    /// Frames that passed the kernel's filter, those that were missed too.
+    pub received: u64,
+    /// Frames that were missed as we were too slow.
+    pub dropped: u64,
+    /// Frames that the interface missed.
+    pub if_dropped: u64,
+}
+
+impl Intake {
+    /// Both together, as of two captures.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            received: self.received.saturating_add(other.received),
+            dropped: self.dropped.saturating_add(other.dropped),
+            if_dropped: self.if_dropped.saturating_add(other.if_dropped),
+        }
+    }
 }
 
 /// What there was to take.

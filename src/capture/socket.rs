@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Capture, CaptureError, Next};
+use super::{Capture, CaptureError, Intake, Next};
 use crate::os::udp::UdpPort;
 use crate::packet::Segment;
 use crate::wire::DATAGRAM_MAX;
@@ -42,5 +42,9 @@ impl Capture for Socket {
             interface: Some(arrival.interface),
             payload,
         }))
+    }
+
+    fn intake(&mut self) -> Option<Intake> {
+        None
     }
 }

@@ -198,6 +198,16 @@ impl Keeper {
         self.previous_uses.get(client).copied().unwrap_or_default()
     }
 
+    /// Those who have a previous key and have knocked with it, and how often, by name.
+    #[must_use]
+    pub fn users_of_previous_keys(&self) -> Vec<(&ClientName, u64)> {
+        let previous = self.policy.clients.iter().filter(|client| client.age == KeyAge::Previous);
+        let uses = previous.map(|client| (&client.name, self.previous_uses(&client.name)));
+        let mut users: Vec<_> = uses.filter(|(_, uses)| *uses > 0).collect();
+        users.sort();
+        users
+    }
+
     /// Which addresses this host has now.
     pub fn set_own_addresses(&mut self, own: BTreeSet<IpAddr>) {
         self.policy.own_addresses = own;

@@ -40,7 +40,93 @@ pub enum Rejection {
     RateExceeded,
 }
 
+/// The same without its particulars: what is counted, under a short name for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each is the rejection of its name")]
+pub enum Reason {
+    UnknownKey,
+    NotSealed,
+    Stale,
+    Replayed,
+    OtherAddress,
+    NotUnderstood,
+    UnknownAction,
+    NotAllowed,
+    PolicyNotAllowed,
+    NothingListed,
+    NobodysAddress,
+    NoWayInside,
+    Argument,
+    Expired,
+    RateExceeded,
+}
+
+impl Reason {
+    /// All of them, in the order of the ladder.
+    pub const ALL: [Self; 15] = [
+        Self::UnknownKey,
+        Self::NotSealed,
+        Self::Stale,
+        Self::Replayed,
+        Self::OtherAddress,
+        Self::NotUnderstood,
+        Self::UnknownAction,
+        Self::NotAllowed,
+        Self::PolicyNotAllowed,
+        Self::NothingListed,
+        Self::NobodysAddress,
+        Self::NoWayInside,
+        Self::Argument,
+        Self::Expired,
+        Self::RateExceeded,
+    ];
+
+    /// Its name in `status --json` and in metrics; it never changes its meaning.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown-key",
+            Self::NotSealed => "not-sealed",
+            Self::Stale => "stale",
+            Self::Replayed => "replayed",
+            Self::OtherAddress => "other-address",
+            Self::NotUnderstood => "not-understood",
+            Self::UnknownAction => "unknown-action",
+            Self::NotAllowed => "not-allowed",
+            Self::PolicyNotAllowed => "policy-not-allowed",
+            Self::NothingListed => "nothing-listed",
+            Self::NobodysAddress => "nobodys-address",
+            Self::NoWayInside => "no-way-inside",
+            Self::Argument => "argument",
+            Self::Expired => "expired",
+            Self::RateExceeded => "rate-exceeded",
+        }
+    }
+}
+
 impl Rejection {
+    /// What it is counted as.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::UnknownKey => Reason::UnknownKey,
+            Self::NotSealed => Reason::NotSealed,
+            Self::Stale(_) => Reason::Stale,
+            Self::Replayed => Reason::Replayed,
+            Self::OtherAddress => Reason::OtherAddress,
+            Self::NotUnderstood => Reason::NotUnderstood,
+            Self::UnknownAction(_) => Reason::UnknownAction,
+            Self::NotAllowed(_) => Reason::NotAllowed,
+            Self::PolicyNotAllowed(_) => Reason::PolicyNotAllowed,
+            Self::NothingListed => Reason::NothingListed,
+            Self::NobodysAddress => Reason::NobodysAddress,
+            Self::NoWayInside => Reason::NoWayInside,
+            Self::Argument(_) => Reason::Argument,
+            Self::Expired => Reason::Expired,
+            Self::RateExceeded => Reason::RateExceeded,
+        }
+    }
+
     /// What is answered; nothing where silence is due.
     #[must_use]
     pub const fn status(&self) -> Option<Status> {

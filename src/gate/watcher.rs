@@ -136,6 +136,20 @@ impl Watcher {
     }
 }
 
+impl Counts {
+    /// Both together, as of two watchers.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            authentic: self.authentic.saturating_add(other.authentic),
+            length: self.length.saturating_add(other.length),
+            unknown_hint: self.unknown_hint.saturating_add(other.unknown_hint),
+            forged: self.forged.saturating_add(other.forged),
+            copied: self.copied.saturating_add(other.copied),
+        }
+    }
+}
+
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { authentic, length, unknown_hint, forged, copied } = self;

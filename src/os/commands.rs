@@ -158,6 +158,12 @@ impl<T> Commands<T> {
         running.into_iter().map(kill).chain(waiting.into_iter().map(|job| job.label)).collect()
     }
 
+    /// How many run, and how many wait for their turn.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.running.len(), self.waiting.len())
+    }
+
     /// Whether none runs or waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {

@@ -15,6 +15,8 @@ use seccompiler::{
 
 /// SIOCGIFFLAGS of netdevice(7): libpcap asks whether an interface is still up.
 const SIOCGIFFLAGS: u64 = 0x8913;
+/// PACKET_STATISTICS of packet(7): how many frames the ring had no room for.
+const PACKET_STATISTICS: u64 = 6;
 const STDIN: u64 = 0;
 const STDERR: u64 = 2;
 
@@ -109,10 +111,13 @@ fn sometimes(channel: u64) -> Vec<(i64, Vec<Way>)> {
         (libc::SYS_write, vec![vec![Must::Be(0, STDERR)]]),
         // Through a Unix socket a descriptor could come in; these may be such.
         (libc::SYS_recvmsg, vec![[STDIN, STDERR, channel].map(|unix| Must::NotBe(0, unix)).into()]),
-        // Why a capture failed. SO_PEERPIDFD would be a handle on the keeper.
+        // Why a capture failed, and how much it lost. SO_PEERPIDFD would be a handle on the keeper.
         (
             libc::SYS_getsockopt,
-            vec![vec![Must::Be(1, bits(libc::SOL_SOCKET)), Must::Be(2, bits(libc::SO_ERROR))]],
+            vec![
+                vec![Must::Be(1, bits(libc::SOL_SOCKET)), Must::Be(2, bits(libc::SO_ERROR))],
+                vec![Must::Be(1, bits(libc::SOL_PACKET)), Must::Be(2, PACKET_STATISTICS)],
+            ],
         ),
         (libc::SYS_ioctl, vec![vec![Must::Be(1, SIOCGIFFLAGS)]]),
         // For the heap: not to be run, not of a file, not shared.

@@ -65,14 +65,17 @@ pub(super) enum Command {
     /// The replay state on disk
     #[command(subcommand, arg_required_else_help = true)]
     State(StateCommand),
-    /// Uptime, clients, grants, counters (not yet in this version)
+    /// How the running daemon is: gate, grants, counters by reason, what the capture missed
     Status {
         /// As one JSON object
         #[arg(long)]
         json: bool,
-        /// Again and again
+        /// Every second, with the live grants, until Ctrl-C
         #[arg(long)]
         watch: bool,
+        /// As Prometheus reads it; `metrics` in the config serves the same over HTTP
+        #[arg(long, conflicts_with_all = ["json", "watch"])]
+        prometheus: bool,
     },
     /// The live grants: whose they are, what they open, for how long
     Grants {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::console::Failure;
+use super::status::Status;
 use crate::os::files::{self, FileError, Mode};
 use crate::os::{clock, peer};
 
@@ -44,6 +45,8 @@ pub(super) enum Question {
         /// Which; without a number, all of them.
         grant: Option<String>,
     },
+    /// The state of the daemon.
+    Status {},
     /// How often a client has knocked with its previous key.
     PreviousUses {
         /// The client.
@@ -93,6 +96,11 @@ pub(super) enum Answer {
     Grants {
         /// Each, once for each who holds it.
         grants: Vec<GrantLine>,
+    },
+    /// The state of the daemon.
+    Status {
+        /// All of it.
+        status: Box<Status>,
     },
     /// It is not done.
     Failed {

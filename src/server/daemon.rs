@@ -1,5 +1,7 @@
 //! The keeper's event loop: knocks from the watcher, signals, commands that end.
 
+mod report;
+
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -17,7 +19,9 @@ use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
 use crate::firewall::Live;
-use crate::gate::{Accepted, Answer, Keeper, Order, Outcome, Refusal, Rejection, Verdict};
+use crate::gate::{
+    Accepted, Answer, Effect, Ending, Keeper, Order, Outcome, Record, Refusal, Rejection, Tally, Verdict,
+};
 use crate::knock::ClientName;
 use crate::os::notify::{self, Watchdog};
 use crate::os::signals::Signals;
@@ -31,6 +35,8 @@ const BATCH: usize = 64;
 const LEFT_MAX: usize = 1024;
 /// Signed but not sealed: so many, and the watcher is not believed any more.
 const ALARMS_MAX: u32 = 8;
+/// How long a watcher may take to say what it has seen.
+const COUNT_MAX: Duration = Duration::from_millis(200);
 /// How long alarms count, and how often they are told and lead to another watcher at most: any client could make
 /// them, and must not keep the others out by it.
 const ALARMS_FOR: Duration = Duration::from_secs(60);
@@ -40,6 +46,9 @@ pub(super) struct Daemon {
     loaded: Loaded,
     ears: Ears,
     keeper: Keeper,
+    tally: Tally,
+    /// On the steady clock.
+    started: Duration,
     state: State,
     deeds: Deeds,
     audit: AuditLog,
@@ -84,6 +93,8 @@ impl Daemon {
             loaded,
             ears,
             keeper,
+            tally: Tally::default(),
+            started: clock::steady(),
             state,
             deeds,
             audit,
@@ -132,7 +143,7 @@ impl Daemon {
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
         for record in self.deeds.tend(&self.loaded) {
-            self.audit.write(&record, clock::wall());
+            self.keep(&record);
         }
         self.note_own_addresses();
         self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
@@ -159,6 +170,11 @@ impl Daemon {
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Seen(seen)) => {
+                    if let Some(watcher) = self.ears.watcher() {
+                        watcher.note(seen);
+                    }
+                }
                 Some(FromWatcher::Lost(reason)) => self.ears.miss(&reason),
                 Some(FromWatcher::Failed(reason)) => return self.ears.lose(&reason),
                 Some(FromWatcher::Watching) | None => return self.ears.lose("the watcher talks nonsense"),
@@ -166,17 +182,41 @@ impl Daemon {
         }
     }
 
-    /// What a watcher that is replaced had passed on already still counts.
+    /// What a watcher that is replaced had passed on already still counts, and so does what it has seen.
     fn hear_out(&mut self, old: Option<WatcherProcess>) {
-        let Some(old) = old else { return };
+        let Some(mut old) = old else { return };
+        let deadline = clock::steady().saturating_add(COUNT_MAX);
+        let asked = old.ask();
         let mut buffer = [0; MESSAGE];
         for _ in 0..LEFT_MAX {
-            let Ok(Some(length)) = old.try_recv(&mut buffer) else { return };
-            let report = FromWatcher::read(buffer.get(..length).unwrap_or_default());
-            if let Some(FromWatcher::Knock(sighting)) = report {
-                self.judge(&sighting);
+            let length = match old.try_recv(&mut buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) if asked && clock::steady() < deadline => {
+                    let left = deadline.saturating_sub(clock::steady());
+                    let _ = wait::readable(&[old.as_fd()], left);
+                    continue;
+                }
+                Ok(None) | Err(Gone) => break,
+            };
+            match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
+                Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                // Its last word: what it passed on before came before.
+                Some(FromWatcher::Seen(seen)) => {
+                    old.note(seen);
+                    break;
+                }
+                _ => {}
             }
         }
+        self.ears.retire(old);
+    }
+
+    /// A line in the audit log, and one more of its kind.
+    fn keep(&mut self, record: &Record) {
+        if let Some(ending) = Ending::of(record.event) {
+            self.tally.count(ending);
+        }
+        self.audit.write(record, clock::wall());
     }
 
     /// Steps 4 to 11 for one signed knock.
@@ -184,9 +224,12 @@ impl Daemon {
         match self.keeper.judge(&sighting.knock, sighting.source, clock::now()) {
             Verdict::Record(accepted) => self.record(accepted, sighting),
             Verdict::Act(order) => self.act(&order, sighting),
-            Verdict::AnswerAgain(bytes) => self.send(&bytes, sighting),
+            Verdict::AnswerAgain(bytes) => {
+                self.tally.count(Ending::Resent);
+                self.send(&bytes, sighting);
+            }
             Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
-            Verdict::Nothing => {}
+            Verdict::Nothing => self.tally.count(Ending::Resent),
         }
     }
 
@@ -201,7 +244,7 @@ impl Daemon {
             let now = clock::now();
             let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
             self.answer(answer, sighting);
-            return self.audit.write(&record, now.wall);
+            return self.keep(&record);
         }
         self.go_on(accepted, sighting);
     }
@@ -223,11 +266,14 @@ impl Daemon {
         self.answer(answer, sighting);
         // A command's own end is what is recorded of it.
         if outcome != Outcome::Started {
-            self.audit.write(&record, now.wall);
+            self.keep(&record);
+        } else if !order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. })) {
+            self.tally.count(Ending::Done);
         }
     }
 
     fn refuse(&mut self, refusal: Refusal, sighting: &Sighting<'_>) {
+        self.tally.count(Ending::Refused(refusal.rejection.reason()));
         if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, sighting);
         }
@@ -280,7 +326,7 @@ impl Daemon {
     fn close_for_strangers(&mut self) {
         let known = |name: &ClientName| self.loaded.clients.iter().any(|client| client.name == *name);
         for record in self.deeds.close_for_strangers(known) {
-            self.audit.write(&record, clock::wall());
+            self.keep(&record);
         }
     }
 
@@ -331,12 +377,13 @@ impl Daemon {
                 match self.deeds.gatehouse().close(&is_meant) {
                     Ok(closed) => {
                         let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
-                        closed.into_iter().for_each(|live| self.audit.write(&live.record(), clock::wall()));
+                        closed.into_iter().for_each(|live| self.keep(&live.record()));
                         Reply::Count { count }
                     }
                     Err(error) => done(Err(error.to_string())),
                 }
             }
+            Question::Status {} => Reply::Status { status: Box::new(self.status()) },
             Question::PreviousUses { client } => {
                 let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));
                 Reply::Count { count }
@@ -394,7 +441,7 @@ impl Daemon {
     fn stop(mut self) -> ExitCode {
         notify::tell(notify::State::Stopping);
         for record in self.deeds.stop() {
-            self.audit.write(&record, clock::wall());
+            self.keep(&record);
         }
         drop(self.ears);
         if let Err(error) = self.state.close() {

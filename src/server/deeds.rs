@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::gatehouse::Gatehouse;
 use super::run::Loaded;
+use super::standing::Standing;
 use super::state::{Begun, Left, Undoing, Undoings};
+use super::status::CommandsState;
 use crate::firewall::Live;
 use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo};
 use crate::knock::{ActionName, ClientName};
@@ -60,6 +62,17 @@ impl Deeds {
     /// The gate and its grants.
     pub(super) const fn gatehouse(&mut self) -> &mut Gatehouse {
         &mut self.gatehouse
+    }
+
+    /// What is to become of the gate.
+    pub(super) const fn standing(&self) -> Standing {
+        self.gatehouse.standing()
+    }
+
+    /// How many commands run and wait for their turn, and how many wait for their time to undo something.
+    pub(super) fn at_work(&self) -> (CommandsState, usize) {
+        let (running, waiting) = self.commands.counts();
+        (CommandsState { running, waiting }, self.undoings.waiting())
     }
 
     /// The live grants.

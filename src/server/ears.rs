@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::console::Failure;
-use super::messages::{MESSAGE, Missing};
+use super::messages::{MESSAGE, Missing, Seen};
 use super::run::Loaded;
 use super::watcher_process::{Gone, Post, WatcherProcess};
 use crate::config::CaptureKind;
@@ -25,6 +25,10 @@ pub(super) struct Ears {
     /// Missing while another one is on its way.
     watcher: Option<WatcherProcess>,
     restart: Restart,
+    /// Of watchers that have been replaced.
+    before: Seen,
+    /// How often another one took over as one died, lost an interface or was not believed.
+    restarts: u64,
 }
 
 /// When another watcher is started: later each time, unless the last one lived for a while.
@@ -68,7 +72,14 @@ impl Ears {
         let post = loaded.post()?;
         let socket = bind(loaded)?;
         let watcher = start(loaded, &post, &socket, Missing::Fails).map_err(Failure::run)?;
-        Ok(Self { post, socket, watcher: Some(watcher), restart: Restart::new() })
+        Ok(Self {
+            post,
+            socket,
+            watcher: Some(watcher),
+            restart: Restart::new(),
+            before: Seen::default(),
+            restarts: 0,
+        })
     }
 
     /// Readable when the watcher has something to report.
@@ -103,9 +114,38 @@ impl Ears {
         self.restart.due
     }
 
+    /// The watcher, if there is one.
+    pub(super) const fn watcher(&mut self) -> Option<&mut WatcherProcess> {
+        self.watcher.as_mut()
+    }
+
+    /// Since when the watcher watches, on the steady clock.
+    pub(super) fn since(&self) -> Option<Duration> {
+        self.watcher.as_ref().map(WatcherProcess::since)
+    }
+
+    /// How often the watcher had to be replaced.
+    pub(super) const fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// What all watchers together have seen, as far as they have said so.
+    pub(super) fn seen(&self) -> Seen {
+        let now = self.watcher.as_ref().map(WatcherProcess::seen).unwrap_or_default();
+        self.before.plus(now)
+    }
+
+    /// Ends a watcher; what it has seen still counts.
+    pub(super) fn retire(&mut self, old: WatcherProcess) {
+        self.before = self.before.plus(old.seen());
+        drop(old);
+    }
+
     /// The watcher is gone, or goes now.
     pub(super) fn lose(&mut self, why: &str) {
-        self.watcher = None;
+        if let Some(old) = self.watcher.take() {
+            self.retire(old);
+        }
         self.restart.postpone();
         log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay.as_millis());
     }
@@ -136,6 +176,7 @@ impl Ears {
         match start(loaded, &self.post, &self.socket, missing) {
             Ok(watcher) => {
                 log::info!("watching again");
+                self.restarts = self.restarts.saturating_add(1);
                 return self.watcher.replace(watcher);
             }
             Err(_) if self.watcher.is_some() => self.restart.postpone(),
@@ -159,7 +200,8 @@ impl Ears {
             return Ok(None);
         }
         if self.post.port() != post.port() {
-            return Ok(std::mem::replace(self, Self::open(new)?).watcher);
+            let next = Self { before: self.before, restarts: self.restarts, ..Self::open(new)? };
+            return Ok(std::mem::replace(self, next).watcher);
         }
         let watcher = start(new, &post, &self.socket, Missing::Fails).map_err(Failure::run)?;
         self.post = post;

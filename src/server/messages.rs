@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::capture::Intake;
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
-use crate::gate::Authentic;
+use crate::gate::{Authentic, Counts};
 use crate::knock::{canonical, mapped};
 use crate::os::confine::Identity;
 use crate::wire::Reader;
@@ -43,6 +44,8 @@ pub(super) enum ToWatcher {
     Key(Fingerprint, WatcherKeys),
     /// That was all: use it.
     Go,
+    /// Say now what has been seen.
+    Count,
 }
 
 /// Where the watcher sees datagrams.
@@ -73,6 +76,25 @@ pub(super) enum FromWatcher<'a> {
     Lost(String),
     /// A signed knock.
     Knock(Sighting<'a>),
+    /// What has been seen since it started: numbers alone.
+    Seen(Seen),
+}
+
+/// What a watcher has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Seen {
+    /// Datagrams by what became of them.
+    pub(super) counts: Counts,
+    /// What its captures have taken and missed; nothing where it has a socket instead.
+    pub(super) intake: Option<Intake>,
+}
+
+impl Seen {
+    /// Both together, as of two watchers.
+    pub(super) fn plus(self, other: Self) -> Self {
+        let both = [self.intake, other.intake].into_iter().flatten().reduce(Intake::plus);
+        Self { counts: self.counts.plus(other.counts), intake: both }
+    }
 }
 
 /// A signed knock and how it came.
@@ -119,6 +141,9 @@ impl ToWatcher {
             Self::Go => {
                 writer.put(&[4]);
             }
+            Self::Count => {
+                writer.put(&[6]);
+            }
         }
         writer.bytes
     }
@@ -148,6 +173,7 @@ impl ToWatcher {
                 Some(Self::Key(fingerprint, WatcherKeys { hint: key()?, sign: key()?, selector: key()? }))
             }
             4 => Some(Self::Go),
+            6 => Some(Self::Count),
             5 => Some(Self::Become(Identity { uid: reader.u32()?, gid: reader.u32()? })),
             _ => None,
         }
@@ -178,6 +204,16 @@ impl<'a> FromWatcher<'a> {
                 writer.put(&u16::try_from(length).unwrap_or(0).to_be_bytes());
                 writer.put(envelope.signed).put(envelope.tag);
             }
+            Self::Seen(Seen { counts, intake }) => {
+                let Counts { authentic, length, unknown_hint, forged, copied } = counts;
+                writer.put(&[5, u8::from(intake.is_some())]);
+                let Intake { received, dropped, if_dropped } = intake.unwrap_or_default();
+                for number in
+                    [authentic, length, unknown_hint, forged, copied, &received, &dropped, &if_dropped]
+                {
+                    writer.put(&number.to_be_bytes());
+                }
+            }
         }
         writer.bytes
     }
@@ -200,6 +236,23 @@ impl<'a> FromWatcher<'a> {
                 Some(Self::Knock(Sighting { source, destination, interface, knock }))
             }
             4 => Some(Self::Lost(read_text(&mut reader)?)),
+            5 => {
+                let captures = match reader.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                };
+                let mut number = || reader.u64();
+                let counts = Counts {
+                    authentic: number()?,
+                    length: number()?,
+                    unknown_hint: number()?,
+                    forged: number()?,
+                    copied: number()?,
+                };
+                let intake = Intake { received: number()?, dropped: number()?, if_dropped: number()? };
+                Some(Self::Seen(Seen { counts, intake: captures.then_some(intake) }))
+            }
             _ => None,
         }
     }
@@ -270,6 +323,25 @@ mod tests {
             matches!(ToWatcher::read(&ToWatcher::Become(nobody).to_bytes()), Some(ToWatcher::Become(read)) if read == nobody)
         );
         assert!(matches!(ToWatcher::read(&ToWatcher::Go.to_bytes()), Some(ToWatcher::Go)));
+        assert!(matches!(ToWatcher::read(&ToWatcher::Count.to_bytes()), Some(ToWatcher::Count)));
+    }
+
+    #[test]
+    fn what_was_seen_arrives_and_adds_up() {
+        let counts = Counts { authentic: 1, length: 2, unknown_hint: u64::MAX, forged: 4, copied: 5 };
+        let intake = Intake { received: 6, dropped: 7, if_dropped: 8 };
+        for seen in [Seen { counts, intake: Some(intake) }, Seen { counts, intake: None }] {
+            let bytes = FromWatcher::Seen(seen).to_bytes();
+            assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Seen(read)) if read == seen));
+        }
+        let both = Seen { counts, intake: Some(intake) }.plus(Seen { counts, intake: None });
+        assert_eq!(
+            both,
+            Seen {
+                counts: Counts { authentic: 2, length: 4, unknown_hint: u64::MAX, forged: 8, copied: 10 },
+                intake: Some(intake)
+            }
+        );
     }
 
     #[test]
@@ -297,7 +369,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..6) {
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..7) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

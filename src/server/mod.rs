@@ -22,6 +22,7 @@ mod rotation;
 mod run;
 mod standing;
 mod state;
+mod status;
 mod watch;
 mod watcher_process;
 
@@ -62,6 +63,14 @@ fn dispatch(options: Options) -> ExitCode {
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         Command::Gate { state, confirm } => exit(gate::gate(&config, state.into(), confirm)),
         Command::Grants { json } => exit(with_config(&config, |config| grants::list(config, json))),
+        Command::Status { json, watch, prometheus } => {
+            let form = match (json, prometheus) {
+                (true, _) => status::Form::Json,
+                (false, true) => status::Form::Exposition,
+                (false, false) => status::Form::Text,
+            };
+            exit(with_config(&config, |config| status::show(config, form, watch)))
+        }
         Command::Revoke { grant, .. } => exit(with_config(&config, |config| grants::revoke(config, grant))),
         later => Failure::not_yet(later.name()).exit(),
     }

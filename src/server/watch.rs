@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::messages::{FromWatcher, MESSAGE, Missing, Sighting, Source, ToWatcher};
-use crate::capture::{Capture, Live, Next, Socket};
+use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Sighting, Source, ToWatcher};
+use crate::capture::{Capture, Intake, Live, Next, Socket};
 use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
 use crate::os::channel::{Channel, Received};
@@ -15,7 +15,8 @@ use crate::os::{clock, sandbox, signals, wait};
 
 use zeroize::Zeroizing;
 
-/// How long the loop sleeps at most, and so how often the coming minute's hints are made ahead.
+/// How long the loop sleeps at most, and so how often the coming minute's hints are made ahead, and the keeper is told
+/// what has been seen.
 const TICK: Duration = Duration::from_secs(10);
 /// Frames taken from one source before the others have their turn.
 const BATCH: usize = 256;
@@ -49,6 +50,8 @@ struct Running {
     /// What a new set of keys brings together, until it is whole.
     coming: Coming,
     prepared: Duration,
+    /// Of captures that are gone.
+    intake: Option<Intake>,
 }
 
 #[derive(Default)]
@@ -68,6 +71,7 @@ impl Running {
             watcher: Watcher::new(Duration::ZERO, []),
             coming: Coming::default(),
             prepared: clock::steady(),
+            intake: None,
         };
         let mut buffer = Zeroizing::new([0; MESSAGE]);
         while running.captures.is_empty() {
@@ -100,6 +104,7 @@ impl Running {
             if now.steady.saturating_sub(self.prepared) >= TICK {
                 self.watcher.prepare(now.wall);
                 self.prepared = now.steady;
+                self.tell_what_was_seen()?;
             }
         }
     }
@@ -124,6 +129,7 @@ impl Running {
             ToWatcher::Interface(name) => self.coming.interfaces.push(name),
             ToWatcher::Become(identity) => self.coming.identity = Some(identity),
             ToWatcher::Key(fingerprint, keys) => self.coming.clients.push((fingerprint, keys)),
+            ToWatcher::Count => self.tell_what_was_seen()?,
             ToWatcher::Go => {
                 let coming = std::mem::take(&mut self.coming);
                 let (source, port, window, missing) = coming.how.ok_or(Ended)?;
@@ -195,23 +201,30 @@ impl Running {
                 knock,
             };
             // A keeper that is busy gets the client's next copy.
-            match self.channel.try_send(&FromWatcher::Knock(sighting).to_bytes()) {
-                Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(Ended),
-                _ => {}
-            }
+            try_report(&self.channel, &FromWatcher::Knock(sighting))?;
         }
         Ok(())
     }
 
     /// One interface is gone; the others are still worth watching.
     fn lose(&mut self, place: usize, reason: String) -> Result<(), Ended> {
+        let mut capture = self.captures.remove(place);
+        self.intake = self.intake.into_iter().chain(capture.intake()).reduce(Intake::plus);
         // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.
-        std::mem::forget(self.captures.remove(place));
+        std::mem::forget(capture);
         if self.captures.is_empty() {
+            self.tell_what_was_seen()?;
             Err(self.fail(reason))
         } else {
             self.report(&FromWatcher::Lost(reason))
         }
+    }
+
+    /// Numbers alone, and never waited for: a keeper that is busy gets the next ones.
+    fn tell_what_was_seen(&mut self) -> Result<(), Ended> {
+        let captures = self.captures.iter_mut().filter_map(|capture| capture.intake());
+        let intake = self.intake.into_iter().chain(captures).reduce(Intake::plus);
+        try_report(&self.channel, &FromWatcher::Seen(Seen { counts: self.watcher.counts(), intake }))
     }
 
     fn report(&self, report: &FromWatcher<'_>) -> Result<(), Ended> {
@@ -222,6 +235,14 @@ impl Running {
         // If the keeper is gone too, nobody is left to be told.
         let _ = self.report(&FromWatcher::Failed(reason));
         Ended
+    }
+}
+
+/// Reports if there is room for it.
+fn try_report(channel: &Channel, report: &FromWatcher<'_>) -> Result<(), Ended> {
+    match channel.try_send(&report.to_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(Ended),
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::time::Duration;
 
-use super::messages::{FromWatcher, MESSAGE, Missing, Source, ToWatcher};
+use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
 use crate::config::{CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::os::channel::{Channel, Received};
@@ -22,6 +22,12 @@ const END_MAX: Duration = Duration::from_secs(1);
 pub(super) struct WatcherProcess {
     child: Child,
     channel: Channel,
+    /// When it was started, on the steady clock.
+    since: Duration,
+    /// What it said last that it has seen.
+    seen: Seen,
+    /// When that came.
+    told: Option<Duration>,
 }
 
 /// What a watcher watches. When this changes, another one is needed; new keys it takes as it runs.
@@ -85,7 +91,7 @@ impl WatcherProcess {
             Source::Socket => start(),
         }
         .map_err(plain)?;
-        let mut watcher = Self { child, channel };
+        let mut watcher = Self { child, channel, since: clock::steady(), seen: Seen::default(), told: None };
         let instructed = watcher.send_all(post, missing, window, keys);
         // Of one that ended early, its own words say more than that the channel broke.
         watcher.wait_until_it_watches()?;
@@ -144,6 +150,32 @@ impl WatcherProcess {
             Ok(Received::Nothing) => Ok(None),
             Ok(Received::Closed) | Err(_) => Err(Gone),
         }
+    }
+
+    /// When it was started, on the steady clock.
+    pub(super) const fn since(&self) -> Duration {
+        self.since
+    }
+
+    /// What it has seen, as far as it has said so.
+    pub(super) const fn seen(&self) -> Seen {
+        self.seen
+    }
+
+    /// When it last said what it has seen.
+    pub(super) const fn told(&self) -> Option<Duration> {
+        self.told
+    }
+
+    /// It has said what it has seen.
+    pub(super) fn note(&mut self, seen: Seen) {
+        self.seen = seen;
+        self.told = Some(clock::steady());
+    }
+
+    /// Asks it what it has seen; whether there was room for the question.
+    pub(super) fn ask(&self) -> bool {
+        self.channel.try_send(&ToWatcher::Count.to_bytes()).is_ok()
     }
 
     fn wait_until_it_watches(&self) -> Result<(), String> {

@@ -36,5 +36,6 @@ mod run;
 mod ssh;
 mod start;
 mod state;
+mod status;
 mod strace;
 mod undo;

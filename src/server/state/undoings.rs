@@ -155,6 +155,11 @@ impl Undoings {
         }
     }
 
+    /// How many wait for their time.
+    pub(in crate::server) const fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// In what time the next one is due.
     pub(in crate::server) fn next_due(&self) -> Option<Duration> {
         let due = self.waiting.iter().map(|waiting| waiting.due).min()?;

@@ -1,0 +1,109 @@
+//! `spa-knockd status`: asks the running daemon and prints what it says, once or every second.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::text::{self, Colour};
+use super::{Status, exposition};
+use crate::config::ServerConfig;
+use crate::os::signals::Signals;
+use crate::os::{env, wait};
+use crate::server::console::{Failure, print};
+use crate::server::control::{Answer, GrantLine, Question};
+use crate::server::grants::{ask, unexpected};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// With the lines above it this still fits a terminal of 24 lines.
+const GRANTS_SHOWN: usize = 10;
+
+/// In which form it is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Form {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+    /// For Prometheus.
+    Exposition,
+}
+
+/// Prints the state of the running daemon, once.
+///
+/// # Errors
+/// When no daemon answers.
+pub(in crate::server) fn show(config: &ServerConfig, form: Form, again: bool) -> Result<(), Failure> {
+    if again { watch(config, form) } else { print(&once(config, form)?) }
+}
+
+/// The same every second until Ctrl-C; on a terminal always in the same place. The terminal itself is not changed, so
+/// that nothing has to be put back, whatever ends us.
+fn watch(config: &ServerConfig, form: Form) -> Result<(), Failure> {
+    let live = form == Form::Text && io::stdout().is_terminal();
+    let mut signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
+    let mut first = true;
+    while !signals.stop() {
+        let mut page = once(config, form)?;
+        if form == Form::Text {
+            let grants = text::grants(&live_grants(config)?, GRANTS_SHOWN);
+            page = format!("{page}\n{grants}");
+        }
+        print(&if live { frame(&page, first) } else { separate(&page, form) })?;
+        first = false;
+        wait::readable(&[signals.as_fd()], EVERY).map_err(|error| Failure::run(error.to_string()))?;
+        signals.drain();
+    }
+    Ok(())
+}
+
+fn once(config: &ServerConfig, form: Form) -> Result<String, Failure> {
+    let status = status(config)?;
+    Ok(match form {
+        Form::Text => text::text(&status, colour()),
+        Form::Json => format!("{}\n", serde_json::to_string(&status).map_err(Failure::run)?),
+        Form::Exposition => exposition(&status),
+    })
+}
+
+fn status(config: &ServerConfig) -> Result<Status, Failure> {
+    match ask(config, &Question::Status {})? {
+        Answer::Status { status } => Ok(*status),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn live_grants(config: &ServerConfig) -> Result<Vec<GrantLine>, Failure> {
+    let Answer::Grants { mut grants } = ask(config, &Question::Grants {})? else {
+        return Ok(Vec::new());
+    };
+    grants.sort_by(|a, b| (a.seconds, &a.grant).cmp(&(b.seconds, &b.grant)));
+    Ok(grants)
+}
+
+/// A page in the place of the one before it: ECMA-48's CUP, and ED and EL so that nothing of that one is left.
+fn frame(page: &str, first: bool) -> String {
+    let start = if first { "\x1b[H\x1b[2J" } else { "\x1b[H" };
+    format!("{start}{}\x1b[J", page.replace('\n', "\x1b[K\n"))
+}
+
+fn separate(page: &str, form: Form) -> String {
+    if form == Form::Text { format!("{page}\n") } else { page.to_owned() }
+}
+
+/// On a terminal that can, unless somebody does not want it (no-color.org).
+fn colour() -> Colour {
+    let plain = env::text("NO_COLOR").is_some() || env::text("TERM").is_none_or(|term| term == "dumb");
+    if plain || !io::stdout().is_terminal() { Colour::Off } else { Colour::On }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_covers_the_one_before_it() {
+        assert_eq!(frame("a\nb\n", true), "\x1b[H\x1b[2Ja\x1b[K\nb\x1b[K\n\x1b[J");
+        assert_eq!(frame("a\n", false), "\x1b[Ha\x1b[K\n\x1b[J");
+    }
+}

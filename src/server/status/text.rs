@@ -1,0 +1,211 @@
+//! The state of a daemon for people: short lines, and colour for what wants to be seen.
+
+use std::time::Duration;
+
+use super::{Gate, Status};
+use crate::server::console::table;
+use crate::server::control::GrantLine;
+
+/// Whether the text has colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    /// For a terminal.
+    On,
+    /// For everything else.
+    Off,
+}
+
+/// What a colour says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tone {
+    Good,
+    Notice,
+    Bad,
+}
+
+impl Colour {
+    fn paint(self, tone: Tone, text: String) -> String {
+        // ECMA-48, SGR: green, yellow, red.
+        let code = match tone {
+            Tone::Good => 32,
+            Tone::Notice => 33,
+            Tone::Bad => 31,
+        };
+        match self {
+            Self::On => format!("\x1b[{code}m{text}\x1b[0m"),
+            Self::Off => text,
+        }
+    }
+}
+
+/// The lines of `spa-knockd status`.
+pub(super) fn text(status: &Status, colour: Colour) -> String {
+    let commands = status.commands;
+    let lines = [
+        ("running", format!("{}, pid {}", lasting(status.uptime), status.pid)),
+        ("gate", gate(status, colour)),
+        ("knocks", knocks(status)),
+        ("clients", clients(status, colour)),
+        ("grants", format!("{} live", status.grants)),
+        (
+            "commands",
+            format!(
+                "{} running, {} waiting; {} to be undone later",
+                commands.running, commands.waiting, status.undoings
+            ),
+        ),
+        ("watcher", watcher(status, colour)),
+        ("capture", capture(status, colour)),
+        ("datagrams", datagrams(status)),
+    ];
+    let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
+    for (name, line) in lines {
+        text.push_str(&format!("  {name:<9}  {line}\n"));
+    }
+    text
+}
+
+/// Live grants, those that end first on top; at most so many.
+pub(super) fn grants(grants: &[GrantLine], most: usize) -> String {
+    let mut rows = vec![["GRANT", "CLIENT", "ACTION", "FROM", "OPENS", "LEFT"].map(str::to_owned)];
+    rows.extend(grants.iter().take(most).cloned().map(|grant| {
+        let left = format!("{}s", grant.seconds);
+        [grant.grant, grant.client, grant.action, grant.from, grant.opens, left]
+    }));
+    let mut text = table(&rows);
+    let more = grants.len().saturating_sub(most);
+    if more > 0 {
+        text.push_str(&format!("and {more} more\n"));
+    }
+    text
+}
+
+fn gate(status: &Status, colour: Colour) -> String {
+    let doors = match status.gate.protect.as_slice() {
+        [] => "no port".to_owned(),
+        doors => doors.join(", "),
+    };
+    match status.gate.state {
+        Gate::On => format!("{}; {doors} closed but for grants", colour.paint(Tone::Good, "on".to_owned())),
+        Gate::Off => colour.paint(Tone::Bad, "off; all ports are open".to_owned()),
+        Gate::Trial => {
+            let left = lasting(status.gate.seconds_left.unwrap_or_default());
+            let trial = colour.paint(Tone::Notice, format!("on trial, off again in {left}"));
+            format!("{trial}; {doors} closed but for grants")
+        }
+    }
+}
+
+fn knocks(status: &Status) -> String {
+    let ended = status.knocks.iter().filter(|ended| ended.count > 0).map(|ended| {
+        match (ended.event.as_str(), ended.reason.as_str()) {
+            ("refused", reason) => format!("{} refused ({reason})", ended.count),
+            (event, _) => format!("{} {event}", ended.count),
+        }
+    });
+    let ended: Vec<String> = ended.collect();
+    if ended.is_empty() { "none yet".to_owned() } else { ended.join(", ") }
+}
+
+fn clients(status: &Status, colour: Colour) -> String {
+    let mut text = format!("{} known; {} actions", status.clients, status.actions);
+    let previous: Vec<String> =
+        status.previous_keys.iter().map(|user| format!("{} ({}x)", user.client, user.uses)).collect();
+    if !previous.is_empty() {
+        let users = format!("with their previous key: {}", previous.join(", "));
+        text.push_str(&format!("; {}", colour.paint(Tone::Notice, users)));
+    }
+    text
+}
+
+fn watcher(status: &Status, colour: Colour) -> String {
+    let state = match status.watcher.uptime {
+        Some(uptime) => format!("since {}", lasting(uptime)),
+        None => colour.paint(Tone::Bad, "none; another one is on its way".to_owned()),
+    };
+    match status.watcher.restarts {
+        0 => state,
+        restarts => format!("{state}; {}", colour.paint(Tone::Notice, format!("replaced {restarts} times"))),
+    }
+}
+
+fn capture(status: &Status, colour: Colour) -> String {
+    let capture = &status.capture;
+    let place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
+    let Some(frames) = capture.frames else { return place };
+    let dropped = format!("{} dropped, {} by the interface", frames.dropped, frames.if_dropped);
+    let dropped = if frames.dropped.saturating_add(frames.if_dropped) > 0 {
+        colour.paint(Tone::Notice, dropped)
+    } else {
+        dropped
+    };
+    format!("{place}; {} frames, {dropped}", frames.received)
+}
+
+fn datagrams(status: &Status) -> String {
+    let datagrams = status.datagrams;
+    format!(
+        "{} authentic, {} of nobody, {} forged, {} copies too many, {} of a wrong length",
+        datagrams.authentic, datagrams.unknown_hint, datagrams.forged, datagrams.copied, datagrams.length
+    )
+}
+
+/// A length of time in its two largest units.
+fn lasting(seconds: u64) -> String {
+    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::status::tests::example;
+
+    #[test]
+    fn a_status_is_some_short_lines() {
+        let expected = "\
+spa-knockd 0.1.0: bastion.test
+  running    1day 2h, pid 4711
+  gate       on; tcp/22 closed but for grants
+  knocks     4 granted, 1 stale, 2 refused (not-allowed), 1 refused (expired)
+  clients    3 known; 2 actions; with their previous key: phone (2x)
+  grants     1 live
+  commands   1 running, 0 waiting; 4 to be undone later
+  watcher    since 1h; replaced 1 times
+  capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
+  datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 0 of a wrong length
+";
+        assert_eq!(text(&example(), Colour::Off), expected);
+    }
+
+    #[test]
+    fn colours_change_nothing_but_the_colours() {
+        let mut status = example();
+        for (state, seconds_left) in [(Gate::On, None), (Gate::Off, None), (Gate::Trial, Some(90))] {
+            status.gate.state = state;
+            status.gate.seconds_left = seconds_left;
+            let mut plain = text(&status, Colour::On);
+            for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+                plain = plain.replace(code, "");
+            }
+            assert_eq!(plain, text(&status, Colour::Off));
+        }
+        status.watcher.uptime = None;
+        assert!(text(&status, Colour::On).contains("\x1b[31mnone;"));
+    }
+
+    #[test]
+    fn more_grants_than_fit_are_counted() {
+        let grant = |n: u64| GrantLine {
+            grant: format!("{n:08x}"),
+            client: "laptop".to_owned(),
+            action: "open-ssh".to_owned(),
+            from: "10.0.0.1".to_owned(),
+            opens: "tcp/22".to_owned(),
+            seconds: n,
+        };
+        let all: Vec<_> = (0..5).map(grant).collect();
+        assert_eq!(grants(&all, 5).lines().count(), 6);
+        assert!(grants(&all, 3).ends_with("and 2 more\n"));
+    }
+}

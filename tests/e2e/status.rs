@@ -1,0 +1,197 @@
+//! What a running daemon says of itself: every end of a knock counted, drops shown, and nobody held up by it.
+
+use std::net::UdpSocket;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use spa_knock::knock::{Knock, Timestamp};
+
+use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, limited, open_ssh, within};
+
+const SOON: Duration = Duration::from_secs(2);
+
+fn command(site: &Site, words: &[&str]) -> Command {
+    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+    command.arg("status").args(words).arg("-c").arg(site.path("spa-knockd.toml"));
+    command
+}
+
+fn said(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn status(site: &Site) -> Value {
+    serde_json::from_str(&said(&command(site, &["--json"]).output().unwrap())).unwrap()
+}
+
+/// How often knocks have ended so.
+fn ended(status: &Value, event: &str, reason: &str) -> u64 {
+    let knocks = status["knocks"].as_array().unwrap();
+    let ended = knocks.iter().find(|ended| ended["event"] == event && ended["reason"] == reason);
+    ended.expect("every end is named")["count"].as_u64().unwrap()
+}
+
+fn send(socket: &UdpSocket, datagram: &[u8]) {
+    socket.send_to(datagram, (SERVER4, KNOCK_PORT)).unwrap();
+}
+
+/// Stamped just outside of the window, in a minute whose hints are still known.
+fn stale() -> Knock {
+    const WINDOW: u64 = 30_000;
+    loop {
+        let mut old = knock("open-ssh");
+        let now = old.timestamp.as_millis();
+        let stamp = now - WINDOW - 500;
+        if stamp / 60_000 == (now + 1_000 - WINDOW) / 60_000 {
+            old.timestamp = Timestamp::from_millis(stamp);
+            return old;
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn every_end_of_a_knock_is_counted_by_its_reason_and_strangers_by_their_number() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let daemon = Daemon::start(&lab.server, &site);
+    let laptop = site.key("laptop");
+    let socket = lab.client.udp(CLIENT4);
+
+    let good = laptop.good();
+    assert!(ask(&socket, SERVER4, &good).is_some());
+    assert!(ask(&socket, SERVER4, &good).is_some(), "a resend gets its answer again");
+    assert!(ask(&socket, SERVER4, laptop.seal(&knock("close-all")).as_bytes()).is_some());
+    send(&socket, laptop.seal(&stale()).as_bytes());
+    // From elsewhere it is no resend.
+    send(&lab.client.udp(CLIENT4), &good);
+    let mut forged = laptop.good();
+    *forged.last_mut().unwrap() ^= 1;
+    send(&socket, &forged);
+    send(&socket, &[7; 250]);
+    send(&socket, &[8; 250]);
+
+    let counted = |status: &Value| {
+        status["datagrams"]["unknown_hint"] == 2 && ended(status, "replayed", "replayed") == 1
+    };
+    assert!(within(SOON, || counted(&status(&site))), "{}", status(&site));
+    let now = status(&site);
+    for (event, reason, count) in [
+        ("granted", "", 1),
+        ("resent", "", 1),
+        ("refused", "unknown-action", 1),
+        ("refused", "not-allowed", 0),
+        ("stale", "stale", 1),
+        ("replayed", "replayed", 1),
+        ("failed", "", 0),
+    ] {
+        assert_eq!(ended(&now, event, reason), count, "{event} {reason}: {now}");
+    }
+    let datagrams = &now["datagrams"];
+    assert_eq!((&datagrams["authentic"], &datagrams["forged"]), (&5.into(), &1.into()), "{now}");
+    assert_eq!(now["capture"]["frames"]["received"], 8, "{now}");
+    assert_eq!(now["capture"]["frames"]["dropped"], 0, "{now}");
+    assert_eq!((&now["grants"], &now["clients"], &now["actions"]), (&1.into(), &1.into(), &1.into()));
+    assert_eq!((&now["server"], &now["pid"]), (&"bastion.test".into(), &daemon.id().as_raw().into()));
+    assert_eq!(now["gate"]["state"], "on");
+
+    let text = said(&command(&site, &[]).output().unwrap());
+    assert!(text.contains("1 granted, 1 resent, 1 stale, 1 replayed, 1 refused (unknown-action)"), "{text}");
+    assert!(!text.contains('\x1b'), "no colours in a pipe");
+    let page = said(&command(&site, &["--prometheus"]).output().unwrap());
+    assert!(page.contains("spa_knock_knocks_total{event=\"stale\",reason=\"stale\"} 1\n"), "{page}");
+    assert!(page.contains("spa_knock_datagrams_total{verdict=\"unknown-hint\"} 2\n"), "{page}");
+}
+
+#[test]
+fn what_a_watcher_has_seen_still_counts_when_it_is_dead_and_replaced() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let daemon = Daemon::start(&lab.server, &site);
+    let socket = lab.client.udp(CLIENT4);
+    for _ in 0..3 {
+        send(&socket, &[7; 250]);
+    }
+    assert!(within(SOON, || status(&site)["datagrams"]["unknown_hint"] == 3));
+    assert_eq!(status(&site)["watcher"]["restarts"], 0);
+    kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || daemon.log().contains("watching again")));
+    assert_eq!(status(&site)["watcher"]["restarts"], 1);
+    send(&socket, &[7; 250]);
+    assert!(within(SOON, || status(&site)["datagrams"]["unknown_hint"] == 4), "{}", status(&site));
+    assert_eq!(status(&site)["capture"]["frames"]["received"], 4);
+
+    // One that is replaced for a reload says all that it has seen before it goes.
+    send(&socket, &[7; 250]);
+    thread::sleep(Duration::from_millis(50));
+    site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(30));
+    daemon.reload();
+    assert_eq!(status(&site)["datagrams"]["unknown_hint"], 5);
+}
+
+#[test]
+fn frames_that_a_watcher_was_too_slow_for_are_shown() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let daemon = Daemon::start(&lab.server, &site);
+    let watcher = daemon.watcher().unwrap();
+    assert_eq!(status(&site)["capture"]["frames"]["received"], 0);
+    kill(watcher, Signal::SIGSTOP).unwrap();
+    let socket = lab.client.udp(CLIENT4);
+    // More than the ring of 2 MiB holds.
+    for _ in 0..8_000 {
+        send(&socket, &[7; 250]);
+    }
+    let begun = Instant::now();
+    assert_eq!(status(&site)["capture"]["frames"]["received"], 0, "a watcher that does not answer");
+    assert!(begun.elapsed() < Duration::from_secs(1), "is not waited for");
+    kill(watcher, Signal::SIGCONT).unwrap();
+    let frames = || status(&site)["capture"]["frames"].clone();
+    assert!(within(SOON, || frames()["received"] == 8_000), "{}", frames());
+    let dropped = frames()["dropped"].as_u64().unwrap();
+    assert!((1..8_000).contains(&dropped), "{dropped}");
+    let text = said(&command(&site, &[]).output().unwrap());
+    assert!(text.contains(&format!("8000 frames, {dropped} dropped")), "{text}");
+}
+
+#[test]
+fn a_socket_has_no_frames_to_tell_of() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("capture = \"udp\"\n", &open_ssh(30));
+    let _daemon = Daemon::start(&lab.server, &site);
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    let now = status(&site);
+    assert_eq!((&now["capture"]["frames"], &now["capture"]["kind"]), (&Value::Null, &"udp".into()));
+    assert_eq!(ended(&now, "granted", ""), 1);
+}
+
+#[test]
+fn watching_tells_again_and_again_and_ends_well_on_ctrl_c() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let _daemon = Daemon::start(&lab.server, &site);
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
+    command.args(["status", "--watch", "-c"]).arg(site.path("spa-knockd.toml"));
+    let watching = command.stdout(Stdio::piped()).spawn().unwrap();
+    thread::sleep(Duration::from_millis(2_500));
+    kill(Pid::from_raw(watching.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+    let output = watching.wait_with_output().unwrap();
+    let text = said(&output);
+    assert!((2..=4).contains(&text.matches("bastion.test").count()), "{text}");
+    assert!(text.contains("laptop  open-ssh  10.77.0.2  tcp/22"), "{text}");
+    assert!(!text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn without_a_daemon_it_says_so() {
+    let site = Site::new("", &open_ssh(30));
+    let output = command(&site, &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no daemon answers at"));
+}
