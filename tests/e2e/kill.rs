@@ -77,7 +77,31 @@ impl Notebook {
             notes.push(old);
         }
         findings.doubles = notes.iter().filter(|old| self.times(old) > 1).count();
+        if self.undoes {
+            self.check_undone(&notes);
+        }
         findings
+    }
+
+    /// What acted is undone once, or it is told that nobody knows.
+    fn check_undone(&self, notes: &[Note]) {
+        let _last = self.start();
+        let acted = || notes.iter().filter(|old| self.times(old) > 0);
+        within(Duration::from_secs(3), || acted().all(|old| self.times_undone(old) > 0));
+        let untold: Vec<&str> =
+            acted().filter(|old| self.times_undone(old) == 0).map(|old| old.name.as_str()).collect();
+        let failed = self.site.audit_of("failed");
+        let told = failed.iter().filter(|record| record["reason"].to_string().contains("may not have run"));
+        let told = told.count();
+        println!(
+            "undone: {} of {}, {told} told of as unknown",
+            acted().count() - untold.len(),
+            acted().count()
+        );
+        assert!(untold.len() <= told, "neither undone nor told: {untold:?}");
+        let twice: Vec<&str> =
+            notes.iter().filter(|old| self.times_undone(old) > 1).map(|old| old.name.as_str()).collect();
+        assert!(twice.is_empty(), "undone twice: {twice:?}");
     }
 
     /// A life that is to end at this point; whether it did.
@@ -148,6 +172,9 @@ impl Notebook {
             if ask(&socket, SERVER4, datagram).is_none() && daemon.has_ended() {
                 return;
             }
+        }
+        if self.undoes {
+            within(Duration::from_millis(1_500), || daemon.has_ended() || self.times_undone(old) > 0);
         }
         // A command's end is on record a moment after what it did.
         within(Duration::from_millis(60), || daemon.has_ended());
@@ -237,6 +264,16 @@ fn a_keeper_killed_at_any_call_as_it_acts_and_stops_acts_on_no_knock_twice() {
     no_knock_acts_twice("keeper killed as it acts and stops", |point| {
         point.victim != Victim::Watcher && point.phase != Phase::Start
     });
+}
+
+#[test]
+fn a_keeper_killed_at_any_call_as_it_undoes_undoes_nothing_twice() {
+    let Some(book) = Notebook::undoing(Path::new(Daemon::PROGRAM)) else { return };
+    let chosen = |point: &Point| point.victim == Victim::Keeper && point.phase == Phase::Knock;
+    let points: Vec<Point> = book.points().into_iter().filter(chosen).collect();
+    let findings = book.sweep(&sample(points, SAMPLE));
+    findings.print("keeper killed as it acts and undoes");
+    assert_eq!(findings.doubles, 0);
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Notebook {
     pub(crate) site: Site,
     pub(crate) laptop: Key,
     program: PathBuf,
+    /// What is written there is taken back a second later, in another file.
+    pub(crate) undoes: bool,
 }
 
 /// A knock that leaves its name in the notebook, once if all is well.
@@ -35,21 +37,34 @@ impl Notebook {
         let lab = Lab::new()?;
         let site = Site::new("", "");
         let laptop = site.key("laptop");
-        let book = Self { lab, site, laptop, program: program.to_owned() };
+        let book = Self { lab, site, laptop, program: program.to_owned(), undoes: false };
         book.configure(server);
+        Some(book)
+    }
+
+    /// One whose knocks are undone a second later.
+    pub(crate) fn undoing(program: &Path) -> Option<Self> {
+        let book = Self { undoes: true, ..Self::new(program, "")? };
+        book.configure("");
         Some(book)
     }
 
     /// Writes the config, again with other lines of `[server]`.
     pub(crate) fn configure(&self, server: &str) {
+        let undone = self.site.path("undone");
+        let undo = format!(
+            "undo = [\"/bin/sh\", \"-c\", \"echo $0 >> {}\", \"{{argument}}\"]\nfor = \"1s\"\n",
+            undone.display()
+        );
         self.site.write_config(
             server,
             &format!(
                 "[firewall]\nprotect = [\"tcp/22\"]\n\
                  [action.open-ssh]\nopen = [\"tcp/22\"]\nfor = \"1s\"\n\
-                 [action.note]\nrun = [\"/bin/sh\", \"-c\", \"echo $0 >> {}\", \"{{argument}}\"]\n\
+                 [action.note]\nrun = [\"/bin/sh\", \"-c\", \"echo $0 >> {}\", \"{{argument}}\"]\n{}\
                  [client.laptop]\nkey = \"laptop.key\"\nallow = [\"note\", \"open-ssh\"]\n",
-                self.site.path("notes").display()
+                self.site.path("notes").display(),
+                if self.undoes { &*undo } else { "" }
             ),
         );
     }
@@ -106,7 +121,16 @@ impl Notebook {
 
     /// How often a knock has acted.
     pub(crate) fn times(&self, note: &Note) -> usize {
-        let text = fs::read_to_string(self.site.path("notes")).unwrap_or_default();
+        self.lines("notes", note)
+    }
+
+    /// How often what it did has been undone.
+    pub(crate) fn times_undone(&self, note: &Note) -> usize {
+        self.lines("undone", note)
+    }
+
+    fn lines(&self, file: &str, note: &Note) -> usize {
+        let text = fs::read_to_string(self.site.path(file)).unwrap_or_default();
         text.lines().filter(|line| *line == note.name).count()
     }
 }
