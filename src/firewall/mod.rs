@@ -1,5 +1,6 @@
 //! What closes ports and opens them for one address.
 
+mod held;
 mod nftables;
 mod none;
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::element::{self, Element};
-use super::held::{Before, Change};
+use crate::firewall::held::{Before, Change};
 
 const NLMSG_ERROR: u16 = 2;
 const NLM_F_REQUEST: u16 = 1;

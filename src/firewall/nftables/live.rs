@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::held::Holder;
+use crate::firewall::held::Holder;
 use crate::gate::{Passage, Way};
 use crate::knock::{Door, Ports, Prefix};
 

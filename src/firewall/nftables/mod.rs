@@ -2,7 +2,6 @@
 
 mod batch;
 mod element;
-mod held;
 mod live;
 mod ruleset;
 mod watch;
@@ -12,10 +11,10 @@ use std::time::Duration;
 
 use self::batch::Fate;
 use self::element::Element;
-use self::held::{Change, Held};
 use self::live::Listed;
 use self::ruleset::{Before, SCHEMA, TABLE};
 use self::watch::{Heard, Watch};
+use super::held::{self, Change, Held};
 use super::{Backend, FirewallError, Gate, Live};
 use crate::gate::{Grant, Passage, Way};
 use crate::knock::Ports;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::{Enforcing, Gate};
-use super::held::Change;
+use crate::firewall::held::Change;
 use crate::gate::{Failsafe, Mode, Passage, Way};
 use crate::knock::{Ports, Prefix};
 

@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::firewall::Live;
+use super::Live;
 use crate::gate::{Grant, Passage, Way};
 use crate::knock::{ActionName, ClientName};
 
 /// Ends that have passed are looked for when there are so many, or twice as many as were left the last time.
 const PRUNE_MIN: usize = 1024;
 
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub(super) struct Held {
     grants: HashMap<Passage, Vec<Holder>>,
     left: usize,
