@@ -14,6 +14,8 @@ use crate::knock::{ActionName, Door};
 
 /// A grant is at least as long as a TCP handshake may take, and at most a year.
 const GRANTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
+/// An entry of an ipset lasts at most 2,147,483 s.
+const IPTABLES_MAX: Duration = Duration::from_secs(24 * 86_400);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Sixteen commands run at a time; one that hangs must not hold its place for long.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
@@ -79,12 +81,19 @@ fn read_action<'d>(
         value.problem("cannot open anything with firewall.backend = \"none\"", None);
     }
     let parts = keys.read_parts();
+    let longest = keys.max.as_ref().or(keys.duration.as_ref());
     let term = if keys.have_effect() {
         keys.read_term(&table)
     } else {
         table.problem("no effect", Some("give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]"));
         None
     };
+    if let (Backend::Iptables, Some(value), Some(Some(Term { max, .. }))) = (backend, longest, term)
+        && max > IPTABLES_MAX
+        && (keys.open.is_some() || keys.forward.is_some())
+    {
+        value.problem("backend \"iptables\" closes after at most 24 days", None);
+    }
     table.finish();
     if let (Some(close), Some(closed)) = (keys.close, keys_close(&parts)) {
         closes.push((close, closed));

@@ -82,6 +82,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
     let mut firewall = root.table("firewall");
     let captures = [("pcap", CaptureKind::Pcap), ("udp", CaptureKind::Udp)];
     let id = server.require("id", "id = \"NAME\": what clients call this server, e.g. its host name");
+    let backend = or(firewall.take("backend"), read_backend, Backend::Nftables);
     let sections = Sections {
         id: id.and_then(|value| value.parsed()),
         interfaces: or(server.take("interfaces"), read_interfaces, Interfaces::Any),
@@ -94,12 +95,8 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         control: or(server.take("control"), absolute_path, PathBuf::from(CONTROL)),
         user: or(server.take("user"), read_user, USER.to_owned()),
         audit: or(server.take("audit"), read_audit, Audit::File(PathBuf::from(AUDIT))),
-        backend: or(firewall.take("backend"), read_backend, Backend::Nftables),
-        mode: or(
-            firewall.take("mode"),
-            |value| value.choice(&[("guard", Mode::Guard), ("set", Mode::Set)]),
-            Mode::Guard,
-        ),
+        backend,
+        mode: or(firewall.take("mode"), |value| read_mode(value, backend), Mode::Guard),
         protect: or(firewall.take("protect"), read_ports, Vec::new()),
         published: or(firewall.take("published"), read_ports, Vec::new()),
         failsafe: or(firewall.take("failsafe"), read_failsafe, None),
@@ -158,11 +155,20 @@ pub(super) fn read_ports(value: &Value<'_>) -> Option<Vec<Ports>> {
 }
 
 fn read_backend(value: &Value<'_>) -> Option<Backend> {
-    if value.is("iptables") {
-        value.not_yet();
+    value.choice(&[("nftables", Backend::Nftables), ("iptables", Backend::Iptables), ("none", Backend::None)])
+}
+
+/// Rules of others cannot name what iptables' grants stand in.
+fn read_mode(value: &Value<'_>, backend: Backend) -> Option<Mode> {
+    let mode = value.choice(&[("guard", Mode::Guard), ("set", Mode::Set)])?;
+    if mode == Mode::Set && backend == Backend::Iptables {
+        value.problem(
+            "backend \"iptables\" has no such mode",
+            Some("mode = \"guard\", or backend = \"nftables\""),
+        );
         return None;
     }
-    value.choice(&[("nftables", Backend::Nftables), ("none", Backend::None)])
+    Some(mode)
 }
 
 /// `"closed"`, or `{ after = "10m", allow = ["203.0.113.0/24"] }`.

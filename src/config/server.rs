@@ -85,6 +85,8 @@ pub enum Audit {
 pub enum Backend {
     /// An nftables table of our own.
     Nftables,
+    /// Chains of our own in iptables and ip6tables, with ipset where it is there.
+    Iptables,
     /// Nothing: only commands run.
     None,
 }

@@ -1,9 +1,11 @@
 //! What closes ports and opens them for one address.
 
 mod held;
+mod iptables;
 mod nftables;
 mod none;
 
+pub use iptables::Iptables;
 pub use nftables::Nftables;
 pub use none::NoFirewall;
 
@@ -55,6 +57,27 @@ pub trait Backend {
     /// # Errors
     /// When the firewall does not do it.
     fn remove(&mut self) -> Result<(), FirewallError>;
+
+    /// In what time `close_due` or `disturbed` has something to do; never where the kernel closes and tells by itself.
+    fn due(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Closes what is over, where the kernel does not.
+    ///
+    /// # Errors
+    /// When the firewall does not do it; it is due again a little later.
+    fn close_due(&mut self) -> Result<(), FirewallError> {
+        Ok(())
+    }
+
+    /// Nobody will call `close_due` from now on: what only it would close is closed until the next load.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    fn rest(&mut self) -> Result<(), FirewallError> {
+        Ok(())
+    }
 }
 
 /// A live grant, as one client holds it.
@@ -134,6 +157,11 @@ pub enum FirewallError {
     /// A set can take no more.
     #[error("firewall: the set of grants is full")]
     Full,
+    /// Another program does not let us have it.
+    #[error(
+        "firewall: another program has held the lock /run/xtables.lock for 5 s\nhint: fuser -v /run/xtables.lock tells which"
+    )]
+    Locked,
     /// A range of addresses or ports overlaps one that is open already.
     #[error(
         "firewall: these addresses and ports overlap others that are open\nhint: knock again when those are closed"

@@ -17,6 +17,16 @@ pub struct Action {
     pub term: Option<Term>,
 }
 
+impl Action {
+    /// Whether some of what it opens is for one connection only.
+    #[must_use]
+    pub fn opens_once(&self) -> bool {
+        self.parts.iter().any(|part| {
+            matches!(part, Part::Open { uses: Uses::One, .. } | Part::OpenArgument { uses: Uses::One, .. })
+        })
+    }
+}
+
 /// One thing that an action does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {

@@ -124,6 +124,12 @@ pub fn forwards() -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0"))
 }
 
+/// Whether this host speaks IPv6, on whatever interface.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/self/net/if_inet6").exists()
+}
+
 /// The state of an interface of this network namespace.
 #[must_use]
 pub fn link(interface: &str) -> Link {

@@ -122,6 +122,9 @@ impl Deeds {
     /// Ends the commands that run, but waits a while for those that undo something. What is to be undone later waits
     /// for the next daemon. Returns what is to be recorded.
     pub(super) fn stop(&mut self) -> Vec<Record> {
+        if let Err(error) = self.gatehouse.rest() {
+            log::error!("{error}; what is open stays open until the next start");
+        }
         let ended = |label| match label {
             Label::Order(ticket) => {
                 Some(ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned())))

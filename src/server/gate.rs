@@ -28,6 +28,7 @@ pub(super) fn gate(path: &Path, to: Door, trial: Option<Duration>) -> Result<(),
             let _lock = state::lock(&loaded.config.state_dir)?;
             let mut gatehouse = loaded.gatehouse(Standing::read(&loaded.config.state_dir)?)?;
             gatehouse.change(standing(to, trial), &loaded).map_err(Failure::run)?;
+            gatehouse.rest().map_err(Failure::run)?;
         }
     }
     let doors: Vec<String> = loaded.config.protect.iter().map(ToString::to_string).collect();

@@ -121,6 +121,17 @@ impl Gatehouse {
         Ok(())
     }
 
+    /// This process looks after nothing any more: what only a daemon would close is closed until the next one starts.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(super) fn rest(&mut self) -> Result<(), FirewallError> {
+        match self.firewall.rest() {
+            Err(FirewallError::Gone) | Ok(()) => Ok(()),
+            failed => failed,
+        }
+    }
+
     /// Readable when somebody has changed the firewall.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.firewall.descriptor()
@@ -134,12 +145,22 @@ impl Gatehouse {
             _ => None,
         };
         let mend = self.mend.map(|due| due.saturating_sub(now));
-        trial.into_iter().chain(mend).fold(self.alive.saturating_sub(now), Duration::min)
+        trial
+            .into_iter()
+            .chain(mend)
+            .chain(self.firewall.due())
+            .fold(self.alive.saturating_sub(now), Duration::min)
     }
 
     /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
     pub(super) fn tend(&mut self, loaded: &Loaded) {
         let now = clock::steady();
+        match self.firewall.close_due() {
+            Ok(()) => {}
+            // It is loaded again, without what is over.
+            Err(FirewallError::Gone) => self.mend = self.mend.or(Some(now)),
+            Err(error) => log::error!("{error}; what is over is still open, trying again"),
+        }
         if self.firewall.disturbed() && self.standing != Standing::Off && self.mend.is_none() {
             self.mend = Some(now.saturating_add(MEND_AFTER));
         }

@@ -16,7 +16,7 @@ use super::state::{self, Left, State, Undoings};
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
-use crate::firewall::{Backend, Enforcing, Gate, Nftables, NoFirewall};
+use crate::firewall::{Backend, Enforcing, Gate, Iptables, Nftables, NoFirewall};
 use crate::gate::{Client, ClientRules, KeyAge, Part, Policy, ReplayMemory};
 use crate::knock::{Door, Protocol};
 use crate::os::confine::{self, Needs};
@@ -107,8 +107,21 @@ impl Loaded {
             true => Needs::Everything,
             false => Needs::Knocking { port: self.config.port },
         };
+        if self.config.backend == BackendKind::Iptables {
+            // The kernel's parts for it may have to be loaded, which takes more rights than are kept.
+            Iptables::prime(&self.tables());
+        }
         confine::keep(needs).map_err(|error| Failure::run(format_args!("giving up rights: {error}")))?;
         Ok(self)
+    }
+
+    /// The tables of iptables that this config needs.
+    fn tables(&self) -> Vec<&'static str> {
+        let mut parts = self.config.actions.values().flat_map(|action| &action.parts);
+        let mut tables = vec!["filter"];
+        tables.extend((!self.config.published.is_empty()).then_some("mangle"));
+        tables.extend(parts.any(|part| matches!(part, Part::Forward { .. })).then_some("nat"));
+        tables
     }
 
     /// Whether knocks can lead to commands of the admin's.
@@ -119,7 +132,7 @@ impl Loaded {
 
     fn lock(self) -> Result<Locked, Failure> {
         let mut locks = vec![state::lock(&self.config.state_dir)?];
-        if self.config.backend == BackendKind::Nftables {
+        if self.config.backend != BackendKind::None {
             locks.extend(lock_gate()?);
         }
         let gatehouse = self.gatehouse(Standing::read(&self.config.state_dir)?)?;
@@ -136,9 +149,21 @@ impl Loaded {
     pub(super) fn gatehouse(&self, standing: Standing) -> Result<Gatehouse, Failure> {
         let firewall: Box<dyn Backend> = match self.config.backend {
             BackendKind::Nftables => Box::new(Nftables::open().map_err(Failure::run)?),
+            BackendKind::Iptables => Box::new(self.iptables()?),
             BackendKind::None => Box::new(NoFirewall),
         };
         Ok(Gatehouse::new(firewall, standing))
+    }
+
+    fn iptables(&self) -> Result<Iptables, Failure> {
+        let iptables = Iptables::open(&self.config.state_dir).map_err(Failure::run)?;
+        let once = self.config.actions.iter().find(|(_, action)| action.opens_once());
+        match once.filter(|_| !iptables.kernel_closes()) {
+            Some((name, _)) => Err(Failure::run(format_args!(
+                "action.{name}.once: needs ipset with backend \"iptables\"\nhint: apt install ipset"
+            ))),
+            None => Ok(iptables),
+        }
     }
 
     /// What the gate consists of, with the connections that there are now.
@@ -253,7 +278,7 @@ const OLDER_MAX: usize = 65_536;
 /// Where the locks of gates lie, one for each network namespace.
 const GATES: &str = "/run/spa-knock";
 
-/// The gate is one table for a network namespace: of two daemons there each would undo the other's.
+/// The gate is one for a network namespace: of two daemons there each would undo the other's.
 fn lock_gate() -> Result<Option<File>, Failure> {
     let folder = Path::new(GATES);
     let lock = host::network_namespace().and_then(|namespace| {

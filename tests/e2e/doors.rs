@@ -15,7 +15,7 @@ use crate::net::{
 const SOON: Duration = Duration::from_secs(2);
 
 /// A site with these actions, all of which `laptop` may do.
-fn site(firewall: &str, actions: &[(&str, &str)], client: &str) -> Site {
+pub(crate) fn site(firewall: &str, actions: &[(&str, &str)], client: &str) -> Site {
     let site = Site::new("", "");
     let names: Vec<String> = actions.iter().map(|(name, _)| format!("\"{name}\"")).collect();
     let tables: String = actions.iter().map(|(name, lines)| format!("[action.{name}]\n{lines}\n")).collect();
@@ -28,7 +28,7 @@ fn site(firewall: &str, actions: &[(&str, &str)], client: &str) -> Site {
 }
 
 /// Knocks from an address of the client's; what came of it.
-fn knock_at(
+pub(crate) fn knock_at(
     lab: &Namespace,
     from: IpAddr,
     server: IpAddr,

@@ -23,6 +23,7 @@ mod disk;
 mod doors;
 mod gate;
 mod hostile;
+mod iptables;
 mod kill;
 mod laboratory;
 mod nat;

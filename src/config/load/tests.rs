@@ -153,8 +153,16 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("audit = 'audit.log'", "f:3:9: server.audit: not an absolute path"),
         ("user = ''", "f:3:8: server.user: not a user name"),
         ("prot = 1", "f:3:1: server.prot: unknown key\nhint: did you mean 'port'?"),
-        ("[firewall]\nbackend = 'iptables'", "f:4:11: firewall.backend: not yet in this version"),
-        ("[firewall]\nbackend = 'pf'", "f:4:11: firewall.backend: not one of: nftables, none"),
+        ("[firewall]\nbackend = 'pf'", "f:4:11: firewall.backend: not one of: nftables, iptables, none"),
+        (
+            "[firewall]\nbackend = 'iptables'\nmode = 'set'",
+            "f:5:8: firewall.mode: backend \"iptables\" has no such mode\n\
+             hint: mode = \"guard\", or backend = \"nftables\"",
+        ),
+        (
+            "[firewall]\nbackend = 'iptables'\n[action.o]\nopen = ['tcp/22']\nfor = '1h'\nmax = '30d'",
+            "f:8:7: action.o.max: backend \"iptables\" closes after at most 24 days",
+        ),
         ("[firewall]\nmode = 'sets'", "f:4:8: firewall.mode: not one of: guard, set"),
         (
             "[firewall]\nfailsafe = { after = '10m' }",

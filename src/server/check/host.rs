@@ -49,13 +49,41 @@ impl Report {
         if config.capture == CaptureKind::Pcap {
             self.capability(config, &["server", "capture"], Capability::NetRaw);
         }
-        if config.backend == Backend::Nftables {
+        if config.backend != Backend::None {
             self.capability(config, &["firewall", "backend"], Capability::NetAdmin);
         }
         if config.backend == Backend::Nftables && host::program("nft").is_none() {
             let message = "firewall.backend: the program nft is not there".to_owned();
             self.problem(config, &["firewall", "backend"], message, "install it, e.g.: apt install nftables");
         }
+        if config.backend == Backend::Iptables {
+            self.iptables(config);
+        }
+    }
+
+    fn iptables(&mut self, config: &ServerConfig) {
+        let place = ["firewall", "backend"];
+        for name in ["iptables", "ip6tables"] {
+            if host::program(name).is_none() && (name == "iptables" || host::has_ipv6()) {
+                let message = format!("firewall.backend: the program {name} is not there");
+                self.problem(config, &place, message, "install it, e.g.: apt install iptables");
+            }
+        }
+        if host::program("ipset").is_some() {
+            return;
+        }
+        let hint = "install it, e.g.: apt install ipset";
+        for (name, _) in config.actions.iter().filter(|(_, action)| action.opens_once()) {
+            let message = format!("action.{name}.once: needs the program ipset, which is not there");
+            self.problem(config, &["action", name.as_str(), "once"], message, hint);
+        }
+        if config.failsafe.is_some() {
+            let message = "firewall.failsafe: needs the program ipset, which is not there".to_owned();
+            self.problem(config, &["firewall", "failsafe"], message, hint);
+        }
+        let message =
+            "firewall.backend: without the program ipset what is open stays so while no daemon runs";
+        self.warning(config, &place, message.to_owned(), hint);
     }
 
     fn capability(&mut self, config: &ServerConfig, place: &[&str], capability: Capability) {

@@ -1,0 +1,71 @@
+//! The two IP versions: each has programs, tables and sets of its own.
+
+use crate::knock::Prefix;
+use crate::os::host;
+
+/// An IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// Those that this host speaks.
+    pub(super) fn here() -> Vec<Self> {
+        if host::has_ipv6() { vec![Self::V4, Self::V6] } else { vec![Self::V4] }
+    }
+
+    /// That of some addresses.
+    pub(super) fn of(prefix: Prefix) -> Self {
+        if prefix.first().is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The program that changes one rule.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+
+    /// The program that changes a table in one transaction.
+    pub(super) const fn restore(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables-restore",
+            Self::V6 => "ip6tables-restore",
+        }
+    }
+
+    /// The program that shows all tables.
+    pub(super) const fn save(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables-save",
+            Self::V6 => "ip6tables-save",
+        }
+    }
+
+    /// As ipset names it.
+    pub(super) const fn inet(self) -> &'static str {
+        match self {
+            Self::V4 => "inet",
+            Self::V6 => "inet6",
+        }
+    }
+
+    /// As the names of our sets end.
+    pub(super) const fn digit(self) -> char {
+        match self {
+            Self::V4 => '4',
+            Self::V6 => '6',
+        }
+    }
+
+    /// Two ranges that together are everybody: a set takes no prefix without bits.
+    pub(super) const fn everybody(self) -> [&'static str; 2] {
+        match self {
+            Self::V4 => ["0.0.0.0/1", "128.0.0.0/1"],
+            Self::V6 => ["::/1", "8000::/1"],
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! iptables and ip6tables: chains of our own, each table loaded in one transaction. Grants are entries of ipset's sets,
+//! which the kernel closes; without ipset they are rules, which the daemon takes away on time.
+//!
+//! A packet that may come in leaves our chains for the rules of others, as with nftables; nothing that is not ours is
+//! changed. Which grants are live stands in a file before the firewall is told.
+
+mod entry;
+mod family;
+mod journal;
+mod present;
+mod program;
+mod rules;
+mod sets;
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use self::entry::{Entry, Kind};
+use self::family::Family;
+use self::journal::Journal;
+use self::rules::Closing;
+use super::held::Held;
+use super::{Backend, Enforcing, FirewallError, Gate, Live};
+use crate::gate::{Grant, Way};
+use crate::os::{clock, host};
+
+/// Rules are gone through one after the other, and written anew with each grant.
+const RULES_MAX: usize = 1024;
+/// Connections older than the gate are rules too.
+const OLDER_MAX: usize = 1024;
+/// Between two looks at whether our rules still stand.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Until what could not be closed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Our chains and sets.
+pub struct Iptables {
+    families: Vec<Family>,
+    closing: Closing,
+    journal: Journal,
+    /// On the clock of this boot.
+    held: Held,
+    loaded: Option<Loaded>,
+    /// When rules must go.
+    due: Option<Duration>,
+    /// When our rules are looked at again.
+    look: Duration,
+}
+
+/// What was loaded last.
+struct Loaded {
+    gate: Gate,
+    /// What stays of it until the next load, in each family.
+    lasting: Vec<Vec<String>>,
+}
+
+impl Iptables {
+    /// Finds out what there is to work with, and reads from the state folder what an earlier daemon has granted.
+    ///
+    /// # Errors
+    /// When a program is missing.
+    pub fn open(state: &Path) -> Result<Self, FirewallError> {
+        let families = Family::here();
+        for family in &families {
+            if host::program(family.program()).is_none() {
+                return Err(FirewallError::Other(format!(
+                    "{} not found\nhint: apt install iptables (or set firewall.backend = \"none\")",
+                    family.program()
+                )));
+            }
+        }
+        let closing = if Self::has_sets() { Closing::Sets } else { Closing::Rules };
+        if closing == Closing::Rules {
+            log::warn!(
+                "firewall: no ipset: the daemon closes what it opens; while it is dead nobody does\nhint: apt install ipset"
+            );
+        }
+        let journal = Journal::of(state);
+        let held = journal.read();
+        Ok(Self { families, closing, journal, held, loaded: None, due: None, look: Duration::ZERO })
+    }
+
+    /// Whether the kernel can close what is opened: ipset is there and works.
+    #[must_use]
+    pub fn has_sets() -> bool {
+        host::program("ipset").is_some() && program::ipset(&["list", "-n"]).is_ok()
+    }
+
+    /// Whether the kernel closes what this one opens.
+    #[must_use]
+    pub fn kernel_closes(&self) -> bool {
+        self.closing == Closing::Sets
+    }
+
+    /// Has the kernel load its parts for these tables, which needs rights that the daemon gives up.
+    pub fn prime(tables: &[&str]) {
+        for family in Family::here() {
+            program::prime(family, tables);
+        }
+    }
+
+    /// Tells the firewall what changes: `ended` goes, and of what `held` holds all that has to do with `touched` is
+    /// there for its time.
+    fn change(&mut self, held: &Held, ended: &[Entry], touched: &[Entry]) -> Result<(), FirewallError> {
+        let Some(loaded) = &self.loaded else { return Err(FirewallError::Gone) };
+        let now = clock::boot();
+        let live = entry::of(&held.changes(now));
+        for (family, lasting) in self.families.iter().zip(&loaded.lasting) {
+            if !touched.iter().any(|entry| entry.family() == *family) {
+                continue;
+            }
+            let present = program::present(*family)?;
+            if present.lasting() != *lasting {
+                return Err(FirewallError::Gone);
+            }
+            if self.closing == Closing::Sets {
+                let again: Vec<&Entry> = live
+                    .iter()
+                    .filter(|entry| entry.family() == *family)
+                    .filter(|entry| touched.iter().any(|touched| touched.meets(entry)))
+                    // Whether it has been used is not known: it is not given twice.
+                    .filter(|entry| entry.kind != Kind::Once || !ended.iter().any(|ended| ended.meets(entry)))
+                    .collect();
+                program::ipset_restore(&sets::change(*family, ended, &again, now))?;
+            }
+            let text = rules::change(*family, &loaded.gate, self.closing, &live, &present);
+            program::restore(*family, &text)?;
+        }
+        self.due = self.next_due(&live);
+        Ok(())
+    }
+
+    /// When the first of the rules that stand for grants must go.
+    fn next_due(&self, live: &[Entry]) -> Option<Duration> {
+        let is_rule =
+            |entry: &&Entry| self.closing == Closing::Rules || matches!(entry.kind, Kind::Forward(_));
+        live.iter().filter(is_rule).map(|entry| entry.end).min()
+    }
+
+    /// The file first, then the firewall; as it was where the firewall does not take it.
+    fn become_held(&mut self, held: Held, ended: &[Entry], touched: &[Entry]) -> Result<(), FirewallError> {
+        let unwritten = |error| FirewallError::Other(format!("not remembered: {error}"));
+        self.journal.write(&held, clock::boot()).map_err(unwritten)?;
+        if let Err(error) = self.change(&held, ended, touched) {
+            // Without sets the lock is waited for before anything is done, in each family.
+            let undone = error == FirewallError::Locked
+                && self.closing == Closing::Rules
+                && touched.iter().all(|entry| Some(entry.family()) == touched.first().map(Entry::family));
+            if error != FirewallError::Gone && !undone {
+                let before = self.held.clone();
+                if let Err(error) = self.change(&before, touched, touched) {
+                    log::error!("{error}; what could be done in part is not taken back");
+                }
+            }
+            self.journal.write(&self.held, clock::boot()).map_err(unwritten)?;
+            return Err(error);
+        }
+        self.held = held;
+        Ok(())
+    }
+
+    fn refuse(&self, gate: &Gate) -> Result<(), FirewallError> {
+        let needs = |what| {
+            Err(FirewallError::Other(format!("{what} needs ipset with iptables\nhint: apt install ipset")))
+        };
+        match (self.closing, gate.enforcing, &gate.failsafe) {
+            (Closing::Rules, Enforcing::For(_), _) => needs("a gate on trial"),
+            (Closing::Rules, _, Some(_)) => needs("firewall.failsafe"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all that was loaded still stands.
+    fn stands(&self) -> bool {
+        let Some(loaded) = &self.loaded else { return true };
+        self.families.iter().zip(&loaded.lasting).all(|(family, lasting)| {
+            // What cannot be looked at is taken for what it was.
+            program::present(*family).map_or(true, |present| present.lasting() == *lasting)
+        })
+    }
+}
+
+impl Backend for Iptables {
+    fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
+        self.refuse(gate)?;
+        let mut gate = gate.clone();
+        if gate.older.len() > OLDER_MAX {
+            log::warn!("firewall: of connections older than the gate only {OLDER_MAX} are sure to live on");
+            gate.older.truncate(OLDER_MAX);
+        }
+        let now = clock::boot();
+        let live = entry::of(&self.held.changes(now));
+        let mut lasting = Vec::new();
+        for &family in &self.families {
+            let live: Vec<Entry> = live.iter().filter(|entry| entry.family() == family).cloned().collect();
+            if self.closing == Closing::Sets {
+                let strange = strange_once(family, &live);
+                program::ipset_restore(&sets::load(family, &gate, &live, &strange, now))?;
+            }
+            let text = rules::load(family, &gate, self.closing, &live, &program::present(family)?);
+            program::restore(family, &text)?;
+            lasting.push(program::present(family)?.lasting().into_iter().map(str::to_owned).collect());
+        }
+        self.loaded = Some(Loaded { gate, lasting });
+        self.due = self.next_due(&live);
+        self.look = clock::steady().saturating_add(LOOK_EVERY);
+        Ok(())
+    }
+
+    fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        let now = clock::boot();
+        for grant in grants {
+            if !self.families.contains(&Family::of(grant.passage().from)) {
+                return Err(FirewallError::Other("this host has no IPv6".to_owned()));
+            }
+            if self.closing == Closing::Rules && matches!(grant.passage().way, Way::Once(_)) {
+                return Err(FirewallError::Other(
+                    "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
+                ));
+            }
+        }
+        let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
+        let mut held = self.held.clone();
+        held.note(grants, now);
+        if self.closing == Closing::Rules && held.changes(now).len() > RULES_MAX {
+            return Err(FirewallError::Full);
+        }
+        self.become_held(held, &[], &entry::of(&changes))
+    }
+
+    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+        let now = clock::boot();
+        let (changes, closed) = self.held.without(which, now);
+        if changes.is_empty() {
+            return Ok(closed);
+        }
+        let mut held = self.held.clone();
+        held.forget(which, now);
+        let ended = entry::of(&changes);
+        self.become_held(held, &ended, &ended)?;
+        Ok(closed)
+    }
+
+    fn live(&self) -> Vec<Live> {
+        self.held.live(clock::boot())
+    }
+
+    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+        let failsafe = self.loaded.as_ref().and_then(|loaded| loaded.gate.failsafe.as_ref());
+        let Some(after) = failsafe.map(|failsafe| failsafe.after) else { return Ok(()) };
+        self.families
+            .iter()
+            .try_for_each(|family| program::ipset_restore(&sets::everybody("alive", *family, after)))
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Nobody tells: looked at now and then.
+    fn disturbed(&mut self) -> bool {
+        let now = clock::steady();
+        if self.loaded.is_none() || now < self.look {
+            return false;
+        }
+        self.look = now.saturating_add(LOOK_EVERY);
+        !self.stands()
+    }
+
+    fn remove(&mut self) -> Result<(), FirewallError> {
+        for &family in &self.families {
+            program::restore(family, &rules::remove(&program::present(family)?))?;
+            if self.closing == Closing::Sets {
+                let there = program::ipset(&["list", "-n"])?;
+                let ours: Vec<String> =
+                    sets::names(family).filter(|name| there.lines().any(|line| line == name)).collect();
+                ours.iter().try_for_each(|name| program::ipset(&["destroy", name]).map(drop))?;
+            }
+        }
+        (self.held, self.loaded, self.due) = (Held::default(), None, None);
+        self.journal
+            .write(&self.held, clock::boot())
+            .map_err(|error| FirewallError::Other(format!("not remembered: {error}")))
+    }
+
+    fn due(&self) -> Option<Duration> {
+        let look = self.loaded.as_ref().map(|_| self.look.saturating_sub(clock::steady()));
+        let due = self.due.map(|due| due.saturating_sub(clock::boot()));
+        due.into_iter().chain(look).min()
+    }
+
+    fn close_due(&mut self) -> Result<(), FirewallError> {
+        let now = clock::boot();
+        if self.due.is_none_or(|due| now < due) {
+            return Ok(());
+        }
+        let held = self.held.clone();
+        let over: Vec<Entry> = entry::of(&held.changes(Duration::ZERO));
+        let closed = self.change(&held, &[], &over);
+        if closed.is_err() {
+            self.due = Some(now.saturating_add(RETRY));
+        }
+        closed
+    }
+
+    fn rest(&mut self) -> Result<(), FirewallError> {
+        if self.closing == Closing::Sets || self.loaded.is_none() {
+            return Ok(());
+        }
+        let over: Vec<Entry> = entry::of(&self.held.changes(Duration::ZERO));
+        self.change(&Held::default(), &[], &over)
+    }
+}
+
+/// Entries of the set for single connections that nobody holds any more, as after a crash while they were closed.
+fn strange_once(family: Family, live: &[Entry]) -> Vec<String> {
+    let name = sets::name("once", family);
+    let known: Vec<String> = live.iter().filter(|entry| entry.kind == Kind::Once).map(sets::key).collect();
+    // Where there is no such set yet there is nothing in it.
+    let text = program::ipset(&["save", &name]).unwrap_or_default();
+    let keys = text.lines().filter_map(|line| line.strip_prefix(&format!("add {name} "))?.split(' ').next());
+    keys.filter(|key| !known.iter().any(|known| known == key)).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! The text for `ipset restore`: sets whose entries the kernel takes away when their time is over.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::entry::{Entry, Kind};
+use super::family::Family;
+use crate::firewall::{Enforcing, Gate};
+
+/// What a set of grants can take, as in the nftables table.
+const SIZE: u32 = 65_536;
+/// The longest timeout of a set's entry, in seconds (`IPSET_MAX_TIMEOUT` of the kernel: its counter is in ms).
+const TIMEOUT_MAX: u64 = 2_147_483;
+
+/// Our sets, and their types.
+const SETS: [(&str, &str); 7] = [
+    ("single", "hash:ip,port"),
+    ("span", "hash:net,port"),
+    ("once", "hash:ip,port"),
+    ("forward", "hash:ip,port"),
+    ("trial", "hash:net"),
+    ("alive", "hash:net"),
+    ("spared", "hash:net"),
+];
+
+/// The name of one of them.
+pub(super) fn name(set: &str, family: Family) -> String {
+    format!("spa_knock_{set}{}", family.digit())
+}
+
+/// The names of all of them.
+pub(super) fn names(family: Family) -> impl Iterator<Item = String> {
+    SETS.iter().map(move |(set, _)| name(set, family))
+}
+
+/// Makes the sets, and has in them what is live at `now` and nothing else; `used` are entries of the once set that
+/// must go. Whether the others have been used is not known here: none is given twice.
+pub(super) fn load(family: Family, gate: &Gate, live: &[Entry], used: &[String], now: Duration) -> String {
+    let mut text = Text(String::new());
+    for (set, kind) in SETS {
+        text.create(&name(set, family), kind, family);
+    }
+    for (set, kind) in SETS {
+        // Replaced in one step, or a grant would have a gap.
+        let coming = name(&format!("{set}_new"), family);
+        let lines: Vec<String> = match set {
+            "spared" => spared(family, gate).map(|prefix| format!("add {coming} {prefix}\n")).collect(),
+            "single" | "span" | "forward" => {
+                live.iter().filter(|e| set_of(e) == set).map(|entry| add(entry, &coming, now)).collect()
+            }
+            _ => continue,
+        };
+        text.create(&coming, kind, family);
+        text.line(format_args!("flush {coming}"));
+        text.0.extend(lines);
+        text.line(format_args!("swap {} {coming}", name(set, family)));
+        text.line(format_args!("destroy {coming}"));
+    }
+    for key in used {
+        text.line(format_args!("del {} {key}", name("once", family)));
+    }
+    if let Enforcing::For(time) = gate.enforcing {
+        text.0.push_str(&everybody("trial", family, time));
+    }
+    if let Some(failsafe) = &gate.failsafe {
+        text.0.push_str(&everybody("alive", family, failsafe.after));
+    }
+    text.0
+}
+
+/// Puts everybody into a set for a while.
+pub(super) fn everybody(set: &str, family: Family, time: Duration) -> String {
+    let name = name(set, family);
+    let line = |prefix| format!("add {name} {prefix} timeout {}\n", seconds(time));
+    family.everybody().map(line).concat()
+}
+
+/// Takes these entries away and adds those, the later of which win.
+pub(super) fn change(family: Family, ended: &[Entry], live: &[&Entry], now: Duration) -> String {
+    let mut text = Text(String::new());
+    for entry in ended.iter().filter(|entry| entry.family() == family) {
+        text.line(format_args!("del {} {}", name(set_of(entry), family), key(entry)));
+    }
+    text.0.extend(live.iter().map(|entry| add(entry, &name(set_of(entry), family), now)));
+    text.0
+}
+
+/// The set that an entry stands in.
+pub(super) const fn set_of(entry: &Entry) -> &'static str {
+    match entry.kind {
+        Kind::Single => "single",
+        Kind::Span => "span",
+        Kind::Once => "once",
+        Kind::Forward(_) => "forward",
+    }
+}
+
+/// Addresses and ports as ipset writes them.
+pub(super) fn key(entry: &Entry) -> String {
+    let protocol = entry.ports.protocol().as_str();
+    match entry.ports.bounds() {
+        (first, last) if first == last => format!("{},{protocol}:{first}", entry.from),
+        (first, last) => format!("{},{protocol}:{first}-{last}", entry.from),
+    }
+}
+
+fn add(entry: &Entry, set: &str, now: Duration) -> String {
+    let left = seconds(entry.end.saturating_sub(now));
+    format!("add {set} {} timeout {left} comment \"{}\"\n", key(entry), entry.comment)
+}
+
+/// Whole seconds, at least one: none would be for ever.
+fn seconds(time: Duration) -> u64 {
+    let up = u64::from(time.subsec_nanos() > 0);
+    time.as_secs().saturating_add(up).clamp(1, TIMEOUT_MAX)
+}
+
+fn spared(family: Family, gate: &Gate) -> impl Iterator<Item = String> {
+    let all = gate.failsafe.iter().flat_map(|failsafe| &failsafe.allow);
+    all.filter(move |prefix| Family::of(**prefix) == family).flat_map(move |prefix| {
+        let everybody = prefix.contains(family_last(family));
+        if everybody && prefix.first().is_unspecified() {
+            family.everybody().map(str::to_owned).to_vec()
+        } else {
+            vec![prefix.to_string()]
+        }
+    })
+}
+
+/// The highest address: with the lowest one it is only in the prefix of all.
+const fn family_last(family: Family) -> std::net::IpAddr {
+    match family {
+        Family::V4 => std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST),
+        Family::V6 => std::net::IpAddr::V6(std::net::Ipv6Addr::from_bits(u128::MAX)),
+    }
+}
+
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, arguments: std::fmt::Arguments<'_>) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{arguments}");
+    }
+
+    fn create(&mut self, name: &str, kind: &str, family: Family) {
+        let inet = family.inet();
+        self.line(format_args!("create {name} {kind} family {inet} maxelem {SIZE} timeout 0 comment"));
+    }
+}

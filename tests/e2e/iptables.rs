@@ -1,0 +1,490 @@
+//! The gate in iptables and ip6tables: with ipset and without, with nftables beneath and with the older kernel parts.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use spa_knock::knock::Status;
+
+use super::doors::{knock_at, site};
+use crate::net::{
+    CLIENT4, CLIENT6, Daemon, Lab, NatLab, SERVER4, SERVER6, Site, ask, converse, full, limited, within,
+};
+
+/// What the closing may take beyond the seconds granted.
+const LATE: Duration = Duration::from_secs(1);
+/// What two clocks and a scheduler may differ in.
+const EARLY: Duration = Duration::from_millis(100);
+
+const BOTH: [(IpAddr, IpAddr); 2] = [(CLIENT4, SERVER4), (CLIENT6, SERVER6)];
+const SSH: &str = "backend = \"iptables\"\nprotect = [\"tcp/22\"]";
+
+/// What a host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Host {
+    /// ipset, and iptables as most systems have it today.
+    Usual,
+    /// No ipset.
+    Setless,
+    /// The iptables that knows nothing of nftables, and no ipset.
+    Legacy,
+    /// The same with ipset.
+    LegacySets,
+}
+
+const ALL: [Host; 4] = [Host::Usual, Host::Setless, Host::Legacy, Host::LegacySets];
+
+impl Host {
+    /// The same command where mounts of its own make the programs those of this host. The lock of the tables is a
+    /// file of the site.
+    fn command(self, site: &Site, command: &Command) -> Command {
+        let lock = site.path("xtables.lock");
+        File::options().create(true).append(true).open(&lock).unwrap();
+        let mut script = "touch /run/xtables.lock\n".to_owned();
+        script += &format!("mount --bind {} /run/xtables.lock\n", lock.display());
+        if matches!(self, Self::Setless | Self::Legacy) {
+            script += "mount --bind /dev/null \"$(readlink -f /usr/sbin/ipset)\"\n";
+        }
+        if matches!(self, Self::Legacy | Self::LegacySets) {
+            script += "mount --bind /usr/sbin/xtables-legacy-multi /usr/sbin/xtables-nft-multi\n";
+        }
+        script += "exec \"$@\"\n";
+        let mut mounted = Command::new("unshare");
+        mounted
+            .args(["--mount", "sh", "-ec", &script, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        mounted
+    }
+
+    fn start(self, lab: &Lab, site: &Site) -> Daemon {
+        Daemon::start_command(&lab.server, self.command(site, &Daemon::command(site)))
+    }
+
+    /// All tables of this host.
+    fn saved(self, lab: &Lab) -> String {
+        let programs = match self {
+            Self::Usual | Self::Setless => ["iptables-save", "ip6tables-save"],
+            Self::Legacy | Self::LegacySets => ["iptables-legacy-save", "ip6tables-legacy-save"],
+        };
+        let text: String = programs.map(|program| lab.server.run(program)).concat();
+        // The time, and how many packets have come by.
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split(" [").next().unwrap().to_owned() + "\n").collect()
+    }
+
+    fn sets(lab: &Lab) -> String {
+        lab.server.run("ipset list -n")
+    }
+
+    fn admin(self, lab: &Lab, site: &Site, words: &[&str]) -> Output {
+        let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+        command.args(words).arg("-c").arg(site.path("spa-knockd.toml"));
+        lab.server.output(&mut self.command(site, &command))
+    }
+}
+
+fn ssh(seconds: u32) -> Site {
+    site(SSH, &[("ssh", &format!("open = [\"tcp/22\"]\nfor = \"{seconds}s\"\nmax = \"1m\""))], "")
+}
+
+fn granted(lab: &Lab, (from, to): (IpAddr, IpAddr), site: &Site, action: &str) -> (Instant, Instant) {
+    let asked = Instant::now();
+    assert_eq!(knock_at(&lab.client, from, to, site, action, ""), Status::Granted);
+    (asked, Instant::now())
+}
+
+fn assert_on_time((asked, granted): (Instant, Instant), closed: Instant, seconds: u64) {
+    let seconds = Duration::from_secs(seconds);
+    assert!(closed + EARLY >= asked + seconds, "closed after {:?}", closed - asked);
+    assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
+}
+
+fn without_ours(saved: &str) -> Vec<&str> {
+    let kept = saved.lines().filter(|line| !line.contains("SPA_KNOCK"));
+    kept.collect()
+}
+
+#[test]
+fn a_port_opens_for_one_address_and_closes_on_time_whatever_the_host_has() {
+    for host in ALL {
+        let Some(lab) = Lab::new() else { return };
+        let site = ssh(2);
+        lab.server.echo(22);
+        let mut older = lab.client.connect(SERVER4, 22).unwrap();
+        let _daemon = host.start(&lab, &site);
+        assert!(converse(&mut older), "{host:?}: older than the gate");
+        for (from, to) in BOTH {
+            assert!(!lab.client.reaches(to, 22), "{host:?}: closed without a knock");
+            assert!(lab.server.reaches_itself(to, 22), "{host:?}: the host reaches itself");
+            let times = granted(&lab, (from, to), &site, "ssh");
+            let mut session = lab.client.connect(to, 22).expect("open after the knock");
+            assert!(!lab.neighbour.reaches(to, 22), "{host:?}: closed for everyone else");
+            let closed = lab.client.closing(to, 22);
+            println!("{host:?} {to}: closed {:?} after the knock", closed - times.0);
+            assert_on_time(times, closed, 2);
+            assert!(converse(&mut session), "what was connected lives on");
+        }
+    }
+}
+
+#[test]
+fn what_an_earlier_daemon_opened_is_closed_on_time_though_it_was_killed() {
+    for host in ALL {
+        let Some(lab) = Lab::new() else { return };
+        let site = ssh(3);
+        lab.server.echo(22);
+        let mut daemon = host.start(&lab, &site);
+        let times = granted(&lab, BOTH[0], &site, "ssh");
+        daemon.kill9();
+        assert!(lab.client.reaches(SERVER4, 22), "{host:?}: still open");
+        // The next one takes it up, and closes it on time.
+        let mut daemon = host.start(&lab, &site);
+        assert!(lab.client.reaches(SERVER4, 22), "{host:?}: taken up");
+        assert_on_time(times, lab.client.closing(SERVER4, 22), 3);
+        // Overdue at the start: the gate is closed before the daemon is ready.
+        let times = granted(&lab, BOTH[0], &site, "ssh");
+        daemon.kill9();
+        thread::sleep(Duration::from_millis(3_300));
+        let kernel_closes = matches!(host, Host::Usual | Host::LegacySets);
+        assert_eq!(lab.client.reaches(SERVER4, 22), !kernel_closes, "{host:?}");
+        let _daemon = host.start(&lab, &site);
+        assert!(!lab.client.reaches(SERVER4, 22), "{host:?}: closed by the start");
+        println!("{host:?}: closed {:?} after the knock", times.0.elapsed());
+    }
+}
+
+#[test]
+fn a_second_knock_renews_and_a_revocation_closes_at_once() {
+    for host in [Host::Usual, Host::Setless] {
+        let Some(lab) = Lab::new() else { return };
+        let site = ssh(3);
+        lab.server.echo(22);
+        let mut daemon = host.start(&lab, &site);
+        for way in BOTH {
+            granted(&lab, way, &site, "ssh");
+            thread::sleep(Duration::from_secs(2));
+            let times = granted(&lab, way, &site, "ssh");
+            assert_on_time(times, lab.client.closing(way.1, 22), 3);
+            granted(&lab, way, &site, "ssh");
+        }
+        assert!(host.admin(&lab, &site, &["revoke", "--all"]).status.success());
+        for (_, to) in BOTH {
+            assert!(!lab.client.reaches(to, 22), "{host:?} {to}");
+        }
+        // Nor does the next daemon open it again.
+        daemon.kill9();
+        let _daemon = host.start(&lab, &site);
+        assert!(!lab.client.reaches(SERVER4, 22), "{host:?}");
+    }
+}
+
+#[test]
+fn without_ipset_nothing_stays_open_while_a_daemon_that_was_stopped_is_away() {
+    let Some(lab) = Lab::new() else { return };
+    let site = ssh(8);
+    lab.server.echo(22);
+    let mut daemon = Host::Setless.start(&lab, &site);
+    let times = granted(&lab, BOTH[0], &site, "ssh");
+    assert!(lab.client.reaches(SERVER4, 22));
+    assert!(daemon.terminate().success());
+    assert!(!lab.client.reaches(SERVER4, 22), "nobody would close it");
+    let _daemon = Host::Setless.start(&lab, &site);
+    assert!(lab.client.reaches(SERVER4, 22), "for the rest of its time");
+    assert_on_time(times, lab.client.closing(SERVER4, 22), 8);
+}
+
+/// Without ipset a daemon that dies as it opens or closes must leave the next one all it needs.
+#[test]
+fn a_daemon_killed_as_it_runs_iptables_leaves_nothing_open_after_the_next_start() {
+    let Some(lab) = Lab::new() else { return };
+    let site = ssh(1);
+    lab.server.echo(22);
+    for program in ["iptables", "ip6tables"] {
+        lab.server.run(&format!("{program} -A INPUT -p tcp --dport 9 -j DROP"));
+    }
+    let foreign = Host::Setless.saved(&lab);
+    let laptop = site.key("laptop");
+    let mut killed = 0;
+    // Processes and threads are started by these; thirty-odd for a start, a grant and its end.
+    let points: Vec<u32> = (1..=42).step_by(if full() { 1 } else { 3 }).collect();
+    for nth in &points {
+        let mut command = Command::new("strace");
+        command.args(["-qq", "-o", "/dev/null", "-e", "trace=clone,clone3,vfork", "-e"]);
+        command.arg(format!("inject=clone,clone3,vfork:signal=SIGKILL:when={nth}"));
+        command.arg(env!("CARGO_BIN_EXE_spa-knockd")).arg("run").arg("-c").arg(site.path("spa-knockd.toml"));
+        let mut dying = Daemon::launch(&lab.server, Host::Setless.command(&site, &command));
+        assert!(within(Duration::from_secs(5), || dying.says("ready") || dying.has_ended()), "{nth}");
+        ask(&lab.client.udp(CLIENT4), SERVER4, &laptop.good());
+        thread::sleep(Duration::from_millis(1_300));
+        if dying.has_ended() {
+            killed += 1;
+        } else if let Some(daemon) = dying.watcher() {
+            // Of strace, the daemon is the child.
+            kill(daemon, Signal::SIGKILL).unwrap();
+            assert!(within(Duration::from_secs(2), || dying.has_ended()), "{nth}");
+        }
+        let mut next = Host::Setless.start(&lab, &site);
+        assert!(!lab.client.reaches(SERVER4, 22), "{nth}: what is over is closed");
+        granted(&lab, BOTH[0], &site, "ssh");
+        assert!(lab.client.reaches(SERVER4, 22), "{nth}: the next honest knock");
+        next.kill9();
+    }
+    println!("{killed} of {} points killed it", points.len());
+    assert!(killed * 2 >= points.len(), "{killed} of {} points killed it", points.len());
+    assert!(Host::Setless.admin(&lab, &site, &["gate", "off"]).status.success());
+    assert_eq!(Host::Setless.saved(&lab), foreign);
+}
+
+#[test]
+fn rules_of_others_stay_as_they_are_byte_for_byte_and_gate_off_removes_all_of_ours() {
+    for host in ALL {
+        let Some(lab) = Lab::new() else { return };
+        let site = ssh(1);
+        lab.server.echo(22);
+        let programs = match host {
+            Host::Usual | Host::Setless => ["iptables", "ip6tables"],
+            Host::Legacy | Host::LegacySets => ["iptables-legacy", "ip6tables-legacy"],
+        };
+        for program in programs {
+            lab.server.run(&format!("{program} -N SPA_KNOCKER"));
+            for port in 1..=50 {
+                let chain = ["INPUT", "FORWARD", "SPA_KNOCKER"][port % 3];
+                lab.server.run(&format!(
+                    "{program} -A {chain} -p udp --dport {port} -m comment --comment x{port} -j DROP"
+                ));
+            }
+            lab.server.run(&format!("{program} -t mangle -A PREROUTING -p udp --dport 9 -j DROP"));
+        }
+        lab.server.run("ipset create others hash:ip");
+        let foreign = host.saved(&lab);
+        // The chain's name only begins as ours do.
+        let unlike = |text: &str| text.replace("SPA_KNOCKER", "THEIRS");
+        let daemon = host.start(&lab, &site);
+        for round in 0..18 {
+            granted(&lab, BOTH[round % 2], &site, "ssh");
+        }
+        let with_ours = unlike(&host.saved(&lab));
+        assert!(with_ours.contains("-A INPUT -m comment --comment spa-knock -j SPA_KNOCK"), "{host:?}");
+        assert_eq!(without_ours(&with_ours), without_ours(&unlike(&foreign)), "{host:?}");
+        daemon.reload();
+        drop(daemon);
+        let _daemon = host.start(&lab, &site);
+        assert_eq!(
+            host.saved(&lab).matches("-j SPA_KNOCK\n").count(),
+            2,
+            "{host:?}: one way to us in each family"
+        );
+        let output = host.admin(&lab, &site, &["gate", "off"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(host.saved(&lab), foreign, "{host:?}");
+        assert_eq!(Host::sets(&lab), "others\n", "{host:?}");
+        assert!(lab.client.reaches(SERVER4, 22));
+        assert!(host.admin(&lab, &site, &["gate", "on"]).status.success());
+        assert!(!lab.client.reaches(SERVER4, 22));
+    }
+}
+
+#[test]
+fn what_others_flush_is_back_at_the_next_knock_and_after_a_while_without_one() {
+    for host in [Host::Usual, Host::Setless] {
+        let Some(lab) = Lab::new() else { return };
+        let site = ssh(50);
+        lab.server.echo(22);
+        let daemon = host.start(&lab, &site);
+        granted(&lab, BOTH[0], &site, "ssh");
+        lab.server.run("iptables -F");
+        assert!(lab.neighbour.reaches(SERVER4, 22), "{host:?}: flushed");
+        granted(&lab, BOTH[0], &site, "ssh");
+        assert!(!lab.neighbour.reaches(SERVER4, 22), "{host:?}: closed by a knock");
+        lab.server.run("iptables -F");
+        let closed = || !lab.neighbour.reaches(SERVER4, 22);
+        assert!(within(Duration::from_secs(12), closed), "{host:?}: closed by itself");
+        assert!(lab.client.reaches(SERVER4, 22), "{host:?}: the live grant");
+        assert!(daemon.log().contains("somebody else has changed our table"), "{}", daemon.log());
+    }
+}
+
+#[test]
+fn a_lock_that_another_program_holds_is_waited_for_and_then_named() {
+    let Some(lab) = Lab::new() else { return };
+    let site = ssh(20);
+    lab.server.echo(22);
+    let daemon = Host::LegacySets.start(&lab, &site);
+    let setless = ssh(20);
+    let hold = |site: &Site, time: Duration| {
+        let lock = File::options().write(true).open(site.path("xtables.lock")).unwrap();
+        lock.lock().unwrap();
+        thread::spawn(move || {
+            thread::sleep(time);
+            drop(lock);
+        })
+    };
+    // A grant in a set needs no table.
+    let held = hold(&site, Duration::from_secs(2));
+    granted(&lab, BOTH[0], &site, "ssh");
+    assert!(lab.client.reaches(SERVER4, 22));
+    held.join().unwrap();
+    drop(daemon);
+
+    let daemon = Host::Legacy.start(&lab, &setless);
+    let held = hold(&setless, Duration::from_secs(1));
+    let mut command = setless.knock(SERVER4, &["--timeout", "5s", "ssh"]);
+    let _ = lab.client.output(&mut command);
+    assert!(within(Duration::from_secs(2), || lab.client.reaches(SERVER4, 22)), "{}", daemon.log());
+    held.join().unwrap();
+    assert!(Host::Legacy.admin(&lab, &setless, &["revoke", "--all"]).status.success());
+
+    let held = hold(&setless, Duration::from_secs(11));
+    let _ = lab.client.output(&mut setless.knock(SERVER4, &["ssh"]));
+    assert!(
+        within(Duration::from_secs(13), || {
+            setless
+                .audit_of("failed")
+                .iter()
+                .any(|record| record["reason"].to_string().contains("xtables.lock"))
+        }),
+        "{}",
+        daemon.log()
+    );
+    held.join().unwrap();
+    assert!(!lab.client.reaches(SERVER4, 22), "a failed grant opens nothing");
+    assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &setless, "ssh", ""), Status::Granted);
+}
+
+#[test]
+fn every_kind_of_door_opens() {
+    for host in [Host::Usual, Host::Setless] {
+        let Some(lab) = Lab::new() else { return };
+        for (name, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
+            lab.server.sysctl(name, value);
+        }
+        let actions = [
+            (
+                "to-db",
+                "forward = { from = \"tcp/15432\", to = [\"10.77.1.2:5432\", \"[fd77:0:0:1::2]:5432\"] }\nfor = \"2s\"",
+            ),
+            ("to-web", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"2s\""),
+            ("range", "open = [\"tcp/8000-8049\", \"udp/53\"]\nfor = \"2s\""),
+        ];
+        let firewall =
+            "backend = \"iptables\"\nprotect = [\"tcp/8000-8099\", \"udp/53\"]\npublished = [\"tcp/9000\"]";
+        let site = site(firewall, &actions, "");
+        lab.neighbour.echo(5432);
+        for port in [8000, 8049, 8050, 8080, 9000] {
+            lab.server.echo(port);
+        }
+        let _daemon = host.start(&lab, &site);
+        for (from, to) in BOTH {
+            assert!(!lab.client.reaches(to, 9000), "{host:?}: published");
+            for (action, port) in [("to-db", 15_432), ("to-web", 80), ("range", 8049)] {
+                assert!(!lab.client.reaches(to, port), "{host:?} {action} {to}: closed before");
+                granted(&lab, (from, to), &site, action);
+                let mut inside =
+                    lab.client.connect(to, port).unwrap_or_else(|| panic!("{host:?} {action} {to}"));
+                assert!(converse(&mut inside));
+                assert!(
+                    !lab.client.reaches(to, 8050) && !lab.neighbour.reaches(to, port),
+                    "{host:?} {action}"
+                );
+                lab.client.closing(to, port);
+                assert!(converse(&mut inside), "what is connected lives on");
+            }
+        }
+        assert!(within(LATE, || !host.saved(&lab).contains("DNAT")), "{host:?}: no forward is left");
+    }
+}
+
+#[test]
+fn overlapping_ranges_and_two_clients_each_keep_their_time() {
+    for host in [Host::Usual, Host::Setless] {
+        let Some(lab) = Lab::new() else { return };
+        let actions = [
+            ("wide", "open = [\"tcp/8000-8020\"]\nfor = \"20s\""),
+            ("narrow", "open = [\"tcp/8010-8030\"]\nfor = \"1s\""),
+            ("close-wide", "close = \"wide\""),
+            ("long", "open = [\"tcp/8015\"]\nfor = \"20s\""),
+        ];
+        let site = site("backend = \"iptables\"\nprotect = [\"tcp/8000-8099\"]", &actions, "");
+        for port in [8005, 8015, 8025] {
+            lab.server.echo(port);
+        }
+        let _daemon = host.start(&lab, &site);
+        granted(&lab, BOTH[0], &site, "wide");
+        granted(&lab, BOTH[0], &site, "narrow");
+        assert!(lab.client.reaches(SERVER4, 8025));
+        lab.client.closing(SERVER4, 8025);
+        assert!(lab.client.reaches(SERVER4, 8015), "{host:?}: the shorter one took nothing away");
+        granted(&lab, BOTH[0], &site, "long");
+        assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "close-wide", ""), Status::Done);
+        assert!(!lab.client.reaches(SERVER4, 8005), "{host:?}");
+        assert!(lab.client.reaches(SERVER4, 8015), "{host:?}: held by another action");
+    }
+}
+
+#[test]
+fn one_connection_uses_a_grant_up() {
+    let Some(lab) = NatLab::new() else { return };
+    let site = site(SSH, &[("once", "open = [\"tcp/22\"]\nonce = true\nfor = \"20s\"")], "");
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    for round in 0..4 {
+        let from = "10.77.2.2".parse().unwrap();
+        assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "once", ""), Status::Granted, "{round}");
+        let mut first = lab.client.connect(SERVER4, 22).unwrap_or_else(|| panic!("the first, {round}"));
+        let refused = Duration::from_millis(100);
+        assert!(lab.router.connect_within(SERVER4, 22, refused).is_none(), "the second, {round}");
+        assert!(converse(&mut first), "the first lives on, {round}");
+    }
+    // A start does not give it twice.
+    daemon.kill9();
+    let _daemon = Daemon::start(&lab.server, &site);
+    assert!(lab.client.connect_within(SERVER4, 22, Duration::from_millis(300)).is_none());
+}
+
+#[test]
+fn the_kernel_ends_a_trial_and_lets_some_in_by_a_failsafe_and_without_ipset_both_are_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let site = ssh(20);
+    lab.server.echo(22);
+    let mut daemon = Host::Usual.start(&lab, &site);
+    assert!(Host::Usual.admin(&lab, &site, &["gate", "on", "--confirm", "5s"]).status.success());
+    assert!(!lab.client.reaches(SERVER4, 22));
+    daemon.kill9();
+    assert!(!lab.client.reaches(SERVER4, 22));
+    assert!(within(Duration::from_secs(7), || lab.client.reaches(SERVER4, 22)));
+    assert!(Host::Usual.admin(&lab, &site, &["gate", "off"]).status.success());
+
+    let said = |output: Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let refused = Host::Setless.admin(&lab, &site, &["gate", "on", "--confirm", "5s"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(refused).contains("a gate on trial needs ipset"));
+    assert!(lab.client.reaches(SERVER4, 22), "and nothing has been closed");
+
+    let check = |lines: &str, action: &str| {
+        let site = self::site(&format!("{SSH}\n{lines}"), &[("ssh", action)], "");
+        let output = Host::Setless.admin(&lab, &site, &["check"]);
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let open = "open = [\"tcp/22\"]\nfor = \"20s\"";
+    let told = check("failsafe = { after = \"30s\", allow = [\"10.77.0.0/24\"] }", open);
+    assert!(told.contains("firewall.failsafe: needs the program ipset"), "{told}");
+    let told = check("", &format!("{open}\nonce = true"));
+    assert!(told.contains("action.ssh.once: needs the program ipset"), "{told}");
+
+    let failsafe =
+        format!("{SSH}\nfailsafe = {{ after = \"30s\", allow = [\"10.77.0.0/24\", \"fd77::/64\"] }}");
+    let site = self::site(&failsafe, &[("ssh", open)], "");
+    let mut daemon = Host::Usual.start(&lab, &site);
+    daemon.kill9();
+    thread::sleep(Duration::from_secs(20));
+    for (_, to) in BOTH {
+        assert!(!lab.client.reaches(to, 22), "not yet");
+    }
+    assert!(within(Duration::from_secs(12), || lab.client.reaches(SERVER4, 22)));
+    assert!(!lab.neighbour.reaches(SERVER4, 22), "and not to others");
+}
