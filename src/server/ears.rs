@@ -24,6 +24,8 @@ pub(super) struct Ears {
     socket: UdpPort,
     /// Missing while another one is on its way.
     watcher: Option<WatcherProcess>,
+    /// It hears until another one does, even if that one hears less.
+    distrusted: bool,
     restart: Restart,
     /// Of watchers that have been replaced.
     before: Seen,
@@ -76,6 +78,7 @@ impl Ears {
             post,
             socket,
             watcher: Some(watcher),
+            distrusted: false,
             restart: Restart::new(),
             before: Seen::default(),
             restarts: 0,
@@ -159,8 +162,9 @@ impl Ears {
         self.restart.postpone_unless_due();
     }
 
-    /// The watcher is not believed any more; it hears until another one does.
+    /// The watcher is not believed any more.
     pub(super) fn distrust(&mut self) {
+        self.distrusted = true;
         self.restart.due = Some(clock::steady());
     }
 
@@ -171,12 +175,14 @@ impl Ears {
             return None;
         }
         self.restart = Restart { due: None, last: now, delay: self.restart.delay };
-        // While a watcher watches some interfaces, only one that watches all is better.
-        let missing = if self.watcher.is_some() { Missing::Fails } else { Missing::IsLost };
+        // While a watcher that is believed watches some interfaces, only one that watches all is better.
+        let is_good = self.watcher.is_some() && !self.distrusted;
+        let missing = if is_good { Missing::Fails } else { Missing::IsLost };
         match start(loaded, &self.post, &self.socket, missing) {
             Ok(watcher) => {
                 log::info!("watching again");
                 self.restarts = self.restarts.saturating_add(1);
+                self.distrusted = false;
                 return self.watcher.replace(watcher);
             }
             Err(_) if self.watcher.is_some() => self.restart.postpone(),
@@ -205,6 +211,7 @@ impl Ears {
         }
         let watcher = start(new, &post, &self.socket, Missing::Fails).map_err(Failure::run)?;
         self.post = post;
+        self.distrusted = false;
         self.restart = Restart::new();
         Ok(self.watcher.replace(watcher))
     }

@@ -329,6 +329,25 @@ fn a_second_daemon_does_not_undo_the_firsts_gate() {
 }
 
 #[test]
+fn a_watcher_that_is_not_believed_is_replaced_while_an_interface_is_missing_too() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("interfaces = [\"lan0\", \"wg9\"]\n", &open_ssh(2));
+    lab.server.ip("link add wg9 type veth peer name wg9p");
+    lab.server.ip("link set wg9 up");
+    let daemon = Daemon::start(&lab.server, &site);
+    lab.server.ip("link del wg9");
+    assert!(within(SOON, || daemon.log().contains("watching the other interfaces")));
+    let (before, laptop) = (daemon.watcher(), site.key("laptop"));
+    let socket = lab.client.udp(CLIENT4);
+    for _ in 0..8 {
+        socket.send_to(&laptop.signed_nonsense(), (SERVER4, KNOCK_PORT)).unwrap();
+    }
+    assert!(within(SOON, || daemon.log().contains("watching again")));
+    assert!(within(SOON, || daemon.watcher() != before), "and the old one ends");
+    assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
+}
+
+#[test]
 fn a_client_that_signs_nonsense_keeps_nobody_out() {
     let Some(lab) = Lab::new() else { return };
     let added = "[client.phone]\nkey = \"phone.key\"\nallow = [\"open-ssh\"]\n";
