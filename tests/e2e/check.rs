@@ -238,6 +238,28 @@ fn the_knock_port_is_silent_while_the_gate_stands() {
 }
 
 #[test]
+fn who_may_not_look_at_the_firewall_is_told_so() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(20));
+    let mut command = limited("setpriv");
+    command.args([
+        "--bounding-set",
+        "-net_admin",
+        "--inh-caps",
+        "-net_admin",
+        env!("CARGO_BIN_EXE_spa-knockd"),
+    ]);
+    let output = lab.server.output(command.arg("check").arg("-c").arg(site.path("spa-knockd.toml")));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("firewall: its rules cannot be looked at: nft: ")
+            && text.contains("hint: run this as root"),
+        "{text}"
+    );
+    assert!(text.contains("nothing listens on tcp/22"), "and it goes on: {text}");
+}
+
+#[test]
 fn what_is_odd_about_the_host_and_the_config_is_warned_of() {
     let Some(lab) = Lab::new() else { return };
     lab.server.ip("link add bare0 type veth peer name bare1");

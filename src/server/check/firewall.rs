@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::packets::{Packets, Version};
+use super::packets::{Packets, Target, Version};
 use super::report::Report;
 use super::ruleset::{Base, Chain, Ruleset, TableName};
 use super::walk::{Kind, Obstacle, Share, Wanted, obstacles};
@@ -17,6 +17,8 @@ use crate::os::runner;
 
 /// A ruleset of a hundred thousand elements takes a second to list.
 const NFT_MAX: Duration = Duration::from_secs(20);
+/// As much of a rule, in characters, as finds it.
+const TEXT_MAX: usize = 160;
 /// From this priority on (dstnat - 10) prerouting chains see where a packet has been led to.
 const LED: i64 = -110;
 /// Our chains in `inet spa_knock`; others in it are the admin's.
@@ -107,7 +109,7 @@ impl Report {
                 if base.base.as_ref().is_none_or(|at| at.kind != "nat" || at.hook != "prerouting") {
                     continue;
                 }
-                let packets = Packets { version, ports: *ports, to: None };
+                let packets = Packets { version, ports: *ports, to: Target::Here };
                 for obstacle in obstacles(ruleset, base, packets, Wanted::Leading) {
                     seen.insert(Finding::of(&obstacle));
                 }
@@ -138,7 +140,7 @@ impl Report {
         let met: Vec<Option<Obstacle<'_>>> = versions.iter().map(|version| first(*version)).collect();
         let dropped = |obstacle: &Obstacle<'_>| obstacle.kind == Kind::Dropped;
         if config.capture == CaptureKind::Udp
-            && let Some(obstacle) = met.iter().flatten().next()
+            && let Some(obstacle) = met.iter().flatten().find(|obstacle| !is_ours(obstacle.base))
         {
             let message =
                 format!("server.port: knocks to {door} do not arrive: {}", Finding::of(obstacle).place);
@@ -177,8 +179,7 @@ impl Journey {
                 // Those that lead inside do not come to the input hook.
                 let published = |ports: &&Ports| config.published.iter().any(|other| other.overlap(**ports));
                 let here = ports.iter().filter(|ports| !published(ports));
-                here.flat_map(|ports| versions.iter().map(|version| Self::here(*ports, *ports, *version)))
-                    .collect()
+                here.flat_map(|ports| versions.iter().map(|version| Self::here(*ports, *version))).collect()
             }
             Part::Forward { door, to } => {
                 to.iter().filter_map(|to| Self::led(*door, *to, versions)).collect()
@@ -187,20 +188,21 @@ impl Journey {
         }
     }
 
-    fn here(door: Ports, port: Ports, version: Version) -> Self {
-        let first = Packets { version, ports: door, to: None };
-        Self { door, first, last: Packets { ports: port, ..first }, hook: "input" }
+    fn here(door: Ports, version: Version) -> Self {
+        let packets = Packets { version, ports: door, to: Target::Here };
+        Self { door, first: packets, last: packets, hook: "input" }
     }
 
     fn led(door: Door, to: SocketAddr, versions: &[Version]) -> Option<Self> {
         let version = if to.is_ipv4() { Version::V4 } else { Version::V6 };
+        let arriving = Self::here(door.into(), version);
+        let (target, hook) = match to.ip() {
+            ip if !ip.is_unspecified() => (Target::Behind(ip), "forward"),
+            _ if !versions.contains(&version) => return None,
+            _ => (Target::LedHere, "input"),
+        };
         let port: Ports = Door::new(door.protocol(), to.port())?.into();
-        if to.ip().is_unspecified() {
-            return versions.contains(&version).then(|| Self::here(door.into(), port, version));
-        }
-        let first = Packets { version, ports: door.into(), to: None };
-        let last = Packets { ports: port, to: Some(to.ip()), ..first };
-        Some(Self { door: door.into(), first, last, hook: "forward" })
+        Some(Self { last: Packets { ports: port, to: target, ..arriving.first }, hook, ..arriving })
     }
 
     fn obstacles<'r>(&self, ruleset: &'r Ruleset) -> Vec<Obstacle<'r>> {
@@ -239,10 +241,18 @@ impl Finding {
         let place = match obstacle.rule {
             None => format!("{way}: policy drop"),
             Some(rule) if rule.text.is_empty() => format!("{way}: rule with handle {}", rule.handle),
-            Some(rule) => format!("{way}: rule with handle {}: {}", rule.handle, rule.text),
+            Some(rule) => format!("{way}: rule with handle {}: {}", rule.handle, shortened(&rule.text)),
         };
         let (table, base) = (obstacle.base.table.clone(), obstacle.base.name.clone());
         Self { kind: obstacle.kind, share: obstacle.share, table, base, place }
+    }
+}
+
+/// A rule may name a thousand addresses.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
     }
 }
 
@@ -274,7 +284,7 @@ fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<O
         }
     }
     bases.sort_by_key(|(input, priority, _)| (*input, *priority));
-    let packets = Packets { version, ports, to: None };
+    let packets = Packets { version, ports, to: Target::Here };
     let found = bases.into_iter().flat_map(|(_, _, base)| obstacles(ruleset, base, packets, Wanted::Closing));
     found.into_iter().find(|obstacle| obstacle.share == Share::Whole)
 }
@@ -306,7 +316,7 @@ fn hint(
     }
     let Some((ports, version)) = met.first() else { return String::new() };
     let last = journeys.iter().find(|journey| journey.door == *ports && journey.last.version == *version);
-    let led = last.is_some_and(|journey| journey.hook == "forward");
+    let led = last.is_some_and(|journey| journey.last.to != Target::Here);
     let goal = last.map_or(*ports, |journey| journey.last.ports);
     let protocol = goal.protocol().as_str();
     let (first, end) = goal.bounds();
@@ -315,7 +325,9 @@ fn hint(
         ruleset.chains.iter().any(|chain| chain.table == finding.table && chain.name.starts_with("ufw"));
     let rule = match (led, name.as_str()) {
         (true, _) => format!("nft insert rule {family} {name} {base} ct status dnat accept"),
-        (false, "firewalld") => format!("firewall-cmd --permanent --add-port={numbers}/{protocol}"),
+        (false, "firewalld") => {
+            format!("firewall-cmd --permanent --add-port={numbers}/{protocol} && firewall-cmd --reload")
+        }
         (false, _) if ufw => format!("ufw allow {}/{protocol}", numbers.replace('-', ":")),
         (false, _) => format!("nft insert rule {family} {name} {base} {protocol} dport {numbers} accept"),
     };

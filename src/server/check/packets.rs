@@ -72,8 +72,18 @@ impl Match {
 pub(super) struct Packets {
     pub(super) version: Version,
     pub(super) ports: Ports,
-    /// The host behind this one that they have been led to.
-    pub(super) to: Option<IpAddr>,
+    pub(super) to: Target,
+}
+
+/// Where they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// To this host, as they were sent.
+    Here,
+    /// To another port of this host than they were sent to.
+    LedHere,
+    /// To another host, behind this one.
+    Behind(IpAddr),
 }
 
 /// Bridges that containers and virtual machines stand at, not strangers: the names that their programs give.
@@ -178,7 +188,7 @@ impl Packets {
     fn conntrack(&self, key: &str, right: &Value) -> Match {
         match (key, right.as_str()) {
             ("state", Some(state)) => connection_state(state),
-            ("status", Some("dnat")) => Match::all_if(self.to.is_some()),
+            ("status", Some("dnat")) => Match::all_if(self.to != Target::Here),
             ("direction", Some(direction)) => Match::all_if(direction == "original"),
             ("mark" | "count", _) => Match::Few,
             _ => Match::Some,
@@ -232,17 +242,21 @@ impl Packets {
     fn target(&self, right: &Value) -> Match {
         let Some(prefix) = prefix(right) else { return Match::Some };
         match self.to {
-            Some(to) => Match::all_if(prefix.contains(to)),
-            None if is_everything(&prefix) => Match::All,
-            None if prefix.first().is_multicast() || prefix.first().is_loopback() => Match::No,
-            None => Match::Some,
+            Target::Behind(to) => Match::all_if(prefix.contains(to)),
+            _ if is_everything(&prefix) => Match::All,
+            _ if prefix.first().is_multicast() || prefix.first().is_loopback() => Match::No,
+            _ => Match::Some,
         }
+    }
+
+    const fn is_passed_on(&self) -> bool {
+        matches!(self.to, Target::Behind(_))
     }
 
     fn address_type(&self, right: &Value) -> Match {
         match right.as_str() {
-            Some("local") => Match::all_if(self.to.is_none()),
-            Some("unicast") => Match::all_if(self.to.is_some()),
+            Some("local") => Match::all_if(!self.is_passed_on()),
+            Some("unicast") => Match::all_if(self.is_passed_on()),
             Some("broadcast" | "multicast" | "anycast" | "blackhole" | "unreachable" | "prohibit") => {
                 Match::No
             }

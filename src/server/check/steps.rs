@@ -3,8 +3,9 @@
 
 use serde_json::Value;
 
-use super::packets::{Match, Packets, connection_state};
+use super::packets::{Match, Packets, Version, connection_state};
 use super::ruleset::{Rule, Ruleset, TableName};
+use crate::knock::Protocol;
 
 /// What a rule decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub(super) fn steps(
             }
             "limit" | "quota" | "ct count" | "meter" => matched = matched.min(Match::Few),
             "vmap" => steps.extend(branches(packets, inner, matched, ruleset, table)),
+            "set" | "map" => matched = matched.min(noted(packets, inner)),
+            "reject" => steps.push((matched.min(rejected(packets, inner, table)), Verdict::Reject)),
             "dnat" | "redirect" => {
                 steps.push((matched.min(mapped(packets, inner, ruleset, table)), Verdict::Led))
             }
@@ -63,7 +66,6 @@ fn verdict(kind: &str, inner: &Value) -> Option<Verdict> {
     match kind {
         "accept" => Some(Verdict::Accept),
         "drop" => Some(Verdict::Drop),
-        "reject" => Some(Verdict::Reject),
         "return" => Some(Verdict::Return),
         "jump" => target().map(Verdict::Jump),
         "goto" => target().map(Verdict::Goto),
@@ -101,8 +103,38 @@ fn branches(
     elements.iter().filter_map(branch).collect()
 }
 
+/// `add @seen { ip saddr limit rate over 9/second }`: what the limit in it holds for. nft does not tell the IP version
+/// that such a rule needs.
+fn noted(packets: &Packets, inner: &Value) -> Match {
+    let limited = inner.get("stmt").and_then(Value::as_array).is_some_and(|limits| !limits.is_empty());
+    let element = inner.get("elem").map(Value::to_string).unwrap_or_default();
+    let of = |version: Version| element.contains(&format!("\"protocol\":\"{}\"", version.family()));
+    match packets.version {
+        Version::V4 if of(Version::V6) => Match::No,
+        Version::V6 if of(Version::V4) => Match::No,
+        _ if limited => Match::Few,
+        _ => Match::All,
+    }
+}
+
+/// The kind of rejection has an IP version or a protocol.
+fn rejected(packets: &Packets, inner: &Value, table: &TableName) -> Match {
+    let of = |version: Version| if packets.version == version { Match::All } else { Match::No };
+    match inner.get("type").and_then(Value::as_str) {
+        Some("icmp") => of(Version::V4),
+        Some("icmpv6") => of(Version::V6),
+        Some("tcp reset") if packets.ports.protocol() != Protocol::Tcp => Match::No,
+        // Here nft 1.0.6 hides a `meta nfproto ipv4` of the rule.
+        Some("tcp reset") if table.family == "inet" => Match::Some,
+        _ => Match::All,
+    }
+}
+
 /// `dnat to … map @m`: only what is in the map is led anywhere.
 fn mapped(packets: &Packets, to: &Value, ruleset: &Ruleset, table: &TableName) -> Match {
+    if to.get("family").is_some_and(|family| family != packets.version.family()) {
+        return Match::No;
+    }
     let map = ["addr", "port"].iter().filter_map(|part| to.get(part)?.get("map"));
     let holds = map.map(|map| match (map.get("key"), map.get("data")) {
         (Some(key), Some(data)) => packets.holds(key, data, ruleset, table),
@@ -132,7 +164,7 @@ fn foreign(packets: &Packets, inner: &Value, text: &str) -> Match {
                 all.split(',').map(|ports| packets.port(&range(ports.trim()))).max().unwrap_or(Match::Some)
             })
         }
-        Some("limit" | "hashlimit" | "connlimit" | "recent" | "set") => Match::Few,
+        Some("limit" | "hashlimit" | "connlimit") => Match::Few,
         _ => Match::Some,
     }
 }

@@ -7,7 +7,7 @@ use super::ruleset::{Base, Chain, Policy, Rule, Ruleset};
 use super::steps::{Verdict, steps};
 
 /// As many rules as are looked at from one base chain on: chains that jump and jump are a maze.
-const RULES_MAX: u32 = 200_000;
+const RULES_MAX: u32 = 100_000;
 /// Deeper than the kernel lets chains jump (NFT_JUMP_STACK_SIZE is 16).
 const DEPTH_MAX: usize = 17;
 

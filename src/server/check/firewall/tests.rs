@@ -25,11 +25,15 @@ fn config(text: &str) -> ServerConfig {
 
 /// The findings about one table of the cases, alone with this host; without the knock port.
 fn findings(table: &str) -> Vec<String> {
+    told(&config(CONFIG), &case(table))
+}
+
+fn case(table: &str) -> Ruleset {
     let mut ruleset =
         Ruleset::read(include_str!("../samples/cases.json"), include_str!("../samples/cases.txt")).unwrap();
     ruleset.chains.retain(|chain| chain.table.name == table);
     assert!(!ruleset.chains.is_empty(), "{table}");
-    told(&config(CONFIG), &ruleset)
+    ruleset
 }
 
 fn told(config: &ServerConfig, ruleset: &Ruleset) -> Vec<String> {
@@ -57,7 +61,7 @@ fn what_closes_an_opened_port_is_named_and_what_lets_it_through_is_not() {
         ),
         (
             "rejected",
-            "tcp/22 is rejected all the same: table inet rejected, chain input: rule with handle 2: tcp dport != 80 reject with tcp reset",
+            "tcp/22 is rejected all the same: table inet rejected, chain input: rule with handle 2: tcp dport != 80 reject",
         ),
         (
             "firewalld",
@@ -92,6 +96,12 @@ fn what_closes_an_opened_port_is_named_and_what_lets_it_through_is_not() {
             "dropped_outside",
             "tcp/22 may be dropped all the same: table inet dropped_outside, chain input: rule with handle 2: iifname \"eth0\" drop",
         ),
+        (
+            "with_reset",
+            "tcp/22 may be rejected all the same: table inet with_reset, chain input: rule with handle 2",
+        ),
+        ("rejected_v4", "tcp/22 is rejected all the same over IPv4: table inet rejected_v4"),
+        ("noted_v4", "tcp/22 is dropped all the same over IPv4: table inet noted_v4"),
         ("dropped_not_in", "tcp/22 may be dropped all the same"),
         (
             "unreadable",
@@ -119,6 +129,7 @@ fn what_closes_an_opened_port_is_named_and_what_lets_it_through_is_not() {
         "accepted_jump",
         "accepted_goto",
         "other_drops",
+        "floods",
         "forwarding_dnat",
         "forwarding_target",
     ] {
@@ -157,6 +168,27 @@ fn what_leads_a_protected_port_past_the_gate_is_named() {
     let published = CONFIG.replace("protect = [\"tcp/22\", \"tcp/8080\"]", "published = [\"tcp/8080\"]");
     let told = told(&config(&published), &ruleset);
     assert!(!told.iter().any(|finding| finding.contains("led elsewhere")), "{told:#?}");
+}
+
+#[test]
+fn what_is_led_to_another_port_of_this_host_passes_where_led_packets_do() {
+    let here = config(&CONFIG.replace("10.0.0.5:5432", ":8081"));
+    let db = |table: &str| {
+        let mut report = Report::default();
+        report.judge(&here, &case(table), &[Version::V4, Version::V6]);
+        let text = report.text();
+        let lines: Vec<&str> = text.lines().collect();
+        let found = lines.iter().position(|line| line.contains("action.db.forward"));
+        found.map(|at| format!("{} {}", lines[at], lines[at + 1]))
+    };
+    let said = db("by_policy").unwrap();
+    assert!(
+        said.contains("tcp/15432 is dropped all the same: table inet by_policy, chain input: policy drop"),
+        "{said}"
+    );
+    assert!(said.ends_with("nft insert rule inet by_policy input ct status dnat accept"), "{said}");
+    assert_eq!(db("led_here"), None);
+    assert_eq!(findings("led_here").len(), 1, "port 22 is not led anywhere");
 }
 
 #[test]
