@@ -20,10 +20,8 @@ pub fn report(knock: Authentic<'_>, source: SocketAddr, destination: IpAddr, int
 /// The knock that a message of the watcher tells of, and where it says that it came from.
 #[must_use]
 pub fn reported(message: &[u8]) -> Option<(Authentic<'_>, SocketAddr)> {
-    match FromWatcher::read(message)? {
-        FromWatcher::Knock(Sighting { source, knock, .. }) => Some((knock, source)),
-        FromWatcher::Watching | FromWatcher::Failed(_) | FromWatcher::Lost(_) => None,
-    }
+    let FromWatcher::Knock(Sighting { source, knock, .. }) = FromWatcher::read(message)? else { return None };
+    Some((knock, source))
 }
 
 /// A message of the watcher, read and written again.
