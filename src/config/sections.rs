@@ -1,7 +1,7 @@
 //! `[server]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -37,6 +37,7 @@ pub(super) struct Sections {
     state_dir: PathBuf,
     pub(super) keys_dir: PathBuf,
     control: PathBuf,
+    metrics: Option<SocketAddr>,
     user: String,
     audit: Audit,
     pub(super) backend: Backend,
@@ -63,6 +64,7 @@ impl Sections {
             state_dir: self.state_dir,
             keys_dir: self.keys_dir,
             control: self.control,
+            metrics: self.metrics,
             user: self.user,
             audit: self.audit,
             backend: self.backend,
@@ -93,6 +95,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         state_dir: or(server.take("state_dir"), absolute_path, PathBuf::from(STATE_DIR)),
         keys_dir: or(server.take("keys_dir"), absolute_path, PathBuf::from(KEYS_DIR)),
         control: or(server.take("control"), absolute_path, PathBuf::from(CONTROL)),
+        metrics: server.take("metrics").and_then(|value| read_metrics(&value)),
         user: or(server.take("user"), read_user, USER.to_owned()),
         audit: or(server.take("audit"), read_audit, Audit::File(PathBuf::from(AUDIT))),
         backend,
@@ -213,6 +216,25 @@ fn read_audit(value: &Value<'_>) -> Option<Audit> {
         "journal" => Some(Audit::Journal),
         _ => absolute_path(value).map(Audit::File),
     }
+}
+
+fn read_metrics(value: &Value<'_>) -> Option<SocketAddr> {
+    let Ok(address) = value.text()?.parse::<SocketAddr>() else {
+        value.problem("not an address with a port", Some("write it like \"127.0.0.1:9842\""));
+        return None;
+    };
+    if !address.ip().is_loopback() {
+        value.problem(
+            format_args!("{} is not a loopback address: metrics are for this host alone", address.ip()),
+            Some("\"127.0.0.1:9842\", and something that encrypts to carry it elsewhere"),
+        );
+        return None;
+    }
+    if address.port() == 0 {
+        value.problem("port 0 cannot be asked at", None);
+        return None;
+    }
+    Some(address)
 }
 
 fn read_user(value: &Value<'_>) -> Option<String> {

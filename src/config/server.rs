@@ -1,6 +1,7 @@
 //! What `spa-knockd.toml` means, once every value has been checked.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct ServerConfig {
     pub keys_dir: PathBuf,
     /// The control socket.
     pub control: PathBuf,
+    /// Where metrics are served over HTTP: a loopback address; nothing = nowhere.
+    pub metrics: Option<SocketAddr>,
     /// The user that the watcher becomes.
     pub user: String,
     /// Where the audit log goes.

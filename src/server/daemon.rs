@@ -14,8 +14,10 @@ use super::deeds::Deeds;
 use super::ears::Ears;
 use super::grants;
 use super::messages::{FromWatcher, MESSAGE, Sighting};
+use super::metrics::Metrics;
 use super::run::{Gated, Loaded};
 use super::state::State;
+use super::status::exposition;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
 use crate::firewall::Live;
@@ -56,6 +58,8 @@ pub(super) struct Daemon {
     watchdog: Watchdog,
     /// Missing where it could not be made: commands do without, signals remain.
     control: Option<Control>,
+    /// Missing where nobody wants them, or nobody can listen there.
+    metrics: Option<Metrics>,
     alarms: Alarms,
     /// When the host's addresses are looked at again.
     own_addresses_due: Duration,
@@ -89,6 +93,9 @@ impl Daemon {
         let control = Control::open(&loaded.config.control)
             .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
             .ok();
+        let metrics = loaded.config.metrics.and_then(|address| {
+            Metrics::open(address).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
+        });
         let mut daemon = Self {
             loaded,
             ears,
@@ -101,6 +108,7 @@ impl Daemon {
             signals,
             watchdog: Watchdog::asked(),
             control,
+            metrics,
             alarms: Alarms::default(),
             own_addresses_due: clock::steady().saturating_add(TICK),
             _locks: locks,
@@ -132,6 +140,7 @@ impl Daemon {
         fds.extend(self.ears.descriptor());
         fds.extend(self.deeds.descriptors());
         fds.extend(self.control.iter().flat_map(Control::descriptors));
+        fds.extend(self.metrics.iter().flat_map(Metrics::descriptors));
         wait::readable(&fds, self.patience())?;
         self.signals.drain();
         if self.signals.take_reload() {
@@ -139,6 +148,7 @@ impl Daemon {
             let _ = self.reload();
         }
         self.answer_questions();
+        self.tell_metrics();
         self.hear();
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
@@ -154,7 +164,8 @@ impl Daemon {
     fn patience(&self) -> Duration {
         let (ears, signs) = (self.ears.due(), self.watchdog.due());
         let due = ears.into_iter().chain(signs).map(|due| due.saturating_sub(clock::steady()));
-        due.fold(TICK.min(self.deeds.patience()), Duration::min)
+        let metrics = self.metrics.as_ref().and_then(Metrics::patience);
+        due.chain(metrics).fold(TICK.min(self.deeds.patience()), Duration::min)
     }
 
     /// Takes what the watcher reports.
@@ -186,12 +197,17 @@ impl Daemon {
     fn hear_out(&mut self, old: Option<WatcherProcess>) {
         let Some(mut old) = old else { return };
         let deadline = clock::steady().saturating_add(COUNT_MAX);
-        let asked = old.ask();
+        // Asked once nothing is left from before, so that its answer is its last word.
+        let mut asked = None;
         let mut buffer = [0; MESSAGE];
         for _ in 0..LEFT_MAX {
             let length = match old.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
-                Ok(None) if asked && clock::steady() < deadline => {
+                Ok(None) if asked.is_none() && old.ask() => {
+                    asked = Some(clock::steady());
+                    continue;
+                }
+                Ok(None) if asked > old.told() && clock::steady() < deadline => {
                     let left = deadline.saturating_sub(clock::steady());
                     let _ = wait::readable(&[old.as_fd()], left);
                     continue;
@@ -200,11 +216,7 @@ impl Daemon {
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
-                // Its last word: what it passed on before came before.
-                Some(FromWatcher::Seen(seen)) => {
-                    old.note(seen);
-                    break;
-                }
+                Some(FromWatcher::Seen(seen)) => old.note(seen),
                 _ => {}
             }
         }
@@ -355,6 +367,13 @@ impl Daemon {
         }
     }
 
+    /// What is asked over HTTP.
+    fn tell_metrics(&mut self) {
+        let Some(mut metrics) = self.metrics.take() else { return };
+        metrics.tend(&mut || exposition(&self.status()));
+        self.metrics = Some(metrics);
+    }
+
     fn reply(&mut self, question: Question) -> Reply {
         let done = |result: Result<(), String>| match result {
             Ok(()) => Reply::Done,
@@ -408,6 +427,9 @@ impl Daemon {
             ));
         }
         let audit = AuditLog::open(&new.config.audit)?;
+        let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);
+        let metrics = new.config.metrics.filter(|_| moves).map(Metrics::open).transpose();
+        let metrics = metrics.map_err(Failure::run)?;
         if new.config.backend != self.loaded.config.backend {
             return Err(Failure::run("firewall.backend: only a restart changes it"));
         }
@@ -420,6 +442,9 @@ impl Daemon {
         self.hear_out(old);
         self.keeper.replace_policy(new.policy());
         self.audit = audit;
+        if moves {
+            self.metrics = metrics;
+        }
         self.loaded = new;
         self.close_for_strangers();
         Ok(())

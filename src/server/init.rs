@@ -182,7 +182,7 @@ mod tests {
         let uncommented: String = TEMPLATE
             .lines()
             .take_while(|line| !line.contains("[action.restart-web]"))
-            .filter(|line| !line.starts_with("# max"))
+            .filter(|line| !["# max", "# metrics"].iter().any(|example| line.starts_with(example)))
             .map(|line| {
                 line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n"
             })

@@ -17,6 +17,7 @@ mod grants;
 mod init;
 mod keys;
 mod messages;
+mod metrics;
 mod reload;
 mod rotation;
 mod run;

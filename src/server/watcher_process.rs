@@ -15,6 +15,8 @@ use crate::os::{capabilities, clock, runner, wait};
 
 /// How long opening the captures may take.
 const START_MAX: Duration = Duration::from_secs(10);
+/// For how long one that has not said what it has seen is not asked again.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a watcher that was asked to end may take.
 const END_MAX: Duration = Duration::from_secs(1);
 
@@ -28,6 +30,8 @@ pub(super) struct WatcherProcess {
     seen: Seen,
     /// When that came.
     told: Option<Duration>,
+    /// When it was last asked for it.
+    asked: Option<Duration>,
 }
 
 /// What a watcher watches. When this changes, another one is needed; new keys it takes as it runs.
@@ -91,7 +95,8 @@ impl WatcherProcess {
             Source::Socket => start(),
         }
         .map_err(plain)?;
-        let mut watcher = Self { child, channel, since: clock::steady(), seen: Seen::default(), told: None };
+        let mut watcher =
+            Self { asked: None, child, channel, since: clock::steady(), seen: Seen::default(), told: None };
         let instructed = watcher.send_all(post, missing, window, keys);
         // Of one that ended early, its own words say more than that the channel broke.
         watcher.wait_until_it_watches()?;
@@ -173,8 +178,16 @@ impl WatcherProcess {
         self.told = Some(clock::steady());
     }
 
+    /// Whether it was asked a moment ago, and has not answered: waiting for it again helps nobody.
+    pub(super) fn is_silent(&self, now: Duration) -> bool {
+        self.asked.is_some_and(|asked| {
+            self.told.is_none_or(|told| told < asked) && now.saturating_sub(asked) < SILENCE
+        })
+    }
+
     /// Asks it what it has seen; whether there was room for the question.
-    pub(super) fn ask(&self) -> bool {
+    pub(super) fn ask(&mut self) -> bool {
+        self.asked = Some(clock::steady());
         self.channel.try_send(&ToWatcher::Count.to_bytes()).is_ok()
     }
 

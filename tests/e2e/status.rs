@@ -1,6 +1,7 @@
 //! What a running daemon says of itself: every end of a knock counted, drops shown, and nobody held up by it.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -194,4 +195,90 @@ fn without_a_daemon_it_says_so() {
     let output = command(&site, &[]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no daemon answers at"));
+}
+
+/// What the daemon answers to this over HTTP, from inside its namespace.
+fn http(lab: &Lab, address: &str, request: &str) -> Option<String> {
+    let address: SocketAddr = address.parse().unwrap();
+    lab.server.enter(|| {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(400)).ok()?;
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok().map(|_| answer)
+    })
+}
+
+const GET: &str = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const METRICS: &str = "127.0.0.1:9842";
+
+#[test]
+fn metrics_are_served_inside_the_host_and_nowhere_else_and_a_reload_moves_them() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let daemon = Daemon::start(&lab.server, &site);
+    assert_eq!(http(&lab, METRICS, GET), None, "nothing listens unless the config says so");
+    site.write_config(&format!("metrics = \"{METRICS}\"\n"), &open_ssh(30));
+    daemon.reload();
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    let answer = http(&lab, METRICS, GET).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("\nspa_knock_knocks_total{event=\"granted\",reason=\"\"} 1\n"), "{answer}");
+    assert!(answer.contains("\nspa_knock_datagrams_total{verdict=\"authentic\"} 1\n"), "{answer}");
+    assert!(!answer.contains("laptop"), "who knocks is not told to everybody on the host");
+    for (request, status) in [
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "404"),
+        ("POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), "405"),
+        ("\u{16}\u{3}\u{1}\r\n\r\n".to_owned(), "400"),
+        (format!("GET /{} HTTP/1.1\r\n", "x".repeat(5_000)), "400"),
+    ] {
+        let answer = http(&lab, METRICS, &request).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+    assert!(!lab.client.reaches(SERVER4, 9842));
+
+    site.write_config("metrics = \"[::1]:9843\"\n", &open_ssh(30));
+    daemon.reload();
+    assert_eq!(http(&lab, METRICS, GET), None);
+    assert!(http(&lab, "[::1]:9843", GET).is_some());
+    site.write_config("metrics = \"10.77.0.1:9842\"\n", &open_ssh(30));
+    daemon.reload();
+    assert!(daemon.log().contains("server.metrics: 10.77.0.1 is not a loopback address"), "{}", daemon.log());
+    assert!(http(&lab, "[::1]:9843", GET).is_some(), "the old config stays");
+    site.write_config("", &open_ssh(30));
+    daemon.reload();
+    assert_eq!(http(&lab, "[::1]:9843", GET), None);
+}
+
+#[test]
+fn nobody_who_asks_slowly_or_never_holds_up_a_knock() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new(&format!("metrics = \"{METRICS}\"\n"), &open_ssh(30));
+    let daemon = Daemon::start(&lab.server, &site);
+    let address: SocketAddr = METRICS.parse().unwrap();
+    let mut peers: Vec<TcpStream> =
+        lab.server.enter(|| (0..40).map(|_| TcpStream::connect(address).unwrap()).collect());
+    let socket = lab.client.udp(CLIENT4);
+    let key = site.key("laptop");
+    for round in 0..10_usize {
+        for peer in peers.iter_mut().skip(round * 2).take(2) {
+            let _ = peer.write_all(b"GET /met");
+        }
+        let begun = Instant::now();
+        assert!(ask(&socket, SERVER4, &key.good()).is_some());
+        assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    }
+    // They are sent away after two seconds, sixteen at a time; then others have their turn.
+    drop(peers.split_off(10));
+    assert!(within(Duration::from_secs(6), || http(&lab, METRICS, GET).is_some()));
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.id())).unwrap();
+        let fields: Vec<u64> = stat.split(' ').skip(13).take(2).map(|field| field.parse().unwrap()).collect();
+        fields.iter().sum::<u64>()
+    };
+    let _silent: Vec<TcpStream> =
+        lab.server.enter(|| (0..20).map(|_| TcpStream::connect(address).unwrap()).collect());
+    let before = ticks();
+    thread::sleep(Duration::from_millis(1_500));
+    assert!(ticks() - before < 30, "waiting for them costs nothing");
 }

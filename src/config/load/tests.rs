@@ -41,6 +41,7 @@ fn a_config_that_says_nothing_else_gets_the_defaults() {
     assert_eq!(config.state_dir, Path::new("/var/lib/spa-knock"));
     assert_eq!(config.keys_dir, Path::new("/etc/spa-knock/keys"));
     assert_eq!(config.control, Path::new("/run/spa-knock/control.sock"));
+    assert_eq!(config.metrics, None);
     assert_eq!(config.user, "spa-knock");
     assert_eq!(config.audit, Audit::File("/var/log/spa-knock/audit.jsonl".into()));
     assert_eq!(config.backend, Backend::Nftables);
@@ -60,6 +61,7 @@ reply = false
 state_dir = '/s'
 keys_dir = '/k'
 control = '/c'
+metrics = '[::1]:9842'
 user = 'nobody'
 audit = 'journal'
 [firewall]
@@ -89,6 +91,7 @@ expires = 2027-01-31
     assert_eq!(config.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "wg0".to_owned()]));
     assert_eq!((config.capture, config.port, config.reply), (CaptureKind::Udp, 4_000, false));
     assert_eq!(config.window, Duration::from_secs(120));
+    assert_eq!(config.metrics, Some("[::1]:9842".parse().unwrap()));
     assert_eq!((config.user.as_str(), &config.audit), ("nobody", &Audit::Journal));
     assert_eq!(config.protect.len(), 2);
     let action = |name: &str| config.actions[&name.parse::<ActionName>().unwrap()].clone();
@@ -112,8 +115,8 @@ expires = 2027-01-31
     assert!(phone.rules.sources.into_iter().eq([AddressPolicy::Listed]));
     assert_eq!(phone.rules.rate, Some("10/m".parse().unwrap()));
     assert_eq!(phone.rules.expires, Some(Timestamp::from_millis(1_801_353_600_000)));
-    assert_eq!(config.places.of(&["client", "phone", "rate"]).to_string(), "f:34:8");
-    assert_eq!(config.places.of(&["client", "phone", "uses"]).to_string(), "f:30:9");
+    assert_eq!(config.places.of(&["client", "phone", "rate"]).to_string(), "f:35:8");
+    assert_eq!(config.places.of(&["client", "phone", "uses"]).to_string(), "f:31:9");
 }
 
 #[test]
@@ -151,6 +154,21 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
             "f:3:12: server.keys_dir: a path with '..' in it\nhint: write the folder that it means",
         ),
         ("audit = 'audit.log'", "f:3:9: server.audit: not an absolute path"),
+        (
+            "metrics = '0.0.0.0:9842'",
+            "f:3:11: server.metrics: 0.0.0.0 is not a loopback address: metrics are for this host alone\n\
+             hint: \"127.0.0.1:9842\", and something that encrypts to carry it elsewhere",
+        ),
+        (
+            "metrics = '[::ffff:127.0.0.1]:9842'",
+            "f:3:11: server.metrics: ::ffff:127.0.0.1 is not a loopback address: metrics are for this host alone\n\
+             hint: \"127.0.0.1:9842\", and something that encrypts to carry it elsewhere",
+        ),
+        (
+            "metrics = 'localhost:9842'",
+            "f:3:11: server.metrics: not an address with a port\nhint: write it like \"127.0.0.1:9842\"",
+        ),
+        ("metrics = '127.0.0.1:0'", "f:3:11: server.metrics: port 0 cannot be asked at"),
         ("user = ''", "f:3:8: server.user: not a user name"),
         ("prot = 1", "f:3:1: server.prot: unknown key\nhint: did you mean 'port'?"),
         ("[firewall]\nbackend = 'pf'", "f:4:11: firewall.backend: not one of: nftables, iptables, none"),
@@ -192,7 +210,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, user, audit",
+            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, metrics, user, audit",
         ),
     ];
     for (line, message) in cases {

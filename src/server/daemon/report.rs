@@ -90,7 +90,8 @@ impl Daemon {
         let deadline = begun.saturating_add(COUNT_MAX);
         let fresh = |told: Option<Duration>, now: Duration| told.is_some_and(|told| told >= now);
         let Some(watcher) = self.ears.watcher() else { return };
-        if fresh(watcher.told(), begun.saturating_sub(COUNT_AGE)) || !watcher.ask() {
+        let known = fresh(watcher.told(), begun.saturating_sub(COUNT_AGE));
+        if known || watcher.is_silent(begun) || !watcher.ask() {
             return;
         }
         while clock::steady() < deadline

@@ -125,7 +125,7 @@ fn watcher(status: &Status, colour: Colour) -> String {
     };
     match status.watcher.restarts {
         0 => state,
-        restarts => format!("{state}; {}", colour.paint(Tone::Notice, format!("replaced {restarts} times"))),
+        restarts => format!("{state}; {}", colour.paint(Tone::Notice, format!("replaced {restarts}x"))),
     }
 }
 
@@ -171,7 +171,7 @@ spa-knockd 0.1.0: bastion.test
   clients    3 known; 2 actions; with their previous key: phone (2x)
   grants     1 live
   commands   1 running, 0 waiting; 4 to be undone later
-  watcher    since 1h; replaced 1 times
+  watcher    since 1h; replaced 1x
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
   datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 0 of a wrong length
 ";
