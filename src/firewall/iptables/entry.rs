@@ -52,7 +52,7 @@ pub(super) fn of(changes: &[Change]) -> Vec<Entry> {
     entries
 }
 
-fn of_change(Change { passage, holder }: &Change) -> Vec<Entry> {
+fn of_change(Change { passage, holder, .. }: &Change) -> Vec<Entry> {
     let Passage { from, way } = *passage;
     let entry = |kind, ports| Entry {
         kind,

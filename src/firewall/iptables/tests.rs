@@ -1,7 +1,7 @@
 //! Every text that is generated, as the kernel's programs take it.
 
 use super::*;
-use crate::firewall::held::{Change, Holder};
+use crate::firewall::held::{Before, Change, Holder};
 use crate::gate::{Failsafe, Passage};
 use crate::os::connections::Connection;
 
@@ -11,7 +11,7 @@ fn change(from: &str, way: Way, end: u64) -> Change {
         action: "open".parse().unwrap(),
         end: Duration::from_secs(end),
     };
-    Change { passage: Passage { from: from.parse().unwrap(), way }, holder: Some(holder) }
+    Change { passage: Passage { from: from.parse().unwrap(), way }, holder: Some(holder), before: Before::Open }
 }
 
 fn ports(text: &str) -> Way {

@@ -21,8 +21,6 @@ const OLDER_TIMEOUT: &str = "5d";
 /// The sets. `add` on what is there already changes nothing. Older connections that still stand are named anew by each
 /// load; of those that ended none stays behind.
 const SETS: &str = "\
-add set inet spa_knock protected { type inet_proto . inet_service; flags interval; }
-add set inet spa_knock published { type inet_proto . inet_service; flags interval; }
 add set inet spa_knock grants4 { type ipv4_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
 add set inet spa_knock grants6 { type ipv6_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
 add set inet spa_knock spans4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
@@ -39,8 +37,6 @@ add set inet spa_knock enforcing { type inet_proto; flags timeout; }
 add set inet spa_knock alive { type inet_proto; flags timeout; }
 add set inet spa_knock spared4 { type ipv4_addr; flags interval; }
 add set inet spa_knock spared6 { type ipv6_addr; flags interval; }
-flush set inet spa_knock protected
-flush set inet spa_knock published
 flush set inet spa_knock older4
 flush set inet spa_knock older6
 flush set inet spa_knock enforcing
@@ -63,17 +59,9 @@ flush chain inet spa_knock gate
 delete chain inet spa_knock early
 ";
 
-/// What leads to the gate: packets to protected ports, and those to published ones before they are led inside.
-const GUARD: &str = "\
-add rule inet spa_knock input meta l4proto . th dport @protected jump gate
-add rule inet spa_knock outside iif lo accept
-add rule inet spa_knock outside fib daddr type local meta l4proto . th dport @published jump gate
-";
-
-/// The gate itself. It does not enforce anything once the time of a trial is over.
+/// The gate itself, but for its end.
 const GATE: &str = "\
 add rule inet spa_knock gate ct state established accept
-add rule inet spa_knock gate meta l4proto != @enforcing accept
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4 accept
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @grants6 accept
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @spans4 accept
@@ -82,9 +70,12 @@ add rule inet spa_knock gate ct state new ip saddr . meta l4proto . th dport @on
 add rule inet spa_knock gate ct state new ip6 saddr . meta l4proto . th dport @once6 delete @once6 { ip6 saddr . meta l4proto . th dport } accept
 add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @older4 accept
 add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @older6 accept
+";
+
+/// Who is let in when nobody gives a sign of life.
+const FAILSAFE: &str = "\
 add rule inet spa_knock gate meta l4proto != @alive ip saddr @spared4 accept
 add rule inet spa_knock gate meta l4proto != @alive ip6 saddr @spared6 accept
-add rule inet spa_knock gate counter drop
 ";
 
 /// Ports that lead elsewhere.
@@ -118,8 +109,6 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) 
     text.0.push_str(CHAINS);
     text.silence(gate);
     text.line(format_args!("add rule {TABLE} input iif lo accept"));
-    text.ports("protected", &gate.protect);
-    text.ports("published", &gate.published);
     text.older(gate);
     text.timed(
         "enforcing",
@@ -131,9 +120,17 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) 
     text.timed("alive", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
     text.spared(gate.failsafe.as_ref());
     if gate.mode == Mode::Guard {
-        text.0.push_str(GUARD);
+        text.guard(gate);
     }
     text.0.push_str(GATE);
+    if gate.failsafe.is_some() {
+        text.0.push_str(FAILSAFE);
+    }
+    if gate.enforcing != Enforcing::Always {
+        // The kernel takes the element away when the time of the trial is over.
+        text.line(format_args!("add rule {TABLE} gate meta l4proto != @enforcing accept"));
+    }
+    text.line(format_args!("add rule {TABLE} gate counter drop"));
     text.0.push_str(INSIDE);
     for change in live {
         text.grant(change, now);
@@ -164,9 +161,19 @@ impl Text {
         self.line(format_args!("add rule {TABLE} input udp dport {port} drop"));
     }
 
-    fn ports(&mut self, set: &str, all: &[Ports]) {
-        for ports in all {
-            self.line(format_args!("add element {TABLE} {set} {{ {} }}", dotted(*ports)));
+    /// What leads to the gate: packets to protected ports, and those to published ones before they are led inside.
+    /// Rules and no set: a set of ranges that is filled anew is empty for a moment in the middle of the transaction, and
+    /// who comes then would be let in.
+    fn guard(&mut self, gate: &Gate) {
+        for ports in &gate.protect {
+            self.line(format_args!("add rule {TABLE} input {} jump gate", matched(*ports)));
+        }
+        self.line(format_args!("add rule {TABLE} outside iif lo accept"));
+        for ports in &gate.published {
+            self.line(format_args!(
+                "add rule {TABLE} outside fib daddr type local {} jump gate",
+                matched(*ports)
+            ));
         }
     }
 
@@ -221,6 +228,14 @@ impl Text {
             dotted(ports),
             holder.comment()
         ));
+    }
+}
+
+fn matched(ports: Ports) -> String {
+    let protocol = ports.protocol().as_str();
+    match ports.bounds() {
+        (first, last) if first == last => format!("{protocol} dport {first}"),
+        (first, last) => format!("{protocol} dport {first}-{last}"),
     }
 }
 

@@ -152,7 +152,7 @@ impl Report {
         }
         let message = format!("server.port: {door} answers strangers with ICMP port unreachable");
         let hint = match (config.capture, config.backend) {
-            (CaptureKind::Udp, _) | (_, Backend::Nftables) => {
+            (CaptureKind::Udp, _) | (_, Backend::Nftables | Backend::Iptables) => {
                 "nothing listens there or drops it: start the daemon, with its gate on"
             }
             (CaptureKind::Pcap, Backend::None) => "have your firewall drop it: knocks are seen before that",

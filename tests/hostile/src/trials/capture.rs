@@ -72,11 +72,6 @@ pub(super) const TRIALS: &[Trial] = &[
         call!(SYS_mmap, 0, 4096, libc::PROT_READ, libc::MAP_SHARED, t.source, 0)
     }),
     ("the capture's filter", |t| option(t.source, libc::SO_GET_FILTER)),
-    ("the capture's statistics", |t| {
-        let (mut value, mut length) = ([0_u8; 16], 16_u32);
-        let statistics = libc::PACKET_STATISTICS;
-        call!(SYS_getsockopt, t.source, libc::SOL_PACKET, statistics, value.as_mut_ptr(), &raw mut length)
-    }),
     ("take an interface down", |t| interface_request(t.source, libc::SIOCSIFFLAGS)),
     ("change an interface's address", |t| interface_request(t.source, libc::SIOCSIFADDR)),
     ("ask for an interface's address", |t| interface_request(t.source, libc::SIOCGIFADDR)),
