@@ -428,18 +428,25 @@ fn overlapping_ranges_and_two_clients_each_keep_their_time() {
 #[test]
 fn one_connection_uses_a_grant_up() {
     let Some(lab) = NatLab::new() else { return };
-    let site = site(SSH, &[("once", "open = [\"tcp/22\"]\nonce = true\nfor = \"20s\"")], "");
+    let actions = [
+        ("once", "open = [\"tcp/22\"]\nonce = true\nfor = \"20s\""),
+        ("on", "forward = { from = \"tcp/80\", to = \":22\" }\nfor = \"1s\""),
+    ];
+    let site = site(SSH, &actions, "");
     lab.server.echo(22);
     let mut daemon = Daemon::start(&lab.server, &site);
+    let from = "10.77.2.2".parse().unwrap();
     for round in 0..4 {
-        let from = "10.77.2.2".parse().unwrap();
         assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "once", ""), Status::Granted, "{round}");
         let mut first = lab.client.connect(SERVER4, 22).unwrap_or_else(|| panic!("the first, {round}"));
         let refused = Duration::from_millis(100);
         assert!(lab.router.connect_within(SERVER4, 22, refused).is_none(), "the second, {round}");
         assert!(converse(&mut first), "the first lives on, {round}");
     }
-    // A start does not give it twice.
+    // Nor does the end of another grant, or a start, give it twice.
+    assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "on", ""), Status::Granted);
+    thread::sleep(Duration::from_millis(2_500));
+    assert!(lab.client.connect_within(SERVER4, 22, Duration::from_millis(300)).is_none());
     daemon.kill9();
     let _daemon = Daemon::start(&lab.server, &site);
     assert!(lab.client.connect_within(SERVER4, 22, Duration::from_millis(300)).is_none());

@@ -296,7 +296,9 @@ impl Backend for Iptables {
             return Ok(());
         }
         let held = self.held.clone();
-        let over: Vec<Entry> = entry::of(&held.changes(Duration::ZERO));
+        let mut over: Vec<Entry> = entry::of(&held.changes(Duration::ZERO));
+        // What lives on is not touched: a grant for one connection that has been used must not be there again.
+        over.retain(|entry| entry.end <= now);
         let closed = self.change(&held, &[], &over);
         if closed.is_err() {
             self.due = Some(now.saturating_add(RETRY));
