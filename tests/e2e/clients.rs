@@ -85,6 +85,10 @@ fn a_rotated_key_and_the_one_before_it_are_both_good_for_a_while_and_uses_of_the
     let shown = client(&site, &["show", "phone"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("knocked with 2 times"), "{shown}");
+    let mut status = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+    let status = status.arg("status").arg("-c").arg(site.path("spa-knockd.toml")).output().unwrap();
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("with their previous key: phone (2x)"), "{status}");
     assert!(within(SOON, || site.audit_of("granted").len() == 3));
     let with_old = site.audit_of("granted").iter().filter(|record| record["key"] == "previous").count();
     assert_eq!(with_old, 2);
