@@ -1,5 +1,7 @@
 //! The keeper's event loop: knocks from the watcher, signals, commands that end.
 
+mod questions;
+mod reload;
 mod report;
 
 use std::fs::File;
@@ -8,19 +10,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::audit::AuditLog;
-use super::console::Failure;
-use super::control::{Answer as Reply, Control, Question};
+use super::control::Control;
 use super::deeds::Deeds;
 use super::ears::Ears;
-use super::grants;
 use super::messages::{FromWatcher, MESSAGE, Sighting};
 use super::metrics::Metrics;
 use super::run::{Gated, Loaded};
 use super::state::State;
-use super::status::exposition;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
-use crate::firewall::Live;
 use crate::gate::{
     Accepted, Answer, Effect, Ending, Keeper, Order, Outcome, Record, Refusal, Rejection, Tally, Verdict,
 };
@@ -340,114 +338,6 @@ impl Daemon {
         for record in self.deeds.close_for_strangers(known) {
             self.keep(&record);
         }
-    }
-
-    /// SIGHUP: everything new, or everything as it was.
-    fn reload(&mut self) -> Result<(), String> {
-        // One that goes wrong everywhere takes almost as long as the service manager waits.
-        self.watchdog.mind(clock::steady());
-        match self.try_reload() {
-            Ok(()) => {
-                log::info!("reloaded: {}", self.summary());
-                Ok(())
-            }
-            Err(error) => {
-                let text = error.text();
-                log::error!("not reloaded, the old config stays: {text}");
-                Err(text)
-            }
-        }
-    }
-
-    /// What root asks at the control socket.
-    fn answer_questions(&mut self) {
-        let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
-        for (asker, question) in questions {
-            asker.tell(&self.reply(question));
-        }
-    }
-
-    /// What is asked over HTTP.
-    fn tell_metrics(&mut self) {
-        let Some(mut metrics) = self.metrics.take() else { return };
-        metrics.tend(&mut || exposition(&self.status()));
-        self.metrics = Some(metrics);
-    }
-
-    fn reply(&mut self, question: Question) -> Reply {
-        let done = |result: Result<(), String>| match result {
-            Ok(()) => Reply::Done,
-            Err(reason) => Reply::Failed { reason },
-        };
-        match question {
-            Question::Reload {} => done(self.reload()),
-            Question::Gate { to, trial_ms } => {
-                let standing = super::gate::standing(to, trial_ms.map(Duration::from_millis));
-                let changed = self.deeds.gatehouse().change(standing, &self.loaded);
-                log::info!("gate: {standing}");
-                done(changed.map_err(|error| error.to_string()))
-            }
-            Question::Grants {} => {
-                Reply::Grants { grants: self.deeds.live().iter().map(grants::line).collect() }
-            }
-            Question::Revoke { grant } => {
-                let is_meant =
-                    |live: &Live| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
-                match self.deeds.gatehouse().close(&is_meant) {
-                    Ok(closed) => {
-                        let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
-                        closed.into_iter().for_each(|live| self.keep(&live.record()));
-                        Reply::Count { count }
-                    }
-                    Err(error) => done(Err(error.to_string())),
-                }
-            }
-            Question::Status {} => Reply::Status { status: Box::new(self.status()) },
-            Question::PreviousUses { client } => {
-                let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));
-                Reply::Count { count }
-            }
-        }
-    }
-
-    fn try_reload(&mut self) -> Result<(), Failure> {
-        let new = Loaded::load(&self.loaded.path)?;
-        if new.config.state_dir != self.loaded.config.state_dir {
-            return Err(Failure::run("state_dir: only a restart changes it"));
-        }
-        if new.config.capture != self.loaded.config.capture {
-            return Err(Failure::run("capture: only a restart changes it"));
-        }
-        if new.config.control != self.loaded.config.control {
-            return Err(Failure::run("control: only a restart changes it"));
-        }
-        if new.runs_commands() && !self.loaded.runs_commands() {
-            return Err(Failure::run(
-                "a first action with `run`: only a restart adds it, as this daemon has given up the rights of commands",
-            ));
-        }
-        let audit = AuditLog::open(&new.config.audit)?;
-        let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);
-        let metrics = new.config.metrics.filter(|_| moves).map(Metrics::open).transpose();
-        let metrics = metrics.map_err(Failure::run)?;
-        if new.config.backend != self.loaded.config.backend {
-            return Err(Failure::run("firewall.backend: only a restart changes it"));
-        }
-        self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
-        let old = self.ears.change(&new).inspect_err(|_| {
-            if let Err(error) = self.deeds.gatehouse().load(&self.loaded) {
-                log::error!("the old gate could not be restored: {error}");
-            }
-        })?;
-        self.hear_out(old);
-        self.keeper.replace_policy(new.policy());
-        self.audit = audit;
-        if moves {
-            self.metrics = metrics;
-        }
-        self.loaded = new;
-        self.close_for_strangers();
-        Ok(())
     }
 
     fn summary(&self) -> String {

@@ -1,0 +1,62 @@
+//! What a running daemon is asked: by root at the control socket, by who reads its metrics.
+
+use std::time::Duration;
+
+use super::Daemon;
+use crate::firewall::Live;
+use crate::server::control::{Answer as Reply, Control, Question};
+use crate::server::grants;
+use crate::server::status::exposition;
+
+impl Daemon {
+    /// What root asks at the control socket.
+    pub(super) fn answer_questions(&mut self) {
+        let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
+        for (asker, question) in questions {
+            asker.tell(&self.reply(question));
+        }
+    }
+
+    /// What is asked over HTTP.
+    pub(super) fn tell_metrics(&mut self) {
+        let Some(mut metrics) = self.metrics.take() else { return };
+        metrics.tend(&mut || exposition(&self.status()));
+        self.metrics = Some(metrics);
+    }
+
+    fn reply(&mut self, question: Question) -> Reply {
+        let done = |result: Result<(), String>| match result {
+            Ok(()) => Reply::Done,
+            Err(reason) => Reply::Failed { reason },
+        };
+        match question {
+            Question::Reload {} => done(self.reload()),
+            Question::Gate { to, trial_ms } => {
+                let standing = crate::server::gate::standing(to, trial_ms.map(Duration::from_millis));
+                let changed = self.deeds.gatehouse().change(standing, &self.loaded);
+                log::info!("gate: {standing}");
+                done(changed.map_err(|error| error.to_string()))
+            }
+            Question::Grants {} => {
+                Reply::Grants { grants: self.deeds.live().iter().map(grants::line).collect() }
+            }
+            Question::Revoke { grant } => {
+                let is_meant =
+                    |live: &Live| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
+                match self.deeds.gatehouse().close(&is_meant) {
+                    Ok(closed) => {
+                        let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
+                        closed.into_iter().for_each(|live| self.keep(&live.record()));
+                        Reply::Count { count }
+                    }
+                    Err(error) => done(Err(error.to_string())),
+                }
+            }
+            Question::Status {} => Reply::Status { status: Box::new(self.status()) },
+            Question::PreviousUses { client } => {
+                let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));
+                Reply::Count { count }
+            }
+        }
+    }
+}
