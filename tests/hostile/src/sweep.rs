@@ -39,8 +39,8 @@ const LISTED: &[libc::c_long] = &[
     libc::SYS_clock_gettime,
 ];
 
-/// uretprobe and uprobe, in no library yet. The kernel asks no seccomp filter about them (since 6.14) and ends whoever
-/// calls them, but for code that a tracer with root's rights has put there.
+/// uretprobe and uprobe, in no library yet. Newer kernels ask no seccomp filter about them, and end whoever makes them
+/// but for a probe that root has set.
 #[cfg(target_arch = "x86_64")]
 const TRACERS: [libc::c_long; 2] = [335, 336];
 

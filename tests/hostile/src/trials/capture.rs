@@ -18,6 +18,8 @@ const FRAME: [u8; 60] = {
     frame[13] = 0xb5;
     frame
 };
+/// Of linux/if_packet.h.
+const PACKET_ROLLOVER_STATS: i32 = 21;
 /// SIOCGSKNS of linux/sockios.h: a descriptor for the network namespace.
 const SIOCGSKNS: libc::c_ulong = 0x894c;
 
@@ -72,6 +74,11 @@ pub(super) const TRIALS: &[Trial] = &[
         call!(SYS_mmap, 0, 4096, libc::PROT_READ, libc::MAP_SHARED, t.source, 0)
     }),
     ("the capture's filter", |t| option(t.source, libc::SO_GET_FILTER)),
+    ("the capture's other statistics", |t| {
+        let (mut value, mut length) = ([0_u8; 32], 32_u32);
+        let statistics = PACKET_ROLLOVER_STATS;
+        call!(SYS_getsockopt, t.source, libc::SOL_PACKET, statistics, value.as_mut_ptr(), &raw mut length)
+    }),
     ("take an interface down", |t| interface_request(t.source, libc::SIOCSIFFLAGS)),
     ("change an interface's address", |t| interface_request(t.source, libc::SIOCSIFADDR)),
     ("ask for an interface's address", |t| interface_request(t.source, libc::SIOCGIFADDR)),
