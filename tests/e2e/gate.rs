@@ -202,6 +202,7 @@ fn a_set_that_is_full_is_told_and_the_next_knock_works_when_there_is_room() {
     assert!(failed[0]["reason"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
     assert!(!lab.client.reaches(SERVER4, 22));
     lab.server.nft("flush set inet spa_knock grants4");
-    assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
-    assert!(lab.client.reaches(SERVER4, 22));
+    // The kernel tells the daemon of each removal first, and one knock may come before it knows.
+    let opens = || ask(&socket, SERVER4, &laptop.good()).is_some() && lab.client.reaches(SERVER4, 22);
+    assert!(within(Duration::from_secs(10), opens), "the next knocks find room");
 }

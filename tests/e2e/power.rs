@@ -284,7 +284,9 @@ fn after_a_power_cut_at_any_instant_no_knock_is_believed_again() {
     let sent = machine.sent.lock().unwrap().clone();
     let blank = Disk::format(machine.site.path("blank.img"));
     let content = blank.content();
-    assert!(aftermath(&after, &machine.site, &content, &sent).again > 0, "the trial finds nothing");
+    // The starts that are killed may leave a lease, and then fewer are: so it may take more than one trial.
+    let finds = (0..5).any(|_| aftermath(&after, &machine.site, &content, &sent).again > 0);
+    assert!(finds, "the trial finds nothing");
 }
 
 /// Ends what runs beside, also when a check fails.
