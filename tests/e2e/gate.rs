@@ -196,9 +196,10 @@ fn a_set_that_is_full_is_told_and_the_next_knock_works_when_there_is_room() {
     // The kernel tells the daemon of each of them first.
     let heard = || ask(&socket, SERVER4, laptop.seal(&knock("no-such-action")).as_bytes()).is_some();
     assert!(within(Duration::from_secs(10), heard), "it is answered all the same");
-    assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
+    let tells = || ask(&socket, SERVER4, &laptop.good()).is_some();
+    assert!(within(Duration::from_secs(10), tells), "it is answered that there is no room");
     let failed = site.audit_of("failed");
-    assert_eq!(failed.len(), 1);
+    assert!(!failed.is_empty());
     assert!(failed[0]["reason"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
     assert!(!lab.client.reaches(SERVER4, 22));
     lab.server.nft("flush set inet spa_knock grants4");
