@@ -116,6 +116,12 @@ impl ReplayMemory {
         })
     }
 
+    /// Whether nothing is remembered of any key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.is_empty()
+    }
+
     /// The greatest of all floors and accepted timestamps.
     #[must_use]
     pub fn highest(&self) -> Timestamp {

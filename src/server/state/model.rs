@@ -425,6 +425,25 @@ proptest! {
 }
 
 #[test]
+fn a_first_start_that_dies_at_any_call_to_the_disk_is_followed_by_one_that_works() {
+    let (window, boot) = (Duration::from_secs(30), |n: u32| format!("boot-{n}"));
+    let mut died = 0;
+    for (call, power, dice) in (1..10).flat_map(|call| (0..8).map(move |dice| (call, dice % 2 == 0, dice))) {
+        let disk = SimDisk::default();
+        (disk.sim().dice, disk.sim().fails_every) = (dice, Some(call));
+        let now = Now { wall: Timestamp::from_millis(1_795_331_877_123), steady: Duration::from_secs(1_000) };
+        died += u32::from(ReplayState::open(disk.clone(), boot(0), now, window).is_err());
+        disk.sim().fails_every = None;
+        if power {
+            disk.sim().lose_power();
+        }
+        let next = ReplayState::open(disk, boot(u32::from(power)), now, window);
+        assert!(next.is_ok(), "call {call}, power {power}: {}", next.err().unwrap());
+    }
+    assert!(died >= 40, "{died}");
+}
+
+#[test]
 fn a_client_with_a_clock_an_hour_ahead_is_refused_and_its_next_right_knock_works() {
     for end in [Step::Pass(10), Step::Crash, Step::Restart(false), Step::Restart(true)] {
         let mut world = World::new(1);

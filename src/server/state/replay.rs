@@ -346,6 +346,11 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
     let content = disk.read(JOURNAL)?.as_deref().map(journal::read);
     let (content, lease) = match (content, disk.read(LEASE)?) {
         (None | Some(Content::Empty), None) => return Ok(ReplayMemory::new(now)),
+        // A first start that died before its lease: it heard nobody, so nothing was accepted.
+        (Some(Content::Whole(mut memory)), None) if memory.is_empty() => {
+            memory.raise_floors(now);
+            return Ok(memory);
+        }
         (Some(_), None) => return Err(damaged(LEASE, "missing beside a journal")),
         (None, Some(_)) => return Err(damaged(JOURNAL, "missing beside a lease")),
         (Some(content), Some(lease)) => (content, lease),
