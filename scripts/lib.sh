@@ -1,4 +1,4 @@
-# What scripts/demo and scripts/test share: marks, and the programs that must be there.
+# What the scripts share: marks, a look at port 22, and the programs that must be there.
 # shellcheck shell=bash
 # shellcheck disable=SC2034 # used by those who read this
 
@@ -15,6 +15,17 @@ ok() { printf '%s✓%s %s\n' "$green" "$plain" "$*"; }
 fail() {
     printf '%s✗%s %s\n' "$red" "$plain" "$*"
     exit 1
+}
+
+# Whether port 22 of $server accepts the client, which is reached by the words "${client[@]}".
+# shellcheck disable=SC2154 # set by those who read this
+connects() { "${client[@]}" timeout 1 bash -c "exec 3<>/dev/tcp/$server/22" 2>/dev/null; }
+
+# Whether the client gets no answer at all: neither accepted (0) nor refused (1), but given up (124).
+is_silent() {
+    local code=0
+    connects || code=$?
+    ((code == 124))
 }
 
 # How to become root: nothing to do, sudo, or no way.
