@@ -1,5 +1,5 @@
-//! Our capabilities are ours: programs that we start get none of them, but for one that is lent to a program that
-//! cannot work without. This is about a daemon that is not root; what root starts is root.
+//! Our capabilities are ours: programs that we start get none of them, but for what is lent to one that cannot work
+//! without. This is about a daemon that is not root; what root starts is root.
 
 use std::io;
 
@@ -26,10 +26,12 @@ pub fn drop_all() -> io::Result<()> {
     caps::clear(None, CapSet::Permitted).map_err(io::Error::other)
 }
 
-/// What `start` starts on this thread gets this capability, if we have it.
-pub fn lend<T>(capability: Capability, start: impl FnOnce() -> T) -> T {
-    // Where we do not have it ourselves, the program says so better than we could.
-    let _ = raise(capability);
+/// What `start` starts on this thread gets these capabilities, if we have them.
+pub fn lend<T>(capabilities: &[Capability], start: impl FnOnce() -> T) -> T {
+    for &capability in capabilities {
+        // Where we do not have it ourselves, the program says so better than we could.
+        let _ = raise(capability);
+    }
     let started = start();
     // Lowering is always allowed.
     let _ = pass_none_on();
@@ -62,7 +64,7 @@ mod tests {
             let ours = caps::has_cap(None, CapSet::Permitted, caps::Capability::CAP_NET_RAW).unwrap();
             pass_none_on().unwrap();
             let lent =
-                lend(Capability::NetRaw, || [Capability::NetRaw, Capability::NetAdmin].map(is_ambient));
+                lend(&[Capability::NetRaw], || [Capability::NetRaw, Capability::NetAdmin].map(is_ambient));
             assert_eq!(lent, [ours, false]);
             for set in [CapSet::Ambient, CapSet::Inheritable] {
                 assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
@@ -77,7 +79,7 @@ mod tests {
             for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Permitted, CapSet::Effective] {
                 assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
             }
-            assert!(!lend(Capability::NetRaw, || is_ambient(Capability::NetRaw)));
+            assert!(!lend(&[Capability::NetRaw], || is_ambient(Capability::NetRaw)));
         });
     }
 }

@@ -123,6 +123,11 @@ struct Asking {
     bytes: Vec<u8>,
 }
 
+/// Whether a daemon listens at `path`.
+pub(super) fn is_open(path: &Path) -> bool {
+    UnixStream::connect(path).is_ok()
+}
+
 /// Who waits for an answer.
 pub(super) struct Asker(UnixStream);
 
@@ -135,7 +140,7 @@ impl Control {
         if let Some(folder) = path.parent() {
             files::create_folder(folder, Mode::Public)?;
         }
-        if UnixStream::connect(path).is_ok() {
+        if is_open(path) {
             let error = std::io::Error::from(ErrorKind::AddrInUse);
             return Err(FileError::io(path, &error));
         }

@@ -91,7 +91,7 @@ impl WatcherProcess {
         };
         let start = || runner::start_ourselves("watch", theirs, socket);
         let child = match post.source {
-            Source::Capture => capabilities::lend(Capability::NetRaw, start),
+            Source::Capture => capabilities::lend(&[Capability::NetRaw], start),
             Source::Socket => start(),
         }
         .map_err(plain)?;

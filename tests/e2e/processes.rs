@@ -63,33 +63,40 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
     }
 }
 
-/// The daemon as nobody, with the capabilities that its unit for such a user gives it.
-fn as_nobody(site: &Site) -> Command {
-    // The build may lie in a home folder that nobody else can look into.
+/// Gives the site to nobody, with a copy of the daemon: the build may lie in a home folder.
+fn give_to_nobody(site: &Site) {
     fs::copy(env!("CARGO_BIN_EXE_spa-knockd"), site.path("spa-knockd")).unwrap();
     let owned = Command::new("chown").args(["-R", "nobody"]).arg(site.folder()).status().unwrap();
     assert!(owned.success());
+}
+
+/// `spa-knockd` as nobody, with the capabilities that its unit for such a user gives it.
+fn as_nobody(site: &Site, subcommand: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "nobody", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
     for set in ["--bounding-set", "--inh-caps", "--ambient-caps"] {
         command.args([set, "-all,+net_admin,+net_raw"]);
     }
-    command.arg(site.path("spa-knockd")).arg("run").arg("-c").arg(site.path("spa-knockd.toml"));
+    command.arg(site.path("spa-knockd")).arg(subcommand).arg("-c").arg(site.path("spa-knockd.toml"));
     command
 }
 
 #[test]
 fn a_daemon_that_is_not_root_keeps_its_capabilities_to_itself() {
-    let Some(lab) = Lab::new() else { return };
-    lab.server.echo(22);
-    for how in ["", "capture = \"udp\"\n"] {
+    for (how, backend) in [("", "nftables"), ("capture = \"udp\"\n", "nftables"), ("", "iptables")] {
+        let Some(lab) = Lab::new() else { return };
+        lab.server.echo(22);
         let site = Site::new("", "");
         let status = site.path("status");
         let look =
             format!("[action.look]\nrun = [\"/bin/cp\", \"/proc/self/status\", \"{}\"]\n", status.display());
         let rest = open_ssh(2).replace("[\"open-ssh\"]", "[\"open-ssh\", \"look\"]") + &look;
+        let rest = rest.replace("[firewall]", &format!("[firewall]\nbackend = \"{backend}\""));
         site.write_config(how, &rest);
-        let daemon = Daemon::start_command(&lab.server, as_nobody(&site));
+        give_to_nobody(&site);
+        let daemon = Daemon::start_command(&lab.server, as_nobody(&site, "run"));
+        let check = lab.server.output(&mut as_nobody(&site, "check"));
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
 
         let keeper = status_of(daemon.id());
         assert_ne!(field(&keeper, "Uid")[0], "0");
@@ -107,12 +114,13 @@ fn a_daemon_that_is_not_root_keeps_its_capabilities_to_itself() {
                 assert_eq!(field(&status, set), [NONE], "{set} of {whose}");
             }
         }
-        assert!(!lab.client.reaches(SERVER4, 22), "nft worked");
+        assert!(!lab.client.reaches(SERVER4, 22), "nft, or iptables, worked");
         assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
-        assert!(lab.client.reaches(SERVER4, 22), "netlink works");
+        assert!(lab.client.reaches(SERVER4, 22), "netlink, or ipset, works");
         lab.client.closing(SERVER4, 22);
         // The table is loaded again, and another watcher started, long after the start.
         lab.server.nft("flush ruleset");
+        lab.server.run("ipset -q destroy");
         kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
         assert!(within(SOON, || daemon.log().contains("watching again")));
         assert!(ask(&socket, SERVER4, &laptop.good()).is_some());

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::family::Family;
 use super::present::Present;
 use crate::firewall::FirewallError;
+use crate::os::capabilities;
+use crate::os::host::Capability;
 use crate::os::runner::{self, RunError};
 
 /// How long a program may take.
@@ -49,7 +51,10 @@ pub(super) fn ipset(words: &[&str]) -> Result<String, FirewallError> {
 }
 
 fn run(program: &str, words: &[&str], input: &str) -> Result<String, FirewallError> {
-    runner::run_to_end(program, words, input, LIMIT).map_err(|error| describe(program, error))
+    let run = || runner::run_to_end(program, words, input, LIMIT);
+    // The match `set` and the older iptables talk to the kernel over a raw socket.
+    capabilities::lend(&[Capability::NetAdmin, Capability::NetRaw], run)
+        .map_err(|error| describe(program, error))
 }
 
 fn describe(program: &str, error: RunError) -> FirewallError {

@@ -243,5 +243,5 @@ fn submit(text: &str) -> Result<(), FirewallError> {
 }
 
 fn nft(args: &[&str], input: &str) -> Result<String, RunError> {
-    capabilities::lend(Capability::NetAdmin, || runner::run_to_end("nft", args, input, NFT_MAX))
+    capabilities::lend(&[Capability::NetAdmin], || runner::run_to_end("nft", args, input, NFT_MAX))
 }
