@@ -14,8 +14,10 @@
 
 mod count;
 mod daemon;
+mod flood;
 mod frame;
 mod lab;
+mod load;
 mod mounts;
 mod namespace;
 mod probe;
@@ -24,10 +26,12 @@ mod site;
 
 pub(crate) use count::Counter;
 pub(crate) use daemon::Daemon;
+pub(crate) use flood::{flood, forged};
 pub(crate) use frame::{Wire, ipv4_with_options, ipv6_with_extensions, plain, tagged};
 pub(crate) use lab::{
     CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOUR4, NEIGHBOUR6, NatLab, ROUTER4, SERVER4, SERVER6,
 };
+pub(crate) use load::Load;
 pub(crate) use mounts::Mounts;
 pub(crate) use namespace::{Namespace, limited};
 pub(crate) use probe::{ask, converse};
