@@ -23,6 +23,12 @@ struct Passed {
 }
 
 impl Copies {
+    /// Whether no more copies of what has this tag may pass. Nothing is known of one that has never passed.
+    #[must_use]
+    pub(super) fn are_used_up(&self, tag: &Tag) -> bool {
+        self.passed.get(tag).is_some_and(|passed| passed.copies >= COPIES_MAX)
+    }
+
     /// Whether one more copy may pass.
     #[must_use]
     pub(super) fn admit(&mut self, tag: &Tag, epoch: u64) -> bool {
@@ -53,7 +59,9 @@ mod tests {
     fn sixteen_copies_of_a_datagram_pass_and_no_more_until_its_epoch_is_over() {
         let mut copies = Copies::default();
         let passed = |copies: &mut Copies| (0..100).filter(|_| copies.admit(&[7; 32], 5)).count();
+        assert!(!copies.are_used_up(&[7; 32]));
         assert_eq!(passed(&mut copies), 16);
+        assert!(copies.are_used_up(&[7; 32]));
         copies.forget_before(5);
         assert_eq!(passed(&mut copies), 0);
         assert!(copies.admit(&[8; 32], 5), "another datagram passes");

@@ -41,7 +41,7 @@ pub enum Dropped {
     UnknownHint,
     /// It is not signed by whom its hint names.
     Forged,
-    /// It has been passed on as often as copies are.
+    /// One with its tag has been passed on as often as copies are.
     Copied,
 }
 
@@ -126,6 +126,10 @@ impl Watcher {
         let named =
             self.hints.find(envelope.hint, now, self.window, hint_keys).ok_or(Dropped::UnknownHint)?;
         let client = self.clients.get(named.client).ok_or(Dropped::UnknownHint)?;
+        // Whether it is really signed makes no difference to what goes no further, and would cost an HMAC.
+        if self.copies.are_used_up(envelope.tag) {
+            return Err(Dropped::Copied);
+        }
         if !client.sign.verify(&[envelope.signed], envelope.tag) {
             return Err(Dropped::Forged);
         }
