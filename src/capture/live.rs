@@ -107,6 +107,11 @@ impl Capture for Live {
         }
     }
 
+    fn has_room(&self) -> bool {
+        // The ring.
+        true
+    }
+
     fn intake(&mut self) -> Option<Intake> {
         // Of an interface that is gone, what was told before still holds.
         if let Ok(stats) = self.capture.stats() {

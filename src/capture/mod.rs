@@ -22,6 +22,9 @@ pub trait Capture {
     /// When the source is lost: the interface is gone or went down.
     fn next(&mut self) -> Result<Next<'_>, CaptureError>;
 
+    /// Whether a flood can gather here for a millisecond without loss.
+    fn has_room(&self) -> bool;
+
     /// What it has taken and missed since it was opened, where that can be told.
     fn intake(&mut self) -> Option<Intake>;
 }

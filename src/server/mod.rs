@@ -18,6 +18,7 @@ mod init;
 mod keys;
 mod messages;
 mod metrics;
+mod pace;
 mod reload;
 mod rotation;
 mod run;

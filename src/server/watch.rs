@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Sighting, Source, ToWatcher};
+use super::pace::Pace;
 use crate::capture::{Capture, Intake, Live, Next, Socket};
 use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
@@ -20,6 +21,8 @@ use zeroize::Zeroizing;
 const TICK: Duration = Duration::from_secs(10);
 /// Frames taken from one source before the others have their turn.
 const BATCH: usize = 256;
+/// How long a flood is left to gather. A capture's ring has room for three million frames a second then.
+const REST: Duration = Duration::from_millis(1);
 
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
@@ -50,6 +53,7 @@ struct Running {
     /// What a new set of keys brings together, until it is whole.
     coming: Coming,
     prepared: Duration,
+    pace: Pace,
     /// Of captures that are gone.
     intake: Option<Intake>,
 }
@@ -71,6 +75,7 @@ impl Running {
             watcher: Watcher::new(Duration::ZERO, []),
             coming: Coming::default(),
             prepared: clock::steady(),
+            pace: Pace::default(),
             intake: None,
         };
         let mut buffer = Zeroizing::new([0; MESSAGE]);
@@ -97,10 +102,17 @@ impl Running {
             }
             // From the last on: one that is lost is taken out of the list.
             let ready: Vec<bool> = ready.collect();
+            let mut taken = 0_usize;
             for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
-                self.take_datagrams(place)?;
+                taken = taken.saturating_add(self.take_datagrams(place)?);
             }
             let now = clock::now();
+            if self.pace.took(taken, now.steady)
+                && taken < BATCH
+                && self.captures.iter().all(|c| c.has_room())
+            {
+                wait::readable(&[self.channel.as_fd()], REST).map_err(|_| Ended)?;
+            }
             if now.steady.saturating_sub(self.prepared) >= TICK {
                 self.watcher.prepare(now.wall);
                 self.prepared = now.steady;
@@ -184,14 +196,15 @@ impl Running {
         Ok(lost)
     }
 
-    fn take_datagrams(&mut self, place: usize) -> Result<(), Ended> {
-        let Some(capture) = self.captures.get_mut(place) else { return Ok(()) };
-        for _ in 0..BATCH {
+    /// Returns how many frames there were.
+    fn take_datagrams(&mut self, place: usize) -> Result<usize, Ended> {
+        let Some(capture) = self.captures.get_mut(place) else { return Ok(0) };
+        for taken in 0..BATCH {
             let segment = match capture.next() {
                 Ok(Next::Datagram(segment)) => segment,
                 Ok(Next::Other) => continue,
-                Ok(Next::Empty) => return Ok(()),
-                Err(error) => return self.lose(place, error.to_string()),
+                Ok(Next::Empty) => return Ok(taken),
+                Err(error) => return self.lose(place, error.to_string()).map(|()| taken),
             };
             let Ok(knock) = self.watcher.judge(segment.payload, clock::wall()) else { continue };
             let sighting = Sighting {
@@ -203,7 +216,7 @@ impl Running {
             // A keeper that is busy gets the client's next copy.
             try_report(&self.channel, &FromWatcher::Knock(sighting))?;
         }
-        Ok(())
+        Ok(BATCH)
     }
 
     /// One interface is gone; the others are still worth watching.
