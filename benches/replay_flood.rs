@@ -21,7 +21,9 @@ use std::net::UdpSocket;
 use std::thread;
 use std::time::Duration;
 
-use net::{CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOUR4, SERVER4, Site, ask, flood, forged, open_ssh};
+use net::{
+    CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOUR4, SERVER4, Site, ask, flood, forged, open_ssh, within,
+};
 
 /// Copies a second, and for how many seconds.
 const RATE: usize = 100_000;
@@ -30,7 +32,9 @@ const SECONDS: usize = 30;
 const OTHERS: usize = 50;
 /// Forged knocks, and how many a second.
 const FORGED: usize = 10_000_000;
-const FORGED_RATE: usize = 150_000;
+const FORGED_RATE: usize = 120_000;
+/// Copies that pass.
+const PASS: usize = 16;
 /// Microseconds of the watcher's CPU for a copy.
 const TARGET: f64 = 1.5;
 /// KiB that a process may have resident.
@@ -48,8 +52,15 @@ fn main() {
     forgeries(&lab, &site);
 }
 
-/// The keeper should rest meanwhile.
+/// The keeper should do no more than in as long a rest.
 fn replays(lab: &Lab, site: &Site) {
+    let mut daemon = Daemon::start(&lab.server, site);
+    capture(lab, site);
+    let keeper = Load::of(daemon.id());
+    thread::sleep(Duration::from_secs(SECONDS.try_into().unwrap()));
+    let resting = keeper.since();
+    assert!(daemon.terminate().success());
+
     let mut daemon = Daemon::start(&lab.server, site);
     let (socket, captured) = capture(lab, site);
     let keeper = Load::of(daemon.id());
@@ -66,11 +77,12 @@ fn replays(lab: &Lab, site: &Site) {
     println!("  {seen} of {sent} packets seen, {:.2} % dropped", 100.0 - 100.0 * seen as f64 / sent as f64);
     let each = watcher.cpu.as_secs_f64() * 1e6 / seen as f64;
     println!("  the watcher's CPU a packet: {each:.2} µs; target {TARGET} µs: {}", verdict(each <= TARGET));
-    println!(
-        "  the keeper: woken {} times, {} writes, {} bytes to the disk",
-        keeper.switches, keeper.writes, keeper.disk
-    );
-    assert_eq!(site.audit_of("granted").len(), 1, "no copy acts");
+    for (when, load) in [("meanwhile", &keeper), ("in as long a rest", &resting)] {
+        let Load { switches, writes, disk, .. } = load;
+        println!("  the keeper {when}: woken {switches} times, {writes} writes, {disk} bytes to the disk");
+    }
+    let granted = site.audit_of("granted").len();
+    assert_eq!(granted, 2, "no copy acts");
 }
 
 /// Nobody is kept out.
@@ -96,13 +108,13 @@ fn others(lab: &Lab, site: &Site) {
     assert_eq!(site.audit_of("granted").len() - before, heard, "no copy acts");
 }
 
-/// A knock that has been taken, and as many copies of it as pass; whoever has it can send it on.
+/// A knock that has been taken, with as many copies of it as pass; whoever has it can send more.
 fn capture(lab: &Lab, site: &Site) -> (UdpSocket, Vec<Vec<u8>>) {
     let captured = vec![site.key("laptop").good()];
     let socket = lab.client.udp(CLIENT4);
     assert!(ask(&socket, SERVER4, &captured[0]).is_some());
     socket.connect((SERVER4, KNOCK_PORT)).unwrap();
-    flood(&socket, &captured, 1_000, 100);
+    flood(&socket, &captured, 1_000, PASS - 1);
     thread::sleep(Duration::from_millis(500));
     (socket, captured)
 }
@@ -135,14 +147,18 @@ fn forgeries(lab: &Lab, site: &Site) {
     assert!(daemon.terminate().success());
     let seen = count(&daemon, "of nobody") + count(&daemon, "forged");
     let each = watcher.cpu.as_secs_f64() * 1e6 / seen as f64;
-    println!("  seen {seen}; the watcher's CPU a packet: {each:.2} µs");
+    println!(
+        "  {seen} seen, the others too short or long for the kernel's filter; the watcher's CPU: {each:.2} µs each"
+    );
 }
 
 /// What the watcher says at its end.
 fn count(daemon: &Daemon, what: &str) -> usize {
+    let said = "ended; datagrams";
+    assert!(within(Duration::from_secs(2), || daemon.log().contains(said)), "{}", daemon.log());
     let log = daemon.log();
-    let ended = log.lines().find(|line| line.contains("ended; datagrams")).expect("the watcher's last words");
-    let part = ended.split([':', ',']).find(|part| part.trim_end().ends_with(what)).unwrap();
+    let counts = log.lines().find(|line| line.contains(said)).unwrap();
+    let part = counts.split([':', ',']).find(|part| part.trim_end().ends_with(what)).unwrap();
     part.split_whitespace().next().unwrap().parse().unwrap()
 }
 

@@ -21,6 +21,7 @@ mod clients;
 mod daemon;
 mod disk;
 mod doors;
+mod flood;
 mod gate;
 mod hostile;
 mod iptables;

@@ -12,8 +12,10 @@ use spa_knock::crypto::random;
 
 use super::Key;
 
-/// Between two handfuls.
+/// Between two looks at what is due.
 const TICK: Duration = Duration::from_millis(1);
+/// Datagrams handed over together at the most; the kernel takes 1,024.
+const HANDFUL: usize = 256;
 
 /// Sends these datagrams from a connected socket, over and over, so many a second, until so many are sent; returns how
 /// long that took.
@@ -22,15 +24,15 @@ pub(crate) fn flood(socket: &UdpSocket, datagrams: &[Vec<u8>], rate: usize, tota
     let mut next = datagrams.iter().cycle();
     let mut sent = 0;
     while sent < total {
-        let due = usize::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
-        let handful: Vec<[IoSlice<'_>; 1]> = next
-            .by_ref()
-            .take(due.min(total).saturating_sub(sent))
-            .map(|datagram| [IoSlice::new(datagram)])
-            .collect();
-        sent += handful.len();
-        send(socket, &handful);
         thread::sleep(TICK);
+        let due = usize::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
+        while sent < due.min(total) {
+            let count = (due.min(total) - sent).min(HANDFUL);
+            let handful: Vec<_> =
+                next.by_ref().take(count).map(|datagram| [IoSlice::new(datagram)]).collect();
+            send(socket, &handful);
+            sent += count;
+        }
     }
     start.elapsed()
 }
@@ -42,7 +44,7 @@ fn send(socket: &UdpSocket, mut handful: &[[IoSlice<'_>; 1]]) {
         let fd = socket.as_raw_fd();
         let sent = match sendmmsg(fd, &mut headers, handful, addresses, [], MsgFlags::empty()) {
             Ok(sent) => sent.count(),
-            // Full; a datagram that is lost here was never sent.
+            // No room for any of them now.
             Err(Errno::ENOBUFS | Errno::EAGAIN) => 0,
             Err(error) => panic!("sendmmsg: {error}"),
         };

@@ -1,0 +1,140 @@
+//! What is dropped costs no memory, not even for a moment: from a frame's bytes to the verdict nothing is allocated.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests count freely and may fail loudly"
+)]
+
+use std::time::Duration;
+
+use allocation_counter::measure;
+use etherparse::{PacketBuilder, VlanId};
+use spa_knock::crypto::{KeySet, PairSecret, Secret};
+use spa_knock::gate::{Dropped, Watcher};
+use spa_knock::knock::{AddressPolicy, Argument, Knock, ReplyWanted, Timestamp};
+use spa_knock::packet::{Link, Segment};
+use spa_knock::wire::Datagram;
+
+const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
+const WINDOW: Duration = Duration::from_secs(30);
+
+fn keys(secret: u8) -> KeySet {
+    PairSecret::new(Secret::from_bytes(&[secret; 32])).keys(&"bastion.test".parse().unwrap())
+}
+
+fn datagram(keys: &KeySet, nonce: u8) -> Vec<u8> {
+    let knock = Knock {
+        timestamp: NOW,
+        reply: ReplyWanted::Yes,
+        seconds: 0,
+        otp: None,
+        policy: AddressPolicy::Observed,
+        ipv4: None,
+        ipv6: None,
+        action: "open-ssh".parse().unwrap(),
+        argument: Argument::none(),
+    };
+    Datagram::seal_with(&knock, &keys.client(), [nonce; 12], 20).unwrap().as_bytes().to_vec()
+}
+
+fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
+    bytes[at] ^= 1;
+    bytes
+}
+
+/// The payload in each kind of frame that knocks come in.
+fn frames(payload: &[u8]) -> Vec<(Link, Vec<u8>)> {
+    let vlan = VlanId::try_new(5).unwrap();
+    let ethernet = || PacketBuilder::ethernet2([1; 6], [2; 6]);
+    let builders = [
+        ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201),
+        ethernet().ipv6([1; 16], [2; 16], 64).udp(4000, 62201),
+        ethernet().single_vlan(vlan).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201),
+    ];
+    let write = |builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>| {
+        let mut frame = Vec::new();
+        builder.write(&mut frame, payload).unwrap();
+        (Link::Ethernet, frame)
+    };
+    let mut frames: Vec<_> = builders.into_iter().map(write).collect();
+    let cooked = [&[8, 0, 0, 0, 0, 0, 0, 7], [0; 12].as_slice(), &frames[0].1[14..]].concat();
+    frames.push((Link::LinuxCooked2, cooked));
+    frames
+}
+
+/// What no segment is read from.
+fn broken_frames() -> Vec<(Link, Vec<u8>)> {
+    let whole = frames(&[0; 250]).remove(0).1;
+    let changed = |at: usize, to: u8| {
+        let mut frame = whole.clone();
+        frame[at] = to;
+        frame
+    };
+    let v6 = frames(&[0; 250]).remove(1).1;
+    let mut fragment = v6;
+    fragment[20] = 44;
+    // ARP, more fragments, a fragment's offset, TCP, a short header, IP version 5, IP and UDP lengths, cut short, empty.
+    [
+        changed(13, 6),
+        changed(20, 0x20),
+        changed(21, 1),
+        changed(23, 6),
+        changed(14, 0x44),
+        changed(14, 0x55),
+        changed(16, 0x7F),
+        changed(38, 0x7F),
+        changed(12, 0x81),
+        fragment,
+        whole[..60].to_vec(),
+        Vec::new(),
+    ]
+    .map(|frame| (Link::Ethernet, frame))
+    .to_vec()
+}
+
+#[test]
+fn nothing_is_allocated_for_what_is_dropped() {
+    let [client, other] = [keys(1), keys(2)];
+    let mut watcher = Watcher::new(WINDOW, [(client.fingerprint, client.watcher())]);
+    watcher.prepare(NOW);
+    let used_up = datagram(&client, 1);
+    let passed = (0..100).filter(|_| watcher.judge(&used_up, NOW).is_ok()).count();
+    assert_eq!(passed, 16);
+
+    let signed = datagram(&client, 2);
+    let last = signed.len() - 1;
+    let cases: [(&str, Vec<u8>, Dropped); 9] = [
+        ("empty", Vec::new(), Dropped::Length),
+        ("too short", signed[..227].to_vec(), Dropped::Length),
+        ("too long", [signed.as_slice(), &[0; 64]].concat(), Dropped::Length),
+        ("random bytes", (0..250_u8).map(|n| n.wrapping_mul(167)).collect(), Dropped::UnknownHint),
+        ("another client", datagram(&other, 3), Dropped::UnknownHint),
+        ("a changed nonce", flipped(signed.clone(), 8), Dropped::Forged),
+        ("a changed body", flipped(signed.clone(), 100), Dropped::Forged),
+        ("a changed tag", flipped(signed, last), Dropped::Forged),
+        ("one copy too many", used_up, Dropped::Copied),
+    ];
+    // A minute's end falls into it; the hints of the next one have been made ahead, every ten seconds.
+    for seconds in (0..30).step_by(10) {
+        let now = NOW.plus(Duration::from_secs(seconds));
+        for (what, payload, why) in &cases {
+            for (link, frame) in frames(payload) {
+                let counted = measure(|| {
+                    let segment = Segment::read(link, &frame).expect("a segment");
+                    assert_eq!(watcher.judge(segment.payload, now).err(), Some(*why));
+                });
+                assert_eq!(counted.count_total, 0, "{what}, {link:?}, after {seconds} s");
+            }
+        }
+        watcher.prepare(now);
+    }
+    for (link, frame) in broken_frames() {
+        let counted = measure(|| assert!(Segment::read(link, &frame).is_none(), "{frame:?}"));
+        assert_eq!(counted.count_total, 0, "{frame:?}");
+    }
+    // The instrument works.
+    assert_eq!(measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
+}
