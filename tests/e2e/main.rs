@@ -35,6 +35,7 @@ mod prober;
 mod processes;
 mod refusal;
 mod run;
+mod secrets;
 mod ssh;
 mod start;
 mod state;

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// `spa-knockd run`; ended when dropped. A test that fails shows what it said.
 pub(crate) struct Daemon {
     child: Child,
-    log: Arc<Mutex<String>>,
+    log: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Daemon {
@@ -57,12 +57,13 @@ impl Daemon {
     pub(crate) fn launch(namespace: &Namespace, mut command: Command) -> Self {
         let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = namespace.spawn(quiet);
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(String::new()));
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(Vec::new()));
         let copy = Arc::clone(&log);
         thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                *copy.lock().unwrap() += &(line + "\n");
+            let mut line = Vec::new();
+            while stderr.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                copy.lock().unwrap().append(&mut line);
             }
         });
         Self { child, log }
@@ -70,6 +71,11 @@ impl Daemon {
 
     /// All that it has said on standard error.
     pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log_bytes()).into_owned()
+    }
+
+    /// The same as it came.
+    pub(crate) fn log_bytes(&self) -> Vec<u8> {
         self.log.lock().unwrap().clone()
     }
 
