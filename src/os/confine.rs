@@ -1,15 +1,13 @@
-//! What our processes give up for good: the one that reads strangers' bytes root and all that belongs to it, what it
-//! inherited, children, and all memory but a fair share; the one that decides the rights that its config does not need.
+//! What our processes give up for good: the one that reads strangers' bytes root and all that belongs to it, children,
+//! and all memory but a fair share; the one that decides the rights that its config does not need.
 
 use std::io;
-use std::os::fd::RawFd;
 use std::path::Path;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Gid, SysconfVar, Uid, User, close, geteuid, setgroups, setresgid, setresuid, sysconf};
+use nix::unistd::{Gid, SysconfVar, Uid, User, geteuid, setgroups, setresgid, setresuid, sysconf};
 
 use super::{capabilities, files};
 
@@ -17,7 +15,6 @@ use super::{capabilities, files};
 /// then. It is five times what 10,000 clients, their successors at a reload, and all tags that are remembered take
 /// (24 MiB, `tests/hostile/src/crowd.rs`).
 const ROOM: u64 = 128 << 20;
-const STDERR: RawFd = 2;
 
 /// A user by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,25 +39,6 @@ pub fn unprivileged(name: &str) -> io::Result<Option<Identity>> {
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, format!("neither a user {name} nor nobody, other than root")))
-}
-
-/// Closes all descriptors but the standard streams: what was open where the daemon was started came along, and is
-/// none of this process's business. To be called before anything is opened.
-///
-/// # Errors
-/// When they cannot be listed.
-pub fn close_inherited() -> io::Result<()> {
-    let open = files::list(Path::new("/proc/self/fd")).map_err(io::Error::other)?;
-    for number in open.iter().filter_map(|path| path.file_name()?.to_str()?.parse::<RawFd>().ok()) {
-        if number > STDERR {
-            match close(number) {
-                // That was the list itself.
-                Err(Errno::EBADF) | Ok(()) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Gives all of it up: becomes `identity`, if there is one to become, and takes no rights any more, not even from

@@ -28,10 +28,6 @@ const REST: Duration = Duration::from_millis(1);
 #[must_use]
 pub(super) fn main() -> ExitCode {
     crate::os::log::start("spa-knockd watch");
-    if let Err(error) = confine::close_inherited() {
-        log::error!("{error}");
-        return ExitCode::FAILURE;
-    }
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     if signals::ignore_all().is_err() {
         return ExitCode::FAILURE;

@@ -62,7 +62,6 @@ fn main() -> ExitCode {
 fn run(walls: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
     // SAFETY: a call without memory. Whatever hangs ends.
     unsafe { libc::alarm(LIFETIME_S) };
-    confine::close_inherited()?;
     let channel = Channel::from_stdin()?;
     signals::ignore_all()?;
     let port = port.parse().map_err(io::Error::other)?;
