@@ -27,8 +27,8 @@ use spa_knock::os::{sandbox, signals, wait};
 use target::Target;
 use trials::Kind;
 
-/// Longer than everything takes.
-const LIFETIME_S: u32 = 60;
+/// Longer than everything takes, also where many others compute.
+const LIFETIME_S: u32 = 300;
 
 /// Which walls stand.
 #[derive(Clone, Copy, PartialEq, Eq)]
