@@ -59,12 +59,13 @@ fn rules() -> ClientRules {
 }
 
 /// All actions but open-web.
-const ALLOWED: [&str; 10] = [
+const ALLOWED: [&str; 11] = [
     "open-ssh",
     "open-many",
     "open-once",
     "open-port",
     "to-db",
+    "to-web",
     "close-ssh",
     "open-and-run",
     "lamp",
@@ -84,6 +85,7 @@ fn policy(rules: ClientRules) -> Policy {
     let lend =
         run(&["/bin/lend", "{client}", "{seconds}"], Some(argv(&["/bin/fetch", "{argument}", "{address}"])));
     let inside = ["10.0.0.5:5432".parse().unwrap()];
+    let here = ["0.0.0.0:8080".parse().unwrap()];
     let both = Action {
         parts: vec![open(&["tcp/22"]).parts.remove(0), run(&["/bin/true"], None)],
         ..open(&["tcp/1"])
@@ -98,6 +100,7 @@ fn policy(rules: ClientRules) -> Policy {
             lasting(Part::OpenArgument { allowed: ports(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many }),
         ),
         (action("to-db"), lasting(Part::Forward { door: "tcp/15432".parse().unwrap(), to: inside.to_vec() })),
+        (action("to-web"), lasting(Part::Forward { door: "tcp/80".parse().unwrap(), to: here.to_vec() })),
         (action("close-ssh"), once(Part::Close(action("open-ssh")))),
         (action("open-and-run"), both),
         (action("lamp"), once(run(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"], None))),
@@ -485,6 +488,9 @@ fn a_clients_prefix_lets_its_neighbours_in_with_it_but_not_for_one_connection() 
     assert_eq!(opened(&mut server, &once), ["203.0.113.9 tcp/22 once"]);
     let forward = Knock { action: action("to-db"), ..knock() };
     assert_eq!(opened(&mut server, &forward), ["203.0.113.9 tcp/15432 to 10.0.0.5:5432"]);
+    // Behind a way to another port of the host lies that port.
+    let here = Knock { action: action("to-web"), ..knock() };
+    assert_eq!(opened(&mut server, &here), ["203.0.113.9 tcp/80 to port 8080", "203.0.113.9 tcp/8080"]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub(super) struct Held {
     left: usize,
 }
 
-/// A grant as one client holds it.
+/// A grant as one client holds it by one action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) client: ClientName,
@@ -94,8 +94,11 @@ impl Held {
     /// Takes up what an earlier daemon has granted.
     pub(super) fn hold(&mut self, passage: Passage, holder: Holder) {
         let holders = self.grants.entry(passage).or_default();
-        match holders.iter_mut().find(|known| known.client == holder.client) {
-            Some(known) => *known = Holder { end: known.end.max(holder.end), ..holder },
+        match holders
+            .iter_mut()
+            .find(|known| (&known.client, &known.action) == (&holder.client, &holder.action))
+        {
+            Some(known) => known.end = known.end.max(holder.end),
             None => holders.push(holder),
         }
     }
@@ -187,5 +190,17 @@ mod tests {
         assert!(held.without(&gone, now).0.is_empty());
         let left = Change { passage: ssh, holder: Some(holder("phone", 30)), before: Before::Open };
         assert_eq!(held.changes(now), [left]);
+    }
+
+    #[test]
+    fn what_a_client_closes_by_one_action_stays_open_by_another() {
+        let mut held = Held::default();
+        let passage =
+            Passage { from: "10.0.0.1".parse().unwrap(), way: Way::Ports("tcp/8080".parse().unwrap()) };
+        held.hold(passage, holder("laptop", 60));
+        held.hold(passage, Holder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
+        let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", Duration::ZERO);
+        assert_eq!(changes, [Change { passage, holder: Some(holder("laptop", 60)), before: Before::Open }]);
+        assert_eq!(closed.len(), 1);
     }
 }

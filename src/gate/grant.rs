@@ -47,6 +47,17 @@ impl Grant {
         self.passage
     }
 
+    /// The same, with a grant of its own for each port of a range.
+    pub fn port_by_port(&self) -> impl Iterator<Item = Self> {
+        let Passage { from, way } = self.passage;
+        let (ports, other) = match way {
+            Way::Ports(ports) => (Some(ports), None),
+            Way::Once(_) | Way::Forward { .. } => (None, Some(way)),
+        };
+        let ways = ports.into_iter().flat_map(|ports| ports.each().map(|door| Way::Ports(door.into())));
+        ways.chain(other).map(move |way| Self { passage: Passage { from, way }, ..self.clone() })
+    }
+
     /// For how long.
     #[must_use]
     pub const fn duration(&self) -> Duration {

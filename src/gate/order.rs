@@ -276,11 +276,16 @@ impl Asked<'_> {
     }
 
     fn forward(&self, door: Door, to: &[SocketAddr]) -> Result<Effect, Rejection> {
-        let grant = |&address: &IpAddr| {
+        let mut grants = Vec::new();
+        for &address in &self.ticket.addresses {
             let to = to.iter().find(|to| to.is_ipv4() == address.is_ipv4()).ok_or(Rejection::NoWayInside)?;
-            Ok(self.grant(address.into(), Way::Forward { door, to: *to }))
-        };
-        self.ticket.addresses.iter().map(grant).collect::<Result<_, _>>().map(Effect::Open)
+            grants.push(self.grant(address.into(), Way::Forward { door, to: *to }));
+            // Led to another port of this host, packets come to the gate there.
+            let here = Some(to).filter(|to| to.ip().is_unspecified());
+            let behind = here.and_then(|to| Door::new(door.protocol(), to.port()));
+            grants.extend(behind.map(|behind| self.grant(address.into(), Way::Ports(behind.into()))));
+        }
+        Ok(Effect::Open(grants))
     }
 
     fn grant(&self, from: Prefix, way: Way) -> Grant {

@@ -123,6 +123,18 @@ impl Ports {
         (self.first == self.last).then_some(Door { protocol: self.protocol, port: self.first })
     }
 
+    /// How many they are.
+    #[must_use]
+    pub fn count(self) -> u32 {
+        u32::from(self.last.get()).saturating_sub(self.first.get().into()).saturating_add(1)
+    }
+
+    /// Each of them.
+    pub fn each(self) -> impl Iterator<Item = Door> {
+        let (first, last) = self.bounds();
+        (first..=last).filter_map(move |port| Door::new(self.protocol, port))
+    }
+
     /// Whether all of `other` are among them.
     #[must_use]
     pub fn contain(self, other: Self) -> bool {
@@ -185,6 +197,14 @@ mod tests {
             assert_eq!(text.parse::<Ports>().unwrap().to_string(), text);
         }
         assert_eq!("tcp/7-7".parse(), "tcp/7".parse::<Ports>());
+        for (text, count) in [("tcp/22", 1), ("tcp/8000-8999", 1_000), ("udp/1-65535", 65_535)] {
+            let ports: Ports = text.parse().unwrap();
+            assert_eq!(
+                (ports.count(), ports.each().count()),
+                (count, usize::try_from(count).unwrap()),
+                "{text}"
+            );
+        }
         for text in ["", "tcp/2-1", "tcp/0-5", "tcp/1-", "tcp/-1", "tcp/1-65536", "tcp/1-2-3", "tcp/1-udp/2"]
         {
             assert_eq!(text.parse::<Ports>(), Err(InvalidDoor), "{text}");

@@ -102,6 +102,63 @@ fn a_client_names_the_ports_to_open_among_those_it_may() {
 }
 
 #[test]
+fn all_that_is_open_is_open_again_after_somebody_flushed_the_table() {
+    let Some(lab) = Lab::new() else { return };
+    let actions = [
+        ("port", "open = \"argument\"\nallow-ports = [\"tcp/8000-8499\"]\nfor = \"30s\""),
+        ("to-web", "forward = { from = \"tcp/80\", to = \":9000\" }\nfor = \"30s\""),
+    ];
+    let site = site("protect = [\"tcp/8000-8999\", \"tcp/9000\"]", &actions, "");
+    for port in [8005, 8020, 8500, 9000] {
+        lab.server.echo(port);
+    }
+    let _daemon = Daemon::start(&lab.server, &site);
+    let open = |action: &str, argument: &str| {
+        assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, action, argument), Status::Granted);
+    };
+    // Ranges that overlap cannot stand in one set; a way to another port needs that port, too.
+    for argument in ["tcp/8000-8010", "tcp/8005-8030", "tcp/8001-8006"] {
+        open("port", argument);
+    }
+    open("to-web", "");
+    let check = |when: &str| {
+        for port in [8005, 8020, 80] {
+            assert!(lab.client.reaches(SERVER4, port), "{port} {when}");
+        }
+        for (who, port) in [(&lab.client, 8500), (&lab.neighbour, 8005), (&lab.neighbour, 9000)] {
+            assert!(!who.reaches(SERVER4, port), "{port} {when}");
+        }
+    };
+    check("before");
+    lab.server.nft("flush ruleset");
+    assert!(within(Duration::from_secs(1), || !lab.neighbour.reaches(SERVER4, 9000)), "the gate is back");
+    check("after");
+}
+
+#[test]
+fn two_actions_that_open_one_port_end_each_for_itself() {
+    let Some(lab) = Lab::new() else { return };
+    let actions = [
+        ("web", "open = [\"tcp/8080\"]\nfor = \"30s\""),
+        ("to-web", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"1s\""),
+        ("close-to-web", "close = \"to-web\""),
+    ];
+    let site = site("protect = [\"tcp/8080\"]", &actions, "");
+    lab.server.echo(8080);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let at = |action: &str| knock_at(&lab.client, CLIENT4, SERVER4, &site, action, "");
+    for action in ["web", "to-web"] {
+        assert_eq!(at(action), Status::Granted);
+    }
+    assert!(lab.client.reaches(SERVER4, 80) && lab.client.reaches(SERVER4, 8080));
+    lab.client.closing(SERVER4, 80);
+    assert!(lab.client.reaches(SERVER4, 8080), "the shorter one does not end the longer one");
+    assert_eq!(at("to-web"), Status::Granted);
+    assert_eq!(at("close-to-web"), Status::Done);
+    assert!(!lab.client.reaches(SERVER4, 80) && lab.client.reaches(SERVER4, 8080));
+}
+
+#[test]
 fn neighbours_come_in_with_a_client_whose_carrier_moves_it_about() {
     let Some(lab) = Lab::new() else { return };
     let site = site(
@@ -208,6 +265,9 @@ fn a_client_closes_its_own_door_early_and_nobody_elses() {
     assert!(lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22));
     assert_eq!(at("close-ssh"), Status::Done);
     assert!(!lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22));
+    let [closed, done] = ["revoked", "done"].map(|event| site.audit_of(event));
+    assert_eq!((closed.len(), &closed[0]["action"]), (1, &"ssh".into()));
+    assert_eq!((done.len(), &done[0]["action"]), (1, &"close-ssh".into()));
     assert_eq!(at("lamp"), Status::Done);
     assert_eq!(at("lamp-off"), Status::Done);
     assert!(within(SOON, || std::fs::read_to_string(&note).is_ok_and(|text| text == "off\n")));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::family::Family;
 use crate::firewall::held::Change;
 use crate::gate::{Passage, Way};
-use crate::knock::{Door, Ports, Prefix};
+use crate::knock::{Ports, Prefix};
 
 /// What an entry does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,29 +47,24 @@ impl Entry {
 
 /// All entries that these changes stand for, those that end first in front.
 pub(super) fn of(changes: &[Change]) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = changes.iter().flat_map(of_change).collect();
+    let mut entries: Vec<Entry> = changes.iter().map(of_change).collect();
     entries.sort_by_key(|entry| entry.end);
     entries
 }
 
-fn of_change(Change { passage, holder, .. }: &Change) -> Vec<Entry> {
+fn of_change(Change { passage, holder, .. }: &Change) -> Entry {
     let Passage { from, way } = *passage;
-    let entry = |kind, ports| Entry {
+    let (kind, ports) = match way {
+        Way::Ports(ports) if from.single().is_some() => (Kind::Single, ports),
+        Way::Ports(ports) => (Kind::Span, ports),
+        Way::Once(door) => (Kind::Once, door.into()),
+        Way::Forward { door, to } => (Kind::Forward(to), door.into()),
+    };
+    Entry {
         kind,
         from,
         ports,
         end: holder.as_ref().map(|holder| holder.end).unwrap_or_default(),
         comment: holder.as_ref().map(|holder| holder.comment()).unwrap_or_default(),
-    };
-    let open = |ports| entry(if from.single().is_some() { Kind::Single } else { Kind::Span }, ports);
-    match way {
-        Way::Ports(ports) => vec![open(ports)],
-        Way::Once(door) => vec![entry(Kind::Once, door.into())],
-        Way::Forward { door, to } if to.ip().is_unspecified() => {
-            // Behind the redirection the packet goes to another port, which may be protected.
-            let behind = Door::new(door.protocol(), to.port()).unwrap_or(door);
-            vec![entry(Kind::Forward(to), door.into()), open(behind.into())]
-        }
-        Way::Forward { door, to } => vec![entry(Kind::Forward(to), door.into())],
     }
 }

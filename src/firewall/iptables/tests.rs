@@ -180,12 +180,6 @@ COMMIT
     assert!(six.contains(
         "--dst-type LOCAL -m comment --comment \"laptop open\" -j DNAT --to-destination [fd77::5]:8080\n"
     ));
-    // Behind a redirection lies a port that must be open too.
-    assert!(
-        entry::of(&[change("10.0.0.2", forward("tcp/81", "0.0.0.0:8081"), 40)])
-            .iter()
-            .any(|entry| entry.kind == Kind::Single && entry.ports == "tcp/8081".parse().unwrap())
-    );
     let gone = rules::change(Family::V4, &gate(), Closing::Sets, &[], &present::Present::read(SAVED));
     assert_eq!(
         gone,

@@ -44,17 +44,16 @@ pub(super) enum Fate {
     Goes,
 }
 
-/// The elements that a change is made of.
-pub(super) fn elements(change: &Change, now: Duration) -> impl Iterator<Item = (Element, Fate)> {
-    element::of(&change.passage).into_iter().map(move |element| {
-        let Some(holder) = &change.holder else { return (element, Fate::Goes) };
-        let (left, comment) = (holder.end.saturating_sub(now), Some(holder.comment()));
-        // In a set of ranges each step costs as much as all that is there.
-        match change.before {
-            Before::Closed if element.last_key.is_some() => (element, Fate::Comes(left, comment)),
-            _ => (element, Fate::Stays(left, comment)),
-        }
-    })
+/// The element that a change is about, and what becomes of it.
+pub(super) fn fate(change: &Change, now: Duration) -> (Element, Fate) {
+    let element = element::of(&change.passage);
+    let Some(holder) = &change.holder else { return (element, Fate::Goes) };
+    let (left, comment) = (holder.end.saturating_sub(now), Some(holder.comment()));
+    // In a set of ranges each step costs as much as all that is there.
+    match change.before {
+        Before::Closed if element.last_key.is_some() => (element, Fate::Comes(left, comment)),
+        _ => (element, Fate::Stays(left, comment)),
+    }
 }
 
 /// One transaction for these elements. Adding what is there does not renew its timeout, and deleting what is not there

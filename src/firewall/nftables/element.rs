@@ -1,6 +1,6 @@
 //! Which element of which set or map stands for a passage.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::gate::{Passage, Way};
 use crate::knock::{Door, Ports, Prefix, Protocol};
@@ -28,28 +28,26 @@ pub(super) fn alive() -> [Element; 2] {
     })
 }
 
-/// The elements that together open a passage.
-pub(super) fn of(passage: &Passage) -> Vec<Element> {
+/// The element that opens a passage.
+pub(super) fn of(passage: &Passage) -> Element {
     let from = passage.from;
     let v4 = from.first().is_ipv4();
+    let one = |set, door: Door, value| {
+        let key = key(from.first(), door.into()).0;
+        Element { set, key, last_key: None, value }
+    };
     match passage.way {
-        Way::Ports(ports) => vec![open(from, ports)],
-        Way::Once(door) => {
-            let set: &[u8] = if v4 { b"once4\0" } else { b"once6\0" };
-            vec![Element { set, key: key(from.first(), door.into()).0, last_key: None, value: None }]
-        }
+        Way::Ports(ports) => open(from, ports),
+        Way::Once(door) => one(if v4 { b"once4\0" } else { b"once6\0" }, door, None),
         Way::Forward { door, to } if to.ip().is_unspecified() => {
             let set: &[u8] = if v4 { b"locals4\0" } else { b"locals6\0" };
-            let key = key(from.first(), door.into()).0;
-            let local = Element { set, key, last_key: None, value: Some(to.port().to_be_bytes().to_vec()) };
-            // Behind the redirection the packet goes to another port, which may be protected.
-            vec![local, open(from, behind(door, to))]
+            one(set, door, Some(to.port().to_be_bytes().to_vec()))
         }
         Way::Forward { door, to } => {
             let set: &[u8] = if v4 { b"forwards4\0" } else { b"forwards6\0" };
             let mut value = octets(to.ip());
             value.extend(padded_port(to.port()));
-            vec![Element { set, key: key(from.first(), door.into()).0, last_key: None, value: Some(value) }]
+            one(set, door, Some(value))
         }
     }
 }
@@ -63,11 +61,6 @@ fn open(from: Prefix, ports: Ports) -> Element {
     }
     let set: &[u8] = if v4 { b"spans4\0" } else { b"spans6\0" };
     Element { set, key: first, last_key: Some(key(from.last(), ports).1), value: None }
-}
-
-/// The port that a redirected connection arrives at.
-fn behind(door: Door, to: SocketAddr) -> Ports {
-    Door::new(door.protocol(), to.port()).unwrap_or(door).into()
 }
 
 /// Address, protocol and port: the lowest and the highest key of these ports.
@@ -99,7 +92,7 @@ mod tests {
     use super::*;
 
     fn one(from: &str, way: Way) -> Element {
-        of(&Passage { from: from.parse().unwrap(), way }).remove(0)
+        of(&Passage { from: from.parse().unwrap(), way })
     }
 
     #[test]
@@ -122,29 +115,19 @@ mod tests {
     fn each_kind_of_passage_has_its_set() {
         let door: Door = "tcp/80".parse().unwrap();
         let ports = |text: &str| Way::Ports(text.parse().unwrap());
-        for (from, way, sets) in [
-            ("10.0.0.7", ports("tcp/22"), &[&b"grants4\0"[..]][..]),
-            ("fd00::7", ports("udp/53"), &[b"grants6\0"]),
-            ("10.0.0.7", ports("tcp/22-23"), &[b"spans4\0"]),
-            ("fd00::/64", ports("tcp/22"), &[b"spans6\0"]),
-            ("10.0.0.7", Way::Once(door), &[b"once4\0"]),
-            ("fd00::7", Way::Once(door), &[b"once6\0"]),
-            ("10.0.0.7", Way::Forward { door, to: "10.0.0.8:1".parse().unwrap() }, &[b"forwards4\0"]),
-            ("fd00::7", Way::Forward { door, to: "[fd00::8]:1".parse().unwrap() }, &[b"forwards6\0"]),
-            (
-                "10.0.0.7",
-                Way::Forward { door, to: "0.0.0.0:8080".parse().unwrap() },
-                &[b"locals4\0", b"grants4\0"],
-            ),
-            (
-                "fd00::7",
-                Way::Forward { door, to: "[::]:8080".parse().unwrap() },
-                &[b"locals6\0", b"grants6\0"],
-            ),
+        for (from, way, set) in [
+            ("10.0.0.7", ports("tcp/22"), "grants4\0"),
+            ("fd00::7", ports("udp/53"), "grants6\0"),
+            ("10.0.0.7", ports("tcp/22-23"), "spans4\0"),
+            ("fd00::/64", ports("tcp/22"), "spans6\0"),
+            ("10.0.0.7", Way::Once(door), "once4\0"),
+            ("fd00::7", Way::Once(door), "once6\0"),
+            ("10.0.0.7", Way::Forward { door, to: "10.0.0.8:1".parse().unwrap() }, "forwards4\0"),
+            ("fd00::7", Way::Forward { door, to: "[fd00::8]:1".parse().unwrap() }, "forwards6\0"),
+            ("10.0.0.7", Way::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }, "locals4\0"),
+            ("fd00::7", Way::Forward { door, to: "[::]:8080".parse().unwrap() }, "locals6\0"),
         ] {
-            let elements = of(&Passage { from: from.parse().unwrap(), way });
-            let named: Vec<_> = elements.iter().map(|element| element.set).collect();
-            assert_eq!(named, sets, "{from} {way}");
+            assert_eq!(one(from, way).set, set.as_bytes(), "{from} {way}");
         }
     }
 }

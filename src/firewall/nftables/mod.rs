@@ -14,10 +14,9 @@ use self::element::Element;
 use self::live::Listed;
 use self::ruleset::{Before, SCHEMA, TABLE};
 use self::watch::{Heard, Watch};
-use super::held::{self, Change, Held};
+use super::held::{Change, Held};
 use super::{Backend, FirewallError, Gate, Live};
 use crate::gate::{Grant, Passage, Way};
-use crate::knock::Ports;
 use crate::os::host::Capability;
 use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
@@ -26,7 +25,7 @@ use crate::os::{capabilities, clock};
 /// How long loading may take before it counts as failed.
 const NFT_MAX: Duration = Duration::from_secs(10);
 /// The widest range of ports that is opened one by one where it overlaps another grant.
-const APART_MAX: u16 = 1024;
+const APART_MAX: u32 = 1024;
 
 /// The table `inet spa_knock`.
 pub struct Nftables {
@@ -82,24 +81,17 @@ impl Backend for Nftables {
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
-        let now = clock::steady();
-        let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
-        match self.change(&changes, now) {
-            // Two ranges that overlap cannot stand in one set: what is opened is narrowed to what can.
-            Err(FirewallError::Overlap) => self.change(&apart(&changes)?, now)?,
-            changed => changed?,
+        match self.open_for(grants) {
+            // Two ranges that overlap cannot stand in one set. Ports that stand alone can, in another one.
+            Err(FirewallError::Overlap) => self.open_for(&port_by_port(grants)?),
+            opened => opened,
         }
-        self.held.note(grants, now);
-        Ok(())
     }
 
     fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
         let now = clock::steady();
         let (changes, closed) = self.held.without(which, now);
-        match self.change(&changes, now) {
-            Err(FirewallError::Overlap) => self.change(&apart(&changes)?, now)?,
-            changed => changed?,
-        }
+        self.change(&changes, now)?;
         self.held.forget(which, now);
         Ok(closed)
     }
@@ -137,10 +129,19 @@ impl Backend for Nftables {
 }
 
 impl Nftables {
+    /// What is held is exactly what the kernel has, so that all of it can be told again.
+    fn open_for(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        let now = clock::steady();
+        let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
+        self.change(&changes, now)?;
+        self.held.note(grants, now);
+        Ok(())
+    }
+
     fn change(&mut self, changes: &[Change], now: Duration) -> Result<(), FirewallError> {
         /// Elements in one message; the kernel takes all of them or none.
         const AT_ONCE: usize = 512;
-        let elements: Vec<_> = changes.iter().flat_map(|change| batch::elements(change, now)).collect();
+        let elements: Vec<_> = changes.iter().map(|change| batch::fate(change, now)).collect();
         elements.chunks(AT_ONCE).try_for_each(|elements| self.transact(elements))
     }
 
@@ -166,24 +167,18 @@ impl Nftables {
     }
 }
 
-/// The same for single addresses and ports, which cannot overlap.
-fn apart(changes: &[Change]) -> Result<Vec<Change>, FirewallError> {
+/// The same in elements that cannot overlap.
+fn port_by_port(grants: &[Grant]) -> Result<Vec<Grant>, FirewallError> {
     let mut all = Vec::new();
-    for Change { passage, holder, .. } in changes {
-        let Way::Ports(ports) = passage.way else {
-            all.push(Change { passage: *passage, holder: holder.clone(), before: held::Before::Open });
-            continue;
-        };
-        let (first, last) = ports.bounds();
-        let Some(address) = passage.from.single().filter(|_| last.saturating_sub(first) < APART_MAX) else {
-            return Err(FirewallError::Overlap);
-        };
-        let doors = (first..=last).filter_map(|port| crate::knock::Door::new(ports.protocol(), port));
-        all.extend(doors.map(|door| Change {
-            passage: Passage { from: address.into(), way: Way::Ports(Ports::from(door)) },
-            holder: holder.clone(),
-            before: held::Before::Open,
-        }));
+    for grant in grants {
+        match grant.passage() {
+            Passage { from, way: Way::Ports(ports) }
+                if from.single().is_none() || ports.count() > APART_MAX =>
+            {
+                return Err(FirewallError::Overlap);
+            }
+            _ => all.extend(grant.port_by_port()),
+        }
     }
     Ok(all)
 }
