@@ -54,6 +54,13 @@ pub struct ServerConfig {
     pub places: Places,
 }
 
+impl ServerConfig {
+    /// All ports that only a grant opens.
+    pub fn guarded(&self) -> impl Iterator<Item = &Ports> {
+        self.protect.iter().chain(&self.published)
+    }
+}
+
 /// Where knocks are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interfaces {

@@ -16,6 +16,7 @@ use super::ears::Ears;
 use super::messages::{FromWatcher, MESSAGE, Sighting};
 use super::metrics::Metrics;
 use super::run::{Gated, Loaded};
+use super::standing::Standing;
 use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::random;
@@ -114,7 +115,7 @@ impl Daemon {
         daemon.close_for_strangers();
         log::info!("ready: {}", daemon.summary());
         if daemon.loaded.clients.is_empty() {
-            log::warn!("no clients: nobody can knock, and the gate is closed (spa-knockd client add)");
+            log::warn!("no clients: nobody can knock (spa-knockd client add)");
         }
         notify::tell(notify::State::Ready);
         daemon
@@ -163,7 +164,8 @@ impl Daemon {
         let (ears, signs) = (self.ears.due(), self.watchdog.due());
         let due = ears.into_iter().chain(signs).map(|due| due.saturating_sub(clock::steady()));
         let metrics = self.metrics.as_ref().and_then(Metrics::patience);
-        due.chain(metrics).fold(TICK.min(self.deeds.patience()), Duration::min)
+        let asking = self.control.as_ref().and_then(Control::patience);
+        due.chain(metrics).chain(asking).fold(TICK.min(self.deeds.patience()), Duration::min)
     }
 
     /// Takes what the watcher reports.
@@ -270,15 +272,14 @@ impl Daemon {
 
     fn act(&mut self, order: &Order, sighting: &Sighting<'_>) {
         let ticket = order.ticket();
-        let (outcome, remark) = self.deeds.act(order, &self.loaded);
-        let now = clock::now();
-        let (record, answer) = self.keeper.conclude(ticket, outcome, &remark, now);
+        let done = self.deeds.act(order, &self.loaded);
+        let (record, answer) = self.keeper.conclude(ticket, done.outcome, &done.remark, clock::now());
         self.answer(answer, sighting);
+        done.closed.iter().for_each(|closed| self.keep(closed));
         // A command's own end is what is recorded of it.
-        if outcome != Outcome::Started {
+        let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
+        if done.outcome != Outcome::Started || !runs {
             self.keep(&record);
-        } else if !order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. })) {
-            self.tally.count(Ending::Done);
         }
     }
 
@@ -342,10 +343,14 @@ impl Daemon {
 
     fn summary(&self) -> String {
         let config = &self.loaded.config;
-        let doors: Vec<_> = config.protect.iter().map(ToString::to_string).collect();
-        let gate = if doors.is_empty() { "no port".to_owned() } else { doors.join(", ") };
+        let gate = match self.deeds.standing() {
+            Standing::Off => "the gate is off, all ports are open".to_owned(),
+            Standing::Never | Standing::On | Standing::Trial(_) => {
+                format!("{} closed but for grants", self.loaded.doors())
+            }
+        };
         format!(
-            "knocks for {} on udp/{}; clients: {}, actions: {}; {gate} closed but for grants",
+            "knocks for {} on udp/{}; clients: {}, actions: {}; {gate}",
             config.id,
             config.port,
             self.loaded.clients.len(),
@@ -354,6 +359,11 @@ impl Daemon {
     }
 
     fn stop(mut self) -> ExitCode {
+        let last_words = match self.deeds.standing() {
+            Standing::Off => "the gate is off",
+            Standing::Trial(_) => "grants stay until they expire, the gate until its trial is over",
+            Standing::Never | Standing::On => "grants stay until they expire, protected ports stay closed",
+        };
         notify::tell(notify::State::Stopping);
         for record in self.deeds.stop() {
             self.keep(&record);
@@ -362,7 +372,7 @@ impl Daemon {
         if let Err(error) = self.state.close() {
             log::error!("{error}");
         }
-        log::info!("stopped: grants stay until they expire, protected ports stay closed");
+        log::info!("stopped: {last_words}");
         ExitCode::SUCCESS
     }
 }

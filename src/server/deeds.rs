@@ -12,7 +12,7 @@ use crate::firewall::Live;
 use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo};
 use crate::knock::{ActionName, ClientName};
 use crate::os::clock;
-use crate::os::commands::{Commands, Done, Ended, Job};
+use crate::os::commands::{self, Commands, Ended, Job};
 
 /// How long a daemon that stops waits for what undoes something.
 const STOP_MAX: Duration = Duration::from_secs(5);
@@ -22,6 +22,16 @@ pub(super) struct Deeds {
     gatehouse: Gatehouse,
     commands: Commands<Label>,
     undoings: Undoings,
+}
+
+/// What has come of an order so far.
+pub(super) struct Done {
+    /// How it went.
+    pub(super) outcome: Outcome,
+    /// What there is to say of that.
+    pub(super) remark: String,
+    /// The records of what it has closed.
+    pub(super) closed: Vec<Record>,
 }
 
 /// What a command is run for.
@@ -36,15 +46,18 @@ impl Deeds {
         Self { gatehouse, commands: Commands::default(), undoings }
     }
 
-    /// Does what the order says, one thing after the other; how it went, and what there is to remark.
-    pub(super) fn act(&mut self, order: &Order, loaded: &Loaded) -> (Outcome, String) {
-        let mut outcome = Outcome::Started;
+    /// Does what the order says, one thing after the other.
+    pub(super) fn act(&mut self, order: &Order, loaded: &Loaded) -> Done {
+        let (mut outcome, mut closed) = (Outcome::Started, Vec::new());
         for effect in order.effects() {
             let done = match effect {
                 Effect::Open(grants) => {
                     self.gatehouse.grant(grants, loaded).map(|()| Outcome::Granted).map_err(|e| e.to_string())
                 }
-                Effect::Close(action) => self.close(action, order.ticket()),
+                Effect::Close(action) => self.close(action, order.ticket()).map(|lives| {
+                    closed.extend(lives.into_iter().map(Live::record));
+                    Outcome::Started
+                }),
                 Effect::Run { commands, timeout, undo } => {
                     self.launch(commands, *timeout, undo.as_ref(), order.ticket())
                 }
@@ -53,10 +66,10 @@ impl Deeds {
                 Ok(Outcome::Granted) => outcome = Outcome::Granted,
                 Ok(_) => {}
                 // What is done already ends in its time.
-                Err(why) => return (Outcome::Failed, why),
+                Err(remark) => return Done { outcome: Outcome::Failed, remark, closed },
             }
         }
-        (outcome, String::new())
+        Done { outcome, remark: String::new(), closed }
     }
 
     /// The gate and its grants.
@@ -86,11 +99,11 @@ impl Deeds {
     }
 
     /// What the client has opened by this action is closed, and what that ran is undone now.
-    fn close(&mut self, action: &ActionName, ticket: &Ticket) -> Result<Outcome, String> {
+    fn close(&mut self, action: &ActionName, ticket: &Ticket) -> Result<Vec<Live>, String> {
         let its_own = |live: &Live| live.client == *ticket.client() && live.action == *action;
-        self.gatehouse.close(&its_own).map_err(|error| error.to_string())?;
+        let closed = self.gatehouse.close(&its_own).map_err(|error| error.to_string())?;
         self.undoings.hasten(ticket.client(), action);
-        Ok(Outcome::Started)
+        Ok(closed)
     }
 
     /// Readable when a command says something.
@@ -180,7 +193,7 @@ impl Deeds {
     }
 
     /// What is to be recorded of a command that is over.
-    fn conclude(&self, done: Done<Label>) -> Record {
+    fn conclude(&self, done: commands::Done<Label>) -> Record {
         let bad = match done.ended {
             Ended::Well => None,
             Ended::Badly(how) => Some(how),

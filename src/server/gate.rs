@@ -31,8 +31,7 @@ pub(super) fn gate(path: &Path, to: Door, trial: Option<Duration>) -> Result<(),
             gatehouse.rest().map_err(Failure::run)?;
         }
     }
-    let doors: Vec<String> = loaded.config.protect.iter().map(ToString::to_string).collect();
-    let doors = doors.join(", ");
+    let doors = loaded.doors();
     match (to, trial) {
         (Door::Off, _) => tell("gate: off; all ports are open, also after a restart of the daemon"),
         (Door::On, None) => tell(format_args!("gate: on; {doors} closed but for grants")),

@@ -40,15 +40,12 @@ impl Gatehouse {
     /// # Errors
     /// When the firewall does not take it; nothing has changed then.
     pub(super) fn load(&mut self, loaded: &Loaded) -> Result<(), FirewallError> {
-        let mut gate = loaded.gate();
-        match self.standing {
+        let enforcing = match self.standing {
             Standing::Off => return Ok(()),
-            Standing::Never | Standing::On => {}
-            Standing::Trial(until) => {
-                gate.enforcing = Enforcing::For(until.saturating_sub(clock::boot()));
-            }
-        }
-        self.firewall.load(&gate)
+            Standing::Never | Standing::On => Enforcing::Always,
+            Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
+        };
+        self.firewall.load(&loaded.gate(enforcing))
     }
 
     /// Lets these in. A grant that works confirms a gate on trial.
@@ -178,6 +175,8 @@ impl Gatehouse {
             log::warn!("gate: nobody has confirmed it in time; it is off again, and all ports are open");
             if let Err(error) = self.change(Standing::Off, loaded) {
                 log::error!("gate: {error}");
+                // What is left of it lets all pass: the kernel has ended the trial.
+                self.standing = Standing::Off;
             }
         }
         if now >= self.alive {

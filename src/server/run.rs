@@ -166,8 +166,14 @@ impl Loaded {
         }
     }
 
+    /// The ports that only a grant opens, as they are told.
+    pub(super) fn doors(&self) -> String {
+        let doors: Vec<_> = self.config.guarded().map(ToString::to_string).collect();
+        if doors.is_empty() { "no port".to_owned() } else { doors.join(", ") }
+    }
+
     /// What the gate consists of, with the connections that there are now.
-    pub(super) fn gate(&self) -> Gate {
+    pub(super) fn gate(&self, enforcing: Enforcing) -> Gate {
         let config = &self.config;
         let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
         let early = match &config.interfaces {
@@ -179,17 +185,16 @@ impl Loaded {
             log::warn!("{error}: connections older than the gate may hang");
             Vec::new()
         });
-        let guarded = || config.protect.iter().chain(&config.published);
         let protected = |port| {
             Door::new(Protocol::Tcp, port)
-                .is_some_and(|door| guarded().any(|ports| ports.contain(door.into())))
+                .is_some_and(|door| config.guarded().any(|ports| ports.contain(door.into())))
         };
         let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && protected(c.local.port()));
         Gate {
             protect: config.protect.clone(),
             published: config.published.clone(),
             mode: config.mode,
-            enforcing: Enforcing::Always,
+            enforcing,
             failsafe: config.failsafe.clone(),
             silent_port,
             early,

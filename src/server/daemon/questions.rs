@@ -34,7 +34,10 @@ impl Daemon {
             Question::Gate { to, trial_ms } => {
                 let standing = crate::server::gate::standing(to, trial_ms.map(Duration::from_millis));
                 let changed = self.deeds.gatehouse().change(standing, &self.loaded);
-                log::info!("gate: {standing}");
+                match &changed {
+                    Ok(()) => log::info!("gate: {standing}"),
+                    Err(error) => log::error!("gate: not {standing}: {error}"),
+                }
                 done(changed.map_err(|error| error.to_string()))
             }
             Question::Grants {} => {

@@ -43,7 +43,7 @@ impl Daemon {
             gate: GateState {
                 state,
                 seconds_left: left,
-                protect: config.protect.iter().map(ToString::to_string).collect(),
+                protect: config.guarded().map(ToString::to_string).collect(),
             },
             capture: CaptureState {
                 kind: match config.capture {
