@@ -159,7 +159,15 @@ impl Control {
 
     /// Readable when somebody asks.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::once(self.listener.as_fd()).chain(self.asking.iter().map(|asking| asking.stream.as_fd()))
+        let room = self.asking.len() < ASKING_MAX;
+        let listener = room.then(|| self.listener.as_fd());
+        listener.into_iter().chain(self.asking.iter().map(|asking| asking.stream.as_fd()))
+    }
+
+    /// In what time `questions` gives somebody up, if nobody says anything before.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        let waited = |asking: &Asking| clock::steady().saturating_sub(asking.since);
+        self.asking.iter().map(|asking| PATIENCE.saturating_sub(waited(asking))).min()
     }
 
     /// What is asked now, and by whom.
@@ -344,6 +352,11 @@ mod tests {
         let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
         assert!(control.questions().is_empty());
         assert_eq!(control.asking.len(), ASKING_MAX);
+        assert_eq!(control.descriptors().count(), ASKING_MAX, "who waits to ask does not wake us");
+        assert!(control.patience().unwrap() <= PATIENCE);
+        control.asking.iter_mut().for_each(|asking| asking.since = Duration::ZERO);
+        assert!(control.questions().is_empty());
+        assert_eq!(control.asking.len(), 0, "given up");
         drop(silent);
         assert!((0..5).all(|_| control.questions().is_empty()));
         assert!(control.asking.is_empty());

@@ -34,11 +34,12 @@ pub(super) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> 
     if let Some(output) = &rotate.output {
         created.file(output, text.as_bytes())?;
     }
-    files::replace(&entry.defined_in, Mode::Private, definition.text.as_bytes())?;
-    created.keep();
+    // First, so that a key that nobody got does not count.
     if rotate.output.is_none() && rotate.key.is_none() {
         print(&text)?;
     }
+    files::replace(&entry.defined_in, Mode::Private, definition.text.as_bytes())?;
+    created.keep();
     say_rotated(rotate, until);
     let old =
         entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));

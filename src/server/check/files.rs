@@ -65,9 +65,7 @@ impl Report {
     }
 
     fn standing(&mut self, config: &ServerConfig) {
-        if config.backend == Backend::Nftables
-            && matches!(Standing::read(&config.state_dir), Ok(Standing::Off))
-        {
+        if config.backend != Backend::None && matches!(Standing::read(&config.state_dir), Ok(Standing::Off)) {
             let message = "the gate is off: all ports are open, also after a restart".to_owned();
             self.warning(config, &["firewall", "protect"], message, "spa-knockd gate on");
         }

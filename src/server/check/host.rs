@@ -178,7 +178,7 @@ impl Report {
 
     /// A port that nobody listens on need not be closed, and cannot be opened.
     fn services(&mut self, config: &ServerConfig) {
-        if config.backend != Backend::Nftables {
+        if config.backend == Backend::None {
             return;
         }
         let Ok(listening) = connections::listening() else { return };
