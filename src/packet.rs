@@ -1,7 +1,8 @@
-//! Link, VLAN, IPv4/IPv6 and UDP headers → a segment. Total: any bytes are a segment or none.
+//! Link, VLAN, IPv4/IPv6 and UDP or TCP headers → a packet; a whole UDP datagram → a segment. Total: any bytes are one
+//! or none.
 //!
-//! Sources: LINKTYPE_ list of tcpdump.org, IEEE 802.1Q, RFC 791, RFC 8200, RFC 768. Checksums are not looked at:
-//! what counts is signed.
+//! Sources: LINKTYPE_ list of tcpdump.org, IEEE 802.1Q, RFC 791, RFC 8200, RFC 768, RFC 9293. Checksums are not looked
+//! at: what counts is signed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -20,6 +21,65 @@ pub enum Link {
     Raw,
     /// A protocol family of four bytes (BSD loopback).
     Loopback,
+}
+
+/// What a frame carries from one port to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet<'a> {
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Where it was sent to.
+    pub destination: SocketAddr,
+    /// The index of the interface, where the frame tells it.
+    pub interface: Option<u32>,
+    /// What it is.
+    pub transport: Transport<'a>,
+}
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport<'a> {
+    /// UDP.
+    Udp {
+        /// The payload; none where some of it comes in other fragments.
+        payload: Option<&'a [u8]>,
+    },
+    /// TCP.
+    Tcp {
+        /// The flags.
+        flags: TcpFlags,
+    },
+}
+
+/// The flags of a TCP header (RFC 9293, section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpFlags(u8);
+
+impl TcpFlags {
+    /// The sender has no more to say.
+    pub const FIN: Self = Self(0x01);
+    /// Opens a connection.
+    pub const SYN: Self = Self(0x02);
+    /// Breaks it off.
+    pub const RST: Self = Self(0x04);
+    /// To be handed on at once.
+    pub const PSH: Self = Self(0x08);
+    /// Acknowledges.
+    pub const ACK: Self = Self(0x10);
+    /// There is urgent data.
+    pub const URG: Self = Self(0x20);
+
+    /// Those of a header's 14th byte.
+    #[must_use]
+    pub const fn of(byte: u8) -> Self {
+        Self(byte)
+    }
+
+    /// Whether all of these are set.
+    #[must_use]
+    pub const fn has(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
 }
 
 /// One UDP datagram as it stood in a frame.
@@ -42,6 +102,8 @@ pub struct UnknownLink(pub i32);
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86DD;
+const TCP: u8 = 6;
+const TCP_HEADER: usize = 20;
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
 /// An honest sender needs one or two.
@@ -66,25 +128,48 @@ impl TryFrom<i32> for Link {
     }
 }
 
+impl<'a> Packet<'a> {
+    /// The TCP or UDP packet in a frame; none if there is none whose header is whole. Of IPv4 fragments the first one is
+    /// a packet, of IPv6 fragments none is.
+    #[must_use]
+    pub fn read(link: Link, frame: &'a [u8]) -> Option<Self> {
+        let (network, interface) = skip_link(link, frame)?;
+        let network = match network.first()? >> 4 {
+            4 => Network::read_ipv4(network)?,
+            6 => Network::read_ipv6(network)?,
+            _ => return None,
+        };
+        let [s1, s0, d1, d0, ..] = *network.payload.first_chunk::<4>()?;
+        let transport = match network.protocol {
+            UDP => Transport::Udp { payload: read_udp(&network)? },
+            TCP => {
+                let [.., flags, _, _, _, _, _, _] = *network.payload.first_chunk::<TCP_HEADER>()?;
+                Transport::Tcp { flags: TcpFlags::of(flags) }
+            }
+            _ => return None,
+        };
+        Some(Self {
+            source: SocketAddr::new(canonical(network.source), u16::from_be_bytes([s1, s0])),
+            destination: SocketAddr::new(canonical(network.destination), u16::from_be_bytes([d1, d0])),
+            interface,
+            transport,
+        })
+    }
+
+    /// The UDP datagram that it is, if it is a whole one.
+    #[must_use]
+    pub fn segment(self) -> Option<Segment<'a>> {
+        let Self { source, destination, interface, transport } = self;
+        let Transport::Udp { payload: Some(payload) } = transport else { return None };
+        Some(Segment { source, destination, interface, payload })
+    }
+}
+
 impl<'a> Segment<'a> {
     /// The UDP datagram in a frame; none if there is no whole, unfragmented one.
     #[must_use]
     pub fn read(link: Link, frame: &'a [u8]) -> Option<Self> {
-        let (network, interface) = skip_link(link, frame)?;
-        let (source, destination, transport) = match network.first()? >> 4 {
-            4 => read_ipv4(network)?,
-            6 => read_ipv6(network)?,
-            _ => return None,
-        };
-        let (header, _) = transport.split_first_chunk::<UDP_HEADER>()?;
-        let [s1, s0, d1, d0, l1, l0, ..] = *header;
-        let length = usize::from(u16::from_be_bytes([l1, l0]));
-        Some(Self {
-            source: SocketAddr::new(canonical(source), u16::from_be_bytes([s1, s0])),
-            destination: SocketAddr::new(canonical(destination), u16::from_be_bytes([d1, d0])),
-            interface,
-            payload: transport.get(UDP_HEADER..length)?,
-        })
+        Packet::read(link, frame)?.segment()
     }
 }
 
@@ -119,43 +204,69 @@ fn skip_tags(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
     None
 }
 
-type Packet<'a> = (IpAddr, IpAddr, &'a [u8]);
+/// An IP packet; of fragments the first.
+struct Network<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    /// Whether all of it is here.
+    whole: bool,
+    payload: &'a [u8],
+}
 
-fn read_ipv4(packet: &[u8]) -> Option<Packet<'_>> {
-    let (header, _) = packet.split_first_chunk::<20>()?;
-    let [version_ihl, _, t1, t0, _, _, f1, f0, _, protocol, _, _, addresses @ ..] = *header;
-    let fragment = u16::from_be_bytes([f1, f0]);
-    // Neither "more fragments" nor an offset.
-    if protocol != UDP || fragment & 0x3FFF != 0 {
-        return None;
+impl<'a> Network<'a> {
+    fn read_ipv4(packet: &'a [u8]) -> Option<Self> {
+        let (header, _) = packet.split_first_chunk::<20>()?;
+        let [version_ihl, _, t1, t0, _, _, f1, f0, _, protocol, _, _, addresses @ ..] = *header;
+        // Bit 13 says that more fragments follow; those below are the place of this one.
+        let fragment = u16::from_be_bytes([f1, f0]);
+        if fragment & 0x1FFF != 0 {
+            return None;
+        }
+        let total = usize::from(u16::from_be_bytes([t1, t0]));
+        let header_length = usize::from(version_ihl & 0x0F).checked_mul(4).filter(|&length| length >= 20)?;
+        let [s3, s2, s1, s0, d3, d2, d1, d0] = addresses;
+        Some(Self {
+            source: Ipv4Addr::new(s3, s2, s1, s0).into(),
+            destination: Ipv4Addr::new(d3, d2, d1, d0).into(),
+            protocol,
+            whole: fragment & 0x2000 == 0,
+            payload: packet.get(header_length..total)?,
+        })
     }
-    let total = usize::from(u16::from_be_bytes([t1, t0]));
-    let header_length = usize::from(version_ihl & 0x0F).checked_mul(4).filter(|&length| length >= 20)?;
-    let [s3, s2, s1, s0, d3, d2, d1, d0] = addresses;
-    Some((
-        Ipv4Addr::new(s3, s2, s1, s0).into(),
-        Ipv4Addr::new(d3, d2, d1, d0).into(),
-        packet.get(header_length..total)?,
-    ))
+
+    fn read_ipv6(packet: &'a [u8]) -> Option<Self> {
+        let (header, rest) = packet.split_first_chunk::<40>()?;
+        let [_, _, _, _, l1, l0, next, _, addresses @ ..] = *header;
+        let (source, addresses) = addresses.split_first_chunk::<16>()?;
+        let destination: &[u8; 16] = addresses.first_chunk()?;
+        let payload = rest.get(..usize::from(u16::from_be_bytes([l1, l0])))?;
+        let (protocol, payload) = skip_extensions(next, payload)?;
+        Some(Self {
+            source: Ipv6Addr::from(*source).into(),
+            destination: Ipv6Addr::from(*destination).into(),
+            protocol,
+            whole: true,
+            payload,
+        })
+    }
 }
 
-fn read_ipv6(packet: &[u8]) -> Option<Packet<'_>> {
-    let (header, rest) = packet.split_first_chunk::<40>()?;
-    let [_, _, _, _, l1, l0, next, _, addresses @ ..] = *header;
-    let (source, addresses) = addresses.split_first_chunk::<16>()?;
-    let destination: &[u8; 16] = addresses.first_chunk()?;
-    let payload = rest.get(..usize::from(u16::from_be_bytes([l1, l0])))?;
-    Some((
-        Ipv6Addr::from(*source).into(),
-        Ipv6Addr::from(*destination).into(),
-        skip_extensions(next, payload)?,
-    ))
+/// The payload of a UDP datagram; none of one whose other fragments follow. Nothing of one that is broken.
+fn read_udp<'a>(network: &Network<'a>) -> Option<Option<&'a [u8]>> {
+    let [.., l1, l0, _, _] = *network.payload.first_chunk::<UDP_HEADER>()?;
+    let length = usize::from(u16::from_be_bytes([l1, l0]));
+    if !network.whole {
+        return Some(None);
+    }
+    network.payload.get(UDP_HEADER..length).map(Some)
 }
 
-fn skip_extensions(mut next: u8, mut rest: &[u8]) -> Option<&[u8]> {
+/// The protocol behind the extension headers, and what is left.
+fn skip_extensions(mut next: u8, mut rest: &[u8]) -> Option<(u8, &[u8])> {
     for _ in 0..=EXTENSIONS_MAX {
         match next {
-            UDP => return Some(rest),
+            UDP | TCP => return Some((next, rest)),
             // Hop-by-hop options, routing, destination options; not the fragment header.
             0 | 43 | 60 => {
                 let [following, units, ..] = *rest.first_chunk::<8>()?;
@@ -277,6 +388,45 @@ mod tests {
     }
 
     #[test]
+    fn tcp_packets_are_their_ports_and_flags() {
+        let packet = |builder: etherparse::PacketBuilderStep<etherparse::TcpHeader>| {
+            let mut frame = Vec::new();
+            builder.write(&mut frame, b"more").unwrap();
+            frame
+        };
+        let v4 = || PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(4000, 22, 7, 9);
+        let v6 = || PacketBuilder::ipv6([1; 16], [2; 16], 64).tcp(4000, 22, 7, 9);
+        let all = [TcpFlags::FIN, TcpFlags::SYN, TcpFlags::RST, TcpFlags::PSH, TcpFlags::ACK, TcpFlags::URG];
+        for (frame, set) in [
+            (packet(v4()), [false; 6]),
+            (packet(v4().syn()), [false, true, false, false, false, false]),
+            (packet(v6().syn().ack(5)), [false, true, false, false, true, false]),
+            (packet(v6().fin().psh().urg(1)), [true, false, false, true, false, true]),
+            (packet(v4().rst()), [false, false, true, false, false, false]),
+        ] {
+            let read = Packet::read(Link::Raw, &frame).unwrap();
+            let Transport::Tcp { flags } = read.transport else { panic!("{read:?}") };
+            assert_eq!(all.map(|flag| flags.has(flag)), set);
+            assert_eq!((read.source.port(), read.destination.port()), (4000, 22));
+            assert_eq!(Segment::read(Link::Raw, &frame), None);
+            for length in 0..frame.len() {
+                assert_eq!(Packet::read(Link::Raw, &frame[..length]), None, "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_fragments_the_first_has_ports_and_is_no_segment() {
+        let mut frame = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
+        frame[6] = 0x20;
+        let first = Packet::read(Link::Raw, &frame).unwrap();
+        assert_eq!((first.destination.port(), first.transport), (62201, Transport::Udp { payload: None }));
+        assert_eq!(Segment::read(Link::Raw, &frame), None);
+        frame[7] = 1;
+        assert_eq!(Packet::read(Link::Raw, &frame), None, "the second");
+    }
+
+    #[test]
     fn a_mapped_source_is_the_ipv4_address() {
         let mapped = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
         let frame = built(PacketBuilder::ipv6(mapped, [2; 16], 64).udp(4000, 62201));
@@ -296,9 +446,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(100_000))]
         #[test]
-        fn any_bytes_are_a_segment_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_are_a_packet_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             for link in [Link::Ethernet, Link::LinuxCooked, Link::LinuxCooked2, Link::Raw, Link::Loopback] {
-                let _ = Segment::read(link, &bytes);
+                let _ = Packet::read(link, &bytes);
             }
         }
 
@@ -314,6 +464,24 @@ mod tests {
                 };
                 prop_assert_eq!(udp.payload(), segment.payload);
                 prop_assert_eq!(udp.destination_port(), segment.destination.port());
+            }
+        }
+
+        #[test]
+        fn damaged_tcp_frames_are_read_as_another_parser_reads_them(at in 0_usize..54, to: u8) {
+            let mut frame = Vec::new();
+            let builder = ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(4000, 22, 1, 2).syn();
+            builder.write(&mut frame, &[]).unwrap();
+            frame[at] = to;
+            let Ok(oracle) = etherparse::SlicedPacket::from_ethernet(&frame) else { return Ok(()) };
+            let read = Packet::read(Link::Ethernet, &frame);
+            if let Some(etherparse::TransportSlice::Tcp(tcp)) = oracle.transport {
+                let read = read.expect("what the oracle sees");
+                let Transport::Tcp { flags } = read.transport else { panic!("no TCP: {read:?}") };
+                prop_assert_eq!(read.destination.port(), tcp.destination_port());
+                let theirs = [tcp.fin(), tcp.syn(), tcp.rst(), tcp.ack()];
+                let ours = [TcpFlags::FIN, TcpFlags::SYN, TcpFlags::RST, TcpFlags::ACK].map(|f| flags.has(f));
+                prop_assert_eq!(ours, theirs);
             }
         }
     }
