@@ -22,7 +22,8 @@ struct Kept {
     source: SocketAddr,
     first: Duration,
     times: u8,
-    bytes: Vec<u8>,
+    /// Missing as long as there is none.
+    bytes: Option<Vec<u8>>,
 }
 
 /// Whether a knock was answered before.
@@ -32,7 +33,7 @@ pub(super) enum Before {
     Never,
     /// Yes: the same again.
     Again(Vec<u8>),
-    /// As often as one knock is.
+    /// As often as one knock is, or it will be.
     Enough,
 }
 
@@ -44,19 +45,33 @@ impl Answers {
         }
         let same = |kept: &&mut Kept| kept.knock == knock && kept.source == source;
         let Some(kept) = self.0.iter_mut().find(same) else { return Before::Never };
-        if kept.times >= TIMES_MAX {
-            return Before::Enough;
+        match &kept.bytes {
+            Some(bytes) if kept.times < TIMES_MAX => {
+                kept.times = kept.times.saturating_add(1);
+                Before::Again(bytes.clone())
+            }
+            _ => Before::Enough,
         }
-        kept.times = kept.times.saturating_add(1);
-        Before::Again(kept.bytes.clone())
+    }
+
+    /// Notes that the first answer to a knock takes a while.
+    pub(super) fn promise(&mut self, knock: KnockOf, source: SocketAddr, now: Duration) {
+        self.add(Kept { knock, source, first: now, times: 0, bytes: None });
     }
 
     /// Keeps the first answer to a knock.
     pub(super) fn keep(&mut self, knock: KnockOf, source: SocketAddr, now: Duration, bytes: Vec<u8>) {
+        match self.0.iter_mut().find(|kept| kept.knock == knock && kept.source == source) {
+            Some(promised) => (promised.bytes, promised.times) = (Some(bytes), 1),
+            None => self.add(Kept { knock, source, first: now, times: 1, bytes: Some(bytes) }),
+        }
+    }
+
+    fn add(&mut self, kept: Kept) {
         if self.0.len() >= ANSWERS_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Kept { knock, source, first: now, times: 1, bytes });
+        self.0.push_back(kept);
     }
 }
 
@@ -83,5 +98,20 @@ mod tests {
         }
         assert_eq!(answers.again(knock, source, at(10)), Before::Never);
         assert!(answers.0.is_empty());
+    }
+
+    #[test]
+    fn copies_of_a_knock_that_will_be_answered_later_get_nothing_until_then() {
+        let mut answers = Answers::default();
+        let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
+        let knock = (Fingerprint::from_bytes([1; 8]), [1; 12]);
+        answers.promise(knock, source, at(0));
+        assert_eq!(answers.again(knock, source, at(1)), Before::Enough);
+        answers.keep(knock, source, at(1), vec![7]);
+        for _ in 0..3 {
+            assert_eq!(answers.again(knock, source, at(9)), Before::Again(vec![7]));
+        }
+        assert_eq!(answers.again(knock, source, at(9)), Before::Enough);
+        assert_eq!(answers.again(knock, source, at(10)), Before::Never);
     }
 }

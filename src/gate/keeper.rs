@@ -187,6 +187,11 @@ impl Keeper {
         }
     }
 
+    /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
+    pub fn postpone(&mut self, ticket: &Ticket, now: Now) {
+        self.answers.promise((ticket.fingerprint, ticket.id), ticket.source, now.steady);
+    }
+
     /// The end of a knock that could not be put on record.
     pub fn give_up(&self, accepted: &Accepted, why: &str, now: Now) -> (Record, Option<Answer>) {
         self.conclude(&accepted.ticket, Outcome::Failed, why, now)
@@ -279,11 +284,7 @@ impl Keeper {
     }
 
     fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {
-        let event = match rejection {
-            Rejection::Stale(_) => Event::Stale,
-            Rejection::Replayed => Event::Replayed,
-            _ => Event::Refused,
-        };
+        let event = rejection.reason().event();
         // What is used up by now comes here once; the others can be sent again and again.
         let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
         let record = (!once || self.told.first((ticket.fingerprint, ticket.id), event))

@@ -1,5 +1,6 @@
 //! The keeper's event loop: knocks from the watcher, signals, commands that end.
 
+mod postponed;
 mod questions;
 mod reload;
 mod report;
@@ -9,11 +10,12 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use self::postponed::Postponed;
 use super::audit::AuditLog;
 use super::control::Control;
-use super::deeds::Deeds;
+use super::deeds::{Deeds, Done};
 use super::ears::Ears;
-use super::messages::{FromWatcher, MESSAGE, Sighting};
+use super::messages::{FromWatcher, MESSAGE, Sighting, WayBack};
 use super::metrics::Metrics;
 use super::run::{Gated, Loaded};
 use super::standing::Standing;
@@ -52,6 +54,7 @@ pub(super) struct Daemon {
     started: Duration,
     state: State,
     deeds: Deeds,
+    postponed: Postponed,
     audit: AuditLog,
     signals: Signals,
     watchdog: Watchdog,
@@ -103,6 +106,7 @@ impl Daemon {
             started: clock::steady(),
             state,
             deeds,
+            postponed: Postponed::default(),
             audit,
             signals,
             watchdog: Watchdog::asked(),
@@ -149,6 +153,7 @@ impl Daemon {
         self.answer_questions();
         self.tell_metrics();
         self.hear();
+        self.act_again(clock::steady());
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
         for record in self.deeds.tend(&self.loaded) {
@@ -161,8 +166,8 @@ impl Daemon {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let (ears, signs) = (self.ears.due(), self.watchdog.due());
-        let due = ears.into_iter().chain(signs).map(|due| due.saturating_sub(clock::steady()));
+        let due = [self.ears.due(), self.watchdog.due(), self.postponed.due()];
+        let due = due.into_iter().flatten().map(|due| due.saturating_sub(clock::steady()));
         let metrics = self.metrics.as_ref().and_then(Metrics::patience);
         let asking = self.control.as_ref().and_then(Control::patience);
         due.chain(metrics).chain(asking).fold(TICK.min(self.deeds.patience()), Duration::min)
@@ -235,10 +240,10 @@ impl Daemon {
     fn judge(&mut self, sighting: &Sighting<'_>) {
         match self.keeper.judge(&sighting.knock, sighting.source, clock::now()) {
             Verdict::Record(accepted) => self.record(accepted, sighting),
-            Verdict::Act(order) => self.act(&order, sighting),
+            Verdict::Act(order) => self.act(order, sighting.way_back()),
             Verdict::AnswerAgain(bytes) => {
                 self.tally.count(Ending::Resent);
-                self.send(&bytes, sighting);
+                self.send(&bytes, sighting.way_back());
             }
             Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
             Verdict::Nothing => self.tally.count(Ending::Resent),
@@ -255,7 +260,7 @@ impl Daemon {
         if let Err(error) = self.state.record(accepted.acceptance()) {
             let now = clock::now();
             let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
-            self.answer(answer, sighting);
+            self.answer(answer, sighting.way_back());
             return self.keep(&record);
         }
         self.go_on(accepted, sighting);
@@ -264,17 +269,46 @@ impl Daemon {
     /// Step 8 and what follows, for a knock that is on record.
     fn go_on(&mut self, accepted: Accepted, sighting: &Sighting<'_>) {
         match self.keeper.decide(accepted, clock::now()) {
-            Verdict::Act(order) => self.act(&order, sighting),
+            Verdict::Act(order) => self.act(order, sighting.way_back()),
             Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
             Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {}
         }
     }
 
-    fn act(&mut self, order: &Order, sighting: &Sighting<'_>) {
-        let ticket = order.ticket();
-        let done = self.deeds.act(order, &self.loaded);
-        let (record, answer) = self.keeper.conclude(ticket, done.outcome, &done.remark, clock::now());
-        self.answer(answer, sighting);
+    /// Step 9 for the first time: what finds no room is tried once more.
+    fn act(&mut self, order: Order, way: WayBack) {
+        let done = self.deeds.act(&order, &self.loaded);
+        if done.no_room && self.postponed.has_room() {
+            if self.postponed.is_empty() {
+                log::warn!("{}: trying again in a second", done.remark);
+            }
+            let now = clock::now();
+            self.keeper.postpone(order.ticket(), now);
+            return self.postponed.add(order, way, now.steady);
+        }
+        self.conclude(&order, &done, way);
+    }
+
+    /// Step 9 for all that still waits: who knocked may not be known any more in a moment.
+    fn act_at_last(&mut self) {
+        while !self.postponed.is_empty() {
+            self.act_again(Duration::MAX);
+        }
+    }
+
+    /// Step 9 for what has waited until `now`.
+    fn act_again(&mut self, now: Duration) {
+        for _ in 0..BATCH {
+            let Some((order, way)) = self.postponed.take_due(now) else { return };
+            let done = self.deeds.act(&order, &self.loaded);
+            self.conclude(&order, &done, way);
+        }
+    }
+
+    /// Steps 10 and 11.
+    fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
+        let (record, answer) = self.keeper.conclude(order.ticket(), done.outcome, &done.remark, clock::now());
+        self.answer(answer, way);
         done.closed.iter().for_each(|closed| self.keep(closed));
         // A command's own end is what is recorded of it.
         let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
@@ -288,7 +322,7 @@ impl Daemon {
         if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, sighting);
         }
-        self.answer(refusal.answer, sighting);
+        self.answer(refusal.answer, sighting.way_back());
         if let Some(record) = refusal.record {
             self.audit.write(&record, clock::wall());
         }
@@ -307,20 +341,19 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, answer: Option<Answer>, sighting: &Sighting<'_>) {
+    fn answer(&mut self, answer: Option<Answer>, way: WayBack) {
         let Some(answer) = answer else { return };
         // Without random numbers there is no safe answer, and the client is told nothing.
         let sealed = random().ok().and_then(|nonce| self.keeper.seal(answer, &nonce, clock::now()).ok());
         match sealed {
-            Some(bytes) => self.send(&bytes, sighting),
+            Some(bytes) => self.send(&bytes, way),
             None => log::error!("an answer could not be sealed"),
         }
     }
 
-    fn send(&self, bytes: &[u8], sighting: &Sighting<'_>) {
-        let sent = self.ears.answer(bytes, sighting.destination, sighting.source, sighting.interface);
-        if let Err(error) = sent {
-            log::debug!("answer to {}: {error}", sighting.source);
+    fn send(&self, bytes: &[u8], way: WayBack) {
+        if let Err(error) = self.ears.answer(bytes, way) {
+            log::debug!("answer to {}: {error}", way.to);
         }
     }
 
@@ -365,6 +398,7 @@ impl Daemon {
             Standing::Never | Standing::On => "grants stay until they expire, protected ports stay closed",
         };
         notify::tell(notify::State::Stopping);
+        self.act_at_last();
         for record in self.deeds.stop() {
             self.keep(&record);
         }

@@ -8,7 +8,7 @@ use super::run::Loaded;
 use super::standing::Standing;
 use super::state::{Begun, Left, Undoing, Undoings};
 use super::status::CommandsState;
-use crate::firewall::Live;
+use crate::firewall::{FirewallError, Live};
 use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo};
 use crate::knock::{ActionName, ClientName};
 use crate::os::clock;
@@ -30,6 +30,8 @@ pub(super) struct Done {
     pub(super) outcome: Outcome,
     /// What there is to say of that.
     pub(super) remark: String,
+    /// Whether nothing of it is done, only because the firewall is full.
+    pub(super) no_room: bool,
     /// The records of what it has closed.
     pub(super) closed: Vec<Record>,
 }
@@ -49,11 +51,16 @@ impl Deeds {
     /// Does what the order says, one thing after the other.
     pub(super) fn act(&mut self, order: &Order, loaded: &Loaded) -> Done {
         let (mut outcome, mut closed) = (Outcome::Started, Vec::new());
-        for effect in order.effects() {
+        for (before, effect) in order.effects().iter().enumerate() {
+            let mut no_room = false;
             let done = match effect {
-                Effect::Open(grants) => {
-                    self.gatehouse.grant(grants, loaded).map(|()| Outcome::Granted).map_err(|e| e.to_string())
-                }
+                Effect::Open(grants) => match self.gatehouse.grant(grants, loaded) {
+                    Ok(()) => Ok(Outcome::Granted),
+                    Err(error) => {
+                        no_room = before == 0 && error == FirewallError::Full;
+                        Err(error.to_string())
+                    }
+                },
                 Effect::Close(action) => self.close(action, order.ticket()).map(|lives| {
                     closed.extend(lives.into_iter().map(Live::record));
                     Outcome::Started
@@ -66,10 +73,10 @@ impl Deeds {
                 Ok(Outcome::Granted) => outcome = Outcome::Granted,
                 Ok(_) => {}
                 // What is done already ends in its time.
-                Err(remark) => return Done { outcome: Outcome::Failed, remark, closed },
+                Err(remark) => return Done { outcome: Outcome::Failed, remark, no_room, closed },
             }
         }
-        Done { outcome, remark: String::new(), closed }
+        Done { outcome, remark: String::new(), no_room: false, closed }
     }
 
     /// The gate and its grants.

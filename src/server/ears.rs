@@ -1,12 +1,11 @@
 //! What knocks are heard and answered with: the bound port, and a watcher that is replaced when it dies, loses an
 //! interface or is not believed any more.
 
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::console::Failure;
-use super::messages::{MESSAGE, Missing, Seen};
+use super::messages::{MESSAGE, Missing, Seen, WayBack};
 use super::run::Loaded;
 use super::watcher_process::{Gone, Post, WatcherProcess};
 use crate::config::CaptureKind;
@@ -102,14 +101,8 @@ impl Ears {
     ///
     /// # Errors
     /// When the system does not take it.
-    pub(super) fn answer(
-        &self,
-        bytes: &[u8],
-        from: IpAddr,
-        to: SocketAddr,
-        interface: u32,
-    ) -> std::io::Result<()> {
-        self.socket.send(bytes, from, to, interface)
+    pub(super) fn answer(&self, bytes: &[u8], way: WayBack) -> std::io::Result<()> {
+        self.socket.send(bytes, way.from, way.to, way.interface)
     }
 
     /// When `mind` has something to do.

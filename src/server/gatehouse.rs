@@ -14,6 +14,8 @@ use crate::os::files::FileError;
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// After somebody else has changed our table: what he does in one go is mended in one.
 const MEND_AFTER: Duration = Duration::from_millis(100);
+/// After our table could not be loaded: until it is, every port may be open.
+const MEND_AGAIN: Duration = Duration::from_secs(1);
 
 /// The firewall, and what is to become of the gate.
 pub(super) struct Gatehouse {
@@ -155,20 +157,17 @@ impl Gatehouse {
         match self.firewall.close_due() {
             Ok(()) => {}
             // It is loaded again, without what is over.
-            Err(FirewallError::Gone) => self.mend = self.mend.or(Some(now)),
+            Err(FirewallError::Gone) => self.notice_loss(now),
             Err(error) => log::error!("{error}; what is over is still open, trying again"),
         }
-        if self.firewall.disturbed() && self.standing != Standing::Off && self.mend.is_none() {
-            self.mend = Some(now.saturating_add(MEND_AFTER));
+        if self.firewall.disturbed() && self.standing != Standing::Off {
+            self.notice_loss(now.saturating_add(MEND_AFTER));
         }
         if self.mend.is_some_and(|due| now >= due) {
             self.mend = None;
-            log::error!(
-                "firewall: somebody else has changed our table (nft flush ruleset?); loading it again, with all live grants"
-            );
             if let Err(error) = self.load(loaded) {
-                log::error!("{error}; trying again");
-                self.mend = Some(now.saturating_add(ALIVE_EVERY));
+                log::error!("{error}; ports may be open; trying again");
+                self.mend = Some(now.saturating_add(MEND_AGAIN));
             }
         }
         if matches!(self.standing, Standing::Trial(until) if clock::boot() >= until) {
@@ -185,6 +184,16 @@ impl Gatehouse {
                 Ok(()) | Err(FirewallError::Gone) => {}
                 Err(error) => log::error!("firewall: no sign of life could be given: {error}"),
             }
+        }
+    }
+
+    /// Our table is to be loaded again when this is due.
+    fn notice_loss(&mut self, due: Duration) {
+        if self.mend.is_none() {
+            self.mend = Some(due);
+            log::error!(
+                "firewall: somebody else has changed our table (nft flush ruleset?); loading it again, with all live grants"
+            );
         }
     }
 }

@@ -109,6 +109,24 @@ pub(super) struct Sighting<'a> {
     pub(super) knock: Authentic<'a>,
 }
 
+/// Which way an answer goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WayBack {
+    /// The address of ours that the knock was sent to.
+    pub(super) from: IpAddr,
+    /// Where the knock came from.
+    pub(super) to: SocketAddr,
+    /// The index of the interface, 0 if not known.
+    pub(super) interface: u32,
+}
+
+impl Sighting<'_> {
+    /// Which way an answer to it goes.
+    pub(super) const fn way_back(&self) -> WayBack {
+        WayBack { from: self.destination, to: self.source, interface: self.interface }
+    }
+}
+
 impl ToWatcher {
     /// The message's bytes. A name that is too long is cut and so will not be found.
     pub(super) fn to_bytes(&self) -> Bytes {

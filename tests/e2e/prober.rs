@@ -9,7 +9,7 @@ use crate::net::{CLIENT4, Daemon, Lab, Prober, SERVER4, Site, ask, full, knock, 
 #[test]
 fn nobody_slips_through_while_the_daemon_starts_reloads_stops_is_replaced_or_killed() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &open_ssh(1));
+    let site = Site::new("", &open_ssh(60));
     lab.server.accept_all(22);
     let mut daemon = Daemon::start(&lab.server, &site);
     let prober = Prober::start(&lab.neighbour, SERVER4, 22, 500);
@@ -23,6 +23,7 @@ fn nobody_slips_through_while_the_daemon_starts_reloads_stops_is_replaced_or_kil
         // A table of another version is replaced as a whole.
         lab.server.nft("delete chain inet spa_knock schema-2");
         daemon = Daemon::start(&lab.server, &site);
+        assert!(lab.client.reaches(SERVER4, 22), "what was granted is still open");
     }
     let probes = prober.stop();
     println!("{} probes in {rounds} rounds, {} got through", probes.unanswered.len(), probes.accepted);

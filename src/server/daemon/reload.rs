@@ -41,13 +41,13 @@ impl Daemon {
                 "a first action with `run`: only a restart adds it, as this daemon has given up the rights of commands",
             ));
         }
+        if new.config.backend != self.loaded.config.backend {
+            return Err(Failure::run("firewall.backend: only a restart changes it"));
+        }
         let audit = AuditLog::open(&new.config.audit)?;
         let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);
         let metrics = new.config.metrics.filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(Failure::run)?;
-        if new.config.backend != self.loaded.config.backend {
-            return Err(Failure::run("firewall.backend: only a restart changes it"));
-        }
         self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
         let old = self.ears.change(&new).inspect_err(|_| {
             if let Err(error) = self.deeds.gatehouse().load(&self.loaded) {
@@ -55,6 +55,7 @@ impl Daemon {
             }
         })?;
         self.hear_out(old);
+        self.act_at_last();
         self.keeper.replace_policy(new.policy());
         self.audit = audit;
         if moves {
