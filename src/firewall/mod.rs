@@ -6,7 +6,7 @@ mod nftables;
 mod none;
 
 pub use iptables::Iptables;
-pub use nftables::Nftables;
+pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;
 
 use std::os::fd::BorrowedFd;

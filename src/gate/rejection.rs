@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::opened::Skew;
+use super::record::Event;
 use crate::knock::{ActionName, AddressPolicy, Status};
 
 /// Why an authentic knock was refused.
@@ -80,6 +81,16 @@ impl Reason {
         Self::Expired,
         Self::RateExceeded,
     ];
+
+    /// What the audit log calls a knock that ended so.
+    #[must_use]
+    pub const fn event(self) -> Event {
+        match self {
+            Self::Stale => Event::Stale,
+            Self::Replayed => Event::Replayed,
+            _ => Event::Refused,
+        }
+    }
 
     /// Its name in `status --json` and in metrics; it never changes its meaning.
     #[must_use]

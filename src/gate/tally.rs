@@ -55,9 +55,7 @@ impl Ending {
             Self::Expired => Event::Expired.as_str(),
             Self::Revoked => Event::Revoked.as_str(),
             Self::Resent => "resent",
-            Self::Refused(Reason::Stale) => Event::Stale.as_str(),
-            Self::Refused(Reason::Replayed) => Event::Replayed.as_str(),
-            Self::Refused(_) => Event::Refused.as_str(),
+            Self::Refused(reason) => reason.event().as_str(),
         }
     }
 

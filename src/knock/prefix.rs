@@ -59,7 +59,13 @@ impl Prefix {
     /// Whether the address is one of them.
     #[must_use]
     pub fn contains(self, address: IpAddr) -> bool {
-        bits(address) == bits(self.first) && Self::of(address, self.length) == self
+        Self::of(address, self.length) == self
+    }
+
+    /// Whether these are all addresses of their family.
+    #[must_use]
+    pub const fn is_everything(self) -> bool {
+        self.length == 0
     }
 }
 
@@ -174,7 +180,8 @@ mod tests {
             assert_eq!((prefix.first(), prefix.last()), (ip(first), ip(last)), "{text}");
             assert_eq!(text.parse(), Ok(prefix));
             assert!(prefix.contains(ip(address)) && prefix.contains(prefix.last()));
-            assert!(!prefix.contains(ip("198.51.100.1")) || length == 0);
+            assert_eq!(prefix.contains(ip("198.51.100.1")), length == 0 && address.contains('.'), "{text}");
+            assert_eq!(prefix.is_everything(), length == 0, "{text}");
         }
     }
 

@@ -9,7 +9,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
 use super::console;
-use super::control::Door;
+use super::control::OnOff;
 use super::init::DEFAULT_CONFIG;
 use crate::knock::{ActionName, ClientName, ServerId};
 
@@ -144,24 +144,6 @@ impl Command {
             Self::Completions { .. } => "completions",
             Self::Man => "man",
             Self::Watch => "watch",
-        }
-    }
-}
-
-/// Whether the gate is closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum OnOff {
-    /// Closed but for grants
-    On,
-    /// Open to all
-    Off,
-}
-
-impl From<OnOff> for Door {
-    fn from(state: OnOff) -> Self {
-        match state {
-            OnOff::On => Self::On,
-            OnOff::Off => Self::Off,
         }
     }
 }

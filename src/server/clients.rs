@@ -113,17 +113,25 @@ pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
     files::remove(&entry.defined_in)?;
     tell(format_args!("client {name}: revoked"));
     let previous = entry.previous.iter().map(|previous| &previous.key);
-    let removed = std::iter::once(&entry.key)
-        .chain(previous)
-        .map(|key| remove_key(&config, name, key))
-        .fold(Ok(()), Result::and);
+    let removed = remove_keys(&config, name, std::iter::once(&entry.key).chain(previous));
     // Before anything else that failed: it must not knock any more.
     reload::tell_daemon(&config, &format!("client {name}"))?;
     removed
 }
 
-/// Removes the key file of a client that is gone or has another one, unless somebody else may need it.
-pub(super) fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<(), Failure> {
+/// Removes the key files of a client that is gone or has other ones, unless somebody else may need them.
+///
+/// # Errors
+/// When one of them is still there; the others are gone.
+pub(super) fn remove_keys<'k>(
+    config: &ServerConfig,
+    name: &ClientName,
+    keys: impl Iterator<Item = &'k PathBuf>,
+) -> Result<(), Failure> {
+    keys.map(|key| remove_key(config, name, key)).fold(Ok(()), Result::and)
+}
+
+fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<(), Failure> {
     let shared = config.clients.iter().any(|(other, client)| other != name && client.key == key);
     if shared || !key.starts_with(&config.keys_dir) {
         tell(format_args!("left alone: its key file {}", key.display()));

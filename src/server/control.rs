@@ -34,7 +34,7 @@ pub(super) enum Question {
     /// Close the gate, for good or until this time has passed without a knock that worked; or open it.
     Gate {
         /// Which of the two.
-        to: Door,
+        to: OnOff,
         /// For how many milliseconds it is on trial.
         trial_ms: Option<u64>,
     },
@@ -55,12 +55,12 @@ pub(super) enum Question {
 }
 
 /// What becomes of the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Door {
-    /// It is closed but for grants.
+pub(super) enum OnOff {
+    /// Closed but for grants
     On,
-    /// It is open to all.
+    /// Open to all
     Off,
 }
 

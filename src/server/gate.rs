@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::console::{Failure, tell};
-use super::control::{self, Answer, Door, Heard, Question};
+use super::control::{self, Answer, Heard, OnOff, Question};
 use super::grants::unexpected;
 use super::run::Loaded;
 use super::standing::Standing;
@@ -15,8 +15,8 @@ use crate::os::clock;
 ///
 /// # Errors
 /// When the config is bad, or the firewall does not take it.
-pub(super) fn gate(path: &Path, to: Door, trial: Option<Duration>) -> Result<(), Failure> {
-    if to == Door::Off && trial.is_some() {
+pub(super) fn gate(path: &Path, to: OnOff, trial: Option<Duration>) -> Result<(), Failure> {
+    if to == OnOff::Off && trial.is_some() {
         return Err(Failure::usage("gate off: only `gate on` can be on trial"));
     }
     let loaded = Loaded::load(path)?;
@@ -33,9 +33,9 @@ pub(super) fn gate(path: &Path, to: Door, trial: Option<Duration>) -> Result<(),
     }
     let doors = loaded.doors();
     match (to, trial) {
-        (Door::Off, _) => tell("gate: off; all ports are open, also after a restart of the daemon"),
-        (Door::On, None) => tell(format_args!("gate: on; {doors} closed but for grants")),
-        (Door::On, Some(trial)) => tell(format_args!(
+        (OnOff::Off, _) => tell("gate: off; all ports are open, also after a restart of the daemon"),
+        (OnOff::On, None) => tell(format_args!("gate: on; {doors} closed but for grants")),
+        (OnOff::On, Some(trial)) => tell(format_args!(
             "gate: on trial; {doors} closed but for grants\n\
              knock within {}, or say `spa-knockd gate on`: else the kernel opens it again by itself",
             humantime::format_duration(trial)
@@ -45,10 +45,10 @@ pub(super) fn gate(path: &Path, to: Door, trial: Option<Duration>) -> Result<(),
 }
 
 /// What is to become of the gate.
-pub(super) fn standing(to: Door, trial: Option<Duration>) -> Standing {
+pub(super) fn standing(to: OnOff, trial: Option<Duration>) -> Standing {
     match (to, trial) {
-        (Door::Off, _) => Standing::Off,
-        (Door::On, None) => Standing::On,
-        (Door::On, Some(trial)) => Standing::Trial(clock::boot().saturating_add(trial)),
+        (OnOff::Off, _) => Standing::Off,
+        (OnOff::On, None) => Standing::On,
+        (OnOff::On, Some(trial)) => Standing::Trial(clock::boot().saturating_add(trial)),
     }
 }

@@ -29,21 +29,40 @@ pub(super) fn line(live: &Live) -> GrantLine {
 /// # Errors
 /// When no daemon answers.
 pub(super) fn list(config: &ServerConfig, json: bool) -> Result<(), Failure> {
+    let grants = live(config)?;
+    if json {
+        let text = serde_json::to_string(&grants).map_err(Failure::run)?;
+        return print(&format!("{text}\n"));
+    }
+    print(&text(&grants, usize::MAX))
+}
+
+/// The live grants, those that end first in front.
+///
+/// # Errors
+/// When no daemon answers.
+pub(super) fn live(config: &ServerConfig) -> Result<Vec<GrantLine>, Failure> {
     let mut grants = match ask(config, &Question::Grants {})? {
         Answer::Grants { grants } => grants,
         other => return Err(unexpected(other)),
     };
     grants.sort_by(|a, b| (a.seconds, &a.grant).cmp(&(b.seconds, &b.grant)));
-    if json {
-        let text = serde_json::to_string(&grants).map_err(Failure::run)?;
-        return print(&format!("{text}\n"));
-    }
+    Ok(grants)
+}
+
+/// A line for each, but for so many at most.
+pub(super) fn text(grants: &[GrantLine], most: usize) -> String {
     let mut rows = vec![["GRANT", "CLIENT", "ACTION", "FROM", "OPENS", "LEFT"].map(str::to_owned)];
-    rows.extend(grants.into_iter().map(|grant| {
+    rows.extend(grants.iter().take(most).cloned().map(|grant| {
         let left = format!("{}s", grant.seconds);
         [grant.grant, grant.client, grant.action, grant.from, grant.opens, left]
     }));
-    print(&table(&rows))
+    let mut text = table(&rows);
+    let more = grants.len().saturating_sub(most);
+    if more > 0 {
+        text.push_str(&format!("and {more} more\n"));
+    }
+    text
 }
 
 /// Ends one grant, or all of them.
@@ -83,5 +102,25 @@ pub(super) fn unexpected(answer: Answer) -> Failure {
     match answer {
         Answer::Failed { reason } => Failure::run(reason),
         _ => Failure::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_grants_than_fit_are_counted() {
+        let grant = |n: u64| GrantLine {
+            grant: format!("{n:08x}"),
+            client: "laptop".to_owned(),
+            action: "open-ssh".to_owned(),
+            from: "10.0.0.1".to_owned(),
+            opens: "tcp/22".to_owned(),
+            seconds: n,
+        };
+        let all: Vec<_> = (0..5).map(grant).collect();
+        assert_eq!(text(&all, 5).lines().count(), 6);
+        assert!(text(&all, 3).ends_with("and 2 more\n"));
     }
 }

@@ -63,7 +63,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::Rotate(rotate)) => exit(rotation::rotate(&config, &rotate)),
         Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
-        Command::Gate { state, confirm } => exit(gate::gate(&config, state.into(), confirm)),
+        Command::Gate { state, confirm } => exit(gate::gate(&config, state, confirm)),
         Command::Grants { json } => exit(with_config(&config, |config| grants::list(config, json))),
         Command::Status { json, watch, prometheus } => {
             let form = match (json, prometheus) {

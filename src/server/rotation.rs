@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cli::RotateClient;
-use super::clients::{Created, check_own_file, day_or_time, find, pair_key, remove_key};
+use super::clients::{Created, check_own_file, day_or_time, find, pair_key, remove_keys};
 use super::console::{Failure, print, tell};
 use super::control::{self, Answer, Heard, Question};
 use super::keys::load_keys;
@@ -43,7 +43,7 @@ pub(super) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> 
     say_rotated(rotate, until);
     let old =
         entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));
-    let removed = old.map(|key| remove_key(&config, name, key)).fold(Ok(()), Result::and);
+    let removed = remove_keys(&config, name, old);
     reload::tell_daemon(&config, &format!("client {name}"))?;
     removed
 }

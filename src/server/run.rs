@@ -126,8 +126,8 @@ impl Loaded {
 
     /// Whether knocks can lead to commands of the admin's.
     pub(super) fn runs_commands(&self) -> bool {
-        let parts = self.config.actions.values().flat_map(|action| &action.parts);
-        parts.into_iter().any(|part| matches!(part, Part::Run { .. }))
+        let mut parts = self.config.actions.values().flat_map(|action| &action.parts);
+        parts.any(|part| matches!(part, Part::Run { .. }))
     }
 
     fn lock(self) -> Result<Locked, Failure> {

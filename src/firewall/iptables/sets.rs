@@ -118,21 +118,12 @@ fn seconds(time: Duration) -> u64 {
 fn spared(family: Family, gate: &Gate) -> impl Iterator<Item = String> {
     let all = gate.failsafe.iter().flat_map(|failsafe| &failsafe.allow);
     all.filter(move |prefix| Family::of(**prefix) == family).flat_map(move |prefix| {
-        let everybody = prefix.contains(family_last(family));
-        if everybody && prefix.first().is_unspecified() {
+        if prefix.is_everything() {
             family.everybody().map(str::to_owned).to_vec()
         } else {
             vec![prefix.to_string()]
         }
     })
-}
-
-/// The highest address: with the lowest one it is only in the prefix of all.
-const fn family_last(family: Family) -> std::net::IpAddr {
-    match family {
-        Family::V4 => std::net::IpAddr::V4(std::net::Ipv4Addr::BROADCAST),
-        Family::V6 => std::net::IpAddr::V6(std::net::Ipv6Addr::from_bits(u128::MAX)),
-    }
 }
 
 struct Text(String);

@@ -60,7 +60,7 @@ fn grant(set: &str, element: &Value, now: Duration) -> Option<(Passage, Holder)>
     let [from, protocol, ports] = element.get("val")?.get("concat")?.as_array()?.as_slice() else {
         return None;
     };
-    let (from, ports) = (prefix(from)?, self::ports(protocol.as_str()?, ports)?);
+    let (from, ports) = (prefix_from_json(from)?, self::ports(protocol.as_str()?, ports)?);
     let way = match set {
         "grants4" | "grants6" | "spans4" | "spans6" => Way::Ports(ports),
         "once4" | "once6" => Way::Once(ports.single()?),
@@ -76,7 +76,9 @@ fn grant(set: &str, element: &Value, now: Duration) -> Option<(Passage, Holder)>
     Some((Passage { from, way }, holder))
 }
 
-fn prefix(value: &Value) -> Option<Prefix> {
+/// Addresses, as nft writes them in JSON: `"10.0.0.1"` or `{"prefix": {"addr": "10.0.0.0", "len": 8}}`.
+#[must_use]
+pub fn prefix_from_json(value: &Value) -> Option<Prefix> {
     if let Some(address) = value.as_str() {
         return address.parse().ok();
     }

@@ -6,6 +6,8 @@ mod live;
 mod ruleset;
 mod watch;
 
+pub use self::live::prefix_from_json;
+
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::ruleset::{Ruleset, TableName};
-use crate::knock::{Ports, Prefix, Protocol};
+use crate::firewall::prefix_from_json;
+use crate::knock::{Ports, Protocol};
 
 /// An IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -240,10 +241,10 @@ impl Packets {
     }
 
     fn target(&self, right: &Value) -> Match {
-        let Some(prefix) = prefix(right) else { return Match::Some };
+        let Some(prefix) = prefix_from_json(right) else { return Match::Some };
         match self.to {
             Target::Behind(to) => Match::all_if(prefix.contains(to)),
-            _ if is_everything(&prefix) => Match::All,
+            _ if prefix.is_everything() => Match::All,
             _ if prefix.first().is_multicast() || prefix.first().is_loopback() => Match::No,
             _ => Match::Some,
         }
@@ -300,24 +301,11 @@ fn key(element: &Value) -> &Value {
 }
 
 fn source(right: &Value) -> Match {
-    match prefix(right) {
-        Some(prefix) if is_everything(&prefix) => Match::All,
+    match prefix_from_json(right) {
+        Some(prefix) if prefix.is_everything() => Match::All,
         Some(prefix) if prefix.first().is_loopback() => Match::No,
         _ => Match::Few,
     }
-}
-
-fn is_everything(prefix: &Prefix) -> bool {
-    *prefix == Prefix::of(prefix.first(), 0)
-}
-
-fn prefix(value: &Value) -> Option<Prefix> {
-    if let Some(address) = value.as_str() {
-        return address.parse().ok();
-    }
-    let prefix = value.get("prefix")?;
-    let address: IpAddr = prefix.get("addr")?.as_str()?.parse().ok()?;
-    Some(Prefix::of(address, u8::try_from(prefix.get("len")?.as_u64()?).ok()?))
 }
 
 /// Whether nobody comes from outside by this interface.

@@ -10,8 +10,8 @@ use crate::config::ServerConfig;
 use crate::os::signals::Signals;
 use crate::os::{env, wait};
 use crate::server::console::{Failure, print};
-use crate::server::control::{Answer, GrantLine, Question};
-use crate::server::grants::{ask, unexpected};
+use crate::server::control::{Answer, Question};
+use crate::server::grants::{self, ask, unexpected};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -46,8 +46,8 @@ fn watch(config: &ServerConfig, form: Form) -> Result<(), Failure> {
     while !signals.stop() {
         let mut page = once(config, form)?;
         if form == Form::Text {
-            let grants = text::grants(&live_grants(config)?, GRANTS_SHOWN);
-            page = format!("{page}\n{grants}");
+            let open = grants::text(&grants::live(config)?, GRANTS_SHOWN);
+            page = format!("{page}\n{open}");
         }
         print(&if live { frame(&page, first) } else { separate(&page, form) })?;
         first = false;
@@ -71,14 +71,6 @@ fn status(config: &ServerConfig) -> Result<Status, Failure> {
         Answer::Status { status } => Ok(*status),
         other => Err(unexpected(other)),
     }
-}
-
-fn live_grants(config: &ServerConfig) -> Result<Vec<GrantLine>, Failure> {
-    let Answer::Grants { mut grants } = ask(config, &Question::Grants {})? else {
-        return Ok(Vec::new());
-    };
-    grants.sort_by(|a, b| (a.seconds, &a.grant).cmp(&(b.seconds, &b.grant)));
-    Ok(grants)
 }
 
 /// A page in the place of the one before it: ECMA-48's CUP, and ED and EL so that nothing of that one is left.

@@ -3,8 +3,6 @@
 use std::time::Duration;
 
 use super::{Gate, Status};
-use crate::server::console::table;
-use crate::server::control::GrantLine;
 
 /// Whether the text has colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,21 +59,6 @@ pub(super) fn text(status: &Status, colour: Colour) -> String {
     let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
     for (name, line) in lines {
         text.push_str(&format!("  {name:<9}  {line}\n"));
-    }
-    text
-}
-
-/// Live grants, those that end first on top; at most so many.
-pub(super) fn grants(grants: &[GrantLine], most: usize) -> String {
-    let mut rows = vec![["GRANT", "CLIENT", "ACTION", "FROM", "OPENS", "LEFT"].map(str::to_owned)];
-    rows.extend(grants.iter().take(most).cloned().map(|grant| {
-        let left = format!("{}s", grant.seconds);
-        [grant.grant, grant.client, grant.action, grant.from, grant.opens, left]
-    }));
-    let mut text = table(&rows);
-    let more = grants.len().saturating_sub(most);
-    if more > 0 {
-        text.push_str(&format!("and {more} more\n"));
     }
     text
 }
@@ -192,20 +175,5 @@ spa-knockd 0.1.0: bastion.test
         }
         status.watcher.uptime = None;
         assert!(text(&status, Colour::On).contains("\x1b[31mnone;"));
-    }
-
-    #[test]
-    fn more_grants_than_fit_are_counted() {
-        let grant = |n: u64| GrantLine {
-            grant: format!("{n:08x}"),
-            client: "laptop".to_owned(),
-            action: "open-ssh".to_owned(),
-            from: "10.0.0.1".to_owned(),
-            opens: "tcp/22".to_owned(),
-            seconds: n,
-        };
-        let all: Vec<_> = (0..5).map(grant).collect();
-        assert_eq!(grants(&all, 5).lines().count(), 6);
-        assert!(grants(&all, 3).ends_with("and 2 more\n"));
     }
 }
