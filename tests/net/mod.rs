@@ -34,7 +34,7 @@ pub(crate) use lab::{
 pub(crate) use load::Load;
 pub(crate) use mounts::Mounts;
 pub(crate) use namespace::{Namespace, limited};
-pub(crate) use probe::{LATE, ask, assert_on_time, converse};
+pub(crate) use probe::{LATE, ask, ask_patiently, assert_on_time, converse};
 pub(crate) use prober::Prober;
 pub(crate) use site::{Key, SERVER_ID, Site, knock, open_ssh};
 
