@@ -112,8 +112,9 @@ impl Pairs {
             band,
             hash,
             room,
-            places: HashMap::default(),
-            slots: Vec::new(),
+            // At once, as a table that grows is there twice for a moment. What is not used takes no memory yet.
+            places: HashMap::with_capacity_and_hasher(room, BuildHasherDefault::default()),
+            slots: Vec::with_capacity(room),
             ranks: Vec::new(),
             newest: NONE,
             oldest: NONE,
