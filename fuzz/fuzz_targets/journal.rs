@@ -39,7 +39,9 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
         let lane = if kind < 6 { Lane::Datagrams } else { Lane::Ports };
         match kind {
             2 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.floor() >= floor),
-            3 | 6 => assert!(memory.check(key, lane, floor, &NO_ID).is_err() && memory.highest() >= timestamp),
+            3 | 6 => {
+                assert!(memory.check(key, lane, floor, &NO_ID).is_err() && memory.highest() >= timestamp)
+            }
             4 | 7 => {
                 assert!(memory.check(key, lane, timestamp, id).is_err(), "accepted once already");
                 assert!(memory.check(key, lane, floor, &NO_ID).is_err(), "under the floor");

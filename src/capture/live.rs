@@ -180,6 +180,45 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_packet_is_a_datagram_to_the_knock_port_or_a_touch_of_the_band_or_nothing() {
+        let syn = Transport::Tcp { flags: TcpFlags::SYN };
+        let tcp = |flags| Transport::Tcp { flags: TcpFlags::of(flags) };
+        let udp = |payload| Transport::Udp { payload };
+        let band = Band::USUAL;
+        for (transport, port, band, sorted) in [
+            (udp(Some(b"knock".as_slice())), 62_201, Some(band), "datagram"),
+            (udp(Some(b"")), 62_201, Some(band), "datagram"),
+            (udp(None), 62_201, Some(band), "other"),
+            (udp(Some(b"knock")), 62_202, Some(band), "other"),
+            (udp(Some(b"")), 20_480, Some(band), "touch"),
+            (udp(Some(b"")), 20_480, None, "other"),
+            (udp(Some(b"x")), 20_480, Some(band), "other"),
+            (udp(None), 20_480, Some(band), "other"),
+            (syn, 28_671, Some(band), "touch"),
+            (syn, 28_672, Some(band), "other"),
+            (syn, 28_671, None, "other"),
+            (syn, 62_201, Some(band), "other"),
+            // With PSH, URG, ECE and CWR; with ACK; with FIN; with RST; without SYN.
+            (tcp(0xEA), 28_671, Some(band), "touch"),
+            (tcp(0x12), 28_671, Some(band), "other"),
+            (tcp(0x03), 28_671, Some(band), "other"),
+            (tcp(0x06), 28_671, Some(band), "other"),
+            (tcp(0x00), 28_671, Some(band), "other"),
+        ] {
+            let destination = ([10, 0, 0, 2], port).into();
+            let packet =
+                Packet { source: ([10, 0, 0, 1], 4_000).into(), destination, interface: None, transport };
+            let kind = match sort(packet, 62_201, band, Some(7)) {
+                Next::Datagram(segment) if segment.interface == Some(7) => "datagram",
+                Next::Touch(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
+                Next::Other => "other",
+                _ => "wrong",
+            };
+            assert_eq!(kind, sorted, "{packet:?}");
+        }
+    }
+
+    #[test]
     fn numbers_that_wrap_around_still_grow() {
         let intake = since([u32::MAX, 5, 0], [1, 5, 7]);
         assert_eq!(intake, Intake { received: 2, dropped: 0, if_dropped: 7 });

@@ -62,8 +62,12 @@ pub(super) fn knock(intent: &Intent, through: ThroughPorts, report: &Report) -> 
     let (step, wait) = toucher.choose();
     if !wait.is_zero() {
         let seconds = wait.as_millis().div_ceil(1_000);
-        report
-            .note(&format!("{}: each half minute is good for one knock; waiting {seconds} s", intent.server));
+        let why = if used.contains(Step::of(clock::wall()), toucher.signed, &intent.action) {
+            "each half minute is good for one knock like this"
+        } else {
+            "this half minute is nearly over"
+        };
+        report.note(&format!("{}: {why}; waiting {seconds} s", intent.server));
         sleep(wait);
     }
     // First of all: whatever becomes of it, these ports have been seen.

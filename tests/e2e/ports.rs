@@ -123,7 +123,7 @@ fn the_client_knocks_by_ports_and_waits_for_the_next_step_before_it_does_so_agai
 
     let before = step();
     let (_, said) = run(SERVER4, &["--wait", "22"]);
-    assert!(said.contains("each half minute is good for one knock; waiting"), "{said}");
+    assert!(said.contains("each half minute is good for one knock like this; waiting"), "{said}");
     assert!(step() > before);
     assert_eq!(granted(&site), 4);
 }

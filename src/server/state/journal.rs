@@ -242,6 +242,21 @@ mod tests {
         assert!(matches!(read(&[bytes.as_slice(), &[0; 5]].concat()), Content::Damaged));
     }
 
+    #[test]
+    fn a_journal_of_a_daemon_that_knew_of_datagrams_alone_is_adopted() {
+        let Content::Whole(memory) = read(include_bytes!("samples/datagrams.journal")) else {
+            panic!("not whole")
+        };
+        let accepted: Vec<_> = memory.acceptances().collect();
+        assert!(!accepted.is_empty() && accepted.iter().all(|a| a.lane == Lane::Datagrams));
+        for Acceptance { key, timestamp, id, .. } in accepted {
+            assert!(memory.check(key, Lane::Datagrams, timestamp, &id).is_err());
+            assert!(memory.check(key, Lane::Ports, timestamp, &id).is_ok(), "another lane");
+            assert!(memory.check(key, Lane::Ports, memory.floor(), &id).is_err(), "the common floor");
+        }
+        assert!(memory.floors().all(|(_, lane, ..)| lane == Lane::Datagrams));
+    }
+
     proptest! {
         #[test]
         fn what_was_remembered_is_remembered_after_reading(
