@@ -8,8 +8,8 @@ use std::time::Duration;
 use spa_knock::knock::{Knock, Status};
 
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, Namespace, NatLab, SERVER4, SERVER6, Site, ask, converse,
-    full, knock, limited, within,
+    BOTH, CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, Namespace, NatLab, SERVER4, SERVER6, Site, ask,
+    ask_patiently, converse, full, knock, limited, within,
 };
 
 const SOON: Duration = Duration::from_secs(2);
@@ -39,11 +39,25 @@ pub(crate) fn knock_at(
     let knock = Knock { argument: argument.parse().unwrap(), ..knock(action) };
     let laptop = site.key("laptop");
     let datagram = laptop.seal(&knock);
-    let answer = ask(&lab.udp(from), server, datagram.as_bytes()).expect("an answer");
+    let answer = ask_patiently(&lab.udp(from), server, datagram.as_bytes()).expect("an answer");
     laptop.open(&answer, &datagram).status
 }
 
-const BOTH: [(IpAddr, IpAddr); 2] = [(CLIENT4, SERVER4), (CLIENT6, SERVER6)];
+/// Two ways inside: to the neighbour, and to another port of the server.
+pub(crate) const INSIDE: [(&str, &str); 2] = [
+    (
+        "to-db",
+        "forward = { from = \"tcp/15432\", to = [\"10.77.1.2:5432\", \"[fd77:0:0:1::2]:5432\"] }\nfor = \"2s\"",
+    ),
+    ("to-web", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"2s\""),
+];
+
+/// The neighbour's network is the inside: the server passes packets on to it.
+pub(crate) fn stand_before_the_inside(lab: &Lab) {
+    for (name, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
+        lab.server.sysctl(name, value);
+    }
+}
 
 #[test]
 fn several_ports_and_ranges_of_both_protocols_open_and_close_together() {
@@ -203,18 +217,8 @@ fn one_connection_uses_a_grant_up_and_a_neighbour_behind_the_same_address_gets_n
 #[test]
 fn a_port_leads_inside_for_the_knocking_address_alone_and_no_longer_than_its_time() {
     let Some(lab) = Lab::new() else { return };
-    // The neighbour's network is the inside: the server stands before it.
-    for (name, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
-        lab.server.sysctl(name, value);
-    }
-    let actions = [
-        (
-            "to-db",
-            "forward = { from = \"tcp/15432\", to = [\"10.77.1.2:5432\", \"[fd77:0:0:1::2]:5432\"] }\nfor = \"2s\"",
-        ),
-        ("to-web", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"2s\""),
-    ];
-    let site = site("protect = [\"tcp/8080\"]", &actions, "");
+    stand_before_the_inside(&lab);
+    let site = site("protect = [\"tcp/8080\"]", &INSIDE, "");
     lab.neighbour.echo(5432);
     lab.server.echo(8080);
     let _daemon = Daemon::start(&lab.server, &site);

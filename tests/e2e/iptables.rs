@@ -9,17 +9,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use spa_knock::knock::Status;
 
-use super::doors::{knock_at, site};
+use super::doors::{INSIDE, knock_at, site, stand_before_the_inside};
 use crate::net::{
-    CLIENT4, CLIENT6, Daemon, Lab, NatLab, SERVER4, SERVER6, Site, ask, converse, full, limited, within,
+    BOTH, CLIENT4, Daemon, LATE, Lab, NatLab, SERVER4, Site, ask, assert_on_time, converse, full, limited,
+    within,
 };
 
-/// What the closing may take beyond the seconds granted.
-const LATE: Duration = Duration::from_secs(1);
-/// What two clocks and a scheduler may differ in.
-const EARLY: Duration = Duration::from_millis(100);
-
-const BOTH: [(IpAddr, IpAddr); 2] = [(CLIENT4, SERVER4), (CLIENT6, SERVER6)];
 const SSH: &str = "backend = \"iptables\"\nprotect = [\"tcp/22\"]";
 
 /// What a host has.
@@ -95,12 +90,6 @@ fn granted(lab: &Lab, (from, to): (IpAddr, IpAddr), site: &Site, action: &str) -
     let asked = Instant::now();
     assert_eq!(knock_at(&lab.client, from, to, site, action, ""), Status::Granted);
     (asked, Instant::now())
-}
-
-fn assert_on_time((asked, granted): (Instant, Instant), closed: Instant, seconds: u64) {
-    let seconds = Duration::from_secs(seconds);
-    assert!(closed + EARLY >= asked + seconds, "closed after {:?}", closed - asked);
-    assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
 }
 
 fn without_ours(saved: &str) -> Vec<&str> {
@@ -359,17 +348,9 @@ fn a_lock_that_another_program_holds_is_waited_for_and_then_named() {
 fn every_kind_of_door_opens() {
     for host in [Host::Usual, Host::Setless] {
         let Some(lab) = Lab::new() else { return };
-        for (name, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")] {
-            lab.server.sysctl(name, value);
-        }
-        let actions = [
-            (
-                "to-db",
-                "forward = { from = \"tcp/15432\", to = [\"10.77.1.2:5432\", \"[fd77:0:0:1::2]:5432\"] }\nfor = \"2s\"",
-            ),
-            ("to-web", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"2s\""),
-            ("range", "open = [\"tcp/8000-8049\", \"udp/53\"]\nfor = \"2s\""),
-        ];
+        stand_before_the_inside(&lab);
+        let [to_db, to_web] = INSIDE;
+        let actions = [to_db, to_web, ("range", "open = [\"tcp/8000-8049\", \"udp/53\"]\nfor = \"2s\"")];
         let firewall =
             "backend = \"iptables\"\nprotect = [\"tcp/8000-8099\", \"udp/53\"]\npublished = [\"tcp/9000\"]";
         let site = site(firewall, &actions, "");

@@ -6,12 +6,9 @@ use std::time::{Duration, Instant};
 
 use spa_knock::knock::Knock;
 
-use crate::net::{CLIENT4, Daemon, Lab, SERVER4, SERVER6, Site, ask, converse, knock, open_ssh};
-
-/// What the kernel may take beyond the seconds granted.
-const LATE: Duration = Duration::from_secs(1);
-/// What two clocks and a scheduler may differ in.
-const EARLY: Duration = Duration::from_millis(100);
+use crate::net::{
+    CLIENT4, Daemon, Lab, SERVER4, SERVER6, Site, ask, assert_on_time, converse, knock, open_ssh,
+};
 
 #[test]
 fn an_ipv4_port_opens_for_the_knocking_address_alone_and_closes_on_time() {
@@ -39,15 +36,9 @@ fn opens_and_closes(server: IpAddr) {
     let mut session = lab.client.connect(server, 22).expect("open after the knock");
     assert!(!lab.neighbour.reaches(server, 22), "closed for everyone else");
     let closed = lab.client.closing(server, 22);
-    assert_closed_on_time(asked, granted, closed, 2);
+    assert_on_time((asked, granted), closed, 2);
     assert!(converse(&mut session), "what was connected lives on");
     assert!(!lab.neighbour.reaches(server, 22), "still closed for everyone else");
-}
-
-fn assert_closed_on_time(asked: Instant, granted: Instant, closed: Instant, seconds: u64) {
-    let seconds = Duration::from_secs(seconds);
-    assert!(closed + EARLY >= asked + seconds, "closed after {:?}", closed - asked);
-    assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
 }
 
 #[test]
@@ -65,7 +56,7 @@ fn the_kernel_closes_the_port_on_time_after_the_daemon_was_killed() {
 
     let mut session = lab.client.connect(SERVER4, 22).expect("open after the knock");
     assert!(!lab.neighbour.reaches(SERVER4, 22), "closed for everyone else");
-    assert_closed_on_time(asked, granted, lab.client.closing(SERVER4, 22), 2);
+    assert_on_time((asked, granted), lab.client.closing(SERVER4, 22), 2);
     assert!(converse(&mut session), "what was connected lives on");
 }
 
@@ -81,7 +72,7 @@ fn a_grant_outlives_a_kill_and_the_daemon_that_follows() {
     daemon.kill9();
     let _next = Daemon::start(&lab.server, &site);
     assert!(lab.client.reaches(SERVER4, 22), "a start adopts what is open");
-    assert_closed_on_time(asked, granted, lab.client.closing(SERVER4, 22), 4);
+    assert_on_time((asked, granted), lab.client.closing(SERVER4, 22), 4);
 }
 
 #[test]
@@ -112,7 +103,7 @@ fn a_second_knock_gives_the_full_time_again_without_a_gap() {
         }
         renew.join().unwrap()
     });
-    assert_closed_on_time(again.0, again.1, lab.client.closing(SERVER4, 22), 2);
+    assert_on_time(again, lab.client.closing(SERVER4, 22), 2);
 }
 
 #[test]
@@ -125,7 +116,7 @@ fn a_client_may_ask_for_another_time() {
     let output = lab.client.output(&mut site.knock(SERVER4, &["--for", "1s", "open-ssh"]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let granted = Instant::now();
-    assert_closed_on_time(asked, granted, lab.client.closing(SERVER4, 22), 1);
+    assert_on_time((asked, granted), lab.client.closing(SERVER4, 22), 1);
 }
 
 #[test]

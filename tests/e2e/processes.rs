@@ -227,6 +227,7 @@ fn a_table_that_somebody_flushed_is_back_with_the_next_knock() {
     let _daemon = Daemon::start(&lab.server, &site);
     lab.server.nft("flush ruleset");
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(!lab.neighbour.reaches(SERVER4, 22));
     assert!(lab.client.reaches(SERVER4, 22));
     lab.client.closing(SERVER4, 22);
 }
@@ -283,15 +284,25 @@ fn the_service_manager_hears_signs_of_life_where_it_asked_for_them_and_none_of_a
     }
 }
 
-#[test]
-fn an_interface_that_goes_away_leaves_the_others_watched_and_is_watched_again_when_it_returns() {
-    let Some(lab) = Lab::new() else { return };
-    let site = Site::new("interfaces = [\"lan0\", \"wg9\"]\n", &open_ssh(2));
+fn add_wg9(lab: &Lab) {
     lab.server.ip("link add wg9 type veth peer name wg9p");
     lab.server.ip("link set wg9 up");
+}
+
+/// A daemon that watches lan0 and one more, which is gone.
+fn with_a_lost_interface(lab: &Lab) -> (Site, Daemon) {
+    let site = Site::new("interfaces = [\"lan0\", \"wg9\"]\n", &open_ssh(2));
+    add_wg9(lab);
     let daemon = Daemon::start(&lab.server, &site);
     lab.server.ip("link del wg9");
     assert!(within(SOON, || daemon.log().contains("watching the other interfaces")));
+    (site, daemon)
+}
+
+#[test]
+fn an_interface_that_goes_away_leaves_the_others_watched_and_is_watched_again_when_it_returns() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, daemon) = with_a_lost_interface(&lab);
     let socket = lab.client.udp(CLIENT4);
     let laptop = site.key("laptop");
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some(), "lan0 is watched");
@@ -300,8 +311,7 @@ fn an_interface_that_goes_away_leaves_the_others_watched_and_is_watched_again_wh
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some(), "also by a watcher that starts without wg9");
 
     let before = daemon.watcher();
-    lab.server.ip("link add wg9 type veth peer name wg9p");
-    lab.server.ip("link set wg9 up");
+    add_wg9(&lab);
     assert!(within(Duration::from_secs(10), || daemon.watcher() != before), "a watcher of both takes over");
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
 }
@@ -340,12 +350,7 @@ fn a_second_daemon_does_not_undo_the_firsts_gate() {
 #[test]
 fn a_watcher_that_is_not_believed_is_replaced_while_an_interface_is_missing_too() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("interfaces = [\"lan0\", \"wg9\"]\n", &open_ssh(2));
-    lab.server.ip("link add wg9 type veth peer name wg9p");
-    lab.server.ip("link set wg9 up");
-    let daemon = Daemon::start(&lab.server, &site);
-    lab.server.ip("link del wg9");
-    assert!(within(SOON, || daemon.log().contains("watching the other interfaces")));
+    let (site, daemon) = with_a_lost_interface(&lab);
     let (before, laptop) = (daemon.watcher(), site.key("laptop"));
     let socket = lab.client.udp(CLIENT4);
     for _ in 0..8 {

@@ -12,6 +12,8 @@ pub(crate) const CLIENT4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 pub(crate) const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2));
 pub(crate) const NEIGHBOUR4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
 pub(crate) const NEIGHBOUR6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 1, 0, 0, 0, 2));
+/// The client's and the server's address of each IP version.
+pub(crate) const BOTH: [(IpAddr, IpAddr); 2] = [(CLIENT4, SERVER4), (CLIENT6, SERVER6)];
 /// What the server sees of a client behind the router.
 pub(crate) const ROUTER4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
 

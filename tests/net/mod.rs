@@ -30,12 +30,12 @@ pub(crate) use daemon::Daemon;
 pub(crate) use flood::{flood, forged};
 pub(crate) use frame::{Wire, ipv4_with_options, ipv6_with_extensions, plain, tagged};
 pub(crate) use lab::{
-    CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOUR4, NEIGHBOUR6, NatLab, ROUTER4, SERVER4, SERVER6,
+    BOTH, CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOUR4, NEIGHBOUR6, NatLab, ROUTER4, SERVER4, SERVER6,
 };
 pub(crate) use load::Load;
 pub(crate) use mounts::Mounts;
 pub(crate) use namespace::{Namespace, limited};
-pub(crate) use probe::{ask, converse};
+pub(crate) use probe::{LATE, ask, ask_patiently, assert_on_time, converse};
 pub(crate) use prober::Prober;
 pub(crate) use site::{Key, SERVER_ID, Site, await_step, knock, open_ssh, step};
 pub(crate) use touch::{Touch, syn_frames, touch, touch_as_clients_do};

@@ -19,6 +19,18 @@ const CONNECT: Duration = Duration::from_millis(400);
 /// How long an answer may take; on a cable it needs less than a millisecond.
 const ANSWER: Duration = Duration::from_millis(700);
 
+/// What closing a port may take beyond the seconds granted.
+pub(crate) const LATE: Duration = Duration::from_secs(1);
+/// What two clocks and a scheduler may differ in.
+const EARLY: Duration = Duration::from_millis(100);
+
+/// That a port that was asked for and granted at these times was `closed` after so many seconds.
+pub(crate) fn assert_on_time((asked, granted): (Instant, Instant), closed: Instant, seconds: u64) {
+    let seconds = Duration::from_secs(seconds);
+    assert!(closed + EARLY >= asked + seconds, "closed after {:?}", closed - asked);
+    assert!(closed <= granted + seconds + LATE, "closed after {:?}", closed - granted);
+}
+
 impl Namespace {
     /// Sends back what arrives on this TCP port, in both families, as long as the test runs.
     pub(crate) fn echo(&self, port: u16) {
@@ -107,6 +119,11 @@ pub(crate) fn ask(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option
     };
     assert_eq!(from, SocketAddr::new(server, KNOCK_PORT), "an answer comes from where the knock went");
     Some(answer[..length].to_vec())
+}
+
+/// The same, sent again as often as a client does.
+pub(crate) fn ask_patiently(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option<Vec<u8>> {
+    (0..4).find_map(|_| ask(socket, server, datagram))
 }
 
 /// Whether an echo still answers.
