@@ -21,6 +21,7 @@ mod clients;
 mod connect;
 mod daemon;
 mod disk;
+mod doctor;
 mod doors;
 mod flood;
 mod gate;
