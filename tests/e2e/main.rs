@@ -29,6 +29,7 @@ mod hostile;
 mod iptables;
 mod kill;
 mod laboratory;
+mod mistakes;
 mod nat;
 mod notebook;
 mod open;
