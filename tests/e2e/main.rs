@@ -36,6 +36,7 @@ mod open;
 mod power;
 mod prober;
 mod processes;
+mod recipes;
 mod refusal;
 mod run;
 mod secrets;
