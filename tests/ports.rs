@@ -365,6 +365,17 @@ fn two_actions_within_ten_seconds_open_both_once() {
 }
 
 #[test]
+fn three_clients_behind_one_address_have_room_within_ten_seconds_and_a_fourth_spoils_it() {
+    let mut server =
+        Server::new(&[(1, &["open-ssh"]), (2, &["open-ssh"]), (3, &["open-ssh"]), (4, &["open-ssh"])]);
+    let opened: Vec<usize> =
+        (1..=4).map(|client| server.opens(SOURCE, &ports(client, step(), None, "open-ssh"))).collect();
+    assert_eq!(opened, [1, 1, 1, 0]);
+    server.pass(Duration::from_secs(10));
+    assert_eq!(server.opens(SOURCE, &ports(4, step(), None, "open-ssh")), 1);
+}
+
+#[test]
 fn clients_with_one_selector_are_all_looked_at() {
     // Two clients' first two ports hardly ever meet; what the keeper gets then is both. Here: one key, two steps.
     let mut server = Server::new(&[(7, &["open-ssh"]), (8, &["open-ssh"])]);
