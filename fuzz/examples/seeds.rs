@@ -261,7 +261,7 @@ fn messages() -> Seeds {
         ("become", [&[5], 65_534_u32.to_be_bytes().as_slice(), &65_533_u32.to_be_bytes()].concat()),
         ("watching", vec![1]),
         ("failed", text(2, "watcher: no\npacket socket")),
-        ("seen", [&[5, 1], (1..=8_u64).flat_map(u64::to_be_bytes).collect::<Vec<u8>>().as_slice()].concat()),
+        ("seen", [&[5, 1], (1..=10_u64).flat_map(u64::to_be_bytes).collect::<Vec<u8>>().as_slice()].concat()),
         ("lost", text(4, "eth0: The interface disappeared")),
         ("knock", shortened(report(knock, source, [192, 0, 2, 1].into(), 3))),
         ("knock6", shortened(report(knock, elsewhere, [0_u16; 8].into(), 0))),
