@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
+use super::carry_out;
 use super::cli::Connecting;
 use super::failure::Failure;
 use super::intent::Intent;
-use super::knocking;
 use super::relay;
 use super::report::Report;
 use super::route::resolve;
@@ -18,7 +18,7 @@ pub(super) fn connect(said: Connecting) -> Result<(), Failure> {
     let intent = Intent::to_connect(said)?;
     // Ahead of the knock: a door that opens for a name that leads nowhere is open for nothing.
     let mut doors = resolve(&host, port, intent.family, None)?;
-    let knocked = knocking::knock(&intent, &report)?;
+    let knocked = carry_out(&intent, &report)?;
     // The person is about to use what opens; only what goes wrong is worth a word.
     report.detail(|| knocked.text.clone());
     doors.sort_by_key(|door| rank(door, knocked.server));

@@ -17,8 +17,11 @@ mod rehearsal;
 mod relay;
 mod report;
 mod route;
+mod sequence;
 mod sntp;
+mod steps;
 mod target;
+mod touching;
 mod wait;
 
 use std::ffi::OsString;
@@ -30,6 +33,7 @@ use clap::{CommandFactory as _, Parser as _};
 use cli::{Cli, Command, Knocking};
 use failure::Failure;
 use intent::Intent;
+use knocking::Knocked;
 use report::Report;
 
 use crate::manual;
@@ -62,9 +66,12 @@ fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
     let dry_run = said.dry_run;
     let intent = Intent::new(said)?;
     if dry_run {
-        return rehearsal::tell(&intent, report);
+        return match intent.ports {
+            None => rehearsal::tell(&intent, report),
+            Some(through) => touching::tell(&intent, through, report),
+        };
     }
-    let knocked = knocking::knock(&intent, report)?;
+    let knocked = carry_out(&intent, report)?;
     if let Some(port) = intent.wait {
         let mut door = knocked.server;
         door.set_port(port);
@@ -73,6 +80,14 @@ fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())
+}
+
+/// Knocks as it is meant: with a datagram, or by ports.
+fn carry_out(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
+    match intent.ports {
+        None => knocking::knock(intent, report),
+        Some(through) => touching::knock(intent, through, report),
+    }
 }
 
 fn run(command: Command) -> Result<(), Failure> {

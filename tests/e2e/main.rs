@@ -33,6 +33,7 @@ mod mistakes;
 mod nat;
 mod notebook;
 mod open;
+mod ports;
 mod power;
 mod prober;
 mod processes;
