@@ -5,7 +5,7 @@
 //! ```text
 //! client  server                           commands, processes, wiring
 //! config  capture  firewall  os            the edge: files, packets, netlink, the clock
-//! gate                                     decisions: pure state machines
+//! gate  knockd                             decisions: pure state machines
 //! wire  crypto  packet                     bytes
 //! knock                                    vocabulary
 //! ```
@@ -26,6 +26,7 @@ pub mod crypto;
 pub mod firewall;
 pub mod gate;
 pub mod knock;
+pub mod knockd;
 pub mod os;
 pub mod packet;
 #[cfg(feature = "server")]
