@@ -5,11 +5,14 @@
 //! another its attempt, a door that is the beginning of another does not block it, attempts are bounded, timeouts can
 //! be told when they happen, and the last one-time sequence closes its own door alone.
 
+mod attempts;
 mod command;
 mod door;
 mod flags;
 mod grammar;
+mod index;
 mod log;
+mod matcher;
 mod number;
 mod one_time;
 mod sequence;
@@ -19,5 +22,6 @@ pub use door::{Door, Opening, Target};
 pub use flags::{FlagTest, UnknownFlag};
 pub use grammar::{Config, ConfigError, Options};
 pub use log::{Client, Message};
+pub use matcher::{Event, Matcher, Packet, Step};
 pub use one_time::OneTimeList;
 pub use sequence::{Knock, Sequence, SequenceError};
