@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::{Cause, Failure};
+use super::legacy::Legacy;
 use crate::knock::{ActionName, Argument, ClientName, ServerId, Source};
 
 const AFTER_HELP: &str = "\
@@ -81,7 +82,7 @@ Exit codes:
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock keygen | derive | show [OPTIONS]"
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock keygen | derive | show | legacy [OPTIONS]"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -213,8 +214,7 @@ pub(super) enum Command {
     Connect(Ignored),
     #[command(hide = true)]
     Import(Ignored),
-    #[command(hide = true)]
-    Legacy(Ignored),
+    Legacy(Legacy),
     #[command(hide = true)]
     Completions(Ignored),
     #[command(hide = true)]

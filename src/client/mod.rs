@@ -8,6 +8,7 @@ mod keyring;
 mod keys;
 mod knocking;
 mod learnt;
+mod legacy;
 mod plan;
 mod refusal;
 mod rehearsal;
@@ -16,8 +17,6 @@ mod route;
 mod target;
 mod wait;
 
-use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -33,8 +32,8 @@ use crate::os::env;
 #[must_use]
 pub fn main() -> ExitCode {
     let args = env::args();
-    if is_legacy(&args) {
-        return Report::PLAIN.failure(&Failure::not_yet("legacy"));
+    if legacy::is_called(&args) {
+        return legacy::main(&args);
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -76,13 +75,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Show { key } => keyring::show(key.as_deref()),
         Command::Connect(_) => Err(Failure::not_yet("connect")),
         Command::Import(_) => Err(Failure::not_yet("import")),
-        Command::Legacy(_) => Err(Failure::not_yet("legacy")),
+        Command::Legacy(said) => legacy::knock(&said),
         Command::Completions(_) => Err(Failure::not_yet("completions")),
         Command::Man(_) => Err(Failure::not_yet("man")),
     }
-}
-
-/// Whether the program was started through a link named `knock`.
-fn is_legacy(args: &[OsString]) -> bool {
-    args.first().and_then(|name| Path::new(name).file_stem()).is_some_and(|name| name == "knock")
 }

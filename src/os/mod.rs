@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod env;
 pub mod files;
+pub mod syn;
 
 #[cfg(feature = "server")]
 pub mod capabilities;
