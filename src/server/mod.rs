@@ -18,6 +18,7 @@ mod init;
 mod keys;
 mod messages;
 mod metrics;
+mod migrate;
 mod pace;
 mod reload;
 mod rotation;
@@ -65,6 +66,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         Command::Gate { state, confirm } => exit(gate::gate(&config, state, confirm)),
         Command::Grants { json } => exit(with_config(&config, |config| grants::list(config, json))),
+        Command::Migrate { file, id } => exit(migrate::migrate(&file, id)),
         Command::Status { json, watch, prometheus } => {
             let form = match (json, prometheus) {
                 (true, _) => status::Form::Json,
