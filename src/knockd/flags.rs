@@ -1,7 +1,9 @@
 //! `TCPFlags`: which flags a TCP packet must have and which it must not. A packet that fails is not there for the door.
 
-/// What a door asks of the flags of a TCP packet; nothing by default. Flags are those of byte 13 of the TCP header
-/// (RFC 9293), of which ECE and CWR never count.
+use crate::packet::TcpFlags;
+
+/// What a door asks of the flags of a TCP packet; nothing by default. Of those in the header
+/// (RFC 9293) ECE and CWR never count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct FlagTest {
     /// The flags that are looked at.
@@ -38,8 +40,8 @@ impl FlagTest {
 
     /// Whether a packet with these flags passes.
     #[must_use]
-    pub const fn passes(self, flags: u8) -> bool {
-        flags & self.asked == self.set
+    pub const fn passes(self, flags: TcpFlags) -> bool {
+        flags.byte() & self.asked == self.set
     }
 }
 
@@ -60,10 +62,10 @@ mod tests {
             ("fin,psh,urg", [0x29, 0x2B], [0x09, 0]),
         ] {
             let test = FlagTest::default().with(text.as_bytes()).unwrap();
-            assert!(passing.iter().all(|&flags| test.passes(flags)), "{text}");
-            assert!(!failing.iter().any(|&flags| test.passes(flags)), "{text}");
+            assert!(passing.iter().all(|&flags| test.passes(TcpFlags::of(flags))), "{text}");
+            assert!(!failing.iter().any(|&flags| test.passes(TcpFlags::of(flags))), "{text}");
         }
-        assert!((0..=255).all(|flags| FlagTest::default().passes(flags)));
+        assert!((0..=255).all(|flags| FlagTest::default().passes(TcpFlags::of(flags))));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::door::Door;
 use super::index::{Index, door_at, has_flags, is_target};
 use super::sequence::{Knock, Sequence};
 use crate::knock::Timestamp;
+use crate::packet::TcpFlags;
 
 /// A packet, as far as it counts. Addresses of IPv4 are IPv4 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +22,8 @@ pub struct Packet {
     pub destination: IpAddr,
     /// Protocol and destination port.
     pub knock: Knock,
-    /// Byte 13 of the TCP header; of no meaning for UDP.
-    pub flags: u8,
+    /// Of no meaning for UDP.
+    pub flags: TcpFlags,
 }
 
 /// What happened at a door.

@@ -90,7 +90,7 @@ fn packet(word: &str, time: Timestamp) -> Packet {
         source: address(source, 2),
         destination: address(destination, 1),
         knock: Knock { protocol, port: port.parse().unwrap() },
-        flags: flags.fold(0, |all, flag| all | flag),
+        flags: TcpFlags::of(flags.fold(0, |all, flag| all | flag)),
     }
 }
 
@@ -341,7 +341,7 @@ fn some_packet() -> impl Strategy<Value = (u64, Packet)> {
                 source: source.into(),
                 destination: destination.into(),
                 knock,
-                flags,
+                flags: TcpFlags::of(flags),
             };
             (step, packet)
         },
