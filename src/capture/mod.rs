@@ -2,11 +2,13 @@
 
 mod filter;
 mod live;
+mod sequences;
 mod socket;
 
 use std::os::fd::BorrowedFd;
 
 pub use live::Live;
+pub use sequences::{Seen, Sequences};
 pub use socket::Socket;
 
 use crate::packet::Segment;
