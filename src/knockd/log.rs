@@ -37,6 +37,8 @@ pub enum Message<'a> {
     SequenceTimeout(Client<'a>, &'a str, u8),
     /// The config is read anew.
     Rereading(&'a Path),
+    /// The config is wrong, and the old one stays. (knockd ends then.)
+    Kept(&'a str),
     /// The log file is closed and opened anew.
     Reopening(&'a Path),
     /// The daemon ends.
@@ -97,6 +99,7 @@ impl fmt::Display for Message<'_> {
                 writeln!(f, "{client}: {door}: sequence timeout (stage {stage})")
             }
             Self::Rereading(path) => writeln!(f, "re-reading config file: {}", path.display()),
+            Self::Kept(error) => write!(f, "could not re-read config file, keeping the old one: {error}"),
             Self::Reopening(path) => write!(f, "re-opening log file: {}", path.display()),
             Self::ShuttingDown => f.write_str("shutting down"),
             Self::PidFile(path, error) => write!(f, "could not create pid file {}: {error}", path.display()),
@@ -141,6 +144,7 @@ mod tests {
                 Message::Rereading(Path::new("/etc/knockd.conf")),
                 "re-reading config file: /etc/knockd.conf\n\n",
             ),
+            (Message::Kept("x"), "could not re-read config file, keeping the old one: x\n"),
             (Message::Reopening(Path::new("/l")), "re-opening log file: /l\n"),
             (Message::ShuttingDown, "shutting down\n"),
             (

@@ -1,5 +1,7 @@
 //! Sequences: the knocks that open a door, in their order.
 
+use std::fmt;
+
 use super::number::{atoi, trim};
 use crate::knock::Protocol;
 
@@ -56,6 +58,17 @@ impl Sequence {
     }
 }
 
+impl fmt::Display for Sequence {
+    /// As it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, Knock { protocol, port }) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{port}:{}", protocol.as_str())?;
+        }
+        Ok(())
+    }
+}
+
 impl Knock {
     fn read(item: &[u8]) -> Result<Self, SequenceError> {
         let mut parts = item.split(|&byte| byte == b':');
@@ -82,6 +95,7 @@ mod tests {
     fn read(text: &str) -> Result<String, String> {
         let name = |knock: &Knock| format!("{}/{}", knock.protocol.as_str(), knock.port);
         let sequence = Sequence::read(text.as_bytes()).map_err(|error| error.to_string())?;
+        assert_eq!(Sequence::read(sequence.to_string().as_bytes()).as_ref(), Ok(&sequence));
         Ok(sequence.knocks().iter().map(name).collect::<Vec<_>>().join(" "))
     }
 

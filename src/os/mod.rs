@@ -6,6 +6,8 @@ pub mod files;
 pub mod syn;
 
 #[cfg(feature = "server")]
+pub mod background;
+#[cfg(feature = "server")]
 pub mod capabilities;
 #[cfg(feature = "server")]
 pub mod channel;

@@ -121,7 +121,7 @@ pub(super) enum Command {
         #[arg(long, value_parser = typed_id)]
         id: Option<ServerId>,
     },
-    /// The legacy daemon, with its own options (not yet in this version)
+    /// The daemon for plain sequences, with knockd's own options
     Knockd {
         /// knockd's options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -136,6 +136,8 @@ pub(super) enum Command {
     Man,
     #[command(hide = true)]
     Watch,
+    #[command(hide = true)]
+    WatchKnocks,
 }
 
 impl Command {
@@ -157,6 +159,7 @@ impl Command {
             Self::Completions { .. } => "completions",
             Self::Man => "man",
             Self::Watch => "watch",
+            Self::WatchKnocks => "watch-knocks",
         }
     }
 }

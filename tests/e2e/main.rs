@@ -27,6 +27,7 @@ mod hostile;
 mod iptables;
 mod kill;
 mod laboratory;
+mod legacy;
 mod nat;
 mod notebook;
 mod open;
