@@ -27,6 +27,8 @@ const BATCH: usize = 256;
 /// Before another watcher is started: at first, and at most.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 const RESTART_MAX: Duration = Duration::from_secs(30);
+/// How long a daemon that stops waits for start commands.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// Whom the watcher becomes.
 const USER: &str = "spa-knock";
 
@@ -138,12 +140,22 @@ impl Keeper {
                 }
             }
         }
+        self.settle();
         self.book.say("closing...");
         self.book.write(&Message::ShuttingDown);
         if let Some(path) = &self.pid_file {
             let _ = files::remove(path);
         }
         ExitCode::from(if signals.interrupt() { INT } else { TERM })
+    }
+
+    /// Waits a moment for commands that open: once they have ended it is known when to close.
+    fn settle(&mut self) {
+        let deadline = clock::steady().saturating_add(SETTLE_MAX);
+        while self.leases.is_opening() && clock::steady() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            self.tend();
+        }
     }
 
     fn wait(&self, signals: &Signals) -> std::io::Result<()> {

@@ -135,6 +135,11 @@ impl Leases {
         self.undoings.next_due()
     }
 
+    /// Whether a command runs that opens what is to be closed.
+    pub(super) fn is_opening(&self) -> bool {
+        !self.opening.is_empty()
+    }
+
     /// Readable when a command says something.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.commands.descriptors()

@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use super::console::{Failure, tell};
 use crate::os::signals::Signals;
-use crate::os::{descriptors, log as os_log};
+use crate::os::{descriptors, env, log as os_log};
 use background::Background;
 use keeper::Keeper;
 use settings::Settings;
@@ -29,10 +29,14 @@ pub(super) use watch::main as watch;
 pub(super) fn main(words: &[OsString]) -> ExitCode {
     descriptors::close_inherited();
     os_log::start("knockd");
-    let options = match options::parse(words) {
+    let mut options = match options::parse(words) {
         Ok(options) => options,
         Err(code) => return code,
     };
+    // Found again at a reload, wherever the daemon is then.
+    for path in [&mut options.config, &mut options.state_dir] {
+        *path = env::absolute(path);
+    }
     let settings = match Settings::read(&options) {
         Ok(settings) => settings,
         Err(reason) => {

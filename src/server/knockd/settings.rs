@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::Options;
 use crate::knockd::{Config, Door, OneTimeList};
-use crate::os::{env, files};
+use crate::os::files;
 
 const INTERFACE: &str = "eth0";
 const PID_FILE: &str = "/var/run/knockd.pid";
@@ -39,7 +39,7 @@ impl Settings {
     /// # Errors
     /// In knockd's words.
     pub(super) fn read(options: &Options) -> Result<Self, String> {
-        let path = env::absolute(&options.config);
+        let path = options.config.clone();
         let text = files::read_bytes(&path).map_err(|error| error.to_string())?;
         let Config { options: said, doors } = Config::read(&text).map_err(|error| error.to_string())?;
         check(&doors)?;
