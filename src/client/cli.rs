@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use super::failure::{Cause, Failure};
 use super::legacy::Legacy;
-use crate::knock::{ActionName, Argument, ClientName, ServerId, Source};
+use super::sequence::Gap;
+use crate::knock::{ActionName, Argument, Band, ClientName, Protocol, ServerId, Source};
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  granted or done: the reply said so; with --no-reply: sent; with --wait: the port accepts
+  0  granted or done: the reply said so; --no-reply, --ports: sent; --wait: the port accepts
   1  the server refused
   2  wrong usage
   3  no answer in time, or the --wait port never accepted
@@ -25,7 +27,7 @@ const AFTER_LONG_HELP: &str = "\
 A knock is one UDP datagram, sealed and signed. The server stays silent towards everybody who has no key; who \
 has one gets an answer, and the port opens for one address.
 
-Keys, in this order: --key; $SPA_KNOCK_KEY (a key file's text); the profile's; ~/.config/spa-knock/SERVER.key; \
+Keys, in this order: --key; $SPA_KNOCK_KEY (a key file's text, or a token); the profile's key or key-command; ~/.config/spa-knock/SERVER.key; \
 ~/.knock.key. A key file must belong to you (or root) and be closed to others (mode 0600), its folder not \
 writable by others.
 
@@ -48,7 +50,11 @@ Examples:
   spa-knock --wait 22 server open-ssh && ssh server
   spa-knock --for 5m server open-port tcp/8443
   spa-knock --dry-run server open-ssh
+  spa-knock --ports --wait 22 server open-ssh
   spa-knock -- show open-ssh              (a server that is called like a subcommand)
+  ssh -o ProxyCommand='spa-knock connect %n open-ssh %h %p' server
+  spa-knock import spa-knock-AFgB…
+  spa-knock doctor --ntp pool.ntp.org server
   spa-knock keygen -o ~/.knock.key --client laptop
   spa-knock derive --server-id bastion.example.org > bastion.key
 
@@ -56,15 +62,17 @@ Files:
   ~/.knock.key                            the key for all servers
   ~/.config/spa-knock/SERVER.key          the key for one server
   ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
-                                          id, key, action, source, reply, wait
-  ~/.local/state/spa-knock/               addresses learnt from replies
+                                          id, key or key-command, action, source,
+                                          reply, wait
+  ~/.local/state/spa-knock/               addresses learnt from replies, and when --ports
+                                          was used
 
 Environment:
-  SPA_KNOCK_KEY                           a key file's text
+  SPA_KNOCK_KEY                           a key file's text, or a token
   XDG_CONFIG_HOME, XDG_STATE_HOME         in place of ~/.config and ~/.local/state
 
 Exit codes:
-  0  granted or done: the reply said so; with --no-reply: sent; with --wait: the port accepts
+  0  granted or done: the reply said so; --no-reply, --ports: sent; --wait: the port accepts
   1  the server refused: the reason is printed
   2  wrong usage
   3  sent, but no answer in time, or granted, but the --wait port never accepted
@@ -82,7 +90,7 @@ Exit codes:
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock keygen | derive | show | legacy [OPTIONS]"
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock import | show | keygen | derive | doctor | legacy | completions | man"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -107,6 +115,22 @@ pub(super) struct Knocking {
     #[arg(hide = true)]
     surplus: Vec<String>,
 
+    #[command(flatten)]
+    pub(super) manner: Manner,
+    /// Then wait until this TCP port accepts
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(super) wait: Option<u16>,
+    /// Say what would be sent, field by field; send nothing
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Say the outcome as text or as one JSON object on standard output
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// How to knock, whatever comes after it.
+#[derive(Args)]
+pub(super) struct Manner {
     /// Key file; "-" reads it from standard input
     #[arg(short, long, value_name = "FILE")]
     pub(super) key: Option<PathBuf>,
@@ -128,15 +152,6 @@ pub(super) struct Knocking {
     /// Give up after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = some_time)]
     pub(super) timeout: Duration,
-    /// Then wait until this TCP port accepts
-    #[arg(short, long, value_name = "PORT", value_parser = port())]
-    pub(super) wait: Option<u16>,
-    /// Say what would be sent, field by field; send nothing
-    #[arg(short = 'n', long)]
-    pub(super) dry_run: bool,
-    /// Say the outcome as text or as one JSON object on standard output
-    #[arg(short, long, value_name = "FORM", default_value = "text")]
-    pub(super) output: Output,
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub(super) quiet: bool,
@@ -154,7 +169,27 @@ pub(super) struct Knocking {
     pub(super) config: Option<PathBuf>,
 
     #[command(flatten)]
+    pub(super) ports: Ports,
+
+    #[command(flatten)]
     not_yet: NotYet,
+}
+
+/// What a knock by ports may be told.
+#[derive(Args)]
+pub(super) struct Ports {
+    /// Knock with packets to eight ports, which carry nothing; nothing answers
+    #[arg(long)]
+    pub(super) ports: bool,
+    /// Where the server's 8,192 ports for this begin
+    #[arg(long, value_name = "PORT", default_value = "20480", value_parser = band())]
+    pub(super) ports_low: u16,
+    /// What the packets are: tcp (the first of a connection) or udp (empty)
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = protocol)]
+    pub(super) ports_proto: Protocol,
+    /// The time between two packets [default: 2 to 10 ms, at random]
+    #[arg(long, value_name = "DURATION", value_parser = gap)]
+    pub(super) ports_gap: Option<Duration>,
 }
 
 /// Options that have their place, but no effect in this version.
@@ -162,14 +197,6 @@ pub(super) struct Knocking {
 struct NotYet {
     #[arg(long, hide = true, value_name = "CODE", allow_hyphen_values = true)]
     otp: Option<String>,
-    #[arg(long, hide = true)]
-    ports: bool,
-    #[arg(long, hide = true, value_name = "PORT")]
-    ports_low: Option<String>,
-    #[arg(long, hide = true, value_name = "PROTOCOL")]
-    ports_proto: Option<String>,
-    #[arg(long, hide = true, value_name = "DURATION")]
-    ports_gap: Option<String>,
 }
 
 /// The form of an outcome.
@@ -210,23 +237,60 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
-    #[command(hide = true)]
-    Connect(Ignored),
-    #[command(hide = true)]
-    Import(Ignored),
+    /// Knock, then join standard input and output to a TCP port: for ssh's ProxyCommand
+    Connect(Connecting),
+    /// Keep a key that the server's admin has handed over
+    ///
+    /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not be there yet.
+    Import {
+        /// The token, or the text of a key file; "-" reads either from standard input
+        #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
+        token: OsString,
+    },
+    /// Find out why a knock does not open
+    ///
+    /// Looks at key, name, ways, clock, and knocks. Every line has a verdict, and what is wrong has a hint. The
+    /// exit code is 0 only if all is well.
+    Doctor(Examination),
     Legacy(Legacy),
-    #[command(hide = true)]
-    Completions(Ignored),
-    #[command(hide = true)]
-    Man(Ignored),
+    /// Print what completes this command line in a shell
+    Completions {
+        /// Which one
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
-/// The words after a subcommand that has its place, but no effect in this version.
+/// A knock, and where to connect to afterwards.
 #[derive(Args)]
-#[command(disable_help_flag = true)]
-pub(super) struct Ignored {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<OsString>,
+pub(super) struct Connecting {
+    /// The server to knock at: a name, an address, or the NAME of a profile
+    pub(super) server: String,
+    /// What to ask for, e.g. open-ssh
+    pub(super) action: ActionName,
+    /// Where to connect to then: a name or an address; ssh writes it as %h
+    pub(super) host: String,
+    /// On which TCP port; ssh writes it as %p
+    #[arg(value_name = "PORT", value_parser = port())]
+    pub(super) door: u16,
+    #[command(flatten)]
+    pub(super) manner: Manner,
+}
+
+/// What is to be looked at.
+#[derive(Args)]
+pub(super) struct Examination {
+    /// The server: a name, an address, or the NAME of a profile
+    pub(super) server: String,
+    /// What to ask for; without it, and where the profile names none, the knock asks for something that no
+    /// server has: it opens nothing, and is answered all the same
+    pub(super) action: Option<ActionName>,
+    /// Compare the clock with this NTP server's (SNTP, RFC 4330: one datagram each way)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) ntp: Option<String>,
+    #[command(flatten)]
+    pub(super) manner: Manner,
 }
 
 impl Knocking {
@@ -236,24 +300,51 @@ impl Knocking {
             return Err(Failure::new(Cause::Usage, format!("{word}: a word too many after ARGUMENT"))
                 .hint("an argument with spaces stands in quotes"));
         }
-        let NotYet { otp, ports, ports_low, ports_proto, ports_gap } = &self.not_yet;
-        for (name, given) in [
-            ("--otp", otp.is_some()),
-            ("--ports", *ports),
-            ("--ports-low", ports_low.is_some()),
-            ("--ports-proto", ports_proto.is_some()),
-            ("--ports-gap", ports_gap.is_some()),
-        ] {
-            if given {
-                return Err(Failure::not_yet(name));
-            }
+        if self.manner.ports.ports && self.argument.is_some() {
+            return Err(no_room("ARGUMENT"));
+        }
+        self.manner.check()
+    }
+}
+
+impl Manner {
+    /// Refuses what this version does not do, and what eight ports cannot say.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.not_yet.otp.is_some() {
+            return Err(Failure::not_yet("--otp"));
+        }
+        if self.ports.ports && self.seconds.is_some() {
+            return Err(no_room("--for"));
         }
         Ok(())
     }
 }
 
+fn no_room(name: &str) -> Failure {
+    Failure::new(Cause::Usage, format!("--ports: eight ports have no room for {name}"))
+        .hint("leave one of the two away")
+}
+
 fn port() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..)
+}
+
+fn band() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=i64::from(Band::LOW_MAX))
+}
+
+fn protocol(text: &str) -> Result<Protocol, &'static str> {
+    match text {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        _ => Err("tcp or udp"),
+    }
+}
+
+fn gap(text: &str) -> Result<Duration, String> {
+    let bare = if text == "0" { "0s" } else { text };
+    let gap = humantime::parse_duration(bare).map_err(|_| "a duration is written 5ms, or 0")?;
+    if gap > Gap::MAX { Err("at most 1s: the server forgets a port after ten".to_owned()) } else { Ok(gap) }
 }
 
 fn some_time(text: &str) -> Result<Duration, String> {
@@ -308,7 +399,8 @@ mod tests {
         assert!(matches!(parse("spa-knock show --key f").ok().unwrap().command, Some(Command::Show { .. })));
         let derive = parse("spa-knock derive --key f --server-id A.").ok().unwrap().command;
         assert!(matches!(derive, Some(Command::Derive { server_id, .. }) if server_id.as_str() == "a"));
-        for line in ["connect -v s a h 22", "import -", "legacy -u s 1:udp", "completions bash", "man --help"]
+        for line in
+            ["connect -v s a h 22", "import -", "import", "legacy -u s 1:udp", "completions bash", "man"]
         {
             assert!(parse(&format!("spa-knock {line}")).ok().unwrap().command.is_some(), "{line}");
         }

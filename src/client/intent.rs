@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cli::Knocking;
+use super::cli::{Connecting, Examination, Knocking, Manner, Ports};
 use super::failure::{Cause, Failure};
-use super::keys::Key;
+use super::keys::{Key, Profiled};
 use super::plan::Claim;
 use super::route::Family;
+use super::sequence::Gap;
 use super::target::{Keyed, Said, Target};
 use crate::config::Profile;
-use crate::knock::{ActionName, Argument, Knock, ReplyWanted, Source};
+use crate::knock::{ActionName, Argument, Band, InvalidBand, Knock, Protocol, ReplyWanted, Source};
 use crate::os::{clock, env, files};
 
 /// A knock that is meant, but for the address.
@@ -37,20 +38,73 @@ pub(super) struct Intent {
     pub(super) wait: Option<u16>,
     /// Which addresses of the server may be used.
     pub(super) family: Family,
-    /// Where learnt addresses are kept.
+    /// Where learnt addresses and used steps are kept.
     pub(super) state: Option<PathBuf>,
+    /// How to knock by ports; nothing = with a datagram.
+    pub(super) ports: Option<ThroughPorts>,
+}
+
+/// How to knock by ports.
+#[derive(Clone, Copy)]
+pub(super) struct ThroughPorts {
+    /// Which the server looks at.
+    pub(super) band: Band,
+    /// What the packets are.
+    pub(super) protocol: Protocol,
+    /// How far apart they are.
+    pub(super) gap: Gap,
+}
+
+/// What is asked of whom.
+struct Asked {
+    server: String,
+    action: Option<ActionName>,
+    argument: Option<Argument>,
+    wait: Option<u16>,
 }
 
 impl Intent {
     /// Reads the profile and the key, and weighs them against what was typed.
     pub(super) fn new(said: Knocking) -> Result<Self, Failure> {
         said.check()?;
-        let server = said.server.unwrap_or_default();
+        let Knocking { server, action, argument, wait, manner, .. } = said;
+        Self::weigh(Asked { server: server.unwrap_or_default(), action, argument, wait }, manner, None)
+    }
+
+    /// The same for a knock that a connection follows.
+    pub(super) fn to_connect(said: Connecting) -> Result<Self, Failure> {
+        said.manner.check()?;
+        let Connecting { server, action, manner, .. } = said;
+        Self::weigh(Asked { server, action: Some(action), argument: None, wait: None }, manner, None)
+    }
+
+    /// The same for a knock that is to be answered, and with `harmless` if no action is named anywhere.
+    pub(super) fn to_examine(said: Examination, harmless: ActionName) -> Result<Self, Failure> {
+        said.manner.check()?;
+        if said.manner.ports.ports {
+            return Err(Failure::new(
+                Cause::Usage,
+                "--ports: only an answer tells what is wrong, and eight ports get none",
+            )
+            .hint("look at the server's side: spa-knockd explain --live"));
+        }
+        let Examination { server, action, manner, .. } = said;
+        let asked = Asked { server, action, argument: None, wait: None };
+        let intent = Self::weigh(asked, manner, Some(harmless))?;
+        Ok(Self { reply: ReplyWanted::Yes, ..intent })
+    }
+
+    fn weigh(asked: Asked, said: Manner, fallback: Option<ActionName>) -> Result<Self, Failure> {
+        let Asked { server, action, argument, wait } = asked;
         let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
-        let Some(action) = said.action.or(profile.action.clone()) else {
+        let Some(action) = action.or(profile.action.clone()).or(fallback) else {
             return Err(no_action(&server));
         };
-        let profiled = profile.key.as_deref().map(|key| from_folder(key, &folder));
+        let profiled = match (&profile.key_command, &profile.key) {
+            (Some(command), _) => Some(Profiled::Command(command.clone())),
+            (None, Some(path)) => Some(Profiled::File(from_folder(path, &folder))),
+            (None, None) => None,
+        };
         let key = Key::for_server(said.key.as_deref(), profiled, &server)?;
         let target = Target::new(
             &Said { server: &server, port: said.port, id: said.server_id.as_ref() },
@@ -62,19 +116,26 @@ impl Intent {
             (false, true) => Family::V6,
             (false, false) => Family::Any,
         };
-        let reply = if said.no_reply { ReplyWanted::No } else { profile.reply.unwrap_or(ReplyWanted::Yes) };
+        let ports = said.ports.through()?;
+        // Who is silent about the address is so there too.
+        let reply = if said.no_reply || ports.is_some() {
+            ReplyWanted::No
+        } else {
+            profile.reply.unwrap_or(ReplyWanted::Yes)
+        };
         Ok(Self {
             target,
             key,
             action,
-            argument: said.argument.unwrap_or_else(Argument::none),
+            argument: argument.unwrap_or_else(Argument::none),
             seconds: said.seconds.unwrap_or(0),
             source: said.source.or(profile.source).unwrap_or(Source::Auto),
             reply,
             timeout: said.timeout,
-            wait: said.wait.or(profile.wait),
+            wait: wait.or(profile.wait),
             family,
             state: env::state_home().map(|home| home.join("spa-knock")),
+            ports,
             server,
         })
     }
@@ -92,6 +153,18 @@ impl Intent {
             action: self.action.clone(),
             argument: self.argument.clone(),
         }
+    }
+}
+
+impl Ports {
+    fn through(&self) -> Result<Option<ThroughPorts>, Failure> {
+        let low = |error: InvalidBand| Failure::new(Cause::Usage, format!("--ports-low: {error}"));
+        let through = ThroughPorts {
+            band: Band::try_from(self.ports_low).map_err(low)?,
+            protocol: self.ports_proto,
+            gap: self.ports_gap.map_or(Gap::Usual, Gap::Fixed),
+        };
+        Ok(self.ports.then_some(through))
     }
 }
 
@@ -124,7 +197,7 @@ fn from_folder(path: &Path, folder: &Path) -> PathBuf {
 fn no_action(server: &str) -> Failure {
     let failure =
         Failure::new(Cause::Usage, format!("{server}: no action is given, and the profile has none"));
-    if matches!(server, "keygen" | "derive" | "show") {
+    if matches!(server, "keygen" | "derive" | "show" | "connect" | "import" | "doctor") {
         return failure.hint(format!("options of {server} stand behind it: spa-knock {server} [OPTIONS]"));
     }
     failure.hint(format!("spa-knock {server} open-ssh, if that is what the server calls it"))

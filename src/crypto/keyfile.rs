@@ -195,7 +195,7 @@ fn parse_secret(text: &str) -> Option<Secret> {
     Some(Secret::from_bytes(whole))
 }
 
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && !text.starts_with('-')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'%'))

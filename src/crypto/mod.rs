@@ -7,6 +7,7 @@ mod random;
 mod schedule;
 mod seal;
 mod secret;
+mod token;
 
 pub use keyfile::{Holder, KeyFile, KeyFileError};
 pub use mac::{MacKey, Tag, checksum};
@@ -14,3 +15,4 @@ pub use random::{RandomFailed, random};
 pub use schedule::{ClientKeys, Fingerprint, KeeperKeys, KeySet, PairSecret, RootSecret, WatcherKeys};
 pub use seal::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};
 pub use secret::Secret;
+pub use token::TokenError;

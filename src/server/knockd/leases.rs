@@ -221,6 +221,7 @@ impl Lease {
             seconds: u32::try_from(self.after.as_secs()).unwrap_or(u32::MAX),
             reason: None,
             knock: None,
+            via: None,
         };
         Undoing { argv, timeout: NO_DEADLINE, record }
     }
