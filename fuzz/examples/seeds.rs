@@ -32,7 +32,9 @@ fn main() {
         ("frame", frames()),
         ("journal", journals()),
         ("keyfile", key_files()),
+        ("knockd", knockd_configs()),
         ("lease", leases()),
+        ("matcher", knocks()),
         ("message", messages()),
     ];
     for (target, seeds) in targets {
@@ -59,6 +61,26 @@ fn configs() -> Seeds {
     ]
     .map(|(name, texts)| (name, texts.join("#####\n").into_bytes()))
     .into()
+}
+
+/// A knockd.conf with all that there is, its one-time file, and one that is lax wherever it may be.
+fn knockd_configs() -> Seeds {
+    let full = "[options]\nUseSyslog\nLogFile = /l\nPidFile = /p\nInterface = eth0\n[a]\nSequence = 7000,8000:udp,9000:tcp\nSeq_Timeout = 5\nTCPFlags = syn,!ack\nTarget = 10.77.0.1\nStart_Command = /bin/a %IP%\nStart_Command_6 = /bin/b %IP%\nCmd_Timeout = 10\nStop_Command = /bin/c\nStop_Command_6 =\n[b]\nOne_Time_Sequences = /s\nSource = 10.0.0.0/8,fd00::/8\nAllowDuplicates\nOpen = tcp/22\nFor = 30s\n";
+    let lax = "# x\r\n [a b]\r\n\tSEQUENCE=+1x,-1,70:UDP:z,\r\ncommand = a\ncommand = b = \"c\" # d\ntimeout = x\n[options]\nlogfile =\n";
+    let once = " 1,2,3\n#4,5\n\n70000\n6:udp,7\n";
+    [("full", full), ("lax", lax), ("once", once)].map(|(name, text)| (name, text.into())).into()
+}
+
+/// Doors, and packets that open them or nearly do.
+fn knocks() -> Seeds {
+    let doors = "[a]\nsequence=1,2,3\ntcpflags=syn\ntimeout=3\n[b]\nsequence=1,2\n[c]\nsequence=9:udp\ntarget=10.77.0.100\n#####\n";
+    let packets = |packets: &[[u8; 6]]| [doors.as_bytes(), &packets.concat()].concat();
+    let syn = |pause, port| [pause, 0, 0, port, 2, 0];
+    vec![
+        ("opens", packets(&[syn(1, 0), syn(1, 1), syn(1, 2), [1, 1, 1, 5, 0, 0]])),
+        ("late", packets(&[syn(1, 0), syn(255, 1), [0, 0, 0, 2, 2, 1]])),
+        ("wrong", packets(&[syn(1, 0), syn(1, 0), syn(1, 0), [1, 0, 0, 1, 16, 0], syn(1, 2)])),
+    ]
 }
 
 fn scripts() -> Seeds {
