@@ -134,7 +134,7 @@ fn since(before: [u32; 3], now: [u32; 3]) -> Intake {
     }
 }
 
-fn describe(place: &str, error: &Error) -> CaptureError {
+pub(super) fn describe(place: &str, error: &Error) -> CaptureError {
     let text = match error {
         Error::PcapError(text) => text.clone(),
         other => other.to_string(),

@@ -3,11 +3,13 @@
 mod filter;
 mod live;
 mod socket;
+mod trace;
 
 use std::os::fd::BorrowedFd;
 
 pub use live::Live;
 pub use socket::Socket;
+pub use trace::{Frame, Trace};
 
 use crate::packet::Segment;
 

@@ -92,11 +92,11 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "grant")]
         all: bool,
     },
-    /// What the daemon would say to each packet of a capture (not yet in this version)
-    Explain {
-        /// A pcap file
-        file: PathBuf,
-    },
+    /// Find out why not: what stops each packet of a capture, and what the cause is likely to be
+    ///
+    /// Every packet is taken through the daemon's own checks with this config and these keys, at the time it was
+    /// captured; nothing is changed or answered. What was accepted or counted before the capture began is not known.
+    Explain(Explain),
     /// Close the protected ports but for grants, or leave them open
     ///
     /// It counts at once, and is remembered for the next start. With --confirm the kernel opens them again by itself
@@ -138,7 +138,7 @@ impl Command {
             Self::Status { .. } => "status",
             Self::Grants { .. } => "grants",
             Self::Revoke { .. } => "revoke",
-            Self::Explain { .. } => "explain",
+            Self::Explain(_) => "explain",
             Self::Gate { .. } => "gate",
             Self::Knockd { .. } => "knockd",
             Self::Completions { .. } => "completions",
@@ -146,6 +146,23 @@ impl Command {
             Self::Watch => "watch",
         }
     }
+}
+
+/// Packets to explain.
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// A capture file, as tcpdump -w writes it; "-" is standard input
+    #[arg(required_unless_present = "live", conflicts_with = "live")]
+    pub(super) file: Option<PathBuf>,
+    /// What comes in from now on, on the interfaces that the daemon watches, until Ctrl-C
+    #[arg(long)]
+    pub(super) live: bool,
+    /// Look also for knocks that these keys signed for a server of this id; can be given several times
+    #[arg(long = "try-id", value_name = "ID", value_parser = typed_id)]
+    pub(super) ids: Vec<ServerId>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// What can be done with clients.

@@ -79,6 +79,18 @@ fn load_client(
 /// # Errors
 /// Why the key cannot be used, at the place that names it.
 pub(super) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<KeySet, Problem> {
+    load_secret(config, name, file).map(|secret| secret.keys(&config.id))
+}
+
+/// Reads the secret that a key file of a client holds.
+///
+/// # Errors
+/// Why it cannot be used, at the place that names it.
+pub(super) fn load_secret(
+    config: &ServerConfig,
+    name: &ClientName,
+    file: &Path,
+) -> Result<PairSecret, Problem> {
     let at_key = |reason: String, hint: Option<String>| {
         problem(config, name, format!("key file {}: {reason}", file.display()), hint)
     };
@@ -88,8 +100,7 @@ pub(super) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -
         at_key(reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))
     })?;
     let key = KeyFile::parse(&text).map_err(|error| at_key(error.to_string(), None))?;
-    let secret = pair_for(&key, &config.id).map_err(|(reason, hint)| at_key(reason, Some(hint)))?;
-    Ok(secret.keys(&config.id))
+    pair_for(&key, &config.id).cloned().map_err(|(reason, hint)| at_key(reason, Some(hint)))
 }
 
 /// The pair secret of a key that is for this server.

@@ -9,6 +9,7 @@ mod control;
 mod daemon;
 mod deeds;
 mod ears;
+mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gate;
@@ -73,6 +74,7 @@ fn dispatch(options: Options) -> ExitCode {
             };
             exit(with_config(&config, |config| status::show(config, form, watch)))
         }
+        Command::Explain(asked) => exit(explain::explain(&config, &asked)),
         Command::Revoke { grant, .. } => exit(with_config(&config, |config| grants::revoke(config, grant))),
         later => Failure::not_yet(later.name()).exit(),
     }
