@@ -99,6 +99,7 @@ impl Orders {
         let policy = Policy {
             window: Duration::from_secs(30),
             reply: false,
+            band: None,
             own_addresses: std::collections::BTreeSet::new(),
             actions: [("open".parse().unwrap(), action)].into(),
             clients: vec![client],

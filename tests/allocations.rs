@@ -8,13 +8,15 @@
     reason = "tests count freely and may fail loudly"
 )]
 
+use std::hash::RandomState;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use allocation_counter::measure;
 use etherparse::{PacketBuilder, VlanId};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
 use spa_knock::gate::{Dropped, Watcher};
-use spa_knock::knock::{AddressPolicy, Argument, Knock, ReplyWanted, Timestamp};
+use spa_knock::knock::{AddressPolicy, Argument, Band, Knock, Now, ReplyWanted, Timestamp};
 use spa_knock::packet::{Link, Segment};
 use spa_knock::wire::Datagram;
 
@@ -137,4 +139,26 @@ fn nothing_is_allocated_for_what_is_dropped() {
     }
     // The instrument works.
     assert_eq!(measure(|| drop(std::hint::black_box(vec![0_u8; 100]))).count_total, 1);
+}
+
+#[test]
+fn a_flood_into_the_band_takes_no_memory_beyond_the_table() {
+    let client = keys(1);
+    let mut watcher = Watcher::new(WINDOW, [(client.fingerprint, client.watcher())]);
+    watcher.watch_band(Band::USUAL, RandomState::new());
+    let now = |n: u32| Now { wall: NOW, steady: Duration::from_micros(n.into()) };
+    let mut touch = |n: u32, sources: u32| {
+        let source = SocketAddr::new(IpAddr::from((n % sources).to_be_bytes()), 4_000);
+        let port = Band::USUAL.port(usize::try_from(n % 8).unwrap(), u16::try_from(n % 999).unwrap());
+        watcher.touch(source, IpAddr::from([192, 0, 2, 1]), port, now(n).steady);
+        assert!(watcher.next_sequence(now(n)).is_none(), "it names nobody");
+    };
+    // From many addresses, and from a few that touch many ports: what there can be has been there.
+    (0..200_000).for_each(|n| touch(n, u32::MAX));
+    (200_000..300_000).for_each(|n| touch(n, 1_001));
+    let counted = measure(|| (300_000..350_000).for_each(|n| touch(n, u32::MAX)));
+    assert_eq!(counted.count_total, 0);
+    let counted = measure(|| (350_000..450_000).for_each(|n| touch(n, 1_001)));
+    // What is looked at is gathered in a list for a moment.
+    assert_eq!(counted.count_current, 0);
 }

@@ -121,6 +121,7 @@ fn policy(rules: ClientRules) -> Policy {
     Policy {
         window: WINDOW,
         reply: true,
+        band: None,
         own_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
         actions,
         clients: vec![client],

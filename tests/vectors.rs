@@ -11,8 +11,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 use spa_knock::crypto::{MacKey, PairSecret, RootSecret, SealKey, Secret};
-use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, ServerId, Timestamp};
-use spa_knock::wire::{Body, Datagram, Envelope, open_reply, seal_reply};
+use spa_knock::knock::{AddressPolicy, Band, Knock, ReplyWanted, ServerId, Step, Timestamp};
+use spa_knock::wire::{Body, Datagram, Envelope, open_reply, proof, seal_reply, selector, sequence};
 
 fn cases() -> Vec<Value> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors");
@@ -132,4 +132,32 @@ fn every_reply_is_made_and_opened_as_in_the_vectors() {
         let key = SealKey::from(&secret(&case["keys"]["reply"]));
         assert_eq!(key.open(&nonce, &knock_nonce, &mut sealed).unwrap(), bytes(&case["reply"]["body"]));
     }
+}
+
+#[test]
+fn every_port_sequence_is_made_and_recognised_as_in_the_vectors() {
+    let mut sequences = 0;
+    for case in cases() {
+        let server: ServerId = case["server_id"].as_str().unwrap().parse().unwrap();
+        let keys = PairSecret::new(secret(&case["pair"])).keys(&server);
+        for v in case["ports"].as_array().unwrap() {
+            let number = |value: &Value| u16::try_from(value.as_u64().unwrap()).unwrap();
+            let band = Band::try_from(number(&v["low"])).unwrap();
+            let step = Step::of(Timestamp::from_millis(v["unix_seconds"].as_u64().unwrap() * 1_000 + 999));
+            let address = v["address"].as_str().map(|address| address.parse().unwrap());
+            let action = v["action"].as_str().unwrap().parse().unwrap();
+            let expected: Vec<u16> = v["ports"].as_array().unwrap().iter().map(number).collect();
+
+            let client = keys.client();
+            let made = proof(&client.proof, step, address, &action, band);
+            assert_eq!(sequence(selector(&client.selector, step, band), &made), *expected, "{v}");
+            let watcher = MacKey::from(&keys.watcher().selector);
+            assert_eq!(selector(&watcher, step, band), expected[..2], "{v}");
+            let keeper = proof(&keys.keeper().proof, step, address, &action, band);
+            assert_eq!(keeper.ports, expected[2..], "{v}");
+            assert_eq!(keeper.id, made.id);
+            sequences += 1;
+        }
+    }
+    assert!(sequences >= 100, "the vectors are missing");
 }

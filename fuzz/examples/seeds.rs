@@ -203,7 +203,8 @@ fn journals() -> Seeds {
     let mut journal = write_journal(&memory, NUMBER);
     for (key, ahead, id) in [(one, 0, 1), (two, 10, 2), (one, 5, 3), (one, 70, 4)] {
         let timestamp = NOW.wall.plus(Duration::from_secs(ahead));
-        let accepted = memory.accept(key, timestamp, [id; 12], window).expect("new");
+        let accepted =
+            memory.accept(key, spa_knock::gate::Lane::Datagrams, timestamp, [id; 12], window).expect("new");
         append_acceptance(&mut journal, &accepted, NUMBER);
     }
     let form = |form: u8, bytes: &[u8]| [&[form], bytes].concat();
@@ -241,16 +242,22 @@ fn messages() -> Seeds {
         [&[kind], length.to_be_bytes().as_slice(), text.as_bytes()].concat()
     };
     let key = [&[3], site::keys().fingerprint.as_bytes().as_slice(), &[5; 96]].concat();
-    let window = 30_000_u64.to_be_bytes();
+    let (window, low) = (30_000_u64.to_be_bytes(), 20_480_u16.to_be_bytes());
+    let (step, address) = (59_844_395_u64.to_be_bytes(), [203, 0, 113, 9]);
+    let mut sequence =
+        [&[6], site::keys().fingerprint.as_bytes().as_slice(), &step, &[0; 10], &[0xFF; 2]].concat();
+    sequence.extend([&address, 4_000_u16.to_be_bytes().as_slice(), &[8]].concat());
+    sequence.extend((20_480..28_672_u16).step_by(1_024).flat_map(u16::to_be_bytes));
     // Signed, perhaps, but never sealed: nothing may come of it.
     let datagram: Vec<u8> = (0..=255).cycle().take(228).collect();
     let knock = Authentic::from_watcher(site::keys().fingerprint, &datagram).expect("as long as a knock");
     let [source, elsewhere] = [SOURCES[0], SOURCES[3]].map(|text| text.parse().expect("an address"));
     vec![
-        ("watch", [[1, 1, 0].as_slice(), &62_201_u16.to_be_bytes(), &window].concat()),
+        ("watch", [[1, 1, 0].as_slice(), &62_201_u16.to_be_bytes(), &window, &low].concat()),
         ("interface", text(2, "eth0")),
         ("key", key),
         ("go", vec![4]),
+        ("sequence", sequence),
         ("become", [&[5], 65_534_u32.to_be_bytes().as_slice(), &65_533_u32.to_be_bytes()].concat()),
         ("watching", vec![1]),
         ("failed", text(2, "watcher: no\npacket socket")),

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::crypto::Fingerprint;
-use spa_knock::gate::ReplayMemory;
+use spa_knock::gate::{Lane, ReplayMemory};
 use spa_knock::knock::Timestamp;
 use spa_knock::server::fuzzing::{Journal, read_journal, write_journal};
 use spa_knock::wire::Reader;
@@ -36,12 +36,15 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
         let mut time = || Timestamp::from_millis(reader.u64().unwrap());
         let (timestamp, floor) = (time(), time());
         let id = reader.array().unwrap();
+        let lane = if kind < 6 { Lane::Datagrams } else { Lane::Ports };
         match kind {
-            2 => assert!(memory.check(NOBODY, floor, &NO_ID).is_err() && memory.floor() >= floor),
-            3 => assert!(memory.check(key, floor, &NO_ID).is_err() && memory.highest() >= timestamp),
-            4 => {
-                assert!(memory.check(key, timestamp, id).is_err(), "accepted once already");
-                assert!(memory.check(key, floor, &NO_ID).is_err(), "under the floor");
+            2 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.floor() >= floor),
+            3 | 6 => {
+                assert!(memory.check(key, lane, floor, &NO_ID).is_err() && memory.highest() >= timestamp)
+            }
+            4 | 7 => {
+                assert!(memory.check(key, lane, timestamp, id).is_err(), "accepted once already");
+                assert!(memory.check(key, lane, floor, &NO_ID).is_err(), "under the floor");
             }
             _ => {}
         }
@@ -52,10 +55,10 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
 fn survives(memory: &ReplayMemory) {
     let Journal::Whole(again) = read_journal(&write_journal(memory, [7; 8])) else { panic!("not whole") };
     for accepted in memory.acceptances() {
-        assert!(again.check(accepted.key, accepted.timestamp, &accepted.id).is_err());
+        assert!(again.check(accepted.key, accepted.lane, accepted.timestamp, &accepted.id).is_err());
     }
-    for (key, floor, _) in memory.floors() {
-        assert!(again.check(key, floor, &NO_ID).is_err());
+    for (key, lane, floor, _) in memory.floors() {
+        assert!(again.check(key, lane, floor, &NO_ID).is_err());
     }
     assert_eq!((again.floor(), again.highest()), (memory.floor(), memory.highest()));
 }

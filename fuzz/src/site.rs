@@ -58,6 +58,7 @@ impl Rules {
         Policy {
             window: self.window(),
             reply: self != Self::Narrow,
+            band: None,
             own_addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
             actions: actions(),
             clients: self.client().into_iter().collect(),

@@ -1,14 +1,15 @@
 //! What the kernel lets through to us: step 1 of the ladder. Made from numbers alone, so that no text can smuggle
 //! in a name to look up.
 
+use crate::knock::Band;
 use crate::packet::Link;
 use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// Bytes of a UDP header, which UDP's length field counts too.
 const UDP_HEADER: usize = 8;
 
-/// The pcap-filter(7) expression for knocks to `port`.
-pub(super) fn knocks(link: Link, port: u16) -> String {
+/// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `band`.
+pub(super) fn knocks(link: Link, port: u16, band: Option<Band>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     // UDP's length field also bounds the payload; a fragment has an offset or "more fragments" set.
@@ -25,7 +26,8 @@ pub(super) fn knocks(link: Link, port: u16) -> String {
         "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 60) and ip6[4:2] >= {})",
         shortest.saturating_add(8)
     );
-    behind_tags(link, format!("({v4} or {v6} or {extended})"))
+    let touches = band.map(touches).unwrap_or_default();
+    behind_tags(link, format!("({v4} or {v6} or {extended}{touches})"))
 }
 
 /// The expression for what could be meant as a knock to `port`: all that goes there, whatever else has a knock's
@@ -53,9 +55,24 @@ fn behind_tags(link: Link, any: String) -> String {
     }
 }
 
+/// Packets of sequences: TCP with SYN, and none of FIN, RST and ACK (RFC 9293), or UDP with nothing but its header. Who
+/// knocks by ports sends no extension headers.
+fn touches(band: Band) -> String {
+    let (low, high) = (band.low(), band.high());
+    // Ports stand at the same place in both. `tcp[…]` and `udp[…]` look at no fragment but the first, whose ports are
+    // as good; they never match IPv6.
+    let v4 = format!(
+        "(ip and ((tcp dst portrange {low}-{high} and tcp[13] & 0x17 = 0x02) or (udp dst portrange {low}-{high} and udp[4:2] = {UDP_HEADER})))"
+    );
+    let v6 = format!(
+        "(ip6 and ip6[42:2] >= {low} and ip6[42:2] <= {high} and ((ip6[6] = 6 and ip6[53] & 0x17 = 0x02) or (ip6[6] = 17 and ip6[44:2] = {UDP_HEADER})))"
+    );
+    format!(" or {v4} or {v6}")
+}
+
 #[cfg(test)]
 mod tests {
-    use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep, UdpHeader, VlanId};
+    use etherparse::{Ethernet2Header, PacketBuilder, PacketBuilderStep, TcpHeader, UdpHeader, VlanId};
     use pcap::{Capture, Linktype};
 
     use super::*;
@@ -80,12 +97,16 @@ mod tests {
             (Link::Loopback, 0),
         ] {
             let capture = Capture::dead(Linktype(dlt)).unwrap();
-            assert!(capture.compile(&knocks(link, 62201), true).is_ok(), "{link:?}");
+            for band in [None, Some(Band::USUAL)] {
+                assert!(capture.compile(&knocks(link, 62201, band), true).is_ok(), "{link:?}");
+            }
             assert!(capture.compile(&around_knocks(link, 62201), true).is_ok(), "{link:?}");
         }
 
-        let filter =
-            Capture::dead(Linktype::ETHERNET).unwrap().compile(&knocks(Link::Ethernet, 62201), true).unwrap();
+        let filter = Capture::dead(Linktype::ETHERNET)
+            .unwrap()
+            .compile(&knocks(Link::Ethernet, 62201, None), true)
+            .unwrap();
         let vlan = VlanId::try_new(5).unwrap();
         let v4 = |port| ethernet().ipv4([1; 4], [2; 4], 64).udp(4000, port);
         let v6 = |port| ethernet().ipv6([1; 16], [2; 16], 64).udp(4000, port);
@@ -119,5 +140,50 @@ mod tests {
         let mut hop_by_hop = frame(v6(62201), 250);
         hop_by_hop[20] = 0;
         assert!(filter.filter(&hop_by_hop), "an extension header");
+    }
+
+    fn touch(builder: PacketBuilderStep<TcpHeader>) -> Vec<u8> {
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &[]).unwrap();
+        frame
+    }
+
+    #[test]
+    fn with_a_band_packets_without_a_payload_pass_too_and_no_others() {
+        let capture = Capture::dead(Linktype::ETHERNET).unwrap();
+        let with = capture.compile(&knocks(Link::Ethernet, 62201, Some(Band::USUAL)), true).unwrap();
+        let without = capture.compile(&knocks(Link::Ethernet, 62201, None), true).unwrap();
+        let vlan = VlanId::try_new(5).unwrap();
+        let v4 = || ethernet().ipv4([1; 4], [2; 4], 64);
+        let v6 = || ethernet().ipv6([1; 16], [2; 16], 64);
+        let tcp = |port| v4().tcp(4000, port, 7, 1024);
+        let tcp6 = |port| v6().tcp(4000, port, 7, 1024);
+        let (low, high) = (Band::USUAL.low(), Band::USUAL.high());
+        let both_tags = || ethernet().double_vlan(vlan, vlan);
+        for (what, frame, passes) in [
+            ("SYN to the first port", touch(tcp(low).syn()), true),
+            ("SYN to the last port", touch(tcp(high).syn()), true),
+            ("SYN below", touch(tcp(low - 1).syn()), false),
+            ("SYN above", touch(tcp(high + 1).syn()), false),
+            ("SYN with other flags", touch(tcp(low).syn().psh().urg(0).ece().cwr()), true),
+            ("no SYN", touch(tcp(low).psh()), false),
+            ("SYN and ACK", touch(tcp(low).syn().ack(1)), false),
+            ("SYN and FIN", touch(tcp(low).syn().fin()), false),
+            ("SYN and RST", touch(tcp(low).syn().rst()), false),
+            ("empty UDP", frame(v4().udp(4000, low), 0), true),
+            ("UDP that is not empty", frame(v4().udp(4000, low), 1), false),
+            ("empty UDP above", frame(v4().udp(4000, high + 1), 0), false),
+            ("v6 SYN", touch(tcp6(high).syn()), true),
+            ("v6 SYN above", touch(tcp6(high + 1).syn()), false),
+            ("v6 SYN and ACK", touch(tcp6(low).syn().ack(1)), false),
+            ("v6 empty UDP", frame(v6().udp(4000, low), 0), true),
+            ("v6 UDP that is not empty", frame(v6().udp(4000, low), 1), false),
+            ("tagged SYN", touch(both_tags().ipv4([1; 4], [2; 4], 64).tcp(1, low, 7, 9).syn()), true),
+            ("tagged v6 SYN", touch(both_tags().ipv6([1; 16], [2; 16], 64).tcp(1, low, 7, 9).syn()), true),
+        ] {
+            assert_eq!(with.filter(&frame), passes, "{what}");
+            assert!(!without.filter(&frame), "{what}");
+        }
+        assert!(with.filter(&frame(v4().udp(4000, 62201), 250)), "a knock");
     }
 }

@@ -7,8 +7,9 @@ use nix::sys::socket::setsockopt;
 use pcap::{Active, Direction, Error, Linktype};
 
 use super::filter;
-use super::{Capture, CaptureError, Intake, Next};
-use crate::packet::{Link, Segment};
+use super::{Capture, CaptureError, Intake, Next, Touch};
+use crate::knock::Band;
+use crate::packet::{Link, Packet, Segment, TcpFlags, Transport};
 
 /// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
 #[derive(Clone, Copy)]
@@ -32,6 +33,7 @@ pub struct Live {
     link: Link,
     interface: Option<u32>,
     port: u16,
+    band: Option<Band>,
     place: String,
     intake: Intake,
     /// What libpcap told last: its numbers of 32 bits begin anew at some time.
@@ -39,11 +41,12 @@ pub struct Live {
 }
 
 impl Live {
-    /// Starts capturing knocks to `port` that come in on this interface; `None` = on every one.
+    /// Starts capturing knocks to `port`, and packets without a payload to `band`, that come in on this interface;
+    /// `None` = on every one.
     ///
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
-    pub fn open(interface: Option<&str>, port: u16) -> Result<Self, CaptureError> {
+    pub fn open(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
         let place = format!("interface {}", interface.unwrap_or("any"));
         let index = match interface {
             Some(name) => Some(nix::net::if_::if_nametoindex(name).map_err(|_| CaptureError {
@@ -76,14 +79,23 @@ impl Live {
         })?;
         // What we send ourselves is no knock to us.
         capture.direction(Direction::In).map_err(error)?;
-        capture.filter(&filter::knocks(link, port), true).map_err(error)?;
+        capture.filter(&filter::knocks(link, port, band), true).map_err(error)?;
         // Whoever takes this process over sees no other packets than we do.
         setsockopt(&capture, LockFilter, &true).map_err(|errno| CaptureError {
             place: place.clone(),
             reason: format!("its filter cannot be locked: {errno}"),
             hint: None,
         })?;
-        Ok(Self { capture, link, interface: index, port, place, intake: Intake::default(), told: [0; 3] })
+        Ok(Self {
+            capture,
+            link,
+            interface: index,
+            port,
+            band,
+            place,
+            intake: Intake::default(),
+            told: [0; 3],
+        })
     }
 }
 
@@ -94,14 +106,8 @@ impl Capture for Live {
 
     fn next(&mut self) -> Result<Next<'_>, CaptureError> {
         match self.capture.next_packet() {
-            Ok(packet) => Ok(match Segment::read(self.link, packet.data) {
-                // Behind extension headers the kernel's filter could not look for the port.
-                Some(mut segment) if segment.destination.port() == self.port => {
-                    segment.interface = segment.interface.or(self.interface);
-                    Next::Datagram(segment)
-                }
-                _ => Next::Other,
-            }),
+            Ok(frame) => Ok(Packet::read(self.link, frame.data)
+                .map_or(Next::Other, |packet| sort(packet, self.port, self.band, self.interface))),
             Err(Error::TimeoutExpired) => Ok(Next::Empty),
             Err(error) => Err(describe(&self.place, &error)),
         }
@@ -120,6 +126,28 @@ impl Capture for Live {
             self.told = now;
         }
         Some(self.intake)
+    }
+}
+
+/// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
+fn sort(packet: Packet<'_>, port: u16, band: Option<Band>, interface: Option<u32>) -> Next<'_> {
+    let Packet { source, destination, .. } = packet;
+    let bare = match packet.transport {
+        Transport::Udp { payload } => payload.is_some_and(<[u8]>::is_empty),
+        Transport::Tcp { flags } => {
+            let others = [TcpFlags::ACK, TcpFlags::RST, TcpFlags::FIN];
+            flags.has(TcpFlags::SYN) && !others.into_iter().any(|other| flags.has(other))
+        }
+    };
+    match packet.transport {
+        _ if bare && band.is_some_and(|band| band.contains(destination.port())) => {
+            Next::Touch(Touch { source, to: destination.ip(), port: destination.port() })
+        }
+        Transport::Udp { payload: Some(payload) } if destination.port() == port => {
+            let interface = packet.interface.or(interface);
+            Next::Datagram(Segment { source, destination, interface, payload })
+        }
+        _ => Next::Other,
     }
 }
 
@@ -150,6 +178,45 @@ pub(super) fn describe(place: &str, error: &Error) -> CaptureError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_packet_is_a_datagram_to_the_knock_port_or_a_touch_of_the_band_or_nothing() {
+        let syn = Transport::Tcp { flags: TcpFlags::SYN };
+        let tcp = |flags| Transport::Tcp { flags: TcpFlags::of(flags) };
+        let udp = |payload| Transport::Udp { payload };
+        let band = Band::USUAL;
+        for (transport, port, band, sorted) in [
+            (udp(Some(b"knock".as_slice())), 62_201, Some(band), "datagram"),
+            (udp(Some(b"")), 62_201, Some(band), "datagram"),
+            (udp(None), 62_201, Some(band), "other"),
+            (udp(Some(b"knock")), 62_202, Some(band), "other"),
+            (udp(Some(b"")), 20_480, Some(band), "touch"),
+            (udp(Some(b"")), 20_480, None, "other"),
+            (udp(Some(b"x")), 20_480, Some(band), "other"),
+            (udp(None), 20_480, Some(band), "other"),
+            (syn, 28_671, Some(band), "touch"),
+            (syn, 28_672, Some(band), "other"),
+            (syn, 28_671, None, "other"),
+            (syn, 62_201, Some(band), "other"),
+            // With PSH, URG, ECE and CWR; with ACK; with FIN; with RST; without SYN.
+            (tcp(0xEA), 28_671, Some(band), "touch"),
+            (tcp(0x12), 28_671, Some(band), "other"),
+            (tcp(0x03), 28_671, Some(band), "other"),
+            (tcp(0x06), 28_671, Some(band), "other"),
+            (tcp(0x00), 28_671, Some(band), "other"),
+        ] {
+            let destination = ([10, 0, 0, 2], port).into();
+            let packet =
+                Packet { source: ([10, 0, 0, 1], 4_000).into(), destination, interface: None, transport };
+            let kind = match sort(packet, 62_201, band, Some(7)) {
+                Next::Datagram(segment) if segment.interface == Some(7) => "datagram",
+                Next::Touch(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
+                Next::Other => "other",
+                _ => "wrong",
+            };
+            assert_eq!(kind, sorted, "{packet:?}");
+        }
+    }
 
     #[test]
     fn numbers_that_wrap_around_still_grow() {

@@ -1,10 +1,11 @@
-//! Where datagrams come from: libpcap, in front of the firewall, or a UDP socket where capturing is not allowed.
+//! Where packets come from: libpcap, in front of the firewall, or a UDP socket where capturing is not allowed.
 
 mod filter;
 mod live;
 mod socket;
 mod trace;
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 pub use live::Live;
@@ -58,10 +59,23 @@ impl Intake {
 pub enum Next<'a> {
     /// A datagram.
     Datagram(Segment<'a>),
-    /// A frame that holds none.
+    /// A packet without a payload, to a port of the band.
+    Touch(Touch),
+    /// A frame that holds neither.
     Other,
     /// Nothing, for now.
     Empty,
+}
+
+/// A packet that carries nothing: a TCP connection's first, or an empty UDP datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Touch {
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// The address that it was sent to.
+    pub to: IpAddr,
+    /// The port that it was sent to.
+    pub port: u16,
 }
 
 /// Datagrams cannot be seen; says where, why and what to do.

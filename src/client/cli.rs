@@ -7,11 +7,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::failure::{Cause, Failure};
-use crate::knock::{ActionName, Argument, ClientName, ServerId, Source};
+use super::sequence::Gap;
+use crate::knock::{ActionName, Argument, Band, ClientName, Protocol, ServerId, Source};
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  granted or done: the reply said so; with --no-reply: sent; with --wait: the port accepts
+  0  granted or done: the reply said so; --no-reply, --ports: sent; --wait: the port accepts
   1  the server refused
   2  wrong usage
   3  no answer in time, or the --wait port never accepted
@@ -47,6 +48,7 @@ Examples:
   spa-knock --wait 22 server open-ssh && ssh server
   spa-knock --for 5m server open-port tcp/8443
   spa-knock --dry-run server open-ssh
+  spa-knock --ports --wait 22 server open-ssh
   spa-knock -- show open-ssh              (a server that is called like a subcommand)
   spa-knock keygen -o ~/.knock.key --client laptop
   spa-knock derive --server-id bastion.example.org > bastion.key
@@ -56,14 +58,15 @@ Files:
   ~/.config/spa-knock/SERVER.key          the key for one server
   ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
                                           id, key, action, source, reply, wait
-  ~/.local/state/spa-knock/               addresses learnt from replies
+  ~/.local/state/spa-knock/               addresses learnt from replies, and when --ports
+                                          was used
 
 Environment:
   SPA_KNOCK_KEY                           a key file's text
   XDG_CONFIG_HOME, XDG_STATE_HOME         in place of ~/.config and ~/.local/state
 
 Exit codes:
-  0  granted or done: the reply said so; with --no-reply: sent; with --wait: the port accepts
+  0  granted or done: the reply said so; --no-reply, --ports: sent; --wait: the port accepts
   1  the server refused: the reason is printed
   2  wrong usage
   3  sent, but no answer in time, or granted, but the --wait port never accepted
@@ -153,7 +156,27 @@ pub(super) struct Knocking {
     pub(super) config: Option<PathBuf>,
 
     #[command(flatten)]
+    pub(super) ports: Ports,
+
+    #[command(flatten)]
     not_yet: NotYet,
+}
+
+/// What a knock by ports may be told.
+#[derive(Args)]
+pub(super) struct Ports {
+    /// Knock with packets to eight ports, which carry nothing; nothing answers
+    #[arg(long)]
+    pub(super) ports: bool,
+    /// Where the server's 8,192 ports for this begin
+    #[arg(long, value_name = "PORT", default_value = "20480", value_parser = band())]
+    pub(super) ports_low: u16,
+    /// What the packets are: tcp (the first of a connection) or udp (empty)
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = protocol)]
+    pub(super) ports_proto: Protocol,
+    /// The time between two packets [default: 2 to 10 ms, at random]
+    #[arg(long, value_name = "DURATION", value_parser = gap)]
+    pub(super) ports_gap: Option<Duration>,
 }
 
 /// Options that have their place, but no effect in this version.
@@ -161,14 +184,6 @@ pub(super) struct Knocking {
 struct NotYet {
     #[arg(long, hide = true, value_name = "CODE", allow_hyphen_values = true)]
     otp: Option<String>,
-    #[arg(long, hide = true)]
-    ports: bool,
-    #[arg(long, hide = true, value_name = "PORT")]
-    ports_low: Option<String>,
-    #[arg(long, hide = true, value_name = "PROTOCOL")]
-    ports_proto: Option<String>,
-    #[arg(long, hide = true, value_name = "DURATION")]
-    ports_gap: Option<String>,
 }
 
 /// The form of an outcome.
@@ -236,17 +251,13 @@ impl Knocking {
             return Err(Failure::new(Cause::Usage, format!("{word}: a word too many after ARGUMENT"))
                 .hint("an argument with spaces stands in quotes"));
         }
-        let NotYet { otp, ports, ports_low, ports_proto, ports_gap } = &self.not_yet;
-        for (name, given) in [
-            ("--otp", otp.is_some()),
-            ("--ports", *ports),
-            ("--ports-low", ports_low.is_some()),
-            ("--ports-proto", ports_proto.is_some()),
-            ("--ports-gap", ports_gap.is_some()),
-        ] {
-            if given {
-                return Err(Failure::not_yet(name));
-            }
+        if self.not_yet.otp.is_some() {
+            return Err(Failure::not_yet("--otp"));
+        }
+        let too_much = [("--for", self.seconds.is_some()), ("ARGUMENT", self.argument.is_some())];
+        if let Some((name, _)) = too_much.into_iter().find(|(_, given)| self.ports.ports && *given) {
+            let reason = format!("--ports: eight ports have no room for {name}");
+            return Err(Failure::new(Cause::Usage, reason).hint("leave one of the two away"));
         }
         Ok(())
     }
@@ -254,6 +265,24 @@ impl Knocking {
 
 fn port() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..)
+}
+
+fn band() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=i64::from(Band::LOW_MAX))
+}
+
+fn protocol(text: &str) -> Result<Protocol, &'static str> {
+    match text {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        _ => Err("tcp or udp"),
+    }
+}
+
+fn gap(text: &str) -> Result<Duration, String> {
+    let bare = if text == "0" { "0s" } else { text };
+    let gap = humantime::parse_duration(bare).map_err(|_| "a duration is written 5ms, or 0")?;
+    if gap > Gap::MAX { Err("at most 1s: the server forgets a port after ten".to_owned()) } else { Ok(gap) }
 }
 
 fn some_time(text: &str) -> Result<Duration, String> {

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cli::Knocking;
+use super::cli::{Knocking, Ports};
 use super::failure::{Cause, Failure};
 use super::keys::Key;
 use super::plan::Claim;
 use super::route::Family;
+use super::sequence::Gap;
 use super::target::{Keyed, Said, Target};
 use crate::config::Profile;
-use crate::knock::{ActionName, Argument, Knock, ReplyWanted, Source};
+use crate::knock::{ActionName, Argument, Band, InvalidBand, Knock, Protocol, ReplyWanted, Source};
 use crate::os::{clock, env, files};
 
 /// A knock that is meant, but for the address.
@@ -37,8 +38,21 @@ pub(super) struct Intent {
     pub(super) wait: Option<u16>,
     /// Which addresses of the server may be used.
     pub(super) family: Family,
-    /// Where learnt addresses are kept.
+    /// Where learnt addresses and used steps are kept.
     pub(super) state: Option<PathBuf>,
+    /// How to knock by ports; nothing = with a datagram.
+    pub(super) ports: Option<ThroughPorts>,
+}
+
+/// How to knock by ports.
+#[derive(Clone, Copy)]
+pub(super) struct ThroughPorts {
+    /// Which the server looks at.
+    pub(super) band: Band,
+    /// What the packets are.
+    pub(super) protocol: Protocol,
+    /// How far apart they are.
+    pub(super) gap: Gap,
 }
 
 impl Intent {
@@ -62,7 +76,13 @@ impl Intent {
             (false, true) => Family::V6,
             (false, false) => Family::Any,
         };
-        let reply = if said.no_reply { ReplyWanted::No } else { profile.reply.unwrap_or(ReplyWanted::Yes) };
+        let ports = said.ports.through()?;
+        // Who is silent about the address is so there too.
+        let reply = if said.no_reply || ports.is_some() {
+            ReplyWanted::No
+        } else {
+            profile.reply.unwrap_or(ReplyWanted::Yes)
+        };
         Ok(Self {
             target,
             key,
@@ -75,6 +95,7 @@ impl Intent {
             wait: said.wait.or(profile.wait),
             family,
             state: env::state_home().map(|home| home.join("spa-knock")),
+            ports,
             server,
         })
     }
@@ -92,6 +113,18 @@ impl Intent {
             action: self.action.clone(),
             argument: self.argument.clone(),
         }
+    }
+}
+
+impl Ports {
+    fn through(&self) -> Result<Option<ThroughPorts>, Failure> {
+        let low = |error: InvalidBand| Failure::new(Cause::Usage, format!("--ports-low: {error}"));
+        let through = ThroughPorts {
+            band: Band::try_from(self.ports_low).map_err(low)?,
+            protocol: self.ports_proto,
+            gap: self.ports_gap.map_or(Gap::Usual, Gap::Fixed),
+        };
+        Ok(self.ports.then_some(through))
     }
 }
 

@@ -251,7 +251,8 @@ impl Knocker<'_> {
     }
 }
 
-fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
+/// Where to knock: the system's choice first.
+pub(super) fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
     let claimed = match intent.source {
         Source::Exact(addresses) => Some(addresses),
         Source::Auto | Source::Observed | Source::Listed(_) => None,
@@ -259,7 +260,8 @@ fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
     resolve(&intent.target.host, intent.target.port, intent.family, claimed)
 }
 
-fn plan(intent: &Intent, learnt: &Learnt, route: &Route) -> Plan {
+/// What a knock by this way says about the address.
+pub(super) fn plan(intent: &Intent, learnt: &Learnt, route: &Route) -> Plan {
     let learnt = if intent.source == Source::Auto { learnt.recall(route.own) } else { None };
     let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: intent.reply };
     Plan::new(intent.source, &facts)

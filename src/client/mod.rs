@@ -13,7 +13,10 @@ mod refusal;
 mod rehearsal;
 mod report;
 mod route;
+mod sequence;
+mod steps;
 mod target;
+mod touching;
 mod wait;
 
 use std::ffi::OsString;
@@ -55,10 +58,12 @@ pub fn main() -> ExitCode {
 fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
     let dry_run = said.dry_run;
     let intent = Intent::new(said)?;
-    if dry_run {
-        return rehearsal::tell(&intent, report);
-    }
-    let knocked = knocking::knock(&intent, report)?;
+    let knocked = match (intent.ports, dry_run) {
+        (None, true) => return rehearsal::tell(&intent, report),
+        (Some(through), true) => return touching::tell(&intent, through, report),
+        (None, false) => knocking::knock(&intent, report)?,
+        (Some(through), false) => touching::knock(&intent, through, report)?,
+    };
     if let Some(port) = intent.wait {
         let mut door = knocked.server;
         door.set_port(port);

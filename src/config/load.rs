@@ -188,10 +188,8 @@ fn read_main(document: &Document<'_>, file: &Path) -> Main {
         actions: Some(actions.keys().cloned().collect()),
     };
     let clients = read_clients(root.table("client"), file, &context);
-    for later in ["ports", "legacy"] {
-        if let Some(value) = root.take(later) {
-            value.not_yet();
-        }
+    if let Some(value) = root.take("legacy") {
+        value.not_yet();
     }
     root.finish();
     // An action that could not be read has left a problem.

@@ -1,4 +1,4 @@
-//! `[server]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
+//! `[server]`, `[ports]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::document::{Table, Value};
 use super::{Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Places, ServerConfig};
 use crate::gate::{Action, Failsafe, Mode};
-use crate::knock::{ActionName, Ports, Prefix, ServerId};
+use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
@@ -26,12 +26,13 @@ const INTERFACE_MAX: usize = 15;
 /// The longest user name that useradd(8) makes.
 const USER_MAX: usize = 32;
 
-/// What the two sections say; where they are wrong, the default, and a problem in the document.
+/// What the sections say; where they are wrong, the default, and a problem in the document.
 pub(super) struct Sections {
     id: Option<ServerId>,
     interfaces: Interfaces,
     capture: CaptureKind,
     port: u16,
+    ports: Option<Band>,
     window: Duration,
     reply: bool,
     state_dir: PathBuf,
@@ -59,6 +60,7 @@ impl Sections {
             interfaces: self.interfaces,
             capture: self.capture,
             port: self.port,
+            ports: self.ports,
             window: self.window,
             reply: self.reply,
             state_dir: self.state_dir,
@@ -85,11 +87,14 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
     let captures = [("pcap", CaptureKind::Pcap), ("udp", CaptureKind::Udp)];
     let id = server.require("id", "id = \"NAME\": what clients call this server, e.g. its host name");
     let backend = or(firewall.take("backend"), read_backend, Backend::Nftables);
+    let interfaces = or(server.take("interfaces"), read_interfaces, Interfaces::Any);
+    let capture = or(server.take("capture"), |value| value.choice(&captures), CaptureKind::Pcap);
     let sections = Sections {
         id: id.and_then(|value| value.parsed()),
-        interfaces: or(server.take("interfaces"), read_interfaces, Interfaces::Any),
-        capture: or(server.take("capture"), |value| value.choice(&captures), CaptureKind::Pcap),
+        interfaces,
+        capture,
         port: or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT),
+        ports: root.take("ports").and_then(|value| read_band(&value, capture)),
         window: or(server.take("window"), |value| value.duration(WINDOWS), WINDOW),
         reply: or(server.take("reply"), |value| value.flag(), true),
         state_dir: or(server.take("state_dir"), absolute_path, PathBuf::from(STATE_DIR)),
@@ -111,6 +116,25 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
 
 fn or<T>(value: Option<Value<'_>>, read: impl FnOnce(&Value<'_>) -> Option<T>, default: T) -> T {
     value.and_then(|value| read(&value)).unwrap_or(default)
+}
+
+/// `[ports]`: there is a band where it stands, even empty.
+fn read_band(value: &Value<'_>, capture: CaptureKind) -> Option<Band> {
+    let mut table = value.table()?;
+    let low = table.take("low");
+    let band = match &low {
+        None => Some(Band::USUAL),
+        Some(low) => low.integer(1..=Band::LOW_MAX).and_then(|low| Band::try_from(low).ok()),
+    };
+    table.finish();
+    if capture == CaptureKind::Udp {
+        value.problem(
+            "capture = \"udp\" sees no packets but those to its own port",
+            Some("capture = \"pcap\", or no [ports]"),
+        );
+        return None;
+    }
+    band
 }
 
 fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {

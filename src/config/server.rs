@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Places;
 use crate::gate::{Action, ClientRules, Failsafe, Mode};
-use crate::knock::{ActionName, ClientName, Ports, ServerId, Timestamp};
+use crate::knock::{ActionName, Band, ClientName, Ports, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub struct ServerConfig {
     pub capture: CaptureKind,
     /// The knock port.
     pub port: u16,
+    /// Where port sequences are looked for; nothing = nowhere. Then the capture is pcap.
+    pub ports: Option<Band>,
     /// How far a knock's time may be from ours; 1 s to 10 min.
     pub window: Duration,
     /// Whether clients that ask for an answer get one.

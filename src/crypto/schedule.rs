@@ -54,6 +54,10 @@ pub struct ClientKeys {
     pub seal: SealKey,
     /// Opens answers.
     pub reply: SealKey,
+    /// Makes the first two ports of a sequence.
+    pub selector: MacKey,
+    /// Makes the last six ports of a sequence.
+    pub proof: MacKey,
 }
 
 /// All keys of one pair secret at one server.
@@ -139,6 +143,8 @@ impl KeySet {
             sign: MacKey::from(&self.sign),
             seal: SealKey::from(&self.seal),
             reply: SealKey::from(&self.reply),
+            selector: MacKey::from(&self.selector),
+            proof: MacKey::from(&self.proof),
         }
     }
 }

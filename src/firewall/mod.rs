@@ -107,6 +107,7 @@ impl Live {
             seconds: 0,
             reason: None,
             knock: None,
+            via: None,
         }
     }
 }

@@ -6,17 +6,22 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Authentic;
 use super::answers::{Answers, Before};
-use super::opened::{Fresh, Opened};
+use super::fresh::Fresh;
+use super::opened::Opened;
 use super::order::{self, Order, Ticket};
 use super::policy::{Client, KeyAge, Policy};
-use super::rate::RecentActs;
-use super::record::{Event, Record};
+use super::rate::{Rate, RecentActs};
+use super::record::{Event, Record, Via};
 use super::rejection::Rejection;
-use super::replay::{Acceptance, KnockId, NotNew, ReplayMemory};
+use super::replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};
 use super::told::Told;
+use super::touched::Sequence;
 use crate::crypto::{Fingerprint, Nonce, NotSealed};
 use crate::knock::{AddressPolicy, ClientName, Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
 use crate::wire::seal_reply;
+
+/// Sequences looked at: twice what an honest watcher passes on. One that somebody has taken over could guess at proofs.
+const SEQUENCES: Rate = Rate::a_second(2_000);
 
 /// The keeper's state.
 pub struct Keeper {
@@ -29,6 +34,7 @@ pub struct Keeper {
     previous_uses: HashMap<ClientName, u64>,
     answers: Answers,
     told: Told,
+    sequences: RecentActs,
 }
 
 /// What is to be done about an authentic knock.
@@ -105,6 +111,7 @@ impl Keeper {
             previous_uses: HashMap::new(),
             answers: Answers::default(),
             told: Told::default(),
+            sequences: RecentActs::default(),
         };
         keeper.index();
         keeper
@@ -149,6 +156,7 @@ impl Keeper {
             key: client.age,
             fingerprint,
             id: *opened.id(),
+            via: Via::Udp,
             source,
             reply: ReplyWanted::No,
             action: None,
@@ -160,13 +168,54 @@ impl Keeper {
             Ok(fresh) => fresh,
             Err(skew) => return self.refuse(&ticket, Rejection::Stale(skew), now),
         };
-        ticket.reply = fresh.body().reply();
+        ticket.reply = fresh.reply();
         // 6. It is new, and comes from where it says.
         if let Some(verdict) = self.check_new(&fresh, &ticket, now) {
             return verdict;
         }
-        // 7. It is used up from here on, whatever comes.
-        match self.replay.accept(fingerprint, fresh.body().timestamp(), *fresh.id(), self.policy.window) {
+        // 7. It is used up.
+        self.accept(fresh, ticket, now)
+    }
+
+    /// Steps 5 to 7 for ports that were touched: a verdict for each thing that they ask for and that has not been
+    /// accepted before. There is none for ports that prove nothing.
+    pub fn judge_sequence(&mut self, sequence: &Sequence, now: Now) -> Vec<Verdict> {
+        let fingerprint = sequence.fingerprint;
+        if !self.sequences.admit(SEQUENCES, now.steady) {
+            return Vec::new();
+        }
+        let (Some(client), Some(band)) = (self.client(fingerprint), self.policy.band) else {
+            return Vec::new();
+        };
+        let (name, age) = (client.name.clone(), client.age);
+        let asked = sequence.prove(client, band, now.wall);
+        let mut verdicts = Vec::new();
+        for fresh in asked.into_iter().map(Fresh::Touched) {
+            // The client sends each port three times: what it asked for is there again and again.
+            if self.replay.knows(fingerprint, fresh.lane(), fresh.id()) {
+                continue;
+            }
+            let ticket = Ticket {
+                client: name.clone(),
+                key: age,
+                fingerprint,
+                id: *fresh.id(),
+                via: fresh.via(),
+                source: sequence.source,
+                reply: fresh.reply(),
+                action: fresh.understand().ok().map(|knock| knock.action.clone()),
+                addresses: vec![sequence.source.ip()],
+                seconds: 0,
+            };
+            verdicts.push(self.accept(fresh, ticket, now));
+        }
+        verdicts
+    }
+
+    /// Step 7: it is used up from here on, whatever comes.
+    fn accept(&mut self, fresh: Fresh, ticket: Ticket, now: Now) -> Verdict {
+        let (key, lane, window) = (ticket.fingerprint, fresh.lane(), self.policy.window);
+        match self.replay.accept(key, lane, fresh.timestamp(), *fresh.id(), window) {
             Ok(acceptance) => Verdict::Record(Accepted { fresh, ticket, acceptance }),
             Err(NotNew) => self.refuse(&ticket, Rejection::Replayed, now),
         }
@@ -261,10 +310,10 @@ impl Keeper {
             Before::Enough => return Some(Verdict::Nothing),
             Before::Never => {}
         }
-        if self.replay.check(ticket.fingerprint, fresh.body().timestamp(), fresh.id()).is_err() {
+        if self.replay.check(ticket.fingerprint, Lane::Datagrams, fresh.timestamp(), fresh.id()).is_err() {
             return Some(self.refuse(ticket, Rejection::Replayed, now));
         }
-        let elsewhere = fresh.body().understand().is_ok_and(|knock| {
+        let elsewhere = fresh.understand().is_ok_and(|knock| {
             knock.policy == AddressPolicy::Exact
                 && knock.embedded_like(ticket.source.ip()) != Some(ticket.source.ip())
         });

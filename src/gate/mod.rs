@@ -5,25 +5,33 @@
 //! watcher   hints    2. whose is it?        keeper   opened   4. it opens    5. its time is ours
 //!           watcher  3. who signed it?               replay   6. it is new   7. it is used up
 //!           copies      copies stop                  order    8. the client may do that → Order
+//!           pairs       who touched what             touched  4. and 5. of a port sequence
+//!           selectors   whom that may be
+//!           sequences   in turn
 //!                                                    answers 10. the answer  record 11. the audit log
 //! ```
 
 mod answers;
 mod closing;
 mod copies;
+mod fresh;
 mod grant;
 mod hints;
 mod keeper;
 mod opened;
 mod order;
+mod pairs;
 mod policy;
 mod rate;
 mod record;
 mod rejection;
 mod replay;
+mod selectors;
+mod sequences;
 mod tally;
 mod template;
 mod told;
+mod touched;
 mod watcher;
 
 pub use closing::{Failsafe, Mode};
@@ -33,9 +41,10 @@ pub use opened::Skew;
 pub use order::{Command, Effect, Order, Ticket, Undoing};
 pub use policy::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
 pub use rate::{InvalidRate, Rate};
-pub use record::{Event, Record};
+pub use record::{Event, Record, Via};
 pub use rejection::{Reason, Rejection};
-pub use replay::{Acceptance, KnockId, NotNew, ReplayMemory};
+pub use replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};
 pub use tally::{Ending, Tally};
 pub use template::{InvalidTemplate, Placeholder, Template};
+pub use touched::Sequence;
 pub use watcher::{Authentic, Counts, Dropped, Watcher};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Authentic;
+use super::fresh::Fresh;
 use super::replay::KnockId;
 use crate::crypto::{KeeperKeys, NotSealed};
 use crate::knock::Timestamp;
@@ -15,7 +16,7 @@ pub(super) struct Opened {
 }
 
 /// An opened knock whose timestamp lies within the window.
-pub(super) struct Fresh {
+pub(super) struct InTime {
     id: KnockId,
     body: Body,
 }
@@ -36,7 +37,7 @@ impl Opened {
         let stamped = self.body.timestamp();
         let apart = stamped.distance(now);
         if apart <= window {
-            Ok(Fresh { id: self.id, body: self.body })
+            Ok(Fresh::Opened(InTime { id: self.id, body: self.body }))
         } else if stamped < now {
             Err(Skew::Behind(apart))
         } else {
@@ -54,7 +55,7 @@ pub enum Skew {
     Ahead(Duration),
 }
 
-impl Fresh {
+impl InTime {
     pub(super) const fn id(&self) -> &KnockId {
         &self.id
     }

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::fresh::Fresh;
 use super::grant::{Grant, Passage, Way};
-use super::opened::Fresh;
 use super::policy::{Action, Client, KeyAge, Part, Policy, Uses};
 use super::rate::RecentActs;
-use super::record::{Event, Record};
+use super::record::{Event, Record, Via};
 use super::rejection::Rejection;
 use super::replay::KnockId;
 use super::{Placeholder, Template};
@@ -32,6 +32,7 @@ pub struct Ticket {
     pub(super) key: KeyAge,
     pub(super) fingerprint: Fingerprint,
     pub(super) id: KnockId,
+    pub(super) via: Via,
     pub(super) source: SocketAddr,
     pub(super) reply: ReplyWanted,
     pub(super) action: Option<ActionName>,
@@ -121,6 +122,7 @@ impl Ticket {
             seconds: self.seconds,
             reason,
             knock: Some(self.id),
+            via: Some(self.via),
         }
     }
 }
@@ -134,7 +136,7 @@ pub(super) fn decide(
     recent: &mut RecentActs,
     now: Now,
 ) -> Result<Vec<Effect>, Rejection> {
-    let knock = fresh.body().understand().map_err(|_| Rejection::NotUnderstood)?;
+    let knock = fresh.understand().map_err(|_| Rejection::NotUnderstood)?;
     ticket.action = Some(knock.action.clone());
     let rules = &client.rules;
     let action =

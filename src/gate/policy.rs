@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Rate, Template};
 use crate::crypto::{Fingerprint, KeeperKeys};
-use crate::knock::{ActionName, AddressPolicy, ClientName, Door, Ports, PrefixLengths, Timestamp};
+use crate::knock::{ActionName, AddressPolicy, Band, ClientName, Door, Ports, PrefixLengths, Timestamp};
 
 /// What an action does: all of it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +137,8 @@ pub struct Policy {
     pub window: Duration,
     /// Whether clients that ask for an answer get one.
     pub reply: bool,
+    /// Where port sequences are looked for; nothing = nowhere.
+    pub band: Option<Band>,
     /// The addresses of this host: nobody else is let in by them.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The actions by name.

@@ -16,6 +16,14 @@ pub struct Rate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidRate;
 
+impl Rate {
+    /// At most so many in any second.
+    #[must_use]
+    pub const fn a_second(count: u16) -> Self {
+        Self { count, per: Duration::from_secs(1) }
+    }
+}
+
 impl fmt::Display for InvalidRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a rate is written 10/m: 1 to 10000 a second (s), minute (m), hour (h) or day (d)")

@@ -44,6 +44,26 @@ impl Event {
     }
 }
 
+/// How a knock came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Via {
+    /// As one datagram.
+    Udp,
+    /// As a port sequence.
+    Ports,
+}
+
+impl Via {
+    /// The word for it in the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Ports => "ports",
+        }
+    }
+}
+
 /// One line of the audit log. Nothing in it is secret, and nothing a stranger wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -65,4 +85,6 @@ pub struct Record {
     pub reason: Option<String>,
     /// The knock's id, if it is about one.
     pub knock: Option<KnockId>,
+    /// How it came, if that is known.
+    pub via: Option<Via>,
 }

@@ -7,19 +7,41 @@ use std::time::Duration;
 use crate::crypto::{Fingerprint, Nonce};
 use crate::knock::Timestamp;
 
-/// Ids kept for one key; beyond it the floor rises.
+/// Ids kept for one key and lane; beyond it the floor rises.
 const IDS_MAX: usize = 256;
 
-/// What names a knock: its nonce.
+/// How far back a port sequence is remembered: four steps, of which three are good at a time.
+const PORTS_REACH: Duration = Duration::from_secs(120);
+
+/// What names a knock: a datagram's nonce, the bytes that a sequence's last six ports are made from.
 pub type KnockId = Nonce;
 
 /// A knock of one key: another client's may have the same id.
 pub(super) type KnockOf = (Fingerprint, KnockId);
 
+/// Knocks of one key that are remembered together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Datagrams, stamped to the millisecond.
+    Datagrams,
+    /// Port sequences, stamped with the begin of their step.
+    Ports,
+}
+
+impl Lane {
+    /// How far under the greatest timestamp the floor is.
+    fn reach(self, window: Duration) -> Duration {
+        match self {
+            Self::Datagrams => window.saturating_mul(2),
+            Self::Ports => PORTS_REACH,
+        }
+    }
+}
+
 /// All keys' memories.
 #[derive(Debug)]
 pub struct ReplayMemory {
-    lanes: HashMap<Fingerprint, Lane>,
+    lanes: HashMap<(Fingerprint, Lane), Memory>,
     /// What a key starts from that has no memory: at least as high as any memory that was dropped.
     floor: Timestamp,
 }
@@ -29,11 +51,13 @@ pub struct ReplayMemory {
 pub struct Acceptance {
     /// Whose it is.
     pub key: Fingerprint,
+    /// In which lane.
+    pub lane: Lane,
     /// When it was stamped.
     pub timestamp: Timestamp,
     /// Its id.
     pub id: KnockId,
-    /// The key's floor after it; never falls.
+    /// The lane's floor after it; never falls.
     pub floor: Timestamp,
 }
 
@@ -52,10 +76,21 @@ impl ReplayMemory {
     ///
     /// # Errors
     /// When it is not.
-    pub fn check(&self, key: Fingerprint, timestamp: Timestamp, id: &KnockId) -> Result<(), NotNew> {
-        let floor = self.lanes.get(&key).map_or(self.floor, |lane| lane.floor);
-        let known = self.lanes.get(&key).is_some_and(|lane| lane.contains(id));
-        if timestamp > floor && !known { Ok(()) } else { Err(NotNew) }
+    pub fn check(
+        &self,
+        key: Fingerprint,
+        lane: Lane,
+        timestamp: Timestamp,
+        id: &KnockId,
+    ) -> Result<(), NotNew> {
+        let floor = self.lanes.get(&(key, lane)).map_or(self.floor, |memory| memory.floor);
+        if timestamp > floor && !self.knows(key, lane, id) { Ok(()) } else { Err(NotNew) }
+    }
+
+    /// Whether this very knock is remembered. One that is not need not be new.
+    #[must_use]
+    pub fn knows(&self, key: Fingerprint, lane: Lane, id: &KnockId) -> bool {
+        self.lanes.get(&(key, lane)).is_some_and(|memory| memory.contains(id))
     }
 
     /// Remembers a knock, if it is new; from then on it is not.
@@ -65,37 +100,38 @@ impl ReplayMemory {
     pub fn accept(
         &mut self,
         key: Fingerprint,
+        lane: Lane,
         timestamp: Timestamp,
         id: KnockId,
         window: Duration,
     ) -> Result<Acceptance, NotNew> {
-        self.check(key, timestamp, &id)?;
-        let lane = self.lane(key);
-        lane.insert(timestamp, id);
-        lane.raise_floor(lane.high.minus(window.saturating_mul(2)));
-        Ok(Acceptance { key, timestamp, id, floor: lane.floor })
+        self.check(key, lane, timestamp, &id)?;
+        let memory = self.memory(key, lane);
+        memory.insert(timestamp, id);
+        memory.raise_floor(memory.high.minus(lane.reach(window)));
+        Ok(Acceptance { key, lane, timestamp, id, floor: memory.floor })
     }
 
     /// Takes back what was on record, in any order.
     pub fn restore(&mut self, acceptance: &Acceptance) {
-        let lane = self.lane(acceptance.key);
-        if !lane.holds(acceptance.timestamp, &acceptance.id) {
-            lane.insert(acceptance.timestamp, acceptance.id);
+        let memory = self.memory(acceptance.key, acceptance.lane);
+        if !memory.holds(acceptance.timestamp, &acceptance.id) {
+            memory.insert(acceptance.timestamp, acceptance.id);
         }
-        lane.raise_floor(acceptance.floor);
+        memory.raise_floor(acceptance.floor);
     }
 
-    /// Takes back a key's floor, and the greatest timestamp that it had accepted.
-    pub fn restore_floor(&mut self, key: Fingerprint, floor: Timestamp, high: Timestamp) {
-        let lane = self.lane(key);
-        lane.high = lane.high.max(high);
-        lane.raise_floor(floor);
+    /// Takes back a key's floor in a lane, and the greatest timestamp that was accepted there.
+    pub fn restore_floor(&mut self, key: Fingerprint, lane: Lane, floor: Timestamp, high: Timestamp) {
+        let memory = self.memory(key, lane);
+        memory.high = memory.high.max(high);
+        memory.raise_floor(floor);
     }
 
     /// Raises every floor, also that of keys to come, to at least this.
     pub fn raise_floors(&mut self, to: Timestamp) {
         self.floor = self.floor.max(to);
-        self.lanes.values_mut().for_each(|lane| lane.raise_floor(to));
+        self.lanes.values_mut().for_each(|memory| memory.raise_floor(to));
     }
 
     /// What a key starts from that has no memory.
@@ -104,15 +140,16 @@ impl ReplayMemory {
         self.floor
     }
 
-    /// Each key's floor and the greatest timestamp that it accepted.
-    pub fn floors(&self) -> impl Iterator<Item = (Fingerprint, Timestamp, Timestamp)> {
-        self.lanes.iter().map(|(key, lane)| (*key, lane.floor, lane.high))
+    /// Each key's floor in each lane, and the greatest timestamp that was accepted there.
+    pub fn floors(&self) -> impl Iterator<Item = (Fingerprint, Lane, Timestamp, Timestamp)> {
+        self.lanes.iter().map(|(&(key, lane), memory)| (key, lane, memory.floor, memory.high))
     }
 
     /// All that is remembered of single knocks.
     pub fn acceptances(&self) -> impl Iterator<Item = Acceptance> {
-        self.lanes.iter().flat_map(|(&key, lane)| {
-            lane.ids.iter().map(move |&(timestamp, id)| Acceptance { key, timestamp, id, floor: lane.floor })
+        self.lanes.iter().flat_map(|(&(key, lane), memory)| {
+            let floor = memory.floor;
+            memory.ids.iter().map(move |&(timestamp, id)| Acceptance { key, lane, timestamp, id, floor })
         })
     }
 
@@ -125,21 +162,21 @@ impl ReplayMemory {
     /// The greatest of all floors and accepted timestamps.
     #[must_use]
     pub fn highest(&self) -> Timestamp {
-        self.lanes.values().map(|lane| lane.high.max(lane.floor)).fold(self.floor, Timestamp::max)
+        self.lanes.values().map(|memory| memory.high.max(memory.floor)).fold(self.floor, Timestamp::max)
     }
 
-    fn lane(&mut self, key: Fingerprint) -> &mut Lane {
+    fn memory(&mut self, key: Fingerprint, lane: Lane) -> &mut Memory {
         let floor = self.floor;
-        self.lanes.entry(key).or_insert_with(|| Lane::new(floor))
+        self.lanes.entry((key, lane)).or_insert_with(|| Memory::new(floor))
     }
 
     /// Drops the memories of all keys but these; whatever they had accepted stays refused.
     pub fn keep_only(&mut self, keep: impl Fn(Fingerprint) -> bool) {
         let mut floor = self.floor;
-        self.lanes.retain(|key, lane| {
+        self.lanes.retain(|(key, _), memory| {
             let kept = keep(*key);
             if !kept {
-                floor = floor.max(lane.high);
+                floor = floor.max(memory.high);
             }
             kept
         });
@@ -147,16 +184,16 @@ impl ReplayMemory {
     }
 }
 
-/// One key's memory.
+/// One key's memory in a lane.
 #[derive(Debug)]
-struct Lane {
+struct Memory {
     floor: Timestamp,
     high: Timestamp,
     /// Ids accepted with a timestamp above the floor, in order of their timestamps.
     ids: Vec<(Timestamp, KnockId)>,
 }
 
-impl Lane {
+impl Memory {
     const fn new(floor: Timestamp) -> Self {
         Self { floor, high: floor, ids: Vec::new() }
     }
@@ -198,6 +235,7 @@ mod tests {
     use super::*;
 
     const KEY: Fingerprint = Fingerprint::from_bytes([1; 8]);
+    const LANE: Lane = Lane::Datagrams;
     const WINDOW: Duration = Duration::from_secs(30);
 
     fn id(n: u32) -> KnockId {
@@ -213,33 +251,58 @@ mod tests {
     #[test]
     fn the_first_of_two_equal_knocks_is_new_and_late_ones_within_the_window_are_too() {
         let mut memory = ReplayMemory::new(at(0));
-        assert!(memory.accept(KEY, at(100_000), id(1), WINDOW).is_ok());
-        assert_eq!(memory.accept(KEY, at(100_000), id(1), WINDOW), Err(NotNew));
-        assert_eq!(memory.accept(KEY, at(100_001), id(1), WINDOW), Err(NotNew), "another time, the same id");
-        assert!(memory.accept(KEY, at(40_001), id(2), WINDOW).is_ok(), "just above the floor");
-        assert_eq!(memory.accept(KEY, at(40_000), id(3), WINDOW), Err(NotNew), "at the floor");
+        assert!(memory.accept(KEY, LANE, at(100_000), id(1), WINDOW).is_ok());
+        assert_eq!(memory.accept(KEY, LANE, at(100_000), id(1), WINDOW), Err(NotNew));
+        assert_eq!(
+            memory.accept(KEY, LANE, at(100_001), id(1), WINDOW),
+            Err(NotNew),
+            "another time, the same id"
+        );
+        assert!(memory.accept(KEY, LANE, at(40_001), id(2), WINDOW).is_ok(), "just above the floor");
+        assert_eq!(memory.accept(KEY, LANE, at(40_000), id(3), WINDOW), Err(NotNew), "at the floor");
     }
 
     #[test]
     fn what_a_removed_key_had_accepted_stays_refused_when_it_returns() {
         let mut memory = ReplayMemory::new(at(0));
-        memory.accept(KEY, at(100_000), id(1), WINDOW).unwrap();
+        memory.accept(KEY, LANE, at(100_000), id(1), WINDOW).unwrap();
         memory.keep_only(|_| false);
-        assert_eq!(memory.check(KEY, at(100_000), &id(2)), Err(NotNew));
-        assert_eq!(memory.check(KEY, at(100_001), &id(2)), Ok(()));
+        assert_eq!(memory.check(KEY, LANE, at(100_000), &id(2)), Err(NotNew));
+        assert_eq!(memory.check(KEY, LANE, at(100_001), &id(2)), Ok(()));
+    }
+
+    #[test]
+    fn each_lane_of_a_key_has_a_memory_of_its_own_and_sequences_are_remembered_for_two_minutes() {
+        let mut memory = ReplayMemory::new(at(0));
+        assert!(memory.accept(KEY, Lane::Datagrams, at(900_000), id(1), WINDOW).is_ok());
+        assert!(memory.accept(KEY, Lane::Ports, at(600_000), id(1), WINDOW).is_ok());
+        assert!(memory.knows(KEY, Lane::Ports, &id(1)) && !memory.knows(KEY, Lane::Ports, &id(2)));
+        assert_eq!(memory.check(KEY, Lane::Ports, at(480_000), &id(2)), Err(NotNew), "at the floor");
+        assert_eq!(memory.check(KEY, Lane::Ports, at(480_001), &id(2)), Ok(()));
+        memory.keep_only(|_| false);
+        assert_eq!(memory.floor(), at(900_000), "the higher of both");
     }
 
     #[test]
     fn of_two_knocks_with_one_id_both_are_taken_back() {
-        let accepted =
-            |timestamp, floor| Acceptance { key: KEY, timestamp: at(timestamp), id: id(1), floor: at(floor) };
+        let accepted = |timestamp, floor| Acceptance {
+            key: KEY,
+            lane: LANE,
+            timestamp: at(timestamp),
+            id: id(1),
+            floor: at(floor),
+        };
         let mut memory = ReplayMemory::new(at(0));
         memory.restore(&accepted(50_000, 0));
         memory.restore(&Acceptance { id: id(2), ..accepted(90_000, 0) });
         memory.restore(&accepted(60_000, 0));
         memory.raise_floors(at(55_000));
-        assert_eq!(memory.check(KEY, at(60_000), &id(1)), Err(NotNew), "the later one is still remembered");
-        assert_eq!(memory.check(KEY, at(60_001), &id(3)), Ok(()));
+        assert_eq!(
+            memory.check(KEY, LANE, at(60_000), &id(1)),
+            Err(NotNew),
+            "the later one is still remembered"
+        );
+        assert_eq!(memory.check(KEY, LANE, at(60_001), &id(3)), Ok(()));
     }
 
     proptest! {
@@ -265,12 +328,12 @@ mod tests {
                         set.retain(|&(known, _)| known > floor);
                     }
                 }
-                let verdict = memory.accept(KEY, at(timestamp), id(n), WINDOW);
+                let verdict = memory.accept(KEY, LANE, at(timestamp), id(n), WINDOW);
                 prop_assert_eq!(verdict.is_ok(), new);
                 if new {
                     prop_assert!(accepted.insert((n, timestamp)), "accepted twice");
                 }
-                prop_assert!(memory.lanes[&KEY].ids.len() <= IDS_MAX);
+                prop_assert!(memory.lanes[&(KEY, LANE)].ids.len() <= IDS_MAX);
             }
         }
     }

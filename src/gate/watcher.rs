@@ -1,13 +1,18 @@
-//! Steps 2 and 3 of the ladder: whose datagram is this, and did that client sign it? Holds no key that opens
-//! anything. What does not pass leaves no trace but a counter.
+//! Steps 2 and 3 of the ladder: whose datagram is this, and did that client sign it? And of packets without a payload:
+//! whom may the ports name that they touch? Holds no key that opens anything. What does not pass leaves no trace but a
+//! counter, and a place in a table of one size (`pairs`).
 
 use std::fmt;
+use std::hash::RandomState;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::copies::Copies;
 use super::hints::{self, Hints};
+use super::sequences::Sequences;
+use super::touched::Sequence;
 use crate::crypto::{Fingerprint, MacKey, WatcherKeys};
-use crate::knock::Timestamp;
+use crate::knock::{Band, Now, Timestamp};
 use crate::wire::Envelope;
 
 /// The watcher's state: keys, the hints that they have now, and the tags it has passed on.
@@ -16,13 +21,16 @@ pub struct Watcher {
     clients: Vec<Signer>,
     hints: Hints,
     copies: Copies,
+    /// Only where sequences are looked for.
+    sequences: Option<Sequences>,
     counts: Counts,
 }
 
-struct Signer {
-    fingerprint: Fingerprint,
+pub(super) struct Signer {
+    pub(super) fingerprint: Fingerprint,
     hint: MacKey,
     sign: MacKey,
+    pub(super) selector: MacKey,
 }
 
 /// A datagram that the client with this key signed. Made here alone, or taken from the watcher's channel.
@@ -69,6 +77,7 @@ impl Watcher {
             clients: Vec::new(),
             hints: Hints::default(),
             copies: Copies::default(),
+            sequences: None,
             counts: Counts::default(),
         };
         watcher.replace_clients(window, clients);
@@ -85,10 +94,37 @@ impl Watcher {
             fingerprint,
             hint: MacKey::from(&keys.hint),
             sign: MacKey::from(&keys.sign),
+            selector: MacKey::from(&keys.selector),
         };
         self.window = window;
         self.clients = clients.into_iter().map(signer).collect();
         self.hints = Hints::default();
+        if let Some(sequences) = &mut self.sequences {
+            sequences.forget_clients();
+        }
+    }
+
+    /// Looks for port sequences, too. `hash` must be another one for each process.
+    pub fn watch_band(&mut self, band: Band, hash: RandomState) {
+        self.sequences = Some(Sequences::new(band, hash));
+    }
+
+    /// A packet without a payload has come from `source`, to this address and port.
+    pub fn touch(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
+        if let Some(sequences) = &mut self.sequences {
+            sequences.touch(source, to, port, now);
+        }
+    }
+
+    /// What the keeper is to look at next, if there is something and it has not had enough of late.
+    pub fn next_sequence(&mut self, now: Now) -> Option<Sequence> {
+        self.sequences.as_mut()?.next(&self.clients, now)
+    }
+
+    /// Whether there will be a next one without another packet.
+    #[must_use]
+    pub fn has_sequences(&self) -> bool {
+        self.sequences.as_ref().is_some_and(Sequences::are_waiting)
     }
 
     /// Steps 2 and 3 for one UDP payload.
@@ -112,6 +148,9 @@ impl Watcher {
     pub fn prepare(&mut self, now: Timestamp) {
         self.hints.prepare(now, self.window, self.clients.iter().map(|client| &client.hint));
         self.copies.forget_before(*hints::reach(now, self.window).start());
+        if let Some(sequences) = &mut self.sequences {
+            sequences.prepare(&self.clients, now);
+        }
     }
 
     /// What has been seen since the start.

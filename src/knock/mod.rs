@@ -1,6 +1,7 @@
 //! The vocabulary: what a knock says, in types whose `FromStr` is the only door.
 
 mod address;
+mod band;
 mod door;
 mod name;
 mod prefix;
@@ -10,6 +11,7 @@ mod source;
 mod time;
 
 pub use address::{AddressPolicy, canonical, mapped};
+pub use band::{Band, InvalidBand, SLICE, SLICES, Step};
 pub use door::{Door, InvalidDoor, Ports, Protocol};
 pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
 pub use prefix::{InvalidPrefix, Prefix, PrefixLengths};

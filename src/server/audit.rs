@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use serde::Serialize;
 
 use crate::config::Audit;
-use crate::gate::{KeyAge, Record};
+use crate::gate::{KeyAge, Record, Via};
 use crate::knock::Timestamp;
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
@@ -46,7 +46,8 @@ struct Line<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     knock: Option<String>,
-    via: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<&'static str>,
 }
 
 impl AuditLog {
@@ -119,7 +120,7 @@ fn line(record: &Record, now: Timestamp) -> Option<String> {
         seconds: record.seconds,
         reason: record.reason.as_deref(),
         knock: record.knock.map(|id| id.iter().take(8).map(|byte| format!("{byte:02x}")).collect()),
-        via: "udp",
+        via: record.via.map(Via::as_str),
     };
     let mut text = serde_json::to_string(&line).ok()?;
     text.push('\n');
@@ -143,6 +144,7 @@ mod tests {
             seconds: 30,
             reason: None,
             knock: Some([0xAB; 12]),
+            via: Some(Via::Udp),
         };
         let now = Timestamp::from_millis(1_795_331_877_123);
         assert_eq!(

@@ -6,6 +6,7 @@ mod reload;
 mod report;
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -21,9 +22,10 @@ use super::run::{Gated, Loaded};
 use super::standing::Standing;
 use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
-use crate::crypto::random;
+use crate::crypto::{Fingerprint, random};
 use crate::gate::{
-    Accepted, Answer, Effect, Ending, Keeper, Order, Outcome, Record, Refusal, Rejection, Tally, Verdict,
+    Accepted, Answer, Effect, Ending, Keeper, Order, Outcome, Record, Refusal, Rejection, Sequence, Tally,
+    Verdict,
 };
 use crate::knock::ClientName;
 use crate::os::notify::{self, Watchdog};
@@ -186,6 +188,7 @@ impl Daemon {
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
                 Some(FromWatcher::Seen(seen)) => {
                     if let Some(watcher) = self.ears.watcher() {
                         watcher.note(seen);
@@ -221,6 +224,7 @@ impl Daemon {
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
                 Some(FromWatcher::Seen(seen)) => old.note(seen),
                 _ => {}
             }
@@ -238,39 +242,51 @@ impl Daemon {
 
     /// Steps 4 to 11 for one signed knock.
     fn judge(&mut self, sighting: &Sighting<'_>) {
-        match self.keeper.judge(&sighting.knock, sighting.source, clock::now()) {
-            Verdict::Record(accepted) => self.record(accepted, sighting),
-            Verdict::Act(order) => self.act(order, sighting.way_back()),
+        let verdict = self.keeper.judge(&sighting.knock, sighting.source, clock::now());
+        self.obey(verdict, sighting.knock.fingerprint(), sighting.way_back());
+    }
+
+    /// Steps 5 to 11 for ports that may be a client's.
+    fn judge_sequence(&mut self, sequence: &Sequence) {
+        for verdict in self.keeper.judge_sequence(sequence, clock::now()) {
+            self.obey(verdict, sequence.fingerprint(), WayBack::unanswered(sequence.source()));
+        }
+    }
+
+    fn obey(&mut self, verdict: Verdict, key: Fingerprint, way: WayBack) {
+        match verdict {
+            Verdict::Record(accepted) => self.record(accepted, key, way),
+            Verdict::Act(order) => self.act(order, way),
             Verdict::AnswerAgain(bytes) => {
                 self.tally.count(Ending::Resent);
-                self.send(&bytes, sighting.way_back());
+                self.send(&bytes, way);
             }
-            Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
+            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
             Verdict::Nothing => self.tally.count(Ending::Resent),
         }
     }
 
     /// Step 7 on disk, then step 8.
-    fn record(&mut self, accepted: Accepted, sighting: &Sighting<'_>) {
+    fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
         if cfg!(feature = "swap-act-and-record") {
             let acceptance = *accepted.acceptance();
-            self.go_on(accepted, sighting);
+            self.go_on(accepted, key, way);
             return self.state.record(&acceptance).unwrap_or_default();
         }
         if let Err(error) = self.state.record(accepted.acceptance()) {
             let now = clock::now();
             let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
-            self.answer(answer, sighting.way_back());
+            self.answer(answer, way);
             return self.keep(&record);
         }
-        self.go_on(accepted, sighting);
+        self.go_on(accepted, key, way);
     }
 
     /// Step 8 and what follows, for a knock that is on record.
-    fn go_on(&mut self, accepted: Accepted, sighting: &Sighting<'_>) {
+    fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
         match self.keeper.decide(accepted, clock::now()) {
-            Verdict::Act(order) => self.act(order, sighting.way_back()),
-            Verdict::Refuse(refusal) => self.refuse(refusal, sighting),
+            Verdict::Act(order) => self.act(order, way),
+            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
             Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {}
         }
     }
@@ -317,23 +333,22 @@ impl Daemon {
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal, sighting: &Sighting<'_>) {
+    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, way: WayBack) {
         self.tally.count(Ending::Refused(refusal.rejection.reason()));
         if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
-            self.alarm(&refusal.rejection, sighting);
+            self.alarm(&refusal.rejection, key, way.to);
         }
-        self.answer(refusal.answer, sighting.way_back());
+        self.answer(refusal.answer, way);
         if let Some(record) = refusal.record {
             self.audit.write(&record, clock::wall());
         }
     }
 
     /// A broken client, or a watcher that somebody has taken over.
-    fn alarm(&mut self, rejection: &Rejection, sighting: &Sighting<'_>) {
+    fn alarm(&mut self, rejection: &Rejection, key: Fingerprint, source: SocketAddr) {
         let count = self.alarms.count(clock::steady());
         if count <= ALARMS_MAX {
-            let key = sighting.knock.fingerprint();
-            log::warn!("knock of key {key} from {}: {rejection}", sighting.source);
+            log::warn!("knock of key {key} from {source}: {rejection}");
         }
         if count == ALARMS_MAX {
             log::warn!("too many of those: taking another watcher");
@@ -376,6 +391,7 @@ impl Daemon {
 
     fn summary(&self) -> String {
         let config = &self.loaded.config;
+        let sequences = config.ports.map(|band| format!(" and by ports {band}")).unwrap_or_default();
         let gate = match self.deeds.standing() {
             Standing::Off => "the gate is off, all ports are open".to_owned(),
             Standing::Never | Standing::On | Standing::Trial(_) => {
@@ -383,7 +399,7 @@ impl Daemon {
             }
         };
         format!(
-            "knocks for {} on udp/{}; clients: {}, actions: {}; {gate}",
+            "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}; {gate}",
             config.id,
             config.port,
             self.loaded.clients.len(),

@@ -8,8 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::capture::Intake;
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
-use crate::gate::{Authentic, Counts};
-use crate::knock::{canonical, mapped};
+use crate::gate::{Authentic, Counts, Sequence};
+use crate::knock::{Band, Step, canonical, mapped};
 use crate::os::confine::Identity;
 use crate::wire::Reader;
 
@@ -17,6 +17,8 @@ use crate::wire::Reader;
 pub(super) const MESSAGE: usize = 512;
 /// What an interface's name takes at most (IFNAMSIZ without the NUL).
 const NAME_MAX: usize = 15;
+/// Ports of a sequence at most.
+const PORTS_MAX: usize = 24;
 /// What of an error's text fits.
 const TEXT_MAX: usize = 500;
 
@@ -31,6 +33,8 @@ pub(super) enum ToWatcher {
         source: Source,
         /// The knock port.
         port: u16,
+        /// Where port sequences are looked for.
+        band: Option<Band>,
         /// How far a knock's time may be from ours.
         window: Duration,
         /// Whether it may do with fewer interfaces than there should be.
@@ -76,6 +80,8 @@ pub(super) enum FromWatcher<'a> {
     Lost(String),
     /// A signed knock.
     Knock(Sighting<'a>),
+    /// Ports that one address has touched, two of which name a client.
+    Sequence(Sequence),
     /// What has been seen since it started: numbers alone.
     Seen(Seen),
 }
@@ -127,12 +133,19 @@ impl Sighting<'_> {
     }
 }
 
+impl WayBack {
+    /// What came from there is never answered.
+    pub(super) const fn unanswered(source: SocketAddr) -> Self {
+        Self { from: IpAddr::V6(Ipv6Addr::UNSPECIFIED), to: source, interface: 0 }
+    }
+}
+
 impl ToWatcher {
     /// The message's bytes. A name that is too long is cut and so will not be found.
     pub(super) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
-            Self::Watch { source, port, window, missing } => {
+            Self::Watch { source, port, band, window, missing } => {
                 let source = match source {
                     Source::Capture => 0,
                     Source::Socket => 1,
@@ -142,7 +155,10 @@ impl ToWatcher {
                     Missing::Fails => 0,
                     Missing::IsLost => 1,
                 };
+                // No band begins at 0.
+                let low = band.map_or(0, Band::low);
                 writer.put(&[1, source, missing]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
+                writer.put(&low.to_be_bytes());
             }
             Self::Interface(name) => {
                 writer.put(&[2]).put_text(name, NAME_MAX);
@@ -182,7 +198,12 @@ impl ToWatcher {
                     _ => return None,
                 };
                 let port = reader.u16()?;
-                Some(Self::Watch { source, port, window: Duration::from_millis(reader.u64()?), missing })
+                let window = Duration::from_millis(reader.u64()?);
+                let band = match reader.u16()? {
+                    0 => None,
+                    low => Some(Band::try_from(low).ok()?),
+                };
+                Some(Self::Watch { source, port, band, window, missing })
             }
             2 => Some(Self::Interface(read_text(&mut reader)?)),
             3 => {
@@ -221,6 +242,17 @@ impl<'a> FromWatcher<'a> {
                 let length = envelope.signed.len().saturating_add(envelope.tag.len());
                 writer.put(&u16::try_from(length).unwrap_or(0).to_be_bytes());
                 writer.put(envelope.signed).put(envelope.tag);
+            }
+            Self::Sequence(sequence) => {
+                let source = sequence.source();
+                writer.put(&[6]).put(sequence.fingerprint().as_bytes());
+                writer.put(&sequence.step().number().to_be_bytes());
+                writer.put(&mapped(source.ip()).octets()).put(&source.port().to_be_bytes());
+                let ports = sequence.ports().iter().take(PORTS_MAX);
+                writer.put(&[u8::try_from(ports.len()).unwrap_or(0)]);
+                ports.for_each(|port| {
+                    writer.put(&port.to_be_bytes());
+                });
             }
             Self::Seen(Seen { counts, intake }) => {
                 let Counts { authentic, length, unknown_hint, forged, copied } = counts;
@@ -271,6 +303,16 @@ impl<'a> FromWatcher<'a> {
                 let intake = Intake { received: number()?, dropped: number()?, if_dropped: number()? };
                 Some(Self::Seen(Seen { counts, intake: captures.then_some(intake) }))
             }
+            6 => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let step = Step::new(reader.u64()?);
+                let address = canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?)));
+                let source = SocketAddr::new(address, reader.u16()?);
+                let count = usize::from(reader.u8()?);
+                let ports = (0..count.min(PORTS_MAX)).map(|_| reader.u16()).collect::<Option<Vec<_>>>()?;
+                (count <= PORTS_MAX)
+                    .then(|| Self::Sequence(Sequence::from_watcher(fingerprint, step, source, ports)))
+            }
             _ => None,
         }
     }
@@ -317,12 +359,15 @@ mod tests {
     #[test]
     fn orders_arrive_as_they_were_sent() {
         let window = Duration::from_secs(30);
-        let watch =
-            ToWatcher::Watch { source: Source::Socket, port: 62201, window, missing: Missing::IsLost };
-        assert!(matches!(
-            ToWatcher::read(&watch.to_bytes()),
-            Some(ToWatcher::Watch { source: Source::Socket, port: 62201, window: w, missing: Missing::IsLost }) if w == window
-        ));
+        for band in [None, Some(Band::USUAL)] {
+            let (source, missing) = (Source::Socket, Missing::IsLost);
+            let watch = ToWatcher::Watch { source, port: 62201, band, window, missing };
+            assert!(matches!(
+                ToWatcher::read(&watch.to_bytes()),
+                Some(ToWatcher::Watch { source: Source::Socket, port: 62201, band: b, window: w, missing: Missing::IsLost })
+                    if (b, w) == (band, window)
+            ));
+        }
         let name = "fifteen-letters".to_owned();
         assert!(
             matches!(ToWatcher::read(&ToWatcher::Interface(name.clone()).to_bytes()), Some(ToWatcher::Interface(n)) if n == name)
@@ -378,6 +423,28 @@ mod tests {
     }
 
     #[test]
+    fn the_ports_of_a_sequence_arrive_as_long_as_there_are_not_too_many() {
+        for (source, count) in [("10.0.0.1:4000", 0), ("[2001:db8::1]:4000", 24), ("10.0.0.1:1", 25)] {
+            let ports: Vec<u16> = (20_480..).take(count).collect();
+            let fingerprint = Fingerprint::from_bytes([5; 8]);
+            let sequence = Sequence::from_watcher(fingerprint, Step::new(7), source.parse().unwrap(), ports);
+            let bytes = FromWatcher::Sequence(sequence.clone()).to_bytes();
+            let Some(FromWatcher::Sequence(read)) = FromWatcher::read(&bytes) else { panic!("no sequence") };
+            assert_eq!(read == sequence, count <= 24);
+            assert_eq!(read.ports(), &sequence.ports()[..count.min(24)]);
+        }
+        let mut bytes = FromWatcher::Sequence(Sequence::from_watcher(
+            Fingerprint::from_bytes([5; 8]),
+            Step::new(7),
+            "10.0.0.1:1".parse().unwrap(),
+            Vec::new(),
+        ))
+        .to_bytes();
+        bytes[35] = 25;
+        assert!(FromWatcher::read(&bytes).is_none());
+    }
+
+    #[test]
     fn a_failure_is_told_in_plain_text_however_long() {
         let bytes = FromWatcher::Failed(format!("a\u{1b}b\n{}", "ä".repeat(400))).to_bytes();
         let Some(FromWatcher::Failed(text)) = FromWatcher::read(&bytes) else { panic!("not a failure") };
@@ -387,7 +454,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..7) {
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..8) {
             let mut bytes = bytes;
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

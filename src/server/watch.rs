@@ -1,5 +1,6 @@
 //! The watcher: sees datagrams, passes on those that a client signed, and can do nothing else.
 
+use std::hash::RandomState;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use super::pace::Pace;
 use crate::capture::{Capture, Intake, Live, Next, Socket};
 use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
+use crate::knock::Band;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
 use crate::os::udp::UdpPort;
@@ -21,6 +23,10 @@ use zeroize::Zeroizing;
 const TICK: Duration = Duration::from_secs(10);
 /// Frames taken from one source before the others have their turn.
 const BATCH: usize = 256;
+/// Port sequences passed on before datagrams have their turn again, and how long to wait for the next one where there
+/// were too many.
+const SEQUENCES: usize = 16;
+const SEQUENCES_REST: Duration = Duration::from_millis(10);
 /// How long a flood is left to gather. A capture's ring has room for three million frames a second then.
 const REST: Duration = Duration::from_millis(1);
 
@@ -56,10 +62,19 @@ struct Running {
 
 #[derive(Default)]
 struct Coming {
-    how: Option<(Source, u16, Duration, Missing)>,
+    how: Option<How>,
     interfaces: Vec<String>,
     identity: Option<Identity>,
     clients: Vec<(Fingerprint, WatcherKeys)>,
+}
+
+#[derive(Clone, Copy)]
+struct How {
+    source: Source,
+    port: u16,
+    band: Option<Band>,
+    window: Duration,
+    missing: Missing,
 }
 
 impl Running {
@@ -89,7 +104,8 @@ impl Running {
         loop {
             let mut fds: Vec<BorrowedFd<'_>> = vec![self.channel.as_fd()];
             fds.extend(self.captures.iter().map(|capture| capture.descriptor()));
-            let ready = wait::readable(&fds, TICK).map_err(|_| Ended)?;
+            let patience = if self.watcher.has_sequences() { SEQUENCES_REST } else { TICK };
+            let ready = wait::readable(&fds, patience).map_err(|_| Ended)?;
             let mut ready = ready.into_iter();
             if ready.next() == Some(true) && self.take_orders()? == Channels::Closed {
                 let counts = self.watcher.counts();
@@ -102,6 +118,7 @@ impl Running {
             for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
                 taken = taken.saturating_add(self.take_datagrams(place)?);
             }
+            self.pass_sequences()?;
             let now = clock::now();
             if self.pace.took(taken, now.steady)
                 && taken < BATCH
@@ -131,8 +148,9 @@ impl Running {
 
     fn obey(&mut self, message: &[u8]) -> Result<(), Ended> {
         match ToWatcher::read(message).ok_or(Ended)? {
-            ToWatcher::Watch { source, port, window, missing } => {
-                self.coming = Coming { how: Some((source, port, window, missing)), ..Coming::default() };
+            ToWatcher::Watch { source, port, band, window, missing } => {
+                let how = How { source, port, band, window, missing };
+                self.coming = Coming { how: Some(how), ..Coming::default() };
             }
             ToWatcher::Interface(name) => self.coming.interfaces.push(name),
             ToWatcher::Become(identity) => self.coming.identity = Some(identity),
@@ -140,11 +158,13 @@ impl Running {
             ToWatcher::Count => self.tell_what_was_seen()?,
             ToWatcher::Go => {
                 let coming = std::mem::take(&mut self.coming);
-                let (source, port, window, missing) = coming.how.ok_or(Ended)?;
+                let how = coming.how.ok_or(Ended)?;
                 let starts = self.captures.is_empty();
-                let lost =
-                    if starts { self.open(source, port, &coming.interfaces, missing)? } else { Vec::new() };
+                let lost = if starts { self.open(how, &coming.interfaces)? } else { Vec::new() };
                 if starts {
+                    if let Some(band) = how.band {
+                        self.watcher.watch_band(band, RandomState::new());
+                    }
                     // From here on nothing needs root, and every byte that comes is a stranger's.
                     let waited_for = self.captures.len().saturating_add(1);
                     let landlock = confine::confine(coming.identity)
@@ -152,7 +172,7 @@ impl Running {
                         .map_err(|error| self.fail(format!("watcher: {error}")))?;
                     log::info!("confined: seccomp, landlock ABI {landlock}");
                 }
-                self.watcher.replace_clients(window, coming.clients);
+                self.watcher.replace_clients(how.window, coming.clients);
                 self.watcher.prepare(clock::wall());
                 if starts {
                     self.report(&FromWatcher::Watching)?;
@@ -164,20 +184,15 @@ impl Running {
     }
 
     /// Opens what there is to watch; returns why some of it is missing, where some may be.
-    fn open(
-        &mut self,
-        source: Source,
-        port: u16,
-        interfaces: &[String],
-        missing: Missing,
-    ) -> Result<Vec<String>, Ended> {
+    fn open(&mut self, how: How, interfaces: &[String]) -> Result<Vec<String>, Ended> {
+        let How { source, port, band, missing, .. } = how;
         let opened: Vec<Result<Box<dyn Capture>, String>> = match source {
             Source::Socket => {
                 let socket = UdpPort::from_stdout().map(|socket| boxed(Socket::new(socket, port)));
                 vec![socket.map_err(|error| error.to_string())]
             }
-            Source::Capture if interfaces.is_empty() => vec![live(None, port)],
-            Source::Capture => interfaces.iter().map(|name| live(Some(name), port)).collect(),
+            Source::Capture if interfaces.is_empty() => vec![live(None, port, band)],
+            Source::Capture => interfaces.iter().map(|name| live(Some(name), port, band)).collect(),
         };
         let mut lost = Vec::new();
         for capture in opened {
@@ -198,6 +213,10 @@ impl Running {
         for taken in 0..BATCH {
             let segment = match capture.next() {
                 Ok(Next::Datagram(segment)) => segment,
+                Ok(Next::Touch(touch)) => {
+                    self.watcher.touch(touch.source, touch.to, touch.port, clock::steady());
+                    continue;
+                }
                 Ok(Next::Other) => continue,
                 Ok(Next::Empty) => return Ok(taken),
                 Err(error) => return self.lose(place, error.to_string()).map(|()| taken),
@@ -213,6 +232,15 @@ impl Running {
             try_report(&self.channel, &FromWatcher::Knock(sighting))?;
         }
         Ok(BATCH)
+    }
+
+    /// After the datagrams, so that they find room in the channel first.
+    fn pass_sequences(&mut self) -> Result<(), Ended> {
+        for _ in 0..SEQUENCES {
+            let Some(sequence) = self.watcher.next_sequence(clock::now()) else { break };
+            try_report(&self.channel, &FromWatcher::Sequence(sequence))?;
+        }
+        Ok(())
     }
 
     /// One interface is gone; the others are still worth watching.
@@ -255,8 +283,8 @@ fn try_report(channel: &Channel, report: &FromWatcher<'_>) -> Result<(), Ended> 
     }
 }
 
-fn live(interface: Option<&str>, port: u16) -> Result<Box<dyn Capture>, String> {
-    Live::open(interface, port).map(boxed).map_err(|error| error.to_string())
+fn live(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Box<dyn Capture>, String> {
+    Live::open(interface, port, band).map(boxed).map_err(|error| error.to_string())
 }
 
 fn boxed(capture: impl Capture + 'static) -> Box<dyn Capture> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
 use crate::config::{CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
+use crate::knock::Band;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
 use crate::os::host::Capability;
@@ -39,6 +40,7 @@ pub(super) struct WatcherProcess {
 pub(super) struct Post {
     source: Source,
     port: u16,
+    band: Option<Band>,
     interfaces: Vec<String>,
     identity: Option<Identity>,
 }
@@ -55,6 +57,7 @@ impl Post {
                 CaptureKind::Udp => Source::Socket,
             },
             port: config.port,
+            band: config.ports,
             interfaces: match &config.interfaces {
                 Interfaces::Any => Vec::new(),
                 Interfaces::Named(names) => names.clone(),
@@ -132,7 +135,7 @@ impl WatcherProcess {
             }
             self.channel.send(&order.to_bytes())
         };
-        send(ToWatcher::Watch { source: post.source, port: post.port, window, missing })?;
+        send(ToWatcher::Watch { source: post.source, port: post.port, band: post.band, window, missing })?;
         for name in &post.interfaces {
             send(ToWatcher::Interface(name.clone()))?;
         }

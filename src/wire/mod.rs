@@ -1,8 +1,10 @@
-//! Bytes ↔ values, both directions: the knock datagram, its body, the reply. Total: no bytes make it panic.
+//! Bytes ↔ values, both directions: the knock datagram, its body, the reply; the ports of a sequence. Total: no bytes
+//! make it panic.
 
 mod body;
 mod bytes;
 mod datagram;
+mod ports;
 mod reply;
 
 pub use body::{Body, NotUnderstood};
@@ -10,4 +12,5 @@ pub use bytes::Reader;
 pub use datagram::{
     DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, HINT, Hint, PADDING_MAX, SealFailed, hint,
 };
+pub use ports::{PROVEN, Proof, SELECTED, proof, selector, sequence};
 pub use reply::{NotAReply, REPLY_LEN, open_reply, seal_reply};

@@ -9,7 +9,7 @@ use spa_knock::knock::{Knock, Status};
 
 use crate::net::{
     BOTH, CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, Namespace, NatLab, SERVER4, SERVER6, Site, ask,
-    converse, full, knock, limited, within,
+    ask_patiently, converse, full, knock, limited, within,
 };
 
 const SOON: Duration = Duration::from_secs(2);
@@ -39,7 +39,7 @@ pub(crate) fn knock_at(
     let knock = Knock { argument: argument.parse().unwrap(), ..knock(action) };
     let laptop = site.key("laptop");
     let datagram = laptop.seal(&knock);
-    let answer = ask(&lab.udp(from), server, datagram.as_bytes()).expect("an answer");
+    let answer = ask_patiently(&lab.udp(from), server, datagram.as_bytes()).expect("an answer");
     laptop.open(&answer, &datagram).status
 }
 

@@ -15,7 +15,7 @@ use crate::net::{
 const PASS: usize = 16;
 /// KiB that each process of a release may have resident, capture ring and all; and what its code takes of that.
 const RESIDENT: u64 = 12 << 10;
-const CODE: u64 = 3 << 10;
+pub(crate) const CODE: u64 = 3 << 10;
 /// KiB that it may need more after a flood: pages of libraries and ring that were not touched before.
 const GROWTH: u64 = 256;
 
@@ -83,15 +83,15 @@ fn forged_knocks_leave_no_memory_taken() {
 }
 
 /// KiB that a process has resident.
-struct Memory {
-    now: u64,
-    most: u64,
+pub(crate) struct Memory {
+    pub(crate) now: u64,
+    pub(crate) most: u64,
     /// The program's own code, of which a build for tests has three times as much.
-    code: u64,
+    pub(crate) code: u64,
 }
 
 impl Memory {
-    fn of(process: Pid) -> Self {
+    pub(crate) fn of(process: Pid) -> Self {
         let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap();
         let number = |line: &str| -> u64 { line.split_whitespace().nth(1).unwrap().parse().unwrap() };
         let (status, smaps) = (read("status"), read("smaps"));

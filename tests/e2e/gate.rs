@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use spa_knock::knock::Status;
 
 use crate::net::{
-    CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, converse, knock, limited, open_ssh, within,
+    CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, ask_patiently, converse, knock, limited, open_ssh,
+    within,
 };
 
 /// How long the daemon may take to mend what somebody has broken.
@@ -201,14 +202,15 @@ fn what_finds_no_room_is_tried_once_more_and_then_told() {
     std::fs::write(&path, format!("add element inet spa_knock grants4 {{ {} }}\n", elements.join(", ")))
         .unwrap();
     lab.server.nft(&format!("-f {}", path.display()));
-    let (laptop, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
+    let laptop = site.key("laptop");
     // The kernel tells the daemon of each of them first.
-    let heard = || ask(&socket, SERVER4, laptop.seal(&knock("no-such-action")).as_bytes()).is_some();
+    let heard =
+        || ask(&lab.client.udp(CLIENT4), SERVER4, laptop.seal(&knock("no-such-action")).as_bytes()).is_some();
     assert!(within(Duration::from_secs(10), heard), "it is answered all the same");
     // As often as a client resends; the answer comes when a second try has found no room either.
     let patiently = || {
         let datagram = laptop.seal(&knock("open-ssh"));
-        let answer = (0..4).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes()))?;
+        let answer = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes())?;
         Some(laptop.open(&answer, &datagram).status)
     };
     assert_eq!(patiently(), Some(Status::ActionFailed));

@@ -30,6 +30,7 @@ mod laboratory;
 mod nat;
 mod notebook;
 mod open;
+mod ports;
 mod power;
 mod prober;
 mod processes;

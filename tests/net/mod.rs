@@ -23,6 +23,7 @@ mod namespace;
 mod probe;
 mod prober;
 mod site;
+mod touch;
 
 pub(crate) use count::Counter;
 pub(crate) use daemon::Daemon;
@@ -34,9 +35,10 @@ pub(crate) use lab::{
 pub(crate) use load::Load;
 pub(crate) use mounts::Mounts;
 pub(crate) use namespace::{Namespace, limited};
-pub(crate) use probe::{LATE, ask, assert_on_time, converse};
+pub(crate) use probe::{LATE, ask, ask_patiently, assert_on_time, converse};
 pub(crate) use prober::Prober;
-pub(crate) use site::{Key, SERVER_ID, Site, knock, open_ssh};
+pub(crate) use site::{Key, SERVER_ID, Site, await_step, knock, open_ssh, step};
+pub(crate) use touch::{Touch, syn_frames, touch, touch_as_clients_do};
 
 use std::time::{Duration, Instant};
 

@@ -121,6 +121,11 @@ pub(crate) fn ask(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option
     Some(answer[..length].to_vec())
 }
 
+/// The same, sent again as often as a client does.
+pub(crate) fn ask_patiently(socket: &UdpSocket, server: IpAddr, datagram: &[u8]) -> Option<Vec<u8>> {
+    (0..4).find_map(|_| ask(socket, server, datagram))
+}
+
 /// Whether an echo still answers.
 pub(crate) fn converse(stream: &mut TcpStream) -> bool {
     let mut heard = [0; 5];

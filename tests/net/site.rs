@@ -10,8 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use spa_knock::crypto::{ClientKeys, Holder, KeyFile, PairSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Argument, Knock, Reply, ReplyWanted, ServerId, Timestamp};
-use spa_knock::wire::{Datagram, open_reply};
+use spa_knock::knock::{
+    AddressPolicy, Argument, Band, Knock, Reply, ReplyWanted, SLICES, ServerId, Step, Timestamp,
+};
+use spa_knock::wire::{Datagram, open_reply, proof, selector, sequence};
 use tempfile::TempDir;
 
 use super::limited;
@@ -183,6 +185,12 @@ impl Key {
         bytes
     }
 
+    /// The eight ports of `open-ssh` in a step, for an address or for any.
+    pub(crate) fn ports(&self, step: Step, address: Option<IpAddr>) -> [u16; SLICES] {
+        let proof = proof(&self.0.proof, step, address, &"open-ssh".parse().unwrap(), Band::USUAL);
+        sequence(selector(&self.0.selector, step, Band::USUAL), &proof)
+    }
+
     /// What the server answered to a knock.
     pub(crate) fn open(&self, answer: &[u8], knock: &Datagram) -> Reply {
         open_reply(answer, &self.0.reply, knock.nonce()).expect("an answer to this knock")
@@ -201,6 +209,20 @@ pub(crate) fn knock(action: &str) -> Knock {
         ipv6: None,
         action: action.parse().unwrap(),
         argument: Argument::none(),
+    }
+}
+
+/// The step that is now.
+pub(crate) fn step() -> Step {
+    Step::of(Timestamp::default().plus(since_epoch()))
+}
+
+/// Waits until `seconds` of a step are left, where there are less.
+pub(crate) fn await_step(seconds: u64) {
+    let now = Timestamp::default().plus(since_epoch());
+    let left = step().after().begin().distance(now);
+    if left < Duration::from_secs(seconds) {
+        thread::sleep(left);
     }
 }
 

@@ -91,6 +91,7 @@ fn intent(port: u16, state: Option<&Path>) -> Intent {
         wait: None,
         family: Family::Any,
         state: state.map(Path::to_owned),
+        ports: None,
     }
 }
 

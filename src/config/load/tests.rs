@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Audit, Backend, CaptureKind, Interfaces};
 use crate::gate::{Action, Part, Term, Uses};
-use crate::knock::{ActionName, AddressPolicy, Timestamp};
+use crate::knock::{ActionName, AddressPolicy, Band, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
 const OPEN: &str = "[server]\nid = 'a'\n[action.o]\nopen = ['tcp/22']\nfor = '30s'\n";
@@ -120,6 +120,24 @@ expires = 2027-01-31
 }
 
 #[test]
+fn a_section_for_ports_turns_sequences_on_where_packets_are_captured() {
+    let ports = |server: &str, text: &str| {
+        let text = format!("[server]\nid = 'a'\n{server}\n{text}");
+        read(&source("f", &text), &[])
+            .map(|config| config.ports.map(Band::low))
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(ports("", ""), Ok(None));
+    assert_eq!(ports("", "[ports]"), Ok(Some(20_480)));
+    assert_eq!(ports("", "[ports]\nlow = 40960"), Ok(Some(40_960)));
+    assert_eq!(
+        ports("capture = 'udp'", "[ports]\nlow = 40960").unwrap_err(),
+        "f:4:2: ports: capture = \"udp\" sees no packets but those to its own port\n\
+         hint: capture = \"pcap\", or no [ports]"
+    );
+}
+
+#[test]
 fn the_longest_that_a_client_may_ask_for_is_the_actions_own_time_unless_given() {
     let config = read(&source("f", OPEN), &[]).unwrap();
     let action = config.actions.values().next().unwrap();
@@ -205,7 +223,8 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
             "[firewall]\nprotect = ['tcp/22', 'ssh']",
             "f:4:22: firewall.protect: a port is written tcp/22 or udp/51820, from 1 to 65535",
         ),
-        ("[ports]\nlow = 20480", "f:3:2: ports: not yet in this version"),
+        ("[ports]\nlow = 0", "f:4:7: ports.low: not a number from 1 to 57344"),
+        ("[ports]\nlow = 57345", "f:4:7: ports.low: not a number from 1 to 57344"),
         ("[legacy]", "f:3:2: legacy: not yet in this version"),
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (

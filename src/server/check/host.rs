@@ -1,6 +1,6 @@
 //! The host: interfaces, capabilities, users, the clock, who listens where, whether packets are passed on.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::report::Report;
 use crate::config::{Backend, CaptureKind, Interfaces, ServerConfig, written};
@@ -16,6 +16,7 @@ impl Report {
         self.interfaces(config);
         self.capabilities(config);
         self.knock_port(config);
+        self.band(config);
         self.watcher_user(config);
         self.clock(config);
         self.forwarding(config);
@@ -118,6 +119,39 @@ impl Report {
             message,
             "choose another port, here and in the clients' keys",
         );
+    }
+
+    /// A sequence works there all the same; but what others send to a service, or a service's own ports, take its room.
+    fn band(&mut self, config: &ServerConfig) {
+        let Some(band) = config.ports else { return };
+        let place = ["ports", "low"];
+        let hint = "choose another low, here and in the clients' --ports-low";
+        let local = host::sysctl("net.ipv4.ip_local_port_range").unwrap_or_default();
+        let bounds: Vec<u16> = local.split_whitespace().filter_map(|port| port.parse().ok()).collect();
+        if let [first, last] = *bounds
+            && first <= band.high()
+            && band.low() <= last
+        {
+            let message = format!(
+                "ports: the band {band} has ports that this host gives to its own connections ({first}-{last})"
+            );
+            self.warning(config, &place, message, hint);
+        }
+        let listening = connections::listening().unwrap_or_default();
+        // The knock port is ours.
+        let within = |(_, address): &&(Protocol, SocketAddr)| {
+            band.contains(address.port()) && address.port() != config.port
+        };
+        if let Some((protocol, address)) = listening.iter().find(within) {
+            let service = match protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            };
+            let port = address.port();
+            let message =
+                format!("ports: something listens on {service}/{port}, which is in the band {band}");
+            self.warning(config, &place, message, hint);
+        }
     }
 
     fn watcher_user(&mut self, config: &ServerConfig) {

@@ -3,16 +3,16 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 header, 2 common floor, 3 a key's floor, 4 an acceptance, 5 end |
+//! | 0 | 1 | kind: 1 header, 2 common floor, 3 a key's floor, 4 an acceptance, 5 end; in the lane of port sequences: 6 a key's floor, 7 an acceptance |
 //! | 1 | 8 | key's fingerprint (header: the journal's number) |
-//! | 9 | 8 | timestamp in ms (3: the greatest accepted) |
+//! | 9 | 8 | timestamp in ms (3 and 6: the greatest accepted) |
 //! | 17 | 8 | floor in ms |
 //! | 25 | 12 | id |
 //! | 37 | 3 | zeros |
 //! | 40 | 8 | checksum |
 
 use crate::crypto::{Fingerprint, checksum};
-use crate::gate::{Acceptance, ReplayMemory};
+use crate::gate::{Acceptance, Lane, ReplayMemory};
 use crate::knock::Timestamp;
 use crate::wire::Reader;
 
@@ -35,8 +35,8 @@ pub(super) enum Entry {
     Header,
     /// What keys start from that have no memory.
     CommonFloor(Timestamp),
-    /// A key's floor, and the greatest timestamp it accepted.
-    KeyFloor(Fingerprint, Timestamp, Timestamp),
+    /// A key's floor in a lane, and the greatest timestamp accepted there.
+    KeyFloor(Fingerprint, Lane, Timestamp, Timestamp),
     /// An accepted knock.
     Accepted(Acceptance),
     /// Nothing follows.
@@ -62,9 +62,11 @@ pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] 
     let (kind, key, timestamp, floor, id) = match entry {
         Entry::Header => (1, *number, zero, zero, *FORMAT),
         Entry::CommonFloor(floor) => (2, [0; 8], zero, floor, [0; 12]),
-        Entry::KeyFloor(key, floor, high) => (3, *key.as_bytes(), high, floor, [0; 12]),
-        Entry::Accepted(Acceptance { key, timestamp, id, floor }) => {
-            (4, *key.as_bytes(), timestamp, floor, id)
+        Entry::KeyFloor(key, lane, floor, high) => {
+            (if lane == Lane::Datagrams { 3 } else { 6 }, *key.as_bytes(), high, floor, [0; 12])
+        }
+        Entry::Accepted(Acceptance { key, lane, timestamp, id, floor }) => {
+            (if lane == Lane::Datagrams { 4 } else { 7 }, *key.as_bytes(), timestamp, floor, id)
         }
         Entry::End => (5, [0; 8], zero, zero, [0; 12]),
     };
@@ -86,7 +88,7 @@ pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] 
 pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
     let entries = [Entry::Header, Entry::CommonFloor(memory.floor())]
         .into_iter()
-        .chain(memory.floors().map(|(key, floor, high)| Entry::KeyFloor(key, floor, high)))
+        .chain(memory.floors().map(|(key, lane, floor, high)| Entry::KeyFloor(key, lane, floor, high)))
         .chain(memory.acceptances().map(Entry::Accepted));
     let mut bytes = Vec::new();
     let mut count = 0;
@@ -129,7 +131,7 @@ pub(super) fn read(bytes: &[u8]) -> Content {
         match entry(bytes, &number, place) {
             Some(Entry::End) if left == 1 && rest.is_empty() => return Content::Whole(memory),
             Some(Entry::CommonFloor(floor)) => memory.raise_floors(floor),
-            Some(Entry::KeyFloor(key, floor, high)) => memory.restore_floor(key, floor, high),
+            Some(Entry::KeyFloor(key, lane, floor, high)) => memory.restore_floor(key, lane, floor, high),
             Some(Entry::Accepted(acceptance)) => memory.restore(&acceptance),
             // The last write, a record and the end mark, may have been cut short anywhere.
             None if left <= 2 && rest.is_empty() || left <= 1 => return Content::Torn(memory),
@@ -156,9 +158,11 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<Entry> {
     let id = *reader.array()?;
     let entry = match kind {
         2 => Entry::CommonFloor(floor),
-        3 => Entry::KeyFloor(key, floor, timestamp),
-        4 => Entry::Accepted(Acceptance { key, timestamp, id, floor }),
+        3 => Entry::KeyFloor(key, Lane::Datagrams, floor, timestamp),
+        4 => Entry::Accepted(Acceptance { key, lane: Lane::Datagrams, timestamp, id, floor }),
         5 => Entry::End,
+        6 => Entry::KeyFloor(key, Lane::Ports, floor, timestamp),
+        7 => Entry::Accepted(Acceptance { key, lane: Lane::Ports, timestamp, id, floor }),
         _ => return None,
     };
     // Made again, it must be the same to the bit, checksum and all.
@@ -180,6 +184,11 @@ mod tests {
     const NUMBER: Number = [7; 8];
     const WINDOW: Duration = Duration::from_secs(30);
 
+    /// Every second client knocks by ports.
+    fn lane(client: u8) -> Lane {
+        if client.is_multiple_of(2) { Lane::Datagrams } else { Lane::Ports }
+    }
+
     fn key(n: u8) -> Fingerprint {
         Fingerprint::from_bytes([n; 8])
     }
@@ -190,7 +199,8 @@ mod tests {
         let (mut bytes, mut place) = whole(&memory, &NUMBER);
         for &(client, timestamp, id) in knocks {
             let timestamp = Timestamp::from_millis(timestamp);
-            if let Ok(acceptance) = memory.accept(key(client), timestamp, [id; 12], WINDOW) {
+            if let Ok(acceptance) = memory.accept(key(client / 2), lane(client), timestamp, [id; 12], WINDOW)
+            {
                 bytes.truncate(bytes.len() - RECORD);
                 let (more, next) = appended([acceptance].iter(), &NUMBER, place);
                 bytes.extend(more);
@@ -202,9 +212,11 @@ mod tests {
 
     /// Whether nothing that `memory` refuses is new to `other`.
     fn refuses_as_much(other: &ReplayMemory, memory: &ReplayMemory) -> bool {
-        memory.acceptances().all(|a| other.check(a.key, a.timestamp, &a.id).is_err())
-            && memory.floors().all(|(key, floor, _)| other.check(key, floor, &[0xEE; 12]).is_err())
-            && other.check(key(99), memory.floor(), &[0xEE; 12]).is_err()
+        memory.acceptances().all(|a| other.check(a.key, a.lane, a.timestamp, &a.id).is_err())
+            && memory
+                .floors()
+                .all(|(key, lane, floor, _)| other.check(key, lane, floor, &[0xEE; 12]).is_err())
+            && other.check(key(99), Lane::Ports, memory.floor(), &[0xEE; 12]).is_err()
     }
 
     #[test]
@@ -228,6 +240,21 @@ mod tests {
             assert!(!matches!(content, Content::Empty) || length <= RECORD, "length {length}");
         }
         assert!(matches!(read(&[bytes.as_slice(), &[0; 5]].concat()), Content::Damaged));
+    }
+
+    #[test]
+    fn a_journal_of_a_daemon_that_knew_of_datagrams_alone_is_adopted() {
+        let Content::Whole(memory) = read(include_bytes!("samples/datagrams.journal")) else {
+            panic!("not whole")
+        };
+        let accepted: Vec<_> = memory.acceptances().collect();
+        assert!(!accepted.is_empty() && accepted.iter().all(|a| a.lane == Lane::Datagrams));
+        for Acceptance { key, timestamp, id, .. } in accepted {
+            assert!(memory.check(key, Lane::Datagrams, timestamp, &id).is_err());
+            assert!(memory.check(key, Lane::Ports, timestamp, &id).is_ok(), "another lane");
+            assert!(memory.check(key, Lane::Ports, memory.floor(), &id).is_err(), "the common floor");
+        }
+        assert!(memory.floors().all(|(_, lane, ..)| lane == Lane::Datagrams));
     }
 
     proptest! {

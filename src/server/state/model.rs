@@ -266,6 +266,7 @@ impl World {
         Policy {
             window: self.window,
             reply: false,
+            band: None,
             own_addresses: std::collections::BTreeSet::new(),
             actions: [("touch".parse().unwrap(), action)].into(),
             clients: clients.map(client).collect(),

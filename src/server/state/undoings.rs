@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::checksum;
-use crate::gate::{Event, KeyAge, Record};
+use crate::gate::{Event, KeyAge, Record, Via};
 use crate::knock::{ActionName, ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
@@ -268,6 +268,9 @@ struct Entry {
     source: Option<std::net::SocketAddr>,
     seconds: u32,
     knock: Option<[u8; 12]>,
+    /// Missing in files of a daemon that knew of datagrams alone.
+    #[serde(default)]
+    by_ports: bool,
 }
 
 impl Entry {
@@ -286,6 +289,7 @@ impl Entry {
             source: record.source,
             seconds: record.seconds,
             knock: record.knock,
+            by_ports: record.via == Some(Via::Ports),
         }
     }
 
@@ -315,6 +319,7 @@ impl Entry {
                 seconds: self.seconds,
                 reason: None,
                 knock: self.knock,
+                via: Some(if self.by_ports { Via::Ports } else { Via::Udp }),
             },
         })
     }
@@ -364,6 +369,7 @@ mod tests {
                 seconds: 60,
                 reason: None,
                 knock: Some([7; 12]),
+                via: Some(Via::Ports),
             },
         }
     }

@@ -1,0 +1,189 @@
+//! What a knock by ports costs: the keeper's look at a complete set with 1,000 clients of 5 actions each, and how long it
+//! takes from the start of `spa-knock` to the first SYN that is accepted. The latter needs root: two namespaces on a
+//! veth pair, a real daemon, nftables.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark counts, reads the clock, and may fail loudly"
+)]
+
+#[path = "../tests/net/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+mod net;
+mod spread;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::RandomState;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use net::{Daemon, Lab, SERVER4, Site, await_step, open_ssh};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, socket,
+};
+use spa_knock::crypto::{KeySet, PairSecret, Secret};
+use spa_knock::gate::{
+    Action, Client, ClientRules, Keeper, KeyAge, Part, Policy, ReplayMemory, Sequence, Term, Uses, Verdict,
+    Watcher,
+};
+use spa_knock::knock::{AddressPolicy, Band, Now, PrefixLengths, Step, Timestamp};
+use spa_knock::wire::{proof, selector, sequence};
+
+const CLIENTS: u16 = 1_000;
+const ACTIONS: [&str; 5] = ["a", "b", "c", "d", "open-ssh"];
+const NOW: u64 = 1_795_331_877_123;
+/// Each from an address of its own, so that no grant of an earlier one helps.
+const KNOCKS: u8 = 100;
+const FIRST: u8 = 10;
+
+fn main() {
+    // `cargo test --benches` only asks whether this starts.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    complete_sets();
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &format!("[ports]\n{}", open_ssh(60)));
+    for host in 0..=u8::MAX - FIRST {
+        lab.client.ip(&format!("addr add {}/24 dev eth0", source(host)));
+    }
+    let listener = lab.server.enter(|| TcpListener::bind((SERVER4, 22)).unwrap());
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let _daemon = Daemon::start(&lab.server, &site);
+    // Of the step in which the first daemon started, nothing is believed.
+    await_step(30);
+    let mut host = 0;
+    for (what, gap, target) in [("2 to 10 ms apart", None, 200_000.0), ("--ports-gap 0", Some("0"), 25_000.0)]
+    {
+        let knocks = (0..KNOCKS).map(|_| {
+            host += 1;
+            await_step(3);
+            knock_until_open(&lab, &site, source(host), gap)
+        });
+        let opened: Vec<Duration> = knocks.collect();
+        Spread::of(opened)
+            .print(&format!("spa-knock --ports, {what}: start → first SYN accepted"), Some(target));
+    }
+}
+
+use spread::Spread;
+
+fn keys(n: u16) -> KeySet {
+    let mut secret = [7; 32];
+    secret[..2].copy_from_slice(&n.to_be_bytes());
+    PairSecret::new(Secret::from_bytes(&secret)).keys(&"bastion".parse().unwrap())
+}
+
+fn policy() -> Policy {
+    let open = Action {
+        parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
+        term: Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(30) }),
+    };
+    let client = |n: u16| {
+        let keys = keys(n);
+        Client {
+            name: format!("client-{n}").parse().unwrap(),
+            fingerprint: keys.fingerprint,
+            keys: keys.keeper(),
+            age: KeyAge::Current,
+            rules: ClientRules {
+                allow: ACTIONS.into_iter().map(|action| action.parse().unwrap()).collect(),
+                sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
+                grant_prefix: PrefixLengths::SINGLE,
+                rate: None,
+                expires: None,
+            },
+        }
+    };
+    Policy {
+        window: Duration::from_secs(30),
+        reply: true,
+        band: Some(Band::USUAL),
+        own_addresses: BTreeSet::new(),
+        actions: ACTIONS
+            .into_iter()
+            .map(|action| (action.parse().unwrap(), open.clone()))
+            .collect::<BTreeMap<_, _>>(),
+        clients: (0..CLIENTS).map(client).collect(),
+    }
+}
+
+/// The keeper's steps 5 to 8, and the watcher's part, for one set of each client.
+fn complete_sets() {
+    let watched = (0..CLIENTS).map(keys).map(|keys| (keys.fingerprint, keys.watcher()));
+    let mut watcher = Watcher::new(Duration::from_secs(30), watched);
+    watcher.watch_band(Band::USUAL, RandomState::new());
+    let now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
+    watcher.prepare(now.wall);
+    let mut keeper = Keeper::new(policy(), ReplayMemory::new(Timestamp::default()));
+    let step = Step::of(now.wall);
+    let (mut watched, mut judged) = (Vec::new(), Vec::new());
+    for n in 0..CLIENTS {
+        let from: IpAddr = Ipv4Addr::from(0x0A00_0000 + u32::from(n)).into();
+        let client = keys(n).client();
+        let proof = proof(&client.proof, step, Some(from), &"open-ssh".parse().unwrap(), Band::USUAL);
+        let ports = sequence(selector(&client.selector, step, Band::USUAL), &proof);
+        let begun = Instant::now();
+        for port in ports {
+            watcher.touch(SocketAddr::new(from, 4_000), SERVER4, port, now.steady);
+        }
+        let passed: Vec<Sequence> = std::iter::from_fn(|| watcher.next_sequence(now)).collect();
+        watched.push(begun.elapsed());
+        assert_eq!(passed.len(), 1);
+        let begun = Instant::now();
+        let mut opened = 0;
+        for verdict in keeper.judge_sequence(&passed[0], now) {
+            let Verdict::Record(accepted) = verdict else { panic!("refused") };
+            let Verdict::Act(_) = keeper.decide(accepted, now) else { panic!("refused") };
+            opened += 1;
+        }
+        judged.push(begun.elapsed());
+        assert_eq!(opened, 1);
+    }
+    Spread::of(watched).print("watcher: eight packets, of 1,000 clients", None);
+    Spread::of(judged).print("keeper: a complete set, 1,000 clients × 5 actions", Some(20.0));
+}
+
+const fn source(host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, FIRST + host)
+}
+
+/// The client, from its start; one SYN after the other until one is accepted.
+fn knock_until_open(lab: &Lab, site: &Site, from: Ipv4Addr, gap: Option<&str>) -> Duration {
+    // The address that the kernel chooses for what the client sends.
+    lab.client.ip(&format!("route replace 10.77.0.0/24 dev eth0 src {from}"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
+    command.arg("--key").arg(site.key_path("laptop")).arg(SERVER4.to_string()).args(["open-ssh", "--ports"]);
+    command.args(gap.map(|gap| format!("--ports-gap={gap}")));
+    command.env_clear().env("HOME", site.folder()).stderr(Stdio::null());
+    lab.client.enter(|| {
+        assert!(!connects(from), "closed before the knock");
+        let start = Instant::now();
+        let mut client = command.spawn().unwrap();
+        let mut opened = None;
+        while opened.is_none() && start.elapsed() < Duration::from_secs(2) {
+            if connects(from) {
+                opened = Some(start.elapsed());
+            }
+        }
+        assert!(client.wait().unwrap().success());
+        opened.unwrap_or_else(|| panic!("the knock from {from} opened nothing within 2 s"))
+    })
+}
+
+/// Whether one SYN is answered within 0.5 ms, which on a veth pair is ample.
+fn connects(from: Ipv4Addr) -> bool {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let stream = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+    bind(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::from((from, 0)))).unwrap();
+    let _ = connect(stream.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(SERVER4, 22)));
+    // The daemon and the client share these cores.
+    std::thread::sleep(Duration::from_micros(500));
+    getpeername::<SockaddrStorage>(stream.as_raw_fd()).is_ok()
+}

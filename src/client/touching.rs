@@ -1,0 +1,232 @@
+//! A knock by ports from its first packet to its last. Packets carry nothing: a TCP connection is begun and given up, or
+//! an empty UDP datagram is sent. It needs no right that others do not have.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::failure::{Cause, Failure};
+use super::intent::{Intent, ThroughPorts};
+use super::knocking::{Knocked, addresses, named, plan, told};
+use super::learnt::Learnt;
+use super::report::{Report, Success};
+use super::route::Route;
+use super::sequence::{address, beats, choose, ports};
+use super::steps::Steps;
+use crate::crypto::KeySet;
+use crate::knock::{Protocol, SLICES, Step};
+use crate::os::clock;
+use crate::os::files::plain;
+
+/// How long a connection may take to be refused before it is given up; its first packet has left by then.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// What would be sent, as scripts get it.
+#[derive(Serialize)]
+struct Rehearsal<'a> {
+    result: &'static str,
+    server: &'a str,
+    address: IpAddr,
+    server_id: &'a str,
+    key: String,
+    fingerprint: String,
+    action: &'a str,
+    policy: &'static str,
+    addresses: Vec<String>,
+    protocol: &'static str,
+    ports: [u16; SLICES],
+    wait_ms: u64,
+    good_until: String,
+}
+
+/// A knock by ports that is meant.
+struct Toucher<'a> {
+    intent: &'a Intent,
+    through: ThroughPorts,
+    keys: KeySet,
+    steps: Steps,
+    route: Route,
+    claim: super::plan::Claim,
+    /// The address that is signed.
+    signed: Option<IpAddr>,
+}
+
+/// Knocks as it is meant.
+pub(super) fn knock(intent: &Intent, through: ThroughPorts, report: &Report) -> Result<Knocked, Failure> {
+    let toucher = Toucher::new(intent, through)?;
+    report.detail(|| format!("{}: own address {}", toucher.route.server.ip(), toucher.route.own));
+    let used = toucher.steps.read();
+    let (step, wait) = toucher.choose();
+    if !wait.is_zero() {
+        let seconds = wait.as_millis().div_ceil(1_000);
+        let why = if used.contains(Step::of(clock::wall()), toucher.signed, &intent.action) {
+            "each half minute is good for one knock like this"
+        } else {
+            "this half minute is nearly over"
+        };
+        report.note(&format!("{}: {why}; waiting {seconds} s", intent.server));
+        sleep(wait);
+    }
+    // First of all: whatever becomes of it, these ports have been seen.
+    if let Err(error) = toucher.steps.keep(used, step, toucher.signed, &intent.action) {
+        report.detail(|| format!("used steps are not remembered: {error}"));
+    }
+    report.detail(|| format!("{}: knocking {}", intent.server, told(toucher.claim)));
+    toucher.touch(toucher.ports(step))?;
+    Ok(toucher.sent())
+}
+
+/// Says what a knock as it is meant would be.
+pub(super) fn tell(intent: &Intent, through: ThroughPorts, report: &Report) -> Result<(), Failure> {
+    let toucher = Toucher::new(intent, through)?;
+    let (step, wait) = toucher.choose();
+    let rehearsal = Rehearsal {
+        result: "dry-run",
+        server: &intent.server,
+        address: toucher.route.server.ip(),
+        server_id: intent.target.id.as_str(),
+        key: intent.key.origin.to_string(),
+        fingerprint: toucher.keys.fingerprint.to_string(),
+        action: intent.action.as_str(),
+        policy: toucher.claim.policy.as_str(),
+        addresses: named(toucher.claim),
+        protocol: match through.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        },
+        ports: toucher.ports(step),
+        wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        good_until: clock::rfc3339(step.good_until()),
+    };
+    report.product(&rehearsal.text(), &rehearsal)
+}
+
+impl<'a> Toucher<'a> {
+    fn new(intent: &'a Intent, through: ThroughPorts) -> Result<Self, Failure> {
+        let keys = intent.key.keys(&intent.target.id);
+        let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
+        let mut failed = None;
+        for server in addresses(intent)? {
+            let route = match Route::to(server) {
+                Ok(route) => route,
+                Err(error) => {
+                    failed = Some(unsent(server.ip(), &error));
+                    continue;
+                }
+            };
+            let claim = plan(intent, &learnt, &route).first();
+            let signed = address(claim, route.own)?;
+            let steps = Steps::new(intent.state.as_deref(), keys.fingerprint);
+            return Ok(Self { intent, through, keys, steps, route, claim, signed });
+        }
+        let none = || Failure::new(Cause::Network, format!("{}: no address to knock at", intent.target.host));
+        Err(failed.unwrap_or_else(none))
+    }
+
+    fn choose(&self) -> (Step, Duration) {
+        let used = self.steps.read();
+        choose(clock::wall(), self.through.gap, |step| used.contains(step, self.signed, &self.intent.action))
+    }
+
+    fn ports(&self, step: Step) -> [u16; SLICES] {
+        ports(&self.keys.client(), step, self.signed, &self.intent.action, self.through.band)
+    }
+
+    /// Sends them all. One packet that cannot be sent is no failure: the others may be.
+    fn touch(&self, ports: [u16; SLICES]) -> Result<(), Failure> {
+        let server = self.route.server.ip();
+        let mut sent = false;
+        let mut failed = None;
+        let mut due = clock::steady();
+        // A socket that is not connected: what is refused must not keep the next one from leaving.
+        let socket = UdpSocket::bind((unspecified(server), 0)).map_err(|error| unsent(server, &error))?;
+        for beat in beats(ports, self.through.gap)? {
+            due = due.saturating_add(beat.after);
+            sleep(due.saturating_sub(clock::steady()));
+            let mut to = self.route.server;
+            to.set_port(beat.port);
+            let touched = match self.through.protocol {
+                Protocol::Tcp => begin_connection(to),
+                Protocol::Udp => socket.send_to(&[], to).map(drop),
+            };
+            match touched {
+                Ok(()) => sent = true,
+                Err(error) => failed = Some(unsent(server, &error)),
+            }
+        }
+        failed.filter(|_| !sent).map_or(Ok(()), Err)
+    }
+
+    fn sent(&self) -> Knocked {
+        let intent = self.intent;
+        let whom = named(self.claim).join(",");
+        let success = Success {
+            result: "sent",
+            action: intent.action.to_string(),
+            server: intent.server.clone(),
+            address: Some(whom).filter(|whom| !whom.is_empty()),
+            seconds: None,
+            server_time_ms: None,
+            round_trip_ms: None,
+        };
+        let text = format!("{}: {} sent; this mode has no answer", intent.server, intent.action);
+        Knocked { server: self.route.server, success, text }
+    }
+}
+
+/// Sends a connection's first packet. Whether anybody takes it is no matter.
+fn begin_connection(to: SocketAddr) -> io::Result<()> {
+    match TcpStream::connect_timeout(&to, PATIENCE) {
+        Ok(_) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::TimedOut | ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn unsent(server: IpAddr, error: &io::Error) -> Failure {
+    Failure::new(Cause::Network, format!("{server}: nothing could be sent: {}", plain(error)))
+}
+
+impl Rehearsal<'_> {
+    fn text(&self) -> String {
+        let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
+        let addresses = self.addresses.join(", ");
+        let begin = if self.wait_ms == 0 { "now".to_owned() } else { format!("in {} ms", self.wait_ms) };
+        let mut text = String::new();
+        for (name, value) in [
+            ("server", self.server),
+            ("address", &self.address.to_string()),
+            ("server id", self.server_id),
+            ("key", &self.key),
+            ("fingerprint", &self.fingerprint),
+            ("action", self.action),
+            ("policy", self.policy),
+            ("addresses", if addresses.is_empty() { "none" } else { &addresses }),
+            ("protocol", self.protocol),
+            ("ports", &ports.join(" ")),
+            ("begin", &begin),
+            ("good until", &self.good_until),
+        ] {
+            text.push_str(&format!("{name:<12} {value}\n"));
+        }
+        text.push_str("nothing was sent\n");
+        text
+    }
+}

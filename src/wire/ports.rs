@@ -1,0 +1,46 @@
+//! Port sequences: which eight ports a knock without a payload touches (`docs/protocol.md`, section 7).
+
+use std::net::IpAddr;
+
+use crate::crypto::{MacKey, Nonce, Tag};
+use crate::knock::{ActionName, Band, SLICES, Step, mapped};
+
+/// Ports that the selector gives; the proof gives the others.
+pub const SELECTED: usize = 2;
+/// Ports that the proof gives.
+pub const PROVEN: usize = SLICES - SELECTED;
+
+/// What only who has the proof key can make of a step, an address and an action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// Ports 2 to 7.
+    pub ports: [u16; PROVEN],
+    /// The knock's id: the bytes that the ports are made from.
+    pub id: Nonce,
+}
+
+/// Ports 0 and 1: they name a key for half a minute.
+#[must_use]
+pub fn selector(key: &MacKey, step: Step, band: Band) -> [u16; SELECTED] {
+    let [a1, a0, b1, b0, ..] = key.tag(&[&step.number().to_be_bytes()]);
+    [(0, [a1, a0]), (1, [b1, b0])].map(|(slice, number)| band.port(slice, u16::from_be_bytes(number)))
+}
+
+/// Ports 2 to 7, for the client's `address` (*exact*) or, without one, for whatever address they come from
+/// (*observed*).
+#[must_use]
+pub fn proof(key: &MacKey, step: Step, address: Option<IpAddr>, action: &ActionName, band: Band) -> Proof {
+    let address = address.map_or([0; 16], |address| mapped(address).octets());
+    let tag = key.tag(&[&step.number().to_be_bytes(), &address, action.as_str().as_bytes()]);
+    let [a, b, c, d, e, f, g, h, i, j, k, l, ..]: Tag = tag;
+    let numbers = [(2, [a, b]), (3, [c, d]), (4, [e, f]), (5, [g, h]), (6, [i, j]), (7, [k, l])];
+    let ports = numbers.map(|(slice, number)| band.port(slice, u16::from_be_bytes(number)));
+    Proof { ports, id: [a, b, c, d, e, f, g, h, i, j, k, l] }
+}
+
+/// All eight ports, in the order of their slices.
+#[must_use]
+pub fn sequence(selector: [u16; SELECTED], proof: &Proof) -> [u16; SLICES] {
+    let ([a, b], [c, d, e, f, g, h]) = (selector, proof.ports);
+    [a, b, c, d, e, f, g, h]
+}
