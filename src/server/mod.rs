@@ -20,6 +20,7 @@ mod keys;
 mod messages;
 mod metrics;
 mod pace;
+mod qr;
 mod reload;
 mod rotation;
 mod run;

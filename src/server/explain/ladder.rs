@@ -246,6 +246,11 @@ impl Ladder {
             Verdict::Record(accepted) => self.keeper.decide(accepted, now),
             verdict => verdict,
         };
+        let verdict = match verdict {
+            // Nothing is put on record here.
+            Verdict::Pay(bill) => Verdict::Act(bill.paid()),
+            verdict => verdict,
+        };
         match verdict {
             Verdict::Act(order) => {
                 let (record, _) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", now);
@@ -260,7 +265,7 @@ impl Ladder {
                 Said { action: record.action, ..Said::of(Check::Passed, reason).by(client) }
             }
             Verdict::Refuse(refusal) => self.refused(refusal, client, copy_of),
-            Verdict::AnswerAgain(_) | Verdict::Nothing | Verdict::Record(_) => {
+            Verdict::AnswerAgain(_) | Verdict::Nothing | Verdict::Record(_) | Verdict::Pay(_) => {
                 let said = Said::of(Check::Resent, "a copy of a knock that was just answered").by(client);
                 said.from(format!(
                     "the client sent it again; the same as packet {}",
