@@ -121,12 +121,14 @@ fn complete_sets() {
     let watched = (0..CLIENTS).map(keys).map(|keys| (keys.fingerprint, keys.watcher()));
     let mut watcher = Watcher::new(Duration::from_secs(30), watched);
     watcher.watch_band(Band::USUAL, RandomState::new());
-    let now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
+    let mut now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
     watcher.prepare(now.wall);
     let mut keeper = Keeper::new(policy(), ReplayMemory::new(Timestamp::default()));
     let step = Step::of(now.wall);
     let (mut watched, mut judged) = (Vec::new(), Vec::new());
     for n in 0..CLIENTS {
+        // No more than are passed on in a second.
+        now.steady += Duration::from_millis(2);
         let from: IpAddr = Ipv4Addr::from(0x0A00_0000 + u32::from(n)).into();
         let client = keys(n).client();
         let proof = proof(&client.proof, step, Some(from), &"open-ssh".parse().unwrap(), Band::USUAL);
@@ -137,10 +139,13 @@ fn complete_sets() {
         }
         let passed: Vec<Sequence> = std::iter::from_fn(|| watcher.next_sequence(now)).collect();
         watched.push(begun.elapsed());
-        assert_eq!(passed.len(), 1);
+        // Of so many, some share their first two ports.
+        assert!(!passed.is_empty());
         let begun = Instant::now();
         let mut opened = 0;
-        for verdict in keeper.judge_sequence(&passed[0], now) {
+        for verdict in
+            passed.iter().flat_map(|sequence| keeper.judge_sequence(sequence, now)).collect::<Vec<_>>()
+        {
             let Verdict::Record(accepted) = verdict else { panic!("refused") };
             let Verdict::Act(_) = keeper.decide(accepted, now) else { panic!("refused") };
             opened += 1;

@@ -2,51 +2,15 @@
 //! where, and what scripts read.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "a test")]
 
-use std::io::ErrorKind;
+mod loopback;
+
 use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Output};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use spa_knock::crypto::{Holder, KeyFile, random};
-use spa_knock::knock::{Reply, ReplyText, Status};
-use spa_knock::os::clock;
-use spa_knock::wire::{Envelope, seal_reply};
+use spa_knock::knock::Status;
 
-const KEY: &str = "spa-knock-key: 1\nkind: root\nsecret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
-
-/// Answers one knock at the server `bastion`; what it does with its clock is up to the caller.
-fn server(status: Status, clock_ahead: Duration) -> (u16, JoinHandle<()>) {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let port = socket.local_addr().unwrap().port();
-    let answered = thread::spawn(move || {
-        let mut bytes = [0; 512];
-        let (length, from) = loop {
-            // A frozen and thawed machine interrupts receiving with a time limit.
-            match socket.recv_from(&mut bytes) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                received => break received.unwrap(),
-            }
-        };
-        let Holder::Root(root) = KeyFile::parse(KEY).ok().unwrap().holder else { return };
-        let id = "bastion".parse().unwrap();
-        let keys = root.pair(&id).keys(&id).keeper();
-        let envelope = Envelope::read(&bytes[..length]).unwrap();
-        assert!(envelope.open(&keys).unwrap().understand().is_ok());
-        let reply = Reply {
-            status,
-            server_time: clock::wall().plus(clock_ahead),
-            observed: from.ip(),
-            port: from.port(),
-            seconds: if status == Status::Granted { 30 } else { 0 },
-            text: ReplyText::fitting("hello"),
-        };
-        let sealed = seal_reply(&reply, &keys.reply, envelope.nonce, &random().unwrap()).unwrap();
-        socket.send_to(&sealed, from).unwrap();
-    });
-    (port, answered)
-}
+use loopback::{KEY, server, text};
 
 /// Runs the client in an empty home.
 fn spa_knock(port: u16, more: &[&str]) -> Output {
@@ -60,10 +24,6 @@ fn spa_knock(port: u16, more: &[&str]) -> Output {
         .args(["127.0.0.1", "open-ssh"])
         .output()
         .unwrap()
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
 }
 
 #[test]
@@ -183,6 +143,145 @@ fn a_malformed_key_in_the_environment_is_told_by_line_without_its_text() {
         assert!(told.starts_with(&format!("spa-knock: key in $SPA_KNOCK_KEY: {reason}\nhint: ")), "{told}");
         assert!(!told.contains("sesame"));
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_profile_may_name_a_command_that_prints_the_key() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".config/spa-knock");
+    std::fs::create_dir_all(&folder).unwrap();
+    let run = |command: &str, variable: Option<&str>| {
+        let profile = format!(
+            "[server.home]\naddress = \"127.0.0.1\"\naction = \"open-ssh\"\nkey-command = {command}\n"
+        );
+        std::fs::write(folder.join("config.toml"), profile).unwrap();
+        let mut client = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
+        client.env("HOME", home.path()).env_remove("XDG_CONFIG_HOME").env_remove("SPA_KNOCK_KEY");
+        if let Some(key) = variable {
+            client.env("SPA_KNOCK_KEY", key);
+        }
+        client.args(["--dry-run", "home"]).output().unwrap()
+    };
+    let printed = format!("[\"printf\", '{}']", KEY.trim_end().replace('\n', "\\n"));
+    let output = run(&printed, None);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).contains("key from key-command printf"), "{output:?}");
+    assert_eq!(
+        run("[\"false\"]", Some(KEY)).status.code(),
+        Some(0),
+        "what is in the environment comes first"
+    );
+
+    for (command, told) in [
+        ("[\"false\"]", "spa-knock: key-command false: exit status: 1\nhint: "),
+        ("[\"/no/such/pass\", \"sesame\"]", "spa-knock: key-command /no/such/pass: not found\nhint: "),
+        ("[\"echo\", \"sesame\"]", "spa-knock: key from key-command echo: line 1: expected 'name: value'\n"),
+    ] {
+        let output = run(command, None);
+        assert_eq!(output.status.code(), Some(5));
+        assert!(text(&output.stderr).starts_with(told), "{}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("sesame"));
+    }
+}
+
+#[test]
+fn a_token_in_the_environment_is_a_key() {
+    let run = |token: &str| {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
+        client.env("SPA_KNOCK_KEY", token).arg("show").output().unwrap()
+    };
+    let token = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
+    let output = run(token);
+    assert!(text(&output.stdout).contains("server       inner\n"), "{output:?}");
+    let output = run(&token.replace("AAAF", "AAAE"));
+    assert_eq!(output.status.code(), Some(5));
+    assert!(text(&output.stderr).starts_with("spa-knock: key in $SPA_KNOCK_KEY: checksum: "), "{output:?}");
+}
+
+/// Whether a value has one of the forms of `docs/output.schema.json`, as far as that uses JSON Schema.
+fn fits(value: &serde_json::Value, schema: &serde_json::Value) -> bool {
+    if let Some(forms) = schema["oneOf"].as_array() {
+        return forms.iter().filter(|form| fits(value, form)).count() == 1;
+    }
+    if let Some(choices) = schema["enum"].as_array() {
+        return choices.contains(value);
+    }
+    let is = |kind: &serde_json::Value| match kind.as_str().unwrap() {
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => {
+            value.as_array().is_some_and(|items| items.iter().all(|item| fits(item, &schema["items"])))
+        }
+        "object" => value.as_object().is_some_and(|object| {
+            let required = schema["required"].as_array().unwrap();
+            required.iter().all(|name| object.contains_key(name.as_str().unwrap()))
+                && object.iter().all(|(name, value)| {
+                    schema["properties"].get(name).is_some_and(|schema| fits(value, schema))
+                })
+        }),
+        _ => false,
+    };
+    match &schema["type"] {
+        serde_json::Value::Array(kinds) => kinds.iter().any(is),
+        kind => is(kind),
+    }
+}
+
+#[test]
+fn what_is_printed_as_json_has_the_form_that_the_schema_says() {
+    let schema = serde_json::from_str(include_str!("../docs/output.schema.json")).unwrap();
+    let told = |output: &Output| -> serde_json::Value {
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    };
+    let mut seen = Vec::new();
+    for status in [Status::Granted, Status::Done, Status::NotAllowed] {
+        let (port, answered) = server(status, Duration::ZERO);
+        seen.push(told(&spa_knock(port, &["-o", "json"])));
+        answered.join().unwrap();
+    }
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    for more in
+        [&["--timeout", "50ms"][..], &["--no-reply"], &["--dry-run"], &["--key", "none.key"], &["--otp", "1"]]
+    {
+        seen.push(told(&spa_knock(port, &[&["-o", "json"], more].concat())));
+    }
+    for value in &seen {
+        assert!(fits(value, &schema), "{value}");
+        let mut more = value.clone();
+        more["surprise"] = true.into();
+        assert!(!fits(&more, &schema), "{more}");
+    }
+    let results: Vec<_> = seen.iter().map(|value| value["result"].as_str().unwrap()).collect();
+    assert_eq!(results, ["granted", "done", "refused", "no-reply", "sent", "dry-run", "error", "error"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn waiting_shows_a_line_on_a_terminal_and_nothing_in_a_pipe() {
+    let command = |port: u16| {
+        let program = env!("CARGO_BIN_EXE_spa-knock");
+        format!("{program} --server-id bastion --port {port} --timeout 400ms --wait 1 127.0.0.1 open-ssh")
+    };
+    let run = |program: &str, words: &[&str]| {
+        let mut client = Command::new(program);
+        let output = client.args(words).env("SPA_KNOCK_KEY", KEY).stdin(std::process::Stdio::null()).output();
+        let Ok(output) = output else { return None };
+        Some(text(&output.stdout).to_owned() + text(&output.stderr))
+    };
+    let (port, answered) = server(Status::Granted, Duration::ZERO);
+    let piped = run("sh", &["-c", &command(port)]).unwrap();
+    answered.join().unwrap();
+    assert!(!piped.contains("waiting") && !piped.contains('\r'), "{piped:?}");
+    let (port, answered) = server(Status::Granted, Duration::ZERO);
+    let Some(shown) = run("script", &["-qec", &command(port), "/dev/null"]) else { return };
+    answered.join().unwrap();
+    assert!(shown.contains("\r\x1b[Kspa-knock: 127.0.0.1: waiting for tcp port 1 (0 s)"), "{shown:?}");
+    assert!(shown.contains("\r\x1b[Kspa-knock: 127.0.0.1: knocked, but"), "the line has gone: {shown:?}");
 }
 
 #[cfg(target_os = "linux")]

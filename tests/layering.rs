@@ -16,7 +16,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
     &[("knock", &[])],
     &[("packet", &[]), ("crypto", &[]), ("wire", &["crypto"])],
     &[("gate", &[]), ("knockd", &[])],
-    &[("os", &[]), ("config", &["os"]), ("capture", &["os"]), ("firewall", &["os"])],
+    &[("os", &[]), ("config", &["os"]), ("capture", &["os"]), ("firewall", &["os"]), ("manual", &[])],
     &[("client", &[]), ("server", &[])],
 ];
 

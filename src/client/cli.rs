@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use super::failure::{Cause, Failure};
 use super::sequence::Gap;
@@ -25,7 +26,7 @@ const AFTER_LONG_HELP: &str = "\
 A knock is one UDP datagram, sealed and signed. The server stays silent towards everybody who has no key; who \
 has one gets an answer, and the port opens for one address.
 
-Keys, in this order: --key; $SPA_KNOCK_KEY (a key file's text); the profile's; ~/.config/spa-knock/SERVER.key; \
+Keys, in this order: --key; $SPA_KNOCK_KEY (a key file's text, or a token); the profile's key or key-command; ~/.config/spa-knock/SERVER.key; \
 ~/.knock.key. A key file must belong to you (or root) and be closed to others (mode 0600), its folder not \
 writable by others.
 
@@ -50,6 +51,9 @@ Examples:
   spa-knock --dry-run server open-ssh
   spa-knock --ports --wait 22 server open-ssh
   spa-knock -- show open-ssh              (a server that is called like a subcommand)
+  ssh -o ProxyCommand='spa-knock connect %n open-ssh %h %p' server
+  spa-knock import spa-knock-AFgB…
+  spa-knock doctor --ntp pool.ntp.org server
   spa-knock keygen -o ~/.knock.key --client laptop
   spa-knock derive --server-id bastion.example.org > bastion.key
 
@@ -57,12 +61,13 @@ Files:
   ~/.knock.key                            the key for all servers
   ~/.config/spa-knock/SERVER.key          the key for one server
   ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
-                                          id, key, action, source, reply, wait
+                                          id, key or key-command, action, source,
+                                          reply, wait
   ~/.local/state/spa-knock/               addresses learnt from replies, and when --ports
                                           was used
 
 Environment:
-  SPA_KNOCK_KEY                           a key file's text
+  SPA_KNOCK_KEY                           a key file's text, or a token
   XDG_CONFIG_HOME, XDG_STATE_HOME         in place of ~/.config and ~/.local/state
 
 Exit codes:
@@ -84,7 +89,7 @@ Exit codes:
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock keygen | derive | show [OPTIONS]"
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock import | show | keygen | derive | doctor | completions | man"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -109,6 +114,22 @@ pub(super) struct Knocking {
     #[arg(hide = true)]
     surplus: Vec<String>,
 
+    #[command(flatten)]
+    pub(super) manner: Manner,
+    /// Then wait until this TCP port accepts
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(super) wait: Option<u16>,
+    /// Say what would be sent, field by field; send nothing
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Say the outcome as text or as one JSON object on standard output
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// How to knock, whatever comes after it.
+#[derive(Args)]
+pub(super) struct Manner {
     /// Key file; "-" reads it from standard input
     #[arg(short, long, value_name = "FILE")]
     pub(super) key: Option<PathBuf>,
@@ -130,15 +151,6 @@ pub(super) struct Knocking {
     /// Give up after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = some_time)]
     pub(super) timeout: Duration,
-    /// Then wait until this TCP port accepts
-    #[arg(short, long, value_name = "PORT", value_parser = port())]
-    pub(super) wait: Option<u16>,
-    /// Say what would be sent, field by field; send nothing
-    #[arg(short = 'n', long)]
-    pub(super) dry_run: bool,
-    /// Say the outcome as text or as one JSON object on standard output
-    #[arg(short, long, value_name = "FORM", default_value = "text")]
-    pub(super) output: Output,
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub(super) quiet: bool,
@@ -224,16 +236,61 @@ pub(super) enum Command {
         #[arg(short, long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
-    #[command(hide = true)]
-    Connect(Ignored),
-    #[command(hide = true)]
-    Import(Ignored),
+    /// Knock, then join standard input and output to a TCP port: for ssh's ProxyCommand
+    Connect(Connecting),
+    /// Keep a key that the server's admin has handed over
+    ///
+    /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not be there yet.
+    Import {
+        /// The token, or the text of a key file; "-" reads either from standard input
+        #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
+        token: OsString,
+    },
+    /// Find out why a knock does not open
+    ///
+    /// Looks at key, name, ways, clock, and knocks. Every line has a verdict, and what is wrong has a hint. The
+    /// exit code is 0 only if all is well.
+    Doctor(Examination),
     #[command(hide = true)]
     Legacy(Ignored),
-    #[command(hide = true)]
-    Completions(Ignored),
-    #[command(hide = true)]
-    Man(Ignored),
+    /// Print what completes this command line in a shell
+    Completions {
+        /// Which one
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// A knock, and where to connect to afterwards.
+#[derive(Args)]
+pub(super) struct Connecting {
+    /// The server to knock at: a name, an address, or the NAME of a profile
+    pub(super) server: String,
+    /// What to ask for, e.g. open-ssh
+    pub(super) action: ActionName,
+    /// Where to connect to then: a name or an address; ssh writes it as %h
+    pub(super) host: String,
+    /// On which TCP port; ssh writes it as %p
+    #[arg(value_name = "PORT", value_parser = port())]
+    pub(super) door: u16,
+    #[command(flatten)]
+    pub(super) manner: Manner,
+}
+
+/// What is to be looked at.
+#[derive(Args)]
+pub(super) struct Examination {
+    /// The server: a name, an address, or the NAME of a profile
+    pub(super) server: String,
+    /// What to ask for; without it, and where the profile names none, the knock asks for something that no
+    /// server has: it opens nothing, and is answered all the same
+    pub(super) action: Option<ActionName>,
+    /// Compare the clock with this NTP server's (SNTP, RFC 4330: one datagram each way)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) ntp: Option<String>,
+    #[command(flatten)]
+    pub(super) manner: Manner,
 }
 
 /// The words after a subcommand that has its place, but no effect in this version.
@@ -251,16 +308,29 @@ impl Knocking {
             return Err(Failure::new(Cause::Usage, format!("{word}: a word too many after ARGUMENT"))
                 .hint("an argument with spaces stands in quotes"));
         }
+        if self.manner.ports.ports && self.argument.is_some() {
+            return Err(no_room("ARGUMENT"));
+        }
+        self.manner.check()
+    }
+}
+
+impl Manner {
+    /// Refuses what this version does not do, and what eight ports cannot say.
+    pub(super) fn check(&self) -> Result<(), Failure> {
         if self.not_yet.otp.is_some() {
             return Err(Failure::not_yet("--otp"));
         }
-        let too_much = [("--for", self.seconds.is_some()), ("ARGUMENT", self.argument.is_some())];
-        if let Some((name, _)) = too_much.into_iter().find(|(_, given)| self.ports.ports && *given) {
-            let reason = format!("--ports: eight ports have no room for {name}");
-            return Err(Failure::new(Cause::Usage, reason).hint("leave one of the two away"));
+        if self.ports.ports && self.seconds.is_some() {
+            return Err(no_room("--for"));
         }
         Ok(())
     }
+}
+
+fn no_room(name: &str) -> Failure {
+    Failure::new(Cause::Usage, format!("--ports: eight ports have no room for {name}"))
+        .hint("leave one of the two away")
 }
 
 fn port() -> clap::builder::RangedI64ValueParser<u16> {
@@ -337,7 +407,8 @@ mod tests {
         assert!(matches!(parse("spa-knock show --key f").ok().unwrap().command, Some(Command::Show { .. })));
         let derive = parse("spa-knock derive --key f --server-id A.").ok().unwrap().command;
         assert!(matches!(derive, Some(Command::Derive { server_id, .. }) if server_id.as_str() == "a"));
-        for line in ["connect -v s a h 22", "import -", "legacy -u s 1:udp", "completions bash", "man --help"]
+        for line in
+            ["connect -v s a h 22", "import -", "import", "legacy -u s 1:udp", "completions bash", "man"]
         {
             assert!(parse(&format!("spa-knock {line}")).ok().unwrap().command.is_some(), "{line}");
         }

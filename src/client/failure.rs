@@ -76,6 +76,11 @@ impl Failure {
         &self.reason
     }
 
+    /// What to do about it; empty where nobody knows.
+    pub(super) fn advice(&self) -> &str {
+        self.hint.as_deref().unwrap_or_default()
+    }
+
     pub(super) fn exit_code(&self) -> ExitCode {
         self.cause.code().into()
     }

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::cli::{Knocking, Ports};
+use super::cli::{Connecting, Examination, Knocking, Manner, Ports};
 use super::failure::{Cause, Failure};
-use super::keys::Key;
+use super::keys::{Key, Profiled};
 use super::plan::Claim;
 use super::route::Family;
 use super::sequence::Gap;
@@ -55,16 +55,56 @@ pub(super) struct ThroughPorts {
     pub(super) gap: Gap,
 }
 
+/// What is asked of whom.
+struct Asked {
+    server: String,
+    action: Option<ActionName>,
+    argument: Option<Argument>,
+    wait: Option<u16>,
+}
+
 impl Intent {
     /// Reads the profile and the key, and weighs them against what was typed.
     pub(super) fn new(said: Knocking) -> Result<Self, Failure> {
         said.check()?;
-        let server = said.server.unwrap_or_default();
+        let Knocking { server, action, argument, wait, manner, .. } = said;
+        Self::weigh(Asked { server: server.unwrap_or_default(), action, argument, wait }, manner, None)
+    }
+
+    /// The same for a knock that a connection follows.
+    pub(super) fn to_connect(said: Connecting) -> Result<Self, Failure> {
+        said.manner.check()?;
+        let Connecting { server, action, manner, .. } = said;
+        Self::weigh(Asked { server, action: Some(action), argument: None, wait: None }, manner, None)
+    }
+
+    /// The same for a knock that is to be answered, and with `harmless` if no action is named anywhere.
+    pub(super) fn to_examine(said: Examination, harmless: ActionName) -> Result<Self, Failure> {
+        said.manner.check()?;
+        if said.manner.ports.ports {
+            return Err(Failure::new(
+                Cause::Usage,
+                "--ports: only an answer tells what is wrong, and eight ports get none",
+            )
+            .hint("look at the server's side: spa-knockd explain --live"));
+        }
+        let Examination { server, action, manner, .. } = said;
+        let asked = Asked { server, action, argument: None, wait: None };
+        let intent = Self::weigh(asked, manner, Some(harmless))?;
+        Ok(Self { reply: ReplyWanted::Yes, ..intent })
+    }
+
+    fn weigh(asked: Asked, said: Manner, fallback: Option<ActionName>) -> Result<Self, Failure> {
+        let Asked { server, action, argument, wait } = asked;
         let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
-        let Some(action) = said.action.or(profile.action.clone()) else {
+        let Some(action) = action.or(profile.action.clone()).or(fallback) else {
             return Err(no_action(&server));
         };
-        let profiled = profile.key.as_deref().map(|key| from_folder(key, &folder));
+        let profiled = match (&profile.key_command, &profile.key) {
+            (Some(command), _) => Some(Profiled::Command(command.clone())),
+            (None, Some(path)) => Some(Profiled::File(from_folder(path, &folder))),
+            (None, None) => None,
+        };
         let key = Key::for_server(said.key.as_deref(), profiled, &server)?;
         let target = Target::new(
             &Said { server: &server, port: said.port, id: said.server_id.as_ref() },
@@ -87,12 +127,12 @@ impl Intent {
             target,
             key,
             action,
-            argument: said.argument.unwrap_or_else(Argument::none),
+            argument: argument.unwrap_or_else(Argument::none),
             seconds: said.seconds.unwrap_or(0),
             source: said.source.or(profile.source).unwrap_or(Source::Auto),
             reply,
             timeout: said.timeout,
-            wait: said.wait.or(profile.wait),
+            wait: wait.or(profile.wait),
             family,
             state: env::state_home().map(|home| home.join("spa-knock")),
             ports,
@@ -157,7 +197,7 @@ fn from_folder(path: &Path, folder: &Path) -> PathBuf {
 fn no_action(server: &str) -> Failure {
     let failure =
         Failure::new(Cause::Usage, format!("{server}: no action is given, and the profile has none"));
-    if matches!(server, "keygen" | "derive" | "show") {
+    if matches!(server, "keygen" | "derive" | "show" | "connect" | "import" | "doctor") {
         return failure.hint(format!("options of {server} stand behind it: spa-knock {server} [OPTIONS]"));
     }
     failure.hint(format!("spa-knock {server} open-ssh, if that is what the server calls it"))

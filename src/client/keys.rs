@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use super::failure::{Cause, Failure};
 use crate::crypto::{Holder, KeyFile, KeySet};
 use crate::knock::ServerId;
-use crate::os::{env, files};
+use crate::os::{env, files, secret_command};
 
-/// The variable that may hold a key file's text, where there is no place for a file.
-const VARIABLE: &str = "SPA_KNOCK_KEY";
+/// The variable that may hold a key file's text or a token, where there is no place for a file.
+pub(super) const VARIABLE: &str = "SPA_KNOCK_KEY";
 
 /// A key and where it was found.
 pub(super) struct Key {
@@ -32,6 +32,16 @@ pub(super) enum Origin {
     StandardInput,
     /// In `$SPA_KNOCK_KEY`.
     Environment,
+    /// The output of this program.
+    Command(String),
+}
+
+/// The key that a profile names.
+pub(super) enum Profiled {
+    /// In this file.
+    File(PathBuf),
+    /// What this program, with these arguments, prints.
+    Command(Vec<String>),
 }
 
 impl Key {
@@ -39,12 +49,13 @@ impl Key {
     /// else in the folder of keys, else the one for all servers.
     pub(super) fn for_server(
         given: Option<&Path>,
-        profiled: Option<PathBuf>,
+        profiled: Option<Profiled>,
         server: &str,
     ) -> Result<Self, Failure> {
         match (Self::explicit(given)?, profiled) {
             (Some(key), _) => Ok(key),
-            (None, Some(path)) => Self::from_file(path),
+            (None, Some(Profiled::File(path))) => Self::from_file(path),
+            (None, Some(Profiled::Command(command))) => Self::from_command(&command),
             (None, None) => Self::first_of(&[named(server), common()]),
         }
     }
@@ -91,10 +102,13 @@ impl Key {
             None => env::text(VARIABLE)
                 .map(Zeroizing::new)
                 .map(|text| {
+                    if KeyFile::is_token(&text) {
+                        return Self::from_token(&text, Origin::Environment);
+                    }
                     Self::parse(&text, Origin::Environment).map_err(|failure| {
                         match text.trim().lines().count() {
                             1 => failure.hint(format!(
-                                "${VARIABLE} takes the text of the key file with its line ends, not its path"
+                                "${VARIABLE} takes a token, or the text of the key file with its line ends, not its path"
                             )),
                             _ => failure,
                         }
@@ -135,6 +149,23 @@ impl Key {
         Self::parse(&text, Origin::File(path))
     }
 
+    fn from_command(command: &[String]) -> Result<Self, Failure> {
+        let text = secret_command::output_of(command).map_err(|error| {
+            Failure::new(Cause::Files, format!("key-command {error}"))
+                .hint("what it prints on standard output must be a key file's text; try it in a shell")
+        })?;
+        // Arguments may be private, the program's name tells enough.
+        Self::parse(&text, Origin::Command(command.first().cloned().unwrap_or_default()))
+    }
+
+    fn from_token(token: &str, origin: Origin) -> Result<Self, Failure> {
+        match KeyFile::from_token(token) {
+            Ok(file) => Ok(Self { file, origin }),
+            Err(error) => Err(Failure::new(Cause::Files, format!("{origin}: {error}"))
+                .hint("copy the token again, from the first character to the last")),
+        }
+    }
+
     fn parse(text: &str, origin: Origin) -> Result<Self, Failure> {
         match KeyFile::parse(text) {
             Ok(file) => Ok(Self { file, origin }),
@@ -149,12 +180,13 @@ impl fmt::Display for Origin {
             Self::File(path) => write!(f, "key file {}", path.display()),
             Self::StandardInput => f.write_str("key on standard input"),
             Self::Environment => write!(f, "key in ${VARIABLE}"),
+            Self::Command(program) => write!(f, "key from key-command {program}"),
         }
     }
 }
 
 /// `~/.config/spa-knock/SERVER.key`.
-fn named(server: &str) -> Option<PathBuf> {
+pub(super) fn named(server: &str) -> Option<PathBuf> {
     // A name with a separator would reach out of the folder.
     let plain = !server.contains(['/', '\\', '\0']);
     plain

@@ -13,7 +13,7 @@ use super::refusal;
 use super::report::{Report, Success};
 use super::route::{Route, own_towards, resolve};
 use crate::crypto::{ClientKeys, Fingerprint};
-use crate::knock::{AddressPolicy, Reply, ReplyWanted, Source};
+use crate::knock::{AddressPolicy, Reply, ReplyWanted, Source, Timestamp};
 use crate::os::clock;
 use crate::os::files::plain;
 use crate::wire::Datagram;
@@ -21,7 +21,7 @@ use crate::wire::Datagram;
 /// How long other answers to the first knock may take, before the address in the first of them is believed.
 const LINGER: Duration = Duration::from_millis(100);
 /// From here on a difference of the clocks is worth a word; the server's window is 30 s.
-const CLOCKS_APART: Duration = Duration::from_secs(5);
+pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
 
 /// A knock that was not refused.
 #[derive(Debug)]
@@ -34,8 +34,28 @@ pub(super) struct Knocked {
     pub(super) text: String,
 }
 
+/// The last answer to a knock, whatever it led to.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    /// The own outgoing address towards the server.
+    pub(super) own: IpAddr,
+    /// What it said.
+    pub(super) reply: Reply,
+    /// Our clock when it came.
+    pub(super) at: Timestamp,
+}
+
 /// Knocks as it is meant.
 pub(super) fn knock(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
+    knock_and_keep(intent, report, &mut None)
+}
+
+/// The same, and keeps the last answer for who wants to know more than what came of it.
+pub(super) fn knock_and_keep(
+    intent: &Intent,
+    report: &Report,
+    last: &mut Option<Answer>,
+) -> Result<Knocked, Failure> {
     let keys = intent.key.keys(&intent.target.id);
     let knocker = Knocker {
         intent,
@@ -47,7 +67,7 @@ pub(super) fn knock(intent: &Intent, report: &Report) -> Result<Knocked, Failure
     if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
         report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
     }
-    knocker.knock()
+    knocker.knock(last)
 }
 
 /// The first way to the server that the system knows, and what the first knock says there. Sends nothing.
@@ -75,7 +95,7 @@ struct Knocker<'a> {
 }
 
 impl Knocker<'_> {
-    fn knock(&self) -> Result<Knocked, Failure> {
+    fn knock(&self, last: &mut Option<Answer>) -> Result<Knocked, Failure> {
         let mut failed = None;
         let servers = addresses(self.intent)?;
         self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
@@ -93,7 +113,8 @@ impl Knocker<'_> {
             let mut exchange = Exchange::new(&route.socket, &self.keys.reply);
             match exchange.send(self.seal(plan.first())?) {
                 Ok(()) => {
-                    return self.converse(plan, &route, exchange, servers.get(tried..).unwrap_or_default());
+                    let others = servers.get(tried..).unwrap_or_default();
+                    return self.converse(plan, &route, exchange, others, last);
                 }
                 Err(error) => {
                     self.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
@@ -110,6 +131,7 @@ impl Knocker<'_> {
         route: &Route,
         mut exchange: Exchange<'_>,
         others: &[SocketAddr],
+        last: &mut Option<Answer>,
     ) -> Result<Knocked, Failure> {
         if self.intent.reply == ReplyWanted::No {
             return Ok(self.sent(route, plan.first()));
@@ -129,6 +151,7 @@ impl Knocker<'_> {
                 (until, resend) = (deadline, Resend::Yes);
                 continue;
             };
+            *last = Some(Answer { own: route.own, reply: heard.reply.clone(), at: heard.at });
             let turn = if heard.knock == 0 { Turn::First } else { Turn::Second };
             match plan.heard(turn, &heard.reply, own_like(route.own, heard.reply.observed)) {
                 Next::Report => return self.outcome(&plan, route, &heard),
@@ -275,15 +298,22 @@ fn own_like(own: IpAddr, observed: IpAddr) -> Option<IpAddr> {
 fn no_way(intent: &Intent, failed: Option<(SocketAddr, io::Error)>) -> Failure {
     let host = &intent.target.host;
     match failed {
-        Some((server, error)) => Failure::new(
-            Cause::Network,
-            format!("{host}: nothing could be sent to {}: {}", server.ip(), plain(&error)),
-        ),
+        Some((server, error)) => {
+            let reason = format!("{host}: nothing could be sent to {}: {}", server.ip(), plain(&error));
+            let failure = Failure::new(Cause::Network, reason);
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return failure.hint(format!(
+                    "a firewall of this host forbids it: let UDP to port {} out",
+                    server.port()
+                ));
+            }
+            failure
+        }
         None => Failure::new(Cause::Network, format!("{host}: no address to knock at")),
     }
 }
 
-fn listed(servers: &[SocketAddr]) -> String {
+pub(super) fn listed(servers: &[SocketAddr]) -> String {
     servers.iter().map(|server| server.ip().to_string()).collect::<Vec<_>>().join(", ")
 }
 

@@ -1,8 +1,11 @@
 //! The client: its command line, knocking, waiting for the answer, keys.
 
 mod cli;
+mod connecting;
+mod doctor;
 mod exchange;
 mod failure;
+mod import;
 mod intent;
 mod keyring;
 mod keys;
@@ -11,9 +14,11 @@ mod learnt;
 mod plan;
 mod refusal;
 mod rehearsal;
+mod relay;
 mod report;
 mod route;
 mod sequence;
+mod sntp;
 mod steps;
 mod target;
 mod touching;
@@ -23,13 +28,15 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use cli::{Cli, Command, Knocking};
 use failure::Failure;
 use intent::Intent;
+use knocking::Knocked;
 use report::Report;
 
+use crate::manual;
 use crate::os::env;
 
 /// Runs the command line of `spa-knock`.
@@ -58,20 +65,29 @@ pub fn main() -> ExitCode {
 fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
     let dry_run = said.dry_run;
     let intent = Intent::new(said)?;
-    let knocked = match (intent.ports, dry_run) {
-        (None, true) => return rehearsal::tell(&intent, report),
-        (Some(through), true) => return touching::tell(&intent, through, report),
-        (None, false) => knocking::knock(&intent, report)?,
-        (Some(through), false) => touching::knock(&intent, through, report)?,
-    };
+    if dry_run {
+        return match intent.ports {
+            None => rehearsal::tell(&intent, report),
+            Some(through) => touching::tell(&intent, through, report),
+        };
+    }
+    let knocked = carry_out(&intent, report)?;
     if let Some(port) = intent.wait {
         let mut door = knocked.server;
         door.set_port(port);
         report.detail(|| format!("{}: waiting for tcp port {port}", door.ip()));
-        wait::until_accepting(door, intent.timeout)?;
+        wait::for_connection(&[door], intent.timeout, report)?;
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())
+}
+
+/// Knocks as it is meant: with a datagram, or by ports.
+fn carry_out(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
+    match intent.ports {
+        None => knocking::knock(intent, report),
+        Some(through) => touching::knock(intent, through, report),
+    }
 }
 
 fn run(command: Command) -> Result<(), Failure> {
@@ -79,11 +95,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Keygen { output, client } => keyring::keygen(output.as_deref(), client),
         Command::Derive { key, server_id } => keyring::derive(key.as_deref(), server_id),
         Command::Show { key } => keyring::show(key.as_deref()),
-        Command::Connect(_) => Err(Failure::not_yet("connect")),
-        Command::Import(_) => Err(Failure::not_yet("import")),
+        Command::Connect(said) => connecting::connect(said),
+        Command::Import { token } => import::import(token),
+        Command::Doctor(said) => doctor::examine(said),
         Command::Legacy(_) => Err(Failure::not_yet("legacy")),
-        Command::Completions(_) => Err(Failure::not_yet("completions")),
-        Command::Man(_) => Err(Failure::not_yet("man")),
+        Command::Completions { shell } => {
+            report::print(manual::completions(Cli::command(), shell).as_bytes())
+        }
+        Command::Man => report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes()),
     }
 }
 

@@ -1,11 +1,11 @@
 //! What people and scripts get to see: text on standard error, one JSON object on standard output.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::cli::{Knocking, Output};
+use super::cli::{Knocking, Manner, Output};
 use super::failure::{Cause, Failure};
 use crate::os::files::plain;
 
@@ -36,6 +36,13 @@ pub(super) struct Success {
     pub(super) round_trip_ms: Option<f64>,
 }
 
+/// A line that stays until the next one takes its place; without a terminal there is none. It goes when this is
+/// dropped.
+pub(super) struct Progress {
+    shown: bool,
+    last: String,
+}
+
 #[derive(Serialize)]
 struct Failed<'a> {
     result: &'static str,
@@ -54,14 +61,22 @@ impl Report {
     /// For a command that is not told how.
     pub(super) const PLAIN: Self = Self { output: Output::Text, volume: Volume::Normal };
 
+    /// For who tells it otherwise.
+    pub(super) const SILENT: Self = Self { output: Output::Text, volume: Volume::ErrorsOnly };
+
     /// As the command line wants it.
     pub(super) const fn new(said: &Knocking) -> Self {
+        Self { output: said.output, ..Self::of(&said.manner) }
+    }
+
+    /// As text, with as many words as are wanted.
+    pub(super) const fn of(said: &Manner) -> Self {
         let volume = match (said.quiet, said.verbose) {
             (true, _) => Volume::ErrorsOnly,
             (false, true) => Volume::Everything,
             (false, false) => Volume::Normal,
         };
-        Self { output: said.output, volume }
+        Self { output: Output::Text, volume }
     }
 
     /// What happens on the way.
@@ -76,6 +91,13 @@ impl Report {
         if self.volume >= Volume::Normal {
             say(text);
         }
+    }
+
+    /// What goes on at the moment, for a person at a terminal.
+    pub(super) fn progress(&self) -> Progress {
+        let shown =
+            self.volume >= Volume::Normal && self.output == Output::Text && io::stderr().is_terminal();
+        Progress { shown, last: String::new() }
     }
 
     /// What a person was asking for: text, or the same as JSON, on standard output.
@@ -103,6 +125,33 @@ impl Report {
                 print_json(&Failed { result: cause.result(), code: cause.code(), reason: failure.reason() });
         }
         failure.exit_code()
+    }
+}
+
+impl Progress {
+    /// Puts a text in the place of the last one.
+    pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
+        if !self.shown {
+            return;
+        }
+        let text = text();
+        if text != self.last {
+            self.put(&format!("spa-knock: {text}"));
+            self.last = text;
+        }
+    }
+
+    fn put(&self, text: &str) {
+        // Back to the line's start, and what stood there is erased (ECMA-48, EL).
+        let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if !self.last.is_empty() {
+            self.put("");
+        }
     }
 }
 

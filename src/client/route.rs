@@ -84,7 +84,8 @@ pub(super) fn resolve(
 }
 
 impl Family {
-    const fn takes(self, address: IpAddr) -> bool {
+    /// Whether an address is of it.
+    pub(super) const fn takes(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::V4 => address.is_ipv4(),

@@ -1,10 +1,11 @@
-//! Waiting until the port behind the knock accepts.
+//! Waiting until the port behind the knock accepts, and saying so to a person who watches.
 
 use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::failure::{Cause, Failure};
+use super::report::Report;
 use crate::os::clock;
 
 /// Between two tries.
@@ -13,28 +14,44 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// has just opened, and long ones get through where the way is long.
 const FIRST_TRY: Duration = Duration::from_millis(250);
 
-/// Waits until TCP port `door` accepts a connection, for at most `timeout`.
-pub(super) fn until_accepting(door: SocketAddr, timeout: Duration) -> Result<(), Failure> {
-    let end = clock::steady().saturating_add(timeout);
+/// The first connection that one of `doors` accepts, tried in their order, for at most `timeout`.
+pub(super) fn for_connection(
+    doors: &[SocketAddr],
+    timeout: Duration,
+    report: &Report,
+) -> Result<TcpStream, Failure> {
+    let start = clock::steady();
+    let end = start.saturating_add(timeout);
     let mut patience = FIRST_TRY;
+    let mut said = report.progress();
     loop {
-        let left = end.saturating_sub(clock::steady());
-        if left.is_zero() {
-            return Err(never(door, timeout));
-        }
-        if TcpStream::connect_timeout(&door, patience.min(left)).is_ok() {
-            return Ok(());
+        for door in doors {
+            let now = clock::steady();
+            if now >= end {
+                drop(said);
+                return Err(never(doors, timeout));
+            }
+            said.say(|| waiting(*door, now.saturating_sub(start)));
+            if let Ok(stream) = TcpStream::connect_timeout(door, patience.min(end.saturating_sub(now))) {
+                return Ok(stream);
+            }
         }
         patience = patience.saturating_mul(2);
+        // Above zero also without a door to try.
         sleep(PAUSE.min(end.saturating_sub(clock::steady())));
     }
 }
 
-fn never(door: SocketAddr, timeout: Duration) -> Failure {
+fn waiting(door: SocketAddr, since: Duration) -> String {
+    format!("{}: waiting for tcp port {} ({} s)", door.ip(), door.port(), since.as_secs())
+}
+
+fn never(doors: &[SocketAddr], timeout: Duration) -> Failure {
+    let addresses: Vec<_> = doors.iter().map(|door| door.ip().to_string()).collect();
     let reason = format!(
         "{}: knocked, but tcp port {} did not accept within {}",
-        door.ip(),
-        door.port(),
+        addresses.join(", "),
+        doors.first().map_or(0, SocketAddr::port),
         humantime::format_duration(timeout)
     );
     Failure::new(Cause::NotAccepting, reason)
@@ -57,7 +74,9 @@ mod tests {
             sleep(Duration::from_millis(250));
             TcpListener::bind((HERE, port)).unwrap()
         });
-        assert!(until_accepting(SocketAddr::new(HERE, port), Duration::from_secs(20)).is_ok());
+        let doors = [SocketAddr::new(HERE, 1), SocketAddr::new(HERE, port)];
+        let stream = for_connection(&doors, Duration::from_secs(20), &Report::PLAIN).unwrap();
+        assert_eq!(stream.peer_addr().unwrap().port(), port);
         opened.join().unwrap();
     }
 
@@ -65,9 +84,11 @@ mod tests {
     fn a_port_that_never_accepts_is_given_up() {
         // Below 1024: no test beside this one is given it.
         let port = 1;
-        let start = clock::steady();
-        let failure = until_accepting(SocketAddr::new(HERE, port), Duration::from_millis(300)).unwrap_err();
-        assert_eq!(failure.cause(), Cause::NotAccepting);
-        assert!(clock::steady() - start >= Duration::from_millis(300));
+        for doors in [&[SocketAddr::new(HERE, port)][..], &[]] {
+            let start = clock::steady();
+            let failure = for_connection(doors, Duration::from_millis(300), &Report::PLAIN).unwrap_err();
+            assert_eq!(failure.cause(), Cause::NotAccepting);
+            assert!(clock::steady() - start >= Duration::from_millis(300));
+        }
     }
 }

@@ -20,6 +20,8 @@ pub struct Profile {
     pub id: Option<ServerId>,
     /// The key file, as written: perhaps relative, perhaps from `~/`.
     pub key: Option<PathBuf>,
+    /// The command whose standard output is the key file's text: a program and its arguments. Never beside `key`.
+    pub key_command: Option<Vec<String>>,
     /// The action, where none is given.
     pub action: Option<ActionName>,
     /// Which address is to be let in.
@@ -116,15 +118,19 @@ impl Reading<'_> {
                 "port" => profile.port = self.checked(value, port),
                 "id" => profile.id = self.checked(value, parsed),
                 "key" => profile.key = self.checked(value, |value| string(value).map(PathBuf::from)),
+                "key-command" => profile.key_command = self.checked(value, command),
                 "action" => profile.action = self.checked(value, parsed),
                 "source" => profile.source = self.checked(value, parsed),
                 "reply" => profile.reply = self.checked(value, reply),
                 "wait" => profile.wait = self.checked(value, port),
                 _ => self.problem(
                     &key.span(),
-                    "unknown name (known: address, port, id, key, action, source, reply, wait)",
+                    "unknown name (known: address, port, id, key, key-command, action, source, reply, wait)",
                 ),
             }
+        }
+        if let (true, Some((key, _))) = (profile.key.is_some(), table.get_key_value("key-command")) {
+            self.problem(&key.span(), "key or key-command, not both");
         }
         profile
     }
@@ -144,6 +150,14 @@ fn string<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(value: &DeValue<'_>) -> Result<T, String> {
     string(value)?.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
+    let expected = || "expected a program and its arguments: [\"pass\", \"show\", \"knock\"]".to_owned();
+    let words = value.as_array().filter(|words| !words.is_empty()).ok_or_else(expected)?;
+    let text = |word: &Value<'_>| word.get_ref().as_str().map(str::to_owned).ok_or_else(expected);
+    let words: Vec<String> = words.iter().map(text).collect::<Result<_, _>>()?;
+    if words.first().is_some_and(String::is_empty) { Err(expected()) } else { Ok(words) }
 }
 
 fn host(value: &DeValue<'_>) -> Result<String, String> {
@@ -200,6 +214,21 @@ wait = 22
             assert_eq!(Profile::parse(FULL, name).unwrap(), Profile::default());
         }
         assert_eq!(Profile::parse("", "home").unwrap(), Profile::default());
+    }
+
+    #[test]
+    fn a_command_for_the_key_is_a_list_of_words_and_stands_alone() {
+        let profile = Profile::parse("[server.a]\nkey-command = [\"pass\", \"show\", \"\"]\n", "a").unwrap();
+        assert_eq!(profile.key_command.unwrap(), ["pass", "show", ""]);
+        for value in ["\"pass show\"", "[]", "[\"\"]", "[1]"] {
+            let errors = Profile::parse(&format!("[server.a]\nkey-command = {value}\n"), "a").unwrap_err();
+            assert!(errors[0].to_string().starts_with("2:15: expected a program"), "{value}: {}", errors[0]);
+        }
+        let both = "[server.a]\nkey = \"a.key\"\nkey-command = [\"a\"]\n";
+        assert_eq!(
+            Profile::parse(both, "a").unwrap_err()[0].to_string(),
+            "3:1: key or key-command, not both"
+        );
     }
 
     #[test]

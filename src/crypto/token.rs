@@ -30,7 +30,7 @@ pub enum TokenError {
     #[error("character {0} is none of those that tokens have (A-Z, a-z, 0-9, '-', '_')")]
     Character(usize),
     /// Not as long as it says.
-    #[error("length: it has {found} characters, and says that they are {expected}")]
+    #[error("length: {found} characters, but its beginning says {expected}")]
     Length {
         /// How many there are.
         found: usize,
@@ -52,10 +52,10 @@ pub enum TokenError {
 }
 
 impl KeyFile {
-    /// Whether a text means to be a token, rather than a key file.
+    /// Whether a text means to be a token, rather than a key file, every line of which has a colon.
     #[must_use]
     pub fn is_token(text: &str) -> bool {
-        text.trim_start().starts_with(PREFIX)
+        text.trim_start().starts_with(PREFIX) && !text.contains(':')
     }
 
     /// The token of a pair key; a root key has none, for it stays where it was made.
@@ -226,7 +226,8 @@ mod tests {
             key(Some("x"), Some(&"a".repeat(253)), Some(u16::MAX), &[255; 32]),
         ] {
             let token = file.to_token().unwrap();
-            assert!(KeyFile::is_token(&token) && token.len() < 550, "{}", token.len());
+            assert!(KeyFile::is_token(&token) && !KeyFile::is_token(&file.to_text()));
+            assert!(token.len() < 550, "{}", token.len());
             let read = KeyFile::from_token(&token).ok().unwrap();
             assert_eq!(*read.to_text(), *file.to_text());
         }

@@ -166,7 +166,7 @@ pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
     permissions::check_private_folder(path, &metadata)
 }
 
-fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
+pub(super) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
     // Room for everything at once: a growing buffer would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));
     let limit = u64::try_from(SECRET_MAX).unwrap_or(u64::MAX);

@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod env;
 pub mod files;
+pub mod secret_command;
+pub mod stdio;
 
 #[cfg(feature = "server")]
 pub mod capabilities;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 use super::console;
 use super::control::OnOff;
@@ -116,12 +117,12 @@ pub(super) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         options: Vec<OsString>,
     },
-    /// Shell completions (not yet in this version)
+    /// Print what completes this command line in a shell
     Completions {
-        /// bash, zsh, fish, …
-        shell: String,
+        /// Which one
+        shell: Shell,
     },
-    /// The manual page (not yet in this version)
+    /// Print the manual page
     Man,
     #[command(hide = true)]
     Watch,

@@ -36,6 +36,10 @@ use std::process::ExitCode;
 
 pub use keys::{LoadedClient, load_clients};
 
+use clap::CommandFactory as _;
+
+use crate::manual;
+
 use cli::{ClientCommand, Command, Options, StateCommand};
 use console::Failure;
 
@@ -77,6 +81,12 @@ fn dispatch(options: Options) -> ExitCode {
         }
         Command::Explain(asked) => exit(explain::explain(&config, &asked)),
         Command::Revoke { grant, .. } => exit(with_config(&config, |config| grants::revoke(config, grant))),
+        Command::Completions { shell } => {
+            exit(console::print(&manual::completions(Options::command(), shell)))
+        }
+        Command::Man => {
+            exit(console::print(&manual::page(Options::command(), manual::Section::Administration)))
+        }
         later => Failure::not_yet(later.name()).exit(),
     }
 }

@@ -12,10 +12,11 @@ use nix::unistd::Pid;
 use crate::net::{CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, ask, limited, open_ssh, within};
 
 /// `sshd` with its own host key and config; ended when dropped.
-struct Sshd(Child);
+pub(crate) struct Sshd(Child);
 
 impl Sshd {
-    fn start(namespace: &Namespace, folder: &Path) -> Self {
+    /// `folder` gets its keys and config, and `user`, the key to log in with.
+    pub(crate) fn start(namespace: &Namespace, folder: &Path) -> Self {
         // Where it locks itself in; packages make it at boot.
         fs::create_dir_all("/run/sshd").unwrap();
         for name in ["host", "user"] {
@@ -26,7 +27,8 @@ impl Sshd {
         let at = folder.display();
         let config = format!(
             "Port 22\nHostKey {at}/host\nAuthorizedKeysFile {at}/user.pub\nPidFile none\nUsePAM no\nStrictModes no\n\
-             PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+             PermitRootLogin yes\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+             MaxStartups 200\nSubsystem sftp internal-sftp\n"
         );
         fs::write(folder.join("sshd_config"), config).unwrap();
         let mut command = Command::new("/usr/sbin/sshd");

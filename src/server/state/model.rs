@@ -13,11 +13,14 @@ use super::disk::Disk;
 use super::replay::{ReplayState, StateError};
 use crate::crypto::{KeySet, PairSecret, Secret};
 use crate::gate::{
-    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Rejection, Term, Uses, Verdict,
+    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Rejection, Sequence, Term, Uses,
+    Verdict,
 };
-use crate::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
+use crate::knock::{
+    AddressPolicy, Argument, Band, Knock, Now, PrefixLengths, ReplyWanted, Step as HalfMinute, Timestamp,
+};
 use crate::os::files::FileError;
-use crate::wire::Datagram;
+use crate::wire::{Datagram, proof, selector, sequence};
 
 /// A disk of which a power loss keeps what was synced and any part of the rest.
 #[derive(Clone, Default)]
@@ -178,6 +181,8 @@ impl Disk for SimDisk {
 enum Step {
     /// A client knocks, its clock so many milliseconds from the server's.
     Knock(usize, i64),
+    /// A client touches its ports, its clock so many half minutes from the server's.
+    Touch(usize, i64),
     /// Somebody sends an old knock again.
     Replay(usize),
     /// So much time passes.
@@ -204,6 +209,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => (0..3_usize, prop_oneof![6 => -25_000..25_000_i64, 1 => -4_000_000..4_000_000_i64])
             .prop_map(|(client, off)| Step::Knock(client, off)),
+        15 => (0..3_usize, -2..3_i64).prop_map(|(client, off)| Step::Touch(client, off)),
         30 => any::<usize>().prop_map(Step::Replay),
         10 => prop_oneof![0..2_000_u64, 0..100_000_u64].prop_map(Step::Pass),
         4 => jump.prop_map(Step::Jump),
@@ -225,8 +231,15 @@ struct World {
     present: [bool; 3],
     keys: [KeySet; 3],
     running: Option<(Keeper, ReplayState<SimDisk>)>,
-    sent: Vec<(usize, Vec<u8>)>,
+    sent: Vec<(usize, Sent)>,
     acted: HashSet<usize>,
+}
+
+/// A knock on its way.
+#[derive(Clone, PartialEq)]
+enum Sent {
+    Datagram(Vec<u8>),
+    Ports(Sequence),
 }
 
 impl World {
@@ -278,7 +291,7 @@ impl World {
         Policy {
             window: self.window,
             reply: false,
-            band: None,
+            band: Some(Band::USUAL),
             own_addresses: std::collections::BTreeSet::new(),
             actions: [("touch".parse().unwrap(), action)].into(),
             clients: clients.map(client).collect(),
@@ -309,6 +322,10 @@ impl World {
             Step::Knock(client, off) => {
                 let wall = self.now.wall.as_millis().saturating_add_signed(off);
                 let number = self.send(client, Timestamp::from_millis(wall));
+                self.hear(number);
+            }
+            Step::Touch(client, off) => {
+                let number = self.touch(client, off);
                 self.hear(number);
             }
             Step::Replay(any) if !self.sent.is_empty() => {
@@ -386,17 +403,40 @@ impl World {
         let mut nonce = [0; 12];
         nonce[..8].copy_from_slice(&u64::try_from(self.sent.len()).unwrap().to_be_bytes());
         let datagram = Datagram::seal_with(&knock, &self.keys[client].client(), nonce, 0).unwrap();
-        self.sent.push((client, datagram.as_bytes().to_vec()));
+        self.sent.push((client, Sent::Datagram(datagram.as_bytes().to_vec())));
         self.sent.len() - 1
+    }
+
+    /// The same ports in the same half minute are the same knock.
+    fn touch(&mut self, client: usize, off: i64) -> usize {
+        let step = HalfMinute::new(HalfMinute::of(self.now.wall).number().saturating_add_signed(off));
+        let (band, keys) = (Band::USUAL, self.keys[client].client());
+        let proof = proof(&keys.proof, step, None, &"touch".parse().unwrap(), band);
+        let ports = sequence(selector(&keys.selector, step, band), &proof).to_vec();
+        let source = "10.0.0.1:4000".parse().unwrap();
+        let fingerprint = self.keys[client].fingerprint;
+        let sent = (client, Sent::Ports(Sequence::from_watcher(fingerprint, step, source, ports)));
+        self.sent.iter().position(|known| *known == sent).unwrap_or_else(|| {
+            self.sent.push(sent);
+            self.sent.len() - 1
+        })
     }
 
     /// What the daemon does with a datagram, `server/daemon.rs`; why it was refused.
     fn hear(&mut self, number: usize) -> Option<Rejection> {
-        let (client, bytes) = &self.sent[number];
-        let knock = Authentic::from_watcher(self.keys[*client].fingerprint, bytes).unwrap();
+        let (client, sent) = &self.sent[number];
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
         let (keeper, state) = self.running.as_mut().unwrap();
-        let verdict = match keeper.judge(&knock, source, self.now) {
+        let verdict = match sent {
+            Sent::Datagram(bytes) => {
+                let knock = Authentic::from_watcher(self.keys[*client].fingerprint, bytes).unwrap();
+                keeper.judge(&knock, source, self.now)
+            }
+            Sent::Ports(sequence) => {
+                keeper.judge_sequence(sequence, self.now).pop().unwrap_or(Verdict::Nothing)
+            }
+        };
+        let verdict = match verdict {
             Verdict::Record(accepted) => match state.record(accepted.acceptance()) {
                 Ok(()) => keeper.decide(accepted, self.now),
                 Err(_) => Verdict::Nothing,
@@ -454,6 +494,24 @@ fn a_first_start_that_dies_at_any_call_to_the_disk_is_followed_by_one_that_works
         assert!(next.is_ok(), "call {call}, power {power}: {}", next.err().unwrap());
     }
     assert!(died >= 40, "{died}");
+}
+
+#[test]
+fn a_sequence_acts_once_from_the_first_step_on_that_begins_after_the_first_start() {
+    for end in [Step::Pass(10), Step::Crash, Step::Restart(false), Step::Restart(true)] {
+        let mut world = World::new(1);
+        let early = world.touch(0, 0);
+        assert_eq!(world.hear(early), Some(Rejection::Replayed), "{end:?}");
+        world.take(&Step::Pass(30_000));
+        let number = world.touch(0, 0);
+        assert_eq!(world.hear(number), None, "{end:?}");
+        assert_eq!(world.acted, HashSet::from([number]), "{end:?}");
+        world.take(&end);
+        assert_eq!(world.hear(number), None, "{end:?}: in silence");
+        let datagram = world.send(0, world.now.wall);
+        assert_eq!(world.hear(datagram), None, "{end:?}");
+        assert!(world.acted.contains(&datagram), "{end:?}: a lane of its own");
+    }
 }
 
 #[test]

@@ -212,6 +212,18 @@ spa_knock_knocks_total{event="refused",reason="expired"} 1
         }
     }
 
+    #[test]
+    fn the_dashboard_asks_for_metrics_that_there_are() {
+        let dashboard = include_str!("../../../contrib/grafana-dashboard.json");
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let asked = dashboard.split(|c: char| !is_name(c)).filter(|word| word.starts_with("spa_knock_"));
+        let asked: BTreeSet<&str> = asked.collect();
+        let page = exposition(&example());
+        let told: BTreeSet<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        assert!(asked.len() > 10 && asked.is_subset(&told), "{:?}", asked.difference(&told));
+    }
+
     proptest! {
         #[test]
         fn no_label_breaks_out_of_its_quotes(value in "[a\\\\\"\n]{0,12}") {

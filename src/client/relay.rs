@@ -1,0 +1,67 @@
+//! Two streams joined both ways. Each way ends for itself: the end of one is told to its reader, while the other
+//! goes on.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+
+use super::failure::{Cause, Failure};
+use crate::os::files::plain;
+use crate::os::stdio;
+
+/// What is moved at once: as much as Linux lets a pipe hold twice over.
+const PIECE: usize = 128 << 10;
+
+/// Joins standard input and output to `stream` until both ways have ended, or the connection has broken.
+///
+/// Each way is a thread that sleeps in the system until there is something for it, so that neither waits for the
+/// other and neither spins.
+pub(super) fn join(stream: &TcpStream) -> Result<(), Failure> {
+    // What is typed should not wait for what was typed before it (RFC 896); where that cannot be had, it is slower.
+    let _ = stream.set_nodelay(true);
+    let own = |error: io::Error| {
+        Failure::new(Cause::Network, format!("standard input and output: {}", plain(&error)))
+    };
+    let (mut input, mut output) = (stdio::input().map_err(own)?, stdio::output().map_err(own)?);
+    let mut there = stream.try_clone().map_err(own)?;
+    let sending = thread::spawn(move || {
+        // What ends this way is the other side's matter, too, and told from there.
+        let _ = pump(&mut input, &mut there);
+        let _ = there.shutdown(Shutdown::Write);
+    });
+    match pump(&mut &*stream, &mut output) {
+        Ok(()) => {
+            stdio::end_output(output).map_err(own)?;
+            // It may still be heard, though it has nothing more to say.
+            let _ = sending.join();
+            Ok(())
+        }
+        // Who reads our output has gone, as ssh does when it is told to.
+        Err(Broken::Writing(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(Broken::Writing(error)) => Err(own(error)),
+        Err(Broken::Reading(error)) => {
+            Err(Failure::new(Cause::NotAccepting, format!("connection: {}", plain(&error)))
+                .hint("it was open, and the other side, or something on the way, has ended it"))
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// Moves all that comes, as it comes, until its end.
+fn pump(from: &mut impl Read, to: &mut impl Write) -> Result<(), Broken> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let length = match from.read(&mut piece) {
+            Ok(0) => return Ok(()),
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Broken::Reading(error)),
+        };
+        to.write_all(piece.get(..length).unwrap_or_default()).map_err(Broken::Writing)?;
+    }
+}

@@ -1,0 +1,169 @@
+//! ssh that knocks by itself: the README's lines for `~/.ssh/config`, with the real ssh, scp and rsync, against a real
+//! sshd behind the gate.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::net::{Daemon, Lab, SERVER4, Site, full, limited, open_ssh, within};
+use crate::ssh::Sshd;
+
+/// A lab with an sshd behind a closed gate, and a client whose ssh knows `server` by the README's lines.
+struct Office {
+    lab: Lab,
+    site: Site,
+    _sshd: Sshd,
+    _daemon: Daemon,
+}
+
+impl Office {
+    /// The block of the README's ssh recipes that contains `word`.
+    fn new(word: &str) -> Option<Self> {
+        let lab = Lab::new()?;
+        let site = Site::new("", &open_ssh(30));
+        let sshd = Sshd::start(&lab.server, site.folder());
+        assert!(within(Duration::from_secs(5), || lab.client.reaches(SERVER4, 22)), "sshd listens");
+        let daemon = Daemon::start(&lab.server, &site);
+        assert!(!lab.client.reaches(SERVER4, 22));
+
+        let folder = site.path("config").join("spa-knock");
+        fs::create_dir_all(&folder).unwrap();
+        let key = site.key_path("laptop");
+        let profile = format!("[server.server]\naddress = \"{SERVER4}\"\nkey = \"{}\"\n", key.display());
+        fs::write(folder.join("config.toml"), profile).unwrap();
+        let at = site.folder().display();
+        let rest = format!(
+            "Match all\n    HostName {SERVER4}\n    User root\n    IdentityFile {at}/user\n    BatchMode yes\n    ConnectTimeout 5\n    \
+             StrictHostKeyChecking no\n    UserKnownHostsFile {at}/known_hosts\n    LogLevel ERROR\n"
+        );
+        fs::write(site.path("ssh_config"), format!("{}\n{rest}", recipe(word))).unwrap();
+        Some(Self { lab, site, _sshd: sshd, _daemon: daemon })
+    }
+
+    /// A program that finds `spa-knock` and is told of the config by `-F` or in its own way.
+    fn command(&self, program: &str) -> Command {
+        let mut command = limited(program);
+        let here = Path::new(env!("CARGO_BIN_EXE_spa-knock")).parent().unwrap();
+        let path = format!("{}:{}", here.display(), std::env::var("PATH").unwrap());
+        command.env("PATH", path).env("HOME", self.site.folder()).env_remove("SPA_KNOCK_KEY");
+        for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "client-state")] {
+            command.env(name, self.site.path(folder));
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn ssh(&self, words: &[&str]) -> Command {
+        let mut command = self.command("ssh");
+        command.arg("-F").arg(self.site.path("ssh_config")).args(words);
+        command
+    }
+
+    fn run(&self, mut command: Command) -> Output {
+        self.lab.client.output(&mut command)
+    }
+
+    /// A file of bytes that no compression makes smaller.
+    fn file(&self, name: &str, bytes: usize) -> PathBuf {
+        let path = self.site.path(name);
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let content: Vec<u8> = (0..bytes / 8)
+            .flat_map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_ne_bytes()
+            })
+            .collect();
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+/// The indented block of the README that contains `word`, as it stands there.
+fn recipe(word: &str) -> String {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, section) = readme.split_once("## ssh that knocks by itself").expect("the section of the recipes");
+    let blocks = section.split("\n\n").filter(|block| block.starts_with("    "));
+    let block = blocks.into_iter().find(|block| block.contains(word)).expect(word);
+    block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
+}
+
+fn good(output: &Output) {
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn ssh_with_proxy_command_logs_in_through_a_closed_port_and_passes_the_exit_code_on() {
+    let Some(office) = Office::new("ProxyCommand spa-knock connect") else { return };
+    let output = office.run(office.ssh(&["server", "echo hello; exit 7"]));
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "a knock that opens is not worth a word");
+}
+
+#[test]
+fn ssh_with_match_exec_logs_in_through_a_closed_port() {
+    let Some(office) = Office::new("Match originalhost") else { return };
+    let output = office.run(office.ssh(&["server", "echo hello"]));
+    good(&output);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n");
+}
+
+#[test]
+fn ssh_ends_with_the_clients_message_when_the_knock_is_refused() {
+    let Some(office) = Office::new("ProxyCommand spa-knock connect") else { return };
+    let config = office.site.path("ssh_config");
+    let wrong = fs::read_to_string(&config).unwrap().replace("open-ssh", "open-shs");
+    fs::write(&config, wrong).unwrap();
+    let output = office.run(office.ssh(&["server", "true"]));
+    assert_eq!(output.status.code(), Some(255));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("spa-knock: server: open-shs refused: "), "{told}");
+}
+
+#[test]
+fn files_go_both_ways_with_scp_and_rsync() {
+    let Some(office) = Office::new("ProxyCommand spa-knock connect") else { return };
+    let size = if full() { 100_000_000 } else { 4_000_000 };
+    let sent = office.file("sent", size);
+    let (there, back) = (office.site.path("there"), office.site.path("back"));
+    let remote = format!("server:{}", there.display());
+    for (from, to) in [(sent.to_str().unwrap(), remote.as_str()), (&remote, back.to_str().unwrap())] {
+        let start = std::time::Instant::now();
+        let mut scp = office.command("scp");
+        scp.arg("-q").arg("-F").arg(office.site.path("ssh_config")).args([from, to]);
+        good(&office.run(scp));
+        println!("scp: {size} bytes in {:?}", start.elapsed());
+    }
+    assert!(fs::read(&sent).unwrap() == fs::read(&back).unwrap(), "every byte comes back");
+
+    if Command::new("rsync").arg("--version").output().is_err() {
+        println!("no rsync here");
+        return;
+    }
+    let mut rsync = office.command("rsync");
+    let remote_shell = format!("ssh -F {}", office.site.path("ssh_config").display());
+    let target = format!("server:{}", office.site.path("by-rsync").display());
+    rsync.args(["--rsh", &remote_shell]).args([sent.to_str().unwrap(), &target]);
+    good(&office.run(rsync));
+    assert!(fs::read(&sent).unwrap() == fs::read(office.site.path("by-rsync")).unwrap());
+}
+
+#[test]
+fn many_at_once_all_log_in() {
+    let Some(office) = Office::new("ProxyCommand spa-knock connect") else { return };
+    let many = if full() { 50 } else { 8 };
+    let children: Vec<_> = (0..many)
+        .map(|number| {
+            let mut ssh = office.ssh(&["server", &format!("echo {number}")]);
+            office.lab.client.spawn(ssh.stdout(Stdio::piped()).stderr(Stdio::piped()))
+        })
+        .collect();
+    for (number, child) in children.into_iter().enumerate() {
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{number}\n"), "{output:?}");
+    }
+    println!("ssh at once: {many}");
+}
