@@ -5,6 +5,7 @@ pub mod env;
 pub mod files;
 pub mod secret_command;
 pub mod stdio;
+pub mod terminal;
 
 #[cfg(feature = "server")]
 pub mod capabilities;
