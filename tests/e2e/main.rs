@@ -23,6 +23,7 @@ mod daemon;
 mod disk;
 mod doctor;
 mod doors;
+mod enrol;
 mod flood;
 mod gate;
 mod hostile;
