@@ -24,6 +24,7 @@ mod disk;
 mod doctor;
 mod doors;
 mod enrol;
+mod explain;
 mod flood;
 mod gate;
 mod hostile;
