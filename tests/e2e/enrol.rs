@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use spa_knock::crypto::{KeyFile, OtpSeed, OtpStep};
 use spa_knock::knock::Timestamp;
 
+use super::strace::Strace;
 use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, limited, open_ssh};
 
 /// `spa-knockd client` with these words.
@@ -65,6 +66,39 @@ fn a_visitor_with_one_use_gets_in_once_whatever_becomes_of_the_daemon() {
     assert!(client(&site, &["revoke", "visitor"]).status.success());
     printed(&client(&site, &["add", "visitor", "--allow", "open-ssh", "--uses", "1"]));
     assert!(show().contains("\nuses: 0 of 1 used, 1 left\n"), "{}", show());
+}
+
+#[test]
+fn the_disk_knows_of_a_code_and_a_use_before_the_port_opens() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let daemon = Daemon::start(&lab.server, &site);
+    let key = site.path("visitor.key");
+    let words =
+        ["add", "visitor", "--allow", "open-ssh", "--uses", "3", "--otp", "-o", key.to_str().unwrap()];
+    printed(&client(&site, &words));
+    let text = std::fs::read_to_string(site.path("keys").join("visitor.otp")).unwrap();
+    let Ok(seed) = OtpSeed::parse(&text) else { panic!("no seed file") };
+    let log = site.path("calls");
+    let calls = "trace=pwrite64,fsync,rename,renameat,renameat2,sendto,sendmsg";
+    let strace = Strace::attach(daemon.id(), &["-y", "-s", "9999", "-e", calls], &log);
+    let granted = lab.client.output(&mut knock(&site, &key, &["--otp", &code(&seed, 0)]));
+    assert!(granted.status.success(), "{}", outcome(&granted).1);
+    drop(strace);
+    let log = std::fs::read_to_string(log).unwrap();
+    let lines: Vec<&str> = log.lines().collect();
+    let next = |from: usize, what: &dyn Fn(&str) -> bool| {
+        let found = lines.iter().skip(from).position(|line| what(line));
+        from + found.unwrap_or_else(|| panic!("missing after line {from}:\n{log}")) + 1
+    };
+    let journal = |line: &str| line.starts_with("pwrite64(") && line.contains("replay.journal");
+    let mut at = next(0, &journal);
+    at = next(at, &journal);
+    at = next(at, &|line| line.starts_with("fsync(") && line.contains("/uses.new"));
+    at = next(at, &|line| line.starts_with("rename") && line.contains("/uses\""));
+    at = next(at, &|line| line.starts_with("fsync(") && line.contains("/state>"));
+    let opened = lines.iter().position(|line| line.starts_with("send") && line.contains("NETLINK")).unwrap();
+    assert!(opened >= at, "the port opens first:\n{log}");
 }
 
 /// The code of the step so many steps from now.
