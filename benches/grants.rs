@@ -83,12 +83,14 @@ impl Orders {
             grant_prefix,
             rate: None,
             expires: None,
+            uses: None,
         };
         let client = Client {
             name: "laptop".parse().unwrap(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
             age: KeyAge::Current,
+            otp: None,
             rules,
         };
         let hour = Duration::from_secs(3_600);

@@ -92,12 +92,14 @@ fn policy() -> Policy {
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
             age: KeyAge::Current,
+            otp: None,
             rules: ClientRules {
                 allow: ACTIONS.into_iter().map(|action| action.parse().unwrap()).collect(),
                 sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
                 grant_prefix: PrefixLengths::SINGLE,
                 rate: None,
                 expires: None,
+                uses: None,
             },
         }
     };

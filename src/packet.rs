@@ -179,6 +179,19 @@ impl<'a> Segment<'a> {
     }
 }
 
+/// Whether a frame holds an IP fragment, the first or a later one. Of IPv6 only a fragment header at once behind the
+/// main one is looked for, where senders put it.
+#[must_use]
+pub fn is_fragment(link: Link, frame: &[u8]) -> bool {
+    const FRAGMENT: u8 = 44;
+    let fragment = |packet: &[u8]| match packet.first()? >> 4 {
+        4 => Some(u16::from_be_bytes(*packet.get(6..)?.first_chunk()?) & 0x3FFF != 0),
+        6 => Some(*packet.get(6)? == FRAGMENT),
+        _ => None,
+    };
+    skip_link(link, frame).and_then(|(packet, _)| fragment(packet)).unwrap_or(false)
+}
+
 /// The network header and what follows, and the interface's index.
 fn skip_link(link: Link, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let number = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use spa_knock::crypto::{Fingerprint, KeySet, PairSecret, Secret};
+use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock::gate::{
     Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge, Order, Outcome,
     Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict, Watcher,
@@ -55,6 +55,7 @@ fn rules() -> ClientRules {
         grant_prefix: PrefixLengths::SINGLE,
         rate: None,
         expires: None,
+        uses: None,
     }
 }
 
@@ -116,6 +117,7 @@ fn policy(rules: ClientRules) -> Policy {
         fingerprint: keys.fingerprint,
         keys: keys.keeper(),
         age: KeyAge::Current,
+        otp: None,
         rules,
     };
     Policy {
@@ -160,7 +162,10 @@ impl Server {
     fn hear(&mut self, datagram: &[u8], source: &str) -> Result<Verdict, Dropped> {
         let knock = self.watcher.judge(datagram, self.now.wall)?;
         Ok(match self.keeper.judge(&knock, source.parse().unwrap(), self.now) {
-            Verdict::Record(accepted) => self.keeper.decide(accepted, self.now),
+            Verdict::Record(accepted) => match self.keeper.decide(accepted, self.now) {
+                Verdict::Pay(bill) => Verdict::Act(bill.paid()),
+                verdict => verdict,
+            },
             verdict => verdict,
         })
     }
@@ -178,7 +183,7 @@ impl Server {
             }
             Ok(Verdict::AnswerAgain(_)) => "answer again".to_owned(),
             Ok(Verdict::Refuse(refusal)) => refusal.rejection.to_string(),
-            Ok(Verdict::Nothing | Verdict::Record(_)) => "nothing".to_owned(),
+            Ok(Verdict::Nothing | Verdict::Record(_) | Verdict::Pay(_)) => "nothing".to_owned(),
         }
     }
 
@@ -689,4 +694,135 @@ proptest! {
         }
         prop_assert!(acted.iter().all(|&times| times <= 1), "{acted:?}");
     }
+}
+
+/// A server whose client needs one-time passwords, and their seed.
+fn with_otp(rules: ClientRules) -> (Server, OtpSeed) {
+    let seed = OtpSeed::generate(OtpHash::Sha1, OtpDigits::Eight).unwrap();
+    let mut server = Server::with(rules.clone());
+    let mut policy = policy(rules);
+    policy.clients.iter_mut().for_each(|client| client.otp = Some(seed.clone()));
+    server.keeper.replace_policy(policy);
+    (server, seed)
+}
+
+/// What comes of a knock with the code of so many steps from now; `None`: without one.
+fn with_code(server: &mut Server, seed: &OtpSeed, off: Option<i64>) -> String {
+    let otp = off.map(|off| seed.code(OtpStep::of(server.now.wall).plus(off)));
+    let datagram = server.seal(&Knock { otp, ..knock_at(server.now.wall) });
+    server.outcome(&datagram, SOURCE)
+}
+
+fn knock_at(timestamp: Timestamp) -> Knock {
+    Knock { timestamp, ..knock() }
+}
+
+#[test]
+fn each_one_time_password_works_once_and_none_before_one_that_did() {
+    let (mut server, seed) = with_otp(rules());
+    let step = Duration::from_secs(30);
+    let used = "one-time password was used: wait for the next one";
+    for (off, outcome) in [
+        (None, "a one-time password is needed"),
+        (Some(-1), "act"),
+        (Some(-1), used),
+        (Some(0), "act"),
+        (Some(-1), used),
+        (Some(1), "act"),
+        (Some(0), used),
+        (Some(1), used),
+        (Some(2), "one-time password of in 60 s: check the clocks"),
+        (Some(-2), "one-time password of 60 s ago: check the clocks"),
+    ] {
+        assert_eq!(with_code(&mut server, &seed, off), outcome, "{off:?}");
+    }
+    server.pass(step);
+    assert_eq!(with_code(&mut server, &seed, Some(0)), used, "accepted ahead of its time");
+    server.pass(step);
+    assert_eq!(with_code(&mut server, &seed, Some(0)), "act");
+}
+
+#[test]
+fn a_refused_one_time_password_is_answered_with_status_5_and_a_used_up_key_with_6() {
+    let (mut server, _) = with_otp(rules());
+    let refusal = server.refusal(&knock(), SOURCE);
+    assert_eq!(refusal.rejection.status(), Some(Status::OtpRefused));
+    assert_eq!(Rejection::UsesExhausted.status(), Some(Status::Exhausted));
+}
+
+#[test]
+fn five_wrong_one_time_passwords_in_a_row_pause_all_for_ten_minutes() {
+    let (mut server, seed) = with_otp(rules());
+    let wrong = |server: &mut Server| {
+        // One that no step near makes.
+        let now = OtpStep::of(server.now.wall);
+        let otp = (1..).find(|code| (-30..=30).all(|off| seed.code(now.plus(off)) != *code));
+        let datagram = server.seal(&Knock { otp, ..knock_at(server.now.wall) });
+        server.outcome(&datagram, SOURCE)
+    };
+    for _ in 0..4 {
+        assert_eq!(wrong(&mut server), "one-time password is wrong");
+    }
+    assert_eq!(with_code(&mut server, &seed, Some(0)), "act", "after which they are counted anew");
+    server.pass(Duration::from_secs(30));
+    for _ in 0..5 {
+        assert_eq!(with_code(&mut server, &seed, None), "a one-time password is needed");
+        assert_eq!(wrong(&mut server), "one-time password is wrong");
+    }
+    for _ in 0..3 {
+        let outcome = with_code(&mut server, &seed, Some(0));
+        assert_eq!(outcome, "too many wrong one-time passwords: wait 600 s");
+    }
+    server.pass(Duration::from_secs(599));
+    assert_eq!(with_code(&mut server, &seed, Some(0)), "too many wrong one-time passwords: wait 1 s");
+    server.pass(Duration::from_secs(1));
+    assert_eq!(with_code(&mut server, &seed, Some(0)), "act");
+}
+
+#[test]
+fn of_two_clients_with_one_seed_only_the_first_gets_in_with_a_code() {
+    let seed = OtpSeed::generate(OtpHash::Sha256, OtpDigits::Six).unwrap();
+    let mut policy = policy(rules());
+    let other_keys = keys(8);
+    policy.clients.push(Client {
+        name: "phone".parse().unwrap(),
+        fingerprint: other_keys.fingerprint,
+        keys: other_keys.keeper(),
+        age: KeyAge::Current,
+        otp: None,
+        rules: rules(),
+    });
+    policy.clients.iter_mut().for_each(|client| client.otp = Some(seed.clone()));
+    let mut server = Server::new();
+    let both = [keys(7), keys(8)];
+    server.watcher.replace_clients(WINDOW, both.iter().map(|keys| (keys.fingerprint, keys.watcher())));
+    server.keeper.replace_policy(policy);
+    let otp = Some(seed.code(OtpStep::of(server.now.wall)));
+    let first = server.seal(&Knock { otp, ..knock() });
+    assert_eq!(server.outcome(&first, SOURCE), "act");
+    server.keys = keys(8);
+    let second = server.seal(&Knock { otp, ..knock() });
+    assert_eq!(server.outcome(&second, SOURCE), "one-time password was used: wait for the next one");
+}
+
+#[test]
+fn a_client_acts_as_often_as_it_may_and_refused_knocks_do_not_count() {
+    let mut server = Server::with(ClientRules { uses: Some(2), ..rules() });
+    let outcome = |server: &mut Server, name: &str| {
+        let datagram = server.seal(&Knock { action: action(name), ..knock() });
+        server.outcome(&datagram, SOURCE)
+    };
+    assert_eq!(outcome(&mut server, "open-web"), "client may not 'open-web'");
+    assert_eq!(outcome(&mut server, "open-ssh"), "act");
+    assert_eq!(outcome(&mut server, "open-ssh"), "act");
+    for _ in 0..2 {
+        assert_eq!(outcome(&mut server, "open-ssh"), "key has been used as often as it may be");
+    }
+    assert_eq!(server.keeper.uses().of(&"laptop".parse().unwrap()), 2);
+    // Removed and made anew, it is another client.
+    server.keeper.replace_policy(Policy { clients: Vec::new(), ..policy(rules()) });
+    server.keeper.replace_policy(policy(ClientRules { uses: Some(2), ..rules() }));
+    server.pass(Duration::from_secs(1));
+    let datagram = server.seal(&knock_at(server.now.wall));
+    assert_eq!(server.outcome(&datagram, SOURCE), "act");
 }

@@ -24,6 +24,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("ring", &["crypto"]),
     ("hmac", &["crypto"]),
+    ("sha1", &["crypto"]),
     ("sha2", &["crypto"]),
     ("base64", &["crypto"]),
     ("zeroize", &["crypto", "os", "client", "server", "config"]),

@@ -63,12 +63,14 @@ fn policy(clients: &[(u8, &[&str])]) -> Policy {
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
             age: KeyAge::Current,
+            otp: None,
             rules: ClientRules {
                 allow: allow.iter().copied().map(name).collect(),
                 sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
                 grant_prefix: PrefixLengths::SINGLE,
                 rate: None,
                 expires: None,
+                uses: None,
             },
         }
     };
@@ -131,6 +133,7 @@ impl Server {
             }
             Verdict::Act(order) => Ok(order),
             Verdict::Refuse(refusal) => Err(Box::new(refusal)),
+            Verdict::Pay(bill) => Ok(bill.paid()),
             Verdict::AnswerAgain(_) | Verdict::Nothing => panic!("a sequence is never answered"),
         }
     }

@@ -36,13 +36,18 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
         let mut time = || Timestamp::from_millis(reader.u64().unwrap());
         let (timestamp, floor) = (time(), time());
         let id = reader.array().unwrap();
-        let lane = if kind < 6 { Lane::Datagrams } else { Lane::Ports };
+        let lane = match kind {
+            6 | 7 => Lane::Ports,
+            8..=10 => Lane::Codes,
+            _ => Lane::Datagrams,
+        };
         match kind {
             2 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.floor() >= floor),
-            3 | 6 => {
+            10 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.codes_floor() >= floor),
+            3 | 6 | 8 => {
                 assert!(memory.check(key, lane, floor, &NO_ID).is_err() && memory.highest() >= timestamp)
             }
-            4 | 7 => {
+            4 | 7 | 9 => {
                 assert!(memory.check(key, lane, timestamp, id).is_err(), "accepted once already");
                 assert!(memory.check(key, lane, floor, &NO_ID).is_err(), "under the floor");
             }
@@ -61,4 +66,5 @@ fn survives(memory: &ReplayMemory) {
         assert!(again.check(key, lane, floor, &NO_ID).is_err());
     }
     assert_eq!((again.floor(), again.highest()), (memory.floor(), memory.highest()));
+    assert_eq!(again.codes_floor(), memory.codes_floor());
 }

@@ -114,7 +114,7 @@ impl Rules {
             expires: (self == Self::Listed).then(|| NOW.wall.plus(Duration::from_secs(60))),
         };
         let name = "laptop".parse().expect("a client name");
-        Some(Client { name, fingerprint: KEYS.fingerprint, keys: KEYS.keeper(), age: KeyAge::Current, rules })
+        Some(Client { name, fingerprint: KEYS.fingerprint, keys: KEYS.keeper(), age: KeyAge::Current, otp: None, rules })
     }
 }
 

@@ -4,6 +4,7 @@ mod filter;
 mod live;
 mod sequences;
 mod socket;
+mod trace;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
@@ -11,6 +12,7 @@ use std::os::fd::BorrowedFd;
 pub use live::Live;
 pub use sequences::{Seen, Sequences};
 pub use socket::Socket;
+pub use trace::{Frame, Trace};
 
 use crate::packet::Segment;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::code::Code;
 use super::failure::{Cause, Failure};
 use super::legacy::Legacy;
 use super::sequence::Gap;
@@ -168,11 +169,12 @@ pub(super) struct Manner {
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
-    #[command(flatten)]
-    pub(super) ports: Ports,
+    /// The one-time password that your app shows, for a key that needs one; "-" asks for it
+    #[arg(long, value_name = "CODE", allow_hyphen_values = true)]
+    pub(super) otp: Option<Code>,
 
     #[command(flatten)]
-    not_yet: NotYet,
+    pub(super) ports: Ports,
 }
 
 /// What a knock by ports may be told.
@@ -190,13 +192,6 @@ pub(super) struct Ports {
     /// The time between two packets [default: 2 to 10 ms, at random]
     #[arg(long, value_name = "DURATION", value_parser = gap)]
     pub(super) ports_gap: Option<Duration>,
-}
-
-/// Options that have their place, but no effect in this version.
-#[derive(Args)]
-struct NotYet {
-    #[arg(long, hide = true, value_name = "CODE", allow_hyphen_values = true)]
-    otp: Option<String>,
 }
 
 /// The form of an outcome.
@@ -294,7 +289,7 @@ pub(super) struct Examination {
 }
 
 impl Knocking {
-    /// Refuses words too many, and what this version does not do.
+    /// Refuses words too many.
     pub(super) fn check(&self) -> Result<(), Failure> {
         if let Some(word) = self.surplus.first() {
             return Err(Failure::new(Cause::Usage, format!("{word}: a word too many after ARGUMENT"))
@@ -308,10 +303,10 @@ impl Knocking {
 }
 
 impl Manner {
-    /// Refuses what this version does not do, and what eight ports cannot say.
+    /// Refuses what eight ports cannot say.
     pub(super) fn check(&self) -> Result<(), Failure> {
-        if self.not_yet.otp.is_some() {
-            return Err(Failure::not_yet("--otp"));
+        if self.ports.ports && self.otp.is_some() {
+            return Err(no_room("--otp"));
         }
         if self.ports.ports && self.seconds.is_some() {
             return Err(no_room("--for"));

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cli::{Connecting, Examination, Knocking, Manner, Ports};
+use super::code::Code;
 use super::failure::{Cause, Failure};
 use super::keys::{Key, Profiled};
 use super::plan::Claim;
@@ -28,6 +29,8 @@ pub(super) struct Intent {
     pub(super) argument: Argument,
     /// Seconds asked for; 0 = the action's own.
     pub(super) seconds: u32,
+    /// The one-time password.
+    pub(super) otp: Option<u32>,
     /// Who is to be let in.
     pub(super) source: Source,
     /// Whether an answer is asked for.
@@ -129,6 +132,8 @@ impl Intent {
             action,
             argument: argument.unwrap_or_else(Argument::none),
             seconds: said.seconds.unwrap_or(0),
+            // Last of all: who typed something wrong is not asked for nothing.
+            otp: said.otp.map(Code::number).transpose()?,
             source: said.source.or(profile.source).unwrap_or(Source::Auto),
             reply,
             timeout: said.timeout,
@@ -146,7 +151,7 @@ impl Intent {
             timestamp: clock::wall(),
             reply: self.reply,
             seconds: self.seconds,
-            otp: None,
+            otp: self.otp,
             policy: claim.policy,
             ipv4: claim.addresses.ipv4(),
             ipv6: claim.addresses.ipv6(),

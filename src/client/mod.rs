@@ -1,6 +1,7 @@
 //! The client: its command line, knocking, waiting for the answer, keys.
 
 mod cli;
+mod code;
 mod connecting;
 mod doctor;
 mod exchange;

@@ -67,7 +67,10 @@ fn advice(reply: &Reply) -> String {
         ),
         Status::UnknownAction => "the server's config names its actions: [action.NAME]".to_owned(),
         Status::NotAllowed => "the server's admin decides: `allow` and `source` of this client".to_owned(),
-        Status::OtpRefused => "this key needs a one-time password".to_owned(),
+        Status::OtpRefused => {
+            "give the code that the app shows now: --otp CODE, or --otp - to be asked; each works once"
+                .to_owned()
+        }
         Status::Exhausted => {
             "wait, or ask the server's admin: `rate`, `expires` or the uses of this client".to_owned()
         }

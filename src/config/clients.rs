@@ -15,6 +15,9 @@ const SOURCES: [(&str, AddressPolicy); 3] = [
     (AddressPolicy::Listed.as_str(), AddressPolicy::Listed),
 ];
 
+/// How often a client may be allowed to act; TOML has no greater number.
+const USES_MAX: u64 = i64::MAX.unsigned_abs();
+
 /// What clients refer to.
 pub(super) struct ClientContext {
     pub(super) keys_dir: PathBuf,
@@ -77,12 +80,10 @@ pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContex
 fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
     let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
     let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
-    let [source, rate, expires, previous, grant_prefix] =
-        ["source", "rate", "expires", "previous", "grant-prefix"].map(|key| table.take(key));
-    for later in [table.take("otp"), table.take("uses")].into_iter().flatten() {
-        later.not_yet();
-    }
+    let [source, rate, expires, previous, grant_prefix, uses, otp] =
+        ["source", "rate", "expires", "previous", "grant-prefix", "uses", "otp"].map(|key| table.take(key));
     let key = key.and_then(|value| read_key(&value, &context.keys_dir));
+    let otp = otp.and_then(|value| read_key(&value, &context.keys_dir));
     let previous = previous.and_then(|value| read_previous(value.table()?, &context.keys_dir));
     let allow = allow.and_then(|value| read_allow(&value, context.actions.as_ref()));
     let sources = match source {
@@ -95,9 +96,10 @@ fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Op
         grant_prefix: grant_prefix.and_then(|value| read_lengths(&value)).unwrap_or(PrefixLengths::SINGLE),
         rate: rate.and_then(|value| value.parsed()),
         expires: expires.and_then(|value| value.instant()),
+        uses: uses.and_then(|value| value.integer(1..=USES_MAX)),
     };
     table.finish();
-    Some(ClientEntry { key: key?, defined_in: file.to_owned(), previous, rules })
+    Some(ClientEntry { key: key?, otp, defined_in: file.to_owned(), previous, rules })
 }
 
 fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {

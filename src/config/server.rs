@@ -108,6 +108,8 @@ pub enum Backend {
 pub struct ClientEntry {
     /// The key file.
     pub key: PathBuf,
+    /// The file of the seed that its one-time passwords come from.
+    pub otp: Option<PathBuf>,
     /// The file that defines it: the config itself or one in `clients.d`.
     pub defined_in: PathBuf,
     /// The key that it had before this one, and until when it is good.

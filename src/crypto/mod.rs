@@ -3,6 +3,7 @@
 mod example;
 mod keyfile;
 mod mac;
+mod otp;
 mod random;
 mod schedule;
 mod seal;
@@ -11,6 +12,7 @@ mod token;
 
 pub use keyfile::{Holder, KeyFile, KeyFileError};
 pub use mac::{MacKey, Tag, checksum};
+pub use otp::{OtpDigits, OtpFileError, OtpHash, OtpSeed, OtpStep};
 pub use random::{RandomFailed, random};
 pub use schedule::{ClientKeys, Fingerprint, KeeperKeys, KeySet, PairSecret, RootSecret, WatcherKeys};
 pub use seal::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};

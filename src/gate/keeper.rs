@@ -8,7 +8,8 @@ use super::Authentic;
 use super::answers::{Answers, Before};
 use super::fresh::Fresh;
 use super::opened::Opened;
-use super::order::{self, Order, Ticket};
+use super::order::{self, Account, Decided, Order, Ticket};
+use super::otp::{CODE_ID, Guesses, OtpFault};
 use super::policy::{Client, KeyAge, Policy};
 use super::rate::{Rate, RecentActs};
 use super::record::{Event, Record, Via};
@@ -16,7 +17,8 @@ use super::rejection::Rejection;
 use super::replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};
 use super::told::Told;
 use super::touched::Sequence;
-use crate::crypto::{Fingerprint, Nonce, NotSealed};
+use super::uses::UseCounts;
+use crate::crypto::{Fingerprint, Nonce, NotSealed, OtpSeed};
 use crate::knock::{AddressPolicy, ClientName, Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
 use crate::wire::seal_reply;
 
@@ -30,6 +32,8 @@ pub struct Keeper {
     replay: ReplayMemory,
     /// By name: a client has no more for having two keys.
     recent: HashMap<ClientName, RecentActs>,
+    guesses: HashMap<ClientName, Guesses>,
+    uses: UseCounts,
     /// How often each has knocked with its previous key, and was not refused.
     previous_uses: HashMap<ClientName, u64>,
     answers: Answers,
@@ -44,6 +48,8 @@ pub enum Verdict {
     Record(Accepted),
     /// Act, then tell [`Keeper::conclude`] how it went.
     Act(Order),
+    /// The same, once what it costs is on record.
+    Pay(Bill),
     /// Send these bytes again: a client resent its knock.
     AnswerAgain(Vec<u8>),
     /// It ends here.
@@ -58,6 +64,14 @@ pub struct Accepted {
     fresh: Fresh,
     ticket: Ticket,
     acceptance: Acceptance,
+}
+
+/// An order that uses something up, which must be on record before anything happens. Made here alone.
+#[must_use]
+pub struct Bill {
+    order: Order,
+    code: Option<Acceptance>,
+    counted: bool,
 }
 
 /// A refused knock.
@@ -99,6 +113,25 @@ impl Accepted {
     }
 }
 
+impl Bill {
+    /// The one-time password that is used up, for the journal.
+    #[must_use]
+    pub const fn code(&self) -> Option<&Acceptance> {
+        self.code.as_ref()
+    }
+
+    /// Whether [`Keeper::uses`] has changed.
+    #[must_use]
+    pub const fn is_counted(&self) -> bool {
+        self.counted
+    }
+
+    /// All of it is on record.
+    pub fn paid(self) -> Order {
+        self.order
+    }
+}
+
 impl Keeper {
     /// A keeper that remembers this.
     #[must_use]
@@ -108,6 +141,8 @@ impl Keeper {
             places: HashMap::new(),
             replay,
             recent: HashMap::new(),
+            guesses: HashMap::new(),
+            uses: UseCounts::default(),
             previous_uses: HashMap::new(),
             answers: Answers::default(),
             told: Told::default(),
@@ -115,6 +150,14 @@ impl Keeper {
         };
         keeper.index();
         keeper
+    }
+
+    /// Takes back how often clients have acted.
+    #[must_use]
+    pub fn with_uses(mut self, uses: UseCounts) -> Self {
+        self.uses = uses;
+        self.index();
+        self
     }
 
     /// Takes another policy; what has been accepted stays refused, also for clients that are gone.
@@ -126,8 +169,16 @@ impl Keeper {
     fn index(&mut self) {
         let clients = self.policy.clients.iter().enumerate();
         self.places = clients.map(|(place, client)| (client.fingerprint, place)).collect();
-        self.replay.keep_only(|key| self.places.contains_key(&key));
-        let known: HashSet<_> = self.policy.clients.iter().map(|client| &client.name).collect();
+        let seeds: HashSet<_> = self
+            .policy
+            .clients
+            .iter()
+            .filter_map(|client| Some(client.otp.as_ref()?.fingerprint()))
+            .collect();
+        self.replay.keep_only(|key| self.places.contains_key(&key) || seeds.contains(&key));
+        let known: BTreeSet<_> = self.policy.clients.iter().map(|client| &client.name).collect();
+        self.uses.keep_only(&known);
+        self.guesses.retain(|name, _| known.contains(name));
         self.recent.retain(|name, _| known.contains(name));
         self.previous_uses.retain(|name, _| known.contains(name));
     }
@@ -225,15 +276,52 @@ impl Keeper {
     pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
         let Accepted { fresh, mut ticket, .. } = accepted;
         match self.allow(&fresh, &mut ticket, now) {
-            Ok(effects) => {
+            Ok(Decided { effects, code }) => {
                 if ticket.key == KeyAge::Previous {
                     let uses = self.previous_uses.entry(ticket.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
                 }
-                Verdict::Act(order::seal(ticket, effects))
+                self.charge(order::seal(ticket, effects), code, now)
             }
             Err(rejection) => self.refuse(&ticket, rejection, now),
         }
+    }
+
+    /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
+    fn charge(&mut self, order: Order, code: Option<Timestamp>, now: Now) -> Verdict {
+        let Some(client) = self.client(order.ticket().fingerprint) else { return Verdict::Nothing };
+        let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
+        let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
+        let code = match code.zip(seed) {
+            None => None,
+            Some((step, seed)) => {
+                match self.replay.accept(seed, Lane::Codes, step, CODE_ID, self.policy.window) {
+                    Ok(acceptance) => Some(acceptance),
+                    Err(NotNew) => {
+                        return self.refuse(order.ticket(), Rejection::Otp(OtpFault::Reused), now);
+                    }
+                }
+            }
+        };
+        if counted {
+            self.uses.count(&name);
+        }
+        if code.is_none() && !counted {
+            Verdict::Act(order)
+        } else {
+            Verdict::Pay(Bill { order, code, counted })
+        }
+    }
+
+    /// How often clients have acted that may only do so many times.
+    #[must_use]
+    pub const fn uses(&self) -> &UseCounts {
+        &self.uses
+    }
+
+    /// The end of an order whose price could not be put on record.
+    pub fn cancel(&self, bill: &Bill, why: &str, now: Now) -> (Record, Option<Answer>) {
+        self.conclude(bill.order.ticket(), Outcome::Failed, why, now)
     }
 
     /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
@@ -320,16 +408,17 @@ impl Keeper {
         elsewhere.then(|| self.refuse(ticket, Rejection::OtherAddress, now))
     }
 
-    fn allow(
-        &mut self,
-        fresh: &Fresh,
-        ticket: &mut Ticket,
-        now: Now,
-    ) -> Result<Vec<order::Effect>, Rejection> {
+    fn allow(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<Decided, Rejection> {
         let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
         let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
         let recent = self.recent.entry(client.name.clone()).or_default();
-        order::decide(&self.policy, client, fresh, ticket, recent, now)
+        let account = Account {
+            recent,
+            guesses: self.guesses.entry(client.name.clone()).or_default(),
+            used: self.uses.of(&client.name),
+            replay: &self.replay,
+        };
+        order::decide(&self.policy, client, fresh, ticket, account, now)
     }
 
     fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {

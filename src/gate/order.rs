@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use super::fresh::Fresh;
 use super::grant::{Grant, Passage, Way};
+use super::otp::Guesses;
 use super::policy::{Action, Client, KeyAge, Part, Policy, Uses};
 use super::rate::RecentActs;
 use super::record::{Event, Record, Via};
 use super::rejection::Rejection;
-use super::replay::KnockId;
+use super::replay::{KnockId, ReplayMemory};
 use super::{Placeholder, Template};
 use crate::crypto::Fingerprint;
 use crate::knock::{
     ActionName, AddressPolicy, ClientName, Door, Knock, Now, Ports, Prefix, PrefixLengths, ReplyWanted,
+    Timestamp,
 };
 
 /// A knock that passed every check. Made here alone.
@@ -127,15 +129,31 @@ impl Ticket {
     }
 }
 
+/// What is known of a client besides its rules.
+pub(super) struct Account<'a> {
+    pub(super) recent: &'a mut RecentActs,
+    pub(super) guesses: &'a mut Guesses,
+    /// How often it has acted.
+    pub(super) used: u64,
+    pub(super) replay: &'a ReplayMemory,
+}
+
+/// What comes of a knock that passed.
+pub(super) struct Decided {
+    pub(super) effects: Vec<Effect>,
+    /// When the step of the one-time password begins that it takes.
+    pub(super) code: Option<Timestamp>,
+}
+
 /// Step 8: whether `client` may do what it asks for, and what that is. Fills in the ticket as far as it comes.
 pub(super) fn decide(
     policy: &Policy,
     client: &Client,
     fresh: &Fresh,
     ticket: &mut Ticket,
-    recent: &mut RecentActs,
+    account: Account<'_>,
     now: Now,
-) -> Result<Vec<Effect>, Rejection> {
+) -> Result<Decided, Rejection> {
     let knock = fresh.understand().map_err(|_| Rejection::NotUnderstood)?;
     ticket.action = Some(knock.action.clone());
     let rules = &client.rules;
@@ -160,11 +178,17 @@ pub(super) fn decide(
     let asked = Asked { knock, ticket, argument, duration, lengths: rules.grant_prefix };
     let effects: Vec<Effect> =
         action.parts.iter().map(|part| asked.effect(part)).collect::<Result<_, _>>()?;
+    let Account { recent, guesses, used, replay } = account;
+    let otp = client.otp.as_ref().map(|seed| guesses.check(seed, knock.otp, replay, now));
+    let code = otp.transpose().map_err(Rejection::Otp)?;
+    if rules.uses.is_some_and(|uses| used >= uses) {
+        return Err(Rejection::UsesExhausted);
+    }
     // Only what would act counts.
     if rules.rate.is_some_and(|rate| !recent.admit(rate, now.steady)) {
         return Err(Rejection::RateExceeded);
     }
-    Ok(effects)
+    Ok(Decided { effects, code })
 }
 
 /// Pairs effects with their ticket; only the ladder's end may.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Rate, Template};
-use crate::crypto::{Fingerprint, KeeperKeys};
+use crate::crypto::{Fingerprint, KeeperKeys, OtpSeed};
 use crate::knock::{ActionName, AddressPolicy, Band, ClientName, Door, Ports, PrefixLengths, Timestamp};
 
 /// What an action does: all of it, in this order.
@@ -106,6 +106,8 @@ pub struct ClientRules {
     pub rate: Option<Rate>,
     /// From when on it may do nothing.
     pub expires: Option<Timestamp>,
+    /// How often it may act in all.
+    pub uses: Option<u64>,
 }
 
 /// Whether a client's key has been replaced.
@@ -127,6 +129,8 @@ pub struct Client {
     pub keys: KeeperKeys,
     /// Whether it has another one by now.
     pub age: KeyAge,
+    /// What makes the one-time passwords that each of its knocks needs.
+    pub otp: Option<OtpSeed>,
     /// What it may do.
     pub rules: ClientRules,
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::opened::Skew;
+use super::otp::OtpFault;
 use super::record::Event;
 use crate::knock::{ActionName, AddressPolicy, Status};
 
@@ -37,8 +38,12 @@ pub enum Rejection {
     Argument(&'static str),
     /// Step 8: the client's key is no longer valid.
     Expired,
+    /// Step 8: its one-time password does not count.
+    Otp(OtpFault),
     /// Step 8: the client acted too often.
     RateExceeded,
+    /// Step 8: the client has acted as often as it may in all.
+    UsesExhausted,
 }
 
 /// The same without its particulars: what is counted, under a short name for machines.
@@ -59,12 +64,18 @@ pub enum Reason {
     NoWayInside,
     Argument,
     Expired,
+    OtpMissing,
+    OtpWrong,
+    OtpSkewed,
+    OtpReused,
+    OtpPaused,
     RateExceeded,
+    UsesExhausted,
 }
 
 impl Reason {
     /// All of them, in the order of the ladder.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::UnknownKey,
         Self::NotSealed,
         Self::Stale,
@@ -79,7 +90,13 @@ impl Reason {
         Self::NoWayInside,
         Self::Argument,
         Self::Expired,
+        Self::OtpMissing,
+        Self::OtpWrong,
+        Self::OtpSkewed,
+        Self::OtpReused,
+        Self::OtpPaused,
         Self::RateExceeded,
+        Self::UsesExhausted,
     ];
 
     /// What the audit log calls a knock that ended so.
@@ -110,7 +127,13 @@ impl Reason {
             Self::NoWayInside => "no-way-inside",
             Self::Argument => "argument",
             Self::Expired => "expired",
+            Self::OtpMissing => "otp-missing",
+            Self::OtpWrong => "otp-wrong",
+            Self::OtpSkewed => "otp-skewed",
+            Self::OtpReused => "otp-reused",
+            Self::OtpPaused => "otp-paused",
             Self::RateExceeded => "rate-exceeded",
+            Self::UsesExhausted => "uses-exhausted",
         }
     }
 }
@@ -134,7 +157,13 @@ impl Rejection {
             Self::NoWayInside => Reason::NoWayInside,
             Self::Argument(_) => Reason::Argument,
             Self::Expired => Reason::Expired,
+            Self::Otp(OtpFault::Missing) => Reason::OtpMissing,
+            Self::Otp(OtpFault::Wrong) => Reason::OtpWrong,
+            Self::Otp(OtpFault::Skewed(_)) => Reason::OtpSkewed,
+            Self::Otp(OtpFault::Reused) => Reason::OtpReused,
+            Self::Otp(OtpFault::Paused(_)) => Reason::OtpPaused,
             Self::RateExceeded => Reason::RateExceeded,
+            Self::UsesExhausted => Reason::UsesExhausted,
         }
     }
 
@@ -150,7 +179,8 @@ impl Rejection {
             Self::UnknownAction(_) => Some(Status::UnknownAction),
             Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(Status::NotAllowed),
             Self::Argument(_) => Some(Status::ArgumentRefused),
-            Self::Expired | Self::RateExceeded => Some(Status::Exhausted),
+            Self::Otp(_) => Some(Status::OtpRefused),
+            Self::Expired | Self::RateExceeded | Self::UsesExhausted => Some(Status::Exhausted),
         }
     }
 }
@@ -174,7 +204,20 @@ impl fmt::Display for Rejection {
             Self::NoWayInside => f.write_str("nothing inside has an address of this IP version"),
             Self::Argument(why) => f.write_str(why),
             Self::Expired => f.write_str("key has expired"),
+            Self::Otp(OtpFault::Missing) => f.write_str("a one-time password is needed"),
+            Self::Otp(OtpFault::Wrong) => f.write_str("one-time password is wrong"),
+            Self::Otp(OtpFault::Skewed(off)) if *off < 0 => {
+                write!(f, "one-time password of {} s ago: check the clocks", off.unsigned_abs())
+            }
+            Self::Otp(OtpFault::Skewed(off)) => {
+                write!(f, "one-time password of in {off} s: check the clocks")
+            }
+            Self::Otp(OtpFault::Reused) => f.write_str("one-time password was used: wait for the next one"),
+            Self::Otp(OtpFault::Paused(left)) => {
+                write!(f, "too many wrong one-time passwords: wait {} s", seconds(left).max(1))
+            }
             Self::RateExceeded => f.write_str("too many knocks: wait and try again"),
+            Self::UsesExhausted => f.write_str("key has been used as often as it may be"),
         }
     }
 }

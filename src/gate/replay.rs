@@ -26,6 +26,8 @@ pub enum Lane {
     Datagrams,
     /// Port sequences, stamped with the begin of their step.
     Ports,
+    /// One-time passwords, stamped with the begin of their step; the key is the seed that they come from.
+    Codes,
 }
 
 impl Lane {
@@ -34,6 +36,8 @@ impl Lane {
         match self {
             Self::Datagrams => window.saturating_mul(2),
             Self::Ports => PORTS_REACH,
+            // What is shown before one that was accepted is good for nothing any more.
+            Self::Codes => Duration::ZERO,
         }
     }
 }
@@ -44,6 +48,8 @@ pub struct ReplayMemory {
     lanes: HashMap<(Fingerprint, Lane), Memory>,
     /// What a key starts from that has no memory: at least as high as any memory that was dropped.
     floor: Timestamp,
+    /// The same for one-time passwords. At a first start there is none: a code that is shown now has not been used.
+    codes_floor: Timestamp,
 }
 
 /// One accepted knock, as it must be on record before anything happens.
@@ -69,7 +75,7 @@ impl ReplayMemory {
     /// An empty memory in which nothing stamped at or before `floor` is new.
     #[must_use]
     pub fn new(floor: Timestamp) -> Self {
-        Self { lanes: HashMap::new(), floor }
+        Self { lanes: HashMap::new(), floor, codes_floor: Timestamp::default() }
     }
 
     /// Whether a knock is new. Changes nothing.
@@ -83,7 +89,7 @@ impl ReplayMemory {
         timestamp: Timestamp,
         id: &KnockId,
     ) -> Result<(), NotNew> {
-        let floor = self.lanes.get(&(key, lane)).map_or(self.floor, |memory| memory.floor);
+        let floor = self.lanes.get(&(key, lane)).map_or(self.start(lane), |memory| memory.floor);
         if timestamp > floor && !self.knows(key, lane, id) { Ok(()) } else { Err(NotNew) }
     }
 
@@ -131,13 +137,26 @@ impl ReplayMemory {
     /// Raises every floor, also that of keys to come, to at least this.
     pub fn raise_floors(&mut self, to: Timestamp) {
         self.floor = self.floor.max(to);
+        self.codes_floor = self.codes_floor.max(to);
         self.lanes.values_mut().for_each(|memory| memory.raise_floor(to));
+    }
+
+    /// Takes back what the lanes start from that have no memory.
+    pub fn restore_start(&mut self, floor: Timestamp, codes: Timestamp) {
+        self.floor = self.floor.max(floor);
+        self.codes_floor = self.codes_floor.max(codes);
     }
 
     /// What a key starts from that has no memory.
     #[must_use]
     pub const fn floor(&self) -> Timestamp {
         self.floor
+    }
+
+    /// What one-time passwords start from whose seed has no memory.
+    #[must_use]
+    pub const fn codes_floor(&self) -> Timestamp {
+        self.codes_floor
     }
 
     /// Each key's floor in each lane, and the greatest timestamp that was accepted there.
@@ -162,25 +181,36 @@ impl ReplayMemory {
     /// The greatest of all floors and accepted timestamps.
     #[must_use]
     pub fn highest(&self) -> Timestamp {
-        self.lanes.values().map(|memory| memory.high.max(memory.floor)).fold(self.floor, Timestamp::max)
+        self.lanes
+            .values()
+            .map(|memory| memory.high.max(memory.floor))
+            .fold(self.floor.max(self.codes_floor), Timestamp::max)
     }
 
     fn memory(&mut self, key: Fingerprint, lane: Lane) -> &mut Memory {
-        let floor = self.floor;
+        let floor = self.start(lane);
         self.lanes.entry((key, lane)).or_insert_with(|| Memory::new(floor))
+    }
+
+    const fn start(&self, lane: Lane) -> Timestamp {
+        match lane {
+            Lane::Datagrams | Lane::Ports => self.floor,
+            Lane::Codes => self.codes_floor,
+        }
     }
 
     /// Drops the memories of all keys but these; whatever they had accepted stays refused.
     pub fn keep_only(&mut self, keep: impl Fn(Fingerprint) -> bool) {
-        let mut floor = self.floor;
-        self.lanes.retain(|(key, _), memory| {
+        let (mut floor, mut codes_floor) = (self.floor, self.codes_floor);
+        self.lanes.retain(|(key, lane), memory| {
             let kept = keep(*key);
+            let start = if *lane == Lane::Codes { &mut codes_floor } else { &mut floor };
             if !kept {
-                floor = floor.max(memory.high);
+                *start = memory.high.max(*start);
             }
             kept
         });
-        self.floor = floor;
+        (self.floor, self.codes_floor) = (floor, codes_floor);
     }
 }
 

@@ -6,6 +6,7 @@ pub mod files;
 pub mod secret_command;
 pub mod stdio;
 pub mod syn;
+pub mod terminal;
 
 #[cfg(feature = "server")]
 pub mod background;

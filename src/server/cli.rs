@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use super::console;
 use super::control::OnOff;
 use super::init::DEFAULT_CONFIG;
+use crate::crypto::{OtpDigits, OtpHash};
 use crate::knock::{ActionName, ClientName, ServerId};
 
 const EXAMPLES: &str = "\
@@ -93,11 +94,11 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "grant")]
         all: bool,
     },
-    /// What the daemon would say to each packet of a capture (not yet in this version)
-    Explain {
-        /// A pcap file
-        file: PathBuf,
-    },
+    /// Find out why not: what stops each packet of a capture, and what the cause is likely to be
+    ///
+    /// Every packet is taken through the daemon's own checks with this config and these keys, at the time it was
+    /// captured; nothing is changed or answered. What was accepted or counted before the capture began is not known.
+    Explain(Explain),
     /// Close the protected ports but for grants, or leave them open
     ///
     /// It counts at once, and is remembered for the next start. With --confirm the kernel opens them again by itself
@@ -141,28 +142,21 @@ pub(super) enum Command {
     WatchKnocks,
 }
 
-impl Command {
-    /// The word that it is asked for with.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Run => "run",
-            Self::Check => "check",
-            Self::Init { .. } => "init",
-            Self::Client(_) => "client",
-            Self::State(_) => "state",
-            Self::Status { .. } => "status",
-            Self::Grants { .. } => "grants",
-            Self::Revoke { .. } => "revoke",
-            Self::Explain { .. } => "explain",
-            Self::Gate { .. } => "gate",
-            Self::Migrate { .. } => "migrate",
-            Self::Knockd { .. } => "knockd",
-            Self::Completions { .. } => "completions",
-            Self::Man => "man",
-            Self::Watch => "watch",
-            Self::WatchKnocks => "watch-knocks",
-        }
-    }
+/// Packets to explain.
+#[derive(Debug, Args)]
+pub(super) struct Explain {
+    /// A capture file, as tcpdump -w writes it; "-" is standard input
+    #[arg(required_unless_present = "live", conflicts_with = "live")]
+    pub(super) file: Option<PathBuf>,
+    /// What comes in from now on, on the interfaces that the daemon watches, until Ctrl-C
+    #[arg(long)]
+    pub(super) live: bool,
+    /// Look also for knocks that these keys signed for a server of this id; can be given several times
+    #[arg(long = "try-id", value_name = "ID", value_parser = typed_id)]
+    pub(super) ids: Vec<ServerId>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// What can be done with clients.
@@ -200,6 +194,8 @@ pub(super) struct RotateClient {
     /// Write the client's key to a new file (0600) instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) form: KeyForm,
 }
 
 /// What can be done with the replay state.
@@ -213,6 +209,8 @@ const ADD_EXAMPLES: &str = "\
 Examples:
   spa-knockd client add laptop --allow open-ssh -o laptop.key
   spa-knockd client add guest --allow open-ssh,restart-web --expires 7d -o guest.key
+  spa-knockd client add visitor --allow open-ssh --uses 1 --token
+  spa-knockd client add admin --allow open-ssh --otp -o admin.key
   spa-knock derive --key root.key --server-id bastion.example.org |
       ssh bastion.example.org spa-knockd client add laptop --allow open-ssh --key -";
 
@@ -234,31 +232,31 @@ pub(super) struct AddClient {
     /// Write the client's key to a new file (0600) instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
-    /// How often it may knock in all (not yet in this version)
-    #[arg(long, value_name = "N")]
+    /// How often it may act in all: 1 for a visit, or a job that runs once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) uses: Option<u64>,
-    /// Ask for one-time passwords (not yet in this version)
+    /// Ask for a one-time password with every knock: prints what an app that shows them reads, as text and QR code
     #[arg(long)]
     pub(super) otp: bool,
-    /// Print the key as a one-line token (not yet in this version)
-    #[arg(long, conflicts_with = "qr")]
-    pub(super) token: bool,
-    /// Print the key as a QR code (not yet in this version)
-    #[arg(long)]
-    pub(super) qr: bool,
+    /// The hash of one-time passwords, sha1 or sha256; not every app knows the latter
+    #[arg(long, value_name = "HASH", requires = "otp", default_value = "sha1")]
+    pub(super) otp_hash: OtpHash,
+    /// How long one-time passwords are, 6 or 8 digits; not every app knows the latter
+    #[arg(long, value_name = "DIGITS", requires = "otp", default_value = "6", value_parser = digits)]
+    pub(super) otp_digits: OtpDigits,
+    #[command(flatten)]
+    pub(super) form: KeyForm,
 }
 
-impl AddClient {
-    /// An option that was given, but is not built.
-    pub(super) fn later(&self) -> Option<&'static str> {
-        let options = [
-            ("client add --uses", self.uses.is_some()),
-            ("client add --otp", self.otp),
-            ("client add --token", self.token),
-            ("client add --qr", self.qr),
-        ];
-        options.into_iter().find(|(_, given)| *given).map(|(name, _)| name)
-    }
+/// How a key is handed over.
+#[derive(Debug, Args)]
+pub(super) struct KeyForm {
+    /// Print the key as one line, for `spa-knock import`
+    #[arg(long, conflicts_with_all = ["qr", "key"])]
+    pub(super) token: bool,
+    /// Show that line as a QR code
+    #[arg(long, conflicts_with_all = ["key", "output"])]
+    pub(super) qr: bool,
 }
 
 /// What these arguments ask for, program name first.
@@ -277,6 +275,10 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Options, ExitCode> {
         }
         ExitCode::from(if asked_for { 0 } else { 2 })
     })
+}
+
+fn digits(text: &str) -> Result<OtpDigits, &'static str> {
+    text.parse()
 }
 
 /// A trial is as long as a knock may take, and at most a day.

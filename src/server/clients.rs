@@ -2,15 +2,16 @@
 //! it count, so it comes last and goes first.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::cli::AddClient;
+use zeroize::Zeroizing;
+
+use super::cli::{AddClient, KeyForm};
 use super::console::{Failure, complain, print, table, tell};
 use super::keys::{LoadedClient, load_clients, load_keys, pair_for};
-use super::{reload, rotation};
+use super::{qr, reload, rotation, state};
 use crate::config::{self, CLIENTS_FOLDER, ClientEntry, Instant, KNOCK_PORT, ServerConfig, full_name};
-use crate::crypto::{Holder, KeyFile, PairSecret, Secret};
+use crate::crypto::{Holder, KeyFile, OtpSeed, PairSecret, Secret};
 use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, Mode};
@@ -20,14 +21,14 @@ use crate::os::files::{self, Mode};
 /// # Errors
 /// When the config or the key is bad, the name is taken, an action unknown, or something cannot be written.
 pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
-    if let Some(option) = add.later() {
-        return Err(Failure::not_yet(option));
-    }
     let expires = add.expires.as_deref().map(expiry).transpose()?;
     let config = config::load(path)?;
     check_new(&config, add)?;
     let files = ClientFiles::of(path, &config, &add.name);
-    if let Some(file) = [&files.key, &files.definition].into_iter().find(|file| files::exists(file)) {
+    let otp = add.otp.then(|| OtpSeed::generate(add.otp_hash, add.otp_digits)).transpose();
+    let otp = otp.map_err(Failure::run)?;
+    let made = [Some(&files.key), Some(&files.definition), otp.as_ref().map(|_| &files.otp)];
+    if let Some(file) = made.into_iter().flatten().find(|file| files::exists(file)) {
         return Err(Failure::run(format_args!(
             "client {}: {} is left from an earlier one\nhint: remove it, or choose another name",
             add.name,
@@ -35,19 +36,28 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
         )));
     }
     let key = pair_key(&config, &add.name, add.key.as_deref())?;
-    let text = key.to_text();
+    let handed_over = handed_over(&key, &add.form)?;
+    // An earlier client of this name that was removed by hand.
+    state::forget_uses(&config.state_dir, &add.name).map_err(Failure::run)?;
 
     let mut created = Created::default();
     for folder in [files.key.parent(), files.definition.parent()].into_iter().flatten() {
         files::create_folder(folder, Mode::Private)?;
     }
-    created.file(&files.key, text.as_bytes())?;
+    created.file(&files.key, key.to_text().as_bytes())?;
+    if let Some(otp) = &otp {
+        created.file(&files.otp, otp.to_text().as_bytes())?;
+    }
     if let Some(output) = &add.output {
-        created.file(output, text.as_bytes())?;
+        created.file(output, handed_over.as_bytes())?;
     }
     created.file(&files.definition, definition(add, expires).as_bytes())?;
-    if add.output.is_none() && add.key.is_none() {
-        print(&text)?;
+    let prints_key = add.output.is_none() && add.key.is_none();
+    if prints_key {
+        print(&handed_over)?;
+    }
+    if let Some(otp) = &otp {
+        show_otp(otp, &config, &add.name, prints_key)?;
     }
     created.keep();
     say_added(add);
@@ -88,6 +98,8 @@ pub(super) fn show(path: &Path, name: &ClientName) -> Result<(), Failure> {
         ("source", comma(&entry.rules.sources)),
         ("rate", rate),
         ("expires", expires_text(entry)),
+        ("uses", uses_text(&config, name, entry)),
+        ("one-time passwords", otp_text(entry)),
         ("key", entry.key.display().to_string()),
         ("fingerprint", fingerprint),
         ("defined", config.places.of(&["client", name.as_str()]).to_string()),
@@ -113,9 +125,11 @@ pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
     files::remove(&entry.defined_in)?;
     tell(format_args!("client {name}: revoked"));
     let previous = entry.previous.iter().map(|previous| &previous.key);
-    let removed = remove_keys(&config, name, std::iter::once(&entry.key).chain(previous));
+    let removed =
+        remove_keys(&config, name, std::iter::once(&entry.key).chain(previous).chain(entry.otp.as_ref()));
     // Before anything else that failed: it must not knock any more.
     reload::tell_daemon(&config, &format!("client {name}"))?;
+    state::forget_uses(&config.state_dir, name).map_err(Failure::run)?;
     removed
 }
 
@@ -132,7 +146,8 @@ pub(super) fn remove_keys<'k>(
 }
 
 fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<(), Failure> {
-    let shared = config.clients.iter().any(|(other, client)| other != name && client.key == key);
+    let names = |client: &ClientEntry| client.key == key || client.otp.as_deref() == Some(key);
+    let shared = config.clients.iter().any(|(other, client)| other != name && names(client));
     if shared || !key.starts_with(&config.keys_dir) {
         tell(format_args!("left alone: its key file {}", key.display()));
         return Ok(());
@@ -168,9 +183,10 @@ pub(super) fn check_own_file(
     )))
 }
 
-/// The two files that make a client.
+/// The files that make a client.
 struct ClientFiles {
     key: PathBuf,
+    otp: PathBuf,
     definition: PathBuf,
 }
 
@@ -178,6 +194,7 @@ impl ClientFiles {
     fn of(path: &Path, config: &ServerConfig, name: &ClientName) -> Self {
         Self {
             key: config.keys_dir.join(format!("{name}.key")),
+            otp: config.keys_dir.join(format!("{name}.otp")),
             definition: path.with_file_name(CLIENTS_FOLDER).join(format!("{name}.toml")),
         }
     }
@@ -263,6 +280,43 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failur
     Ok(secret.clone())
 }
 
+/// A key as its owner takes it: its file's text, or one line, perhaps as a picture.
+pub(super) fn handed_over(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, Failure> {
+    if !form.token && !form.qr {
+        return Ok(key.to_text());
+    }
+    // A pair key always has one; a picture takes fifteen times what a token can be.
+    let token = key.to_token().ok_or_else(|| Failure::run("a root key has no token"))?;
+    if form.qr {
+        return qr::drawn(&token).ok_or_else(|| Failure::run("the token is too long for a QR code"));
+    }
+    let mut line = Zeroizing::new(String::with_capacity(token.len().saturating_add(1)));
+    line.push_str(&token);
+    line.push('\n');
+    Ok(line)
+}
+
+/// What an app reads. Where the key itself goes to standard output, which may be a file, this goes to the terminal.
+fn show_otp(
+    otp: &OtpSeed,
+    config: &ServerConfig,
+    name: &ClientName,
+    beside_key: bool,
+) -> Result<(), Failure> {
+    let uri = otp.uri(&config.id, name);
+    let picture = qr::drawn(&uri).unwrap_or_default();
+    let mut text =
+        Zeroizing::new(String::with_capacity(picture.len().saturating_add(uri.len()).saturating_add(2)));
+    for part in [picture.as_str(), &uri, "\n"] {
+        text.push_str(part);
+    }
+    if !beside_key {
+        return print(&text);
+    }
+    tell(text.trim_end_matches('\n'));
+    Ok(())
+}
+
 /// What `--expires` says.
 fn expiry(text: &str) -> Result<Timestamp, Failure> {
     let now = clock::wall();
@@ -296,9 +350,14 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
         add.name,
         quoted.join(", ")
     );
-    if let Some(expires) = expires {
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "expires = {}", day_or_time(expires));
+    let lines = [
+        expires.map(|expires| format!("expires = {}", day_or_time(expires))),
+        add.uses.map(|uses| format!("uses = {uses}")),
+        add.otp.then(|| format!("otp = \"{}.otp\"", add.name)),
+    ];
+    for line in lines.into_iter().flatten() {
+        text.push_str(&line);
+        text.push('\n');
     }
     text
 }
@@ -334,6 +393,24 @@ fn expires_text(entry: &ClientEntry) -> String {
         Some(time) if time <= clock::wall() => format!("{} (over)", day_or_time(time)),
         Some(time) => day_or_time(time),
     }
+}
+
+fn uses_text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String {
+    let Some(uses) = entry.rules.uses else { return "unlimited".to_owned() };
+    match state::uses(&config.state_dir) {
+        Ok(counts) => {
+            let used = counts.of(name);
+            format!("{used} of {uses} used, {} left", uses.saturating_sub(used))
+        }
+        Err(error) => format!("of {uses}: {error}"),
+    }
+}
+
+fn otp_text(entry: &ClientEntry) -> String {
+    entry
+        .otp
+        .as_ref()
+        .map_or_else(|| "not needed".to_owned(), |file| format!("needed, from {}", file.display()))
 }
 
 fn comma(items: impl IntoIterator<Item: ToString>) -> String {

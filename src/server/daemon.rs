@@ -24,8 +24,8 @@ use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
 use crate::crypto::{Fingerprint, random};
 use crate::gate::{
-    Accepted, Answer, Effect, Ending, Keeper, Order, Outcome, Record, Refusal, Rejection, Sequence, Tally,
-    Verdict,
+    Accepted, Answer, Bill, Effect, Ending, Keeper, Order, Outcome, Record, Refusal, Rejection, Sequence,
+    Tally, Verdict,
 };
 use crate::knock::ClientName;
 use crate::os::notify::{self, Watchdog};
@@ -93,7 +93,7 @@ impl Daemon {
     /// Everything is in place: from now on knocks are believed.
     pub(super) fn start(gated: Gated, signals: Signals) -> Self {
         let Gated { loaded, locks, ears, deeds, audit, state, memory } = gated;
-        let keeper = Keeper::new(loaded.policy(), memory);
+        let keeper = Keeper::new(loaded.policy(), memory).with_uses(state.uses().clone());
         let control = Control::open(&loaded.config.control)
             .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
             .ok();
@@ -119,6 +119,7 @@ impl Daemon {
             _locks: locks,
         };
         daemon.close_for_strangers();
+        daemon.forget_strangers();
         log::info!("ready: {}", daemon.summary());
         if daemon.loaded.clients.is_empty() {
             log::warn!("no clients: nobody can knock (spa-knockd client add)");
@@ -257,6 +258,7 @@ impl Daemon {
         match verdict {
             Verdict::Record(accepted) => self.record(accepted, key, way),
             Verdict::Act(order) => self.act(order, way),
+            Verdict::Pay(bill) => self.pay(bill, way),
             Verdict::AnswerAgain(bytes) => {
                 self.tally.count(Ending::Resent);
                 self.send(&bytes, way);
@@ -286,9 +288,31 @@ impl Daemon {
     fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
         match self.keeper.decide(accepted, clock::now()) {
             Verdict::Act(order) => self.act(order, way),
+            Verdict::Pay(bill) => self.pay(bill, way),
             Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
             Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {}
         }
+    }
+
+    /// What an order uses up is on record before step 9: a code, and one of so many uses, which is waited for.
+    fn pay(&mut self, bill: Bill, way: WayBack) {
+        let code = bill.code().map_or(Ok(()), |code| self.state.record(code));
+        let paid = code.and_then(|()| match bill.is_counted() {
+            true => self.state.record_uses(self.keeper.uses()),
+            false => Ok(()),
+        });
+        if let Err(error) = paid {
+            let (record, answer) = self.keeper.cancel(&bill, &error.to_string(), clock::now());
+            self.answer(answer, way);
+            return self.keep(&record);
+        }
+        self.act(bill.paid(), way);
+    }
+
+    /// What is counted of clients that are gone is forgotten on the disk, too: others of their names begin anew.
+    fn forget_strangers(&mut self) {
+        // What goes wrong has been told in the log, and the next count to be written says it again.
+        let _ = self.state.record_uses(self.keeper.uses());
     }
 
     /// Step 9 for the first time: what finds no room is tried once more.

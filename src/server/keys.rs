@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::config::{ClientEntry, ConfigErrors, Place, Problem, ServerConfig, full_name};
-use crate::crypto::{Fingerprint, Holder, KeyFile, KeySet, PairSecret};
+use zeroize::Zeroizing;
+
+use crate::crypto::{Fingerprint, Holder, KeyFile, KeySet, OtpSeed, PairSecret};
 use crate::gate::ClientRules;
 use crate::knock::{ClientName, ServerId, Timestamp};
 use crate::os::{clock, files};
@@ -17,6 +19,8 @@ pub struct LoadedClient {
     pub rules: ClientRules,
     /// Its keys.
     pub keys: KeySet,
+    /// What its one-time passwords come from.
+    pub otp: Option<OtpSeed>,
     /// Those that it had before, and until when they are good; missing once that is over.
     pub previous: Option<(KeySet, Timestamp)>,
 }
@@ -49,6 +53,7 @@ pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigEr
                 problems.push(problem(
                     config,
                     name,
+                    "key",
                     format!("the same secret as that of client {owner}"),
                     Some(format!("revoke one of the two and add it again: {NEW_KEY}")),
                 ));
@@ -71,7 +76,8 @@ fn load_client(
         .map(|previous| load_keys(config, name, &previous.key).map(|keys| (keys, previous.until)))
         .transpose()?;
     let keys = load_keys(config, name, &entry.key)?;
-    Ok(LoadedClient { name: name.clone(), rules: entry.rules.clone(), keys, previous })
+    let otp = entry.otp.as_ref().map(|file| load_otp(config, name, file)).transpose()?;
+    Ok(LoadedClient { otp, name: name.clone(), rules: entry.rules.clone(), keys, previous })
 }
 
 /// Reads a key file of a client.
@@ -79,17 +85,42 @@ fn load_client(
 /// # Errors
 /// Why the key cannot be used, at the place that names it.
 pub(super) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<KeySet, Problem> {
+    load_secret(config, name, file).map(|secret| secret.keys(&config.id))
+}
+
+/// Reads the secret that a key file of a client holds.
+///
+/// # Errors
+/// Why it cannot be used, at the place that names it.
+pub(super) fn load_secret(
+    config: &ServerConfig,
+    name: &ClientName,
+    file: &Path,
+) -> Result<PairSecret, Problem> {
     let at_key = |reason: String, hint: Option<String>| {
-        problem(config, name, format!("key file {}: {reason}", file.display()), hint)
+        problem(config, name, "key", format!("key file {}: {reason}", file.display()), hint)
     };
-    let text = files::read_secret(file).map_err(|error| {
-        let about_key = Path::new(&error.path) == file;
-        let reason = if about_key { error.reason } else { format!("{}: {}", error.path, error.reason) };
-        at_key(reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))
-    })?;
+    let text = read_secret(file).map_err(|(reason, hint)| at_key(reason, hint))?;
     let key = KeyFile::parse(&text).map_err(|error| at_key(error.to_string(), None))?;
-    let secret = pair_for(&key, &config.id).map_err(|(reason, hint)| at_key(reason, Some(hint)))?;
-    Ok(secret.keys(&config.id))
+    pair_for(&key, &config.id).cloned().map_err(|(reason, hint)| at_key(reason, Some(hint)))
+}
+
+/// Reads the seed that a client's one-time passwords come from.
+fn load_otp(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<OtpSeed, Problem> {
+    let at_otp = |reason: String, hint: Option<String>| {
+        problem(config, name, "otp", format!("file {}: {reason}", file.display()), hint)
+    };
+    let text = read_secret(file).map_err(|(reason, hint)| at_otp(reason, hint))?;
+    OtpSeed::parse(&text).map_err(|error| at_otp(error.to_string(), None))
+}
+
+/// Reads a file of secrets, or says why not and what to do.
+fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>)> {
+    files::read_secret(file).map_err(|error| {
+        let about_file = Path::new(&error.path) == file;
+        let reason = if about_file { error.reason } else { format!("{}: {}", error.path, error.reason) };
+        (reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))
+    })
 }
 
 /// The pair secret of a key that is for this server.
@@ -110,10 +141,16 @@ pub(super) fn pair_for<'a>(key: &'a KeyFile, id: &ServerId) -> Result<&'a PairSe
     }
 }
 
-fn problem(config: &ServerConfig, name: &ClientName, message: String, hint: Option<String>) -> Problem {
-    let place: Place = config.places.of(&["client", name.as_str(), "key"]).clone();
+fn problem(
+    config: &ServerConfig,
+    name: &ClientName,
+    what: &str,
+    message: String,
+    hint: Option<String>,
+) -> Problem {
+    let place: Place = config.places.of(&["client", name.as_str(), what]).clone();
     let client = full_name("client", name.as_str());
-    Problem { place, message: format!("{client}.key: {message}"), hint }
+    Problem { place, message: format!("{client}.{what}: {message}"), hint }
 }
 
 #[cfg(test)]

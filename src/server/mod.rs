@@ -9,6 +9,7 @@ mod control;
 mod daemon;
 mod deeds;
 mod ears;
+mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gate;
@@ -21,6 +22,7 @@ mod messages;
 mod metrics;
 mod migrate;
 mod pace;
+mod qr;
 mod reload;
 mod rotation;
 mod run;
@@ -82,6 +84,7 @@ fn dispatch(options: Options) -> ExitCode {
             };
             exit(with_config(&config, |config| status::show(config, form, watch)))
         }
+        Command::Explain(asked) => exit(explain::explain(&config, &asked)),
         Command::Revoke { grant, .. } => exit(with_config(&config, |config| grants::revoke(config, grant))),
         Command::Completions { shell } => {
             exit(console::print(&manual::completions(Options::command(), shell)))
@@ -89,7 +92,11 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Man => {
             exit(console::print(&manual::page(Options::command(), manual::Section::Administration)))
         }
-        later => Failure::not_yet(later.name()).exit(),
+        // As the first word it does not come here.
+        Command::Knockd { .. } => {
+            let reason = "knockd: its options stand behind it\nhint: spa-knockd knockd -c /etc/knockd.conf";
+            Failure::usage(reason).exit()
+        }
     }
 }
 

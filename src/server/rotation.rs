@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cli::RotateClient;
-use super::clients::{Created, check_own_file, day_or_time, find, pair_key, remove_keys};
+use super::clients::{Created, check_own_file, day_or_time, find, handed_over, pair_key, remove_keys};
 use super::console::{Failure, print, tell};
 use super::control::{self, Answer, Heard, Question};
 use super::keys::load_keys;
@@ -25,6 +25,7 @@ pub(super) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> 
     check_own_file(path, &config, name, entry, "change `key` of")?;
     let key = pair_key(&config, name, rotate.key.as_deref())?;
     let text = key.to_text();
+    let handed_over = handed_over(&key, &rotate.form)?;
     let file = free_name(&config, name);
     let until = (!rotate.overlap.is_zero()).then(|| clock::wall().plus(rotate.overlap));
     let definition = redefined(path, entry, &file, until)?;
@@ -32,11 +33,11 @@ pub(super) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> 
     let mut created = Created::default();
     created.file(&file, text.as_bytes())?;
     if let Some(output) = &rotate.output {
-        created.file(output, text.as_bytes())?;
+        created.file(output, handed_over.as_bytes())?;
     }
     // First, so that a key that nobody got does not count.
     if rotate.output.is_none() && rotate.key.is_none() {
-        print(&text)?;
+        print(&handed_over)?;
     }
     files::replace(&entry.defined_in, Mode::Private, definition.text.as_bytes())?;
     created.keep();
@@ -113,7 +114,10 @@ fn redefined(
     };
     let read = config::load_with(path, &new).map_err(|_| by_hand())?;
     let expected = |client: &&ClientEntry| {
-        client.key == key && client.rules == entry.rules && client.previous.is_some() == until.is_some()
+        client.key == key
+            && client.otp == entry.otp
+            && client.rules == entry.rules
+            && client.previous.is_some() == until.is_some()
     };
     read.clients.values().find(expected).map(|_| new).ok_or_else(by_hand)
 }

@@ -214,6 +214,7 @@ impl Loaded {
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
             age,
+            otp: loaded.otp.clone(),
             rules,
         };
         let with_all_keys = |loaded: &LoadedClient| {

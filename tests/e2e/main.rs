@@ -23,6 +23,8 @@ mod daemon;
 mod disk;
 mod doctor;
 mod doors;
+mod enrol;
+mod explain;
 mod flood;
 mod gate;
 mod hostile;

@@ -85,6 +85,7 @@ fn intent(port: u16, state: Option<&Path>) -> Intent {
         action: "open-ssh".parse().unwrap(),
         argument: Argument::none(),
         seconds: 0,
+        otp: None,
         source: Source::Auto,
         reply: ReplyWanted::Yes,
         timeout: Duration::from_secs(20),

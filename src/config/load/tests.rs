@@ -382,8 +382,14 @@ fn a_bad_client_is_told_with_its_place() {
             "allow = ['o']\nkey = 'k'\nexpires = '2027-01-31'",
             &format!("f:9:11: client.c.expires: neither a date nor a time with an offset\n{instant_hint}"),
         ),
-        ("allow = ['o']\nkey = 'k'\notp = 'c.otp'", "f:9:7: client.c.otp: not yet in this version"),
-        ("allow = ['o']\nkey = 'k'\nuses = 3", "f:9:8: client.c.uses: not yet in this version"),
+        (
+            "allow = ['o']\nkey = 'k'\notp = '../c.otp'",
+            "f:9:7: client.c.otp: not the name of a key file\nhint: a file in keys_dir or an absolute path, without '..'",
+        ),
+        (
+            "allow = ['o']\nkey = 'k'\nuses = 0",
+            "f:9:8: client.c.uses: not a number from 1 to 9223372036854775807",
+        ),
         (
             "allow = ['o']\nkey = 'k'\nalow = []",
             "f:9:1: client.c.alow: unknown key\nhint: did you mean 'allow'?",

@@ -57,6 +57,7 @@ impl Daemon {
         self.hear_out(old);
         self.act_at_last();
         self.keeper.replace_policy(new.policy());
+        self.forget_strangers();
         self.audit = audit;
         if moves {
             self.metrics = metrics;

@@ -3,9 +3,9 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 1 | kind: 1 header, 2 common floor, 3 a key's floor, 4 an acceptance, 5 end; in the lane of port sequences: 6 a key's floor, 7 an acceptance |
+//! | 0 | 1 | kind: 1 header, 2 common floor, 3 a key's floor, 4 an acceptance, 5 end; in the lane of port sequences: 6 a key's floor, 7 an acceptance; in that of one-time passwords: 8 a seed's floor, 9 an acceptance, 10 common floor |
 //! | 1 | 8 | key's fingerprint (header: the journal's number) |
-//! | 9 | 8 | timestamp in ms (3 and 6: the greatest accepted) |
+//! | 9 | 8 | timestamp in ms (3, 6 and 8: the greatest accepted) |
 //! | 17 | 8 | floor in ms |
 //! | 25 | 12 | id |
 //! | 37 | 3 | zeros |
@@ -35,6 +35,8 @@ pub(super) enum Entry {
     Header,
     /// What keys start from that have no memory.
     CommonFloor(Timestamp),
+    /// The same for one-time passwords.
+    CodesFloor(Timestamp),
     /// A key's floor in a lane, and the greatest timestamp accepted there.
     KeyFloor(Fingerprint, Lane, Timestamp, Timestamp),
     /// An accepted knock.
@@ -62,11 +64,12 @@ pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] 
     let (kind, key, timestamp, floor, id) = match entry {
         Entry::Header => (1, *number, zero, zero, *FORMAT),
         Entry::CommonFloor(floor) => (2, [0; 8], zero, floor, [0; 12]),
+        Entry::CodesFloor(floor) => (10, [0; 8], zero, floor, [0; 12]),
         Entry::KeyFloor(key, lane, floor, high) => {
-            (if lane == Lane::Datagrams { 3 } else { 6 }, *key.as_bytes(), high, floor, [0; 12])
+            (kind_of_floor(lane), *key.as_bytes(), high, floor, [0; 12])
         }
         Entry::Accepted(Acceptance { key, lane, timestamp, id, floor }) => {
-            (if lane == Lane::Datagrams { 4 } else { 7 }, *key.as_bytes(), timestamp, floor, id)
+            (kind_of_acceptance(lane), *key.as_bytes(), timestamp, floor, id)
         }
         Entry::End => (5, [0; 8], zero, zero, [0; 12]),
     };
@@ -84,10 +87,28 @@ pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] 
     bytes
 }
 
+const fn kind_of_floor(lane: Lane) -> u8 {
+    match lane {
+        Lane::Datagrams => 3,
+        Lane::Ports => 6,
+        Lane::Codes => 8,
+    }
+}
+
+const fn kind_of_acceptance(lane: Lane) -> u8 {
+    match lane {
+        Lane::Datagrams => 4,
+        Lane::Ports => 7,
+        Lane::Codes => 9,
+    }
+}
+
 /// A whole journal that says what `memory` remembers, and the number of its records without the end mark.
 pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
+    let codes = Some(memory.codes_floor()).filter(|floor| *floor > Timestamp::default());
     let entries = [Entry::Header, Entry::CommonFloor(memory.floor())]
         .into_iter()
+        .chain(codes.map(Entry::CodesFloor))
         .chain(memory.floors().map(|(key, lane, floor, high)| Entry::KeyFloor(key, lane, floor, high)))
         .chain(memory.acceptances().map(Entry::Accepted));
     let mut bytes = Vec::new();
@@ -130,7 +151,8 @@ pub(super) fn read(bytes: &[u8]) -> Content {
         let left = others.len().saturating_sub(entries);
         match entry(bytes, &number, place) {
             Some(Entry::End) if left == 1 && rest.is_empty() => return Content::Whole(memory),
-            Some(Entry::CommonFloor(floor)) => memory.raise_floors(floor),
+            Some(Entry::CommonFloor(floor)) => memory.restore_start(floor, Timestamp::default()),
+            Some(Entry::CodesFloor(floor)) => memory.restore_start(Timestamp::default(), floor),
             Some(Entry::KeyFloor(key, lane, floor, high)) => memory.restore_floor(key, lane, floor, high),
             Some(Entry::Accepted(acceptance)) => memory.restore(&acceptance),
             // The last write, a record and the end mark, may have been cut short anywhere.
@@ -163,6 +185,9 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<Entry> {
         5 => Entry::End,
         6 => Entry::KeyFloor(key, Lane::Ports, floor, timestamp),
         7 => Entry::Accepted(Acceptance { key, lane: Lane::Ports, timestamp, id, floor }),
+        8 => Entry::KeyFloor(key, Lane::Codes, floor, timestamp),
+        9 => Entry::Accepted(Acceptance { key, lane: Lane::Codes, timestamp, id, floor }),
+        10 => Entry::CodesFloor(floor),
         _ => return None,
     };
     // Made again, it must be the same to the bit, checksum and all.
@@ -184,9 +209,9 @@ mod tests {
     const NUMBER: Number = [7; 8];
     const WINDOW: Duration = Duration::from_secs(30);
 
-    /// Every second client knocks by ports.
+    /// Clients knock in each lane.
     fn lane(client: u8) -> Lane {
-        if client.is_multiple_of(2) { Lane::Datagrams } else { Lane::Ports }
+        [Lane::Datagrams, Lane::Ports, Lane::Codes][usize::from(client % 3)]
     }
 
     fn key(n: u8) -> Fingerprint {
@@ -199,7 +224,7 @@ mod tests {
         let (mut bytes, mut place) = whole(&memory, &NUMBER);
         for &(client, timestamp, id) in knocks {
             let timestamp = Timestamp::from_millis(timestamp);
-            if let Ok(acceptance) = memory.accept(key(client / 2), lane(client), timestamp, [id; 12], WINDOW)
+            if let Ok(acceptance) = memory.accept(key(client / 3), lane(client), timestamp, [id; 12], WINDOW)
             {
                 bytes.truncate(bytes.len() - RECORD);
                 let (more, next) = appended([acceptance].iter(), &NUMBER, place);

@@ -1,5 +1,7 @@
 //! What must outlive the daemon: the replay memory and what is still to be undone, in a folder that one daemon holds.
 
+#[cfg(test)]
+mod costs;
 mod disk;
 #[cfg(fuzzing)]
 pub(super) mod fuzzing;
@@ -10,6 +12,7 @@ mod model;
 mod replay;
 mod scribe;
 mod undoings;
+mod uses;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,7 +20,8 @@ use std::path::{Path, PathBuf};
 use self::disk::Folder;
 use super::console::{Failure, tell};
 use crate::config::{self, ServerConfig};
-use crate::gate::ReplayMemory;
+use crate::gate::{ReplayMemory, UseCounts};
+use crate::knock::ClientName;
 use crate::os::files::{self, Mode};
 use crate::os::{clock, host};
 
@@ -86,6 +90,29 @@ pub(super) fn reset(config: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How often clients have acted, as it is on record now; a running daemon puts it there before each act.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn uses(folder: &Path) -> Result<UseCounts, StateError> {
+    uses::remembered(&Folder::new(folder))
+}
+
+/// Forgets how often a client has acted, unless a daemon runs: that one does so itself.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn forget_uses(folder: &Path, client: &ClientName) -> Result<(), StateError> {
+    let disk = Folder::new(folder);
+    let mut counts = uses::remembered(&disk)?;
+    if counts.of(client) == 0 {
+        return Ok(());
+    }
+    let Some(_lock) = files::lock(&folder.join(LOCK))? else { return Ok(()) };
+    counts.forget(client);
+    uses::record(&disk, &counts)
+}
+
 /// Whether a daemon could start with the state of `folder`, and the files that say what to undo but cannot be read.
 /// Changes nothing.
 ///
@@ -93,6 +120,7 @@ pub(super) fn reset(config: &Path) -> Result<(), Failure> {
 /// When it could not.
 pub(super) fn examine(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
     replay::remembered(&Folder::new(folder), &boot_id()?, clock::wall())?;
+    uses(folder)?;
     Ok(undoings::damaged(folder)?)
 }
 

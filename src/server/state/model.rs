@@ -24,7 +24,7 @@ use crate::wire::{Datagram, proof, selector, sequence};
 
 /// A disk of which a power loss keeps what was synced and any part of the rest.
 #[derive(Clone, Default)]
-struct SimDisk(Arc<Mutex<Sim>>);
+pub(super) struct SimDisk(Arc<Mutex<Sim>>);
 
 #[derive(Default)]
 struct Sim {
@@ -98,6 +98,16 @@ impl Sim {
 }
 
 impl SimDisk {
+    /// The power is lost.
+    pub(super) fn lose_power(&self) {
+        self.sim().lose_power();
+    }
+
+    /// From now on every so manieth call fails.
+    pub(super) fn fail_every(&self, every: Option<u32>) {
+        self.sim().fails_every = every;
+    }
+
     fn sim(&self) -> MutexGuard<'_, Sim> {
         self.0.lock().unwrap()
     }
@@ -262,6 +272,7 @@ impl World {
             rate: None,
             grant_prefix: PrefixLengths::SINGLE,
             expires: None,
+            uses: None,
         };
         let second = Duration::from_secs(1);
         let action = Action {
@@ -274,6 +285,7 @@ impl World {
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
             age: KeyAge::Current,
+            otp: None,
             rules: rules.clone(),
         };
         Policy {

@@ -10,8 +10,9 @@ use super::disk::Disk;
 use super::journal::{self, Content, Entry, Number, RECORD};
 use super::lease::{End, Lease};
 use super::scribe::Scribe;
+use super::uses;
 use crate::crypto::random;
-use crate::gate::{Acceptance, ReplayMemory};
+use crate::gate::{Acceptance, ReplayMemory, UseCounts};
 use crate::knock::{Now, Timestamp};
 use crate::os::clock;
 use crate::os::files::FileError;
@@ -52,6 +53,8 @@ pub(in crate::server) struct ReplayState<D: Disk> {
     /// The steady time when this was last tended.
     tended: Duration,
     scribe: Scribe<Written<D::File>>,
+    /// What the disk knows of them.
+    uses: UseCounts,
     /// What has been told to fail and not yet to work again.
     failing: Vec<Part>,
 }
@@ -62,6 +65,7 @@ enum Part {
     Lease,
     Record,
     Rewrite,
+    Uses,
 }
 
 struct Coming {
@@ -94,6 +98,11 @@ pub(in crate::server) enum StateError {
         "replay state {0}: {1}\nhint: spa-knockd state reset (refuses for a while what was knocked of late; nothing is believed twice)"
     )]
     Damaged(String, &'static str),
+    /// The use counts are not what was written.
+    #[error(
+        "use counts {0}: not as it was written\nhint: remove it; what clients with `uses` have used so far is then forgotten, so lower theirs first"
+    )]
+    Uses(String),
     /// The journal has grown to its bound and cannot be written anew.
     #[error("replay state: the journal is full and cannot be written anew")]
     Full,
@@ -114,7 +123,8 @@ impl<D: Disk> ReplayState<D> {
         window: Duration,
     ) -> Result<(Self, ReplayMemory), StateError> {
         let memory = remembered(&disk, &boot, now.wall)?;
-        Self::begin(disk, boot, &memory, now, window).map(|state| (state, memory))
+        let uses = uses::remembered(&disk)?;
+        Self::begin(disk, boot, &memory, now, window).map(|state| (Self { uses, ..state }, memory))
     }
 
     /// Raises every floor to at least `now` + `window`: what was accepted stays refused, whatever is damaged.
@@ -172,6 +182,7 @@ impl<D: Disk> ReplayState<D> {
             renewal: Renewal::From(now.steady),
             tended: now.steady,
             scribe,
+            uses: UseCounts::default(),
             failing: Vec::new(),
         };
         state.write_lease(until, End::Open)?;
@@ -187,6 +198,24 @@ impl<D: Disk> ReplayState<D> {
         let appended = self.append(acceptance);
         self.tell(Part::Record, &appended);
         appended
+    }
+
+    /// How often clients have acted, as the disk knows it.
+    pub(in crate::server) const fn uses(&self) -> &UseCounts {
+        &self.uses
+    }
+
+    /// Puts on record how often clients have acted, if it has changed; only then may one more act.
+    ///
+    /// # Errors
+    /// When the disk does not say that it will know it after a power loss.
+    pub(in crate::server) fn record_uses(&mut self, uses: &UseCounts) -> Result<(), StateError> {
+        if self.uses == *uses {
+            return Ok(());
+        }
+        let written = uses::record(&self.disk, uses);
+        self.tell(Part::Uses, &written);
+        written.map(|()| self.uses = uses.clone())
     }
 
     /// Work that no knock should wait for: the lease is renewed in the background, a long journal written anew.
@@ -348,7 +377,7 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
         (None | Some(Content::Empty), None) => return Ok(ReplayMemory::new(now)),
         // A first start that died before its lease: it heard nobody, so nothing was accepted.
         (Some(Content::Whole(mut memory)), None) if memory.is_empty() => {
-            memory.raise_floors(now);
+            memory.restore_start(now, Timestamp::default());
             return Ok(memory);
         }
         (Some(_), None) => return Err(damaged(LEASE, "missing beside a journal")),
@@ -361,7 +390,9 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
             "replay state: power was lost; knocks are believed again that are stamped after {}",
             clock::rfc3339(lease.until)
         );
-        return Ok(ReplayMemory::new(lease.until));
+        let mut memory = ReplayMemory::new(lease.until);
+        memory.raise_floors(lease.until);
+        return Ok(memory);
     }
     match content {
         Content::Whole(memory) => Ok(memory),

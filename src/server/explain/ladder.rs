@@ -1,0 +1,383 @@
+//! One packet after the other through the daemon's watcher and keeper, at the time when it was captured. What stopped it
+//! is theirs to say; what that comes from is guessed here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::finding::{Check, Finding};
+use super::suspects::{Clock, KeyState, Look, Suspects};
+use crate::capture::Frame;
+use crate::crypto::Tag;
+use crate::gate::{
+    Authentic, Dropped, Keeper, Outcome, Refusal, Rejection, ReplayMemory, Skew, Verdict, Watcher,
+};
+use crate::knock::{ActionName, ClientName, Now, ServerId, Timestamp};
+use crate::os::clock;
+use crate::packet::{self, Packet, Transport};
+use crate::server::run::Loaded;
+use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
+
+/// Knocks whose copies are told by number; only who has a key gets more in here.
+const SEEN_MAX: usize = 1 << 16;
+/// As often a watcher prepares for the coming minute.
+const TICK: Duration = Duration::from_secs(10);
+/// How far from a whole half hour a clock may be for its time zone to be suspected.
+const ZONE_SLACK: u64 = 120;
+
+/// The checks, and what they have seen.
+pub(super) struct Ladder {
+    id: ServerId,
+    port: u16,
+    window: Duration,
+    watcher: Watcher,
+    keeper: Keeper,
+    suspects: Suspects,
+    actions: Vec<ActionName>,
+    allowed: HashMap<ClientName, Vec<ActionName>>,
+    /// The first packet with each tag.
+    seen: HashMap<Tag, u64>,
+    count: u64,
+    ends: BTreeMap<&'static str, u64>,
+    begun: Option<Timestamp>,
+    prepared: Timestamp,
+}
+
+/// What is said of a packet.
+struct Said {
+    check: Check,
+    client: Option<ClientName>,
+    action: Option<ActionName>,
+    reason: String,
+    cause: Option<String>,
+}
+
+impl Said {
+    fn of(check: Check, reason: impl Into<String>) -> Self {
+        Self { check, client: None, action: None, reason: reason.into(), cause: None }
+    }
+
+    fn by(self, client: Option<ClientName>) -> Self {
+        Self { client, ..self }
+    }
+
+    fn from(self, cause: impl Into<String>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+}
+
+impl Ladder {
+    /// The checks of the daemon that this config makes, without any memory.
+    pub(super) fn new(loaded: &Loaded, suspects: Suspects) -> Self {
+        let keys = loaded.key_sets().map(|keys| (keys.fingerprint, keys.watcher()));
+        let clients = loaded.clients.iter();
+        Self {
+            id: loaded.config.id.clone(),
+            port: loaded.config.port,
+            window: loaded.config.window,
+            watcher: Watcher::new(loaded.config.window, keys),
+            keeper: Keeper::new(loaded.policy(), ReplayMemory::new(Timestamp::default())),
+            suspects,
+            actions: loaded.config.actions.keys().cloned().collect(),
+            allowed: clients.map(|c| (c.name.clone(), c.rules.allow.iter().cloned().collect())).collect(),
+            seen: HashMap::new(),
+            count: 0,
+            ends: BTreeMap::new(),
+            begun: None,
+            prepared: Timestamp::default(),
+        }
+    }
+
+    /// What stopped a packet, if anything did.
+    pub(super) fn explain(&mut self, frame: &Frame<'_>) -> Finding {
+        self.count = self.count.saturating_add(1);
+        let begun = *self.begun.get_or_insert(frame.time);
+        let steady = Duration::from_millis(frame.time.as_millis().saturating_sub(begun.as_millis()));
+        let now = Now { wall: frame.time, steady };
+        if frame.time.distance(self.prepared) >= TICK {
+            self.watcher.prepare(frame.time);
+            self.prepared = frame.time;
+        }
+        let packet = Packet::read(frame.link, frame.bytes);
+        let said = self.look_at(packet, frame, now);
+        let ended = self.ends.entry(said.check.as_str()).or_default();
+        *ended = ended.saturating_add(1);
+        Finding {
+            number: self.count,
+            time: frame.time,
+            way: packet.map(|packet| (packet.source, packet.destination)),
+            check: said.check,
+            client: said.client,
+            action: said.action,
+            reason: said.reason,
+            cause: said.cause,
+        }
+    }
+
+    /// How many packets ended how.
+    pub(super) fn tally(&self) -> String {
+        let ends: Vec<String> = self.ends.iter().map(|(check, count)| format!("{check} {count}")).collect();
+        let colon = if ends.is_empty() { "" } else { ": " };
+        format!("{} packets{colon}{}", self.count, ends.join(", "))
+    }
+
+    /// Step 1, as the kernel's filter makes it.
+    fn look_at(&mut self, packet: Option<Packet<'_>>, frame: &Frame<'_>, now: Now) -> Said {
+        let Some(Packet { source, destination, transport, .. }) = packet else {
+            return unreadable(frame);
+        };
+        let payload = match transport {
+            Transport::Tcp { .. } => return Said::of(Check::Other, "TCP"),
+            Transport::Udp { payload: None } if destination.port() == self.port => {
+                return Said::of(Check::Fragment, "the first fragment of a datagram").from(
+                    "a network on the way takes no packets of this size, or cuts them; knocks come whole",
+                );
+            }
+            Transport::Udp { payload: None } => return Said::of(Check::Other, "a fragment to another port"),
+            Transport::Udp { payload: Some(payload) } => payload,
+        };
+        if destination.port() != self.port {
+            return self.look_elsewhere(payload, source, destination, now);
+        }
+        match self.watcher.judge(payload, now.wall) {
+            Ok(knock) => self.ask_keeper(&knock, source, now),
+            Err(Dropped::Length) => wrong_length(payload.len()),
+            Err(Dropped::UnknownHint) => self.look_wide(payload, source, destination, now),
+            Err(Dropped::Forged) => {
+                let client = self.suspects.hinted(payload, now.wall, self.window);
+                Said::of(Check::Signature, "its hint names a client that did not sign it")
+                    .by(client)
+                    .from("changed on the way, or somebody copied the hint of a knock that he saw")
+            }
+            Err(Dropped::Copied) => {
+                Said::of(Check::Copies, "one copy too many of a knock").from(self.copy(payload))
+            }
+        }
+    }
+
+    /// A datagram to another port than ours.
+    fn look_elsewhere(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+        let other = |what: String| Said::of(Check::Other, what);
+        if from.port() == self.port {
+            return other(format!("UDP from the knock port to port {}: perhaps an answer", to.port()));
+        }
+        if !(DATAGRAM_MIN..=DATAGRAM_MAX).contains(&payload.len()) {
+            return other(format!("UDP to port {}", to.port()));
+        }
+        match self.suspects.look(payload, to.ip(), now.wall) {
+            Look::Signed(knock, _) => {
+                let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
+                Said::of(Check::Port, format!("a knock, but to port {}", to.port())).by(client).from(format!(
+                    "its `port` is wrong: this server hears udp/{} (spa-knock --port {})",
+                    self.port, self.port
+                ))
+            }
+            Look::Hinted | Look::Nobodys => other(format!("UDP to port {}", to.port())),
+        }
+    }
+
+    /// The hint is nobody's now. It may be somebody's at another time, or for another server.
+    fn look_wide(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+        const REASON: &str = "its hint names nobody at this time";
+        let said = Said::of(Check::Hint, REASON);
+        let (knock, its_clock) = match self.suspects.look(payload, to.ip(), now.wall) {
+            Look::Signed(knock, its_clock) => (knock, its_clock),
+            Look::Hinted => {
+                return said.from(
+                    "the hint of a knock of another time, with other bytes behind it: changed or made up",
+                );
+            }
+            Look::Nobodys => return said.from(self.nobodys()),
+        };
+        let Some(suspect) = self.suspects.suspect(knock.fingerprint()).cloned() else { return said };
+        let said = said.by(Some(suspect.client.clone()));
+        match suspect.state {
+            KeyState::For(id) => said.from(format!(
+                "signed for a server called {id}; this one is {} (the key's `server`, or --server-id)",
+                self.id
+            )),
+            KeyState::Replaced(until) if until <= now.wall => said.from(format!(
+                "made with the key that {} had before; it was good until {}",
+                suspect.client,
+                clock::rfc3339(until)
+            )),
+            KeyState::InUse | KeyState::Replaced(_) => {
+                // What its own time stamp says, the keeper knows.
+                let by_keeper = self.ask_keeper(&knock, from, now);
+                let cause = match its_clock {
+                    Clock::Set => by_keeper.cause,
+                    Clock::Unset => Some(format!(
+                        "the clock of {} begins in 1970 when it is switched on, and has not been set since",
+                        suspect.client
+                    )),
+                };
+                Said {
+                    cause,
+                    action: by_keeper.action,
+                    reason: format!("{REASON}: {}", by_keeper.reason),
+                    ..said
+                }
+            }
+        }
+    }
+
+    fn nobodys(&self) -> String {
+        let tried: Vec<String> = self.suspects.tried().map(ToString::to_string).collect();
+        format!(
+            "no key here made it for {} within {} of this time, nor for {}. It may be of a key that was revoked (those \
+             are not kept), of a root key under another server id, or no knock at all: that cannot be told from its bytes",
+            self.id,
+            span(self.suspects.reach()),
+            tried.join(", ")
+        )
+    }
+
+    /// Steps 4 to 8.
+    fn ask_keeper(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Said {
+        let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
+        let copy_of = self.seen.get(knock.envelope().tag).copied();
+        if copy_of.is_none() {
+            if self.seen.len() >= SEEN_MAX {
+                self.seen.clear();
+            }
+            self.seen.insert(*knock.envelope().tag, self.count);
+        }
+        let verdict = match self.keeper.judge(knock, source, now) {
+            Verdict::Record(accepted) => self.keeper.decide(accepted, now),
+            verdict => verdict,
+        };
+        let verdict = match verdict {
+            // Nothing is put on record here.
+            Verdict::Pay(bill) => Verdict::Act(bill.paid()),
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Act(order) => {
+                let (record, _) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", now);
+                // Its copies are resends from now on.
+                self.keeper.postpone(order.ticket(), now);
+                let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
+                let time = match record.seconds {
+                    0 => String::new(),
+                    seconds => format!(", for {seconds} s"),
+                };
+                let reason = format!("every check; for {}{time}", addresses.join(", "));
+                Said { action: record.action, ..Said::of(Check::Passed, reason).by(client) }
+            }
+            Verdict::Refuse(refusal) => self.refused(refusal, client, copy_of),
+            Verdict::AnswerAgain(_) | Verdict::Nothing | Verdict::Record(_) | Verdict::Pay(_) => {
+                let said = Said::of(Check::Resent, "a copy of a knock that was just answered").by(client);
+                said.from(format!(
+                    "the client sent it again; the same as packet {}",
+                    copy_of.unwrap_or_default()
+                ))
+            }
+        }
+    }
+
+    fn refused(&self, refusal: Refusal, client: Option<ClientName>, copy_of: Option<u64>) -> Said {
+        let Refusal { rejection, record, .. } = refusal;
+        let cause = match copy_of {
+            Some(first) => Some(format!("a copy of packet {first}, sent again")),
+            None => self.cause(&rejection, client.as_ref()),
+        };
+        Said {
+            check: Check::Keeper(rejection.reason()),
+            client,
+            action: record.and_then(|record| record.action),
+            reason: rejection.to_string(),
+            cause,
+        }
+    }
+
+    /// What a refusal is likely to come from, where that is not what it says.
+    fn cause(&self, rejection: &Rejection, client: Option<&ClientName>) -> Option<String> {
+        let who = client.map_or("the client", ClientName::as_str);
+        Some(match rejection {
+            Rejection::Stale(Skew::Behind(apart)) => format!(
+                "the clock of {who} is {} behind{}, or somebody sent an old knock again",
+                span(*apart),
+                zone(*apart)
+            ),
+            Rejection::Stale(Skew::Ahead(apart)) => {
+                format!("the clock of {who} is {} ahead{}", span(*apart), zone(*apart))
+            }
+            Rejection::OtherAddress => format!(
+                "an address on the way was translated (then: spa-knock --source observed, or the outside address given), \
+                 or somebody else sent a copy of a knock of {who}"
+            ),
+            Rejection::NotSealed => {
+                "a client with a fault: the same key signed it, but did not seal it".to_owned()
+            }
+            Rejection::NotUnderstood => format!("{who} is of a later version than this server"),
+            Rejection::UnknownAction(_) => format!("misspelt; defined here: {}", comma(&self.actions)),
+            Rejection::NotAllowed(_) => {
+                let allowed = client.and_then(|client| self.allowed.get(client)).map(Vec::as_slice);
+                format!("{who} may do: {}", comma(allowed.unwrap_or_default()))
+            }
+            Rejection::Expired => {
+                format!("its `expires`, or the time of a replaced key, was over (client show {who})")
+            }
+            _ => return None,
+        })
+    }
+
+    /// The packet that the last one is a copy of.
+    fn copy(&self, payload: &[u8]) -> String {
+        let tag: Option<&Tag> = payload.last_chunk();
+        let first = tag.and_then(|tag| self.seen.get(tag)).copied().unwrap_or_default();
+        format!("somebody sends packet {first} again and again")
+    }
+}
+
+fn unreadable(frame: &Frame<'_>) -> Said {
+    if packet::is_fragment(frame.link, frame.bytes) {
+        return Said::of(Check::Fragment, "a fragment of a datagram")
+            .from("a network on the way takes no packets of this size, or cuts them; knocks come whole");
+    }
+    if frame.cut {
+        return Said::of(Check::Cut, "the capture has only the beginning of it")
+            .from("captured with a short snapshot length: tcpdump -s 0 keeps all");
+    }
+    Said::of(Check::Other, "neither UDP nor TCP over IP, or broken")
+}
+
+fn wrong_length(length: usize) -> Said {
+    let said =
+        Said::of(Check::Length, format!("{length} bytes; knocks have {DATAGRAM_MIN} to {DATAGRAM_MAX}"));
+    match length {
+        0 => said.from("a port scan, or a step of a port sequence"),
+        _ => {
+            said.from("no knock: a scan, or a client of another kind (fwknop's packets are of other lengths)")
+        }
+    }
+}
+
+/// A span of time in two units at most.
+fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let unit = match seconds {
+        0..3_600 => 1,
+        3_600..86_400 => 60,
+        _ => 3_600,
+    };
+    let whole = seconds.checked_div(unit).unwrap_or_default().saturating_mul(unit);
+    humantime::format_duration(Duration::from_secs(whole)).to_string()
+}
+
+/// Clocks that are set to local time are wrong by whole hours, or half ones.
+fn zone(apart: Duration) -> &'static str {
+    const HALF: u64 = 1_800;
+    let seconds = apart.as_secs();
+    let from_whole = seconds.checked_rem(HALF).unwrap_or_default();
+    let near = from_whole.min(HALF.saturating_sub(from_whole)) <= ZONE_SLACK;
+    if near && (HALF.saturating_sub(ZONE_SLACK)..=15 * 3_600).contains(&seconds) {
+        " (as much as a time zone is: perhaps it shows local time as UTC)"
+    } else {
+        ""
+    }
+}
+
+fn comma(names: &[ActionName]) -> String {
+    names.iter().map(ActionName::as_str).collect::<Vec<_>>().join(", ")
+}

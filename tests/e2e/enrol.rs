@@ -1,0 +1,210 @@
+//! Clients that may come so many times, or need a one-time password: what is used up stays so, and what is refused says
+//! why.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use spa_knock::crypto::{KeyFile, OtpSeed, OtpStep};
+use spa_knock::knock::Timestamp;
+
+use super::strace::Strace;
+use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, limited, open_ssh};
+
+/// `spa-knockd client` with these words.
+fn client(site: &Site, words: &[&str]) -> Output {
+    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+    command.arg("client").args(words).arg("-c").arg(site.path("spa-knockd.toml")).output().unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// Exit code and what was said.
+fn outcome(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn refused(output: &Output, why: &str) {
+    let (code, text) = outcome(output);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(why), "{text}");
+}
+
+#[test]
+fn a_visitor_with_one_use_gets_in_once_whatever_becomes_of_the_daemon() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let token = printed(&client(&site, &["add", "visitor", "--allow", "open-ssh", "--uses", "1", "--token"]));
+    let knock = || {
+        let mut command = site.client();
+        command.env("SPA_KNOCK_KEY", token.trim()).args([
+            "--server-id",
+            SERVER_ID,
+            &SERVER4.to_string(),
+            "open-ssh",
+        ]);
+        lab.client.output(&mut command)
+    };
+    let show = || printed(&client(&site, &["show", "visitor"]));
+    assert!(show().contains("\nuses: 0 of 1 used, 1 left\n"), "{}", show());
+    let first = knock();
+    assert!(first.status.success(), "{}", outcome(&first).1);
+    // As soon as the answer is there.
+    daemon.kill9();
+    assert!(show().contains("\nuses: 1 of 1 used, 0 left\n"), "{}", show());
+    let mut next = Daemon::start(&lab.server, &site);
+    refused(&knock(), "key has been used as often as it may be");
+    refused(&knock(), "the uses of this client");
+    // Of another visitor with the same name nothing is known.
+    next.kill9();
+    assert!(client(&site, &["revoke", "visitor"]).status.success());
+    printed(&client(&site, &["add", "visitor", "--allow", "open-ssh", "--uses", "1"]));
+    assert!(show().contains("\nuses: 0 of 1 used, 1 left\n"), "{}", show());
+}
+
+#[test]
+fn the_disk_knows_of_a_code_and_a_use_before_the_port_opens() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let daemon = Daemon::start(&lab.server, &site);
+    let key = site.path("visitor.key");
+    let words =
+        ["add", "visitor", "--allow", "open-ssh", "--uses", "3", "--otp", "-o", key.to_str().unwrap()];
+    printed(&client(&site, &words));
+    let text = std::fs::read_to_string(site.path("keys").join("visitor.otp")).unwrap();
+    let Ok(seed) = OtpSeed::parse(&text) else { panic!("no seed file") };
+    let log = site.path("calls");
+    let calls = "trace=pwrite64,fsync,rename,renameat,renameat2,sendto,sendmsg";
+    let strace = Strace::attach(daemon.id(), &["-y", "-s", "9999", "-e", calls], &log);
+    let granted = lab.client.output(&mut knock(&site, &key, &["--otp", &code(&seed, 0)]));
+    assert!(granted.status.success(), "{}", outcome(&granted).1);
+    drop(strace);
+    let log = std::fs::read_to_string(log).unwrap();
+    let lines: Vec<&str> = log.lines().collect();
+    let next = |from: usize, what: &dyn Fn(&str) -> bool| {
+        let found = lines.iter().skip(from).position(|line| what(line));
+        from + found.unwrap_or_else(|| panic!("missing after line {from}:\n{log}")) + 1
+    };
+    let journal = |line: &str| line.starts_with("pwrite64(") && line.contains("replay.journal");
+    let mut at = next(0, &journal);
+    at = next(at, &journal);
+    at = next(at, &|line| line.starts_with("fsync(") && line.contains("/uses.new"));
+    at = next(at, &|line| line.starts_with("rename") && line.contains("/uses\""));
+    at = next(at, &|line| line.starts_with("fsync(") && line.contains("/state>"));
+    let opened = lines.iter().position(|line| line.starts_with("send") && line.contains("NETLINK")).unwrap();
+    assert!(opened >= at, "the port opens first:\n{log}");
+}
+
+/// The code of the step so many steps from now.
+fn code(seed: &OtpSeed, off: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let step = OtpStep::of(Timestamp::default().plus(now)).plus(off);
+    format!("{:06}", seed.code(step))
+}
+
+fn knock(site: &Site, key: &Path, words: &[&str]) -> Command {
+    let mut command = site.client();
+    command.arg("--key").arg(key).arg(SERVER4.to_string()).arg("open-ssh").args(words);
+    command
+}
+
+#[test]
+fn each_one_time_password_opens_once_and_every_refusal_says_why() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let key = site.path("admin.key");
+    let file = key.to_str().unwrap();
+    let shown = printed(&client(&site, &["add", "admin", "--allow", "open-ssh", "--otp", "-o", file]));
+    let seed_file = site.path("keys").join("admin.otp");
+    assert_eq!(seed_file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(&seed_file).unwrap();
+    let Ok(seed) = OtpSeed::parse(&text) else { panic!("no seed file") };
+    let base32 = text.lines().find_map(|line| line.strip_prefix("seed: ")).unwrap();
+    assert!(
+        shown.contains(&format!("otpauth://totp/{SERVER_ID}:admin?")) && shown.contains(base32),
+        "{shown}"
+    );
+    assert!(shown.contains('█'), "and as a QR code");
+
+    let ask = |words: &[&str]| lab.client.output(&mut knock(&site, &key, words));
+    let used = "one-time password was used: wait for the next one";
+    refused(&ask(&[]), "a one-time password is needed");
+    refused(&ask(&["--otp", &code(&seed, 10)]), "check the clocks");
+    assert!(!lab.client.reaches(SERVER4, 22));
+    let this = code(&seed, 0);
+    let granted = ask(&["--otp", &this]);
+    assert!(granted.status.success(), "{}", outcome(&granted).1);
+    assert!(lab.client.reaches(SERVER4, 22));
+    refused(&ask(&["--otp", &this]), used);
+    daemon.kill9();
+    let _next = Daemon::start(&lab.server, &site);
+    refused(&ask(&["--otp", &this]), used);
+    // Two with one code at once.
+    let next = code(&seed, 1);
+    let both: Vec<Output> = std::thread::scope(|scope| {
+        let one = || scope.spawn(|| lab.client.output(&mut knock(&site, &key, &["--otp", &next])));
+        [one(), one()].map(|knock| knock.join().unwrap()).into()
+    });
+    assert_eq!(both.iter().filter(|output| output.status.success()).count(), 1);
+    both.iter().filter(|output| !output.status.success()).for_each(|output| refused(output, used));
+    // Guessing: those above that were wrong are forgotten by then.
+    let wrong =
+        (0..).map(|n| format!("{n:06}")).find(|n| (-40..40).all(|off| code(&seed, off) != *n)).unwrap();
+    for _ in 0..5 {
+        refused(&ask(&["--otp", &wrong]), "one-time password is wrong");
+    }
+    refused(&ask(&["--otp", &code(&seed, 1)]), "too many wrong one-time passwords: wait ");
+    let reasons: Vec<_> =
+        site.audit_of("refused").iter().map(|record| record["reason"].to_string()).collect();
+    assert!(reasons.iter().any(|reason| reason.contains("too many wrong")), "{reasons:?}");
+    assert!(!site.audit().iter().any(|record| record.to_string().contains(&this)), "no code in the log");
+
+    assert!(client(&site, &["revoke", "admin"]).status.success());
+    assert!(!seed_file.exists());
+}
+
+#[test]
+fn a_key_is_handed_over_as_a_file_or_a_line_and_a_derived_one_is_taken() {
+    let Some(_lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    let line = printed(&client(&site, &["add", "a", "--allow", "open-ssh", "--token"]));
+    assert_eq!(line.lines().count(), 1);
+    let file = site.path("b.key");
+    printed(&client(&site, &["add", "b", "--allow", "open-ssh", "-o", file.to_str().unwrap()]));
+    let read = |text: &str| {
+        let Ok(key) =
+            KeyFile::parse(text).map_err(drop).or_else(|()| KeyFile::from_token(text).map_err(drop))
+        else {
+            panic!("no key")
+        };
+        key.to_text().to_string()
+    };
+    let stored = |name: &str| std::fs::read_to_string(site.key_path(name)).unwrap();
+    assert_eq!(read(line.trim()), stored("a"));
+    assert_eq!(read(&std::fs::read_to_string(&file).unwrap()), stored("b"));
+    let picture = printed(&client(&site, &["rotate", "a", "--qr"]));
+    assert!(picture.lines().count() > 20 && !picture.contains("spa-knock-"), "{picture}");
+
+    let root = site.path("root.key");
+    let mut keygen = site.client();
+    assert!(keygen.args(["keygen", "-o"]).arg(&root).status().unwrap().success());
+    let mut derive = site.client();
+    derive.args(["derive", "--server-id", SERVER_ID, "--key"]).arg(&root);
+    let derived = site.path("derived.key");
+    std::fs::write(&derived, derive.output().unwrap().stdout).unwrap();
+    std::fs::set_permissions(&derived, PermissionsExt::from_mode(0o600)).unwrap();
+    let derived = derived.to_str().unwrap();
+    let added = client(&site, &["add", "c", "--allow", "open-ssh", "--key", derived]);
+    assert_eq!(printed(&added), "", "who derived it has it");
+    let twice = client(&site, &["add", "d", "--allow", "open-ssh", "--key", derived]);
+    assert_eq!(twice.status.code(), Some(5));
+    assert!(outcome(&twice).1.contains("the same secret as that of client c"));
+}

@@ -1,0 +1,323 @@
+//! `spa-knockd explain`: of each prepared capture the true cause is named. The captures are made here, byte by byte.
+#![cfg(feature = "server")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "tests run programs, write files and may fail loudly"
+)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader};
+use spa_knock::crypto::{KeySet, PairSecret, RootSecret, Secret};
+use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
+use spa_knock::wire::Datagram;
+
+/// When the captures were made: 2026-11-22T08:37:57Z.
+const NOW: u64 = 1_795_336_677_000;
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
+/// Secrets are this byte, 32 times.
+const LAPTOP: u8 = 1;
+const PHONE_BEFORE: u8 = 2;
+const PHONE: u8 = 3;
+const GUEST: u8 = 4;
+const REVOKED: u8 = 9;
+
+/// One frame and when it was captured.
+struct Captured {
+    time: u64,
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+fn keys(secret: u8, server: &str) -> KeySet {
+    PairSecret::new(Secret::from_bytes(&[secret; 32])).keys(&server.parse().unwrap())
+}
+
+fn knock(time: u64) -> Knock {
+    Knock {
+        timestamp: Timestamp::from_millis(time),
+        reply: ReplyWanted::Yes,
+        seconds: 0,
+        otp: None,
+        policy: AddressPolicy::Observed,
+        ipv4: None,
+        ipv6: None,
+        action: "open-ssh".parse().unwrap(),
+        argument: "".parse().unwrap(),
+    }
+}
+
+/// A datagram with a nonce of its own for each number.
+fn sealed(knock: &Knock, keys: &KeySet, number: u8) -> Vec<u8> {
+    Datagram::seal_with(knock, &keys.client(), [number; 12], 5).unwrap().as_bytes().to_vec()
+}
+
+fn built(builder: PacketBuilderStep<UdpHeader>, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes, payload).unwrap();
+    bytes
+}
+
+fn to(port: u16) -> PacketBuilderStep<UdpHeader> {
+    PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([203, 0, 113, 9], [192, 0, 2, 1], 64).udp(4000, port)
+}
+
+fn captured(payload: &[u8]) -> Captured {
+    frame(built(to(62201), payload))
+}
+
+fn frame(bytes: Vec<u8>) -> Captured {
+    Captured { time: NOW, length: bytes.len(), bytes }
+}
+
+fn later(mut captured: Captured, by: u64) -> Captured {
+    captured.time += by;
+    captured
+}
+
+/// A pcap file: the format of libpcap's savefiles, microseconds, Ethernet.
+fn pcap(frames: &[Captured]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xA1B2_C3D4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for frame in frames {
+        let (seconds, micros) = (frame.time / 1_000, frame.time % 1_000 * 1_000);
+        for word in [seconds as u32, micros as u32, frame.bytes.len() as u32, frame.length as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(&frame.bytes);
+    }
+    file
+}
+
+fn private(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The folder of a server with a few clients.
+fn server() -> tempfile::TempDir {
+    use base64::Engine as _;
+    let scratch = tempfile::tempdir().unwrap();
+    let root = scratch.path();
+    let folder = root.display();
+    let config = format!(
+        "[server]\nid = 'bastion'\nkeys_dir = '{folder}'\nstate_dir = '{folder}/state'\naudit = ''\n\
+         user = 'nobody'\n\
+         [action.open-ssh]\nopen = ['tcp/22']\nfor = '30s'\n[action.open-web]\nopen = ['tcp/443']\nfor = '30s'\n\
+         [client.laptop]\nkey = 'laptop.key'\nallow = ['open-ssh']\n\
+         [client.guest]\nkey = 'guest.key'\nallow = ['open-ssh']\nexpires = 2026-11-22\n\
+         [client.phone]\nkey = 'phone.key'\nallow = ['open-ssh']\n\
+         previous = {{ key = 'phone-before.key', until = 2026-11-22T08:00:00Z }}\n"
+    );
+    private(&root.join("spa-knockd.toml"), &config);
+    for (name, secret) in
+        [("laptop", LAPTOP), ("guest", GUEST), ("phone", PHONE), ("phone-before", PHONE_BEFORE)]
+    {
+        let secret = base64::engine::general_purpose::STANDARD.encode([secret; 32]);
+        let text = format!("spa-knock-key: 1\nkind: pair\nserver: bastion\nsecret: {secret}\n");
+        private(&root.join(format!("{name}.key")), &text);
+    }
+    scratch
+}
+
+/// What `explain` prints of these frames.
+fn explained(frames: &[Captured], options: &[&str]) -> String {
+    let scratch = server();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_spa-knockd"))
+        .args(["explain", "-"])
+        .args(options)
+        .arg("-c")
+        .arg(scratch.path().join("spa-knockd.toml"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&pcap(frames)).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{told}");
+    assert!(told.starts_with(&format!("{} packets", frames.len())), "{told}");
+    // Nothing is left behind, not even a state folder.
+    assert!(!scratch.path().join("state").exists());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn of_each_prepared_capture_the_true_cause_is_named() {
+    let laptop = keys(LAPTOP, "bastion");
+    let good = sealed(&knock(NOW), &laptop, 1);
+    let root = RootSecret::new(Secret::from_bytes(&[LAPTOP; 32]));
+    let derived = root.pair(&"192.0.2.1".parse().unwrap()).keys(&"192.0.2.1".parse().unwrap());
+    let mut changed = good.clone();
+    changed[150] ^= 1;
+    let mut cut = captured(&good);
+    cut.bytes.truncate(96);
+    let mut fragment = captured(&good);
+    fragment.bytes[20] = 0x20;
+    let mut later_fragment = captured(&good);
+    later_fragment.bytes[21] = 0x40;
+    let exact = Knock { policy: AddressPolicy::Exact, ipv4: Some([10, 0, 0, 7].into()), ..knock(NOW) };
+    let other_action = |name: &str| Knock { action: name.parse().unwrap(), ..knock(NOW) };
+    let mut unsealed = keys(LAPTOP, "bastion").client();
+    unsealed.seal = keys(PHONE, "bastion").client().seal;
+    let unsealed = Datagram::seal_with(&knock(NOW), &unsealed, [7; 12], 0).unwrap();
+
+    // What the capture holds; what its only line says, in this order.
+    let cases: Vec<(Captured, &[&str])> = vec![
+        (captured(&good), &["laptop open-ssh: passed", "for 203.0.113.9, for 30 s"]),
+        (
+            captured(&sealed(&knock(NOW - 4 * HOUR), &laptop, 11)),
+            &[
+                "laptop: stopped at step 2",
+                "stamped 14400 s ago",
+                "clock of laptop is 4h behind",
+                "time zone",
+            ],
+        ),
+        (
+            captured(&sealed(&knock(NOW - 100_000), &laptop, 12)),
+            &[
+                "laptop: stopped at step 2",
+                "clock of laptop is 1m 40s behind, or somebody sent an old knock again",
+            ],
+        ),
+        (
+            captured(&sealed(&knock(NOW + 45_000), &laptop, 13)),
+            &["laptop: stopped at step", "clock of laptop is 45s ahead"],
+        ),
+        (
+            captured(&sealed(&knock(NOW + 90 * DAY), &laptop, 14)),
+            &["laptop: stopped at step 2", "clock of laptop is 2months 29days"],
+        ),
+        (
+            captured(&sealed(&knock(5 * HOUR), &laptop, 15)),
+            &["laptop: stopped at step 2", "clock of laptop begins in 1970"],
+        ),
+        (
+            captured(&sealed(&knock(NOW), &keys(LAPTOP, "192.0.2.1"), 16)),
+            &["laptop: stopped at step 2", "signed for a server called 192.0.2.1; this one is bastion"],
+        ),
+        (
+            captured(&sealed(&knock(NOW), &keys(LAPTOP, "bastion.example.org"), 17)),
+            &["laptop: stopped at step 2", "signed for a server called bastion.example.org"],
+        ),
+        (
+            captured(&sealed(&knock(NOW), &derived, 18)),
+            &[": stopped at step 2, unknown-hint", "root key under another server id"],
+        ),
+        (
+            captured(&sealed(&knock(NOW), &keys(REVOKED, "bastion"), 19)),
+            &[": stopped at step 2, unknown-hint", "revoked (those are not kept)"],
+        ),
+        (
+            captured(&sealed(&knock(NOW), &keys(PHONE_BEFORE, "bastion"), 20)),
+            &[
+                "phone: stopped at step 2",
+                "the key that phone had before; it was good until 2026-11-22T08:00:00",
+            ],
+        ),
+        (captured(&changed), &["laptop: stopped at step 3, forged", "changed on the way"]),
+        (
+            frame(built(to(62202), &good)),
+            &["62202 laptop: stopped at step 1, port", "this server hears udp/62201"],
+        ),
+        (captured(&good[..200]), &["stopped at step 1, length: 200 bytes; knocks have 228 to 291"]),
+        (captured(&[]), &["stopped at step 1, length: 0 bytes", "a port scan"]),
+        (fragment, &["stopped at step 1, fragment: the first fragment"]),
+        (later_fragment, &["stopped at step 1, fragment: a fragment"]),
+        (cut, &["cut-short", "tcpdump -s 0"]),
+        (captured(&sealed(&exact, &laptop, 21)), &["laptop: stopped at step 6, other-address", "translated"]),
+        (
+            captured(&sealed(&other_action("open-shh"), &laptop, 22)),
+            &["laptop open-shh: stopped at step 8, unknown-action", "defined here: open-ssh, open-web"],
+        ),
+        (
+            captured(&sealed(&other_action("open-web"), &laptop, 23)),
+            &["laptop open-web: stopped at step 8, not-allowed", "laptop may do: open-ssh"],
+        ),
+        (
+            captured(&sealed(&knock(NOW), &keys(GUEST, "bastion"), 24)),
+            &["guest open-ssh: stopped at step 8, expired", "`expires`"],
+        ),
+        (captured(unsealed.as_bytes()), &["laptop: stopped at step 4, not-sealed", "a client with a fault"]),
+        (frame(built(to(53), b"a question")), &["other-traffic: UDP to port 53"]),
+        (frame(vec![0; 60]), &["other-traffic: neither UDP nor TCP"]),
+    ];
+    assert!(cases.len() >= 12);
+    let (frames, words): (Vec<_>, Vec<_>) = cases.into_iter().unzip();
+    let text = explained(&frames, &["--try-id", "Bastion.example.org."]);
+    assert_eq!(text.lines().count(), words.len(), "{text}");
+    for (line, words) in text.lines().zip(words) {
+        let mut rest = line;
+        for word in words {
+            rest = rest.split_once(word).unwrap_or_else(|| panic!("no {word:?} in: {line}")).1;
+        }
+    }
+}
+
+#[test]
+fn copies_are_told_by_the_packet_that_they_are_copies_of() {
+    let laptop = keys(LAPTOP, "bastion");
+    let good = sealed(&knock(NOW), &laptop, 1);
+    let mut frames = vec![frame(built(to(53), b"")), captured(&good), later(captured(&good), 250)];
+    frames.push(later(captured(&good), 15_000));
+    frames.push(later(captured(&good), 4 * HOUR));
+    let text = explained(&frames, &[]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[1].contains(": passed"), "{text}");
+    assert!(lines[2].contains("step 6, resent") && lines[2].contains("the same as packet 2"), "{text}");
+    assert!(lines[3].contains("step 6, replayed") && lines[3].contains("a copy of packet 2"), "{text}");
+    assert!(lines[4].contains("step 2") && lines[4].contains("a copy of packet 2, sent again"), "{text}");
+
+    let flood: Vec<Captured> = (0..20).map(|_| captured(&good)).collect();
+    let text = explained(&flood, &[]);
+    let last = text.lines().last().unwrap();
+    assert!(last.contains("step 3, copied") && last.contains("packet 1 again and again"), "{text}");
+}
+
+#[test]
+fn a_line_of_json_says_the_same_to_machines() {
+    let datagram = sealed(&knock(NOW - 4 * HOUR), &keys(LAPTOP, "bastion"), 2);
+    let text = explained(&[captured(&datagram)], &["--json"]);
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for (name, value) in [
+        ("packet", serde_json::json!(1)),
+        ("time", "2026-11-22T08:37:57.000Z".into()),
+        ("from", "203.0.113.9:4000".into()),
+        ("to", "192.0.2.1:62201".into()),
+        ("check", "unknown-hint".into()),
+        ("step", 2.into()),
+        ("client", "laptop".into()),
+        ("action", serde_json::Value::Null),
+    ] {
+        assert_eq!(line[name], value, "{name}");
+    }
+    assert!(line["cause"].as_str().unwrap().starts_with("the clock of laptop is 4h behind"));
+}
+
+#[test]
+fn a_file_that_is_no_capture_is_told() {
+    let scratch = server();
+    let file = scratch.path().join("x.pcap");
+    fs::write(&file, "no capture").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_spa-knockd"))
+        .arg("explain")
+        .args([&file, Path::new("-c"), &scratch.path().join("spa-knockd.toml")])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.starts_with(&format!("spa-knockd: {}: ", file.display())), "{told}");
+}
