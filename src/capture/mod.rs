@@ -2,12 +2,14 @@
 
 mod filter;
 mod live;
+mod sequences;
 mod socket;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 pub use live::Live;
+pub use sequences::{Seen, Sequences};
 pub use socket::Socket;
 
 use crate::packet::Segment;

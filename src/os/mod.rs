@@ -5,7 +5,10 @@ pub mod env;
 pub mod files;
 pub mod secret_command;
 pub mod stdio;
+pub mod syn;
 
+#[cfg(feature = "server")]
+pub mod background;
 #[cfg(feature = "server")]
 pub mod capabilities;
 #[cfg(feature = "server")]

@@ -29,6 +29,7 @@ mod hostile;
 mod iptables;
 mod kill;
 mod laboratory;
+mod legacy;
 mod mistakes;
 mod nat;
 mod notebook;
