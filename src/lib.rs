@@ -5,7 +5,7 @@
 //! ```text
 //! client  server                           commands, processes, wiring
 //! config  capture  firewall  os  manual    the edge: files, packets, netlink, the clock, help for people
-//! gate                                     decisions: pure state machines
+//! gate  knockd                             decisions: pure state machines
 //! wire  crypto  packet                     bytes
 //! knock                                    vocabulary
 //! ```
@@ -26,6 +26,7 @@ pub mod crypto;
 pub mod firewall;
 pub mod gate;
 pub mod knock;
+pub mod knockd;
 mod manual;
 pub mod os;
 pub mod packet;

@@ -75,6 +75,12 @@ impl TcpFlags {
         Self(byte)
     }
 
+    /// As they stand in the header.
+    #[must_use]
+    pub const fn byte(self) -> u8 {
+        self.0
+    }
+
     /// Whether all of these are set.
     #[must_use]
     pub const fn has(self, flags: Self) -> bool {

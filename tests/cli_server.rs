@@ -180,7 +180,10 @@ fn called_knockd_it_is_the_legacy_daemon() {
     let scratch = tempfile::tempdir().unwrap();
     let link = scratch.path().join("knockd");
     std::os::unix::fs::symlink(SPA_KNOCKD, &link).unwrap();
-    let output = Command::new(link).args(["-i", "eth0", "-v"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "spa-knockd: knockd: not yet in this version\n");
+    let output =
+        Command::new(link).args(["-i", "eth0", "-v", "-c", "/nonexistent/knockd.conf"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said, "/nonexistent/knockd.conf: no such file or directory\n");
+    assert!(output.stdout.starts_with(b"usage: knockd [options]\n"));
 }

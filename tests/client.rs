@@ -116,17 +116,6 @@ fn without_a_reply_one_datagram_is_enough() {
     );
 }
 
-#[cfg(unix)]
-#[test]
-fn a_link_named_knock_is_the_legacy_client() {
-    let scratch = tempfile::tempdir().unwrap();
-    let link = scratch.path().join("knock");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_spa-knock"), &link).unwrap();
-    let output = Command::new(link).args(["host", "7000"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert_eq!(text(&output.stderr), "spa-knock: legacy: not yet in this version\n");
-}
-
 #[test]
 fn a_malformed_key_in_the_environment_is_told_by_line_without_its_text() {
     for (key, reason) in [

@@ -32,7 +32,9 @@ fn main() {
         ("frame", frames()),
         ("journal", journals()),
         ("keyfile", key_files()),
+        ("knockd", knockd_configs()),
         ("lease", leases()),
+        ("matcher", knocks()),
         ("message", messages()),
     ];
     for (target, seeds) in targets {
@@ -59,6 +61,26 @@ fn configs() -> Seeds {
     ]
     .map(|(name, texts)| (name, texts.join("#####\n").into_bytes()))
     .into()
+}
+
+/// A knockd.conf with all that there is, its one-time file, and one that is lax wherever it may be.
+fn knockd_configs() -> Seeds {
+    let full = "[options]\nUseSyslog\nLogFile = /l\nPidFile = /p\nInterface = eth0\n[a]\nSequence = 7000,8000:udp,9000:tcp\nSeq_Timeout = 5\nTCPFlags = syn,!ack\nTarget = 10.77.0.1\nStart_Command = /bin/a %IP%\nStart_Command_6 = /bin/b %IP%\nCmd_Timeout = 10\nStop_Command = /bin/c\nStop_Command_6 =\n[b]\nOne_Time_Sequences = /s\nSource = 10.0.0.0/8,fd00::/8\nAllowDuplicates\nOpen = tcp/22\nFor = 30s\n";
+    let lax = "# x\r\n [a b]\r\n\tSEQUENCE=+1x,-1,70:UDP:z,\r\ncommand = a\ncommand = b = \"c\" # d\ntimeout = x\n[options]\nlogfile =\n";
+    let once = " 1,2,3\n#4,5\n\n70000\n6:udp,7\n";
+    [("full", full), ("lax", lax), ("once", once)].map(|(name, text)| (name, text.into())).into()
+}
+
+/// Doors, and packets that open them or nearly do.
+fn knocks() -> Seeds {
+    let doors = "[a]\nsequence=1,2,3\ntcpflags=syn\ntimeout=3\n[b]\nsequence=1,2\n[c]\nsequence=9:udp\ntarget=10.77.0.100\n#####\n";
+    let packets = |packets: &[[u8; 6]]| [doors.as_bytes(), &packets.concat()].concat();
+    let syn = |pause, port| [pause, 0, 0, port, 2, 0];
+    vec![
+        ("opens", packets(&[syn(1, 0), syn(1, 1), syn(1, 2), [1, 1, 1, 5, 0, 0]])),
+        ("late", packets(&[syn(1, 0), syn(255, 1), [0, 0, 0, 2, 2, 1]])),
+        ("wrong", packets(&[syn(1, 0), syn(1, 0), syn(1, 0), [1, 0, 0, 1, 16, 0], syn(1, 2)])),
+    ]
 }
 
 fn scripts() -> Seeds {
@@ -261,7 +283,7 @@ fn messages() -> Seeds {
         ("become", [&[5], 65_534_u32.to_be_bytes().as_slice(), &65_533_u32.to_be_bytes()].concat()),
         ("watching", vec![1]),
         ("failed", text(2, "watcher: no\npacket socket")),
-        ("seen", [&[5, 1], (1..=8_u64).flat_map(u64::to_be_bytes).collect::<Vec<u8>>().as_slice()].concat()),
+        ("seen", [&[5, 1], (1..=10_u64).flat_map(u64::to_be_bytes).collect::<Vec<u8>>().as_slice()].concat()),
         ("lost", text(4, "eth0: The interface disappeared")),
         ("knock", shortened(report(knock, source, [192, 0, 2, 1].into(), 3))),
         ("knock6", shortened(report(knock, elsewhere, [0_u16; 8].into(), 0))),

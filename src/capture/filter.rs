@@ -1,6 +1,8 @@
 //! What the kernel lets through to us: step 1 of the ladder. Made from numbers alone, so that no text can smuggle
 //! in a name to look up.
 
+use std::collections::BTreeSet;
+
 use crate::knock::Band;
 use crate::packet::Link;
 use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
@@ -27,7 +29,7 @@ pub(super) fn knocks(link: Link, port: u16, band: Option<Band>) -> String {
         shortest.saturating_add(8)
     );
     let touches = band.map(touches).unwrap_or_default();
-    behind_tags(link, format!("({v4} or {v6} or {extended}{touches})"))
+    behind_tags(link, &format!("({v4} or {v6} or {extended}{touches})"))
 }
 
 /// The expression for what could be meant as a knock to `port`: all that goes there, whatever else has a knock's
@@ -43,15 +45,47 @@ pub(super) fn around_knocks(link: Link, port: u16) -> String {
         "(ip6 and ip6[6] = 17 and (ip6[42:2] = {port} or (ip6[44:2] >= {shortest} and ip6[44:2] <= {longest})))"
     );
     let extended = "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 44 or ip6[6] = 60))";
-    behind_tags(link, format!("({v4} or {later_fragment} or {v6} or {extended})"))
+    behind_tags(link, &format!("({v4} or {later_fragment} or {v6} or {extended})"))
 }
 
-fn behind_tags(link: Link, any: String) -> String {
+/// The same packets with and without VLAN tags.
+fn behind_tags(link: Link, any: &str) -> String {
     match link {
         // `vlan` moves all offsets behind it, so it comes last; one tag, or a customer's inside a provider's.
         // On other links it is an error, and cooked frames are seen without it.
         Link::Ethernet => format!("{any} or (vlan and ({any} or (vlan and {any})))"),
-        Link::LinuxCooked | Link::LinuxCooked2 | Link::Raw | Link::Loopback => any,
+        Link::LinuxCooked | Link::LinuxCooked2 | Link::Raw | Link::Loopback => any.to_owned(),
+    }
+}
+
+/// The expression for packets to these ports, whatever they carry; TCP and UDP each. Ports that lie close together are
+/// let through with those between them where there are many: whoever looks at the packets looks at their ports again.
+pub(super) fn ports(link: Link, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) -> String {
+    // `dst portrange` looks at no fragment but the first, and behind no extension header of IPv6.
+    let terms = [("tcp", tcp), ("udp", udp)].map(|(protocol, ports)| {
+        ranges(ports).into_iter().map(move |(first, last)| format!("{protocol} dst portrange {first}-{last}"))
+    });
+    let extended = "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 60))".to_owned();
+    let terms: Vec<String> = terms.into_iter().flatten().chain([extended]).collect();
+    behind_tags(link, &format!("({})", terms.join(" or ")))
+}
+
+/// The ports as few ranges: the kernel takes 4096 instructions, and VLAN tags need all of them three times.
+fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
+    const RANGES_MAX: usize = 32;
+    let mut gap = 1;
+    loop {
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for &port in ports {
+            match ranges.last_mut().filter(|(_, last)| port.saturating_sub(*last) <= gap) {
+                Some((_, last)) => *last = port,
+                None => ranges.push((port, port)),
+            }
+        }
+        if ranges.len() <= RANGES_MAX {
+            return ranges;
+        }
+        gap = gap.saturating_mul(2);
     }
 }
 
@@ -140,6 +174,44 @@ mod tests {
         let mut hop_by_hop = frame(v6(62201), 250);
         hop_by_hop[20] = 0;
         assert!(filter.filter(&hop_by_hop), "an extension header");
+    }
+
+    #[test]
+    fn the_ports_of_many_doors_are_few_ranges_that_have_all_of_them() {
+        let few = BTreeSet::from([22, 7000, 7001, 7002, 65_535]);
+        assert_eq!(ranges(&few), [(22, 22), (7000, 7002), (65_535, 65_535)]);
+        let many: BTreeSet<u16> = (0..2_400).map(|n| n * 27).collect();
+        let found = ranges(&many);
+        assert!(found.len() <= 32);
+        assert!(many.iter().all(|port| found.iter().any(|(first, last)| (first..=last).contains(&port))));
+        for (link, dlt) in [(Link::Ethernet, 1), (Link::LinuxCooked, 113), (Link::Raw, 12)] {
+            let capture = Capture::dead(Linktype(dlt)).unwrap();
+            let scattered: BTreeSet<u16> = (0..32).map(|n| n * 2_000).collect();
+            let program = capture.compile(&ports(link, &scattered, &scattered), true).unwrap();
+            assert!(program.get_instructions().len() <= 4_096, "{}", program.get_instructions().len());
+        }
+    }
+
+    #[test]
+    fn packets_to_the_ports_pass_tagged_or_not_and_others_do_not() {
+        let filter = ports(Link::Ethernet, &BTreeSet::from([7000]), &BTreeSet::from([2222]));
+        let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&filter, true).unwrap();
+        let tcp = |port| {
+            let mut frame = Vec::new();
+            ethernet().ipv4([1; 4], [2; 4], 64).tcp(1, port, 0, 0).write(&mut frame, &[]).unwrap();
+            frame
+        };
+        let vlan = VlanId::try_new(5).unwrap();
+        for (what, frame, passes) in [
+            ("TCP", tcp(7000), true),
+            ("TCP to a UDP port", tcp(2222), false),
+            ("UDP", frame(ethernet().ipv4([1; 4], [2; 4], 64).udp(1, 2222), 1), true),
+            ("UDP to a TCP port", frame(ethernet().ipv6([1; 16], [2; 16], 64).udp(1, 7000), 1), false),
+            ("IPv6", frame(ethernet().ipv6([1; 16], [2; 16], 64).udp(1, 2222), 1), true),
+            ("a tag", frame(ethernet().single_vlan(vlan).ipv6([1; 16], [2; 16], 64).udp(1, 2222), 1), true),
+        ] {
+            assert_eq!(filter.filter(&frame), passes, "{what}");
+        }
     }
 
     fn touch(builder: PacketBuilderStep<TcpHeader>) -> Vec<u8> {

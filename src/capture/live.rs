@@ -47,6 +47,26 @@ impl Live {
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
     pub fn open(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
+        let Tap { capture, link, interface, place } =
+            Tap::open(interface, |link| filter::knocks(link, port, band))?;
+        Ok(Self { capture, link, interface, port, band, place, intake: Intake::default(), told: [0; 3] })
+    }
+}
+
+/// One interface, or all, with a filter in the kernel that nobody can change any more.
+pub(super) struct Tap {
+    pub(super) capture: pcap::Capture<Active>,
+    pub(super) link: Link,
+    pub(super) interface: Option<u32>,
+    pub(super) place: String,
+}
+
+impl Tap {
+    /// Starts capturing what comes in and passes the filter, which may depend on the link type.
+    pub(super) fn open(
+        interface: Option<&str>,
+        filter: impl FnOnce(Link) -> String,
+    ) -> Result<Self, CaptureError> {
         let place = format!("interface {}", interface.unwrap_or("any"));
         let index = match interface {
             Some(name) => Some(nix::net::if_::if_nametoindex(name).map_err(|_| CaptureError {
@@ -79,23 +99,14 @@ impl Live {
         })?;
         // What we send ourselves is no knock to us.
         capture.direction(Direction::In).map_err(error)?;
-        capture.filter(&filter::knocks(link, port, band), true).map_err(error)?;
+        capture.filter(&filter(link), true).map_err(error)?;
         // Whoever takes this process over sees no other packets than we do.
         setsockopt(&capture, LockFilter, &true).map_err(|errno| CaptureError {
             place: place.clone(),
             reason: format!("its filter cannot be locked: {errno}"),
             hint: None,
         })?;
-        Ok(Self {
-            capture,
-            link,
-            interface: index,
-            port,
-            band,
-            place,
-            intake: Intake::default(),
-            told: [0; 3],
-        })
+        Ok(Self { capture, link, interface: index, place })
     }
 }
 

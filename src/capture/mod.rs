@@ -2,6 +2,7 @@
 
 mod filter;
 mod live;
+mod sequences;
 mod socket;
 mod trace;
 
@@ -9,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 
 pub use live::Live;
+pub use sequences::{Seen, Sequences};
 pub use socket::Socket;
 pub use trace::{Frame, Trace};
 

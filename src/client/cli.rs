@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use super::code::Code;
 use super::failure::{Cause, Failure};
+use super::legacy::Legacy;
 use super::sequence::Gap;
 use crate::knock::{ActionName, Argument, Band, ClientName, Protocol, ServerId, Source};
 
@@ -90,7 +91,7 @@ Exit codes:
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock import | show | keygen | derive | doctor | completions | man"
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock import | show | keygen | derive | doctor | legacy | completions | man"
 )]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -246,8 +247,7 @@ pub(super) enum Command {
     /// Looks at key, name, ways, clock, and knocks. Every line has a verdict, and what is wrong has a hint. The
     /// exit code is 0 only if all is well.
     Doctor(Examination),
-    #[command(hide = true)]
-    Legacy(Ignored),
+    Legacy(Legacy),
     /// Print what completes this command line in a shell
     Completions {
         /// Which one
@@ -286,14 +286,6 @@ pub(super) struct Examination {
     pub(super) ntp: Option<String>,
     #[command(flatten)]
     pub(super) manner: Manner,
-}
-
-/// The words after a subcommand that has its place, but no effect in this version.
-#[derive(Args)]
-#[command(disable_help_flag = true)]
-pub(super) struct Ignored {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    words: Vec<OsString>,
 }
 
 impl Knocking {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::process::ExitCode;
 
-use crate::config::NOT_YET;
 use crate::os::files::FileError;
 
 /// Why a command failed. The numbers are the exit codes, a contract with scripts.
@@ -56,11 +55,6 @@ impl Failure {
     /// A failure: the object first, lower case, then why.
     pub(super) fn new(cause: Cause, reason: impl Into<String>) -> Self {
         Self { cause, reason: reason.into(), hint: None }
-    }
-
-    /// Something that the command line knows, but this version does not do.
-    pub(super) fn not_yet(name: &str) -> Self {
-        Self::new(Cause::Usage, format!("{name}: {NOT_YET}"))
     }
 
     /// The same, with a way out.

@@ -12,6 +12,7 @@ mod keyring;
 mod keys;
 mod knocking;
 mod learnt;
+mod legacy;
 mod plan;
 mod refusal;
 mod rehearsal;
@@ -25,8 +26,6 @@ mod target;
 mod touching;
 mod wait;
 
-use std::ffi::OsString;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -44,8 +43,8 @@ use crate::os::env;
 #[must_use]
 pub fn main() -> ExitCode {
     let args = env::args();
-    if is_legacy(&args) {
-        return Report::PLAIN.failure(&Failure::not_yet("legacy"));
+    if legacy::is_called(&args) {
+        return legacy::main(&args);
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
@@ -99,15 +98,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Connect(said) => connecting::connect(said),
         Command::Import { token } => import::import(token),
         Command::Doctor(said) => doctor::examine(said),
-        Command::Legacy(_) => Err(Failure::not_yet("legacy")),
+        Command::Legacy(said) => legacy::knock(&said),
         Command::Completions { shell } => {
             report::print(manual::completions(Cli::command(), shell).as_bytes())
         }
         Command::Man => report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes()),
     }
-}
-
-/// Whether the program was started through a link named `knock`.
-fn is_legacy(args: &[OsString]) -> bool {
-    args.first().and_then(|name| Path::new(name).file_stem()).is_some_and(|name| name == "knock")
 }

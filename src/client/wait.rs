@@ -37,8 +37,12 @@ pub(super) fn for_connection(
             }
         }
         patience = patience.saturating_mul(2);
-        // Above zero also without a door to try.
-        sleep(PAUSE.min(end.saturating_sub(clock::steady())));
+        sleep(PAUSE);
+        // Also without a door to try.
+        if clock::steady() >= end {
+            drop(said);
+            return Err(never(doors, timeout));
+        }
     }
 }
 

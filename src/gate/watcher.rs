@@ -66,6 +66,10 @@ pub struct Counts {
     pub forged: u64,
     /// Dropped as one copy too many.
     pub copied: u64,
+    /// Packets without a payload to the band.
+    pub touches: u64,
+    /// Port sequences passed on.
+    pub sequences: u64,
 }
 
 impl Watcher {
@@ -112,13 +116,16 @@ impl Watcher {
     /// A packet without a payload has come from `source`, to this address and port.
     pub fn touch(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
         if let Some(sequences) = &mut self.sequences {
+            self.counts.touches = self.counts.touches.saturating_add(1);
             sequences.touch(source, to, port, now);
         }
     }
 
     /// What the keeper is to look at next, if there is something and it has not had enough of late.
     pub fn next_sequence(&mut self, now: Now) -> Option<Sequence> {
-        self.sequences.as_mut()?.next(&self.clients, now)
+        let next = self.sequences.as_mut()?.next(&self.clients, now)?;
+        self.counts.sequences = self.counts.sequences.saturating_add(1);
+        Some(next)
     }
 
     /// Whether there will be a next one without another packet.
@@ -189,13 +196,15 @@ impl Counts {
             unknown_hint: self.unknown_hint.saturating_add(other.unknown_hint),
             forged: self.forged.saturating_add(other.forged),
             copied: self.copied.saturating_add(other.copied),
+            touches: self.touches.saturating_add(other.touches),
+            sequences: self.sequences.saturating_add(other.sequences),
         }
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { authentic, length, unknown_hint, forged, copied } = self;
+        let Self { authentic, length, unknown_hint, forged, copied, .. } = self;
         write!(
             f,
             "{authentic} passed on, {unknown_hint} of nobody, {forged} forged, {copied} copies, {length} of a wrong length"

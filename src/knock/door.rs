@@ -146,6 +146,12 @@ impl Ports {
     pub fn overlap(self, other: Self) -> bool {
         self.protocol == other.protocol && self.first <= other.last && other.first <= self.last
     }
+
+    /// From the lower first one to the higher last one of both, of the protocol of `self`.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Self {
+        Self { first: self.first.min(other.first), last: self.last.max(other.last), ..self }
+    }
 }
 
 impl From<Door> for Ports {

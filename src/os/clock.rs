@@ -45,3 +45,14 @@ pub fn rfc3339(time: Timestamp) -> String {
         .checked_add(Duration::from_millis(ms))
         .map_or_else(String::new, |time| humantime::format_rfc3339_millis(time).to_string())
 }
+
+/// The time where this host is, in a format of strftime(3); empty for one that no calendar has.
+#[cfg(feature = "server")]
+#[must_use]
+pub fn local(time: Timestamp, format: &str) -> String {
+    let zoned =
+        i64::try_from(time.as_millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    zoned.map_or_else(String::new, |time| {
+        time.to_zoned_datetime(jiff::tz::TimeZone::system()).strftime(format).to_string()
+    })
+}

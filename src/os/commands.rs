@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use super::runner::{self, RunError};
 
-/// How many run at a time.
+/// How many run at a time, unless another number is said.
 const RUNNING_MAX: usize = 16;
 /// How many more may run that undo something: what others hold up must not keep a door open.
 const UNDOING_MAX: usize = 16;
@@ -24,13 +24,23 @@ const SAID_MAX: usize = 64 << 10;
 
 /// The commands that run and those that wait for it.
 pub struct Commands<T> {
+    /// How many run at a time.
+    max: usize,
     running: Vec<Running<T>>,
     waiting: VecDeque<Job<T>>,
 }
 
 impl<T> Default for Commands<T> {
     fn default() -> Self {
-        Self { running: Vec::new(), waiting: VecDeque::new() }
+        Self::with_room(RUNNING_MAX)
+    }
+}
+
+impl<T> Commands<T> {
+    /// None yet, and so many at a time.
+    #[must_use]
+    pub const fn with_room(max: usize) -> Self {
+        Self { max, running: Vec::new(), waiting: VecDeque::new() }
     }
 }
 
@@ -82,12 +92,12 @@ impl<T> Commands<T> {
     /// # Errors
     /// When it cannot be started, or as many wait as may.
     pub fn start(&mut self, job: Job<T>, now: Duration) -> Result<(), RunError> {
-        if self.running.len() < RUNNING_MAX && self.waiting.is_empty() {
+        if self.running.len() < self.max && self.waiting.is_empty() {
             return self.launch(job, now).map_err(|(error, _)| error);
         }
         if self.waiting.len() >= WAITING_MAX {
             let program = job.argv.into_iter().next().unwrap_or_default();
-            let many = format!("{RUNNING_MAX} commands run and {WAITING_MAX} wait already");
+            let many = format!("{} commands run and {WAITING_MAX} wait already", self.max);
             return Err(RunError::Io(program, many));
         }
         self.waiting.push_back(job);
@@ -97,7 +107,7 @@ impl<T> Commands<T> {
     /// Whether one may be started that undoes something.
     #[must_use]
     pub fn may_undo(&self) -> bool {
-        self.running.len() < RUNNING_MAX.saturating_add(UNDOING_MAX)
+        self.running.len() < self.max.saturating_add(UNDOING_MAX)
     }
 
     /// Starts one that undoes something: it waits for no others. To be asked for when [`Self::may_undo`].
@@ -120,7 +130,7 @@ impl<T> Commands<T> {
                 None => self.running.push(running),
             }
         }
-        while self.running.len() < RUNNING_MAX
+        while self.running.len() < self.max
             && let Some(job) = self.waiting.pop_front()
         {
             over.extend(self.launch(job, now).err().map(Done::unstarted));

@@ -5,8 +5,11 @@ pub mod env;
 pub mod files;
 pub mod secret_command;
 pub mod stdio;
+pub mod syn;
 pub mod terminal;
 
+#[cfg(feature = "server")]
+pub mod background;
 #[cfg(feature = "server")]
 pub mod capabilities;
 #[cfg(feature = "server")]

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 /// The signals that the daemon listens to.
 pub struct Signals {
     stop: Arc<AtomicBool>,
+    interrupt: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
     wake: UnixStream,
 }
@@ -23,8 +24,13 @@ impl Signals {
     pub fn listen() -> io::Result<Self> {
         let (wake, write) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
-        let signals = Self { stop: Arc::default(), reload: Arc::default(), wake };
-        let flags = [(SIGTERM, &signals.stop), (SIGINT, &signals.stop), (SIGHUP, &signals.reload)];
+        let signals = Self { stop: Arc::default(), interrupt: Arc::default(), reload: Arc::default(), wake };
+        let flags = [
+            (SIGTERM, &signals.stop),
+            (SIGINT, &signals.interrupt),
+            (SIGINT, &signals.stop),
+            (SIGHUP, &signals.reload),
+        ];
         for (signal, flag) in flags {
             // The flag is set before the byte is written: who is woken sees it.
             signal_hook::flag::register(signal, Arc::clone(flag))?;
@@ -39,6 +45,12 @@ impl Signals {
     #[must_use]
     pub fn stop(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Whether SIGINT came.
+    #[must_use]
+    pub fn interrupt(&self) -> bool {
+        self.interrupt.load(Ordering::SeqCst)
     }
 
     /// Whether SIGHUP came since this was last asked.

@@ -111,7 +111,19 @@ pub(super) enum Command {
         #[arg(long, value_name = "DURATION", value_parser = trial)]
         confirm: Option<Duration>,
     },
-    /// The legacy daemon, with its own options (not yet in this version)
+    /// Print a knockd.conf as a config with sealed knocks
+    ///
+    /// What opens ports for the source, by iptables, nft or ufw, becomes a grant, and what closes them again its time;
+    /// other commands stay commands. Standard error says what could not be translated. Nothing is changed.
+    Migrate {
+        /// A config of knockd
+        #[arg(value_name = "FILE", default_value = "/etc/knockd.conf")]
+        file: PathBuf,
+        /// What knocks are bound to; default: this host's name
+        #[arg(long, value_parser = typed_id)]
+        id: Option<ServerId>,
+    },
+    /// The daemon for plain sequences, with knockd's own options
     Knockd {
         /// knockd's options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -126,6 +138,8 @@ pub(super) enum Command {
     Man,
     #[command(hide = true)]
     Watch,
+    #[command(hide = true)]
+    WatchKnocks,
 }
 
 impl Command {
@@ -142,10 +156,12 @@ impl Command {
             Self::Revoke { .. } => "revoke",
             Self::Explain(_) => "explain",
             Self::Gate { .. } => "gate",
+            Self::Migrate { .. } => "migrate",
             Self::Knockd { .. } => "knockd",
             Self::Completions { .. } => "completions",
             Self::Man => "man",
             Self::Watch => "watch",
+            Self::WatchKnocks => "watch-knocks",
         }
     }
 }

@@ -29,6 +29,11 @@ impl Failure {
         Self { code: Self::USAGE, messages: vec![message.to_string()] }
     }
 
+    /// A config of another program says something wrong.
+    pub(super) fn config(message: impl Display) -> Self {
+        Self { code: Self::CONFIG, messages: vec![message.to_string()] }
+    }
+
     /// A key cannot be used.
     pub(super) fn key(message: impl Display) -> Self {
         Self { code: Self::CONFIG, messages: vec![message.to_string()] }

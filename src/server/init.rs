@@ -85,7 +85,11 @@ fn created(path: &Path) {
     tell(format_args!("created: {}", path.display()));
 }
 
-fn host_id() -> Result<ServerId, Failure> {
+/// What this host is called.
+///
+/// # Errors
+/// When that is no id.
+pub(super) fn host_id() -> Result<ServerId, Failure> {
     let name = host::name().unwrap_or_default();
     ServerId::from_typed(&name).map_err(|error| {
         Failure::usage(format_args!(
@@ -127,7 +131,7 @@ fn with_line(text: &str, key: &str, value: &str) -> String {
 }
 
 /// A TOML string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let escape = |c: char| match c {
         '"' | '\\' => format!("\\{c}"),
         c if c.is_control() => format!("\\u{:04X}", u32::from(c)),

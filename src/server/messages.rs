@@ -255,12 +255,21 @@ impl<'a> FromWatcher<'a> {
                 });
             }
             Self::Seen(Seen { counts, intake }) => {
-                let Counts { authentic, length, unknown_hint, forged, copied } = counts;
+                let Counts { authentic, length, unknown_hint, forged, copied, touches, sequences } = counts;
                 writer.put(&[5, u8::from(intake.is_some())]);
                 let Intake { received, dropped, if_dropped } = intake.unwrap_or_default();
-                for number in
-                    [authentic, length, unknown_hint, forged, copied, &received, &dropped, &if_dropped]
-                {
+                for number in [
+                    authentic,
+                    length,
+                    unknown_hint,
+                    forged,
+                    copied,
+                    touches,
+                    sequences,
+                    &received,
+                    &dropped,
+                    &if_dropped,
+                ] {
                     writer.put(&number.to_be_bytes());
                 }
             }
@@ -299,6 +308,8 @@ impl<'a> FromWatcher<'a> {
                     unknown_hint: number()?,
                     forged: number()?,
                     copied: number()?,
+                    touches: number()?,
+                    sequences: number()?,
                 };
                 let intake = Intake { received: number()?, dropped: number()?, if_dropped: number()? };
                 Some(Self::Seen(Seen { counts, intake: captures.then_some(intake) }))
@@ -391,7 +402,15 @@ mod tests {
 
     #[test]
     fn what_was_seen_arrives_and_adds_up() {
-        let counts = Counts { authentic: 1, length: 2, unknown_hint: u64::MAX, forged: 4, copied: 5 };
+        let counts = Counts {
+            authentic: 1,
+            length: 2,
+            unknown_hint: u64::MAX,
+            forged: 4,
+            copied: 5,
+            touches: 9,
+            sequences: 10,
+        };
         let intake = Intake { received: 6, dropped: 7, if_dropped: 8 };
         for seen in [Seen { counts, intake: Some(intake) }, Seen { counts, intake: None }] {
             let bytes = FromWatcher::Seen(seen).to_bytes();
@@ -401,7 +420,15 @@ mod tests {
         assert_eq!(
             both,
             Seen {
-                counts: Counts { authentic: 2, length: 4, unknown_hint: u64::MAX, forged: 8, copied: 10 },
+                counts: Counts {
+                    authentic: 2,
+                    length: 4,
+                    unknown_hint: u64::MAX,
+                    forged: 8,
+                    copied: 10,
+                    touches: 18,
+                    sequences: 20
+                },
                 intake: Some(intake)
             }
         );

@@ -17,8 +17,10 @@ mod gatehouse;
 mod grants;
 mod init;
 mod keys;
+mod knockd;
 mod messages;
 mod metrics;
+mod migrate;
 mod pace;
 mod qr;
 mod reload;
@@ -47,8 +49,9 @@ use console::Failure;
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = crate::os::env::args();
-    if is_called_knockd(&arguments) {
-        return Failure::not_yet("knockd").exit();
+    // Before the other options are looked at: its own have the same letters.
+    if let Some(words) = words_for_knockd(&arguments) {
+        return knockd::main(words);
     }
     match cli::parse(&arguments) {
         Ok(options) => dispatch(options),
@@ -61,6 +64,7 @@ fn dispatch(options: Options) -> ExitCode {
     match options.command {
         Command::Run => run::run(&config),
         Command::Watch => watch::main(),
+        Command::WatchKnocks => knockd::watch(),
         Command::Check => check::check(&config),
         Command::Init { id } => exit(init::init(&config, id)),
         Command::Client(ClientCommand::Add(add)) => exit(clients::add(&config, &add)),
@@ -71,6 +75,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         Command::Gate { state, confirm } => exit(gate::gate(&config, state, confirm)),
         Command::Grants { json } => exit(with_config(&config, |config| grants::list(config, json))),
+        Command::Migrate { file, id } => exit(migrate::migrate(&file, id)),
         Command::Status { json, watch, prometheus } => {
             let form = match (json, prometheus) {
                 (true, _) => status::Form::Json,
@@ -105,8 +110,11 @@ fn exit(result: Result<(), Failure>) -> ExitCode {
     }
 }
 
-/// Through a link of this name the program is the legacy daemon.
-fn is_called_knockd(arguments: &[OsString]) -> bool {
+/// Through a link of this name, or with it as its first word, the program is the legacy daemon.
+fn words_for_knockd(arguments: &[OsString]) -> Option<&[OsString]> {
     let name = arguments.first().map(Path::new).and_then(Path::file_name);
-    name.is_some_and(|name| name == "knockd")
+    if name.is_some_and(|name| name == "knockd") {
+        return Some(arguments);
+    }
+    arguments.get(1..).filter(|words| words.first().is_some_and(|word| word == "knockd"))
 }

@@ -31,6 +31,7 @@ mod hostile;
 mod iptables;
 mod kill;
 mod laboratory;
+mod legacy;
 mod mistakes;
 mod nat;
 mod notebook;

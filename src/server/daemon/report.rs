@@ -9,7 +9,7 @@ use crate::gate::Ending;
 use crate::os::{clock, wait};
 use crate::server::standing::Standing;
 use crate::server::status::{
-    CaptureState, Datagrams, Ended, Frames, Gate, GateState, PreviousKey, Status, WatcherState,
+    CaptureState, Datagrams, Ended, Frames, Gate, GateState, PortsState, PreviousKey, Status, WatcherState,
 };
 
 /// How long what a watcher said it has seen is good enough.
@@ -77,6 +77,11 @@ impl Daemon {
                 copied: counts.copied,
                 length: counts.length,
             },
+            ports: config.ports.map(|band| PortsState {
+                band: band.to_string(),
+                packets: counts.touches,
+                sequences: counts.sequences,
+            }),
             knocks: self.tally.counts().map(ended).collect(),
             previous_keys: users
                 .map(|(client, uses)| PreviousKey { client: client.to_string(), uses })

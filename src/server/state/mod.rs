@@ -26,7 +26,7 @@ use crate::os::files::{self, Mode};
 use crate::os::{clock, host};
 
 pub(super) use replay::{ReplayState, StateError};
-pub(super) use undoings::{Begun, Left, Undoing, Undoings};
+pub(super) use undoings::{Begun, Left, Planned, UndoError, Undoing, Undoings};
 
 /// The replay state in the state folder.
 pub(super) type State = ReplayState<Folder>;
@@ -47,7 +47,15 @@ pub(super) fn open(config: &ServerConfig) -> Result<(State, ReplayMemory), State
 /// # Errors
 /// When it cannot be read.
 pub(super) fn open_undoings(config: &ServerConfig) -> Result<(Undoings, Vec<Left>), StateError> {
-    Ok(Undoings::open(&config.state_dir, boot_id()?)?)
+    open_undoings_in(&config.state_dir)
+}
+
+/// The same, in a folder that no config names.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn open_undoings_in(folder: &Path) -> Result<(Undoings, Vec<Left>), StateError> {
+    Ok(Undoings::open(folder, boot_id()?)?)
 }
 
 /// Makes the state folder, if it is missing, and takes it for as long as the returned handle lives.

@@ -155,6 +155,24 @@ impl Undoings {
         }
     }
 
+    /// These will not be done; whether there were any.
+    pub(in crate::server) fn withdraw(&mut self, which: impl Fn(&Undoing) -> bool) -> bool {
+        let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.undoing)).collect();
+        for waiting in &withdrawn {
+            if let Err(error) = files::remove(&self.file(waiting.number)) {
+                log::error!("undo: {error}");
+            }
+        }
+        !withdrawn.is_empty()
+    }
+
+    /// In what time the first of these is due.
+    pub(in crate::server) fn due_of(&self, which: impl Fn(&Undoing) -> bool) -> Option<Duration> {
+        let due =
+            self.waiting.iter().filter(|waiting| which(&waiting.undoing)).map(|waiting| waiting.due).min()?;
+        Some(due.saturating_sub(clock::boot()))
+    }
+
     /// How many wait for their time.
     pub(in crate::server) const fn waiting(&self) -> usize {
         self.waiting.len()

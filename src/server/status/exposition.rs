@@ -62,6 +62,10 @@ pub(in crate::server) fn exposition(status: &Status) -> String {
     ] {
         page.sample("datagrams_total", &[("verdict", verdict)], count);
     }
+    if let Some(ports) = &status.ports {
+        page.counter("ports_packets_total", "Packets without a payload to the band.", ports.packets);
+        page.counter("ports_sequences_total", "Port sequences that were looked at.", ports.sequences);
+    }
     page.begin("knocks_total", Kind::Counter, "Authentic knocks and what they led to, by how they ended.");
     for ended in &status.knocks {
         let labels = [("event", ended.event.as_str()), ("reason", ended.reason.as_str())];
@@ -185,6 +189,12 @@ spa_knock_datagrams_total{verdict="unknown-hint"} 1200
 spa_knock_datagrams_total{verdict="forged"} 3
 spa_knock_datagrams_total{verdict="copied"} 1
 spa_knock_datagrams_total{verdict="length"} 0
+# HELP spa_knock_ports_packets_total Packets without a payload to the band.
+# TYPE spa_knock_ports_packets_total counter
+spa_knock_ports_packets_total 24
+# HELP spa_knock_ports_sequences_total Port sequences that were looked at.
+# TYPE spa_knock_ports_sequences_total counter
+spa_knock_ports_sequences_total 1
 # HELP spa_knock_knocks_total Authentic knocks and what they led to, by how they ended.
 # TYPE spa_knock_knocks_total counter
 spa_knock_knocks_total{event="granted",reason=""} 4

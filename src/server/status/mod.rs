@@ -39,6 +39,9 @@ pub(super) struct Status {
     pub(super) undoings: usize,
     /// Datagrams of a knock's length, by what the watcher did with them.
     pub(super) datagrams: Datagrams,
+    /// Knocking by ports; missing where it is off.
+    #[serde(default)]
+    pub(super) ports: Option<PortsState>,
     /// Authentic knocks and what they led to, by how they ended.
     pub(super) knocks: Vec<Ended>,
     /// Clients that have knocked with the key before their present one.
@@ -125,6 +128,17 @@ pub(super) struct Datagrams {
     pub(super) length: u64,
 }
 
+/// Packets without a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PortsState {
+    /// The first and the last port that they are looked for at.
+    pub(super) band: String,
+    /// That came there.
+    pub(super) packets: u64,
+    /// Of which a client's first two ports were among an address' ports, and so were looked at.
+    pub(super) sequences: u64,
+}
+
 /// How often knocks have ended in one way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
@@ -175,6 +189,7 @@ pub(super) mod tests {
             commands: CommandsState { running: 1, waiting: 0 },
             undoings: 4,
             datagrams: Datagrams { authentic: 7, unknown_hint: 1_200, forged: 3, copied: 1, length: 0 },
+            ports: Some(PortsState { band: "20480-28671".to_owned(), packets: 24, sequences: 1 }),
             knocks: vec![
                 ended("granted", "", 4),
                 ended("done", "", 0),

@@ -57,7 +57,7 @@ pub(super) fn text(status: &Status, colour: Colour) -> String {
         ("datagrams", datagrams(status)),
     ];
     let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
-    for (name, line) in lines {
+    for (name, line) in lines.into_iter().chain(ports(status).map(|line| ("ports", line))) {
         text.push_str(&format!("  {name:<9}  {line}\n"));
     }
     text
@@ -133,6 +133,12 @@ fn datagrams(status: &Status) -> String {
     )
 }
 
+fn ports(status: &Status) -> Option<String> {
+    let ports = status.ports.as_ref()?;
+    let (packets, sequences) = (ports.packets, ports.sequences);
+    Some(format!("{}; {packets} packets without a payload, {sequences} sequences looked at", ports.band))
+}
+
 /// A length of time in its two largest units.
 fn lasting(seconds: u64) -> String {
     let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
@@ -157,6 +163,7 @@ spa-knockd 0.1.0: bastion.test
   watcher    since 1h; replaced 1x
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
   datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 0 of a wrong length
+  ports      20480-28671; 24 packets without a payload, 1 sequences looked at
 ";
         assert_eq!(text(&example(), Colour::Off), expected);
     }

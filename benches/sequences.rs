@@ -1,0 +1,80 @@
+//! What a packet costs the matcher of plain sequences: it must not grow with the number of doors.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark may fail loudly"
+)]
+
+use std::hint::black_box;
+use std::net::IpAddr;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use spa_knock::knock::{Protocol, Timestamp};
+use spa_knock::knockd::{Config, Knock, Matcher, Packet};
+use spa_knock::packet::TcpFlags;
+
+const BEGIN: u64 = 1_795_000_000_000;
+
+/// Doors that have no port in common.
+fn matcher(doors: u16) -> Matcher {
+    let door = |n: u16| {
+        let port = 10_000 + n * 3;
+        format!("[d{n}]\nsequence = {port},{},{}\ntcpflags = syn\n", port + 1, port + 2)
+    };
+    let config = Config::read((0..doors).map(door).collect::<String>().as_bytes()).unwrap();
+    let mut matcher = Matcher::new(config.doors);
+    matcher.set_addresses(["10.77.0.1".parse::<IpAddr>().unwrap()]);
+    matcher
+}
+
+fn packet(number: u32, port: u16) -> Packet {
+    Packet {
+        time: Timestamp::from_millis(BEGIN + u64::from(number / 20)),
+        source: IpAddr::V4(number.into()),
+        destination: "10.77.0.1".parse().unwrap(),
+        knock: Knock { protocol: Protocol::Tcp, port },
+        flags: TcpFlags::SYN,
+    }
+}
+
+fn packets(criterion: &mut Criterion) {
+    for doors in [1, 800] {
+        let mut number = 0x0C00_0000;
+        let mut next = move || {
+            number += 1;
+            number
+        };
+        let mut first = matcher(doors);
+        // With all room taken, as in a flood of 20,000 a second.
+        (0..100_000).for_each(|_| first.take(&packet(next(), 10_000), &mut |_| ()));
+        criterion.bench_function(&format!("first knock of a flood, {doors} doors"), |bench| {
+            bench.iter(|| {
+                first.take(&packet(next(), 10_000), &mut |event| {
+                    let _ = black_box(event);
+                })
+            });
+        });
+        let mut whole = matcher(doors);
+        criterion.bench_function(&format!("three knocks that open, {doors} doors"), |bench| {
+            bench.iter(|| {
+                for port in 10_000..10_003 {
+                    whole.take(&packet(7, port), &mut |event| {
+                        let _ = black_box(event);
+                    });
+                }
+            });
+        });
+        let mut other = matcher(doors);
+        criterion.bench_function(&format!("a port of no door, {doors} doors"), |bench| {
+            bench.iter(|| {
+                other.take(black_box(&packet(7, 9)), &mut |event| {
+                    let _ = black_box(event);
+                })
+            });
+        });
+    }
+}
+
+criterion_group!(benches, packets);
+criterion_main!(benches);

@@ -1,0 +1,184 @@
+//! The lines of knockd's log, word for word: programs read them. When they are written, and where, is decided elsewhere.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::command::Truncated;
+
+/// knockd's room for a message.
+const MESSAGE_MAX: usize = 1023;
+
+/// Who knocks: the address, and the name that was looked up for it, if it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client<'a> {
+    /// The source's address.
+    pub address: IpAddr,
+    /// Its name (`-l`).
+    pub name: Option<&'a str>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// The daemon listens on an interface.
+    Starting(&'a str),
+    /// An attempt at a door has come so far; stages count from 1.
+    Stage(Client<'a>, &'a str, u8),
+    /// The sequence of a door is complete.
+    Open(Client<'a>, &'a str),
+    /// A door's command is started.
+    Running(&'a str, &'a [u8]),
+    /// A door's command ended with another status than 0; 0 if by a signal.
+    Status(&'a str, i32),
+    /// The time between a door's start and stop command is over.
+    CommandTimeout(Client<'a>, &'a str),
+    /// An attempt took too long.
+    SequenceTimeout(Client<'a>, &'a str, u8),
+    /// The config is read anew.
+    Rereading(&'a Path),
+    /// The config is wrong, and the old one stays. (knockd ends then.)
+    Kept(&'a str),
+    /// The log file is closed and opened anew.
+    Reopening(&'a Path),
+    /// The daemon ends.
+    ShuttingDown,
+    /// The file for the process number cannot be written, and why.
+    PidFile(&'a Path, &'a str),
+    /// A command could not be started.
+    ForkFailed,
+    /// A command is too long, and nothing is run.
+    Truncated(Truncated),
+    /// A door's one-time sequences are used up.
+    NoSequences(&'a str),
+    /// A used one-time sequence of a door could not be marked.
+    NotMarked(&'a str),
+}
+
+impl Message<'_> {
+    /// The message as it goes to syslog: at most 1023 bytes; some end in a line end of their own, and a blank line
+    /// follows them in a file.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = self.to_string();
+        text.truncate(text.floor_char_boundary(MESSAGE_MAX));
+        text
+    }
+
+    /// The message as a log file has it, its line end included. `minute` is local time, `YYYY-MM-DD HH:MM`.
+    #[must_use]
+    pub fn line(&self, minute: &str) -> String {
+        format!("[{minute}] {}\n", self.text())
+    }
+}
+
+impl fmt::Display for Client<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name {
+            Some(name) => write!(f, "{} ({name})", self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DISABLING: &str = "--> disabling the door";
+        match self {
+            Self::Starting(interface) => write!(f, "starting up, listening on {interface}"),
+            Self::Stage(client, door, stage) => write!(f, "{client}: {door}: Stage {stage}"),
+            Self::Open(client, door) => write!(f, "{client}: {door}: OPEN SESAME"),
+            Self::Running(door, command) => {
+                writeln!(f, "{door}: running command: {}", String::from_utf8_lossy(command))
+            }
+            Self::Status(door, status) => {
+                write!(f, "{door}: command returned non-zero status code ({status})")
+            }
+            Self::CommandTimeout(client, door) => write!(f, "{client}: {door}: command timeout"),
+            Self::SequenceTimeout(client, door, stage) => {
+                writeln!(f, "{client}: {door}: sequence timeout (stage {stage})")
+            }
+            Self::Rereading(path) => writeln!(f, "re-reading config file: {}", path.display()),
+            Self::Kept(error) => write!(f, "could not re-read config file, keeping the old one: {error}"),
+            Self::Reopening(path) => write!(f, "re-opening log file: {}", path.display()),
+            Self::ShuttingDown => f.write_str("shutting down"),
+            Self::PidFile(path, error) => write!(f, "could not create pid file {}: {error}", path.display()),
+            Self::ForkFailed => f.write_str("error: command fork failed!"),
+            Self::Truncated(Truncated::Start) => {
+                f.write_str("error: parsed start command has been truncated! --> won't execute it")
+            }
+            Self::Truncated(Truncated::Stop) => {
+                f.write_str("error: parsed stop command has been truncated! --> won't execute start command")
+            }
+            Self::NoSequences(door) => {
+                let place = "the one time sequences file";
+                writeln!(f, "no more sequences left in {place} for door {door} {DISABLING}")
+            }
+            Self::NotMarked(door) => {
+                write!(f, "error while disabling used one time sequence for door {door} {DISABLING}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: &str = "2026-11-24 11:42";
+
+    #[test]
+    fn every_line_stands_as_knockd_writes_it() {
+        let client = Client { address: "10.77.0.2".parse().unwrap(), name: None };
+        let named = Client { name: Some("host.example"), ..client };
+        for (message, lines) in [
+            (Message::Starting("eth0"), "starting up, listening on eth0\n"),
+            (Message::Stage(client, "a", 1), "10.77.0.2: a: Stage 1\n"),
+            (Message::Stage(named, "a", 32), "10.77.0.2 (host.example): a: Stage 32\n"),
+            (Message::Open(client, "a b"), "10.77.0.2: a b: OPEN SESAME\n"),
+            (Message::Running("a", b"/bin/x 10.77.0.2"), "a: running command: /bin/x 10.77.0.2\n\n"),
+            (Message::Status("a", 3), "a: command returned non-zero status code (3)\n"),
+            (Message::CommandTimeout(client, "a"), "10.77.0.2: a: command timeout\n"),
+            (Message::SequenceTimeout(client, "a", 2), "10.77.0.2: a: sequence timeout (stage 2)\n\n"),
+            (
+                Message::Rereading(Path::new("/etc/knockd.conf")),
+                "re-reading config file: /etc/knockd.conf\n\n",
+            ),
+            (Message::Kept("x"), "could not re-read config file, keeping the old one: x\n"),
+            (Message::Reopening(Path::new("/l")), "re-opening log file: /l\n"),
+            (Message::ShuttingDown, "shutting down\n"),
+            (
+                Message::PidFile(Path::new("/p"), "Permission denied"),
+                "could not create pid file /p: Permission denied\n",
+            ),
+            (Message::ForkFailed, "error: command fork failed!\n"),
+            (
+                Message::Truncated(Truncated::Start),
+                "error: parsed start command has been truncated! --> won't execute it\n",
+            ),
+            (
+                Message::Truncated(Truncated::Stop),
+                "error: parsed stop command has been truncated! --> won't execute start command\n",
+            ),
+            (
+                Message::NoSequences("a"),
+                "no more sequences left in the one time sequences file for door a --> disabling the door\n\n",
+            ),
+            (
+                Message::NotMarked("a"),
+                "error while disabling used one time sequence for door a --> disabling the door\n",
+            ),
+        ] {
+            assert_eq!(message.line(MINUTE), format!("[{MINUTE}] {lines}"));
+        }
+    }
+
+    #[test]
+    fn a_message_is_cut_where_knockd_cuts_it() {
+        let command = vec![b'x'; 4095];
+        let text = Message::Running("a", &command).text();
+        assert_eq!((text.len(), text.ends_with('x')), (1023, true));
+        let umlauts = "ä".repeat(1000);
+        assert_eq!(Message::Running("a", umlauts.as_bytes()).text().len(), 1022);
+    }
+}

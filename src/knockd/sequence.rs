@@ -1,0 +1,134 @@
+//! Sequences: the knocks that open a door, in their order.
+
+use std::fmt;
+
+use super::number::{atoi, trim};
+use crate::knock::Protocol;
+
+/// What knockd has room for.
+const KNOCKS_MAX: usize = 32;
+
+/// One knock: a packet to this port. Port 0 is a port here: that is what knockd makes of a text without a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Knock {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The destination port.
+    pub port: u16,
+}
+
+/// 1 to 32 knocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence(Vec<Knock>);
+
+/// Why a text is no sequence. Which section it stands in is for the caller to say.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    /// Over 32 knocks.
+    #[error("too many ports in knock sequence")]
+    TooMany,
+    /// A number over 65535; as it was written.
+    #[error("port {0} is invalid")]
+    Port(String),
+    /// Neither tcp nor udp.
+    #[error("unknown protocol in knock sequence")]
+    Protocol,
+}
+
+impl Sequence {
+    /// Reads `7000,8000:udp, …`: lax as knockd is, so that almost any text is one.
+    ///
+    /// # Errors
+    /// When a port is over 65535, a protocol unknown or a 33rd knock there; the first of these from the left.
+    pub fn read(text: &[u8]) -> Result<Self, SequenceError> {
+        let mut knocks = Vec::new();
+        for item in text.split(|&byte| byte == b',') {
+            if knocks.len() >= KNOCKS_MAX {
+                return Err(SequenceError::TooMany);
+            }
+            knocks.push(Knock::read(item)?);
+        }
+        Ok(Self(knocks))
+    }
+
+    /// Its knocks, the first one first.
+    #[must_use]
+    pub fn knocks(&self) -> &[Knock] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Sequence {
+    /// As it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, Knock { protocol, port }) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma}{port}:{}", protocol.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl Knock {
+    fn read(item: &[u8]) -> Result<Self, SequenceError> {
+        let mut parts = item.split(|&byte| byte == b':');
+        let port = parts.next().unwrap_or_default();
+        let number = atoi(port);
+        if number > i32::from(u16::MAX) {
+            return Err(SequenceError::Port(String::from_utf8_lossy(port).into_owned()));
+        }
+        let [low, high, ..] = number.to_le_bytes();
+        let protocol = match parts.next().map(trim) {
+            None => Protocol::Tcp,
+            Some(name) if name.eq_ignore_ascii_case(b"tcp") => Protocol::Tcp,
+            Some(name) if name.eq_ignore_ascii_case(b"udp") => Protocol::Udp,
+            Some(_) => return Err(SequenceError::Protocol),
+        };
+        Ok(Self { protocol, port: u16::from_le_bytes([low, high]) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<String, String> {
+        let name = |knock: &Knock| format!("{}/{}", knock.protocol.as_str(), knock.port);
+        let sequence = Sequence::read(text.as_bytes()).map_err(|error| error.to_string())?;
+        assert_eq!(Sequence::read(sequence.to_string().as_bytes()).as_ref(), Ok(&sequence));
+        Ok(sequence.knocks().iter().map(name).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn almost_any_text_is_a_sequence() {
+        for (text, sequence) in [
+            ("7000,8000,9000", "tcp/7000 tcp/8000 tcp/9000"),
+            ("2222:udp,3333:tcp,4444:udp", "udp/2222 tcp/3333 udp/4444"),
+            (" 7000 : UDP , +08000:Tcp", "udp/7000 tcp/8000"),
+            ("7000:udp:x", "udp/7000"),
+            ("7000 8000 9000", "tcp/7000"),
+            ("ssh", "tcp/0"),
+            ("", "tcp/0"),
+            ("7000,", "tcp/7000 tcp/0"),
+            ("-1,65535,-65536", "tcp/65535 tcp/65535 tcp/0"),
+            ("0x10", "tcp/0"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(sequence), "{text}");
+        }
+        assert_eq!(read(&["1"; 32].join(",")).map(|read| read.split(' ').count()), Ok(32));
+    }
+
+    #[test]
+    fn what_is_no_sequence_is_told_as_knockd_does() {
+        for (text, error) in [
+            ("65536", "port 65536 is invalid"),
+            ("1, 70000x:udp", "port  70000x is invalid"),
+            ("1:icmp", "unknown protocol in knock sequence"),
+            ("1:", "unknown protocol in knock sequence"),
+            ("1:udp x", "unknown protocol in knock sequence"),
+        ] {
+            assert_eq!(read(text), Err(error.to_owned()), "{text}");
+        }
+        assert_eq!(read(&["1"; 33].join(",")), Err("too many ports in knock sequence".to_owned()));
+    }
+}

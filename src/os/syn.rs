@@ -1,0 +1,68 @@
+//! One knock at a TCP port: a connection that is begun and given up at once.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// Sends one SYN to `address`, from a port that the system chooses, and never again: the socket is closed before an
+/// answer can matter. Whether anybody answers is not looked at.
+///
+/// # Errors
+/// When nothing was sent: no route, or a rule of this host forbids it.
+#[cfg(unix)]
+pub fn send(address: SocketAddr) -> io::Result<()> {
+    use std::os::fd::{AsRawFd, OwnedFd};
+
+    use nix::errno::Errno;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, socket};
+
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let fd: OwnedFd =
+        socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)?;
+    match connect(fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+        // On the loopback the answer is there before the call returns.
+        Ok(()) | Err(Errno::EINPROGRESS | Errno::ECONNREFUSED) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The same where sockets are reached through the standard library alone: it waits for the shortest time there is.
+///
+/// # Errors
+/// When nothing was sent: no route, or a rule of this host forbids it.
+#[cfg(not(unix))]
+pub fn send(address: SocketAddr) -> io::Result<()> {
+    use std::io::ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut, WouldBlock};
+
+    match std::net::TcpStream::connect_timeout(&address, std::time::Duration::from_millis(1)) {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.kind(), TimedOut | WouldBlock | ConnectionRefused | ConnectionReset) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    #[test]
+    fn a_listener_sees_one_connection_and_a_closed_port_is_no_error() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        send(address).unwrap();
+        listener.accept().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(listener);
+        send(address).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_an_error() {
+        // No TCP to a multicast address.
+        assert!(send((Ipv4Addr::new(224, 0, 0, 1), 7000).into()).is_err());
+    }
+}

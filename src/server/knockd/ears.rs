@@ -1,0 +1,159 @@
+//! The watcher of plain sequences as the keeper sees it: started, listened to, started again when it dies or loses an
+//! interface.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::Child;
+use std::time::Duration;
+
+use super::messages::{FromWatcher, MESSAGE, TEXT_MAX, ToWatcher};
+use crate::knockd::Sequence;
+use crate::os::channel::{Channel, Received};
+use crate::os::confine::Identity;
+use crate::os::host::{self, Capability};
+use crate::os::{capabilities, clock, files, runner, wait};
+
+/// How long opening the captures may take.
+const START_MAX: Duration = Duration::from_secs(10);
+/// How long a watcher that was asked to end may take.
+const END_MAX: Duration = Duration::from_secs(1);
+
+/// What a watcher watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Post {
+    /// The config's text.
+    pub(super) config: Vec<u8>,
+    /// Where; none at all = every interface.
+    pub(super) interfaces: Vec<String>,
+    /// Without IPv6.
+    pub(super) only_v4: bool,
+    /// Whom it becomes.
+    pub(super) identity: Option<Identity>,
+}
+
+/// A running watcher. Dropping it ends it.
+pub(super) struct Ears {
+    child: Child,
+    channel: Channel,
+    addresses: BTreeSet<IpAddr>,
+}
+
+/// The watcher is gone.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+impl Ears {
+    /// Starts a watcher and waits until it watches: everywhere, or with `some` wherever it can.
+    ///
+    /// # Errors
+    /// Why it does not, for people.
+    pub(super) fn start(post: &Post, some: bool) -> Result<Self, String> {
+        let plain = |error: std::io::Error| format!("watcher: {}", files::plain(&error));
+        let (channel, theirs) = Channel::pair().map_err(plain)?;
+        let start = || runner::start_ourselves("watch-knocks", theirs, None);
+        let child = capabilities::lend(&[Capability::NetRaw], start).map_err(plain)?;
+        let mut ears = Self { child, channel, addresses: BTreeSet::new() };
+        let instructed = ears.instruct(post, some);
+        // Of one that ended early, its own words say more than that the channel broke.
+        ears.wait_until_it_watches()?;
+        instructed.map_err(plain)?;
+        ears.tell_addresses(post);
+        Ok(ears)
+    }
+
+    /// Takes one report, if there is one.
+    ///
+    /// # Errors
+    /// When the watcher is gone, or talks nonsense.
+    pub(super) fn try_recv(&self) -> Result<Option<FromWatcher>, Gone> {
+        let mut buffer = [0; MESSAGE];
+        match self.channel.try_recv(&mut buffer) {
+            Ok(Received::Message(length)) => {
+                FromWatcher::read(buffer.get(..length).unwrap_or_default()).map(Some).ok_or(Gone)
+            }
+            Ok(Received::Nothing) => Ok(None),
+            Ok(Received::Closed) | Err(_) => Err(Gone),
+        }
+    }
+
+    /// A door opens to this sequence from now on, or to none. A watcher that is gone is found out when it is listened
+    /// to.
+    pub(super) fn renew(&self, door: usize, sequence: Option<&Sequence>) {
+        let text = sequence.map(ToString::to_string).unwrap_or_default();
+        let door = u32::try_from(door).unwrap_or(u32::MAX);
+        let _ = self.channel.send(&ToWatcher::Sequence(door, text.as_bytes()).to_bytes());
+    }
+
+    /// Tells it the addresses that are knocked at, if they have changed.
+    pub(super) fn tell_addresses(&mut self, post: &Post) {
+        let mut addresses = match post.interfaces.as_slice() {
+            [] => host::own_addresses(),
+            names => names.iter().flat_map(|name| host::addresses_of(name)).collect(),
+        };
+        addresses.retain(|address| address.is_ipv4() || !post.only_v4);
+        if addresses == self.addresses {
+            return;
+        }
+        for address in &addresses {
+            let _ = self.channel.send(&ToWatcher::Address(*address).to_bytes());
+        }
+        let _ = self.channel.send(&ToWatcher::Addresses.to_bytes());
+        self.addresses = addresses;
+    }
+
+    fn instruct(&self, post: &Post, some: bool) -> std::io::Result<()> {
+        for text in post.config.chunks(TEXT_MAX) {
+            self.channel.send(&ToWatcher::Config(text).to_bytes())?;
+        }
+        for name in &post.interfaces {
+            self.channel.send(&ToWatcher::Interface(name).to_bytes())?;
+        }
+        if let Some(identity) = post.identity {
+            self.channel.send(&ToWatcher::Become(identity).to_bytes())?;
+        }
+        self.channel.send(&ToWatcher::Go { only_v4: post.only_v4, some }.to_bytes())
+    }
+
+    fn wait_until_it_watches(&self) -> Result<(), String> {
+        let deadline = clock::steady().saturating_add(START_MAX);
+        loop {
+            let left = deadline.saturating_sub(clock::steady());
+            if left.is_zero() {
+                return Err("watcher: did not start within 10 s".to_owned());
+            }
+            wait::readable(&[self.as_fd()], left).map_err(|error| format!("watcher: {error}"))?;
+            match self.try_recv() {
+                Ok(None) => {}
+                Ok(Some(FromWatcher::Watching)) => return Ok(()),
+                Ok(Some(FromWatcher::Failed(reason))) => return Err(reason),
+                Ok(Some(_)) => return Err("watcher: spoke before it watched".to_owned()),
+                Err(Gone) => return Err("watcher: ended as it started".to_owned()),
+            }
+        }
+    }
+}
+
+impl AsFd for Ears {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        // Its end of the channel closes with ours, and it ends by itself; a hostile one is made to.
+        if let Ok((unconnected, _)) = Channel::pair() {
+            self.channel = unconnected;
+        }
+        let deadline = clock::steady().saturating_add(END_MAX);
+        while clock::steady() < deadline {
+            match self.child.try_wait() {
+                Ok(Some(_)) | Err(_) => return runner::kill_group(&self.child),
+                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        runner::kill_group(&self.child);
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,268 @@
+//! Commands of doors: what opens, and later what closes. What is to be closed is on disk before anything opens, so that
+//! it is closed in time whatever becomes of the daemon.
+
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::super::state::{Begun, Left, Planned, UndoError, Undoing, Undoings};
+use crate::gate::{Event, KeyAge, Record};
+use crate::knock::ClientName;
+use crate::knockd::{Door, Orders, Truncated};
+use crate::os::clock;
+use crate::os::commands::{Commands, Ended, Job};
+
+/// How many run at a time.
+const RUNNING_MAX: usize = 64;
+/// knockd's commands have no deadline.
+const NO_DEADLINE: Duration = Duration::MAX;
+/// While a start command runs, what closes is due so long after its time: should the daemon die meanwhile, nobody knows
+/// when the command ends.
+const RESERVE: Duration = Duration::from_secs(60);
+/// When it is put off.
+const SOON: Duration = Duration::from_secs(30);
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+/// Where the words of an undoing that tell what it is begin; the shell is not given them.
+const COMMAND_WORDS: usize = 3;
+
+/// Everything that runs and that is still to be run.
+pub(super) struct Leases {
+    commands: Commands<Label>,
+    undoings: Undoings,
+    /// Start commands that run and have something to be closed.
+    opening: Vec<Lease>,
+    next: u64,
+    /// Whose name stands in the records.
+    client: ClientName,
+}
+
+/// Somebody for whom a door was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lease {
+    /// No other has this number, in this daemon or another.
+    number: String,
+    door: String,
+    source: IpAddr,
+    stop: String,
+    after: Duration,
+}
+
+enum Label {
+    Start { door: String, lease: Option<Lease> },
+    Stop { door: String, begun: Begun },
+}
+
+/// What is to be logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Told {
+    /// A command is started.
+    Running { door: String, command: String },
+    /// One ended with this status.
+    Status { door: String, status: i32 },
+    /// One could not be started; why, for people.
+    NotStarted { door: String, reason: String },
+    /// The time of a lease is over.
+    Timeout { source: IpAddr, door: String },
+    /// A command is too long.
+    Truncated(Truncated),
+}
+
+impl Leases {
+    /// With what an earlier daemon left to be closed.
+    pub(super) fn new(undoings: Undoings, client: ClientName) -> Self {
+        let start = clock::wall().as_millis();
+        Self {
+            commands: Commands::with_room(RUNNING_MAX),
+            undoings,
+            opening: Vec::new(),
+            next: start,
+            client,
+        }
+    }
+
+    /// Does what the door does for this source.
+    pub(super) fn open(&mut self, door: &Door, source: IpAddr) -> Vec<Told> {
+        let Orders { start, stop } = match door.orders(source) {
+            Ok(Some(orders)) => orders,
+            Ok(None) => return Vec::new(),
+            Err(truncated) => return vec![Told::Truncated(truncated)],
+        };
+        let not_started = |reason: String| Told::NotStarted { door: door.name.clone(), reason };
+        // Checked as the config was read.
+        let (Ok(start), Ok(stop)) = (String::from_utf8(start), stop.map(String::from_utf8).transpose())
+        else {
+            return vec![not_started("a command is not UTF-8 text".to_owned())];
+        };
+        let lease = stop.zip(door.stop_after()).map(|(stop, after)| self.lease(door, source, stop, after));
+        let planned = match lease.as_ref().map(|lease| self.plan(lease)).transpose() {
+            Ok(planned) => planned.flatten(),
+            // What could not be closed is not opened.
+            Err(error) => return vec![not_started(error.to_string())],
+        };
+        let label = Label::Start { door: door.name.clone(), lease: lease.clone() };
+        let job = Job { argv: shell(&start), timeout: NO_DEADLINE, label };
+        match self.commands.start(job, clock::steady()) {
+            Ok(()) => {
+                planned.into_iter().for_each(|planned| self.undoings.keep(planned));
+                self.opening.extend(lease);
+                vec![Told::Running { door: door.name.clone(), command: start }]
+            }
+            Err(error) => {
+                planned.iter().for_each(|planned| self.undoings.forget(planned));
+                vec![not_started(error.to_string())]
+            }
+        }
+    }
+
+    /// Looks after all commands; returns what there is to log.
+    pub(super) fn tend(&mut self) -> Vec<Told> {
+        self.commands.listen();
+        let mut told = Vec::new();
+        for done in self.commands.tend(clock::steady()) {
+            self.conclude(done.label, &done.ended, &done.said, &mut told);
+        }
+        self.prolong();
+        while self.commands.may_undo()
+            && let Some((begun, undoing)) = self.undoings.begin()
+        {
+            self.close(begun, undoing, &mut told);
+        }
+        told
+    }
+
+    /// Until `tend` has something to do, if no command ends before.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        self.undoings.next_due()
+    }
+
+    /// Whether a command runs that opens what is to be closed.
+    pub(super) fn is_opening(&self) -> bool {
+        !self.opening.is_empty()
+    }
+
+    /// Readable when a command says something.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.commands.descriptors()
+    }
+
+    fn lease(&mut self, door: &Door, source: IpAddr, stop: String, after: Duration) -> Lease {
+        self.next = self.next.saturating_add(1);
+        Lease { number: format!("knockd-{}", self.next), door: door.name.clone(), source, stop, after }
+    }
+
+    /// On disk, to be closed some time after the start command should have ended.
+    fn plan(&mut self, lease: &Lease) -> Result<Option<Planned>, UndoError> {
+        self.undoings.plan(lease.undoing("opening", &self.client), lease.after.saturating_add(RESERVE))
+    }
+
+    /// What closes is not due while what opens still runs.
+    fn prolong(&mut self) {
+        for lease in self.opening.clone() {
+            let undoing = lease.undoing("opening", &self.client);
+            let due = self.undoings.due_of(|waiting| waiting.argv == undoing.argv);
+            if due.is_some_and(|due| due < SOON)
+                && let Ok(Some(planned)) = self.plan(&lease)
+            {
+                self.undoings.keep(planned);
+            }
+        }
+    }
+
+    fn conclude(&mut self, label: Label, ended: &Ended, said: &str, told: &mut Vec<Told>) {
+        let (door, lease) = match label {
+            Label::Start { door, lease } => (door, lease),
+            Label::Stop { door, begun } => {
+                self.undoings.end(begun);
+                (door, None)
+            }
+        };
+        if !said.is_empty() {
+            log::info!("{door}: said: {said}");
+        }
+        told.extend(status(&door, ended));
+        let Some(lease) = lease else { return };
+        self.opening.retain(|opening| *opening != lease);
+        // From here on its time runs. The later record goes once the right one is there.
+        match self.undoings.plan(lease.undoing("open", &self.client), lease.after) {
+            Ok(planned) => planned.into_iter().for_each(|planned| self.undoings.keep(planned)),
+            Err(error) => return log::error!("{error}: [{}] closes later than it should", lease.door),
+        }
+        let opening = lease.undoing("opening", &self.client);
+        self.undoings.withdraw(|waiting| waiting.argv == opening.argv);
+    }
+
+    fn close(&mut self, begun: Begun, undoing: Undoing, told: &mut Vec<Told>) {
+        let (Some(lease), stop) = (Lease::of(&undoing), undoing.argv) else {
+            return self.undoings.end(begun);
+        };
+        told.push(Told::Timeout { source: lease.source, door: lease.door.clone() });
+        told.push(Told::Running { door: lease.door.clone(), command: lease.stop });
+        let label = Label::Stop { door: lease.door, begun };
+        let argv = stop.into_iter().take(COMMAND_WORDS).collect();
+        let job = Job { argv, timeout: NO_DEADLINE, label };
+        if let Err(done) = self.commands.undo(job, clock::steady()) {
+            self.conclude(done.label, &done.ended, &done.said, told);
+        }
+    }
+}
+
+impl Lease {
+    fn undoing(&self, phase: &str, client: &ClientName) -> Undoing {
+        let mut argv = shell(&self.stop);
+        // Two leases are closed twice, even if by the same command.
+        argv.extend([self.number.clone(), phase.to_owned(), self.door.clone()]);
+        let record = Record {
+            event: Event::Expired,
+            client: client.clone(),
+            key: KeyAge::Current,
+            action: None,
+            addresses: vec![self.source],
+            source: None,
+            seconds: u32::try_from(self.after.as_secs()).unwrap_or(u32::MAX),
+            reason: None,
+            knock: None,
+            via: None,
+        };
+        Undoing { argv, timeout: NO_DEADLINE, record }
+    }
+
+    fn of(undoing: &Undoing) -> Option<Self> {
+        let [_, _, stop, number, _, door] = undoing.argv.as_slice() else { return None };
+        let source = *undoing.record.addresses.first()?;
+        let after = Duration::from_secs(undoing.record.seconds.into());
+        Some(Self { number: number.clone(), door: door.clone(), source, stop: stop.clone(), after })
+    }
+}
+
+/// What an earlier daemon left half-done, for people.
+pub(super) fn tell_left(left: Vec<Left>) {
+    for left in left {
+        match left {
+            Left::Begun(undoing) => log::error!(
+                "the daemon ended as this began, and it may not have run: {:?}",
+                undoing.argv.get(2).map_or("", String::as_str)
+            ),
+            Left::Damaged(path) => log::error!("{}: damaged: what it says is not run", path.display()),
+        }
+    }
+}
+
+fn shell(command: &str) -> Vec<String> {
+    SHELL.into_iter().chain([command]).map(str::to_owned).collect()
+}
+
+/// knockd tells the status of an exit, and 0 for an end by a signal.
+fn status(door: &str, ended: &Ended) -> Option<Told> {
+    let door = door.to_owned();
+    match ended {
+        Ended::Well => None,
+        Ended::TooLate => Some(Told::Status { door, status: 0 }),
+        Ended::Badly(how) if how.starts_with("signal") => Some(Told::Status { door, status: 0 }),
+        Ended::Badly(how) => {
+            Some(match how.strip_prefix("exit status: ").and_then(|code| code.parse().ok()) {
+                Some(status) => Told::Status { door, status },
+                None => Told::NotStarted { door, reason: how.clone() },
+            })
+        }
+    }
+}

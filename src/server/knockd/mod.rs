@@ -1,0 +1,64 @@
+//! `spa-knockd knockd`: plain sequences as knockd has them, without its faults. One process sees packets and matches
+//! them, the other runs commands.
+
+mod background;
+mod book;
+mod ears;
+mod keeper;
+mod leases;
+mod messages;
+mod options;
+mod quiet;
+mod settings;
+mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use super::console::{Failure, tell};
+use crate::os::signals::Signals;
+use crate::os::{descriptors, env, log as os_log};
+use background::Background;
+use keeper::Keeper;
+use settings::Settings;
+
+pub(super) use watch::main as watch;
+
+/// Runs the legacy daemon; the first of `words` is the name that it is called by.
+#[must_use]
+pub(super) fn main(words: &[OsString]) -> ExitCode {
+    descriptors::close_inherited();
+    os_log::start("knockd");
+    let mut options = match options::parse(words) {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    // Found again at a reload, wherever the daemon is then.
+    for path in [&mut options.config, &mut options.state_dir] {
+        *path = env::absolute(path);
+    }
+    let settings = match Settings::read(&options) {
+        Ok(settings) => settings,
+        Err(reason) => {
+            tell(reason);
+            return options::usage(ExitCode::FAILURE);
+        }
+    };
+    if options.daemon && !Background::is_here() {
+        return Background::start(words);
+    }
+    let background = options.daemon.then(Background::enter);
+    let started = Signals::listen()
+        .map_err(|error| Failure::run(format_args!("signals: {error}")))
+        .and_then(|signals| Keeper::start(settings, options).map(|keeper| (keeper, signals)));
+    match started {
+        Ok((mut keeper, signals)) => {
+            if let Some(background) = background {
+                keeper.write_pid_file();
+                background.ready();
+            }
+            keeper.run(signals)
+        }
+        Err(failure) => failure.exit(),
+    }
+}

@@ -1,0 +1,333 @@
+//! Plain sequences end to end: what knocks, what is logged, what runs, and what is closed whatever becomes of the daemon.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use etherparse::PacketBuilder;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, SERVER4, SERVER6, Wire, full, limited, within};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// `spa-knockd knockd` in the lab's server; killed when dropped.
+struct Knockd<'a> {
+    lab: &'a Lab,
+    scratch: TempDir,
+    child: Option<Child>,
+}
+
+impl<'a> Knockd<'a> {
+    /// With these doors; `DIR` stands for a scratch folder, in which `log` is the log.
+    fn start(lab: &'a Lab, doors: &str) -> Self {
+        let scratch = tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap();
+        let mut knockd = Self { lab, scratch, child: None };
+        knockd.write_config(doors);
+        knockd.launch(&[]);
+        knockd
+    }
+
+    fn write_config(&self, doors: &str) {
+        let text = format!("[options]\nlogfile = DIR/log\ninterface = lan0\n{doors}");
+        fs::write(self.path("knockd.conf"), text.replace("DIR", self.scratch.path().to_str().unwrap()))
+            .unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.scratch.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(Daemon::PROGRAM);
+        command.arg("knockd").arg("-c").arg(self.path("knockd.conf"));
+        command.arg("--state-dir").arg(self.path("state")).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command
+    }
+
+    /// Starts it and waits until it listens.
+    fn launch(&mut self, words: &[&str]) {
+        let starts = self.count("starting up");
+        let child = self.lab.server.spawn(&mut self.command(words));
+        self.child = Some(child);
+        self.wait_for("starting up, listening on lan0", starts + 1);
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The log without its times and empty lines.
+    fn lines(&self) -> Vec<String> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| !line.is_empty());
+        lines.map(|line| line.split_once("] ").unwrap().1.to_owned()).collect()
+    }
+
+    fn count(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
+    fn wait_for(&self, text: &str, times: usize) {
+        assert!(within(PATIENCE, || self.count(text) >= times), "no {text:?} in\n{}", self.log());
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id = self.child.as_ref().unwrap().id();
+        kill(Pid::from_raw(i32::try_from(id).unwrap()), signal).unwrap();
+    }
+
+    /// Its exit code after this signal.
+    fn end(&mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
+        self.child.take().unwrap().wait().unwrap().code()
+    }
+
+    fn ran(&self) -> Vec<String> {
+        fs::read_to_string(self.path("ran")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Knockd<'_> {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if thread::panicking() {
+            println!("{}", self.log());
+        }
+    }
+}
+
+fn knock(lab: &Lab, server: IpAddr, ports: &[&str]) -> Output {
+    let mut command = limited(env!("CARGO_BIN_EXE_spa-knock"));
+    command.args(["legacy", &server.to_string()]).args(ports);
+    lab.client.output(&mut command)
+}
+
+const SSH: &str = "[ssh]\nsequence = 7000,8000:udp,9000\ntcpflags = syn\nseq_timeout = 5\n";
+
+#[test]
+fn a_sequence_runs_the_command_for_its_source_over_both_ip_versions() {
+    let Some(lab) = Lab::new() else { return };
+    let mut knockd = Knockd::start(&lab, &format!("{SSH}command = echo open %IP% >> DIR/ran; exit 3\n"));
+    let sequence = ["7000", "8000:udp", "9000"];
+    for (client, server) in [(CLIENT4, SERVER4), (CLIENT6, SERVER6)] {
+        assert!(knock(&lab, server, &sequence).status.success());
+        knockd.wait_for("status code (3)", if client == CLIENT4 { 1 } else { 2 });
+    }
+    assert_eq!(knockd.ran(), [format!("open {CLIENT4}"), format!("open {CLIENT6}")]);
+    assert!(knock(&lab, SERVER4, &["7000", "9000", "8000:udp"]).status.success());
+    let of = |client: IpAddr| {
+        let ran = knockd.path("ran").display().to_string();
+        [
+            format!("{client}: ssh: Stage 1"),
+            format!("{client}: ssh: Stage 2"),
+            format!("{client}: ssh: Stage 3"),
+            format!("{client}: ssh: OPEN SESAME"),
+            format!("ssh: running command: echo open {client} >> {ran}; exit 3"),
+            "ssh: command returned non-zero status code (3)".to_owned(),
+        ]
+    };
+    knockd.wait_for("Stage 1", 3);
+    let mut expected = vec!["starting up, listening on lan0".to_owned()];
+    expected.extend([of(CLIENT4), of(CLIENT6)].concat());
+    expected.push(format!("{CLIENT4}: ssh: Stage 1"));
+    assert_eq!(knockd.lines(), expected);
+    assert!(knockd.log().contains("exit 3\n\n["), "a blank line follows a command");
+    assert_eq!(knockd.end(Signal::SIGTERM), Some(15));
+    assert!(knockd.log().ends_with("shutting down\n"));
+}
+
+#[test]
+fn a_timeout_is_logged_when_it_happens() {
+    let Some(lab) = Lab::new() else { return };
+    let mut knockd = Knockd::start(&lab, "[ssh]\nsequence = 7000,8000\ntimeout = 1\n");
+    let start = Instant::now();
+    knock(&lab, SERVER4, &["7000"]);
+    knockd.wait_for("10.77.0.2: ssh: sequence timeout (stage 1)\n\n", 1);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(knockd.end(Signal::SIGINT), Some(2));
+}
+
+#[test]
+fn what_is_open_is_closed_on_time_and_once_after_a_kill() {
+    let Some(lab) = Lab::new() else { return };
+    let door =
+        "command = echo open %IP% >> DIR/ran\ncmd_timeout = 3\nstop_command = echo close %IP% >> DIR/ran\n";
+    let mut knockd = Knockd::start(&lab, &format!("{SSH}{door}"));
+    let sequence = ["7000", "8000:udp", "9000"];
+    let start = Instant::now();
+    for _ in 0..2 {
+        knock(&lab, SERVER4, &sequence);
+    }
+    assert!(within(PATIENCE, || knockd.ran().len() == 2));
+    // Until the daemon has seen that both have ended.
+    thread::sleep(Duration::from_millis(200));
+    knockd.end(Signal::SIGKILL);
+    thread::sleep(Duration::from_millis(300));
+    knockd.launch(&[]);
+    assert_eq!(knockd.ran().len(), 2, "not yet");
+    assert!(within(PATIENCE, || knockd.ran().len() == 4), "{:?}", knockd.ran());
+    let closed = start.elapsed();
+    assert!((Duration::from_millis(2_900)..Duration::from_millis(4_500)).contains(&closed), "{closed:?}");
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(knockd.ran()[2..], ["close 10.77.0.2", "close 10.77.0.2"], "two opens are closed twice");
+    assert_eq!(knockd.count("10.77.0.2: ssh: command timeout"), 2);
+    knockd.end(Signal::SIGTERM);
+}
+
+#[test]
+fn a_good_file_is_taken_up_at_a_hangup_and_a_bad_one_changes_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let mut knockd = Knockd::start(&lab, "[a]\nsequence = 7000\n");
+    knockd.write_config("[b]\nsequence = 7001:x\n");
+    knockd.signal(Signal::SIGHUP);
+    knockd.wait_for("unknown protocol", 1);
+    knock(&lab, SERVER4, &["7000"]);
+    knockd.wait_for("a: OPEN SESAME", 1);
+    knockd.write_config("[b]\nsequence = 7001\n");
+    fs::rename(knockd.path("log"), knockd.path("log.1")).unwrap();
+    knockd.signal(Signal::SIGHUP);
+    assert!(within(PATIENCE, || knockd.path("log").exists()));
+    knock(&lab, SERVER4, &["7000", "7001"]);
+    knockd.wait_for("b: OPEN SESAME", 1);
+    assert_eq!(knockd.count("a: OPEN"), 0);
+    knockd.end(Signal::SIGTERM);
+}
+
+#[test]
+fn one_time_sequences_open_once_each_over_both_ip_versions() {
+    let Some(lab) = Lab::new() else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let list = scratch.path().join("list");
+    fs::write(&list, " 5000,6000\n 5001,6001\n").unwrap();
+    let doors = format!("[once]\none_time_sequences = {}\n[a]\nsequence = 7000\n", list.display());
+    let mut knockd = Knockd::start(&lab, &doors);
+    for (server, sequence) in [(SERVER4, ["5000", "6000"]), (SERVER6, ["5001", "6001"])] {
+        for _ in 0..2 {
+            knock(&lab, server, &sequence);
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+    knock(&lab, SERVER4, &["7000"]);
+    knockd.wait_for("a: OPEN SESAME", 1);
+    assert_eq!(knockd.count("once: OPEN SESAME"), 2);
+    assert_eq!(knockd.count("no more sequences left in the one time sequences file for door once"), 1);
+    assert_eq!(fs::read_to_string(&list).unwrap(), "#5000,6000\n#5001,6001\n");
+    knockd.end(Signal::SIGTERM);
+}
+
+#[test]
+fn in_the_background_it_has_a_pid_file_until_it_ends() {
+    let Some(lab) = Lab::new() else { return };
+    let mut knockd = Knockd::start(&lab, "[a]\nsequence = 7000\n");
+    knockd.end(Signal::SIGTERM);
+    let pid_file = knockd.path("pid");
+    let mut command = knockd.command(&["-d", "-p", pid_file.to_str().unwrap()]);
+    let status = lab.server.spawn(&mut command).wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let pid: i32 = fs::read_to_string(&pid_file).unwrap().trim_end().parse().unwrap();
+    knock(&lab, SERVER4, &["7000"]);
+    knockd.wait_for("a: OPEN SESAME", 1);
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    assert!(within(PATIENCE, || !pid_file.exists()));
+}
+
+#[test]
+fn what_cannot_start_ends_with_1_and_the_usage() {
+    let Some(lab) = Lab::new() else { return };
+    let mut knockd = Knockd::start(&lab, "[a]\nsequence = 7000\n");
+    knockd.end(Signal::SIGTERM);
+    for (config, words, reason) in [
+        ("[a]\nx\n", &[][..], "config: line 5: syntax error\n"),
+        ("[a]\nsequence=1\n", &["-i", "nothing0"], "interface nothing0: there is no such interface"),
+    ] {
+        knockd.write_config(config);
+        let output = lab.server.output(knockd.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()));
+        assert_eq!(output.status.code(), Some(1), "{config}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(reason), "{said}");
+        let usage = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(usage.starts_with("usage: knockd [options]\n"), words.is_empty());
+    }
+}
+
+/// First knocks of a second, each from another address. A debug build is slower.
+const FLOOD: u64 = if cfg!(debug_assertions) { 5_000 } else { 20_000 };
+
+/// Sends them until `stop`; returns how many there were.
+fn flood(wire: &mut Wire, stop: &AtomicBool) -> u64 {
+    let builder = PacketBuilder::ethernet2(wire.mac, wire.peer).ipv4([12, 0, 0, 0], [10, 77, 0, 1], 64);
+    let mut frame = Vec::new();
+    builder.tcp(40_000, 7000, 1, 1024).syn().write(&mut frame, &[]).unwrap();
+    let (start, mut sent) = (Instant::now(), 0);
+    while !stop.load(Ordering::SeqCst) {
+        thread::sleep(Duration::from_millis(1));
+        let due = u64::try_from(start.elapsed().as_micros()).unwrap() * FLOOD / 1_000_000;
+        while sent < due {
+            sent += 1;
+            // The source's last three bytes. Checksums do not matter to a capture, and the host answers none.
+            frame[27..30].copy_from_slice(&sent.to_be_bytes()[5..]);
+            wire.send(&frame);
+        }
+    }
+    sent
+}
+
+/// The watcher's line of /proc/PID/status, in KiB.
+fn of_watcher(knockd: &Knockd<'_>, field: &str) -> u64 {
+    let id = knockd.child.as_ref().unwrap().id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let watcher = children.split_whitespace().next().unwrap();
+    let status = fs::read_to_string(format!("/proc/{watcher}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_flood_of_first_knocks_keeps_nobody_out_and_fills_neither_memory_nor_log() {
+    let Some(lab) = Lab::new() else { return };
+    let mut knockd = Knockd::start(&lab, SSH);
+    let (knocks, pause) =
+        (if full() { 20 } else { 5 }, Duration::from_millis(if full() { 1_500 } else { 1_000 }));
+    // What is there before: the ring of the capture, too.
+    knock(&lab, SERVER4, &["7000", "8000:udp", "9000"]);
+    knockd.wait_for("OPEN SESAME", 1);
+    let before = of_watcher(&knockd, "VmRSS");
+    let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
+    let stop = AtomicBool::new(false);
+    let (sent, start) = thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood(&mut wire, &stop));
+        let start = Instant::now();
+        thread::sleep(Duration::from_secs(1));
+        for n in 1..=knocks {
+            let next = Instant::now() + pause;
+            knock(&lab, SERVER4, &["-d", "100", "7000", "8000:udp", "9000"]);
+            let opened = within(Duration::from_secs(2), || knockd.count("OPEN SESAME") > n);
+            if !opened {
+                stop.store(true, Ordering::SeqCst);
+                panic!("knock {n} of {knocks} did not get through");
+            }
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        stop.store(true, Ordering::SeqCst);
+        (flooding.join().unwrap(), start)
+    });
+    let seconds = start.elapsed().as_secs() + 1;
+    let grown = of_watcher(&knockd, "VmHWM").saturating_sub(before);
+    println!("{knocks} of {knocks} knocks through, {} others a second, {grown} KiB more", sent / seconds);
+    // The frames of the ring, 2 MiB, are touched by the flood for the first time.
+    assert!(grown <= 2 * 2_048, "{grown} KiB more");
+    let lines = u64::try_from(knockd.lines().len()).unwrap();
+    assert!(lines < 210 * (seconds + 2), "{lines} lines in {seconds} s");
+    knockd.end(Signal::SIGTERM);
+}
