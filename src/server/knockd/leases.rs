@@ -1,6 +1,7 @@
 //! Commands of doors: what opens, and later what closes. What is to be closed is on disk before anything opens, so that
 //! it is closed in time whatever becomes of the daemon.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const RESERVE: Duration = Duration::from_secs(60);
 /// When it is put off.
 const SOON: Duration = Duration::from_secs(30);
 const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+/// What an undoing says of its start command: it runs, or it has ended.
+const OPENING: &str = "opening";
+const OPEN: &str = "open";
 /// Where the words of an undoing that tell what it is begin; the shell is not given them.
 const COMMAND_WORDS: usize = 3;
 
@@ -69,8 +73,12 @@ pub(super) enum Told {
 
 impl Leases {
     /// With what an earlier daemon left to be closed.
-    pub(super) fn new(undoings: Undoings, client: ClientName) -> Self {
+    pub(super) fn new(mut undoings: Undoings, client: ClientName) -> Self {
         let start = clock::wall().as_millis();
+        // Of a lease that is there twice, an earlier daemon died before it took the later record off.
+        let open: BTreeSet<String> =
+            undoings.all().filter(|undoing| phase(undoing) == OPEN).map(number).map(str::to_owned).collect();
+        undoings.withdraw(|undoing| phase(undoing) == OPENING && open.contains(number(undoing)));
         Self {
             commands: Commands::with_room(RUNNING_MAX),
             undoings,
@@ -152,13 +160,13 @@ impl Leases {
 
     /// On disk, to be closed some time after the start command should have ended.
     fn plan(&mut self, lease: &Lease) -> Result<Option<Planned>, UndoError> {
-        self.undoings.plan(lease.undoing("opening", &self.client), lease.after.saturating_add(RESERVE))
+        self.undoings.plan(lease.undoing(OPENING, &self.client), lease.after.saturating_add(RESERVE))
     }
 
     /// What closes is not due while what opens still runs.
     fn prolong(&mut self) {
         for lease in self.opening.clone() {
-            let undoing = lease.undoing("opening", &self.client);
+            let undoing = lease.undoing(OPENING, &self.client);
             let due = self.undoings.due_of(|waiting| waiting.argv == undoing.argv);
             if due.is_some_and(|due| due < SOON)
                 && let Ok(Some(planned)) = self.plan(&lease)
@@ -183,11 +191,11 @@ impl Leases {
         let Some(lease) = lease else { return };
         self.opening.retain(|opening| *opening != lease);
         // From here on its time runs. The later record goes once the right one is there.
-        match self.undoings.plan(lease.undoing("open", &self.client), lease.after) {
+        match self.undoings.plan(lease.undoing(OPEN, &self.client), lease.after) {
             Ok(planned) => planned.into_iter().for_each(|planned| self.undoings.keep(planned)),
             Err(error) => return log::error!("{error}: [{}] closes later than it should", lease.door),
         }
-        let opening = lease.undoing("opening", &self.client);
+        let opening = lease.undoing(OPENING, &self.client);
         self.undoings.withdraw(|waiting| waiting.argv == opening.argv);
     }
 
@@ -247,6 +255,16 @@ pub(super) fn tell_left(left: Vec<Left>) {
     }
 }
 
+/// The lease's number, behind the words of the command.
+fn number(undoing: &Undoing) -> &str {
+    undoing.argv.get(COMMAND_WORDS).map_or("", String::as_str)
+}
+
+/// What it says of its start command.
+fn phase(undoing: &Undoing) -> &str {
+    undoing.argv.get(COMMAND_WORDS.saturating_add(1)).map_or("", String::as_str)
+}
+
 fn shell(command: &str) -> Vec<String> {
     SHELL.into_iter().chain([command]).map(str::to_owned).collect()
 }
@@ -264,5 +282,87 @@ fn status(door: &str, ended: &Ended) -> Option<Told> {
                 None => Told::NotStarted { door, reason: how.clone() },
             })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knockd::Command;
+
+    fn door(start: &str, stop: &str, timeout: i32) -> Door {
+        Door {
+            start: Some(Command::new(start.as_bytes())),
+            stop: Some(Command::new(stop.as_bytes())),
+            command_timeout: timeout,
+            ..Door::new("d".to_owned())
+        }
+    }
+
+    fn leases(state: &std::path::Path) -> Leases {
+        let (undoings, _) = Undoings::open(state, "boot".to_owned()).unwrap();
+        Leases::new(undoings, "knockd".parse().unwrap())
+    }
+
+    /// What is told until nothing runs any more and nothing is due.
+    fn told_until_quiet(leases: &mut Leases) -> Vec<Told> {
+        let mut told = Vec::new();
+        for _ in 0..1_000 {
+            told.extend(leases.tend());
+            if leases.commands.is_idle() && leases.patience().is_none_or(|due| !due.is_zero()) {
+                return told;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("commands run for over 5 s");
+    }
+
+    fn running(command: &str) -> Told {
+        Told::Running { door: "d".to_owned(), command: command.to_owned() }
+    }
+
+    #[test]
+    fn what_closes_runs_after_what_opens_has_ended_and_its_status_is_told() {
+        let state = tempfile::tempdir().unwrap();
+        let mut leases = leases(state.path());
+        let source: IpAddr = "10.0.0.1".parse().unwrap();
+        assert_eq!(leases.open(&door("sleep 0.2", "exit 4", 0), source), [running("sleep 0.2")]);
+        assert!(leases.is_opening() && leases.patience().is_some_and(|due| due > RESERVE / 2));
+        assert_eq!(
+            told_until_quiet(&mut leases),
+            [
+                Told::Timeout { source, door: "d".to_owned() },
+                running("exit 4"),
+                Told::Status { door: "d".to_owned(), status: 4 },
+            ]
+        );
+        assert_eq!(leases.undoings.waiting(), 0);
+    }
+
+    #[test]
+    fn a_signal_is_status_0_and_what_is_never_closed_is_not_put_on_record() {
+        let state = tempfile::tempdir().unwrap();
+        let mut leases = leases(state.path());
+        let source: IpAddr = "fd00::1".parse().unwrap();
+        leases.open(&door("kill -9 $$", "true", -1), source);
+        assert_eq!(told_until_quiet(&mut leases), [Told::Status { door: "d".to_owned(), status: 0 }]);
+        assert_eq!(leases.undoings.waiting(), 0);
+    }
+
+    #[test]
+    fn a_lease_that_is_on_record_twice_is_closed_once() {
+        let state = tempfile::tempdir().unwrap();
+        let mut first = leases(state.path());
+        let lease =
+            first.lease(&door("", "", 0), "10.0.0.1".parse().unwrap(), "true".to_owned(), Duration::ZERO);
+        for phase in [OPENING, OPEN] {
+            let undoing = lease.undoing(phase, &first.client);
+            let planned = first.undoings.plan(undoing, Duration::from_secs(9)).unwrap().unwrap();
+            first.undoings.keep(planned);
+        }
+        drop(first);
+        let second = leases(state.path());
+        assert_eq!(second.undoings.all().map(phase).collect::<Vec<_>>(), [OPEN]);
+        assert_eq!(second.undoings.all().find_map(Lease::of), Some(lease));
     }
 }

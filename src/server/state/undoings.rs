@@ -166,6 +166,11 @@ impl Undoings {
         !withdrawn.is_empty()
     }
 
+    /// All that wait.
+    pub(in crate::server) fn all(&self) -> impl Iterator<Item = &Undoing> {
+        self.waiting.iter().map(|waiting| &waiting.undoing)
+    }
+
     /// In what time the first of these is due.
     pub(in crate::server) fn due_of(&self, which: impl Fn(&Undoing) -> bool) -> Option<Duration> {
         let due =

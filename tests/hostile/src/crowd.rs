@@ -1,9 +1,12 @@
 //! The most that a watcher is meant to have in memory, to see that the limit on it has room for that.
 
+use std::hash::RandomState;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use spa_knock::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
 use spa_knock::gate::Watcher;
+use spa_knock::knock::Band;
 use spa_knock::os::clock;
 use spa_knock::wire::{DATAGRAM_MIN, hint};
 
@@ -16,15 +19,27 @@ const WINDOW: Duration = Duration::from_secs(600);
 /// As many tags as are remembered (`src/gate/copies.rs`).
 const TAGS: u32 = 1 << 16;
 
+/// As many pairs of addresses, and ports of each, as are remembered (`src/gate/pairs.rs`).
+const PAIRS: u32 = 1 << 16;
+const PORTS: u32 = 24;
+
 /// Takes in all of it; what does not fit ends this process.
 pub(crate) fn fits() {
     let mut watcher = Watcher::new(WINDOW, clients());
+    watcher.watch_band(Band::USUAL, RandomState::new());
+    (0..PAIRS * PORTS).for_each(|number| touch(&mut watcher, number));
     watcher.prepare(clock::wall());
     // A reload brings all of them anew while the old ones are still there.
     watcher.replace_clients(WINDOW, clients());
     watcher.prepare(clock::wall());
     let passed = (0..TAGS).filter(|&number| watcher.judge(&signed(number), clock::wall()).is_ok()).count();
     tell("10,000 clients and 65,536 tags fit", passed == TAGS as usize);
+}
+
+fn touch(watcher: &mut Watcher, number: u32) {
+    let source = SocketAddr::new(Ipv4Addr::from(number % PAIRS).into(), 4_000);
+    let port = Band::USUAL.low() + (number / PAIRS) as u16;
+    watcher.touch(source, Ipv4Addr::LOCALHOST.into(), port, Duration::from_secs(1));
 }
 
 fn clients() -> Vec<(Fingerprint, WatcherKeys)> {

@@ -67,8 +67,8 @@ fn run(walls: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
     let port = port.parse().map_err(io::Error::other)?;
     let mut capture: Box<dyn Capture> = match source {
         "socket" => Box::new(Socket::new(UdpPort::from_stdout()?, port)),
-        "any" => Box::new(Live::open(None, port).map_err(io::Error::other)?),
-        interface => Box::new(Live::open(Some(interface), port).map_err(io::Error::other)?),
+        "any" => Box::new(Live::open(None, port, None).map_err(io::Error::other)?),
+        interface => Box::new(Live::open(Some(interface), port, None).map_err(io::Error::other)?),
     };
     let identity = confine::unprivileged("nobody")?;
     let target = Target::new(&channel, &*capture, source, scratch, bystander::start(identity)?);

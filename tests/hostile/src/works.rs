@@ -42,7 +42,7 @@ fn sees(capture: &mut dyn Capture) -> bool {
         }
         match capture.next() {
             Ok(Next::Datagram(segment)) => return segment.payload.len() == 228,
-            Ok(Next::Other | Next::Empty) => {}
+            Ok(Next::Other | Next::Touch(_) | Next::Empty) => {}
             Err(_) => return false,
         }
     }
