@@ -142,6 +142,21 @@ fn it_ends_when_nobody_reads_its_output_any_more() {
     answered.join().unwrap();
 }
 
+#[test]
+fn what_the_other_side_did_not_take_is_told() {
+    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (port, served) = door(|mut stream| {
+        stream.write_all(b"enough").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.read_exact(&mut [0; 10]).unwrap();
+    });
+    let output = output(connect(knock, &[], "127.0.0.1", port), &vec![7; 10_000_000]);
+    served.join().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output.stderr).starts_with("spa-knock: connection: "), "{output:?}");
+    answered.join().unwrap();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn it_sleeps_while_nothing_comes() {

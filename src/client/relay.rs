@@ -25,25 +25,31 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), Failure> {
     let (mut input, mut output) = (stdio::input().map_err(own)?, stdio::output().map_err(own)?);
     let mut there = stream.try_clone().map_err(own)?;
     let sending = thread::spawn(move || {
-        // What ends this way is the other side's matter, too, and told from there.
-        let _ = pump(&mut input, &mut there);
+        let sent = pump(&mut input, &mut there);
+        // Where it is broken already, there is nobody left to tell.
         let _ = there.shutdown(Shutdown::Write);
+        sent
     });
     match pump(&mut &*stream, &mut output) {
-        Ok(()) => {
-            stdio::end_output(output).map_err(own)?;
-            // It may still be heard, though it has nothing more to say.
-            let _ = sending.join();
-            Ok(())
-        }
+        Ok(()) => {}
         // Who reads our output has gone, as ssh does when it is told to.
-        Err(Broken::Writing(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        Err(Broken::Writing(error)) => Err(own(error)),
-        Err(Broken::Reading(error)) => {
-            Err(Failure::new(Cause::NotAccepting, format!("connection: {}", plain(&error)))
-                .hint("it was open, and the other side, or something on the way, has ended it"))
-        }
+        Err(Broken::Writing(error)) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+        Err(Broken::Writing(error)) => return Err(own(error)),
+        Err(Broken::Reading(error)) => return Err(cut(&error)),
     }
+    stdio::end_output(output).map_err(own)?;
+    // The other side may still listen, though it has nothing more to say.
+    match sending.join() {
+        Ok(Err(Broken::Reading(error))) => Err(own(error)),
+        Ok(Err(Broken::Writing(error))) => Err(cut(&error)),
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
+}
+
+/// Something is lost: it must not look like an end.
+fn cut(error: &io::Error) -> Failure {
+    Failure::new(Cause::NotAccepting, format!("connection: {}", plain(error)))
+        .hint("it was open, and the other side, or something on the way, has ended it")
 }
 
 #[derive(Debug)]

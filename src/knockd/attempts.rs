@@ -55,13 +55,22 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// No attempts, and room for `max`.
+    /// No attempts, and room for `max`. All of it is taken now: a flood must not make us grow.
     pub(super) fn new(max: usize) -> Self {
+        let free = |next| Attempt {
+            source: Ipv6Addr::UNSPECIFIED,
+            started: Timestamp::default(),
+            door: 0,
+            next,
+            stage: 0,
+        };
+        let mut places: Vec<Attempt> = (1..).take(max).map(free).collect();
+        places.iter_mut().next_back().into_iter().for_each(|last| last.next = NONE);
         Self {
             hasher: RandomState::new(),
             chains: vec![NONE; CHAINS],
-            places: Vec::with_capacity(max),
-            free: NONE,
+            places,
+            free: 0,
             at_stage: [0; STAGES],
             max,
         }
@@ -160,15 +169,13 @@ impl Attempts {
         }
     }
 
+    /// Puts it in a free place, of which there is one.
     fn occupy(&mut self, attempt: Attempt) -> Id {
         let id = self.free;
-        if let Some(free) = self.places.get_mut(place(id)) {
-            self.free = free.next;
-            *free = attempt;
-            return id;
+        if let Some(place) = self.places.get_mut(place(id)) {
+            self.free = place.next;
+            *place = attempt;
         }
-        let id = Id::try_from(self.places.len()).unwrap_or(NONE);
-        self.places.push(attempt);
         id
     }
 

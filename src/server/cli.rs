@@ -142,30 +142,6 @@ pub(super) enum Command {
     WatchKnocks,
 }
 
-impl Command {
-    /// The word that it is asked for with.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Run => "run",
-            Self::Check => "check",
-            Self::Init { .. } => "init",
-            Self::Client(_) => "client",
-            Self::State(_) => "state",
-            Self::Status { .. } => "status",
-            Self::Grants { .. } => "grants",
-            Self::Revoke { .. } => "revoke",
-            Self::Explain(_) => "explain",
-            Self::Gate { .. } => "gate",
-            Self::Migrate { .. } => "migrate",
-            Self::Knockd { .. } => "knockd",
-            Self::Completions { .. } => "completions",
-            Self::Man => "man",
-            Self::Watch => "watch",
-            Self::WatchKnocks => "watch-knocks",
-        }
-    }
-}
-
 /// Packets to explain.
 #[derive(Debug, Args)]
 pub(super) struct Explain {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::{ConfigErrors, NOT_YET};
+use crate::config::ConfigErrors;
 use crate::os::files::{FileError, plain};
 
 /// Why a command ended without success. Its text may have several lines; hints stand on lines of their own.
@@ -37,11 +37,6 @@ impl Failure {
     /// A key cannot be used.
     pub(super) fn key(message: impl Display) -> Self {
         Self { code: Self::CONFIG, messages: vec![message.to_string()] }
-    }
-
-    /// Something that has its place in the command line, but is not built.
-    pub(super) fn not_yet(name: &str) -> Self {
-        Self::usage(format_args!("{name}: {NOT_YET}"))
     }
 
     /// All of it, for a log.

@@ -92,7 +92,11 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Man => {
             exit(console::print(&manual::page(Options::command(), manual::Section::Administration)))
         }
-        later => Failure::not_yet(later.name()).exit(),
+        // As the first word it does not come here.
+        Command::Knockd { .. } => {
+            let reason = "knockd: its options stand behind it\nhint: spa-knockd knockd -c /etc/knockd.conf";
+            Failure::usage(reason).exit()
+        }
     }
 }
 
