@@ -121,11 +121,11 @@ fn the_client_knocks_by_ports_and_waits_for_the_next_step_before_it_does_so_agai
     let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
     let status = lab.server.output(command.args(["status", "-c"]).arg(site.path("spa-knockd.toml")));
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    // Of the last one each port is one that joins: it was looked at again and again.
-    assert!(
-        status.contains("\n  ports      20480-28671; 72 packets without a payload, 8 sequences looked at\n"),
-        "{status}"
-    );
+    let line = "\n  ports      20480-28671; 72 packets without a payload, ";
+    let looked_at = status.split_once(line).and_then(|(_, rest)| rest.split_once(" sequences looked at\n"));
+    let looked_at: u32 = looked_at.expect(&status).0.parse().unwrap();
+    // Each of the three at least once; of the last one each port joins others, and is looked at unless more came with it.
+    assert!((3..=8).contains(&looked_at), "{status}");
     let sources: Vec<_> = site.audit().iter().map(|record| record["address"].clone()).collect();
     assert_eq!(sources, [CLIENT4, CLIENT6, CLIENT4].map(|address| address.to_string()));
 
