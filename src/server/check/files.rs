@@ -6,6 +6,7 @@ use super::report::Report;
 use crate::config::{self, Audit, Backend, ServerConfig};
 use crate::os::files;
 use crate::server::keys::load_clients;
+use crate::server::legacy;
 use crate::server::standing::Standing;
 use crate::server::state;
 
@@ -18,6 +19,7 @@ impl Report {
     pub(super) fn files(&mut self, config: &ServerConfig) {
         self.folders(config);
         self.keys(config);
+        self.legacy(config);
         self.state(config);
         self.standing(config);
     }
@@ -40,6 +42,17 @@ impl Report {
     fn keys(&mut self, config: &ServerConfig) {
         match load_clients(config) {
             Ok(clients) => self.ok(format!("keys: {} loaded", clients.len())),
+            Err(errors) => self.problems(errors.problems()),
+        }
+    }
+
+    fn legacy(&mut self, config: &ServerConfig) {
+        let (Some(of_config), loaded) = (&config.legacy, legacy::load(config)) else { return };
+        match loaded {
+            Ok(written) => {
+                let doors = written.map_or(0, |written| written.doors.len());
+                self.ok(format!("plain sequences: {doors} doors of {}", of_config.knockd.display()));
+            }
             Err(errors) => self.problems(errors.problems()),
         }
     }

@@ -129,6 +129,13 @@ impl Doors {
         self.tell_sequences();
     }
 
+    /// There are no doors any more. What is open is closed in its time.
+    pub(in crate::server) fn close(&mut self) {
+        (self.post, self.ears, self.restart) = (None, None, None);
+        self.doors.clear();
+        self.lists.clear();
+    }
+
     /// How many there are.
     pub(in crate::server) fn count(&self) -> usize {
         self.doors.len()

@@ -24,7 +24,11 @@ use background::Background;
 use keeper::Keeper;
 use settings::Settings;
 
+pub(super) use book::Book;
+pub(super) use doors::{Coming, Doors, Outcome};
+pub(super) use ears::Post;
 pub(super) use watch::main as watch;
+pub(super) use written::Written;
 
 /// The name that stands in records for everybody who knocks by a plain sequence.
 pub(super) const CLIENT: &str = "knockd";

@@ -8,7 +8,7 @@ use crate::knockd::{Config, Door, OneTimeList, Options};
 use crate::os::files::{self, FileError};
 
 /// What stands there.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::server) struct Written {
     /// Its text.
     pub(in crate::server) text: Vec<u8>,
@@ -64,6 +64,12 @@ impl Written {
             }
         }
         Ok(Self { text, options, doors, lists })
+    }
+
+    /// Whether a door has a command.
+    pub(in crate::server) fn runs_commands(&self) -> bool {
+        let of_door = |door: &Door| door.start.is_some() || door.start_6.is_some();
+        self.doors.iter().any(of_door)
     }
 
     /// The first door that opens ports by itself.
