@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::report::Report;
 use crate::config::{self, Audit, Backend, ServerConfig};
+use crate::knockd::Door;
 use crate::os::files;
 use crate::server::keys::load_clients;
 use crate::server::legacy;
@@ -50,10 +51,34 @@ impl Report {
         let (Some(of_config), loaded) = (&config.legacy, legacy::load(config)) else { return };
         match loaded {
             Ok(written) => {
-                let doors = written.map_or(0, |written| written.doors.len());
-                self.ok(format!("plain sequences: {doors} doors of {}", of_config.knockd.display()));
+                let doors = written.map(|written| written.doors).unwrap_or_default();
+                self.ok(format!("plain sequences: {} doors of {}", doors.len(), of_config.knockd.display()));
+                self.plain_doors(config, &doors);
             }
             Err(errors) => self.problems(errors.problems()),
+        }
+    }
+
+    fn plain_doors(&mut self, config: &ServerConfig, doors: &[Door]) {
+        let place = ["legacy", "knockd"];
+        if !doors.is_empty() {
+            self.warning(
+                config,
+                &place,
+                "legacy.knockd: plain sequences can be sniffed and replayed".to_owned(),
+                "`spa-knockd migrate` makes sealed knocks of them; `spa-knockd status` tells who still uses them",
+            );
+        }
+        for door in doors {
+            let opened = door.opening.iter().flat_map(|opening| &opening.ports);
+            for ports in opened.filter(|ports| !config.guarded().any(|guarded| guarded.overlap(**ports))) {
+                self.warning(
+                    config,
+                    &place,
+                    format!("legacy.knockd: section {}: Open: {ports} is not in firewall.protect", door.name),
+                    "it is open to everybody, or something else closes it: a grant changes neither",
+                );
+            }
         }
     }
 

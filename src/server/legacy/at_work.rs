@@ -78,7 +78,7 @@ impl PlainSequences {
         match new.coming {
             Some(coming) => {
                 doors.take_up(coming);
-                doors.book().turn_to(Some(new.log_file), new.syslog);
+                *doors.book() = Book::open(Some(new.log_file), new.syslog, false);
             }
             None => doors.close(),
         }
