@@ -6,6 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::net::{
@@ -144,4 +145,51 @@ fn without_legacy_there_is_neither_a_second_watcher_nor_a_folder() {
     assert_eq!(daemon.children().len(), 1);
     assert!(!site.path("state/legacy").exists());
     assert!(!status(&site, &[]).contains("legacy"));
+}
+
+#[test]
+fn a_plain_sequence_opens_while_the_gate_is_on_trial_and_does_not_confirm_it() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&format!("{SSH}open = tcp/22\nfor = 30s\n"));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    let mut command: Command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+    command.args(["gate", "on", "--confirm", "5s", "-c"]).arg(site.path("spa-knockd.toml"));
+    assert!(lab.server.output(&mut command).status.success());
+    knock_plainly(&lab, SERVER4, &SEQUENCE);
+    assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "open after the knock");
+    assert!(!lab.neighbour.reaches(SERVER4, 22), "closed for everyone else");
+    assert!(within(Duration::from_secs(7), || daemon.log().contains("nobody has confirmed it in time")));
+    assert!(within(SOON, || lab.neighbour.reaches(SERVER4, 22)), "the trial is over");
+}
+
+#[test]
+fn what_plain_sequences_have_opened_closes_when_the_section_goes() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&format!("{SSH}open = tcp/22\nfor = 30s\n"));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    knock_plainly(&lab, SERVER4, &SEQUENCE);
+    assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "open after the knock");
+    daemon.reload();
+    assert!(lab.client.reaches(SERVER4, 22), "a reload closes nothing");
+    site.write_config("", &open_ssh(2));
+    daemon.reload();
+    assert!(!lab.client.reaches(SERVER4, 22));
+    assert_eq!(site.audit_of("revoked").len(), 1);
+}
+
+#[test]
+fn a_watcher_of_plain_sequences_that_is_killed_is_replaced_and_sealed_knocks_do_not_notice() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(&format!("{SSH}command = echo open %IP% >> DIR/ran\n"));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    let [of_knocks, of_sequences] = daemon.children()[..] else { panic!("{:?}", daemon.children()) };
+    kill(of_sequences, Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || daemon.log().contains("plain sequences: watching again")), "{}", daemon.log());
+    assert!(daemon.children().contains(&of_knocks));
+    assert!(lab.client.output(&mut site.knock(SERVER4, &["open-ssh"])).status.success());
+    knock_plainly(&lab, SERVER4, &SEQUENCE);
+    assert!(within(SOON, || ran(&site) == ["open 10.77.0.2"]), "{:?}", ran(&site));
 }
