@@ -188,9 +188,6 @@ fn read_main(document: &Document<'_>, file: &Path) -> Main {
         actions: Some(actions.keys().cloned().collect()),
     };
     let clients = read_clients(root.table("client"), file, &context);
-    if let Some(value) = root.take("legacy") {
-        value.not_yet();
-    }
     root.finish();
     // An action that could not be read has left a problem.
     let actions = actions.into_iter().filter_map(|(name, action)| Some((name, action?))).collect();

@@ -20,6 +20,12 @@ impl Place {
         Self { file: file.to_owned(), position: None }
     }
 
+    /// The beginning of a line of the file, counted from 1.
+    #[must_use]
+    pub fn line(file: &Path, line: usize) -> Self {
+        Self { file: file.to_owned(), position: Some((line, 1)) }
+    }
+
     /// The file it is in.
     #[must_use]
     pub fn path(&self) -> &Path {

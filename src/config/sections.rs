@@ -1,4 +1,4 @@
-//! `[server]`, `[ports]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
+//! `[server]`, `[ports]`, `[legacy]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Table, Value};
-use super::{Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Places, ServerConfig};
+use super::{Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, Places, ServerConfig};
 use crate::gate::{Action, Failsafe, Mode};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
 
@@ -46,6 +46,7 @@ pub(super) struct Sections {
     protect: Vec<Ports>,
     published: Vec<Ports>,
     failsafe: Option<Failsafe>,
+    legacy: Option<Legacy>,
 }
 
 impl Sections {
@@ -74,6 +75,7 @@ impl Sections {
             protect: self.protect,
             published: self.published,
             failsafe: self.failsafe,
+            legacy: self.legacy,
             actions,
             clients: BTreeMap::new(),
             places: Places::new(file),
@@ -108,6 +110,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         protect: or(firewall.take("protect"), read_ports, Vec::new()),
         published: or(firewall.take("published"), read_ports, Vec::new()),
         failsafe: or(firewall.take("failsafe"), read_failsafe, None),
+        legacy: root.take("legacy").and_then(|value| read_legacy(&value, capture)),
     };
     server.finish();
     firewall.finish();
@@ -135,6 +138,25 @@ fn read_band(value: &Value<'_>, capture: CaptureKind) -> Option<Band> {
         return None;
     }
     band
+}
+
+/// `[legacy]`: there are plain sequences where it stands.
+fn read_legacy(value: &Value<'_>, capture: CaptureKind) -> Option<Legacy> {
+    let mut table = value.table()?;
+    if let Some(log) = table.take("log") {
+        log.not_yet();
+    }
+    let knockd = table.require("knockd", "knockd = \"/etc/knockd.conf\": whose doors plain sequences open");
+    let knockd = knockd.and_then(|knockd| absolute_path(&knockd));
+    table.finish();
+    if capture == CaptureKind::Udp {
+        value.problem(
+            "capture = \"udp\" sees no packets but those to its own port",
+            Some("capture = \"pcap\", or no [legacy]"),
+        );
+        return None;
+    }
+    knockd.map(|knockd| Legacy { knockd })
 }
 
 fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {

@@ -48,6 +48,8 @@ pub struct ServerConfig {
     pub published: Vec<Ports>,
     /// Whom the kernel lets in when the daemon has been dead for a while.
     pub failsafe: Option<Failsafe>,
+    /// Plain sequences; nothing = they are not looked at.
+    pub legacy: Option<Legacy>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients by name.
@@ -61,6 +63,13 @@ impl ServerConfig {
     pub fn guarded(&self) -> impl Iterator<Item = &Ports> {
         self.protect.iter().chain(&self.published)
     }
+}
+
+/// Plain sequences beside sealed knocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Legacy {
+    /// The knockd.conf whose doors they open; named, not yet read.
+    pub knockd: PathBuf,
 }
 
 /// Where knocks are looked for.

@@ -1,4 +1,4 @@
-//! Step 8 of the ladder, and what comes of it: an `Order`, the only thing that can open anything.
+//! Step 8 of the ladder, and what comes of it: an `Order`, the only thing that can open anything for a sealed knock.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -208,7 +208,7 @@ fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
 }
 
 /// Whether letting this address in means anything: nobody else has it.
-fn check_address(address: IpAddr, own: &BTreeSet<IpAddr>) -> Result<(), Rejection> {
+pub(super) fn check_address(address: IpAddr, own: &BTreeSet<IpAddr>) -> Result<(), Rejection> {
     let nobody = address.is_loopback() || address.is_multicast() || address.is_unspecified();
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
     if nobody || broadcast || own.contains(&address) { Err(Rejection::NobodysAddress) } else { Ok(()) }

@@ -49,8 +49,10 @@ impl Event {
 pub enum Via {
     /// As one datagram.
     Udp,
-    /// As a port sequence.
+    /// As a port sequence that a key signed.
     Ports,
+    /// As a plain sequence.
+    Knockd,
 }
 
 impl Via {
@@ -60,6 +62,7 @@ impl Via {
         match self {
             Self::Udp => "udp",
             Self::Ports => "ports",
+            Self::Knockd => "knockd",
         }
     }
 }

@@ -73,6 +73,21 @@ pub enum ConfigError {
     Door(String, &'static str),
 }
 
+impl ConfigError {
+    /// The line that is wrong, from 1; nothing where it is a door as a whole.
+    #[must_use]
+    pub const fn line(&self) -> Option<usize> {
+        match self {
+            Self::Syntax(line)
+            | Self::Section(line)
+            | Self::Outside(line)
+            | Self::Flag(line, _)
+            | Self::Value(line, _) => Some(*line),
+            Self::Sequence(..) | Self::Empty(_) | Self::Door(..) => None,
+        }
+    }
+}
+
 /// Where the reader is.
 #[derive(Default)]
 struct Reader {

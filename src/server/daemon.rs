@@ -1,5 +1,6 @@
 //! The keeper's event loop: knocks from the watcher, signals, commands that end.
 
+mod plain;
 mod postponed;
 mod questions;
 mod reload;
@@ -11,11 +12,13 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use self::plain::Openings;
 use self::postponed::Postponed;
 use super::audit::AuditLog;
 use super::control::Control;
 use super::deeds::{Deeds, Done};
 use super::ears::Ears;
+use super::legacy::{PlainSequences, is_plain};
 use super::messages::{FromWatcher, MESSAGE, Sighting, WayBack};
 use super::metrics::Metrics;
 use super::run::{Gated, Loaded};
@@ -50,6 +53,8 @@ const ALARMS_FOR: Duration = Duration::from_secs(60);
 pub(super) struct Daemon {
     loaded: Loaded,
     ears: Ears,
+    plain: PlainSequences,
+    openings: Openings,
     keeper: Keeper,
     tally: Tally,
     /// On the steady clock.
@@ -92,7 +97,7 @@ impl Alarms {
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
     pub(super) fn start(gated: Gated, signals: Signals) -> Self {
-        let Gated { loaded, locks, ears, deeds, audit, state, memory } = gated;
+        let Gated { loaded, locks, ears, plain, deeds, audit, state, memory } = gated;
         let keeper = Keeper::new(loaded.policy(), memory).with_uses(state.uses().clone());
         let control = Control::open(&loaded.config.control)
             .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
@@ -103,6 +108,8 @@ impl Daemon {
         let mut daemon = Self {
             loaded,
             ears,
+            plain,
+            openings: Openings::default(),
             keeper,
             tally: Tally::default(),
             started: clock::steady(),
@@ -144,6 +151,7 @@ impl Daemon {
         self.watchdog.mind(clock::steady());
         let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
         fds.extend(self.ears.descriptor());
+        fds.extend(self.plain.descriptors());
         fds.extend(self.deeds.descriptors());
         fds.extend(self.control.iter().flat_map(Control::descriptors));
         fds.extend(self.metrics.iter().flat_map(Metrics::descriptors));
@@ -159,6 +167,7 @@ impl Daemon {
         self.act_again(clock::steady());
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
+        self.turn_plain();
         for record in self.deeds.tend(&self.loaded) {
             self.keep(&record);
         }
@@ -173,7 +182,10 @@ impl Daemon {
         let due = due.into_iter().flatten().map(|due| due.saturating_sub(clock::steady()));
         let metrics = self.metrics.as_ref().and_then(Metrics::patience);
         let asking = self.control.as_ref().and_then(Control::patience);
-        due.chain(metrics).chain(asking).fold(TICK.min(self.deeds.patience()), Duration::min)
+        due.chain(metrics)
+            .chain(asking)
+            .chain(self.plain.patience())
+            .fold(TICK.min(self.deeds.patience()), Duration::min)
     }
 
     /// Takes what the watcher reports.
@@ -407,7 +419,10 @@ impl Daemon {
 
     /// Nobody keeps what he was granted under a name that is not known any more.
     fn close_for_strangers(&mut self) {
-        let known = |name: &ClientName| self.loaded.clients.iter().any(|client| client.name == *name);
+        let plain = self.loaded.legacy.is_some();
+        let known = |name: &ClientName| {
+            self.loaded.clients.iter().any(|client| client.name == *name) || (plain && is_plain(name))
+        };
         for record in self.deeds.close_for_strangers(known) {
             self.keep(&record);
         }
@@ -416,6 +431,10 @@ impl Daemon {
     fn summary(&self) -> String {
         let config = &self.loaded.config;
         let sequences = config.ports.map(|band| format!(" and by ports {band}")).unwrap_or_default();
+        let plain = match self.plain.count() {
+            0 => String::new(),
+            doors => format!(", doors of plain sequences: {doors}"),
+        };
         let gate = match self.deeds.standing() {
             Standing::Off => "the gate is off, all ports are open".to_owned(),
             Standing::Never | Standing::On | Standing::Trial(_) => {
@@ -423,7 +442,7 @@ impl Daemon {
             }
         };
         format!(
-            "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}; {gate}",
+            "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{plain}; {gate}",
             config.id,
             config.port,
             self.loaded.clients.len(),
@@ -439,6 +458,8 @@ impl Daemon {
         };
         notify::tell(notify::State::Stopping);
         self.act_at_last();
+        let outcomes = self.plain.stop();
+        self.note_plain(outcomes);
         for record in self.deeds.stop() {
             self.keep(&record);
         }

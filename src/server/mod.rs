@@ -18,6 +18,7 @@ mod grants;
 mod init;
 mod keys;
 mod knockd;
+mod legacy;
 mod messages;
 mod metrics;
 mod migrate;

@@ -11,6 +11,8 @@ use super::deeds::{self, Deeds};
 use super::ears::Ears;
 use super::gatehouse::Gatehouse;
 use super::keys::{LoadedClient, load_clients};
+use super::knockd::Written;
+use super::legacy::{self, PlainSequences};
 use super::standing::Standing;
 use super::state::{self, Left, State, Undoings};
 use super::watcher_process::Post;
@@ -53,6 +55,8 @@ pub(super) struct Loaded {
     pub(super) path: PathBuf,
     pub(super) config: ServerConfig,
     pub(super) clients: Vec<LoadedClient>,
+    /// The doors of `[legacy]`.
+    pub(super) legacy: Option<Written>,
 }
 
 /// The state folder is ours, and so is the gate of this network namespace.
@@ -76,6 +80,7 @@ pub(super) struct Remembering {
 pub(super) struct Listening {
     remembering: Remembering,
     ears: Ears,
+    plain: PlainSequences,
 }
 
 /// Only a grant opens a protected port.
@@ -83,6 +88,7 @@ pub(super) struct Gated {
     pub(super) loaded: Loaded,
     pub(super) locks: Vec<File>,
     pub(super) ears: Ears,
+    pub(super) plain: PlainSequences,
     pub(super) deeds: Deeds,
     pub(super) audit: AuditLog,
     pub(super) state: State,
@@ -98,7 +104,8 @@ impl Loaded {
         }
         let config = config::load(path)?;
         let clients = load_clients(&config)?;
-        Ok(Self { path: path.to_owned(), config, clients })
+        let legacy = legacy::load(&config)?;
+        Ok(Self { path: path.to_owned(), config, clients, legacy })
     }
 
     /// Gives up what this config does not need, for as long as the process lives.
@@ -128,6 +135,7 @@ impl Loaded {
     pub(super) fn runs_commands(&self) -> bool {
         let mut parts = self.config.actions.values().flat_map(|action| &action.parts);
         parts.any(|part| matches!(part, Part::Run { .. }))
+            || self.legacy.as_ref().is_some_and(Written::runs_commands)
     }
 
     fn lock(self) -> Result<Locked, Failure> {
@@ -258,7 +266,8 @@ impl Locked {
 impl Remembering {
     fn listen(self) -> Result<Listening, Failure> {
         let ears = Ears::open(&self.locked.loaded)?;
-        Ok(Listening { remembering: self, ears })
+        let plain = PlainSequences::start(&self.locked.loaded)?;
+        Ok(Listening { remembering: self, ears, plain })
     }
 }
 
@@ -267,6 +276,7 @@ impl Listening {
     fn close_gate(self) -> Result<Gated, Failure> {
         let Remembering { locked: Locked { loaded, locks, mut gatehouse }, state, memory, undoings, left } =
             self.remembering;
+        let (ears, plain) = (self.ears, self.plain);
         let mut audit = AuditLog::open(&loaded.config.audit)?;
         for record in deeds::tell_left(left) {
             audit.write(&record, clock::wall());
@@ -275,7 +285,7 @@ impl Listening {
             gatehouse.change(Standing::On, &loaded).map_err(Failure::run)?;
         }
         let deeds = Deeds::new(gatehouse, undoings);
-        Ok(Gated { loaded, locks, ears: self.ears, deeds, audit, state, memory })
+        Ok(Gated { loaded, locks, ears, plain, deeds, audit, state, memory })
     }
 }
 

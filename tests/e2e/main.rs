@@ -18,6 +18,7 @@ mod net;
 mod capture;
 mod check;
 mod clients;
+mod combined;
 mod connect;
 mod daemon;
 mod disk;

@@ -225,7 +225,16 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ),
         ("[ports]\nlow = 0", "f:4:7: ports.low: not a number from 1 to 57344"),
         ("[ports]\nlow = 57345", "f:4:7: ports.low: not a number from 1 to 57344"),
-        ("[legacy]", "f:3:2: legacy: not yet in this version"),
+        (
+            "[legacy]",
+            "f:3:2: legacy.knockd: missing\nhint: knockd = \"/etc/knockd.conf\": whose doors plain sequences open",
+        ),
+        ("[legacy]\nknockd = '/k'\nlog = 'journal'", "f:5:7: legacy.log: not yet in this version"),
+        ("[legacy]\nknockd = 'k'", "f:4:10: legacy.knockd: not an absolute path"),
+        (
+            "capture = 'udp'\n[legacy]\nknockd = '/k'",
+            "f:4:2: legacy: capture = \"udp\" sees no packets but those to its own port\nhint: capture = \"pcap\", or no [legacy]",
+        ),
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use super::report::Report;
 use crate::config::{self, Audit, Backend, ServerConfig};
+use crate::knockd::Door;
 use crate::os::files;
 use crate::server::keys::load_clients;
+use crate::server::legacy;
 use crate::server::standing::Standing;
 use crate::server::state;
 
@@ -18,6 +20,7 @@ impl Report {
     pub(super) fn files(&mut self, config: &ServerConfig) {
         self.folders(config);
         self.keys(config);
+        self.legacy(config);
         self.state(config);
         self.standing(config);
     }
@@ -41,6 +44,41 @@ impl Report {
         match load_clients(config) {
             Ok(clients) => self.ok(format!("keys: {} loaded", clients.len())),
             Err(errors) => self.problems(errors.problems()),
+        }
+    }
+
+    fn legacy(&mut self, config: &ServerConfig) {
+        let (Some(of_config), loaded) = (&config.legacy, legacy::load(config)) else { return };
+        match loaded {
+            Ok(written) => {
+                let doors = written.map(|written| written.doors).unwrap_or_default();
+                self.ok(format!("plain sequences: {} doors of {}", doors.len(), of_config.knockd.display()));
+                self.plain_doors(config, &doors);
+            }
+            Err(errors) => self.problems(errors.problems()),
+        }
+    }
+
+    fn plain_doors(&mut self, config: &ServerConfig, doors: &[Door]) {
+        let place = ["legacy", "knockd"];
+        if !doors.is_empty() {
+            self.warning(
+                config,
+                &place,
+                "legacy.knockd: plain sequences can be sniffed and replayed".to_owned(),
+                "`spa-knockd migrate` makes sealed knocks of them; `spa-knockd status` tells who still uses them",
+            );
+        }
+        for door in doors {
+            let opened = door.opening.iter().flat_map(|opening| &opening.ports);
+            for ports in opened.filter(|ports| !config.guarded().any(|guarded| guarded.overlap(**ports))) {
+                self.warning(
+                    config,
+                    &place,
+                    format!("legacy.knockd: section {}: Open: {ports} is not in firewall.protect", door.name),
+                    "it is open to everybody, or something else closes it: a grant changes neither",
+                );
+            }
         }
     }
 

@@ -38,7 +38,7 @@ impl Daemon {
         }
         if new.runs_commands() && !self.loaded.runs_commands() {
             return Err(Failure::run(
-                "a first action with `run`: only a restart adds it, as this daemon has given up the rights of commands",
+                "a first action with `run`, or door with a command: only a restart adds it, as this daemon has given up the rights of commands",
             ));
         }
         if new.config.backend != self.loaded.config.backend {
@@ -48,6 +48,7 @@ impl Daemon {
         let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);
         let metrics = new.config.metrics.filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(Failure::run)?;
+        let plain = self.plain.prepare(&new)?;
         self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
         let old = self.ears.change(&new).inspect_err(|_| {
             if let Err(error) = self.deeds.gatehouse().load(&self.loaded) {
@@ -62,6 +63,7 @@ impl Daemon {
         if moves {
             self.metrics = metrics;
         }
+        self.plain.take_up(plain);
         self.loaded = new;
         self.close_for_strangers();
         Ok(())

@@ -20,6 +20,7 @@ impl Daemon {
     pub(super) fn status(&mut self) -> Status {
         self.count();
         let now = clock::steady();
+        let legacy = self.plain.state();
         let config = &self.loaded.config;
         let (state, left) = match self.deeds.standing() {
             Standing::Never | Standing::On => (Gate::On, None),
@@ -82,6 +83,7 @@ impl Daemon {
                 packets: counts.touches,
                 sequences: counts.sequences,
             }),
+            legacy,
             knocks: self.tally.counts().map(ended).collect(),
             previous_keys: users
                 .map(|(client, uses)| PreviousKey { client: client.to_string(), uses })

@@ -14,7 +14,7 @@ const PRIORITY: u8 = 29;
 const SYSLOG: &str = "/dev/log";
 
 /// The log.
-pub(super) struct Book {
+pub(in crate::server) struct Book {
     path: Option<PathBuf>,
     file: Option<File>,
     /// Sticky, as in knockd: a reload can only turn it on.
@@ -24,7 +24,7 @@ pub(super) struct Book {
 
 impl Book {
     /// Opens the log; a file that cannot be written is told and done without.
-    pub(super) fn open(path: Option<PathBuf>, syslog: bool, verbose: bool) -> Self {
+    pub(in crate::server) fn open(path: Option<PathBuf>, syslog: bool, verbose: bool) -> Self {
         let path = path.filter(|path| !path.as_os_str().is_empty());
         let mut book = Self { path, file: None, syslog, verbose };
         book.reopen();
@@ -38,7 +38,7 @@ impl Book {
     }
 
     /// Goes on in this file from now on, or else in the one that it had: what a reload does.
-    pub(super) fn turn_to(&mut self, path: Option<PathBuf>, syslog: bool) {
+    pub(in crate::server) fn turn_to(&mut self, path: Option<PathBuf>, syslog: bool) {
         self.syslog |= syslog;
         self.file = None;
         if let Some(path) = path {
@@ -51,7 +51,7 @@ impl Book {
     }
 
     /// Writes a line wherever lines go. Where nobody can be told, nothing is lost that could be helped.
-    pub(super) fn write(&self, message: &Message<'_>) {
+    pub(in crate::server) fn write(&self, message: &Message<'_>) {
         let now = clock::wall();
         if let Some(mut file) = self.file.as_ref() {
             let _ = file.write_all(message.line(&clock::local(now, "%Y-%m-%d %H:%M")).as_bytes());
@@ -65,7 +65,7 @@ impl Book {
     }
 
     /// Only for who watches (`-v`).
-    pub(super) fn say(&self, text: &str) {
+    pub(in crate::server) fn say(&self, text: &str) {
         if self.verbose {
             let _ = writeln!(std::io::stdout().lock(), "{text}");
         }

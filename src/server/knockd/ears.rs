@@ -21,15 +21,15 @@ const END_MAX: Duration = Duration::from_secs(1);
 
 /// What a watcher watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Post {
+pub(in crate::server) struct Post {
     /// The config's text.
-    pub(super) config: Vec<u8>,
+    pub(in crate::server) config: Vec<u8>,
     /// Where; none at all = every interface.
-    pub(super) interfaces: Vec<String>,
+    pub(in crate::server) interfaces: Vec<String>,
     /// Without IPv6.
-    pub(super) only_v4: bool,
+    pub(in crate::server) only_v4: bool,
     /// Whom it becomes.
-    pub(super) identity: Option<Identity>,
+    pub(in crate::server) identity: Option<Identity>,
 }
 
 /// A running watcher. Dropping it ends it.

@@ -52,8 +52,8 @@ struct Lease {
 }
 
 enum Label {
-    Start { door: String, lease: Option<Lease> },
-    Stop { door: String, begun: Begun },
+    Start { door: String, source: IpAddr, lease: Option<Lease> },
+    Stop { door: String, source: IpAddr, begun: Begun },
 }
 
 /// What is to be logged.
@@ -69,6 +69,8 @@ pub(super) enum Told {
     Timeout { source: IpAddr, door: String },
     /// A command is too long.
     Truncated(Truncated),
+    /// A command is over, or was never started: nothing for the log, but for the record.
+    Over { door: String, source: IpAddr, event: Event, reason: Option<String> },
 }
 
 impl Leases {
@@ -93,21 +95,27 @@ impl Leases {
         let Orders { start, stop } = match door.orders(source) {
             Ok(Some(orders)) => orders,
             Ok(None) => return Vec::new(),
-            Err(truncated) => return vec![Told::Truncated(truncated)],
+            Err(truncated) => {
+                let reason = "a command is too long".to_owned();
+                return vec![Told::Truncated(truncated), failed(&door.name, source, reason)];
+            }
         };
-        let not_started = |reason: String| Told::NotStarted { door: door.name.clone(), reason };
+        let not_started = |reason: String| {
+            let of_record = failed(&door.name, source, reason.clone());
+            vec![Told::NotStarted { door: door.name.clone(), reason }, of_record]
+        };
         // Checked as the config was read.
         let (Ok(start), Ok(stop)) = (String::from_utf8(start), stop.map(String::from_utf8).transpose())
         else {
-            return vec![not_started("a command is not UTF-8 text".to_owned())];
+            return not_started("a command is not UTF-8 text".to_owned());
         };
         let lease = stop.zip(door.stop_after()).map(|(stop, after)| self.lease(door, source, stop, after));
         let planned = match lease.as_ref().map(|lease| self.plan(lease)).transpose() {
             Ok(planned) => planned.flatten(),
             // What could not be closed is not opened.
-            Err(error) => return vec![not_started(error.to_string())],
+            Err(error) => return not_started(error.to_string()),
         };
-        let label = Label::Start { door: door.name.clone(), lease: lease.clone() };
+        let label = Label::Start { door: door.name.clone(), source, lease: lease.clone() };
         let job = Job { argv: shell(&start), timeout: NO_DEADLINE, label };
         match self.commands.start(job, clock::steady()) {
             Ok(()) => {
@@ -117,7 +125,7 @@ impl Leases {
             }
             Err(error) => {
                 planned.iter().for_each(|planned| self.undoings.forget(planned));
-                vec![not_started(error.to_string())]
+                not_started(error.to_string())
             }
         }
     }
@@ -177,17 +185,18 @@ impl Leases {
     }
 
     fn conclude(&mut self, label: Label, ended: &Ended, said: &str, told: &mut Vec<Told>) {
-        let (door, lease) = match label {
-            Label::Start { door, lease } => (door, lease),
-            Label::Stop { door, begun } => {
+        let (door, source, event, lease) = match label {
+            Label::Start { door, source, lease } => (door, source, Event::Done, lease),
+            Label::Stop { door, source, begun } => {
                 self.undoings.end(begun);
-                (door, None)
+                (door, source, Event::Expired, None)
             }
         };
         if !said.is_empty() {
             log::info!("{door}: said: {said}");
         }
         told.extend(status(&door, ended));
+        told.push(over(door, source, event, ended));
         let Some(lease) = lease else { return };
         self.opening.retain(|opening| *opening != lease);
         // From here on its time runs. The later record goes once the right one is there.
@@ -205,7 +214,7 @@ impl Leases {
         };
         told.push(Told::Timeout { source: lease.source, door: lease.door.clone() });
         told.push(Told::Running { door: lease.door.clone(), command: lease.stop });
-        let label = Label::Stop { door: lease.door, begun };
+        let label = Label::Stop { door: lease.door, source: lease.source, begun };
         let argv = stop.into_iter().take(COMMAND_WORDS).collect();
         let job = Job { argv, timeout: NO_DEADLINE, label };
         if let Err(done) = self.commands.undo(job, clock::steady()) {
@@ -263,6 +272,20 @@ fn number(undoing: &Undoing) -> &str {
 /// What it says of its start command.
 fn phase(undoing: &Undoing) -> &str {
     undoing.argv.get(COMMAND_WORDS.saturating_add(1)).map_or("", String::as_str)
+}
+
+fn failed(door: &str, source: IpAddr, reason: String) -> Told {
+    Told::Over { door: door.to_owned(), source, event: Event::Failed, reason: Some(reason) }
+}
+
+/// What the record says of a command that is over; `event` is how it ends if it ends well.
+fn over(door: String, source: IpAddr, event: Event, ended: &Ended) -> Told {
+    let bad = match ended {
+        Ended::Well => return Told::Over { door, source, event, reason: None },
+        Ended::Badly(how) => how.clone(),
+        Ended::TooLate => "ended at its timeout".to_owned(),
+    };
+    failed(&door, source, if event == Event::Expired { format!("stop command: {bad}") } else { bad })
 }
 
 fn shell(command: &str) -> Vec<String> {
@@ -331,9 +354,11 @@ mod tests {
         assert_eq!(
             told_until_quiet(&mut leases),
             [
+                over("d".to_owned(), source, Event::Done, &Ended::Well),
                 Told::Timeout { source, door: "d".to_owned() },
                 running("exit 4"),
                 Told::Status { door: "d".to_owned(), status: 4 },
+                failed("d", source, "stop command: exit status: 4".to_owned()),
             ]
         );
         assert_eq!(leases.undoings.waiting(), 0);
@@ -345,7 +370,9 @@ mod tests {
         let mut leases = leases(state.path());
         let source: IpAddr = "fd00::1".parse().unwrap();
         leases.open(&door("kill -9 $$", "true", -1), source);
-        assert_eq!(told_until_quiet(&mut leases), [Told::Status { door: "d".to_owned(), status: 0 }]);
+        let told = told_until_quiet(&mut leases);
+        assert_eq!(told.first(), Some(&Told::Status { door: "d".to_owned(), status: 0 }));
+        assert!(matches!(&told[1..], [Told::Over { event: Event::Failed, .. }]), "{told:?}");
         assert_eq!(leases.undoings.waiting(), 0);
     }
 

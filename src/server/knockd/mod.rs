@@ -3,6 +3,7 @@
 
 mod background;
 mod book;
+mod doors;
 mod ears;
 mod keeper;
 mod leases;
@@ -11,6 +12,7 @@ mod options;
 mod quiet;
 mod settings;
 mod watch;
+mod written;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -22,7 +24,23 @@ use background::Background;
 use keeper::Keeper;
 use settings::Settings;
 
+pub(super) use book::Book;
+pub(super) use doors::{Coming, Doors, Outcome};
+pub(super) use ears::Post;
 pub(super) use watch::main as watch;
+pub(super) use written::Written;
+
+/// The name that stands in records for everybody who knocks by a plain sequence.
+pub(super) const CLIENT: &str = "knockd";
+
+/// Tells at a start what a plain sequence is worth.
+pub(super) fn tell_danger(doors: usize) {
+    if doors > 0 {
+        log::warn!(
+            "plain sequences can be sniffed and replayed by who sees them; `spa-knockd migrate` is a way out"
+        );
+    }
+}
 
 /// Runs the legacy daemon; the first of `words` is the name that it is called by.
 #[must_use]

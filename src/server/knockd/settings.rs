@@ -1,36 +1,31 @@
 //! What applies: command line and config weighed against each other, as knockd does.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::options::Options;
-use crate::knockd::{Config, Door, OneTimeList};
-use crate::os::files;
+use super::written::Written;
 
 const INTERFACE: &str = "eth0";
 const PID_FILE: &str = "/var/run/knockd.pid";
 /// libpcap's name for all of them.
 const ANY: &str = "any";
+/// `Open` is a grant in the table of the daemon that closes the ports, and that one alone knows what is open there.
+const NO_GATE: &str = "Open: only the daemon that closes the ports can open them\n\
+    hint: knockd = \"FILE\" below [legacy] of spa-knockd.toml has these doors opened by `spa-knockd run`";
 
 /// What the daemon runs with.
 #[derive(Debug)]
 pub(super) struct Settings {
     /// Where the config is.
     pub(super) path: PathBuf,
-    /// Its text.
-    pub(super) text: Vec<u8>,
-    /// Its doors.
-    pub(super) doors: Vec<Door>,
-    /// The one-time sequences of those that have some, by their places.
-    pub(super) lists: BTreeMap<usize, OneTimeList>,
+    /// What it says.
+    pub(super) written: Written,
     /// Where to listen; none at all = everywhere.
     pub(super) interfaces: Vec<String>,
     /// The config's over the command line's.
     pub(super) log_file: Option<PathBuf>,
     /// The same.
     pub(super) pid_file: PathBuf,
-    /// Whether to log to syslog.
-    pub(super) syslog: bool,
 }
 
 impl Settings {
@@ -40,15 +35,11 @@ impl Settings {
     /// In knockd's words.
     pub(super) fn read(options: &Options) -> Result<Self, String> {
         let path = options.config.clone();
-        let text = files::read_bytes(&path).map_err(|error| error.to_string())?;
-        let Config { options: said, doors } = Config::read(&text).map_err(|error| error.to_string())?;
-        check(&doors)?;
-        let mut lists = BTreeMap::new();
-        for (place, door) in doors.iter().enumerate() {
-            if let Some(file) = &door.one_time {
-                lists.insert(place, read_list(file, door)?);
-            }
+        let written = Written::read(&path).map_err(|wrong| wrong.to_string())?;
+        if let Some(door) = written.opens() {
+            return Err(format!("config: section {}: {NO_GATE}", door.name));
         }
+        let said = &written.options;
         let mut interfaces = match (options.interface.as_slice(), said.interfaces.as_slice()) {
             ([], []) => vec![INTERFACE.to_owned()],
             ([], said) => said.to_vec(),
@@ -59,13 +50,14 @@ impl Settings {
         }
         Ok(Self {
             path,
-            text,
-            doors,
-            lists,
+            log_file: said.log_file.clone().or_else(|| options.logfile.clone()),
+            pid_file: said
+                .pid_file
+                .clone()
+                .or_else(|| options.pidfile.clone())
+                .unwrap_or_else(|| PID_FILE.into()),
             interfaces,
-            log_file: said.log_file.or_else(|| options.logfile.clone()),
-            pid_file: said.pid_file.or_else(|| options.pidfile.clone()).unwrap_or_else(|| PID_FILE.into()),
-            syslog: said.syslog,
+            written,
         })
     }
 
@@ -75,39 +67,12 @@ impl Settings {
     }
 }
 
-/// The sequences of a door's one-time file.
-///
-/// # Errors
-/// When it cannot be read or none is left.
-pub(super) fn read_list(file: &Path, door: &Door) -> Result<OneTimeList, String> {
-    let list = OneTimeList::read(&files::read_bytes(file).map_err(|error| error.to_string())?);
-    for error in list.skipped() {
-        log::warn!("config: section {}: {error}", door.name);
-    }
-    if list.current().is_none() {
-        let message = crate::knockd::Message::NoSequences(&door.name).text();
-        return Err(message.trim_end().to_owned());
-    }
-    Ok(list)
-}
-
-/// What the grammar allows but this daemon cannot do.
-fn check(doors: &[Door]) -> Result<(), String> {
-    for door in doors {
-        let commands = [&door.start, &door.start_6, &door.stop, &door.stop_6];
-        if commands.into_iter().flatten().any(|command| std::str::from_utf8(command.text()).is_err()) {
-            return Err(format!("config: section {}: a command is not UTF-8 text", door.name));
-        }
-        if door.opening.is_some() {
-            return Err(format!("config: section {}: Open: {}", door.name, crate::config::NOT_YET));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::os::files;
 
     fn read(config: &str, words: &[&str]) -> Result<Settings, String> {
         let scratch = tempfile::tempdir().unwrap();
@@ -127,7 +92,10 @@ mod tests {
         let config = "[options]\nlogfile=/l\npidfile=/p\ninterface=a\ninterface=b\nusesyslog";
         let said = read(config, &["-g", "/x", "-p", "/y"]).unwrap();
         assert_eq!((said.log_file, said.pid_file), (Some("/l".into()), "/p".into()));
-        assert_eq!((said.interfaces, said.syslog), (vec!["a".to_owned(), "b".to_owned()], true));
+        assert_eq!(
+            (said.interfaces, said.written.options.syslog),
+            (vec!["a".to_owned(), "b".to_owned()], true)
+        );
         assert_eq!(read(config, &["-i", "c"]).unwrap().interfaces, ["c"]);
         assert!(read(config, &["-i", "any"]).unwrap().interfaces.is_empty());
         let given = read("", &["-g", "/x", "-p", "/y"]).unwrap();
@@ -143,7 +111,10 @@ mod tests {
                 "[a]\none_time_sequences=/dev/null",
                 "no more sequences left in the one time sequences file for door a --> disabling the door",
             ),
-            ("[a]\nsequence=1\nopen=tcp/22\nfor=1s", "config: section a: Open: not yet in this version"),
+            (
+                "[a]\nsequence=1\nopen=tcp/22\nfor=1s",
+                "config: section a: Open: only the daemon that closes the ports can open them\nhint: knockd = \"FILE\" below [legacy] of spa-knockd.toml has these doors opened by `spa-knockd run`",
+            ),
         ] {
             assert_eq!(read(config, &[]).err().as_deref(), Some(reason), "{config}");
         }

@@ -66,6 +66,15 @@ pub(in crate::server) fn exposition(status: &Status) -> String {
         page.counter("ports_packets_total", "Packets without a payload to the band.", ports.packets);
         page.counter("ports_sequences_total", "Port sequences that were looked at.", ports.sequences);
     }
+    if let Some(legacy) = &status.legacy {
+        page.gauge("legacy_doors", "Doors that plain sequences open.", number(legacy.doors));
+        page.gauge(
+            "legacy_addresses",
+            "Addresses that opened one of them in the last 24 hours, or since the start.",
+            number(legacy.addresses),
+        );
+        page.counter("legacy_opened_total", "How often plain sequences opened a door.", legacy.opened);
+    }
     page.begin("knocks_total", Kind::Counter, "Authentic knocks and what they led to, by how they ended.");
     for ended in &status.knocks {
         let labels = [("event", ended.event.as_str()), ("reason", ended.reason.as_str())];
@@ -195,6 +204,15 @@ spa_knock_ports_packets_total 24
 # HELP spa_knock_ports_sequences_total Port sequences that were looked at.
 # TYPE spa_knock_ports_sequences_total counter
 spa_knock_ports_sequences_total 1
+# HELP spa_knock_legacy_doors Doors that plain sequences open.
+# TYPE spa_knock_legacy_doors gauge
+spa_knock_legacy_doors 2
+# HELP spa_knock_legacy_addresses Addresses that opened one of them in the last 24 hours, or since the start.
+# TYPE spa_knock_legacy_addresses gauge
+spa_knock_legacy_addresses 2
+# HELP spa_knock_legacy_opened_total How often plain sequences opened a door.
+# TYPE spa_knock_legacy_opened_total counter
+spa_knock_legacy_opened_total 9
 # HELP spa_knock_knocks_total Authentic knocks and what they led to, by how they ended.
 # TYPE spa_knock_knocks_total counter
 spa_knock_knocks_total{event="granted",reason=""} 4

@@ -1,9 +1,11 @@
 //! What a running daemon says of itself: one object, from which the text for people, `--json` and the metrics are made.
-//! Numbers and names of the config alone; nothing of what strangers sent.
+//! Numbers and names of the config alone, and addresses that opened doors; nothing that strangers wrote.
 
 mod exposition;
 mod show;
 mod text;
+
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +44,9 @@ pub(super) struct Status {
     /// Knocking by ports; missing where it is off.
     #[serde(default)]
     pub(super) ports: Option<PortsState>,
+    /// Plain sequences; missing where they are off.
+    #[serde(default)]
+    pub(super) legacy: Option<LegacyState>,
     /// Authentic knocks and what they led to, by how they ended.
     pub(super) knocks: Vec<Ended>,
     /// Clients that have knocked with the key before their present one.
@@ -139,6 +144,30 @@ pub(super) struct PortsState {
     pub(super) sequences: u64,
 }
 
+/// Plain sequences, and who still opens doors by them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LegacyState {
+    /// How many doors there are.
+    pub(super) doors: usize,
+    /// How often one was opened.
+    pub(super) opened: u64,
+    /// From how many addresses in the last 24 hours, or since the start.
+    pub(super) addresses: usize,
+    /// The busiest of these.
+    pub(super) users: Vec<LegacyUser>,
+    /// How often one was opened in that time from addresses that there was no room for.
+    pub(super) uncounted: u64,
+}
+
+/// Who opens doors by plain sequences.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LegacyUser {
+    /// The source; maybe a made-up one.
+    pub(super) address: IpAddr,
+    /// How often in the last 24 hours, or since the start.
+    pub(super) opened: u64,
+}
+
 /// How often knocks have ended in one way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ended {
@@ -190,6 +219,16 @@ pub(super) mod tests {
             undoings: 4,
             datagrams: Datagrams { authentic: 7, unknown_hint: 1_200, forged: 3, copied: 1, length: 0 },
             ports: Some(PortsState { band: "20480-28671".to_owned(), packets: 24, sequences: 1 }),
+            legacy: Some(LegacyState {
+                doors: 2,
+                opened: 9,
+                addresses: 2,
+                users: vec![
+                    LegacyUser { address: "10.0.0.1".parse().unwrap(), opened: 5 },
+                    LegacyUser { address: "fd00::2".parse().unwrap(), opened: 1 },
+                ],
+                uncounted: 0,
+            }),
             knocks: vec![
                 ended("granted", "", 4),
                 ended("done", "", 0),

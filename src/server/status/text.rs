@@ -57,7 +57,9 @@ pub(super) fn text(status: &Status, colour: Colour) -> String {
         ("datagrams", datagrams(status)),
     ];
     let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
-    for (name, line) in lines.into_iter().chain(ports(status).map(|line| ("ports", line))) {
+    let ports = ports(status).map(|line| ("ports", line));
+    let legacy = legacy(status, colour).map(|line| ("legacy", line));
+    for (name, line) in lines.into_iter().chain(ports).chain(legacy) {
         text.push_str(&format!("  {name:<9}  {line}\n"));
     }
     text
@@ -139,6 +141,27 @@ fn ports(status: &Status) -> Option<String> {
     Some(format!("{}; {packets} packets without a payload, {sequences} sequences looked at", ports.band))
 }
 
+fn legacy(status: &Status, colour: Colour) -> Option<String> {
+    let legacy = status.legacy.as_ref()?;
+    let mut text =
+        format!("{} doors, opened {}x by plain sequences; in 24 h by ", legacy.doors, legacy.opened);
+    if legacy.addresses == 0 {
+        text.push_str(&colour.paint(Tone::Good, "nobody".to_owned()));
+        return Some(text);
+    }
+    let users = legacy.users.iter().map(|user| format!("{} ({}x)", user.address, user.opened));
+    let mut users = users.collect::<Vec<_>>().join(", ");
+    let more = legacy.addresses.saturating_sub(legacy.users.len());
+    if more > 0 {
+        users.push_str(&format!(" and {more} more addresses"));
+    }
+    if legacy.uncounted > 0 {
+        users.push_str(&format!(", and {}x by others", legacy.uncounted));
+    }
+    text.push_str(&colour.paint(Tone::Notice, users));
+    Some(text)
+}
+
 /// A length of time in its two largest units.
 fn lasting(seconds: u64) -> String {
     let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
@@ -164,6 +187,7 @@ spa-knockd 0.1.0: bastion.test
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
   datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 0 of a wrong length
   ports      20480-28671; 24 packets without a payload, 1 sequences looked at
+  legacy     2 doors, opened 9x by plain sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
 ";
         assert_eq!(text(&example(), Colour::Off), expected);
     }

@@ -1,0 +1,322 @@
+//! The doors of a knockd.conf at work: what the watcher sees is logged, and what it means is run. The loop around them
+//! is another's: the legacy daemon's, or the one of sealed knocks.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::state::{self, StateError};
+use super::book::Book;
+use super::ears::{Ears, Gone, Post};
+use super::leases::{Leases, Told, tell_left};
+use super::messages::FromWatcher;
+use super::written::{Written, read_list};
+use crate::gate::Event as Ending;
+use crate::knock::ClientName;
+use crate::knockd::{Client, Door, Event, Message, OneTimeList, Opening, Step};
+use crate::os::clock;
+use crate::os::files::{self, Mode};
+
+/// How often the host's addresses are looked at.
+const TICK: Duration = Duration::from_secs(10);
+/// Reports taken before the rest of the loop has its turn.
+const BATCH: usize = 256;
+/// Before another watcher is started: at first, and at most.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_MAX: Duration = Duration::from_secs(30);
+/// How long a daemon that stops waits for start commands.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
+/// The doors, their watcher, their log and their commands.
+pub(in crate::server) struct Doors {
+    doors: Vec<Door>,
+    /// Doors with one-time sequences that are not in here any more are closed for good.
+    lists: BTreeMap<usize, OneTimeList>,
+    /// None = nothing is watched; what is open is still closed.
+    post: Option<Post>,
+    ears: Option<Ears>,
+    restart: Option<Duration>,
+    delay: Duration,
+    addresses_due: Duration,
+    book: Book,
+    leases: Leases,
+}
+
+/// Other doors, and a watcher that watches them.
+pub(in crate::server) struct Coming {
+    post: Post,
+    /// None = the one that there is goes on.
+    ears: Option<Ears>,
+    doors: Vec<Door>,
+    lists: BTreeMap<usize, OneTimeList>,
+}
+
+/// What the daemon around is to do or may note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::server) enum Outcome {
+    /// A door has opened for this source, and its command runs, if it has one.
+    Opened {
+        /// Its name.
+        door: String,
+        /// Who knocked, or who was made up.
+        source: IpAddr,
+        /// What is still to be opened.
+        opening: Option<Opening>,
+    },
+    /// A command of a door is over.
+    Over {
+        /// Its name.
+        door: String,
+        /// For whom it ran.
+        source: IpAddr,
+        /// How it ended.
+        event: Ending,
+        /// Why not well.
+        reason: Option<String>,
+    },
+}
+
+impl Doors {
+    /// No doors yet, but what an earlier daemon left to be closed in the state folder `folder`.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub(in crate::server) fn open(folder: &Path, client: ClientName, book: Book) -> Result<Self, StateError> {
+        let (undoings, left) = state::open_undoings_in(folder)?;
+        tell_left(left);
+        Ok(Self {
+            doors: Vec::new(),
+            lists: BTreeMap::new(),
+            post: None,
+            ears: None,
+            restart: None,
+            delay: RESTART_FIRST,
+            addresses_due: clock::steady().saturating_add(TICK),
+            book,
+            leases: Leases::new(undoings, client),
+        })
+    }
+
+    /// Starts a watcher for these doors: on every interface of `post`, or with `some` on those that there are. The
+    /// present one, its attempts included, goes on where it watches the same.
+    ///
+    /// # Errors
+    /// Why it does not watch, for people; nothing has changed then.
+    pub(in crate::server) fn prepare(
+        &self,
+        written: Written,
+        post: Post,
+        some: bool,
+    ) -> Result<Coming, String> {
+        let well = self.ears.is_some() && self.restart.is_none();
+        let ears = match well && self.post.as_ref() == Some(&post) {
+            true => None,
+            false => Some(Ears::start(&post, some)?),
+        };
+        Ok(Coming { post, ears, doors: written.doors, lists: written.lists })
+    }
+
+    /// From now on these are the doors.
+    pub(in crate::server) fn take_up(&mut self, coming: Coming) {
+        let Coming { post, ears, doors, lists } = coming;
+        (self.post, self.doors, self.lists) = (Some(post), doors, lists);
+        if let Some(ears) = ears {
+            self.ears = Some(ears);
+            (self.restart, self.delay) = (None, RESTART_FIRST);
+        }
+        self.tell_sequences();
+    }
+
+    /// There are no doors any more. What is open is closed in its time.
+    pub(in crate::server) fn close(&mut self) {
+        (self.post, self.ears, self.restart) = (None, None, None);
+        self.doors.clear();
+        self.lists.clear();
+    }
+
+    /// How many there are.
+    pub(in crate::server) fn count(&self) -> usize {
+        self.doors.len()
+    }
+
+    /// What lines are written to.
+    pub(in crate::server) fn book(&mut self) -> &mut Book {
+        &mut self.book
+    }
+
+    /// Readable when there is something to hear or a command says something.
+    pub(in crate::server) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.ears.as_ref().map(AsFd::as_fd).into_iter().chain(self.leases.descriptors())
+    }
+
+    /// Until `tend` has something to do, if nothing happens before.
+    pub(in crate::server) fn patience(&self) -> Option<Duration> {
+        let restart = self.restart.map(|due| due.saturating_sub(clock::steady()));
+        restart.into_iter().chain(self.leases.patience()).min()
+    }
+
+    /// Takes what the watcher reports.
+    pub(in crate::server) fn hear(&mut self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for _ in 0..BATCH {
+            let report = match self.ears.as_ref().map(Ears::try_recv) {
+                Some(Ok(Some(report))) => report,
+                Some(Ok(None)) | None => return outcomes,
+                Some(Err(Gone)) => {
+                    self.lose("the watcher ended");
+                    return outcomes;
+                }
+            };
+            match report {
+                FromWatcher::Event(event) => self.happen(&event, &mut outcomes),
+                FromWatcher::Untold(number) => {
+                    log::warn!("a flood: {number} stages and timeouts of a second are not logged");
+                }
+                FromWatcher::Lost(reason) => self.miss(&reason),
+                FromWatcher::Failed(reason) => self.lose(&reason),
+                FromWatcher::Watching => self.lose("the watcher talks nonsense"),
+            }
+        }
+        outcomes
+    }
+
+    /// Looks after commands, the watcher, and the addresses that are knocked at.
+    pub(in crate::server) fn tend(&mut self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let told = self.leases.tend();
+        self.log(told, &mut outcomes);
+        self.mind();
+        let now = clock::steady();
+        if now >= self.addresses_due {
+            self.addresses_due = now.saturating_add(TICK);
+            if let (Some(ears), Some(post)) = (&mut self.ears, &self.post) {
+                ears.tell_addresses(post);
+            }
+        }
+        outcomes
+    }
+
+    /// Waits a moment for commands that open: once they have ended it is known when to close.
+    pub(in crate::server) fn settle(&mut self) -> Vec<Outcome> {
+        let deadline = clock::steady().saturating_add(SETTLE_MAX);
+        let mut outcomes = Vec::new();
+        while self.leases.is_opening() && clock::steady() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            let told = self.leases.tend();
+            self.log(told, &mut outcomes);
+        }
+        outcomes
+    }
+
+    fn happen(&mut self, event: &Event, outcomes: &mut Vec<Outcome>) {
+        let Some(door) = self.doors.get(event.door) else { return };
+        let client = Client { address: event.source, name: None };
+        self.book.write(&match event.step {
+            Step::Stage(stage) => Message::Stage(client, &door.name, stage),
+            Step::Open => Message::Open(client, &door.name),
+            Step::Timeout(stage) => Message::SequenceTimeout(client, &door.name, stage),
+        });
+        if event.step == Step::Open && self.use_up(event.door) {
+            let Some(door) = self.doors.get(event.door) else { return };
+            let (name, opening) = (door.name.clone(), door.opening.clone());
+            outcomes.push(Outcome::Opened { door: name, source: event.source, opening });
+            let told = self.leases.open(door, event.source);
+            self.log(told, outcomes);
+        }
+    }
+
+    /// Marks the sequence that has opened a door, if it was good once; whether the door may open.
+    fn use_up(&mut self, place: usize) -> bool {
+        let Some(door) = self.doors.get(place) else { return false };
+        let Some(file) = &door.one_time else { return true };
+        // A list that is not there any more has nothing that could open.
+        let Some(used) = self.lists.remove(&place).and_then(|list| list.used()) else { return false };
+        if let Err(error) = files::replace(file, Mode::Private, &used) {
+            // It opens, but never again: what is not marked would be good a second time.
+            log::error!("{error}");
+            self.book.write(&Message::NotMarked(&door.name));
+            return true;
+        }
+        match read_list(file, door) {
+            Ok(list) => {
+                if let Some(ears) = &self.ears {
+                    ears.renew(place, list.current());
+                }
+                self.lists.insert(place, list);
+            }
+            Err(_) => self.book.write(&Message::NoSequences(&door.name)),
+        }
+        true
+    }
+
+    fn tell_sequences(&self) {
+        for (place, list) in &self.lists {
+            if let Some(ears) = &self.ears {
+                ears.renew(*place, list.current());
+            }
+        }
+    }
+
+    fn log(&self, told: Vec<Told>, outcomes: &mut Vec<Outcome>) {
+        for told in told {
+            match told {
+                Told::Running { door, command } => {
+                    self.book.write(&Message::Running(&door, command.as_bytes()));
+                }
+                Told::Status { door, status } => self.book.write(&Message::Status(&door, status)),
+                Told::Timeout { source, door } => {
+                    let client = Client { address: source, name: None };
+                    self.book.write(&Message::CommandTimeout(client, &door));
+                }
+                Told::Truncated(which) => self.book.write(&Message::Truncated(which)),
+                Told::NotStarted { door, reason } => {
+                    log::error!("{door}: {reason}");
+                    self.book.write(&Message::ForkFailed);
+                }
+                Told::Over { door, source, event, reason } => {
+                    outcomes.push(Outcome::Over { door, source, event, reason });
+                }
+            }
+        }
+    }
+
+    /// The watcher is gone, or goes now.
+    fn lose(&mut self, why: &str) {
+        self.ears = None;
+        log::error!("plain sequences: {why}\nstarting another watcher in {} ms", self.delay.as_millis());
+        self.postpone();
+    }
+
+    /// The watcher goes on with the interfaces that are left.
+    fn miss(&mut self, why: &str) {
+        log::error!("plain sequences: {why}\nwatching the other interfaces, and looking for this one again");
+        if self.restart.is_none() {
+            self.postpone();
+        }
+    }
+
+    fn postpone(&mut self) {
+        self.restart = Some(clock::steady().saturating_add(self.delay));
+        self.delay = self.delay.saturating_mul(2).min(RESTART_MAX);
+    }
+
+    /// Starts another watcher where one is due: one that watches everywhere, or anywhere if there is none.
+    fn mind(&mut self) {
+        if self.restart.is_none_or(|due| clock::steady() < due) {
+            return;
+        }
+        self.restart = None;
+        let Some(post) = &self.post else { return };
+        match Ears::start(post, self.ears.is_none()) {
+            Ok(ears) => {
+                log::info!("plain sequences: watching again");
+                self.delay = RESTART_FIRST;
+                self.ears = Some(ears);
+                self.tell_sequences();
+            }
+            Err(_) => self.postpone(),
+        }
+    }
+}

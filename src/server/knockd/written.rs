@@ -1,0 +1,106 @@
+//! A knockd.conf as it was read, and the one-time files that it names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use crate::knockd::{Config, Door, OneTimeList, Options};
+use crate::os::files::{self, FileError};
+
+/// What stands there.
+#[derive(Debug, Clone)]
+pub(in crate::server) struct Written {
+    /// Its text.
+    pub(in crate::server) text: Vec<u8>,
+    /// Its options.
+    pub(in crate::server) options: Options,
+    /// Its doors.
+    pub(in crate::server) doors: Vec<Door>,
+    /// The one-time sequences of those that have some, by their places.
+    pub(in crate::server) lists: BTreeMap<usize, OneTimeList>,
+}
+
+/// Why it cannot be run, in knockd's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::server) struct Wrong {
+    /// The line that is wrong, from 1, where it is one.
+    pub(in crate::server) line: Option<usize>,
+    /// Why.
+    pub(in crate::server) reason: String,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<String> for Wrong {
+    fn from(reason: String) -> Self {
+        Self { line: None, reason }
+    }
+}
+
+impl From<FileError> for Wrong {
+    fn from(error: FileError) -> Self {
+        error.to_string().into()
+    }
+}
+
+impl Written {
+    /// Reads the config at `path`.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it, or with a file that it names.
+    pub(in crate::server) fn read(path: &Path) -> Result<Self, Wrong> {
+        let text = files::read_bytes(path)?;
+        let Config { options, doors } =
+            Config::read(&text).map_err(|error| Wrong { line: error.line(), reason: error.to_string() })?;
+        check(&doors)?;
+        let mut lists = BTreeMap::new();
+        for (place, door) in doors.iter().enumerate() {
+            if let Some(file) = &door.one_time {
+                lists.insert(place, read_list(file, door)?);
+            }
+        }
+        Ok(Self { text, options, doors, lists })
+    }
+
+    /// Whether a door has a command.
+    pub(in crate::server) fn runs_commands(&self) -> bool {
+        let of_door = |door: &Door| door.start.is_some() || door.start_6.is_some();
+        self.doors.iter().any(of_door)
+    }
+
+    /// The first door that opens ports by itself.
+    pub(in crate::server) fn opens(&self) -> Option<&Door> {
+        self.doors.iter().find(|door| door.opening.is_some())
+    }
+}
+
+/// The sequences of a door's one-time file.
+///
+/// # Errors
+/// When it cannot be read or none is left.
+pub(super) fn read_list(file: &Path, door: &Door) -> Result<OneTimeList, String> {
+    let list = OneTimeList::read(&files::read_bytes(file).map_err(|error| error.to_string())?);
+    for error in list.skipped() {
+        log::warn!("config: section {}: {error}", door.name);
+    }
+    if list.current().is_none() {
+        let message = crate::knockd::Message::NoSequences(&door.name).text();
+        return Err(message.trim_end().to_owned());
+    }
+    Ok(list)
+}
+
+/// What the grammar allows but a program started here cannot be given.
+fn check(doors: &[Door]) -> Result<(), String> {
+    for door in doors {
+        let commands = [&door.start, &door.start_6, &door.stop, &door.stop_6];
+        if commands.into_iter().flatten().any(|command| std::str::from_utf8(command.text()).is_err()) {
+            return Err(format!("config: section {}: a command is not UTF-8 text", door.name));
+        }
+    }
+    Ok(())
+}
