@@ -32,6 +32,7 @@ mod iptables;
 mod kill;
 mod laboratory;
 mod legacy;
+mod legacy_cases;
 mod mistakes;
 mod nat;
 mod notebook;
