@@ -4,10 +4,7 @@
 #[path = "../knockd/cases.rs"]
 mod cases;
 
-use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -18,11 +15,9 @@ use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header,
     Ipv6RawExtHeader, PacketBuilder, PacketBuilderStep, TcpHeader, VlanId,
 };
-use tempfile::TempDir;
 
-use crate::net::{Daemon, Lab, Wire, full, limited, within};
+use crate::net::{Knockd, Lab, Wire, full, limited, within};
 
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Between packets.
 const GAP: Duration = Duration::from_millis(3);
 /// After the last expected line, for those that are not expected. knockd may take 50 ms.
@@ -30,77 +25,23 @@ const REST: Duration = Duration::from_millis(250);
 /// Laboratories that work at the same time.
 const LABS: usize = 4;
 
-/// A running daemon of either kind, in a folder of its own; ended when dropped.
-struct Running {
-    folder: TempDir,
-    child: Child,
-    doors: usize,
+/// The words of an outcome, as far as they are logged.
+fn logged(daemon: &Knockd, case: &Case) -> Vec<String> {
+    let (log, doors) = (daemon.log(), case.config.matches('[').count());
+    let lines = log.lines().filter_map(|line| line.split_once("] "));
+    lines.filter_map(|(_, line)| word(line, doors)).collect()
 }
 
-impl Running {
-    fn start(lab: &Lab, case: &Case, mut command: Command, folder: TempDir) -> Self {
-        let config = format!("[options]\nlogfile = DIR/log\n{}", case.config);
-        let path = folder.path().join("knockd.conf");
-        fs::write(&path, config.replace("DIR", folder.path().to_str().unwrap())).unwrap();
-        command.arg("-c").arg(path).args(["-i", "lan0"]).args(case.options.split_whitespace());
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = lab.server.spawn(&mut command);
-        let running = Self { folder, child, doors: case.config.matches('[').count() };
-        let started = within(PATIENCE, || running.log().contains("starting up, listening on lan0"));
-        assert!(started, "{}: {command:?} does not start", case.title);
-        running
-    }
-
-    fn ours(lab: &Lab, case: &Case) -> Self {
-        let folder = folder();
-        let mut command = Command::new(Daemon::PROGRAM);
-        command.arg("knockd").arg("--state-dir").arg(folder.path().join("state")).stderr(Stdio::null());
-        Self::start(lab, case, command, folder)
-    }
-
-    fn theirs(lab: &Lab, case: &Case) -> Self {
-        Self::start(lab, case, Command::new("knockd"), folder())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    /// The words of an outcome, as far as they are logged.
-    fn told(&self) -> Vec<String> {
-        let log = self.log();
-        let lines = log.lines().filter_map(|line| line.split_once("] "));
-        lines.filter_map(|(_, line)| word(line, self.doors)).collect()
-    }
-
-    /// `door source` of what the log says that runs, and of what ran, in the order of the alphabet: commands run at
-    /// the same time.
-    fn ran(&self) -> [Vec<String>; 2] {
-        let log = self.log();
-        let running = log.lines().filter_map(|line| line.split_once(": running command: echo "));
-        let mut logged: Vec<String> =
-            running.filter_map(|(_, command)| Some(command.split_once(" >>")?.0.to_owned())).collect();
-        let ran = fs::read_to_string(self.path("ran")).unwrap_or_default();
-        let mut ran: Vec<String> = ran.lines().map(str::to_owned).collect();
-        logged.sort();
-        ran.sort();
-        [logged, ran]
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn folder() -> TempDir {
-    tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap()
+/// `door source` of what the log says that runs, and of what ran, in the order of the alphabet: commands run at the
+/// same time.
+fn ran(daemon: &Knockd) -> [Vec<String>; 2] {
+    let (log, mut ran) = (daemon.log(), daemon.ran());
+    let running = log.lines().filter_map(|line| line.split_once(": running command: echo "));
+    let mut logged: Vec<String> =
+        running.filter_map(|(_, command)| Some(command.split_once(" >>")?.0.to_owned())).collect();
+    logged.sort();
+    ran.sort();
+    [logged, ran]
 }
 
 /// What a line of the log tells, without the time.
@@ -153,10 +94,12 @@ fn await_start(case: &Case) {
 
 /// Runs a case in a laboratory; returns in what it did not end as it should.
 fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
-    let mut daemons = vec![(Running::ours(lab, case), case.outcome.as_str(), "spa-knockd")];
+    let mut daemons =
+        vec![(Knockd::ours(&lab.server, &case.config, &case.options), case.outcome.as_str(), "spa-knockd")];
+    let theirs = || Knockd::theirs(&lab.server, &case.config, &case.options);
     match &case.knockd {
-        Peer::Same => daemons.push((Running::theirs(lab, case), &case.outcome, "knockd")),
-        Peer::Other(outcome) => daemons.push((Running::theirs(lab, case), outcome, "knockd")),
+        Peer::Same => daemons.push((theirs(), &case.outcome, "knockd")),
+        Peer::Other(outcome) => daemons.push((theirs(), outcome, "knockd")),
         Peer::Cannot => {}
     }
     // Their filters are set before they say that they listen; the addresses reach our watcher a moment later.
@@ -172,7 +115,7 @@ fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
             }
             Step::Look => {
                 for (looks, (daemon, ..)) in looks.iter_mut().zip(&daemons) {
-                    looks.push(daemon.told().len());
+                    looks.push(logged(daemon, case).len());
                 }
             }
             Step::Packet(sent) => {
@@ -181,23 +124,23 @@ fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
             }
         }
     }
-    let words = |daemon: &Running, looks: &[usize]| {
-        let mut words = daemon.told();
+    let words = |daemon: &Knockd, looks: &[usize]| {
+        let mut words = logged(daemon, case);
         for look in looks.iter().rev() {
             words.insert(*look, "|".to_owned());
         }
         words.join(" ")
     };
-    let done = |(daemon, outcome, _): &(Running, &str, &str), looks: &[usize]| {
+    let done = |(daemon, outcome, _): &(Knockd, &str, &str), looks: &[usize]| {
         let commands = commands(case, outcome);
-        words(daemon, looks) == **outcome && daemon.ran().iter().all(|ran| *ran == commands)
+        words(daemon, looks) == **outcome && ran(daemon).iter().all(|ran| *ran == commands)
     };
     within(Duration::from_secs(3), || daemons.iter().zip(&looks).all(|(daemon, looks)| done(daemon, looks)));
     thread::sleep(REST);
     let wrong = daemons.iter().zip(&looks).filter(|(daemon, looks)| !done(daemon, looks));
     wrong
         .map(|((daemon, outcome, name), looks)| {
-            let (got, ran) = (words(daemon, looks), daemon.ran());
+            let (got, ran) = (words(daemon, looks), ran(daemon));
             let runs = commands(case, outcome);
             format!("{}, {name}:\n  told {got:?}, not {outcome:?}\n  ran {ran:?}, not {runs:?}", case.title)
         })
