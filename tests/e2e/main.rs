@@ -33,6 +33,7 @@ mod kill;
 mod laboratory;
 mod legacy;
 mod legacy_cases;
+mod legacy_mended;
 mod legacy_programs;
 mod mistakes;
 mod nat;

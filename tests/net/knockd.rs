@@ -38,7 +38,7 @@ impl Knockd {
     pub(crate) fn launch_ours(server: &Namespace, doors: &str, options: &str) -> Self {
         let folder = folder();
         let mut command = Command::new(Daemon::PROGRAM);
-        command.arg("knockd").arg("--state-dir").arg(folder.path().join("state")).stderr(Stdio::null());
+        command.arg("knockd").arg("--state-dir").arg(folder.path().join("state"));
         Self::launch(server, folder, doors, options, command)
     }
 
@@ -52,7 +52,7 @@ impl Knockd {
             (folder.path().join("knockd.conf"), format!("[options]\nlogfile = DIR/log\n{doors}"));
         fs::write(&path, text.replace("DIR", folder.path().to_str().unwrap())).unwrap();
         command.arg("-c").arg(path).args(["-i", "lan0"]).args(options.split_whitespace());
-        let child = server.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()));
+        let child = server.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
         Self { folder, child }
     }
 
