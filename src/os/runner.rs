@@ -104,6 +104,20 @@ fn wait_for(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>
     }
 }
 
+/// Waits until a leader of its own group has ended by itself; after this time it is made to. What it started there ends
+/// with it.
+pub fn end(leader: &mut Child, within: Duration) {
+    let deadline = super::clock::steady().saturating_add(within);
+    while super::clock::steady() < deadline {
+        match leader.try_wait() {
+            Ok(Some(_)) | Err(_) => return kill_group(leader),
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    kill_group(leader);
+    let _ = leader.wait();
+}
+
 /// Kills a process that leads its own group, and all that it started there.
 pub fn kill_group(leader: &Child) {
     signal_group(leader, Signal::SIGKILL);

@@ -146,14 +146,6 @@ impl Drop for Ears {
         if let Ok((unconnected, _)) = Channel::pair() {
             self.channel = unconnected;
         }
-        let deadline = clock::steady().saturating_add(END_MAX);
-        while clock::steady() < deadline {
-            match self.child.try_wait() {
-                Ok(Some(_)) | Err(_) => return runner::kill_group(&self.child),
-                Ok(None) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-        runner::kill_group(&self.child);
-        let _ = self.child.wait();
+        runner::end(&mut self.child, END_MAX);
     }
 }
