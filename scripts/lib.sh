@@ -60,9 +60,10 @@ if [[ ! -e $policy ]]; then
 fi
 apt-get update -qq </dev/null
 apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null
-# Nor may the next boot start an sshd that was not there before.
-if [[ " $* " == *' openssh-server '* ]] && command -v systemctl >/dev/null; then
-    systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true
+# Nor may the next boot start a daemon that was not there before.
+if command -v systemctl >/dev/null; then
+    if [[ " $* " == *' openssh-server '* ]]; then systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true; fi
+    if [[ " $* " == *' knockd '* ]]; then systemctl --quiet disable knockd.service 2>/dev/null || true; fi
 fi
 INSTALL
     ok "installed: $*"

@@ -162,6 +162,18 @@ impl<'a> Packet<'a> {
         })
     }
 
+    /// Whether it is one of those that sequences are made of: the first of a TCP connection, or UDP with nothing in it.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        match self.transport {
+            Transport::Udp { payload } => payload.is_some_and(<[u8]>::is_empty),
+            Transport::Tcp { flags } => {
+                let others = [TcpFlags::ACK, TcpFlags::RST, TcpFlags::FIN];
+                flags.has(TcpFlags::SYN) && !others.into_iter().any(|other| flags.has(other))
+            }
+        }
+    }
+
     /// The UDP datagram that it is, if it is a whole one.
     #[must_use]
     pub fn segment(self) -> Option<Segment<'a>> {

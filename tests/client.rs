@@ -234,9 +234,15 @@ fn what_is_printed_as_json_has_the_form_that_the_schema_says() {
     }
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    for more in
-        [&["--timeout", "50ms"][..], &["--no-reply"], &["--dry-run"], &["--key", "none.key"], &["--otp", "1"]]
-    {
+    for more in [
+        &["--timeout", "50ms"][..],
+        &["--no-reply"],
+        &["--dry-run"],
+        &["--key", "none.key"],
+        &["--ports", "--for", "5s"],
+        &["--dry-run", "--otp", "123456"],
+        &["--dry-run", "--ports"],
+    ] {
         seen.push(told(&spa_knock(port, &[&["-o", "json"], more].concat())));
     }
     for value in &seen {
@@ -246,7 +252,10 @@ fn what_is_printed_as_json_has_the_form_that_the_schema_says() {
         assert!(!fits(&more, &schema), "{more}");
     }
     let results: Vec<_> = seen.iter().map(|value| value["result"].as_str().unwrap()).collect();
-    assert_eq!(results, ["granted", "done", "refused", "no-reply", "sent", "dry-run", "error", "error"]);
+    assert_eq!(
+        results,
+        ["granted", "done", "refused", "no-reply", "sent", "dry-run", "error", "error", "dry-run", "dry-run"]
+    );
 }
 
 #[cfg(target_os = "linux")]

@@ -16,9 +16,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader};
-use spa_knock::crypto::{KeySet, PairSecret, RootSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
-use spa_knock::wire::Datagram;
+use spa_knock::crypto::{KeySet, MacKey, PairSecret, RootSecret, Secret};
+use spa_knock::knock::{AddressPolicy, Band, Knock, ReplyWanted, Step, Timestamp};
+use spa_knock::wire::{Datagram, proof, selector, sequence};
 
 /// When the captures were made: 2026-11-22T08:37:57Z.
 const NOW: u64 = 1_795_336_677_000;
@@ -114,7 +114,7 @@ fn server() -> tempfile::TempDir {
     let config = format!(
         "[server]\nid = 'bastion'\nkeys_dir = '{folder}'\nstate_dir = '{folder}/state'\naudit = ''\n\
          user = 'nobody'\n\
-         [action.open-ssh]\nopen = ['tcp/22']\nfor = '30s'\n[action.open-web]\nopen = ['tcp/443']\nfor = '30s'\n\
+         [ports]\nlow = 20480\n[action.open-ssh]\nopen = ['tcp/22']\nfor = '30s'\n[action.open-web]\nopen = ['tcp/443']\nfor = '30s'\n\
          [client.laptop]\nkey = 'laptop.key'\nallow = ['open-ssh']\n\
          [client.guest]\nkey = 'guest.key'\nallow = ['open-ssh']\nexpires = 2026-11-22\n\
          [client.phone]\nkey = 'phone.key'\nallow = ['open-ssh']\n\
@@ -285,6 +285,31 @@ fn copies_are_told_by_the_packet_that_they_are_copies_of() {
     let text = explained(&flood, &[]);
     let last = text.lines().last().unwrap();
     assert!(last.contains("step 3, copied") && last.contains("packet 1 again and again"), "{text}");
+}
+
+#[test]
+fn of_a_port_sequence_the_last_packet_says_what_comes_of_it() {
+    let laptop = keys(LAPTOP, "bastion");
+    let client = laptop.watcher();
+    let step = Step::of(Timestamp::from_millis(NOW));
+    let action = "open-ssh".parse().unwrap();
+    let proof = proof(&laptop.keeper().proof, step, None, &action, Band::USUAL);
+    let ports = sequence(selector(&MacKey::from(&client.selector), step, Band::USUAL), &proof);
+    let syn = |port: &u16| {
+        let mut bytes = Vec::new();
+        let builder = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([203, 0, 113, 9], [192, 0, 2, 1], 64);
+        builder.tcp(4000, *port, 7, 100).syn().write(&mut bytes, &[]).unwrap();
+        frame(bytes)
+    };
+    let frames: Vec<Captured> = ports.iter().chain(&ports[..1]).map(syn).collect();
+    let text = explained(&frames, &[]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[..7].iter().all(|line| line.contains(": touched: ")), "{text}");
+    assert!(lines[7].contains("laptop open-ssh: passed"), "{text}");
+    assert!(lines[8].contains(": touched: "), "a copy: {text}");
+    // Two minutes later it is good for nothing.
+    let late: Vec<Captured> = ports.iter().map(|port| later(syn(port), 120_000)).collect();
+    assert!(explained(&late, &[]).lines().all(|line| line.contains(": touched: ")));
 }
 
 #[test]

@@ -162,12 +162,13 @@ impl Server {
                 match self.keeper.decide(accepted, self.now) {
                     Verdict::Act(order) => self.act(&order, &body, &envelope, source),
                     Verdict::Refuse(refusal) => self.refuse(refusal, &envelope, source),
-                    Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {
+                    // Nobody's uses are counted here, and nobody needs a password.
+                    Verdict::Record(_) | Verdict::Pay(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {
                         panic!("neither done nor refused")
                     }
                 }
             }
-            Verdict::Act(_) => panic!("acts without a record"),
+            Verdict::Act(_) | Verdict::Pay(_) => panic!("acts without a record"),
             Verdict::AnswerAgain(bytes) => {
                 let kept = self.answers.get_mut(&(*envelope.nonce, source)).expect("answered before");
                 kept.1 += 1;

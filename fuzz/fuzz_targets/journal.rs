@@ -43,7 +43,9 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
         };
         match kind {
             2 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.floor() >= floor),
-            10 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.codes_floor() >= floor),
+            10 => {
+                assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.codes_floor() >= floor)
+            }
             3 | 6 | 8 => {
                 assert!(memory.check(key, lane, floor, &NO_ID).is_err() && memory.highest() >= timestamp)
             }

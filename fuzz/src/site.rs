@@ -112,9 +112,17 @@ impl Rules {
             grant_prefix: if self == Self::Narrow { wider("/24") } else { wider("/64") },
             rate: (self == Self::Narrow).then(|| "5/m".parse().expect("a rate")),
             expires: (self == Self::Listed).then(|| NOW.wall.plus(Duration::from_secs(60))),
+            uses: None,
         };
         let name = "laptop".parse().expect("a client name");
-        Some(Client { name, fingerprint: KEYS.fingerprint, keys: KEYS.keeper(), age: KeyAge::Current, otp: None, rules })
+        Some(Client {
+            name,
+            fingerprint: KEYS.fingerprint,
+            keys: KEYS.keeper(),
+            age: KeyAge::Current,
+            otp: None,
+            rules,
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use pcap::{Active, Direction, Error, Linktype};
 use super::filter;
 use super::{Capture, CaptureError, Intake, Next, Touch};
 use crate::knock::Band;
-use crate::packet::{Link, Packet, Segment, TcpFlags, Transport};
+use crate::packet::{Link, Packet, Segment, Transport};
 
 /// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
 #[derive(Clone, Copy)]
@@ -143,15 +143,8 @@ impl Capture for Live {
 /// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
 fn sort(packet: Packet<'_>, port: u16, band: Option<Band>, interface: Option<u32>) -> Next<'_> {
     let Packet { source, destination, .. } = packet;
-    let bare = match packet.transport {
-        Transport::Udp { payload } => payload.is_some_and(<[u8]>::is_empty),
-        Transport::Tcp { flags } => {
-            let others = [TcpFlags::ACK, TcpFlags::RST, TcpFlags::FIN];
-            flags.has(TcpFlags::SYN) && !others.into_iter().any(|other| flags.has(other))
-        }
-    };
     match packet.transport {
-        _ if bare && band.is_some_and(|band| band.contains(destination.port())) => {
+        _ if packet.is_bare() && band.is_some_and(|band| band.contains(destination.port())) => {
             Next::Touch(Touch { source, to: destination.ip(), port: destination.port() })
         }
         Transport::Udp { payload: Some(payload) } if destination.port() == port => {
@@ -189,6 +182,7 @@ pub(super) fn describe(place: &str, error: &Error) -> CaptureError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::TcpFlags;
 
     #[test]
     fn a_packet_is_a_datagram_to_the_knock_port_or_a_touch_of_the_band_or_nothing() {

@@ -10,7 +10,7 @@ use pcap::{Active, Direction, Error, Linktype, Offline};
 use super::CaptureError;
 use super::filter;
 use super::live::describe;
-use crate::knock::Timestamp;
+use crate::knock::{Band, Timestamp};
 use crate::packet::Link;
 
 /// A whole frame of any usual network: that one is longer shows, too.
@@ -53,11 +53,12 @@ impl Trace {
         Ok(Self { source: Source::File(capture), link, place })
     }
 
-    /// Watches what comes in on this interface, to `port` or of a knock's length; `None` = on every one.
+    /// Watches what comes in on this interface, to `port` or of a knock's length, or without a payload to `band`;
+    /// `None` = on every one.
     ///
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
-    pub fn watch(interface: Option<&str>, port: u16) -> Result<Self, CaptureError> {
+    pub fn watch(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
         let place = format!("interface {}", interface.unwrap_or("any"));
         let error = |error: Error| describe(&place, &error);
         let mut capture = pcap::Capture::from_device(interface.unwrap_or("any"))
@@ -71,7 +72,7 @@ impl Trace {
             .map_err(error)?;
         let link = link(capture.get_datalink(), &place)?;
         capture.direction(Direction::In).map_err(error)?;
-        capture.filter(&filter::around_knocks(link, port), true).map_err(error)?;
+        capture.filter(&filter::around_knocks(link, port, band), true).map_err(error)?;
         Ok(Self { source: Source::Interface(capture), link, place })
     }
 

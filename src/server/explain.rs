@@ -53,7 +53,10 @@ fn watch(loaded: &Loaded) -> Result<Vec<Trace>, Failure> {
         Interfaces::Any => vec![None],
         Interfaces::Named(names) => names.iter().map(|name| Some(name.as_str())).collect(),
     };
-    names.into_iter().map(|name| Trace::watch(name, config.port).map_err(Failure::run)).collect()
+    names
+        .into_iter()
+        .map(|name| Trace::watch(name, config.port, config.ports).map_err(Failure::run))
+        .collect()
 }
 
 /// Everything is open: from here on nothing needs root.

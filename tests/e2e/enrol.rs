@@ -208,3 +208,37 @@ fn a_key_is_handed_over_as_a_file_or_a_line_and_a_derived_one_is_taken() {
     assert_eq!(twice.status.code(), Some(5));
     assert!(outcome(&twice).1.contains("the same secret as that of client c"));
 }
+
+#[test]
+fn a_token_that_is_imported_opens_at_once_and_a_mistyped_one_is_not_kept() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let token = printed(&client(&site, &["add", "tablet", "--allow", "open-ssh", "--token"]));
+    let kept = site.path("config/spa-knock").join(format!("{SERVER_ID}.key"));
+    let import = |text: &str| {
+        let mut import = site.client();
+        let mut child = lab.client.spawn(
+            import
+                .args(["import", "-"])
+                .stdin(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped()),
+        );
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let end = token.trim_end().len() - 1;
+    let wrong = if token.as_bytes()[end] == b'A' { "B" } else { "A" };
+    let mistyped = import(&format!("{}{wrong}\n", &token[..end]));
+    assert_eq!(mistyped.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&mistyped.stderr).contains("token: checksum: "), "{mistyped:?}");
+    assert!(!kept.exists());
+
+    assert!(import(&token).status.success());
+    let mut knock = site.client();
+    knock.arg("--key").arg(&kept).args([&SERVER4.to_string(), "open-ssh"]);
+    let output = lab.client.output(&mut knock);
+    assert!(output.status.success(), "{output:?}");
+    assert!(lab.client.reaches(SERVER4, 22));
+}

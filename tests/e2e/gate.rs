@@ -246,7 +246,7 @@ impl Hidden {
             std::fs::create_dir(folder).unwrap();
         }
         mounts.mount(&["--bind", "/usr/sbin"], &all);
-        mounts.run("sh", &["-c", &format!("cp -s {}/* {}", all.display(), rest.display())]);
+        mounts.run("sh", &["-c", &format!("ln -s -t {} {}/*", rest.display(), all.display())]);
         std::fs::remove_file(rest.join("nft")).unwrap();
         Self { mounts, rest }
     }

@@ -4,16 +4,16 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etherparse::PacketBuilder;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, SERVER4, SERVER6, Wire, full, limited, within};
+use crate::net::{
+    CLIENT4, CLIENT6, Daemon, Lab, SERVER4, SERVER6, Wire, full, knock_in_a_flood, limited, within,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -264,31 +264,9 @@ fn what_cannot_start_ends_with_1_and_the_usage() {
 /// First knocks of a second, each from another address. A debug build is slower.
 const FLOOD: u64 = if cfg!(debug_assertions) { 5_000 } else { 20_000 };
 
-/// Sends them until `stop`; returns how many there were.
-fn flood(wire: &mut Wire, stop: &AtomicBool) -> u64 {
-    let builder = PacketBuilder::ethernet2(wire.mac, wire.peer).ipv4([12, 0, 0, 0], [10, 77, 0, 1], 64);
-    let mut frame = Vec::new();
-    builder.tcp(40_000, 7000, 1, 1024).syn().write(&mut frame, &[]).unwrap();
-    let (start, mut sent) = (Instant::now(), 0);
-    while !stop.load(Ordering::SeqCst) {
-        thread::sleep(Duration::from_millis(1));
-        let due = u64::try_from(start.elapsed().as_micros()).unwrap() * FLOOD / 1_000_000;
-        while sent < due {
-            sent += 1;
-            // The source's last three bytes. Checksums do not matter to a capture, and the host answers none.
-            frame[27..30].copy_from_slice(&sent.to_be_bytes()[5..]);
-            wire.send(&frame);
-        }
-    }
-    sent
-}
-
-/// The watcher's line of /proc/PID/status, in KiB.
-fn of_watcher(knockd: &Knockd<'_>, field: &str) -> u64 {
-    let id = knockd.child.as_ref().unwrap().id();
-    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
-    let watcher = children.split_whitespace().next().unwrap();
-    let status = fs::read_to_string(format!("/proc/{watcher}/status")).unwrap();
+/// A line of /proc/PID/status, in KiB.
+fn status(process: Pid, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
 }
@@ -296,38 +274,35 @@ fn of_watcher(knockd: &Knockd<'_>, field: &str) -> u64 {
 #[test]
 fn a_flood_of_first_knocks_keeps_nobody_out_and_fills_neither_memory_nor_log() {
     let Some(lab) = Lab::new() else { return };
-    let mut knockd = Knockd::start(&lab, SSH);
-    let (knocks, pause) =
-        (if full() { 20 } else { 5 }, Duration::from_millis(if full() { 1_500 } else { 1_000 }));
-    // What is there before: the ring of the capture, too.
-    knock(&lab, SERVER4, &["7000", "8000:udp", "9000"]);
-    knockd.wait_for("OPEN SESAME", 1);
-    let before = of_watcher(&knockd, "VmRSS");
+    let (knocks, every) = (if full() { 20 } else { 5 }, Duration::from_millis(1_500));
     let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
-    let stop = AtomicBool::new(false);
-    let (sent, start) = thread::scope(|scope| {
-        let flooding = scope.spawn(|| flood(&mut wire, &stop));
-        let start = Instant::now();
-        thread::sleep(Duration::from_secs(1));
-        for n in 1..=knocks {
-            let next = Instant::now() + pause;
-            knock(&lab, SERVER4, &["-d", "100", "7000", "8000:udp", "9000"]);
-            let opened = within(Duration::from_secs(2), || knockd.count("OPEN SESAME") > n);
-            if !opened {
-                stop.store(true, Ordering::SeqCst);
-                panic!("knock {n} of {knocks} did not get through");
-            }
-            thread::sleep(next.saturating_duration_since(Instant::now()));
-        }
-        stop.store(true, Ordering::SeqCst);
-        (flooding.join().unwrap(), start)
-    });
+    let sequence = ["-d", "100", "7000", "8000:udp", "9000"];
+    let mut flood = |knockd: &crate::net::Knockd, process: Pid| {
+        // What is there before: the ring of the capture, too.
+        knock(&lab, SERVER4, &sequence);
+        assert!(within(PATIENCE, || knockd.count("OPEN SESAME") == 1));
+        let before = status(process, "VmRSS");
+        let opened = || knockd.count(&format!("{CLIENT4}: ssh: OPEN SESAME"));
+        let knock = || drop(knock(&lab, SERVER4, &sequence));
+        let (through, others) = knock_in_a_flood(&mut wire, FLOOD, knocks, every, knock, opened);
+        (through, others, status(process, "VmHWM").saturating_sub(before))
+    };
+    let ours = crate::net::Knockd::ours(&lab.server, SSH, "");
+    let start = Instant::now();
+    let (through, others, grown) = flood(&ours, ours.watcher());
     let seconds = start.elapsed().as_secs() + 1;
-    let grown = of_watcher(&knockd, "VmHWM").saturating_sub(before);
-    println!("{knocks} of {knocks} knocks through, {} others a second, {grown} KiB more", sent / seconds);
-    // The frames of the ring, 2 MiB, are touched by the flood for the first time.
-    assert!(grown <= 2 * 2_048, "{grown} KiB more");
-    let lines = u64::try_from(knockd.lines().len()).unwrap();
-    assert!(lines < 210 * (seconds + 2), "{lines} lines in {seconds} s");
-    knockd.end(Signal::SIGTERM);
+    let lines = u64::try_from(ours.log().lines().count()).unwrap();
+    drop(ours);
+    println!(
+        "{through} of {knocks} knocks through, {others} others a second, {grown} KiB more, {lines} lines"
+    );
+    assert_eq!(through, knocks);
+    assert!(grown <= 2_048, "{grown} KiB more");
+    // Of an attempt that is over, a blank line follows.
+    assert!(lines < 2 * 210 * (seconds + 2), "{lines} lines in {seconds} s");
+    if full() {
+        let theirs = crate::net::Knockd::theirs(&lab.server, SSH, "");
+        let (through, others, grown) = flood(&theirs, theirs.id());
+        println!("knockd: {through} of {knocks} knocks through, {others} others a second, {grown} KiB more");
+    }
 }

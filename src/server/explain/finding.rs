@@ -14,6 +14,8 @@ use crate::os::clock;
 pub(super) enum Check {
     /// Nobody meant it as a knock.
     Other,
+    /// It may be of a port sequence, but no new one is whole with it.
+    Touch,
     /// The capture has only a part of it.
     Cut,
     /// Step 1: a part of a datagram.
@@ -59,6 +61,7 @@ impl Check {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Other => "other-traffic",
+            Self::Touch => "touched",
             Self::Cut => "cut-short",
             Self::Fragment => "fragment",
             Self::Port => "port",
@@ -75,7 +78,7 @@ impl Check {
     /// The step of the ladder (`docs/protocol.md`) that stopped it; none where none did.
     const fn step(self) -> Option<u8> {
         match self {
-            Self::Other | Self::Cut | Self::Passed => None,
+            Self::Other | Self::Touch | Self::Cut | Self::Passed => None,
             Self::Fragment | Self::Port | Self::Length => Some(1),
             Self::Hint => Some(2),
             Self::Signature | Self::Copies => Some(3),
@@ -101,7 +104,7 @@ impl From<Dropped> for Check {
 impl Finding {
     /// Whether somebody could have meant it for us.
     pub(super) const fn is_about_knocks(&self) -> bool {
-        !matches!(self.check, Check::Other)
+        !matches!(self.check, Check::Other | Check::Touch)
     }
 
     /// As one line of JSON.

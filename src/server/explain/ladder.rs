@@ -2,6 +2,7 @@
 //! is theirs to say; what that comes from is guessed here.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::crypto::Tag;
 use crate::gate::{
     Authentic, Dropped, Keeper, Outcome, Refusal, Rejection, ReplayMemory, Skew, Verdict, Watcher,
 };
-use crate::knock::{ActionName, ClientName, Now, ServerId, Timestamp};
+use crate::knock::{ActionName, Band, ClientName, Now, ServerId, Timestamp};
 use crate::os::clock;
 use crate::packet::{self, Packet, Transport};
 use crate::server::run::Loaded;
@@ -29,6 +30,8 @@ const ZONE_SLACK: u64 = 120;
 pub(super) struct Ladder {
     id: ServerId,
     port: u16,
+    /// Where port sequences are looked for.
+    band: Option<Band>,
     window: Duration,
     watcher: Watcher,
     keeper: Keeper,
@@ -71,11 +74,16 @@ impl Ladder {
     pub(super) fn new(loaded: &Loaded, suspects: Suspects) -> Self {
         let keys = loaded.key_sets().map(|keys| (keys.fingerprint, keys.watcher()));
         let clients = loaded.clients.iter();
+        let mut watcher = Watcher::new(loaded.config.window, keys);
+        if let Some(band) = loaded.config.ports {
+            watcher.watch_band(band, RandomState::new());
+        }
         Self {
             id: loaded.config.id.clone(),
             port: loaded.config.port,
             window: loaded.config.window,
-            watcher: Watcher::new(loaded.config.window, keys),
+            band: loaded.config.ports,
+            watcher,
             keeper: Keeper::new(loaded.policy(), ReplayMemory::new(Timestamp::default())),
             suspects,
             actions: loaded.config.actions.keys().cloned().collect(),
@@ -126,6 +134,11 @@ impl Ladder {
         let Some(Packet { source, destination, transport, .. }) = packet else {
             return unreadable(frame);
         };
+        if packet.is_some_and(|packet| packet.is_bare())
+            && self.band.is_some_and(|band| band.contains(destination.port()))
+        {
+            return self.touched(source, destination, now);
+        }
         let payload = match transport {
             Transport::Tcp { .. } => return Said::of(Check::Other, "TCP"),
             Transport::Udp { payload: None } if destination.port() == self.port => {
@@ -174,6 +187,20 @@ impl Ladder {
             }
             Look::Hinted | Look::Nobodys => other(format!("UDP to port {}", to.port())),
         }
+    }
+
+    /// A packet without a payload to a port of the band.
+    fn touched(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+        self.watcher.touch(from, to.ip(), to.port(), now.steady);
+        let mut said =
+            Said::of(Check::Touch, "to the ports of sequences; with it, no new one of a client is whole");
+        while let Some(sequence) = self.watcher.next_sequence(now) {
+            let client = self.suspects.suspect(sequence.fingerprint()).map(|suspect| suspect.client.clone());
+            for verdict in self.keeper.judge_sequence(&sequence, now) {
+                said = self.end_of(verdict, client.clone(), None, now);
+            }
+        }
+        said
     }
 
     /// The hint is nobody's now. It may be somebody's at another time, or for another server.
@@ -242,12 +269,23 @@ impl Ladder {
             }
             self.seen.insert(*knock.envelope().tag, self.count);
         }
-        let verdict = match self.keeper.judge(knock, source, now) {
+        let verdict = self.keeper.judge(knock, source, now);
+        self.end_of(verdict, client, copy_of, now)
+    }
+
+    /// What steps 4 to 8 come to, with nothing put on record.
+    fn end_of(
+        &mut self,
+        verdict: Verdict,
+        client: Option<ClientName>,
+        copy_of: Option<u64>,
+        now: Now,
+    ) -> Said {
+        let verdict = match verdict {
             Verdict::Record(accepted) => self.keeper.decide(accepted, now),
             verdict => verdict,
         };
         let verdict = match verdict {
-            // Nothing is put on record here.
             Verdict::Pay(bill) => Verdict::Act(bill.paid()),
             verdict => verdict,
         };

@@ -29,6 +29,7 @@ pub(super) struct Suspects {
     /// At all times around a day.
     wide: Watcher,
     reach: Duration,
+    moment: Timestamp,
     /// At the times of a clock that has not been set.
     unset: Watcher,
     unset_at: Timestamp,
@@ -115,6 +116,7 @@ impl Suspects {
         let mut suspects = Self {
             wide: watcher(reach),
             reach,
+            moment: Timestamp::default(),
             unset: watcher(half),
             unset_at: Timestamp::default().plus(half),
             secrets,
@@ -147,11 +149,13 @@ impl Suspects {
 
     /// Whose it could be, of a datagram that was sent to this address.
     pub(super) fn look<'a>(&mut self, payload: &'a [u8], to: IpAddr, time: Timestamp) -> Look<'a> {
-        // From the same moment for a while: hints for all times around it are made once.
-        let while_ms = millis(DAY.min(part(self.reach, 4))).max(1);
-        let since = time.as_millis().checked_rem(while_ms).unwrap_or_default();
-        let moment = Timestamp::from_millis(time.as_millis().saturating_sub(since));
-        let by_wide = self.wide.judge(payload, moment);
+        // From the same moment for a while: hints for all times around it are made once, and old ones go.
+        if time.distance(self.moment) > DAY.min(part(self.reach, 4)) {
+            self.moment = time;
+            self.wide.prepare(time);
+            self.elsewhere.iter_mut().for_each(|watcher| watcher.prepare(time));
+        }
+        let by_wide = self.wide.judge(payload, self.moment);
         if let Ok(knock) = by_wide {
             return Look::Signed(knock, Clock::Set);
         }
@@ -199,8 +203,4 @@ impl Suspects {
 
 fn part(span: Duration, of: u32) -> Duration {
     span.checked_div(of).unwrap_or_default()
-}
-
-fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,0 +1,177 @@
+//! Figures of plain sequences, beside those of Debian's knockd on the same machine: from three knocks to the command,
+//! the start with many doors, what a packet costs then, and knocks through a flood of others. Two namespaces on a veth
+//! pair. Needs root, and knockd.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a benchmark counts, reads the clock, and may fail loudly"
+)]
+
+#[path = "../tests/net/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
+mod net;
+mod spread;
+
+use std::fs::{self, File, OpenOptions};
+use std::hint::black_box;
+use std::io::Read;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use net::{CLIENT4, Knockd, Lab, Namespace, SERVER4, Touch, Wire, knock_in_a_flood, touch};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use spa_knock::knock::{Protocol, Timestamp};
+use spa_knock::knockd::{Config, Knock, Matcher, Packet};
+use spa_knock::packet::TcpFlags;
+use spread::Spread;
+
+const DOOR: &str = "[a]\nsequence = 7000,8000,9000\ntcpflags = syn\nseq_timeout = 5\n";
+const PORTS: [u16; 3] = [7000, 8000, 9000];
+const MANY: u16 = 800;
+/// How long a start may take before it is given up.
+const START_MAX: Duration = Duration::from_secs(20);
+/// First knocks a second, each from another address.
+const FLOOD: u64 = 20_000;
+
+fn main() {
+    // `cargo test --benches` only asks whether this starts.
+    if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    cost_of_a_packet();
+    let Some(lab) = Lab::new() else { return };
+    let to_command = |name: &str, start: fn(&Namespace, &str, &str) -> Knockd, target| {
+        let spread = Spread::of(knocks_to_command(&lab, start, 200));
+        spread.print(&format!("{name}: three knocks (first SYN leaves → command has started)"), target);
+    };
+    to_command("spa-knockd", Knockd::ours, Some(5_000.0));
+    to_command("knockd", Knockd::theirs, None);
+    start_with_many_doors(&lab);
+    flood(&lab);
+}
+
+/// Three knocks, and the command opens a pipe as the first thing it does.
+fn knocks_to_command(lab: &Lab, start: fn(&Namespace, &str, &str) -> Knockd, times: u32) -> Vec<Duration> {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    // Also written to from here, so that opening it waits for nobody.
+    let mut started: File = OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
+    let knockd = start(&lab.server, &format!("{DOOR}command = echo >{}\n", pipe.display()), "");
+    let mut knock = |n: u32| {
+        // Not in step with whatever runs at regular times.
+        thread::sleep(Duration::from_millis(60 + u64::from(n * 7 % 50)));
+        let begin = Instant::now();
+        touch(&lab.client, CLIENT4, SERVER4, Touch::Syn, &PORTS);
+        started.read_exact(&mut [0]).unwrap();
+        begin.elapsed()
+    };
+    // The neighbours come to know each other.
+    knock(0);
+    let times = (0..times).map(knock).collect();
+    drop(knockd);
+    times
+}
+
+/// Doors that have no port in common.
+fn doors(count: u16) -> String {
+    let door = |n: u16| {
+        let port = 10_000 + n * 3;
+        format!("[d{n}]\nsequence = {port},{},{}\ntcpflags = syn\n", port + 1, port + 2)
+    };
+    (0..count).map(door).collect()
+}
+
+/// First knocks from ever new sources, and knocks that open; one door and many in turn.
+fn cost_of_a_packet() {
+    const BATCH: u32 = 3_000;
+    let mut matchers = [1, MANY].map(|count| {
+        let mut matcher = Matcher::new(Config::read(doors(count).as_bytes()).unwrap().doors);
+        matcher.set_addresses([SERVER4]);
+        matcher
+    });
+    let mut times = [Vec::new(), Vec::new()];
+    for batch in 0..400_u32 {
+        for (matcher, times) in matchers.iter_mut().zip(&mut times) {
+            let begin = Instant::now();
+            for n in 0..BATCH / 3 {
+                let source = IpAddr::V4((0x0C00_0000 + batch * BATCH + n).into());
+                let time = Timestamp::from_millis(1_795_000_000_000 + u64::from(batch) * 50);
+                for port in 10_000..10_003 {
+                    let knock = Knock { protocol: Protocol::Tcp, port };
+                    let packet = Packet { time, source, destination: SERVER4, knock, flags: TcpFlags::SYN };
+                    matcher.take(black_box(&packet), &mut |event| {
+                        let _ = black_box(event);
+                    });
+                }
+            }
+            times.push(begin.elapsed() / BATCH);
+        }
+    }
+    let [one, many] = times.map(Spread::of);
+    one.print("a packet, 1 door", None);
+    many.print(&format!("a packet, {MANY} doors"), Some(one.median() * 1.2));
+}
+
+fn start_with_many_doors(lab: &Lab) {
+    let doors = doors(MANY);
+    let starts = (0..20).map(|_| {
+        let begin = Instant::now();
+        Knockd::launch_ours(&lab.server, &doors, "").started(START_MAX).expect("it listens");
+        begin.elapsed()
+    });
+    let what = format!("spa-knockd, {MANY} doors (process start → listening)");
+    Spread::of(starts.collect::<Vec<_>>()).print(&what, Some(500_000.0));
+    let begin = Instant::now();
+    let started = Knockd::launch_theirs(&lab.server, &doors, "").started(START_MAX).is_some();
+    let word = if started { "listening" } else { "given up" };
+    println!("knockd, {MANY} doors: {word} after {:.1} s", begin.elapsed().as_secs_f64());
+}
+
+fn flood(lab: &Lab) {
+    const KNOCKS: usize = 20;
+    let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
+    let mut through = |knockd: &Knockd, process: Pid| {
+        let knock = || {
+            for port in PORTS {
+                touch(&lab.client, CLIENT4, SERVER4, Touch::Syn, &[port]);
+                thread::sleep(Duration::from_millis(100));
+            }
+        };
+        let opened = || knockd.count("10.77.0.2: a: OPEN SESAME");
+        // What is there before: the ring of the capture, too.
+        knock();
+        thread::sleep(Duration::from_millis(200));
+        let before = resident(process);
+        let every = Duration::from_millis(1_500);
+        let (through, others) = knock_in_a_flood(&mut wire, FLOOD, KNOCKS, every, knock, opened);
+        let (grown, lines) = (resident(process).saturating_sub(before), knockd.log().lines().count());
+        println!(
+            "{through} of {KNOCKS} knocks through {others} others a second; {grown} KiB more, {lines} lines of log"
+        );
+        (through, grown)
+    };
+    print!("spa-knockd: ");
+    let knockd = Knockd::ours(&lab.server, DOOR, "");
+    let (opened, grown) = through(&knockd, knockd.watcher());
+    drop(knockd);
+    print!("knockd: ");
+    let knockd = Knockd::theirs(&lab.server, DOOR, "");
+    through(&knockd, knockd.id());
+    assert_eq!(opened, KNOCKS, "a flood keeps nobody out");
+    assert!(grown <= 2_048, "{grown} KiB more");
+}
+
+/// The most that a process has had in memory, in KiB.
+fn resident(process: Pid) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}

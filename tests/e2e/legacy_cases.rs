@@ -1,0 +1,238 @@
+//! The cases of a real knockd, against this daemon and Debian's knockd side by side: both see the same packets, and
+//! what each logs and runs is compared with the case. Where they differ, the case says so.
+
+#[path = "../knockd/cases.rs"]
+mod cases;
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cases::{Case, Peer, Sent, Step, told};
+use etherparse::{
+    IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header,
+    Ipv6RawExtHeader, PacketBuilder, PacketBuilderStep, TcpHeader, VlanId,
+};
+
+use crate::net::{Knockd, Lab, Wire, full, limited, within};
+
+/// Between packets.
+const GAP: Duration = Duration::from_millis(3);
+/// After the last expected line, for those that are not expected. knockd may take 50 ms.
+const REST: Duration = Duration::from_millis(250);
+/// Laboratories that work at the same time.
+const LABS: usize = 4;
+
+/// The words of an outcome, as far as they are logged.
+fn logged(daemon: &Knockd, case: &Case) -> Vec<String> {
+    let (log, doors) = (daemon.log(), case.config.matches('[').count());
+    let lines = log.lines().filter_map(|line| line.split_once("] "));
+    lines.filter_map(|(_, line)| word(line, doors)).collect()
+}
+
+/// `door source` of what the log says that runs, and of what ran, in the order of the alphabet: commands run at the
+/// same time.
+fn ran(daemon: &Knockd) -> [Vec<String>; 2] {
+    let (log, mut ran) = (daemon.log(), daemon.ran());
+    let running = log.lines().filter_map(|line| line.split_once(": running command: echo "));
+    let mut logged: Vec<String> =
+        running.filter_map(|(_, command)| Some(command.split_once(" >>")?.0.to_owned())).collect();
+    logged.sort();
+    ran.sort();
+    [logged, ran]
+}
+
+/// What a line of the log tells, without the time.
+fn word(line: &str, doors: usize) -> Option<String> {
+    let mut parts = line.split(": ");
+    let (source, door, what) = (parts.next()?, parts.next()?, parts.next()?);
+    source.parse::<IpAddr>().ok()?;
+    let what = if let Some(stage) = what.strip_prefix("Stage ") {
+        format!("S{stage}")
+    } else if let Some(stage) = what.strip_prefix("sequence timeout (stage ") {
+        format!("timeout{}", stage.strip_suffix(')')?)
+    } else if what == "OPEN SESAME" {
+        "OPEN".to_owned()
+    } else {
+        return Some(line.to_owned());
+    };
+    Some(told(source, (doors > 1).then_some(door), &what))
+}
+
+/// What runs after this outcome, where the case does not say it.
+fn commands(case: &Case, outcome: &str) -> Vec<String> {
+    let source = if outcome.contains("203.0.113.77") {
+        "203.0.113.77"
+    } else if case.steps.iter().any(|step| matches!(step, Step::Packet(sent) if sent.source.is_ipv6())) {
+        "fd77::2"
+    } else {
+        "10.77.0.2"
+    };
+    let opens = outcome.split(' ').filter_map(|word| word.strip_suffix("OPEN"));
+    let mut commands: Vec<String> = opens
+        .map(|before| {
+            let mut parts: Vec<&str> = before.split(':').filter(|part| !part.is_empty()).collect();
+            let door = parts.pop_if(|part| matches!(*part, "a" | "b")).unwrap_or("a");
+            match parts.first() {
+                Some(host) if host.starts_with('.') => format!("{door} 10.77.0{host}"),
+                _ => format!("{door} {source}"),
+            }
+        })
+        .collect();
+    commands.sort();
+    case.runs.clone().unwrap_or(commands)
+}
+
+/// Begins at the millisecond of a second that the case wants.
+fn await_start(case: &Case) {
+    let Some(start) = case.start else { return };
+    let now = u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_millis());
+    thread::sleep(Duration::from_millis((start + 1_000 - now) % 1_000));
+}
+
+/// Runs a case in a laboratory; returns in what it did not end as it should.
+fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
+    let mut daemons =
+        vec![(Knockd::ours(&lab.server, &case.config, &case.options), case.outcome.as_str(), "spa-knockd")];
+    let theirs = || Knockd::theirs(&lab.server, &case.config, &case.options);
+    match &case.knockd {
+        Peer::Same => daemons.push((theirs(), &case.outcome, "knockd")),
+        Peer::Other(outcome) => daemons.push((theirs(), outcome, "knockd")),
+        Peer::Cannot => {}
+    }
+    // Their filters are set before they say that they listen; the addresses reach our watcher a moment later.
+    thread::sleep(Duration::from_millis(20));
+    await_start(case);
+    let mut looks: Vec<Vec<usize>> = vec![Vec::new(); daemons.len()];
+    let mut gap = Duration::ZERO;
+    for step in &case.steps {
+        match step {
+            Step::Pause(pause) => {
+                thread::sleep(*pause);
+                gap = Duration::ZERO;
+            }
+            Step::Look => {
+                for (looks, (daemon, ..)) in looks.iter_mut().zip(&daemons) {
+                    looks.push(logged(daemon, case).len());
+                }
+            }
+            Step::Packet(sent) => {
+                thread::sleep(std::mem::replace(&mut gap, GAP));
+                wire.send(&frame(wire, sent));
+            }
+        }
+    }
+    let words = |daemon: &Knockd, looks: &[usize]| {
+        let mut words = logged(daemon, case);
+        for look in looks.iter().rev() {
+            words.insert(*look, "|".to_owned());
+        }
+        words.join(" ")
+    };
+    let done = |(daemon, outcome, _): &(Knockd, &str, &str), looks: &[usize]| {
+        let commands = commands(case, outcome);
+        words(daemon, looks) == **outcome && ran(daemon).iter().all(|ran| *ran == commands)
+    };
+    within(Duration::from_secs(3), || daemons.iter().zip(&looks).all(|(daemon, looks)| done(daemon, looks)));
+    thread::sleep(REST);
+    let wrong = daemons.iter().zip(&looks).filter(|(daemon, looks)| !done(daemon, looks));
+    wrong
+        .map(|((daemon, outcome, name), looks)| {
+            let (got, ran) = (words(daemon, looks), ran(daemon));
+            let runs = commands(case, outcome);
+            format!("{}, {name}:\n  told {got:?}, not {outcome:?}\n  ran {ran:?}, not {runs:?}", case.title)
+        })
+        .collect()
+}
+
+#[test]
+fn the_daemon_logs_and_runs_what_debians_knockd_does_but_for_what_is_mended() {
+    if Lab::new().is_none() {
+        return;
+    }
+    assert!(limited("knockd").arg("-V").output().unwrap().status.success(), "Debian's knockd is missing");
+    let every = cases::cases();
+    // Of those that are the same on both sides, usually some.
+    let sampled = |at: usize, case: &Case| full() || case.knockd != Peer::Same || at.is_multiple_of(5);
+    let cases: Vec<&Case> =
+        every.iter().enumerate().filter(|(at, case)| sampled(*at, case)).map(|(_, case)| case).collect();
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..LABS {
+            scope.spawn(|| {
+                let lab = Lab::new().unwrap();
+                lab.server.ip("addr add 10.77.0.100/24 dev lan0");
+                let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let faults = run(&lab, &mut wire, case);
+                    wrong.lock().unwrap().extend(faults);
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    let mended = cases.iter().filter(|case| matches!(case.knockd, Peer::Other(_))).count();
+    println!("{} cases; knockd ends {mended} of them otherwise, and each of these says so", cases.len());
+}
+
+/// The frame of a packet.
+fn frame(wire: &Wire, sent: &Sent) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let payload: &[u8] = if sent.form == "payload" { b"hello" } else { &[] };
+    let from = if sent.form == "payload" { 40_000 + sent.port } else { 40_000 };
+    let builder = ip(wire, sent);
+    if sent.udp {
+        builder.udp(from, sent.port).write(&mut frame, payload).unwrap();
+    } else {
+        let mut header = TcpHeader::new(from, sent.port, 1, 1_024);
+        header.fin = sent.flags & 0x01 != 0;
+        header.syn = sent.flags & 0x02 != 0;
+        header.rst = sent.flags & 0x04 != 0;
+        header.ack = sent.flags & 0x10 != 0;
+        builder.tcp_header(header).write(&mut frame, payload).unwrap();
+    }
+    if sent.form == "broken" {
+        // The TCP checksum, behind Ethernet and an IPv4 header without options.
+        frame[14 + 20 + 16] ^= 0xFF;
+    }
+    frame
+}
+
+fn ip(wire: &Wire, sent: &Sent) -> PacketBuilderStep<IpHeaders> {
+    let protocol = if sent.udp { IpNumber::UDP } else { IpNumber::TCP };
+    let headers = match (sent.source, sent.destination) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let ttl = if sent.form == "broken" { 1 } else { 64 };
+            let mut header = Ipv4Header::new(0, ttl, protocol, from.octets(), to.octets()).unwrap();
+            match sent.form.as_str() {
+                // Router alert (RFC 2113).
+                "options" => header.options = [0x94, 4, 0, 0].into(),
+                "first" => header.more_fragments = true,
+                "later" => header.fragment_offset = IpFragOffset::try_new(64).unwrap(),
+                _ => {}
+            }
+            IpHeaders::Ipv4(header, Ipv4Extensions::default())
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let (source, destination) = (from.octets(), to.octets());
+            let header = Ipv6Header { hop_limit: 64, source, destination, ..Ipv6Header::default() };
+            let mut extensions = Ipv6Extensions::default();
+            if sent.form == "extension" {
+                // PadN over all six bytes that the fixed part leaves (RFC 8200, section 4.2).
+                let padding = Ipv6RawExtHeader::new_raw(protocol, &[1, 4, 0, 0, 0, 0]).unwrap();
+                extensions.destination_options = Some(padding);
+            }
+            IpHeaders::Ipv6(header, extensions)
+        }
+        _ => panic!("{sent:?}"),
+    };
+    let ethernet = PacketBuilder::ethernet2(wire.mac, wire.peer);
+    if sent.form == "vlan" {
+        ethernet.single_vlan(VlanId::try_new(5).unwrap()).ip(headers)
+    } else {
+        ethernet.ip(headers)
+    }
+}

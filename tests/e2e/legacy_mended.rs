@@ -1,0 +1,89 @@
+//! What is mended besides the matching of packets, shown on Debian's knockd first: each row says what either does.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::net::{Knockd, Lab, Namespace, full};
+
+const A: &str = "[a]\nsequence = 7000,8000\ntcpflags = syn\n";
+
+/// Knocks with the program of knockd's own, and waits until that is logged.
+fn knock(lab: &Lab, words: &str) {
+    lab.client.run(&format!("knock {words}"));
+    thread::sleep(Duration::from_millis(300));
+}
+
+/// In a lab of its own, with one daemon.
+type Act = fn(&Lab, &Knockd);
+
+fn uses_up_the_last_one_time_sequence(lab: &Lab, _: &Knockd) {
+    knock(lab, "10.77.0.1 5000 6000");
+    knock(lab, "10.77.0.1 5001 6001");
+    knock(lab, "10.77.0.1 7000 8000");
+}
+
+fn uses_one_time_sequences_over_ipv6(lab: &Lab, _: &Knockd) {
+    knock(lab, "fd77::1 5000 6000");
+    knock(lab, "fd77::1 5001 6001");
+}
+
+fn reloads_a_bad_config(lab: &Lab, knockd: &Knockd) {
+    fs::write(knockd.path("knockd.conf"), "[a]\nnonsense\n").unwrap();
+    kill(knockd.id(), Signal::SIGHUP).unwrap();
+    thread::sleep(Duration::from_millis(500));
+    knock(lab, "10.77.0.1 7000 8000");
+}
+
+fn loses_its_interface(lab: &Lab, _: &Knockd) {
+    lab.server.ip("link del lan0");
+    thread::sleep(Duration::from_millis(300));
+    let client = &lab.client;
+    lab.server.cable(("lan0", &["10.77.0.1/24"]), client, ("eth0", &["10.77.0.2/24"]));
+    thread::sleep(Duration::from_secs(2));
+    knock(lab, "10.77.0.1 7000 8000");
+}
+
+fn gets_an_address(lab: &Lab, _: &Knockd) {
+    lab.server.ip("addr add 10.77.0.101/24 dev lan0");
+    // The addresses are looked at every ten seconds.
+    thread::sleep(Duration::from_secs(11));
+    knock(lab, "10.77.0.101 7000 8000");
+}
+
+#[test]
+fn what_ends_or_deafens_debians_knockd_does_not_end_or_deafen_the_daemon() {
+    let once = format!("[once]\none_time_sequences = LIST\n{A}");
+    // How many doors open: here, and there.
+    let rows: [(&str, &str, Act, usize, usize); 5] = [
+        ("the last one-time sequence", &once, uses_up_the_last_one_time_sequence, 3, 2),
+        ("one-time sequences over IPv6", &once, uses_one_time_sequences_over_ipv6, 2, 1),
+        ("a bad config at a reload", A, reloads_a_bad_config, 1, 0),
+        ("an interface that goes and comes back", A, loses_its_interface, 1, 0),
+        ("an address added later", A, gets_an_address, 1, 0),
+    ];
+    let quick = if full() { rows.len() } else { rows.len() - 1 };
+    let run = |doors: &str, act: Act, start: fn(&Namespace, &str, &str) -> Knockd| {
+        let lab = Lab::new()?;
+        let scratch = tempfile::tempdir().unwrap();
+        let list = scratch.path().join("list");
+        fs::write(&list, " 5000,6000\n 5001,6001\n").unwrap();
+        let knockd = start(&lab.server, &doors.replace("LIST", list.to_str().unwrap()), "");
+        act(&lab, &knockd);
+        Some(knockd.count("OPEN SESAME"))
+    };
+    thread::scope(|scope| {
+        for (what, doors, act, here, there) in rows.into_iter().take(quick) {
+            scope.spawn(move || {
+                let (Some(ours), Some(theirs)) =
+                    (run(doors, act, Knockd::ours), run(doors, act, Knockd::theirs))
+                else {
+                    return;
+                };
+                assert_eq!((ours, theirs), (here, there), "{what}");
+            });
+        }
+    });
+}

@@ -1,0 +1,163 @@
+//! A daemon of plain sequences: this project's, or Debian's knockd to compare it with.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use etherparse::PacketBuilder;
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use super::{Daemon, Namespace, Wire, within};
+
+/// How long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LISTENING: &str = "starting up, listening on lan0";
+
+/// A running daemon of either kind, at `lan0`, in a folder of its own; ended when dropped.
+pub(crate) struct Knockd {
+    folder: TempDir,
+    child: Child,
+}
+
+impl Knockd {
+    /// Ours. `DIR` stands for its folder, in which `log` is the log.
+    pub(crate) fn ours(server: &Namespace, doors: &str, options: &str) -> Self {
+        Self::launch_ours(server, doors, options).started(PATIENCE).expect("it listens")
+    }
+
+    /// Debian's.
+    pub(crate) fn theirs(server: &Namespace, doors: &str, options: &str) -> Self {
+        Self::launch_theirs(server, doors, options).started(PATIENCE).expect("knockd listens")
+    }
+
+    /// Ours, without waiting.
+    pub(crate) fn launch_ours(server: &Namespace, doors: &str, options: &str) -> Self {
+        let folder = folder();
+        let mut command = Command::new(Daemon::PROGRAM);
+        command.arg("knockd").arg("--state-dir").arg(folder.path().join("state"));
+        Self::launch(server, folder, doors, options, command)
+    }
+
+    /// Debian's, without waiting.
+    pub(crate) fn launch_theirs(server: &Namespace, doors: &str, options: &str) -> Self {
+        Self::launch(server, folder(), doors, options, Command::new("knockd"))
+    }
+
+    fn launch(server: &Namespace, folder: TempDir, doors: &str, options: &str, mut command: Command) -> Self {
+        let (path, text) =
+            (folder.path().join("knockd.conf"), format!("[options]\nlogfile = DIR/log\n{doors}"));
+        fs::write(&path, text.replace("DIR", folder.path().to_str().unwrap())).unwrap();
+        command.arg("-c").arg(path).args(["-i", "lan0"]).args(options.split_whitespace());
+        let child = server.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()));
+        Self { folder, child }
+    }
+
+    /// Once it says that it listens; nothing if it does not within this time.
+    pub(crate) fn started(self, limit: Duration) -> Option<Self> {
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            if self.log().contains(LISTENING) {
+                return Some(self);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        None
+    }
+
+    /// A file in its folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// How often this stands in the log.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.log().matches(text).count()
+    }
+
+    /// What its commands wrote to `DIR/ran`.
+    pub(crate) fn ran(&self) -> Vec<String> {
+        fs::read_to_string(self.path("ran")).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// Of our daemon the process that watches.
+    pub(crate) fn watcher(&self) -> Pid {
+        let id = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+        Pid::from_raw(children.split_whitespace().next().expect("a watcher").parse().unwrap())
+    }
+
+    /// Of Debian's daemon the process.
+    pub(crate) fn id(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+}
+
+impl Drop for Knockd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+    }
+}
+
+fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("spa-knock-").tempdir().unwrap()
+}
+
+/// Sends first knocks to port 7000 of the server, so many a second and each from another address, until `stop` and for
+/// a minute at the most; returns how many there were.
+fn flood_of_first_knocks(wire: &mut Wire, rate: u64, stop: &AtomicBool) -> u64 {
+    let builder = PacketBuilder::ethernet2(wire.mac, wire.peer).ipv4([12, 0, 0, 0], [10, 77, 0, 1], 64);
+    let mut frame = Vec::new();
+    builder.tcp(40_000, 7000, 1, 1024).syn().write(&mut frame, &[]).unwrap();
+    let (start, mut sent) = (Instant::now(), 0);
+    while !stop.load(Ordering::SeqCst) && start.elapsed() < Duration::from_secs(60) {
+        thread::sleep(Duration::from_millis(1));
+        let due = u64::try_from(start.elapsed().as_micros()).unwrap() * rate / 1_000_000;
+        while sent < due {
+            sent += 1;
+            // The source's last three bytes. Checksums do not matter to a capture, and the host answers none.
+            frame[27..30].copy_from_slice(&sent.to_be_bytes()[5..]);
+            wire.send(&frame);
+        }
+    }
+    sent
+}
+
+/// Knocks while a flood goes on: so many times, so often. Returns how many opened, and how many others a second came.
+pub(crate) fn knock_in_a_flood(
+    wire: &mut Wire,
+    rate: u64,
+    knocks: usize,
+    every: Duration,
+    knock: impl Fn(),
+    opened: impl Fn() -> usize,
+) -> (usize, u64) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let start = Instant::now();
+        let flooding = scope.spawn(|| flood_of_first_knocks(wire, rate, &stop));
+        thread::sleep(Duration::from_secs(1));
+        let mut through = 0;
+        for _ in 0..knocks {
+            let (next, before) = (Instant::now() + every, opened());
+            knock();
+            through += usize::from(within(every, || opened() > before));
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        stop.store(true, Ordering::SeqCst);
+        let sent = flooding.join().unwrap();
+        (through, sent * 1_000 / u64::try_from(start.elapsed().as_millis()).unwrap())
+    })
+}
