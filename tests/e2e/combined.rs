@@ -193,3 +193,58 @@ fn a_watcher_of_plain_sequences_that_is_killed_is_replaced_and_sealed_knocks_do_
     knock_plainly(&lab, SERVER4, &SEQUENCE);
     assert!(within(SOON, || ran(&site) == ["open 10.77.0.2"]), "{:?}", ran(&site));
 }
+
+#[test]
+fn a_bad_file_keeps_the_daemon_from_starting_and_check_tells_its_line() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site("[a]\nsequence = 7000\nnonsense\n");
+    for word in ["run", "check"] {
+        let mut command: Command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
+        command.arg(word).arg("-c").arg(site.path("spa-knockd.toml"));
+        let output = lab.server.output(&mut command);
+        assert!(!output.status.success(), "{word}");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("knockd.conf:3:1: config: line 3: syntax error"), "{word}: {said}");
+    }
+    lab.server.echo(22);
+    assert!(lab.client.reaches(SERVER4, 22), "nothing has been closed");
+}
+
+#[test]
+fn a_first_door_with_a_command_needs_a_restart_and_one_that_opens_a_port_does_not() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(2));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    site.write_config("", &with_legacy(&site));
+    write_doors(&site, &format!("{SSH}command = true\n"));
+    daemon.reload();
+    assert!(daemon.log().contains("only a restart adds it"), "{}", daemon.log());
+    assert_eq!(daemon.children().len(), 1, "the old config stays");
+    write_doors(&site, &format!("{SSH}open = tcp/22\nfor = 3s\n"));
+    daemon.reload();
+    knock_plainly(&lab, SERVER4, &SEQUENCE);
+    assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "{}", daemon.log());
+}
+
+#[test]
+fn one_time_sequences_open_once_each_beside_sealed_knocks_and_across_a_reload() {
+    let Some(lab) = Lab::new() else { return };
+    let site =
+        site("[once]\none_time_sequences = DIR/list\ncommand = echo %IP% >> DIR/ran\n[b]\nsequence = 7000\n");
+    fs::write(site.path("list"), " 5000,6000\n 5001,6001\n").unwrap();
+    let daemon = Daemon::start(&lab.server, &site);
+    for (n, sequence) in [["5000", "6000"], ["5001", "6001"]].iter().enumerate() {
+        for _ in 0..2 {
+            knock_plainly(&lab, SERVER4, sequence);
+            thread::sleep(Duration::from_millis(300));
+        }
+        assert!(within(SOON, || ran(&site).len() == n + 1), "{:?}", ran(&site));
+        if n == 0 {
+            daemon.reload();
+        }
+    }
+    assert_eq!(fs::read_to_string(site.path("list")).unwrap(), "#5000,6000\n#5001,6001\n");
+    assert_eq!(ran(&site).len(), 2);
+}

@@ -1,6 +1,7 @@
 //! What plain sequences come to: ports that open, and a record of it. They are not knocks of a client's, and are counted
 //! apart.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -39,10 +40,13 @@ impl Daemon {
 
     /// Does and records what they come to.
     pub(super) fn note_plain(&mut self, outcomes: Vec<Outcome>) {
+        // Once for all of them: each look asks the kernel.
+        let opens = |outcome: &Outcome| matches!(outcome, Outcome::Opened { opening: Some(_), .. });
+        let own = outcomes.iter().any(opens).then(host::own_addresses).unwrap_or_default();
         for outcome in outcomes {
             let record = match outcome {
                 Outcome::Opened { door, source, opening: Some(opening) } => {
-                    self.open_plainly(&door, source, opening)
+                    self.open_plainly(&door, source, opening, &own)
                 }
                 // The command's end is what is recorded of it.
                 Outcome::Opened { opening: None, .. } => None,
@@ -54,7 +58,13 @@ impl Daemon {
         }
     }
 
-    fn open_plainly(&mut self, door: &str, source: IpAddr, opening: Opening) -> Option<Record> {
+    fn open_plainly(
+        &mut self,
+        door: &str,
+        source: IpAddr,
+        opening: Opening,
+        own: &BTreeSet<IpAddr>,
+    ) -> Option<Record> {
         let now = clock::steady();
         let seconds = u32::try_from(opening.term.as_secs()).unwrap_or(u32::MAX);
         let end = now.saturating_add(opening.term);
@@ -64,7 +74,7 @@ impl Daemon {
             client: CLIENT.parse().ok()?,
             action: action(door)?,
         };
-        let granted = match plain.grants(source, &host::own_addresses()) {
+        let granted = match plain.grants(source, own) {
             Err(rejection) => Err((Event::Refused, rejection.to_string())),
             Ok(_) if !self.openings.have_room(now) => {
                 Err((Event::Failed, "too much is open by plain sequences".to_owned()))
