@@ -18,6 +18,8 @@ use etherparse::{
 
 use crate::net::{Knockd, Lab, Wire, full, limited, within};
 
+/// How long the last line may take to come, where others keep the machine busy.
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Between packets.
 const GAP: Duration = Duration::from_millis(3);
 /// After the last expected line, for those that are not expected. knockd may take 50 ms.
@@ -92,20 +94,60 @@ fn await_start(case: &Case) {
     thread::sleep(Duration::from_millis((start + 1_000 - now) % 1_000));
 }
 
+/// A daemon, what it is to tell, and what has been told whenever the case wanted to know.
+struct Side<'a> {
+    name: &'static str,
+    daemon: Knockd,
+    outcome: &'a str,
+    looks: Vec<usize>,
+}
+
+impl Side<'_> {
+    fn told(&self, case: &Case) -> String {
+        let mut words = logged(&self.daemon, case);
+        for look in self.looks.iter().rev() {
+            words.insert(*look, "|".to_owned());
+        }
+        words.join(" ")
+    }
+
+    fn is_done(&self, case: &Case) -> bool {
+        let runs = commands(case, self.outcome);
+        self.told(case) == self.outcome && ran(&self.daemon).iter().all(|ran| *ran == runs)
+    }
+
+    fn fault(&self, case: &Case) -> String {
+        let (told, outcome) = (self.told(case), self.outcome);
+        let (ran, runs) = (ran(&self.daemon), commands(case, outcome));
+        let what = format!("told {told:?}, not {outcome:?}\n  ran {ran:?}, not {runs:?}");
+        format!("{}, {}:\n  {what}", case.title, self.name)
+    }
+}
+
 /// Runs a case in a laboratory; returns in what it did not end as it should.
 fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
-    let mut daemons =
-        vec![(Knockd::ours(&lab.server, &case.config, &case.options), case.outcome.as_str(), "spa-knockd")];
-    let theirs = || Knockd::theirs(&lab.server, &case.config, &case.options);
-    match &case.knockd {
-        Peer::Same => daemons.push((theirs(), &case.outcome, "knockd")),
-        Peer::Other(outcome) => daemons.push((theirs(), outcome, "knockd")),
-        Peer::Cannot => {}
-    }
+    let ours = Knockd::ours(&lab.server, &case.config, &case.options);
+    let mut sides =
+        vec![Side { name: "spa-knockd", daemon: ours, outcome: &case.outcome, looks: Vec::new() }];
+    let theirs = match &case.knockd {
+        Peer::Same => Some(case.outcome.as_str()),
+        Peer::Other(outcome) => Some(outcome.as_str()),
+        Peer::Cannot => None,
+    };
+    sides.extend(theirs.map(|outcome| {
+        let daemon = Knockd::theirs(&lab.server, &case.config, &case.options);
+        Side { name: "knockd", daemon, outcome, looks: Vec::new() }
+    }));
     // Their filters are set before they say that they listen; the addresses reach our watcher a moment later.
     thread::sleep(Duration::from_millis(20));
     await_start(case);
-    let mut looks: Vec<Vec<usize>> = vec![Vec::new(); daemons.len()];
+    play(wire, case, &mut sides);
+    within(PATIENCE, || sides.iter().all(|side| side.is_done(case)));
+    thread::sleep(REST);
+    sides.iter().filter(|side| !side.is_done(case)).map(|side| side.fault(case)).collect()
+}
+
+fn play(wire: &mut Wire, case: &Case, sides: &mut [Side<'_>]) {
     let mut gap = Duration::ZERO;
     for step in &case.steps {
         match step {
@@ -114,8 +156,8 @@ fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
                 gap = Duration::ZERO;
             }
             Step::Look => {
-                for (looks, (daemon, ..)) in looks.iter_mut().zip(&daemons) {
-                    looks.push(logged(daemon, case).len());
+                for side in sides.iter_mut() {
+                    side.looks.push(logged(&side.daemon, case).len());
                 }
             }
             Step::Packet(sent) => {
@@ -124,27 +166,6 @@ fn run(lab: &Lab, wire: &mut Wire, case: &Case) -> Vec<String> {
             }
         }
     }
-    let words = |daemon: &Knockd, looks: &[usize]| {
-        let mut words = logged(daemon, case);
-        for look in looks.iter().rev() {
-            words.insert(*look, "|".to_owned());
-        }
-        words.join(" ")
-    };
-    let done = |(daemon, outcome, _): &(Knockd, &str, &str), looks: &[usize]| {
-        let commands = commands(case, outcome);
-        words(daemon, looks) == **outcome && ran(daemon).iter().all(|ran| *ran == commands)
-    };
-    within(Duration::from_secs(3), || daemons.iter().zip(&looks).all(|(daemon, looks)| done(daemon, looks)));
-    thread::sleep(REST);
-    let wrong = daemons.iter().zip(&looks).filter(|(daemon, looks)| !done(daemon, looks));
-    wrong
-        .map(|((daemon, outcome, name), looks)| {
-            let (got, ran) = (words(daemon, looks), ran(daemon));
-            let runs = commands(case, outcome);
-            format!("{}, {name}:\n  told {got:?}, not {outcome:?}\n  ran {ran:?}, not {runs:?}", case.title)
-        })
-        .collect()
 }
 
 #[test]
