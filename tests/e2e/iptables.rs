@@ -103,7 +103,7 @@ fn a_port_opens_for_one_address_and_closes_on_time_whatever_the_host_has() {
         let Some(lab) = Lab::new() else { return };
         let site = ssh(2);
         lab.server.echo(22);
-        let mut older = lab.client.connect(SERVER4, 22).unwrap();
+        let mut older = lab.client.connect_within(SERVER4, 22, Duration::from_secs(3)).unwrap();
         let _daemon = host.start(&lab, &site);
         assert!(converse(&mut older), "{host:?}: older than the gate");
         for (from, to) in BOTH {
