@@ -56,6 +56,9 @@ struct Running {
     coming: Coming,
     prepared: Duration,
     pace: Pace,
+    /// The message of a sequence that found no room. Copies of its packets would not bring it again: only a new port
+    /// does.
+    held: Option<Zeroizing<Vec<u8>>>,
     /// Of captures that are gone.
     intake: Option<Intake>,
 }
@@ -87,6 +90,7 @@ impl Running {
             coming: Coming::default(),
             prepared: clock::steady(),
             pace: Pace::default(),
+            held: None,
             intake: None,
         };
         let mut buffer = Zeroizing::new([0; MESSAGE]);
@@ -104,7 +108,8 @@ impl Running {
         loop {
             let mut fds: Vec<BorrowedFd<'_>> = vec![self.channel.as_fd()];
             fds.extend(self.captures.iter().map(|capture| capture.descriptor()));
-            let patience = if self.watcher.has_sequences() { SEQUENCES_REST } else { TICK };
+            let waits = self.held.is_some() || self.watcher.has_sequences();
+            let patience = if waits { SEQUENCES_REST } else { TICK };
             let ready = wait::readable(&fds, patience).map_err(|_| Ended)?;
             let mut ready = ready.into_iter();
             if ready.next() == Some(true) && self.take_orders()? == Channels::Closed {
@@ -237,8 +242,15 @@ impl Running {
     /// After the datagrams, so that they find room in the channel first.
     fn pass_sequences(&mut self) -> Result<(), Ended> {
         for _ in 0..SEQUENCES {
-            let Some(sequence) = self.watcher.next_sequence(clock::now()) else { break };
-            try_report(&self.channel, &FromWatcher::Sequence(sequence))?;
+            let next = || {
+                let sequence = self.watcher.next_sequence(clock::now())?;
+                Some(FromWatcher::Sequence(sequence).to_bytes())
+            };
+            let Some(message) = self.held.take().or_else(next) else { break };
+            if try_send(&self.channel, &message)? == Sent::NoRoom {
+                self.held = Some(message);
+                break;
+            }
         }
         Ok(())
     }
@@ -277,10 +289,22 @@ impl Running {
 
 /// Reports if there is room for it.
 fn try_report(channel: &Channel, report: &FromWatcher<'_>) -> Result<(), Ended> {
-    match channel.try_send(&report.to_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(Ended),
-        _ => Ok(()),
+    try_send(channel, &report.to_bytes()).map(|_| ())
+}
+
+fn try_send(channel: &Channel, message: &[u8]) -> Result<Sent, Ended> {
+    match channel.try_send(message) {
+        Ok(()) => Ok(Sent::Whole),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(Sent::NoRoom),
+        Err(_) => Err(Ended),
     }
+}
+
+/// Whether a message is under way.
+#[derive(PartialEq, Eq)]
+enum Sent {
+    Whole,
+    NoRoom,
 }
 
 fn live(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Box<dyn Capture>, String> {

@@ -41,7 +41,12 @@ pub(crate) fn touch_as_clients_do(
             let mut order: Vec<([u8; 4], u16)> =
                 ports.iter().map(|&port| (random().unwrap(), port)).collect();
             order.sort_unstable();
-            for ([dice, ..], port) in order {
+            for (at, ([dice, ..], port)) in order.into_iter().enumerate() {
+                let how = match how {
+                    Touch::Mixed if at.is_multiple_of(2) => Touch::Syn,
+                    Touch::Mixed => Touch::Empty,
+                    one => one,
+                };
                 touch_here(from, to, how, &[port]);
                 thread::sleep(Duration::from_millis(2 + u64::from(dice) / 32));
             }
