@@ -4,7 +4,11 @@
 //! Sources: LINKTYPE_ list of tcpdump.org, IEEE 802.1Q, RFC 791, RFC 8200, RFC 768, RFC 9293. Checksums are not looked
 //! at: what counts is signed.
 
+mod logged;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub use logged::{Logged, SyslogLine};
 
 use crate::knock::canonical;
 
@@ -41,7 +45,7 @@ pub struct Packet<'a> {
 pub enum Transport<'a> {
     /// UDP.
     Udp {
-        /// The payload; none where some of it comes in other fragments.
+        /// The payload; none where some of it comes in other fragments, or a log does not tell it.
         payload: Option<&'a [u8]>,
     },
     /// TCP.

@@ -1,20 +1,24 @@
-//! Where packets come from: libpcap, in front of the firewall, or a UDP socket where capturing is not allowed.
+//! Where packets come from: libpcap, in front of the firewall; or a UDP socket, or the firewall's log, where capturing is
+//! not allowed.
 
 mod filter;
 mod live;
+mod log;
 mod sequences;
 mod socket;
 mod trace;
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 pub use live::Live;
-pub use sequences::{Seen, Sequences};
+pub use log::{BandLog, Log, LogForm};
+pub use sequences::Sequences;
 pub use socket::Socket;
 pub use trace::{Frame, Trace};
 
-use crate::packet::Segment;
+use crate::knock::Timestamp;
+use crate::packet::{Packet, Segment};
 
 /// A source of datagrams, to be waited for with `poll`.
 pub trait Capture {
@@ -32,6 +36,25 @@ pub trait Capture {
 
     /// What it has taken and missed since it was opened, where that can be told.
     fn intake(&mut self) -> Option<Intake>;
+}
+
+/// A source of packets to the ports of plain sequences, to be waited for with `poll`.
+pub trait Packets: AsFd {
+    /// Takes the next one, without waiting.
+    ///
+    /// # Errors
+    /// When the source is lost: the interface is gone or went down, the log is not followed any more.
+    fn take(&mut self) -> Result<Seen<'_>, CaptureError>;
+}
+
+/// What there was of plain sequences.
+pub enum Seen<'a> {
+    /// A packet, and when it was seen.
+    Packet(Packet<'a>, Timestamp),
+    /// Something else.
+    Other,
+    /// Nothing, for now.
+    Empty,
 }
 
 /// What a capture has taken and missed.

@@ -5,24 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use pcap::Error;
 
-use super::CaptureError;
 use super::filter;
 use super::live::{Tap, describe};
+use super::{CaptureError, Packets, Seen};
 use crate::knock::{Protocol, Timestamp};
 use crate::packet::Packet;
 
 /// A running capture on one interface, or on all.
 pub struct Sequences(Tap);
-
-/// What there was to take.
-pub enum Seen<'a> {
-    /// A packet, and when the kernel saw it.
-    Packet(Packet<'a>, Timestamp),
-    /// A frame that holds none.
-    Other,
-    /// Nothing, for now.
-    Empty,
-}
 
 impl Sequences {
     /// Starts capturing what comes in to these ports; `None` = on every interface.
@@ -42,12 +32,10 @@ impl Sequences {
         }
         Tap::open(interface, |link| filter::ports(link, &tcp, &udp)).map(Self)
     }
+}
 
-    /// Takes the next frame, without waiting.
-    ///
-    /// # Errors
-    /// When the interface is gone or went down.
-    pub fn take(&mut self) -> Result<Seen<'_>, CaptureError> {
+impl Packets for Sequences {
+    fn take(&mut self) -> Result<Seen<'_>, CaptureError> {
         let Tap { capture, link, place, .. } = &mut self.0;
         match capture.next_packet() {
             Ok(frame) => {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::NOT_YET;
 use super::instant::{Instant, InvalidInstant};
 use super::problem::{Lines, Place, Problem, full_name};
 use crate::knock::Timestamp;
@@ -184,11 +183,6 @@ impl<'d> Value<'d> {
     #[must_use]
     pub fn is_table(&self) -> bool {
         self.value.is_table()
-    }
-
-    /// Reports that this version does not know it yet.
-    pub fn not_yet(&self) {
-        self.problem(NOT_YET, None);
     }
 
     /// A string that says a `T`.

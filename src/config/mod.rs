@@ -27,4 +27,7 @@ pub const KNOCK_PORT: u16 = 62_201;
 #[cfg(feature = "server")]
 pub use load::{CLIENTS_FOLDER, Source, load, load_with, read, writers};
 #[cfg(feature = "server")]
-pub use server::{Audit, Backend, CaptureKind, ClientEntry, Interfaces, Legacy, PreviousKey, ServerConfig};
+pub use server::{
+    Audit, Backend, CaptureKind, ClientEntry, Interfaces, Legacy, LogSource, PacketLog, PreviousKey,
+    ServerConfig,
+};

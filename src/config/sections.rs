@@ -7,7 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Table, Value};
-use super::{Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, Places, ServerConfig};
+use super::{
+    Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, PacketLog, Places, ServerConfig,
+};
 use crate::gate::{Action, Failsafe, Mode};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
 
@@ -91,12 +93,14 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
     let backend = or(firewall.take("backend"), read_backend, Backend::Nftables);
     let interfaces = or(server.take("interfaces"), read_interfaces, Interfaces::Any);
     let capture = or(server.take("capture"), |value| value.choice(&captures), CaptureKind::Pcap);
+    let ports = root.take("ports");
+    let legacy = root.take("legacy").and_then(|value| read_legacy(&value, capture, ports.is_some()));
     let sections = Sections {
         id: id.and_then(|value| value.parsed()),
         interfaces,
         capture,
         port: or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT),
-        ports: root.take("ports").and_then(|value| read_band(&value, capture)),
+        ports: ports.and_then(|value| read_band(&value, capture, legacy.as_ref())),
         window: or(server.take("window"), |value| value.duration(WINDOWS), WINDOW),
         reply: or(server.take("reply"), |value| value.flag(), true),
         state_dir: or(server.take("state_dir"), absolute_path, PathBuf::from(STATE_DIR)),
@@ -110,7 +114,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         protect: or(firewall.take("protect"), read_ports, Vec::new()),
         published: or(firewall.take("published"), read_ports, Vec::new()),
         failsafe: or(firewall.take("failsafe"), read_failsafe, None),
-        legacy: root.take("legacy").and_then(|value| read_legacy(&value, capture)),
+        legacy,
     };
     server.finish();
     firewall.finish();
@@ -122,7 +126,7 @@ fn or<T>(value: Option<Value<'_>>, read: impl FnOnce(&Value<'_>) -> Option<T>, d
 }
 
 /// `[ports]`: there is a band where it stands, even empty.
-fn read_band(value: &Value<'_>, capture: CaptureKind) -> Option<Band> {
+fn read_band(value: &Value<'_>, capture: CaptureKind, legacy: Option<&Legacy>) -> Option<Band> {
     let mut table = value.table()?;
     let low = table.take("low");
     let band = match &low {
@@ -130,33 +134,74 @@ fn read_band(value: &Value<'_>, capture: CaptureKind) -> Option<Band> {
         Some(low) => low.integer(1..=Band::LOW_MAX).and_then(|low| Band::try_from(low).ok()),
     };
     table.finish();
-    if capture == CaptureKind::Udp {
+    let logged = legacy.is_some_and(|legacy| legacy.log.is_some());
+    if capture == CaptureKind::Udp && !logged {
         value.problem(
             "capture = \"udp\" sees no packets but those to its own port",
-            Some("capture = \"pcap\", or no [ports]"),
+            Some("capture = \"pcap\", or legacy.log = the firewall's log, or no [ports]"),
         );
         return None;
     }
     band
 }
 
-/// `[legacy]`: there are plain sequences where it stands.
-fn read_legacy(value: &Value<'_>, capture: CaptureKind) -> Option<Legacy> {
+/// `[legacy]`: there are plain sequences where it stands, or a log that port sequences are read from.
+fn read_legacy(value: &Value<'_>, capture: CaptureKind, with_ports: bool) -> Option<Legacy> {
+    const DOORS: &str = "knockd = \"/etc/knockd.conf\": whose doors plain sequences open";
     let mut table = value.table()?;
-    if let Some(log) = table.take("log") {
-        log.not_yet();
-    }
-    let knockd = table.require("knockd", "knockd = \"/etc/knockd.conf\": whose doors plain sequences open");
-    let knockd = knockd.and_then(|knockd| absolute_path(&knockd));
+    let log = table.take("log");
+    let prefix = table.take("log-prefix");
+    let only_ports = log.is_some() && with_ports;
+    let knockd = if only_ports { table.take("knockd") } else { table.require("knockd", DOORS) };
     table.finish();
-    if capture == CaptureKind::Udp {
+    let knockd = match &knockd {
+        Some(knockd) => Some(absolute_path(knockd)?),
+        None if only_ports => None,
+        None => return None,
+    };
+    let log = match (&log, &prefix) {
+        (Some(log), prefix) => Some(PacketLog {
+            source: read_log(log)?,
+            prefix: prefix.as_ref().map_or(Some(String::new()), read_log_prefix)?,
+        }),
+        (None, Some(prefix)) => {
+            prefix.problem("there is no log that it could stand in", Some("log = \"/var/log/kern.log\""));
+            return None;
+        }
+        (None, None) => None,
+    };
+    if capture == CaptureKind::Udp && log.is_none() {
         value.problem(
             "capture = \"udp\" sees no packets but those to its own port",
-            Some("capture = \"pcap\", or no [legacy]"),
+            Some("capture = \"pcap\", or log = the firewall's log, or no [legacy]"),
         );
         return None;
     }
-    knockd.map(|knockd| Legacy { knockd })
+    Some(Legacy { knockd, log })
+}
+
+fn read_log(value: &Value<'_>) -> Option<LogSource> {
+    const PATH_MAX: usize = 300;
+    if value.text()? == "journal" {
+        return Some(LogSource::Journal);
+    }
+    let path = absolute_path(value)?;
+    if path.as_os_str().len() > PATH_MAX {
+        value.problem("a log's path has at most 300 bytes", None);
+        return None;
+    }
+    Some(LogSource::File(path))
+}
+
+fn read_log_prefix(value: &Value<'_>) -> Option<String> {
+    /// NF_LOG_PREFIXLEN of the kernel's, without the NUL.
+    const PREFIX_MAX: usize = 127;
+    let text = value.text()?;
+    if text.len() > PREFIX_MAX || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+        value.problem("a rule's log prefix has at most 127 printable ASCII characters", None);
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {

@@ -68,8 +68,28 @@ impl ServerConfig {
 /// Plain sequences beside sealed knocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Legacy {
-    /// The knockd.conf whose doors they open; named, not yet read.
-    pub knockd: PathBuf,
+    /// The knockd.conf whose doors they open; named, not yet read. Missing where only `[ports]` reads `log`.
+    pub knockd: Option<PathBuf>,
+    /// Where their packets are read from; none = captured.
+    pub log: Option<PacketLog>,
+}
+
+/// A log that the kernel writes of packets, as firewall rules tell it to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PacketLog {
+    /// Where it is.
+    pub source: LogSource,
+    /// What the rule puts in front, at most 127 printable ASCII characters.
+    pub prefix: String,
+}
+
+/// Where the kernel's log is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogSource {
+    /// In a file of a syslog daemon; an absolute path of at most 300 bytes.
+    File(PathBuf),
+    /// In systemd's journal.
+    Journal,
 }
 
 /// Where knocks are looked for.

@@ -7,6 +7,7 @@ use std::path::Path;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::stat;
 use nix::unistd::{Gid, SysconfVar, Uid, User, geteuid, setgroups, setresgid, setresuid, sysconf};
 
 use super::{capabilities, files};
@@ -60,6 +61,26 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     // No process, no thread. RLIMIT_FSIZE stays as it is: standard error may be a file.
     setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
     limit_memory()?;
+    set_no_new_privs()?;
+    Ok(())
+}
+
+/// Gives all up that reading the file at `path` does not take: becomes the user that it belongs to, and takes no rights
+/// any more. What is not there yet, or belongs to root, is read as root without capabilities.
+///
+/// # Errors
+/// When the system refuses. The process must end then.
+pub fn read_only(path: Option<&Path>) -> io::Result<()> {
+    set_name(c"spa-knock-log")?;
+    if geteuid().is_root()
+        && let Some(Ok(file)) = path.map(stat)
+    {
+        let (uid, gid) = (Uid::from_raw(file.st_uid), Gid::from_raw(file.st_gid));
+        setgroups(&[gid])?;
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)?;
+    }
+    capabilities::drop_all()?;
     set_no_new_privs()?;
     Ok(())
 }

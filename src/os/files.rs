@@ -6,7 +6,7 @@
 mod permissions;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -294,6 +294,20 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let mut paths = paths.map_err(error)?;
     paths.sort();
     Ok(paths)
+}
+
+/// Reads the last bytes of a text file, whatever they are; what is not UTF-8 is replaced.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_end(path: &Path, bytes: u64) -> Result<String, FileError> {
+    let error = |error: io::Error| FileError::io(path, &error);
+    let mut file = File::open(path).map_err(error)?;
+    let length = file.metadata().map_err(error)?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(bytes))).map_err(error)?;
+    let mut end = Vec::new();
+    file.take(bytes).read_to_end(&mut end).map_err(error)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
 /// Whether something is there under this name.

@@ -25,6 +25,8 @@ pub mod descriptors;
 #[cfg(feature = "server")]
 pub mod discipline;
 #[cfg(feature = "server")]
+pub mod follow;
+#[cfg(feature = "server")]
 pub mod host;
 #[cfg(feature = "server")]
 pub mod log;

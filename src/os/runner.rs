@@ -5,6 +5,7 @@
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -136,6 +137,29 @@ pub(super) fn signal_group(leader: &Child, signal: Signal) {
 /// # Errors
 /// When that fails.
 pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>) -> io::Result<Child> {
+    let mut command = ourselves(argument);
+    command.stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
+}
+
+/// Starts this very program again as another process of ours that says something to `said`.
+///
+/// # Errors
+/// When that fails.
+pub fn start_to_read(argument: &str, file: Option<&Path>, said: OwnedFd) -> io::Result<Child> {
+    let mut command = ourselves(argument);
+    command.args(file).stdin(Stdio::null()).stdout(said).spawn()
+}
+
+/// Becomes this program, with a clean environment. Only an error comes back.
+pub fn become_program(program: &str, args: &[&str]) -> RunError {
+    let error = clean(program).args(args).exec();
+    match error.kind() {
+        io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
+        _ => RunError::Io(program.to_owned(), super::files::plain(&error)),
+    }
+}
+
+fn ourselves(argument: &str) -> Command {
     let journal = super::env::text("JOURNAL_STREAM");
     let level = super::env::text("SPA_KNOCKD_LOG");
     let mut command = Command::new("/proc/self/exe");
@@ -143,8 +167,6 @@ pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>
         .arg0("spa-knockd")
         .arg(argument)
         .env_clear()
-        .stdin(channel)
-        .stdout(socket.map_or_else(Stdio::null, Stdio::from))
         // Out of reach of the terminal's Ctrl-C: it ends when we do.
         .process_group(0);
     for (name, value) in [("JOURNAL_STREAM", journal), ("SPA_KNOCKD_LOG", level)] {
@@ -152,7 +174,7 @@ pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>
             command.env(name, value);
         }
     }
-    command.spawn()
+    command
 }
 
 /// Starts a command: no shell, clean environment, `/` as its folder, no input, both outputs into `said`, a process

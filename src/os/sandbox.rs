@@ -4,8 +4,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 
-use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreated,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
 use nix::libc;
 use nix::sys::resource::{Resource, setrlimit};
 use seccompiler::{
@@ -35,17 +39,33 @@ pub fn enter(channel: &impl AsFd, waited_for: usize) -> io::Result<ABI> {
 /// Landlock, as far as this kernel has it: no file of any kind, no TCP and UDP, no socket of others, no signal.
 #[must_use]
 pub fn close_files() -> ABI {
-    // What the kernel does not know yet is left out; nothing of it is needed.
-    let restricted = Ruleset::default()
+    effective(all_closed().and_then(RulesetCreated::restrict_self))
+}
+
+/// What the kernel does not know yet is left out; nothing of it is needed.
+fn all_closed() -> Result<RulesetCreated, RulesetError> {
+    Ruleset::default()
         .handle_access(AccessFs::from_all(ABI::V10))
         .and_then(|rules| rules.handle_access(AccessNet::from_all(ABI::V10)))
         .and_then(|rules| rules.scope(Scope::from_all(ABI::V10)))
         .and_then(Ruleset::create)
-        .and_then(landlock::RulesetCreated::restrict_self);
+}
+
+fn effective(restricted: Result<RestrictionStatus, RulesetError>) -> ABI {
     match restricted {
         Ok(status) if status.ruleset != RulesetStatus::NotEnforced => status.landlock.into(),
         _ => ABI::Unsupported,
     }
+}
+
+/// Landlock for who only reads: no file but in these folders, and there only to read.
+#[must_use]
+pub fn only_read_in(folders: &[PathBuf]) -> ABI {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let restricted = all_closed()
+        .and_then(|rules| rules.add_rules(path_beneath_rules(folders, reading)))
+        .and_then(RulesetCreated::restrict_self);
+    effective(restricted)
 }
 
 /// No descriptor besides those that are open. The limit is not 0, as poll(2) takes no more of them than it.

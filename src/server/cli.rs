@@ -140,6 +140,8 @@ pub(super) enum Command {
     Watch,
     #[command(hide = true)]
     WatchKnocks,
+    #[command(hide = true)]
+    FollowLog { file: Option<PathBuf> },
 }
 
 /// Packets to explain.

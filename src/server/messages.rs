@@ -7,6 +7,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::capture::Intake;
+use crate::config::PacketLog;
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
 use crate::gate::{Authentic, Counts, Sequence};
 use crate::knock::{Band, Step, canonical, mapped};
@@ -42,6 +43,8 @@ pub(super) enum ToWatcher {
     },
     /// One interface to capture on; none at all = every one.
     Interface(String),
+    /// Packets to the band are read from this log, not captured.
+    Log(PacketLog),
     /// Whom to become once the captures are open; not sent = stay who it is.
     Become(Identity),
     /// One client.
@@ -178,6 +181,9 @@ impl ToWatcher {
             Self::Count => {
                 writer.put(&[6]);
             }
+            Self::Log(log) => {
+                writer.put(&[7]).put(&log.to_bytes());
+            }
         }
         writer.bytes
     }
@@ -214,6 +220,7 @@ impl ToWatcher {
             4 => Some(Self::Go),
             6 => Some(Self::Count),
             5 => Some(Self::Become(Identity { uid: reader.u32()?, gid: reader.u32()? })),
+            7 => PacketLog::read(reader.rest()).map(Self::Log),
             _ => None,
         }
     }

@@ -23,6 +23,7 @@ mod messages;
 mod metrics;
 mod migrate;
 mod pace;
+mod packet_log;
 mod qr;
 mod reload;
 mod rotation;
@@ -66,6 +67,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Run => run::run(&config),
         Command::Watch => watch::main(),
         Command::WatchKnocks => knockd::watch(),
+        Command::FollowLog { file } => packet_log::main(file.as_deref()),
         Command::Check => check::check(&config),
         Command::Init { id } => exit(init::init(&config, id)),
         Command::Client(ClientCommand::Add(add)) => exit(clients::add(&config, &add)),

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Sighting, Source, ToWatcher};
 use super::pace::Pace;
-use crate::capture::{Capture, Intake, Live, Next, Socket};
+use crate::capture::{BandLog, Capture, Intake, Live, Next, Socket};
+use crate::config::PacketLog;
 use crate::crypto::{Fingerprint, WatcherKeys};
 use crate::gate::Watcher;
 use crate::knock::Band;
@@ -67,6 +68,7 @@ struct Running {
 struct Coming {
     how: Option<How>,
     interfaces: Vec<String>,
+    log: Option<PacketLog>,
     identity: Option<Identity>,
     clients: Vec<(Fingerprint, WatcherKeys)>,
 }
@@ -158,6 +160,7 @@ impl Running {
                 self.coming = Coming { how: Some(how), ..Coming::default() };
             }
             ToWatcher::Interface(name) => self.coming.interfaces.push(name),
+            ToWatcher::Log(log) => self.coming.log = Some(log),
             ToWatcher::Become(identity) => self.coming.identity = Some(identity),
             ToWatcher::Key(fingerprint, keys) => self.coming.clients.push((fingerprint, keys)),
             ToWatcher::Count => self.tell_what_was_seen()?,
@@ -165,7 +168,7 @@ impl Running {
                 let coming = std::mem::take(&mut self.coming);
                 let how = coming.how.ok_or(Ended)?;
                 let starts = self.captures.is_empty();
-                let lost = if starts { self.open(how, &coming.interfaces)? } else { Vec::new() };
+                let lost = if starts { self.open(how, coming.interfaces, coming.log)? } else { Vec::new() };
                 if starts {
                     if let Some(band) = how.band {
                         self.watcher.watch_band(band, RandomState::new());
@@ -189,9 +192,14 @@ impl Running {
     }
 
     /// Opens what there is to watch; returns why some of it is missing, where some may be.
-    fn open(&mut self, how: How, interfaces: &[String]) -> Result<Vec<String>, Ended> {
+    fn open(
+        &mut self,
+        how: How,
+        interfaces: Vec<String>,
+        log: Option<PacketLog>,
+    ) -> Result<Vec<String>, Ended> {
         let How { source, port, band, missing, .. } = how;
-        let opened: Vec<Result<Box<dyn Capture>, String>> = match source {
+        let mut opened: Vec<Result<Box<dyn Capture>, String>> = match source {
             Source::Socket => {
                 let socket = UdpPort::from_stdout().map(|socket| boxed(Socket::new(socket, port)));
                 vec![socket.map_err(|error| error.to_string())]
@@ -199,6 +207,9 @@ impl Running {
             Source::Capture if interfaces.is_empty() => vec![live(None, port, band)],
             Source::Capture => interfaces.iter().map(|name| live(Some(name), port, band)).collect(),
         };
+        if let (Some(band), Some(log)) = (band, log) {
+            opened.push(log.open(interfaces).map(|log| boxed(BandLog(log, band))));
+        }
         let mut lost = Vec::new();
         for capture in opened {
             match capture {

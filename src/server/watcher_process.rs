@@ -5,7 +5,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
-use crate::config::{CaptureKind, Interfaces, ServerConfig};
+use crate::config::{CaptureKind, Interfaces, PacketLog, ServerConfig};
 use crate::crypto::KeySet;
 use crate::knock::Band;
 use crate::os::channel::{Channel, Received};
@@ -42,6 +42,8 @@ pub(super) struct Post {
     port: u16,
     band: Option<Band>,
     interfaces: Vec<String>,
+    /// What packets to the band are read from; none = they are captured.
+    log: Option<PacketLog>,
     identity: Option<Identity>,
 }
 
@@ -61,6 +63,13 @@ impl Post {
             interfaces: match &config.interfaces {
                 Interfaces::Any => Vec::new(),
                 Interfaces::Named(names) => names.clone(),
+            },
+            log: match config.capture {
+                CaptureKind::Pcap => None,
+                CaptureKind::Udp => {
+                    let legacy = config.ports.and(config.legacy.as_ref());
+                    legacy.and_then(|legacy| legacy.log.clone())
+                }
             },
             identity: confine::unprivileged(&config.user)?,
         })
@@ -138,6 +147,9 @@ impl WatcherProcess {
         send(ToWatcher::Watch { source: post.source, port: post.port, band: post.band, window, missing })?;
         for name in &post.interfaces {
             send(ToWatcher::Interface(name.clone()))?;
+        }
+        if let Some(log) = &post.log {
+            send(ToWatcher::Log(log.clone()))?;
         }
         if let Some(identity) = post.identity {
             send(ToWatcher::Become(identity))?;

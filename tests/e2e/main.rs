@@ -40,6 +40,7 @@ mod mistakes;
 mod nat;
 mod notebook;
 mod open;
+mod packet_log;
 mod ports;
 mod power;
 mod prober;

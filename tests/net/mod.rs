@@ -16,6 +16,7 @@ mod count;
 mod daemon;
 mod flood;
 mod frame;
+mod kernel_log;
 mod knockd;
 mod lab;
 mod load;
@@ -30,6 +31,7 @@ pub(crate) use count::Counter;
 pub(crate) use daemon::Daemon;
 pub(crate) use flood::{flood, forged};
 pub(crate) use frame::{Wire, ipv4_with_options, ipv6_with_extensions, plain, tagged};
+pub(crate) use kernel_log::KernelLog;
 pub(crate) use knockd::{Knockd, knock_in_a_flood};
 pub(crate) use lab::{
     BOTH, CLIENT4, CLIENT6, KNOCK_PORT, Lab, NEIGHBOUR4, NEIGHBOUR6, NatLab, ROUTER4, SERVER4, SERVER6,

@@ -48,14 +48,19 @@ impl Report {
     }
 
     fn legacy(&mut self, config: &ServerConfig) {
-        let (Some(of_config), loaded) = (&config.legacy, legacy::load(config)) else { return };
-        match loaded {
+        let Some(of_config) = &config.legacy else { return };
+        match legacy::load(config) {
             Ok(written) => {
                 let doors = written.map(|written| written.doors).unwrap_or_default();
-                self.ok(format!("plain sequences: {} doors of {}", doors.len(), of_config.knockd.display()));
+                if let Some(knockd) = &of_config.knockd {
+                    self.ok(format!("plain sequences: {} doors of {}", doors.len(), knockd.display()));
+                }
                 self.plain_doors(config, &doors);
             }
             Err(errors) => self.problems(errors.problems()),
+        }
+        if let Some(log) = &of_config.log {
+            self.packet_log(config, log);
         }
     }
 

@@ -4,6 +4,7 @@ mod actions;
 mod files;
 mod firewall;
 mod host;
+mod packet_log;
 mod packets;
 mod report;
 mod ruleset;

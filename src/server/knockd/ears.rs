@@ -8,6 +8,7 @@ use std::process::Child;
 use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, TEXT_MAX, ToWatcher};
+use crate::config::PacketLog;
 use crate::knockd::Sequence;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::Identity;
@@ -26,6 +27,8 @@ pub(in crate::server) struct Post {
     pub(in crate::server) config: Vec<u8>,
     /// Where; none at all = every interface.
     pub(in crate::server) interfaces: Vec<String>,
+    /// What packets are read from; none = they are captured.
+    pub(in crate::server) log: Option<PacketLog>,
     /// Without IPv6.
     pub(in crate::server) only_v4: bool,
     /// Whom it becomes.
@@ -52,7 +55,11 @@ impl Ears {
         let plain = |error: std::io::Error| format!("watcher: {}", files::plain(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
         let start = || runner::start_ourselves("watch-knocks", theirs, None);
-        let child = capabilities::lend(&[Capability::NetRaw], start).map_err(plain)?;
+        let child = match post.log {
+            Some(_) => start(),
+            None => capabilities::lend(&[Capability::NetRaw], start),
+        }
+        .map_err(plain)?;
         let mut ears = Self { child, channel, addresses: BTreeSet::new() };
         let instructed = ears.instruct(post, some);
         // Of one that ended early, its own words say more than that the channel broke.
@@ -108,6 +115,9 @@ impl Ears {
         }
         for name in &post.interfaces {
             self.channel.send(&ToWatcher::Interface(name).to_bytes())?;
+        }
+        if let Some(log) = &post.log {
+            self.channel.send(&ToWatcher::Log(log.clone()).to_bytes())?;
         }
         if let Some(identity) = post.identity {
             self.channel.send(&ToWatcher::Become(identity).to_bytes())?;

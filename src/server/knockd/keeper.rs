@@ -57,6 +57,7 @@ impl Keeper {
         let post = Post {
             config: written.text.clone(),
             interfaces: interfaces.clone(),
+            log: None,
             only_v4: options.only_ip_v4,
             identity,
         };
@@ -131,6 +132,7 @@ impl Keeper {
             let post = Post {
                 config: new.written.text.clone(),
                 interfaces: self.interfaces.clone(),
+                log: None,
                 only_v4: self.options.only_ip_v4,
                 identity: self.identity,
             };

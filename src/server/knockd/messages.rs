@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use crate::config::PacketLog;
 use crate::knock::{canonical, mapped};
 use crate::knockd::{Event, Step};
 use crate::os::confine::Identity;
@@ -20,6 +21,8 @@ pub(super) enum ToWatcher<'a> {
     Config(&'a [u8]),
     /// One interface; none at all = every one.
     Interface(&'a str),
+    /// Packets are read from this log, not captured.
+    Log(PacketLog),
     /// Whom to become once the captures are open.
     Become(Identity),
     /// That was all: watch, on all interfaces or, if so many are not needed, on those that there are.
@@ -65,6 +68,7 @@ impl<'a> ToWatcher<'a> {
             Self::Address(address) => [&[5][..], &mapped(*address).octets()].concat(),
             Self::Addresses => vec![6],
             Self::Sequence(door, text) => [&[7][..], &door.to_be_bytes(), text].concat(),
+            Self::Log(log) => [&[8][..], &log.to_bytes()].concat(),
         }
     }
 
@@ -79,6 +83,7 @@ impl<'a> ToWatcher<'a> {
             5 => Self::Address(canonical(Ipv6Addr::from(*reader.array()?).into())),
             6 => Self::Addresses,
             7 => Self::Sequence(reader.u32()?, reader.rest()),
+            8 => Self::Log(PacketLog::read(reader.rest())?),
             _ => return None,
         })
     }
@@ -142,6 +147,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::LogSource;
 
     #[test]
     fn messages_arrive_as_they_were_sent() {
@@ -154,6 +160,11 @@ mod tests {
             ToWatcher::Address("fd00::1".parse().unwrap()),
             ToWatcher::Addresses,
             ToWatcher::Sequence(7, b"1:tcp,2:udp"),
+            ToWatcher::Log(PacketLog { source: LogSource::Journal, prefix: "knock: ".to_owned() }),
+            ToWatcher::Log(PacketLog {
+                source: LogSource::File("/var/log/kern.log".into()),
+                prefix: String::new(),
+            }),
         ] {
             assert_eq!(ToWatcher::read(&order.to_bytes()), Some(order));
         }
@@ -180,7 +191,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40), kind in 0_u8..9) {
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40), kind in 0_u8..10) {
             let bytes = [&[kind], bytes.as_slice()].concat();
             let _ = ToWatcher::read(&bytes);
             let _ = FromWatcher::read(&bytes);

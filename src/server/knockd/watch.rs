@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, ToWatcher};
 use super::quiet::Quiet;
-use crate::capture::{Seen, Sequences};
+use crate::capture::{Packets, Seen, Sequences};
+use crate::config::PacketLog;
 use crate::knock::{Protocol, Timestamp};
-use crate::knockd::{Config, Event, Knock, Matcher, Packet, Sequence, Step};
+use crate::knockd::{Config, Door, Event, Knock, Matcher, Packet, Sequence, Step};
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
 use crate::os::{clock, sandbox, signals, wait};
@@ -40,7 +41,7 @@ struct Ended;
 
 struct Watch {
     channel: Channel,
-    captures: Vec<Sequences>,
+    captures: Vec<Box<dyn Packets>>,
     matcher: Matcher,
     addresses: Vec<IpAddr>,
     only_v4: bool,
@@ -52,6 +53,7 @@ struct Watch {
 struct Coming {
     config: Vec<u8>,
     interfaces: Vec<String>,
+    log: Option<PacketLog>,
     identity: Option<Identity>,
 }
 
@@ -65,42 +67,25 @@ impl Watch {
             match ToWatcher::read(buffer.get(..length).unwrap_or_default()).ok_or(Ended)? {
                 ToWatcher::Config(text) => coming.config.extend_from_slice(text),
                 ToWatcher::Interface(name) => coming.interfaces.push(name.to_owned()),
+                ToWatcher::Log(log) => coming.log = Some(log),
                 ToWatcher::Become(identity) => coming.identity = Some(identity),
-                ToWatcher::Go { only_v4, some } => return Self::open(channel, &coming, only_v4, some),
+                ToWatcher::Go { only_v4, some } => return Self::open(channel, coming, only_v4, some),
                 _ => return Err(Ended),
             }
         }
     }
 
-    fn open(channel: Channel, coming: &Coming, only_v4: bool, some: bool) -> Result<Self, Ended> {
+    fn open(channel: Channel, coming: Coming, only_v4: bool, some: bool) -> Result<Self, Ended> {
         let fail = |reason: String| {
             // If the keeper is gone too, nobody is left to be told.
             let _ = channel.send(&FromWatcher::Failed(reason).to_bytes());
             Ended
         };
         let doors = Config::read(&coming.config).map_err(|error| fail(error.to_string()))?.doors;
-        let knocks = if doors.iter().any(|door| door.one_time.is_some()) {
-            // The filter cannot be changed later, and the next sequence may have any ports.
-            [Protocol::Tcp, Protocol::Udp]
-                .into_iter()
-                .flat_map(|protocol| (0..=u16::MAX).map(move |port| (protocol, port)))
-                .collect()
-        } else {
-            let knocks = doors.iter().filter_map(|door| door.sequence.as_ref()).flat_map(Sequence::knocks);
-            knocks.map(|knock| (knock.protocol, knock.port)).collect::<Vec<_>>()
+        let (captures, lost) = match coming.log {
+            Some(log) => (vec![boxed(log.open(coming.interfaces).map_err(fail)?)], Vec::new()),
+            None => open_captures(&doors, &coming.interfaces),
         };
-        let names: Vec<Option<&str>> = match coming.interfaces.as_slice() {
-            [] => vec![None],
-            names => names.iter().map(|name| Some(name.as_str())).collect(),
-        };
-        let opened = names.into_iter().map(|name| Sequences::open(name, knocks.iter().copied()));
-        let (mut captures, mut lost) = (Vec::new(), Vec::new());
-        for capture in opened {
-            match capture {
-                Ok(capture) => captures.push(capture),
-                Err(error) => lost.push(error.to_string()),
-            }
-        }
         if captures.is_empty() || !(some || lost.is_empty()) {
             return Err(fail(lost.join("\n")));
         }
@@ -224,6 +209,36 @@ impl Watch {
     fn report(&self, report: &FromWatcher) -> Result<(), Ended> {
         self.channel.send(&report.to_bytes()).map_err(|_| Ended)
     }
+}
+
+/// What sees the packets to these doors, on each interface or on every one if none is named; and why some do not.
+fn open_captures(doors: &[Door], interfaces: &[String]) -> (Vec<Box<dyn Packets>>, Vec<String>) {
+    let knocks = if doors.iter().any(|door| door.one_time.is_some()) {
+        // The filter cannot be changed later, and the next sequence may have any ports.
+        [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .flat_map(|protocol| (0..=u16::MAX).map(move |port| (protocol, port)))
+            .collect()
+    } else {
+        let knocks = doors.iter().filter_map(|door| door.sequence.as_ref()).flat_map(Sequence::knocks);
+        knocks.map(|knock| (knock.protocol, knock.port)).collect::<Vec<_>>()
+    };
+    let names: Vec<Option<&str>> = match interfaces {
+        [] => vec![None],
+        names => names.iter().map(|name| Some(name.as_str())).collect(),
+    };
+    let (mut captures, mut lost) = (Vec::new(), Vec::new());
+    for name in names {
+        match Sequences::open(name, knocks.iter().copied()) {
+            Ok(capture) => captures.push(boxed(capture)),
+            Err(error) => lost.push(error.to_string()),
+        }
+    }
+    (captures, lost)
+}
+
+fn boxed(packets: impl Packets + 'static) -> Box<dyn Packets> {
+    Box::new(packets)
 }
 
 /// A packet as the matcher takes it.

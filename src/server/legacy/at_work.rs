@@ -156,5 +156,6 @@ fn post(config: &ServerConfig, written: &Written) -> Result<Post, Failure> {
     }
     let identity = confine::unprivileged(&config.user)
         .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))?;
-    Ok(Post { config: written.text.clone(), interfaces, only_v4: false, identity })
+    let log = config.legacy.as_ref().and_then(|legacy| legacy.log.clone());
+    Ok(Post { config: written.text.clone(), interfaces, log, only_v4: false, identity })
 }

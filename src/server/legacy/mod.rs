@@ -17,8 +17,9 @@ pub(super) use at_work::PlainSequences;
 /// # Errors
 /// What is wrong with it, at its own line, and who else may write it: he decides what root runs.
 pub(super) fn load(config: &ServerConfig) -> Result<Option<Written>, ConfigErrors> {
-    let Some(legacy) = &config.legacy else { return Ok(None) };
-    let path = legacy.knockd.as_path();
+    let Some(path) = config.legacy.as_ref().and_then(|legacy| legacy.knockd.as_deref()) else {
+        return Ok(None);
+    };
     let place = config.places.of(&["legacy", "knockd"]);
     let mut problems: Vec<Problem> = writers(path).into_iter().map(Problem::of_file).collect();
     if config.clients.keys().any(is_plain) {

@@ -1,0 +1,152 @@
+//! The firewall's log, for who reads packets from it: followed by a process of its own, which copies lines and
+//! understands none, and can do nothing else.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::capture::{Log, LogForm};
+use crate::config::{LogSource, PacketLog};
+use crate::os::follow::Follower;
+use crate::os::{confine, files, host, log as os_log, runner, sandbox, stdio};
+use crate::wire::Reader;
+
+/// How long opening the log may take.
+const START_MAX: Duration = Duration::from_secs(5);
+/// What follows the journal.
+const JOURNALCTL: &str = "journalctl";
+/// From now on, the kernel's of this boot alone, one JSON object a line.
+const JOURNAL: [&str; 7] = [
+    "--dmesg",
+    "--follow",
+    "--lines=0",
+    "--output=json",
+    "--output-fields=_TRANSPORT,SYSLOG_FACILITY,MESSAGE",
+    "--no-pager",
+    "--quiet",
+];
+
+/// What the follower says first, once it follows; else it says why not.
+const READY: [u8; 1] = *b"\n";
+/// What of a reason is read.
+const REASON_MAX: u64 = 400;
+
+impl PacketLog {
+    /// Begins to follow it.
+    ///
+    /// # Errors
+    /// Why that is not possible, for people.
+    pub(super) fn open(self, interfaces: Vec<String>) -> Result<Log, String> {
+        let (form, file, place) = match self.source {
+            LogSource::Journal => (LogForm::Journal, None, "the journal".to_owned()),
+            LogSource::File(path) => (LogForm::Syslog, Some(path.clone()), path.display().to_string()),
+        };
+        let error = |error: std::io::Error| format!("{place}: {}", files::plain(&error));
+        let (lines, theirs) = UnixStream::pair().map_err(error)?;
+        // It ends when nobody reads it any more.
+        runner::start_to_read(FOLLOWER, file.as_deref(), theirs.into()).map_err(error)?;
+        wait_until_it_follows(&lines, &place)?;
+        Log::new(lines, form, self.prefix, interfaces, place.clone()).map_err(error)
+    }
+
+    /// For a message of at most 512 bytes, of which it takes 430.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let prefix = self.prefix.as_bytes();
+        let length = u8::try_from(prefix.len()).unwrap_or(u8::MAX);
+        let path = match &self.source {
+            LogSource::Journal => "",
+            LogSource::File(path) => path.to_str().unwrap_or_default(),
+        };
+        let path_length = u16::try_from(path.len()).unwrap_or(u16::MAX);
+        [&[length][..], prefix, &path_length.to_be_bytes(), path.as_bytes()].concat()
+    }
+
+    /// From a message.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let prefix = std::str::from_utf8(reader.prefixed()?).ok()?.to_owned();
+        let length = reader.u16()?;
+        let path = std::str::from_utf8(reader.take(length.into())?).ok()?;
+        let source = if path.is_empty() { LogSource::Journal } else { LogSource::File(path.into()) };
+        Some(Self { source, prefix })
+    }
+}
+
+fn wait_until_it_follows(mut lines: &UnixStream, place: &str) -> Result<(), String> {
+    let mut first = [0; READY.len()];
+    let begun = lines.set_read_timeout(Some(START_MAX)).and_then(|()| lines.read_exact(&mut first));
+    begun.map_err(|_| format!("{place}: nobody follows it after {} s", START_MAX.as_secs()))?;
+    if first == READY {
+        return Ok(());
+    }
+    let mut reason = first.to_vec();
+    // What was understood of it is better than nothing.
+    let _ = lines.take(REASON_MAX).read_to_end(&mut reason);
+    Err(String::from_utf8_lossy(&reason).into_owned())
+}
+
+/// The word that starts a follower.
+const FOLLOWER: &str = "follow-log";
+
+/// The process that follows: this file, or the journal. Ends when nobody reads its lines any more.
+#[must_use]
+pub(super) fn main(path: Option<&Path>) -> ExitCode {
+    os_log::start("spa-knockd log");
+    let Ok(mut out) = stdio::output() else { return ExitCode::FAILURE };
+    let followed = match path {
+        Some(path) => follow(path, &out),
+        None => follow_journal(&out),
+    };
+    match followed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            // If nobody is there to be told, that is why it ends.
+            let _ = out.write_all(reason.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn follow(path: &Path, out: &File) -> Result<(), String> {
+    let plain = |error: std::io::Error| format!("{}: {}", path.display(), files::plain(&error));
+    confine::read_only(Some(path)).map_err(plain)?;
+    let mut follower = Follower::open(path).map_err(|error| error.to_string())?;
+    // A link may lead to another folder.
+    let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folders: Vec<PathBuf> =
+        [path, &file].into_iter().filter_map(Path::parent).map(Path::to_owned).collect();
+    let _ = sandbox::only_read_in(&folders);
+    if !follower.is_there() {
+        log::warn!("{}: not there yet; waiting for it", path.display());
+    }
+    let mut lines = BufWriter::new(out);
+    // An error is the reader's end, and so ours.
+    let mut write = || {
+        lines.write_all(&READY)?;
+        loop {
+            follower.copy(&mut lines)?;
+            lines.flush()?;
+            if !follower.wait(out)? {
+                return Ok::<(), std::io::Error>(());
+            }
+        }
+    };
+    let _ = write();
+    Ok(())
+}
+
+fn follow_journal(mut out: &File) -> Result<(), String> {
+    if host::program(JOURNALCTL).is_none() {
+        return Err(format!(
+            "{JOURNALCTL}: not found\nhint: legacy.log = \"/var/log/kern.log\", or another file that the kernel's log goes to"
+        ));
+    }
+    confine::read_only(None).map_err(|error| files::plain(&error))?;
+    out.write_all(&READY).map_err(|error| files::plain(&error))?;
+    let error = runner::become_program(JOURNALCTL, &JOURNAL);
+    log::error!("{error}");
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! Plain sequences and port sequences read from the firewall's log: through rotation, and nothing that a stranger writes.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::net::{
+    CLIENT4, Daemon, KernelLog, Lab, Mounts, SERVER4, SERVER6, Site, Touch, await_step, limited, open_ssh,
+    step, touch, within,
+};
+
+const SOON: Duration = Duration::from_secs(5);
+const PREFIX: &str = "knock: ";
+const DOOR: &str = "[a]\nsequence = 7000,8000:udp,9000\ntcpflags = syn\nseq_timeout = 20\n";
+
+/// A door that opens ssh; with `capture = "udp"`, as on a host where capturing is not allowed.
+fn site(log: &str) -> Site {
+    let site = Site::new("", "");
+    fs::write(site.path("knockd.conf"), format!("{DOOR}open = tcp/22\nfor = 2s\n")).unwrap();
+    write_config(&site, log, "");
+    site
+}
+
+fn write_config(site: &Site, log: &str, ports: &str) {
+    let knockd = site.path("knockd.conf").display().to_string();
+    let legacy = format!("[legacy]\nknockd = \"{knockd}\"\nlog = \"{log}\"\nlog-prefix = \"{PREFIX}\"\n");
+    site.write_config("capture = \"udp\"", &format!("{}\n{legacy}{ports}", open_ssh(2)));
+}
+
+/// A site whose log is a file in its folder.
+fn site_with_file() -> (Site, PathBuf) {
+    let site = site("");
+    let file = site.path("kern.log");
+    write_config(&site, file.to_str().unwrap(), "");
+    (site, file)
+}
+
+fn knock(lab: &Lab, server: IpAddr, ports: &[&str]) {
+    let mut command = limited(env!("CARGO_BIN_EXE_spa-knock"));
+    command.args(["legacy", &server.to_string()]).args(ports);
+    assert!(lab.client.output(&mut command).status.success());
+}
+
+fn granted(site: &Site) -> usize {
+    site.audit_of("granted").len()
+}
+
+/// Who copies the log's lines for a daemon's watchers.
+fn followers(daemon: &Daemon) -> Vec<Pid> {
+    daemon.children().into_iter().flat_map(children).collect()
+}
+
+fn children(process: Pid) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).unwrap_or_default();
+    children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap())).collect()
+}
+
+fn is_there(process: Pid) -> bool {
+    fs::read_to_string(format!("/proc/{process}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_plain_sequence_that_is_logged_opens_a_port_through_rotation_and_truncation() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, file) = site_with_file();
+    lab.server.echo(22);
+    let log = KernelLog::start(&lab.server, "lan0", &file, PREFIX);
+    knock(&lab, SERVER4, &["7000", "8000:udp", "9000"]);
+    // Not what was there before.
+    let daemon = Daemon::start(&lab.server, &site);
+    let opens = |server, times| {
+        assert!(within(SOON, || granted(&site) == times), "{}", daemon.log());
+        assert!(lab.client.reaches(server, 22), "open for who knocked");
+        assert!(!lab.neighbour.reaches(server, 22), "closed for everyone else");
+        lab.client.closing(server, 22);
+    };
+    knock(&lab, SERVER4, &["7000", "8000:udp", "9000"]);
+    opens(SERVER4, 1);
+    knock(&lab, SERVER6, &["7000"]);
+    log.rename(1);
+    knock(&lab, SERVER6, &["8000:udp"]);
+    log.reopen();
+    knock(&lab, SERVER6, &["9000"]);
+    opens(SERVER6, 2);
+    knock(&lab, SERVER4, &["7000"]);
+    thread::sleep(Duration::from_millis(200));
+    log.cut_off();
+    knock(&lab, SERVER4, &["8000:udp", "9000"]);
+    opens(SERVER4, 3);
+    for record in site.audit_of("granted") {
+        assert_eq!((&record["via"], &record["action"]), (&"knockd".into(), &"a".into()));
+    }
+}
+
+#[test]
+fn a_port_sequence_that_is_logged_opens_a_port_where_capturing_is_not_allowed() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, file) = site_with_file();
+    write_config(&site, file.to_str().unwrap(), "[ports]\n");
+    lab.server.echo(22);
+    let _log = KernelLog::start(&lab.server, "lan0", &file, PREFIX);
+    let daemon = Daemon::start(&lab.server, &site);
+    // Of the step in which the first daemon started, nothing is believed.
+    await_step(5);
+    let ports = site.key("laptop").ports(step().after(), Some(CLIENT4));
+    touch(&lab.client, CLIENT4, SERVER4, Touch::Mixed, &ports[..7]);
+    assert_eq!(granted(&site), 0, "one too few");
+    touch(&lab.client, CLIENT4, SERVER4, Touch::Empty, &ports[7..]);
+    assert!(within(SOON, || granted(&site) == 1), "{}", daemon.log());
+    assert_eq!(site.audit_of("granted")[0]["via"], "ports");
+    lab.client.closing(SERVER4, 22);
+    // A datagram still comes by its socket, and a plain sequence by the log.
+    assert!(lab.client.output(&mut site.knock(SERVER4, &["open-ssh"])).status.success());
+    knock(&lab, SERVER4, &["7000", "8000:udp", "9000"]);
+    assert!(within(SOON, || granted(&site) == 3), "{}", daemon.log());
+}
+
+#[test]
+fn what_a_stranger_gets_into_the_log_opens_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, file) = site_with_file();
+    let log = KernelLog::start(&lab.server, "lan0", &file, PREFIX);
+    let daemon = Daemon::start(&lab.server, &site);
+    let said = |port: u16, udp: bool| {
+        let transport = if udp {
+            "PROTO=UDP SPT=1 DPT=PORT LEN=8 "
+        } else {
+            "PROTO=TCP SPT=1 DPT=PORT WINDOW=1 RES=0x00 SYN URGP=0 "
+        };
+        let head = "IN=lan0 OUT= MAC= SRC=10.77.0.2 DST=10.77.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=0 DF ";
+        format!("{head}{}", transport.replace("PORT", &port.to_string()))
+    };
+    let lines = |form: &str| {
+        for (port, udp) in [(7000, false), (8000, true), (9000, false)] {
+            log.write(&form.replace("SAID", &said(port, udp)));
+        }
+    };
+    for form in [
+        "Nov 24 14:20:24 bastion sshd[7]: Invalid user knock: SAID from 203.0.113.7",
+        "Nov 24 14:20:24 bastion sshd[7]: kernel: knock: SAID",
+        "Nov 24 14:20:24 bastion user.notice kernel: knock: SAID",
+        "Nov 24 14:20:24 bastion kernel[7]: knock: SAID",
+        "Nov 24 14:20:24 bastion kernel: usb 1-1: Product: knock: SAID",
+        "Nov 24 14:20:24 bastion kernel: [1.5] other: SAID",
+        "Nov 24 14:20:24 bastion kernel: [1.5] SAID",
+        "Nov 24 14:20:24 bastion kernel: [1.5] knock: IN=lan0 OUT= MAC= SRC=203.0.113.7 DST=10.77.0.1 LEN=88 TOS=0x00 PREC=0x00 TTL=64 ID=0 PROTO=ICMP TYPE=3 CODE=1 [SAID] ",
+        "knock: SAID",
+    ] {
+        lines(form);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(granted(&site), 0, "{form}");
+    }
+    let warned = "other programs than the kernel write there";
+    assert_eq!(daemon.log().matches(warned).count(), 1, "{}", daemon.log());
+    // The same as the kernel writes it.
+    lines("Nov 24 14:20:24 bastion kernel: [1.5] knock: SAID");
+    assert!(within(SOON, || granted(&site) == 1), "{}", daemon.log());
+}
+
+#[test]
+fn who_follows_the_log_has_no_right_but_to_read_it_and_goes_with_its_watcher() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, _) = site_with_file();
+    let folder = tempfile::Builder::new()
+        .prefix("spa-knock-")
+        .permissions(fs::Permissions::from_mode(0o755))
+        .tempdir();
+    let folder = folder.unwrap();
+    let file = folder.path().join("kern.log");
+    write_config(&site, file.to_str().unwrap(), "[ports]\n");
+    let _log = KernelLog::start(&lab.server, "lan0", &file, PREFIX);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    chown(&file, Some(65_534), Some(65_534)).unwrap();
+    let daemon = Daemon::start(&lab.server, &site);
+    let before = followers(&daemon);
+    assert_eq!(before.len(), 2, "one for each watcher");
+    for follower in &before {
+        let status = fs::read_to_string(format!("/proc/{follower}/status")).unwrap();
+        for line in [
+            "Name:\tspa-knock-log\n",
+            "Uid:\t65534\t65534\t65534\t65534\n",
+            "Gid:\t65534\t65534\t65534\t65534\n",
+            "CapPrm:\t0000000000000000\n",
+            "CapEff:\t0000000000000000\n",
+            "NoNewPrivs:\t1\n",
+        ] {
+            assert!(status.contains(line), "{line} {status}");
+        }
+    }
+    for watcher in daemon.children() {
+        kill(watcher, Signal::SIGKILL).unwrap();
+    }
+    assert!(within(SOON, || !before.iter().any(|&follower| is_there(follower))), "they end");
+    assert!(within(SOON, || followers(&daemon).len() == 2), "{}", daemon.log());
+    // One that dies is replaced, its watcher with it.
+    let second = followers(&daemon);
+    kill(second[0], Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || !followers(&daemon).contains(&second[0]) && followers(&daemon).len() == 2));
+    thread::sleep(Duration::from_millis(300));
+    knock(&lab, SERVER4, &["7000", "8000:udp", "9000"]);
+    assert!(within(SOON, || granted(&site) == 1), "{}", daemon.log());
+    let last = followers(&daemon);
+    drop(daemon);
+    assert!(within(SOON, || !last.iter().any(|&follower| is_there(follower))), "none is left behind");
+}
+
+#[test]
+fn a_log_that_is_not_there_is_waited_for_and_one_that_everybody_may_write_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, file) = site_with_file();
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(daemon.log().contains("kern.log: not there yet; waiting for it"), "{}", daemon.log());
+    let log = KernelLog::start(&lab.server, "lan0", &file, PREFIX);
+    knock(&lab, SERVER4, &["7000", "8000:udp", "9000"]);
+    assert!(within(SOON, || granted(&site) == 1), "{}", daemon.log());
+    drop((daemon, log));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let path = file.display();
+    for (path, reason) in [
+        (path.to_string(), format!("{path}: its mode lets everybody write lines into it")),
+        ("/nonexistent/kern.log".to_owned(), "/nonexistent: no such file or directory".to_owned()),
+    ] {
+        write_config(&site, &path, "");
+        let mut daemon = Daemon::launch(&lab.server, Daemon::command(&site));
+        assert!(within(SOON, || daemon.has_ended()), "{}", daemon.log());
+        assert!(daemon.log().contains(&reason), "{}", daemon.log());
+        assert!(!daemon.ended().unwrap().success());
+    }
+}
+
+#[test]
+fn the_journal_is_followed_by_its_own_program_and_only_the_kernels_entries_count() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site("journal");
+    // In its place something that prints what this test writes into a file.
+    let program = site.path("journalctl");
+    let entries = site.path("entries");
+    fs::write(&entries, "").unwrap();
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >{}\nexec tail -n 0 -f {}\n",
+        site.path("words").display(),
+        entries.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mounts = Mounts::new();
+    mounts.mount(&["--bind", program.to_str().unwrap()], std::path::Path::new("/usr/bin/journalctl"));
+    let [nsenter, entrance] = mounts.words();
+    let mut command = std::process::Command::new(nsenter);
+    command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::words(&site));
+    let daemon = Daemon::start_command(&lab.server, command);
+    assert!(within(SOON, || site.path("words").exists()), "{}", daemon.log());
+    thread::sleep(Duration::from_millis(300));
+    let entry = |transport: &str, facility: u8, port: &str| {
+        let said = format!(
+            "knock: IN=lan0 OUT= MAC= SRC=10.77.0.2 DST=10.77.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=0 DF {port}"
+        );
+        let entry = serde_json::json!({
+            "__REALTIME_TIMESTAMP": "1795530024000000", "_TRANSPORT": transport,
+            "SYSLOG_FACILITY": facility.to_string(), "MESSAGE": said,
+        });
+        format!("{entry}\n")
+    };
+    let sequence = [
+        "PROTO=TCP SPT=1 DPT=7000 WINDOW=1 RES=0x00 SYN URGP=0 ",
+        "PROTO=UDP SPT=1 DPT=8000 LEN=8 ",
+        "PROTO=TCP SPT=1 DPT=9000 WINDOW=1 RES=0x00 SYN URGP=0 ",
+    ];
+    for (transport, facility, times) in [("syslog", 0, 0), ("kernel", 1, 0), ("kernel", 0, 1)] {
+        let text: String = sequence.iter().map(|port| entry(transport, facility, port)).collect();
+        let before = fs::read_to_string(&entries).unwrap();
+        fs::write(&entries, before + &text).unwrap();
+        thread::sleep(Duration::from_millis(300));
+        assert!(within(SOON, || granted(&site) == times), "{transport} {facility}: {}", daemon.log());
+    }
+    let words = fs::read_to_string(site.path("words")).unwrap();
+    // The real one takes the same words.
+    let quick: Vec<&str> = words.split_whitespace().filter(|word| *word != "--follow").collect();
+    let real = limited("journalctl").args(quick).output().unwrap();
+    assert!(real.status.success(), "{}", String::from_utf8_lossy(&real.stderr));
+}
