@@ -34,6 +34,7 @@ fn main() {
         ("keyfile", key_files()),
         ("knockd", knockd_configs()),
         ("lease", leases()),
+        ("logged", log_lines()),
         ("matcher", knocks()),
         ("message", messages()),
     ];
@@ -44,6 +45,26 @@ fn main() {
             std::fs::write(folder.join(name), bytes).expect("a file");
         }
     }
+}
+
+fn log_lines() -> Seeds {
+    let head = "Nov  4 14:20:24 bastion kernel: [12345.678901] knock: IN=eth0 OUT= MAC=52:54:00:12:34:56:52:54:00:65:43:21:08:00";
+    let v4 = "SRC=10.77.0.2 DST=10.77.0.1 LEN=60 TOS=0x00 PREC=0x00 TTL=64 ID=54321 DF";
+    let v6 = "SRC=fd77:0000:0000:0000:0000:0000:0000:0002 DST=fd77:0000:0000:0000:0000:0000:0000:0001 LEN=80 TC=0 HOPLIMIT=64 FLOWLBL=1 OPT ( )";
+    let tcp = "PROTO=TCP SPT=40000 DPT=7000 SEQ=1 ACK=0 WINDOW=64240 RES=0x00 SYN URGP=0 OPT (020405B4) UID=0 GID=0 MARK=0x1 ";
+    let udp = "PROTO=UDP SPT=40000 DPT=7000 LEN=8 ";
+    let icmp = format!("PROTO=ICMP TYPE=3 CODE=1 [{v4} {udp}] ");
+    let iso = "2026-11-24T14:20:24.123456+00:00 bastion kernel: IN=eth0 OUT=lan0 MACSRC=52:54:00:65:43:21 MACDST=52:54:00:12:34:56 MACPROTO=0800 VPROTO=8100 VID=7";
+    let other = "Nov 24 14:20:24 bastion sshd[7]: Invalid user kernel: IN=eth0 OUT=";
+    [
+        ("syn", format!("{head} {v4} {tcp}\n")),
+        ("empty", format!("{head} {v6} {udp}\n")),
+        ("error", format!("{head} {v4} {icmp}\n")),
+        ("long-time", format!("{iso} {v4} {tcp}\n{iso} {v6} {udp}\n")),
+        ("other", format!("{other} {v4} {tcp}\nNov 24 14:20:24 bastion kern.warn kernel: IN=eth0 OUT= {v4} {udp}\n")),
+    ]
+    .map(|(name, text)| (name, text.into_bytes()))
+    .into()
 }
 
 fn configs() -> Seeds {

@@ -191,7 +191,9 @@ impl<'a> SyslogLine<'a> {
     fn read_known(line: &'a str) -> Option<Self> {
         let mut words = Words(skip_time(line)?);
         let host = words.next();
-        if host.is_empty() {
+        // Where a log leaves the host out, a program's tag stands in its place, and what it says in the tag's.
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:%@/".contains(&byte);
+        if host.is_empty() || host.ends_with(':') || !host.bytes().all(is_host) {
             return None;
         }
         let facility = words.peek().split_once('.').filter(|(_, level)| is_word(level)).map(|(name, _)| name);

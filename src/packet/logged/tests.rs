@@ -138,6 +138,8 @@ fn only_a_line_that_the_kernel_is_named_in_at_its_place_is_the_kernels() {
         ("Nov 24 14:20:24 kernel: IN=", Unclear),
         ("Nov 24 14:20:24  kernel: IN=", Unclear),
         ("kernel: IN=", Unclear),
+        ("Nov 24 14:20:24 sshd: kernel: IN=", Unclear),
+        ("Nov 24 14:20:24 sshd[7] kernel: IN=", Unclear),
         ("x Nov 24 14:20:24 bastion kernel: IN=", Unclear),
         (" Nov 24 14:20:24 bastion kernel: IN=", Unclear),
         ("24 Nov 14:20:24 bastion kernel: IN=", Unclear),
