@@ -4,6 +4,7 @@ mod held;
 mod iptables;
 mod nftables;
 mod none;
+mod text;
 
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};

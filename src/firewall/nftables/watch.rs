@@ -2,12 +2,11 @@
 
 use crate::os::netlink::Netlink;
 
-use super::batch::messages;
+use super::batch::{NFNL_SUBSYS_NFTABLES, messages};
 
 /// NFT_MSG_DELTABLE, DELCHAIN, DELRULE and DELSET of linux/netfilter/nf_tables.h. Elements go by themselves when their
 /// time is over.
 const TAKEN_AWAY: [u16; 4] = [2, 5, 8, 11];
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// The first attribute of each of these messages is the name of the table.
 const TABLE: &[u8] = b"\x01\0spa_knock\0";
 
