@@ -272,10 +272,7 @@ impl Text {
 
 fn to(ports: Ports) -> String {
     let protocol = ports.protocol().as_str();
-    match ports.bounds() {
-        (first, last) if first == last => format!("-p {protocol} -m {protocol} --dport {first}"),
-        (first, last) => format!("-p {protocol} -m {protocol} --dport {first}:{last}"),
-    }
+    format!("-p {protocol} -m {protocol} --dport {}", ports.numbers(':'))
 }
 
 fn leading_to(target: SocketAddr) -> String {

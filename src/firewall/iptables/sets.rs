@@ -97,11 +97,7 @@ pub(super) const fn set_of(entry: &Entry) -> &'static str {
 
 /// Addresses and ports as ipset writes them.
 pub(super) fn key(entry: &Entry) -> String {
-    let protocol = entry.ports.protocol().as_str();
-    match entry.ports.bounds() {
-        (first, last) if first == last => format!("{},{protocol}:{first}", entry.from),
-        (first, last) => format!("{},{protocol}:{first}-{last}", entry.from),
-    }
+    format!("{},{}:{}", entry.from, entry.ports.protocol().as_str(), entry.ports.numbers('-'))
 }
 
 fn add(entry: &Entry, set: &str, now: Duration) -> String {

@@ -225,19 +225,11 @@ impl Text {
 }
 
 fn matched(ports: Ports) -> String {
-    let protocol = ports.protocol().as_str();
-    match ports.bounds() {
-        (first, last) if first == last => format!("{protocol} dport {first}"),
-        (first, last) => format!("{protocol} dport {first}-{last}"),
-    }
+    format!("{} dport {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
 fn dotted(ports: Ports) -> String {
-    let protocol = ports.protocol().as_str();
-    match ports.bounds() {
-        (first, last) if first == last => format!("{protocol} . {first}"),
-        (first, last) => format!("{protocol} . {first}-{last}"),
-    }
+    format!("{} . {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
 /// As a range: some versions of nft do not take a prefix of no bits.
