@@ -1,6 +1,6 @@
-//! Grants as one netlink transaction of nf_tables, and the kernel's answers (linux/netlink.h,
-//! linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers are in the machine's byte order, values of
-//! nf_tables big-endian.
+//! Elements as one netlink transaction of nf_tables, of which the kernel takes all or none, and the kernel's answers
+//! (linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers are in the machine's byte
+//! order, values of nf_tables big-endian.
 
 use std::time::Duration;
 
