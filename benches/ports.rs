@@ -14,9 +14,10 @@
 #[path = "../tests/net/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
 mod net;
+#[path = "../tests/policy/mod.rs"]
+mod policy;
 mod spread;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::hash::RandomState;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -27,12 +28,10 @@ use net::{Daemon, Lab, SERVER4, Site, await_step, open_ssh};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, socket,
 };
-use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::gate::{
-    Action, Client, ClientRules, Keeper, KeyAge, Part, Policy, ReplayMemory, Sequence, Term, Uses, Verdict,
-    Watcher,
-};
-use spa_knock::knock::{AddressPolicy, Band, Now, PrefixLengths, Step, Timestamp};
+use policy::{client, open, policy};
+use spa_knock::crypto::KeySet;
+use spa_knock::gate::{Keeper, ReplayMemory, Sequence, Verdict, Watcher};
+use spa_knock::knock::{Band, Now, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 
 const CLIENTS: u16 = 1_000;
@@ -77,43 +76,7 @@ use spread::Spread;
 fn keys(n: u16) -> KeySet {
     let mut secret = [7; 32];
     secret[..2].copy_from_slice(&n.to_be_bytes());
-    PairSecret::new(Secret::from_bytes(&secret)).keys(&"bastion".parse().unwrap())
-}
-
-fn policy() -> Policy {
-    let open = Action {
-        parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
-        term: Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(30) }),
-    };
-    let client = |n: u16| {
-        let keys = keys(n);
-        Client {
-            name: format!("client-{n}").parse().unwrap(),
-            fingerprint: keys.fingerprint,
-            keys: keys.keeper(),
-            age: KeyAge::Current,
-            otp: None,
-            rules: ClientRules {
-                allow: ACTIONS.into_iter().map(|action| action.parse().unwrap()).collect(),
-                sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
-                grant_prefix: PrefixLengths::SINGLE,
-                rate: None,
-                expires: None,
-                uses: None,
-            },
-        }
-    };
-    Policy {
-        window: Duration::from_secs(30),
-        reply: true,
-        band: Some(Band::USUAL),
-        own_addresses: BTreeSet::new(),
-        actions: ACTIONS
-            .into_iter()
-            .map(|action| (action.parse().unwrap(), open.clone()))
-            .collect::<BTreeMap<_, _>>(),
-        clients: (0..CLIENTS).map(client).collect(),
-    }
+    policy::keys(secret)
 }
 
 /// The keeper's steps 5 to 8, and the watcher's part, for one set of each client.
@@ -123,7 +86,9 @@ fn complete_sets() {
     watcher.watch_band(Band::USUAL, RandomState::new());
     let mut now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
     watcher.prepare(now.wall);
-    let mut keeper = Keeper::new(policy(), ReplayMemory::new(Timestamp::default()));
+    let clients = (0..CLIENTS).map(|n| client(&format!("client-{n}"), &keys(n), &ACTIONS));
+    let policy = policy(ACTIONS.map(|action| (action, open("tcp/22"))), clients);
+    let mut keeper = Keeper::new(policy, ReplayMemory::new(Timestamp::default()));
     let step = Step::of(now.wall);
     let (mut watched, mut judged) = (Vec::new(), Vec::new());
     for n in 0..CLIENTS {

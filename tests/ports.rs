@@ -8,17 +8,19 @@
     reason = "tests count, ask for the environment, and may fail loudly"
 )]
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+mod policy;
+
+use std::collections::{BTreeSet, HashSet};
 use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use spa_knock::crypto::{KeySet, PairSecret, Secret, random};
+use policy::{client, open, policy};
+use spa_knock::crypto::{KeySet, random};
 use spa_knock::gate::{
-    Action, Client, ClientRules, Event, Keeper, KeyAge, Lane, Order, Part, Policy, Refusal, ReplayMemory,
-    Sequence, Term, Uses, Verdict, Via, Watcher,
+    Event, Keeper, Lane, Order, Part, Policy, Refusal, ReplayMemory, Sequence, Uses, Verdict, Via, Watcher,
 };
-use spa_knock::knock::{ActionName, AddressPolicy, Band, Now, PrefixLengths, SLICE, Step, Timestamp};
+use spa_knock::knock::{ActionName, Band, Now, SLICE, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
@@ -32,7 +34,7 @@ fn full() -> bool {
 }
 
 fn keys(secret: u8) -> KeySet {
-    PairSecret::new(Secret::from_bytes(&[secret; 32])).keys(&"bastion".parse().unwrap())
+    policy::keys([secret; 32])
 }
 
 fn name(text: &str) -> ActionName {
@@ -49,50 +51,18 @@ struct Server {
     now: Now,
 }
 
-fn policy(clients: &[(u8, &[&str])]) -> Policy {
-    let action = |parts| Action {
-        parts,
-        term: Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(60) }),
-    };
-    let open = |port: &str| action(vec![Part::Open { ports: vec![port.parse().unwrap()], uses: Uses::Many }]);
+fn policy_for(clients: &[(u8, &[&str])]) -> Policy {
     let argument = Part::OpenArgument { allowed: vec!["tcp/80".parse().unwrap()], uses: Uses::Many };
-    let client = |&(secret, allow): &(u8, &[&str])| {
-        let keys = keys(secret);
-        Client {
-            name: format!("client-{secret}").parse().unwrap(),
-            fingerprint: keys.fingerprint,
-            keys: keys.keeper(),
-            age: KeyAge::Current,
-            otp: None,
-            rules: ClientRules {
-                allow: allow.iter().copied().map(name).collect(),
-                sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
-                grant_prefix: PrefixLengths::SINGLE,
-                rate: None,
-                expires: None,
-                uses: None,
-            },
-        }
-    };
-    Policy {
-        window: Duration::from_secs(30),
-        reply: true,
-        band: Some(BAND),
-        own_addresses: BTreeSet::new(),
-        actions: BTreeMap::from([
-            (name("open-ssh"), open("tcp/22")),
-            (name("open-web"), open("tcp/443")),
-            (name("open-port"), action(vec![argument])),
-        ]),
-        clients: clients.iter().map(client).collect(),
-    }
+    let actions = [("open-ssh", open("tcp/22")), ("open-web", open("tcp/443")), ("open-port", argument)];
+    let client = |&(secret, allow): &(u8, &[&str])| client(&format!("client-{secret}"), &keys(secret), allow);
+    policy(actions, clients.iter().map(client))
 }
 
 const USUAL: &[(u8, &[&str])] = &[(7, &["open-ssh", "open-web", "open-port"])];
 
 /// One that was started an hour ago.
 fn keeper(clients: &[(u8, &[&str])]) -> Keeper {
-    Keeper::new(policy(clients), ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000)))
+    Keeper::new(policy_for(clients), ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000)))
 }
 
 impl Server {
@@ -443,7 +413,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
     for n in 0..times {
         let mut secret = [0; 32];
         secret.iter_mut().for_each(|byte| *byte = u8::try_from(dice.roll(256)).unwrap());
-        let keys = PairSecret::new(Secret::from_bytes(&secret)).keys(&"bastion".parse().unwrap());
+        let keys = policy::keys(secret);
         let now = Now {
             wall: Timestamp::from_millis(100_000 + dice.roll(4_000_000_000_000)),
             steady: Duration::from_secs(1_000),
@@ -480,11 +450,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
             watcher.touch(source, TO.parse().unwrap(), port, now.steady);
         }
         let passed = watcher.next_sequence(now).expect("it is passed on");
-        let mut policy = policy(&[(7, &[])]);
-        policy.band = Some(band);
-        policy.clients[0].fingerprint = keys.fingerprint;
-        policy.clients[0].keys = keys.keeper();
-        policy.clients[0].rules.allow = BTreeSet::from([name(&action)]);
+        let policy = Policy { band: Some(band), ..policy([], [policy::client("laptop", &keys, &[&action])]) };
         let memory = ReplayMemory::new(Timestamp::from_millis(0));
         let verdicts = Keeper::new(policy, memory).judge_sequence(&passed, now);
         let Verdict::Record(accepted) = only(verdicts) else { panic!("it is not accepted") };

@@ -242,13 +242,9 @@ fn read_forward(value: &Value<'_>) -> Option<Part> {
 }
 
 fn read_targets(value: &Value<'_>) -> Option<Vec<SocketAddr>> {
-    let items = match value.as_text() {
-        Some(_) => None,
-        None => Some(value.list()?),
-    };
     let mut targets: Vec<SocketAddr> = Vec::new();
-    for item in items.as_deref().unwrap_or(std::slice::from_ref(value)) {
-        for target in read_target(item)? {
+    for item in value.one_or_more()? {
+        for target in read_target(&item)? {
             if targets.iter().any(|known| known.is_ipv4() == target.is_ipv4()) {
                 item.problem("a second target of one IP version", None);
                 return None;

@@ -116,12 +116,8 @@ fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
 
 /// `"/24"`, or a list of one length for each IP version.
 fn read_lengths(value: &Value<'_>) -> Option<PrefixLengths> {
-    let items = match value.as_text() {
-        Some(_) => None,
-        None => Some(value.list()?),
-    };
     let mut lengths = PrefixLengths::SINGLE;
-    for item in items.as_deref().unwrap_or(std::slice::from_ref(value)) {
+    for item in value.one_or_more()? {
         match lengths.with(item.text()?) {
             Ok(more) => lengths = more,
             Err(error) => {

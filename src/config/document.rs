@@ -144,6 +144,7 @@ impl<'d> Table<'d> {
 }
 
 /// A value, its full name and its place. Every getter reports why it returns `None`.
+#[derive(Clone)]
 pub struct Value<'d> {
     document: &'d Document<'d>,
     name: String,
@@ -265,6 +266,12 @@ impl<'d> Value<'d> {
             value: item.get_ref(),
         };
         Some(items.iter().map(item).collect())
+    }
+
+    /// The items of a list that is not empty; of a string, itself.
+    #[must_use]
+    pub fn one_or_more(&self) -> Option<Vec<Self>> {
+        if self.as_text().is_some() { Some(vec![self.clone()]) } else { self.list() }
     }
 
     /// A list of strings that each say a `T`; `None` if one does not, after all have been looked at.

@@ -231,9 +231,8 @@ fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {
 
 /// Ports, each once, in the order they are written.
 pub(super) fn read_ports(value: &Value<'_>) -> Option<Vec<Ports>> {
-    let items: Vec<Option<Ports>> = value.list()?.iter().map(Value::parsed).collect();
     let mut all: Vec<Ports> = Vec::new();
-    for ports in items.into_iter().collect::<Option<Vec<_>>>()? {
+    for ports in value.parsed_list::<Ports>()? {
         if let Some(other) = all.iter().find(|&&other| other != ports && other.overlap(ports)) {
             value.problem(
                 format_args!("{other} and {ports} have ports in common"),

@@ -4,6 +4,7 @@ mod held;
 mod iptables;
 mod nftables;
 mod none;
+mod text;
 
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
@@ -19,22 +20,26 @@ use crate::os::connections::Connection;
 /// A firewall that can be ours in part.
 pub trait Backend {
     /// Closes the gate: from now on only a grant opens a protected port. Live grants stay. Loading it again
-    /// takes over what has changed, in one step.
+    /// takes over what has changed, each table in one step.
     ///
     /// # Errors
-    /// When the firewall does not take it; nothing has changed then.
+    /// When the firewall does not take it. Of nftables' one table nothing has changed then, of iptables' several some
+    /// may have.
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError>;
 
-    /// Lets each address in to its door for its time; a live grant starts anew. All of them or none.
+    /// Lets each address in to its door for its time; a live grant starts anew. All of them or none, as long as one
+    /// transaction has room for them: with nftables for 512, with iptables for those of one IP version.
     ///
     /// # Errors
-    /// When the firewall does not take them.
+    /// When the firewall does not take them. What earlier ones of several transactions opened may then stay open for
+    /// its time.
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError>;
 
     /// Ends these grants before their time; what another client holds too stays open for it. Returns what was ended.
     ///
     /// # Errors
-    /// When the firewall does not do it; all of it is open then.
+    /// When the firewall does not do it; all of it is open then, but for what earlier ones of several transactions
+    /// closed.
     fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError>;
 
     /// All live grants, once for each who holds them.

@@ -1,5 +1,11 @@
-//! Steps 4 to 8 of the ladder, in their order, and the answer (10) and record (11) that each end leads to.
-//! Acting (9) is the caller's: it gets an `Order` and says how it went.
+//! Steps 4 to 8 of the ladder, in their order. Acting (9) is the caller's: it gets an `Order` and says how it went,
+//! which leads to an answer (10) and a record (11), as every other end does.
+
+mod end;
+mod verdict;
+
+pub use self::end::{Answer, Outcome, Refusal};
+pub use self::verdict::{Accepted, Bill, Verdict};
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -12,15 +18,14 @@ use super::order::{self, Account, Decided, Order, Ticket};
 use super::otp::{CODE_ID, Guesses, OtpFault};
 use super::policy::{Client, KeyAge, Policy};
 use super::rate::{Rate, RecentActs};
-use super::record::{Event, Record, Via};
+use super::record::Via;
 use super::rejection::Rejection;
-use super::replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};
+use super::replay::{Lane, NotNew, ReplayMemory};
 use super::told::Told;
 use super::touched::Sequence;
 use super::uses::UseCounts;
-use crate::crypto::{Fingerprint, Nonce, NotSealed, OtpSeed};
-use crate::knock::{AddressPolicy, ClientName, Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
-use crate::wire::seal_reply;
+use crate::crypto::{Fingerprint, NotSealed, OtpSeed};
+use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
 
 /// Sequences looked at: twice what an honest watcher passes on. One that somebody has taken over could guess at proofs.
 const SEQUENCES: Rate = Rate::a_second(2_000);
@@ -39,97 +44,6 @@ pub struct Keeper {
     answers: Answers,
     told: Told,
     sequences: RecentActs,
-}
-
-/// What is to be done about an authentic knock.
-#[must_use]
-pub enum Verdict {
-    /// Put it on record, then ask [`Keeper::decide`]; without a record nothing may come of it.
-    Record(Accepted),
-    /// Act, then tell [`Keeper::conclude`] how it went.
-    Act(Order),
-    /// The same, once what it costs is on record.
-    Pay(Bill),
-    /// Send these bytes again: a client resent its knock.
-    AnswerAgain(Vec<u8>),
-    /// It ends here.
-    Refuse(Refusal),
-    /// Nothing at all.
-    Nothing,
-}
-
-/// A knock that is used up from now on, whatever comes; nothing has happened yet. Made here alone.
-#[must_use]
-pub struct Accepted {
-    fresh: Fresh,
-    ticket: Ticket,
-    acceptance: Acceptance,
-}
-
-/// An order that uses something up, which must be on record before anything happens. Made here alone.
-#[must_use]
-pub struct Bill {
-    order: Order,
-    code: Option<Acceptance>,
-    counted: bool,
-}
-
-/// A refused knock.
-#[derive(Debug)]
-pub struct Refusal {
-    /// Why.
-    pub rejection: Rejection,
-    /// For the audit log, unless this knock stands in it already.
-    pub record: Option<Record>,
-    /// For the client, unless silence is due.
-    pub answer: Option<Answer>,
-}
-
-/// An answer that is not sealed yet.
-#[derive(Debug)]
-pub struct Answer {
-    fingerprint: Fingerprint,
-    id: KnockId,
-    source: SocketAddr,
-    reply: Reply,
-}
-
-/// How acting on an order went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The port is open.
-    Granted,
-    /// The command was started.
-    Started,
-    /// It did not work.
-    Failed,
-}
-
-impl Accepted {
-    /// What must be on record.
-    #[must_use]
-    pub const fn acceptance(&self) -> &Acceptance {
-        &self.acceptance
-    }
-}
-
-impl Bill {
-    /// The one-time password that is used up, for the journal.
-    #[must_use]
-    pub const fn code(&self) -> Option<&Acceptance> {
-        self.code.as_ref()
-    }
-
-    /// Whether [`Keeper::uses`] has changed.
-    #[must_use]
-    pub const fn is_counted(&self) -> bool {
-        self.counted
-    }
-
-    /// All of it is on record.
-    pub fn paid(self) -> Order {
-        self.order
-    }
 }
 
 impl Keeper {
@@ -319,21 +233,6 @@ impl Keeper {
         &self.uses
     }
 
-    /// The end of an order whose price could not be put on record.
-    pub fn cancel(&self, bill: &Bill, why: &str, now: Now) -> (Record, Option<Answer>) {
-        self.conclude(bill.order.ticket(), Outcome::Failed, why, now)
-    }
-
-    /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
-    pub fn postpone(&mut self, ticket: &Ticket, now: Now) {
-        self.answers.promise((ticket.fingerprint, ticket.id), ticket.source, now.steady);
-    }
-
-    /// The end of a knock that could not be put on record.
-    pub fn give_up(&self, accepted: &Accepted, why: &str, now: Now) -> (Record, Option<Answer>) {
-        self.conclude(&accepted.ticket, Outcome::Failed, why, now)
-    }
-
     /// How often a client has knocked with its previous key, and was not refused, since the daemon was started.
     #[must_use]
     pub fn previous_uses(&self, client: &ClientName) -> u64 {
@@ -359,36 +258,6 @@ impl Keeper {
     #[must_use]
     pub const fn replay(&self) -> &ReplayMemory {
         &self.replay
-    }
-
-    /// Steps 10 and 11 for an order: what to answer, and what to record unless the action records its own end.
-    pub fn conclude(
-        &self,
-        ticket: &Ticket,
-        outcome: Outcome,
-        remark: &str,
-        now: Now,
-    ) -> (Record, Option<Answer>) {
-        let (event, status) = match outcome {
-            Outcome::Granted => (Event::Granted, Status::Granted),
-            Outcome::Started => (Event::Done, Status::Done),
-            Outcome::Failed => (Event::Failed, Status::ActionFailed),
-        };
-        let seconds = if outcome == Outcome::Failed { 0 } else { ticket.seconds };
-        let reason = (!remark.is_empty()).then(|| remark.to_owned());
-        // What went wrong on the server is for its admin to read, not for the client.
-        (ticket.record(event, reason), self.answer(ticket, status, seconds, "", now.wall))
-    }
-
-    /// Seals an answer under a fresh random nonce and keeps it for the client's resends.
-    ///
-    /// # Errors
-    /// When the client is gone, or the cipher fails, which it never does for so few bytes.
-    pub fn seal(&mut self, answer: Answer, nonce: &Nonce, now: Now) -> Result<Vec<u8>, NotSealed> {
-        let client = self.client(answer.fingerprint).ok_or(NotSealed)?;
-        let bytes = seal_reply(&answer.reply, &client.keys.reply, &answer.id, nonce)?;
-        self.answers.keep((answer.fingerprint, answer.id), answer.source, now.steady, bytes.clone());
-        Ok(bytes)
     }
 
     /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
@@ -419,40 +288,6 @@ impl Keeper {
             replay: &self.replay,
         };
         order::decide(&self.policy, client, fresh, ticket, account, now)
-    }
-
-    fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {
-        let event = rejection.reason().event();
-        // What is used up by now comes here once; the others can be sent again and again.
-        let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
-        let record = (!once || self.told.first((ticket.fingerprint, ticket.id), event))
-            .then(|| ticket.record(event, Some(rejection.to_string())));
-        let answer = rejection
-            .status()
-            .and_then(|status| self.answer(ticket, status, 0, &rejection.to_string(), now.wall));
-        Verdict::Refuse(Refusal { rejection, record, answer })
-    }
-
-    fn answer(
-        &self,
-        ticket: &Ticket,
-        status: Status,
-        seconds: u32,
-        text: &str,
-        now: Timestamp,
-    ) -> Option<Answer> {
-        if ticket.reply == ReplyWanted::No || !self.policy.reply {
-            return None;
-        }
-        let reply = Reply {
-            status,
-            server_time: now,
-            observed: ticket.source.ip(),
-            port: ticket.source.port(),
-            seconds,
-            text: ReplyText::fitting(text),
-        };
-        Some(Answer { fingerprint: ticket.fingerprint, id: ticket.id, source: ticket.source, reply })
     }
 
     fn client(&self, fingerprint: Fingerprint) -> Option<&Client> {

@@ -1,4 +1,4 @@
-//! What the audit log keeps of one knock.
+//! What the audit log keeps of a knock, and of the end of what it did.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,20 +6,20 @@ use super::policy::KeyAge;
 use super::replay::KnockId;
 use crate::knock::{ActionName, ClientName};
 
-/// How a knock ended.
+/// How a knock ended, or what it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A port is open.
     Granted,
-    /// A command ran.
+    /// A command ran, or something was closed.
     Done,
     /// A check said no.
     Refused,
-    /// Allowed, but it did not work.
+    /// Allowed, but it did not work; nor did what should have undone something.
     Failed,
-    /// Its time was over, and it has been undone.
+    /// Its time was over, or an action ended it before, and a command has undone it.
     Expired,
-    /// It was ended before its time, as its client was removed.
+    /// A grant was ended before its time: by its client, by the admin, or as its client was removed.
     Revoked,
     /// A captured knock came again.
     Replayed,

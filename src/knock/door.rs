@@ -117,6 +117,15 @@ impl Ports {
         (self.first.get(), self.last.get())
     }
 
+    /// Their numbers: the only one, or the first and the last with `between` between them, as each firewall has its own.
+    #[must_use]
+    pub fn numbers(self, between: char) -> String {
+        match self.bounds() {
+            (first, last) if first == last => first.to_string(),
+            (first, last) => format!("{first}{between}{last}"),
+        }
+    }
+
     /// The one port that it is, if it is one.
     #[must_use]
     pub fn single(self) -> Option<Door> {
@@ -176,8 +185,7 @@ impl FromStr for Ports {
 
 impl fmt::Display for Ports {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.protocol.as_str(), self.first)?;
-        if self.first == self.last { Ok(()) } else { write!(f, "-{}", self.last) }
+        write!(f, "{}/{}", self.protocol.as_str(), self.numbers('-'))
     }
 }
 

@@ -28,10 +28,7 @@ pub struct Connection {
 pub fn established() -> Result<Vec<Connection>, FileError> {
     let mut connections = Vec::new();
     for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
-        match files::read_lines(Path::new(path), |line| connections.extend(parse(line))) {
-            Err(error) if !error.missing => return Err(error),
-            _ => {}
-        }
+        each_line(path, |line| connections.extend(parse(line)))?;
     }
     Ok(connections)
 }
@@ -48,13 +45,17 @@ pub fn listening() -> Result<Vec<(Protocol, SocketAddr)>, FileError> {
         ("/proc/self/net/udp", Protocol::Udp, UNCONNECTED),
         ("/proc/self/net/udp6", Protocol::Udp, UNCONNECTED),
     ] {
-        let take = |line: &str| places.extend(socket(line, state).map(|socket| (protocol, socket.local)));
-        match files::read_lines(Path::new(path), take) {
-            Err(error) if !error.missing => return Err(error),
-            _ => {}
-        }
+        each_line(path, |line| places.extend(socket(line, state).map(|socket| (protocol, socket.local))))?;
     }
     Ok(places)
+}
+
+/// Hands the lines of a table to `each`; there is none for an IP version that is off.
+fn each_line(path: &str, each: impl FnMut(&str)) -> Result<(), FileError> {
+    match files::read_lines(Path::new(path), each) {
+        Err(error) if !error.missing => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn parse(line: &str) -> Option<Connection> {

@@ -4,21 +4,19 @@
 #[cfg_attr(unix, path = "files/unix.rs")]
 #[cfg_attr(not(unix), path = "files/elsewhere.rs")]
 mod permissions;
+mod secret;
+
+pub(super) use self::secret::read_zeroizing;
+pub use self::secret::{read_secret, read_secret_from_stdin};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use zeroize::Zeroizing;
-
-use self::permissions::open_for_reading;
-
 /// The largest file that is read as text: a config with thousands of clients has less.
 const TEXT_MAX: u64 = 16 << 20;
 /// The largest file of bytes.
 const BYTES_MAX: u64 = 1 << 30;
-/// The largest key file.
-const SECRET_MAX: usize = 64 << 10;
 
 /// What went wrong with which file, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -113,38 +111,6 @@ pub fn read_lines(path: &Path, mut each: impl FnMut(&str)) -> Result<(), FileErr
     Ok(())
 }
 
-/// Reads a secret file from one opened descriptor: a regular file of the user (or root) that nobody else may
-/// read, in a folder that nobody else may write to.
-///
-/// # Errors
-/// When one of that does not hold, naming the mode and the mend, or the file cannot be read.
-pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
-    // The folder that counts is the one that the file lies in, not one that a link to it lies in.
-    let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
-    let file = open_for_reading(&real).map_err(|error| FileError::io(path, &error))?;
-    let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
-    if !metadata.is_file() {
-        return Err(FileError::new(path, "not a regular file", None));
-    }
-    permissions::check_file(path, &metadata)?;
-    if let Some(folder) = real.parent() {
-        permissions::check_folder(
-            folder,
-            &fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?,
-        )?;
-    }
-    read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
-}
-
-/// Reads a secret from standard input.
-///
-/// # Errors
-/// When it cannot be read, is too long or not UTF-8.
-pub fn read_secret_from_stdin() -> Result<Zeroizing<String>, FileError> {
-    read_zeroizing(io::stdin().lock())
-        .map_err(|error| FileError::new(Path::new("standard input"), error, None))
-}
-
 /// Checks that only the user (or root) may change a file or folder.
 ///
 /// # Errors
@@ -164,18 +130,6 @@ pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
         return Err(FileError::new(path, "not a folder", None));
     }
     permissions::check_private_folder(path, &metadata)
-}
-
-pub(super) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
-    // Room for everything at once: a growing buffer would leave copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));
-    let limit = u64::try_from(SECRET_MAX).unwrap_or(u64::MAX);
-    source.take(limit).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
-    if bytes.len() >= SECRET_MAX {
-        return Err("too long for a key file".to_owned());
-    }
-    let text = std::str::from_utf8(&bytes).map_err(|_| "not UTF-8 text".to_owned())?;
-    Ok(Zeroizing::new(text.to_owned()))
 }
 
 /// Creates a file with these permissions, on the disk as a whole; an existing one is never touched.
@@ -345,39 +299,8 @@ mod tests {
     use super::*;
 
     #[allow(clippy::unwrap_used, reason = "clippy does not see that this is test code")]
-    fn chmod(path: &Path, mode: u32) {
+    pub(super) fn chmod(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    }
-
-    #[test]
-    fn a_secret_is_read_only_from_a_private_regular_file_in_a_private_folder() {
-        let scratch = tempfile::tempdir().unwrap();
-        let folder = scratch.path().join("keys");
-        create_folder(&folder, Mode::Private).unwrap();
-        let key = folder.join("a.key");
-        create_new(&key, Mode::Private, b"text").unwrap();
-        let link = scratch.path().join("link.key");
-        std::os::unix::fs::symlink(&key, &link).unwrap();
-        assert_eq!(*read_secret(&key).unwrap(), "text");
-        assert_eq!(*read_secret(&link).unwrap(), "text");
-
-        for (file_mode, folder_mode, reason) in [
-            (0o640, 0o700, "mode 0640 lets others at it"),
-            (0o604, 0o700, "mode 0604 lets others at it"),
-            (0o600, 0o770, "mode 0770 lets others replace the key file in this folder"),
-            (0o600, 0o707, "mode 0707 lets others replace the key file in this folder"),
-        ] {
-            chmod(&key, file_mode);
-            chmod(&folder, folder_mode);
-            let error = read_secret(&key).unwrap_err();
-            assert_eq!(error.reason, reason);
-            assert!(error.hint.unwrap().starts_with("chmod "));
-        }
-        chmod(&key, 0o600);
-        chmod(&folder, 0o1777);
-        assert!(read_secret(&key).is_ok(), "a sticky folder lets nobody replace the file");
-        assert_eq!(read_secret(&folder).unwrap_err().reason, "not a regular file");
-        assert!(read_secret(&folder.join("none")).unwrap_err().missing);
     }
 
     #[test]

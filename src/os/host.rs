@@ -67,8 +67,7 @@ pub fn has_user(name: &str) -> bool {
 /// What names this boot; another one after each.
 #[must_use]
 pub fn boot_id() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    sysctl("kernel.random.boot_id").filter(|id| !id.is_empty())
 }
 
 /// The number of this process's network namespace.
@@ -119,9 +118,9 @@ pub fn has_legacy_filter() -> bool {
 /// Whether this host passes packets on between networks, IPv4 or IPv6. What cannot be read is off.
 #[must_use]
 pub fn forwards() -> bool {
-    ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"]
+    ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]
         .iter()
-        .any(|path| fs::read_to_string(path).is_ok_and(|text| text.trim() != "0"))
+        .any(|name| sysctl(name).is_some_and(|value| value != "0"))
 }
 
 /// Whether this host speaks IPv6, on whatever interface.

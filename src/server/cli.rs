@@ -61,7 +61,7 @@ pub(super) enum Command {
         #[arg(long, value_parser = typed_id)]
         id: Option<ServerId>,
     },
-    /// Add, list, show and revoke clients; the daemon need not run
+    /// Add, list, show, rotate and revoke clients; the daemon need not run
     #[command(subcommand, arg_required_else_help = true)]
     Client(ClientCommand),
     /// The replay state on disk

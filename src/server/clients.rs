@@ -1,17 +1,23 @@
 //! `spa-knockd client …`: a client is its key file in `keys_dir` and its `clients.d/NAME.toml`. The latter makes
 //! it count, so it comes last and goes first.
 
+mod handover;
+mod on_disk;
+
+pub(super) use self::handover::{handed_over, pair_key};
+pub(super) use self::on_disk::{Created, remove_keys};
+
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use zeroize::Zeroizing;
-
-use super::cli::{AddClient, KeyForm};
-use super::console::{Failure, complain, print, table, tell};
-use super::keys::{LoadedClient, load_clients, load_keys, pair_for};
-use super::{qr, reload, rotation, state};
-use crate::config::{self, CLIENTS_FOLDER, ClientEntry, Instant, KNOCK_PORT, ServerConfig, full_name};
-use crate::crypto::{Holder, KeyFile, OtpSeed, PairSecret, Secret};
+use self::handover::show_otp;
+use self::on_disk::ClientFiles;
+use super::cli::AddClient;
+use super::console::{Failure, print, table, tell};
+use super::keys::{load_clients, load_keys};
+use super::{reload, rotation, state};
+use crate::config::{self, ClientEntry, Instant, ServerConfig, full_name};
+use crate::crypto::OtpSeed;
 use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, Mode};
@@ -133,37 +139,6 @@ pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
     removed
 }
 
-/// Removes the key files of a client that is gone or has other ones, unless somebody else may need them.
-///
-/// # Errors
-/// When one of them is still there; the others are gone.
-pub(super) fn remove_keys<'k>(
-    config: &ServerConfig,
-    name: &ClientName,
-    keys: impl Iterator<Item = &'k PathBuf>,
-) -> Result<(), Failure> {
-    keys.map(|key| remove_key(config, name, key)).fold(Ok(()), Result::and)
-}
-
-fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<(), Failure> {
-    let names = |client: &ClientEntry| client.key == key || client.otp.as_deref() == Some(key);
-    let shared = config.clients.iter().any(|(other, client)| other != name && names(client));
-    if shared || !key.starts_with(&config.keys_dir) {
-        tell(format_args!("left alone: its key file {}", key.display()));
-        return Ok(());
-    }
-    match files::remove(key) {
-        Err(error) if !error.missing => {
-            complain(format_args!("key file {error}"));
-            Err(Failure::run(format_args!(
-                "client {name}: its key file is still there\nhint: rm {}",
-                key.display()
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Whether a client is defined in a file of its own, which commands may change.
 pub(super) fn check_own_file(
     path: &Path,
@@ -183,50 +158,6 @@ pub(super) fn check_own_file(
     )))
 }
 
-/// The files that make a client.
-struct ClientFiles {
-    key: PathBuf,
-    otp: PathBuf,
-    definition: PathBuf,
-}
-
-impl ClientFiles {
-    fn of(path: &Path, config: &ServerConfig, name: &ClientName) -> Self {
-        Self {
-            key: config.keys_dir.join(format!("{name}.key")),
-            otp: config.keys_dir.join(format!("{name}.otp")),
-            definition: path.with_file_name(CLIENTS_FOLDER).join(format!("{name}.toml")),
-        }
-    }
-}
-
-/// Files that go again unless they are kept.
-#[derive(Default)]
-pub(super) struct Created(Vec<PathBuf>);
-
-impl Created {
-    pub(super) fn file(&mut self, path: &Path, content: &[u8]) -> Result<(), Failure> {
-        files::create_new(path, Mode::Private, content)?;
-        self.0.push(path.to_owned());
-        Ok(())
-    }
-
-    pub(super) fn keep(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for Created {
-    fn drop(&mut self) {
-        // The last one first: the definition must not outlive its key.
-        for path in self.0.iter().rev() {
-            if let Err(error) = files::remove(path) {
-                complain(format_args!("{error}\nhint: remove it by hand"));
-            }
-        }
-    }
-}
-
 fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
     let name = &add.name;
     if config.clients.contains_key(name) {
@@ -242,78 +173,6 @@ fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
             "client {name}: no action is called {unknown}\nhint: defined actions: {hint}"
         )));
     }
-    Ok(())
-}
-
-/// A new key, or the derived one that was given.
-pub(super) fn pair_key(
-    config: &ServerConfig,
-    name: &ClientName,
-    given: Option<&Path>,
-) -> Result<KeyFile, Failure> {
-    let secret = match given {
-        None => PairSecret::new(Secret::generate().map_err(Failure::run)?),
-        Some(path) => given_secret(config, path)?,
-    };
-    let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
-    let holder = Holder::Pair { server: config.id.clone(), secret };
-    Ok(KeyFile { client: Some(name.clone()), holder, address: None, port })
-}
-
-fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failure> {
-    let stdin = path == Path::new("-");
-    let shown = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
-    let text = if stdin { files::read_secret_from_stdin() } else { files::read_secret(path) };
-    let text = text.map_err(Failure::key)?;
-    let key = KeyFile::parse(&text).map_err(|error| Failure::key(format_args!("{shown}: {error}")))?;
-    let secret = pair_for(&key, &config.id)
-        .map_err(|(reason, hint)| Failure::key(format_args!("{shown}: {reason}\nhint: {hint}")))?;
-    let fingerprint = secret.keys(&config.id).fingerprint;
-    let has_it = |client: &LoadedClient| client.key_sets().any(|keys| keys.fingerprint == fingerprint);
-    let owner = load_clients(config)?.into_iter().find(has_it);
-    if let Some(owner) = owner {
-        return Err(Failure::key(format_args!(
-            "{shown}: the same secret as that of client {}\nhint: each client needs a secret of its own",
-            owner.name
-        )));
-    }
-    Ok(secret.clone())
-}
-
-/// A key as its owner takes it: its file's text, or one line, perhaps as a picture.
-pub(super) fn handed_over(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, Failure> {
-    if !form.token && !form.qr {
-        return Ok(key.to_text());
-    }
-    // A pair key always has one; a picture takes fifteen times what a token can be.
-    let token = key.to_token().ok_or_else(|| Failure::run("a root key has no token"))?;
-    if form.qr {
-        return qr::drawn(&token).ok_or_else(|| Failure::run("the token is too long for a QR code"));
-    }
-    let mut line = Zeroizing::new(String::with_capacity(token.len().saturating_add(1)));
-    line.push_str(&token);
-    line.push('\n');
-    Ok(line)
-}
-
-/// What an app reads. Where the key itself goes to standard output, which may be a file, this goes to the terminal.
-fn show_otp(
-    otp: &OtpSeed,
-    config: &ServerConfig,
-    name: &ClientName,
-    beside_key: bool,
-) -> Result<(), Failure> {
-    let uri = otp.uri(&config.id, name);
-    let picture = qr::drawn(&uri).unwrap_or_default();
-    let mut text =
-        Zeroizing::new(String::with_capacity(picture.len().saturating_add(uri.len()).saturating_add(2)));
-    for part in [picture.as_str(), &uri, "\n"] {
-        text.push_str(part);
-    }
-    if !beside_key {
-        return print(&text);
-    }
-    tell(text.trim_end_matches('\n'));
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! The keeper's event loop: knocks from the watcher, signals, commands that end.
 
+mod knocks;
 mod plain;
 mod postponed;
 mod questions;
@@ -7,29 +8,25 @@ mod reload;
 mod report;
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use self::knocks::Alarms;
 use self::plain::Openings;
 use self::postponed::Postponed;
 use super::audit::AuditLog;
 use super::control::Control;
-use super::deeds::{Deeds, Done};
+use super::deeds::Deeds;
 use super::ears::Ears;
 use super::legacy::{PlainSequences, is_plain};
-use super::messages::{FromWatcher, MESSAGE, Sighting, WayBack};
+use super::messages::{FromWatcher, MESSAGE};
 use super::metrics::Metrics;
 use super::run::{Gated, Loaded};
 use super::standing::Standing;
 use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
-use crate::crypto::{Fingerprint, random};
-use crate::gate::{
-    Accepted, Answer, Bill, Effect, Ending, Keeper, Order, Outcome, Record, Refusal, Rejection, Sequence,
-    Tally, Verdict,
-};
+use crate::gate::{Ending, Keeper, Record, Tally};
 use crate::knock::ClientName;
 use crate::os::notify::{self, Watchdog};
 use crate::os::signals::Signals;
@@ -41,13 +38,8 @@ const TICK: Duration = Duration::from_secs(10);
 const BATCH: usize = 64;
 /// What an old watcher's channel can hold, and more.
 const LEFT_MAX: usize = 1024;
-/// Signed but not sealed: so many, and the watcher is not believed any more.
-const ALARMS_MAX: u32 = 8;
 /// How long a watcher may take to say what it has seen.
 const COUNT_MAX: Duration = Duration::from_millis(200);
-/// How long alarms count, and how often they are told and lead to another watcher at most: any client could make
-/// them, and must not keep the others out by it.
-const ALARMS_FOR: Duration = Duration::from_secs(60);
 
 /// The running daemon.
 pub(super) struct Daemon {
@@ -74,24 +66,6 @@ pub(super) struct Daemon {
     own_addresses_due: Duration,
     /// Held, not used: they keep other daemons from our state and gate.
     _locks: Vec<File>,
-}
-
-/// Alarms of the last minute.
-#[derive(Default)]
-struct Alarms {
-    since: Duration,
-    count: u32,
-}
-
-impl Alarms {
-    /// One more; how many that makes.
-    fn count(&mut self, now: Duration) -> u32 {
-        if now.saturating_sub(self.since) >= ALARMS_FOR {
-            *self = Self { since: now, count: 0 };
-        }
-        self.count = self.count.saturating_add(1);
-        self.count
-    }
 }
 
 impl Daemon {
@@ -253,159 +227,10 @@ impl Daemon {
         self.audit.write(record, clock::wall());
     }
 
-    /// Steps 4 to 11 for one signed knock.
-    fn judge(&mut self, sighting: &Sighting<'_>) {
-        let verdict = self.keeper.judge(&sighting.knock, sighting.source, clock::now());
-        self.obey(verdict, sighting.knock.fingerprint(), sighting.way_back());
-    }
-
-    /// Steps 5 to 11 for ports that may be a client's.
-    fn judge_sequence(&mut self, sequence: &Sequence) {
-        for verdict in self.keeper.judge_sequence(sequence, clock::now()) {
-            self.obey(verdict, sequence.fingerprint(), WayBack::unanswered(sequence.source()));
-        }
-    }
-
-    fn obey(&mut self, verdict: Verdict, key: Fingerprint, way: WayBack) {
-        match verdict {
-            Verdict::Record(accepted) => self.record(accepted, key, way),
-            Verdict::Act(order) => self.act(order, way),
-            Verdict::Pay(bill) => self.pay(bill, way),
-            Verdict::AnswerAgain(bytes) => {
-                self.tally.count(Ending::Resent);
-                self.send(&bytes, way);
-            }
-            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
-            Verdict::Nothing => self.tally.count(Ending::Resent),
-        }
-    }
-
-    /// Step 7 on disk, then step 8.
-    fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
-        if cfg!(feature = "swap-act-and-record") {
-            let acceptance = *accepted.acceptance();
-            self.go_on(accepted, key, way);
-            return self.state.record(&acceptance).unwrap_or_default();
-        }
-        if let Err(error) = self.state.record(accepted.acceptance()) {
-            let now = clock::now();
-            let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
-            self.answer(answer, way);
-            return self.keep(&record);
-        }
-        self.go_on(accepted, key, way);
-    }
-
-    /// Step 8 and what follows, for a knock that is on record.
-    fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
-        match self.keeper.decide(accepted, clock::now()) {
-            Verdict::Act(order) => self.act(order, way),
-            Verdict::Pay(bill) => self.pay(bill, way),
-            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
-            Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {}
-        }
-    }
-
-    /// What an order uses up is on record before step 9: a code, and one of so many uses, which is waited for.
-    fn pay(&mut self, bill: Bill, way: WayBack) {
-        let code = bill.code().map_or(Ok(()), |code| self.state.record(code));
-        let paid = code.and_then(|()| match bill.is_counted() {
-            true => self.state.record_uses(self.keeper.uses()),
-            false => Ok(()),
-        });
-        if let Err(error) = paid {
-            let (record, answer) = self.keeper.cancel(&bill, &error.to_string(), clock::now());
-            self.answer(answer, way);
-            return self.keep(&record);
-        }
-        self.act(bill.paid(), way);
-    }
-
     /// What is counted of clients that are gone is forgotten on the disk, too: others of their names begin anew.
     fn forget_strangers(&mut self) {
         // What goes wrong has been told in the log, and the next count to be written says it again.
         let _ = self.state.record_uses(self.keeper.uses());
-    }
-
-    /// Step 9 for the first time: what finds no room is tried once more.
-    fn act(&mut self, order: Order, way: WayBack) {
-        let done = self.deeds.act(&order, &self.loaded);
-        if done.no_room && self.postponed.has_room() {
-            if self.postponed.is_empty() {
-                log::warn!("{}: trying again in a second", done.remark);
-            }
-            let now = clock::now();
-            self.keeper.postpone(order.ticket(), now);
-            return self.postponed.add(order, way, now.steady);
-        }
-        self.conclude(&order, &done, way);
-    }
-
-    /// Step 9 for all that still waits: who knocked may not be known any more in a moment.
-    fn act_at_last(&mut self) {
-        while !self.postponed.is_empty() {
-            self.act_again(Duration::MAX);
-        }
-    }
-
-    /// Step 9 for what has waited until `now`.
-    fn act_again(&mut self, now: Duration) {
-        for _ in 0..BATCH {
-            let Some((order, way)) = self.postponed.take_due(now) else { return };
-            let done = self.deeds.act(&order, &self.loaded);
-            self.conclude(&order, &done, way);
-        }
-    }
-
-    /// Steps 10 and 11.
-    fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
-        let (record, answer) = self.keeper.conclude(order.ticket(), done.outcome, &done.remark, clock::now());
-        self.answer(answer, way);
-        done.closed.iter().for_each(|closed| self.keep(closed));
-        // A command's own end is what is recorded of it.
-        let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
-        if done.outcome != Outcome::Started || !runs {
-            self.keep(&record);
-        }
-    }
-
-    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, way: WayBack) {
-        self.tally.count(Ending::Refused(refusal.rejection.reason()));
-        if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
-            self.alarm(&refusal.rejection, key, way.to);
-        }
-        self.answer(refusal.answer, way);
-        if let Some(record) = refusal.record {
-            self.audit.write(&record, clock::wall());
-        }
-    }
-
-    /// A broken client, or a watcher that somebody has taken over.
-    fn alarm(&mut self, rejection: &Rejection, key: Fingerprint, source: SocketAddr) {
-        let count = self.alarms.count(clock::steady());
-        if count <= ALARMS_MAX {
-            log::warn!("knock of key {key} from {source}: {rejection}");
-        }
-        if count == ALARMS_MAX {
-            log::warn!("too many of those: taking another watcher");
-            self.ears.distrust();
-        }
-    }
-
-    fn answer(&mut self, answer: Option<Answer>, way: WayBack) {
-        let Some(answer) = answer else { return };
-        // Without random numbers there is no safe answer, and the client is told nothing.
-        let sealed = random().ok().and_then(|nonce| self.keeper.seal(answer, &nonce, clock::now()).ok());
-        match sealed {
-            Some(bytes) => self.send(&bytes, way),
-            None => log::error!("an answer could not be sealed"),
-        }
-    }
-
-    fn send(&self, bytes: &[u8], way: WayBack) {
-        if let Err(error) = self.ears.answer(bytes, way) {
-            log::debug!("answer to {}: {error}", way.to);
-        }
     }
 
     /// Addresses come and go.

@@ -1,6 +1,7 @@
 //! `spa-knockd explain`: takes packets of a capture through the daemon's own checks, and says what stopped each. Changes
 //! nothing. What reads strangers' bytes here gives root up first, as the watcher does.
 
+mod causes;
 mod finding;
 mod ladder;
 mod suspects;

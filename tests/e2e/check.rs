@@ -7,8 +7,7 @@ use crate::net::{Daemon, Lab, Namespace, SERVER4, SERVER6, Site, limited, open_s
 
 /// What it prints, and whether it found a problem.
 fn check(namespace: &Namespace, site: &Site) -> (String, bool) {
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    let output = namespace.output(command.arg("check").arg("-c").arg(site.path("spa-knockd.toml")));
+    let output = namespace.output(&mut site.admin(&["check"]));
     assert!(output.stderr.is_empty(), "{output:?}");
     let code = output.status.code();
     assert!(matches!(code, Some(0 | 1)), "{output:?}");
@@ -261,8 +260,7 @@ fn what_is_odd_about_the_host_and_the_config_is_warned_of() {
         .replace("[action.open-ssh]", "failsafe = { after = \"10m\", allow = [\"any\"] }\n[action.open-ssh]")
         .replace("for = \"20s\"\nmax = \"1m\"", "for = \"2d\"");
     let site = Site::new("interfaces = [\"lan0\", \"bare0\"]\n", &rest);
-    let mut off = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    let off = lab.server.output(off.args(["gate", "off", "-c"]).arg(site.path("spa-knockd.toml")));
+    let off = lab.server.output(&mut site.admin(&["gate", "off"]));
     assert!(off.status.success(), "{off:?}");
     let (text, problem) = check(&lab.server, &site);
     for said in [

@@ -11,8 +11,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// `spa-knockd client` with these words; what it printed.
 fn client(site: &Site, words: &[&str]) -> Output {
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    command.arg("client").args(words).arg("-c").arg(site.path("spa-knockd.toml")).output().unwrap()
+    site.admin(&[&["client"], words].concat()).output().unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -85,8 +84,7 @@ fn a_rotated_key_and_the_one_before_it_are_both_good_for_a_while_and_uses_of_the
     let shown = client(&site, &["show", "phone"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("knocked with 2 times"), "{shown}");
-    let mut status = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    let status = status.arg("status").arg("-c").arg(site.path("spa-knockd.toml")).output().unwrap();
+    let status = site.admin(&["status"]).output().unwrap();
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     assert!(status.contains("with their previous key: phone (2x)"), "{status}");
     assert!(within(SOON, || site.audit_of("granted").len() == 3));

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,9 +44,7 @@ fn ran(site: &Site) -> Vec<String> {
 }
 
 fn status(site: &Site, words: &[&str]) -> String {
-    let mut command: Command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    command.arg("status").args(words).arg("-c").arg(site.path("spa-knockd.toml"));
-    let output = command.output().unwrap();
+    let output = site.admin(&[&["status"], words].concat()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -153,9 +150,7 @@ fn a_plain_sequence_opens_while_the_gate_is_on_trial_and_does_not_confirm_it() {
     let site = site(&format!("{SSH}open = tcp/22\nfor = 30s\n"));
     lab.server.echo(22);
     let daemon = Daemon::start(&lab.server, &site);
-    let mut command: Command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    command.args(["gate", "on", "--confirm", "5s", "-c"]).arg(site.path("spa-knockd.toml"));
-    assert!(lab.server.output(&mut command).status.success());
+    assert!(lab.server.output(&mut site.admin(&["gate", "on", "--confirm", "5s"])).status.success());
     knock_plainly(&lab, SERVER4, &SEQUENCE);
     assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "open after the knock");
     assert!(!lab.neighbour.reaches(SERVER4, 22), "closed for everyone else");
@@ -199,9 +194,7 @@ fn a_bad_file_keeps_the_daemon_from_starting_and_check_tells_its_line() {
     let Some(lab) = Lab::new() else { return };
     let site = site("[a]\nsequence = 7000\nnonsense\n");
     for word in ["run", "check"] {
-        let mut command: Command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-        command.arg(word).arg("-c").arg(site.path("spa-knockd.toml"));
-        let output = lab.server.output(&mut command);
+        let output = lab.server.output(&mut site.admin(&[word]));
         assert!(!output.status.success(), "{word}");
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();

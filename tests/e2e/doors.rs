@@ -9,7 +9,7 @@ use spa_knock::knock::{Knock, Status};
 
 use crate::net::{
     BOTH, CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, Namespace, NatLab, SERVER4, SERVER6, Site, ask,
-    ask_patiently, converse, full, knock, limited, within,
+    ask_patiently, converse, full, knock, within,
 };
 
 const SOON: Duration = Duration::from_secs(2);
@@ -298,8 +298,7 @@ fn grants_are_listed_and_closed_by_their_number() {
     lab.server.echo(22);
     let mut daemon = Daemon::start(&lab.server, &site);
     let admin = |words: &[&str]| {
-        let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-        let output = command.args(words).arg("-c").arg(site.path("spa-knockd.toml")).output().unwrap();
+        let output = site.admin(words).output().unwrap();
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         (output.status.code(), told + &String::from_utf8_lossy(&output.stderr))
     };

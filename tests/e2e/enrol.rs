@@ -10,12 +10,11 @@ use spa_knock::crypto::{KeyFile, OtpSeed, OtpStep};
 use spa_knock::knock::Timestamp;
 
 use super::strace::Strace;
-use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, limited, open_ssh};
+use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, open_ssh};
 
 /// `spa-knockd client` with these words.
 fn client(site: &Site, words: &[&str]) -> Output {
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    command.arg("client").args(words).arg("-c").arg(site.path("spa-knockd.toml")).output().unwrap()
+    site.admin(&[&["client"], words].concat()).output().unwrap()
 }
 
 fn printed(output: &Output) -> String {

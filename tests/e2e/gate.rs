@@ -9,16 +9,14 @@ use std::time::{Duration, Instant};
 use spa_knock::knock::Status;
 
 use crate::net::{
-    CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, ask_patiently, converse, knock, limited, open_ssh,
-    within,
+    CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, ask_patiently, converse, knock, open_ssh, within,
 };
 
 /// How long the daemon may take to mend what somebody has broken.
 const SOON: Duration = Duration::from_secs(3);
 
 fn admin(lab: &Lab, site: &Site, words: &[&str]) -> Output {
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    let output = lab.server.output(command.args(words).arg("-c").arg(site.path("spa-knockd.toml")));
+    let output = lab.server.output(&mut site.admin(words));
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }

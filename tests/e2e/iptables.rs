@@ -11,8 +11,7 @@ use spa_knock::knock::Status;
 
 use super::doors::{INSIDE, knock_at, site, stand_before_the_inside};
 use crate::net::{
-    BOTH, CLIENT4, Daemon, LATE, Lab, NatLab, SERVER4, Site, ask, assert_on_time, converse, full, limited,
-    within,
+    BOTH, CLIENT4, Daemon, LATE, Lab, NatLab, SERVER4, Site, ask, assert_on_time, converse, full, within,
 };
 
 const SSH: &str = "backend = \"iptables\"\nprotect = [\"tcp/22\"]";
@@ -76,9 +75,7 @@ impl Host {
     }
 
     fn admin(self, lab: &Lab, site: &Site, words: &[&str]) -> Output {
-        let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-        command.args(words).arg("-c").arg(site.path("spa-knockd.toml"));
-        lab.server.output(&mut self.command(site, &command))
+        lab.server.output(&mut self.command(site, &site.admin(words)))
     }
 }
 

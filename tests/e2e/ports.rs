@@ -10,7 +10,7 @@ use spa_knock::knock::{Band, Step};
 use crate::flood::{CODE, Memory};
 use crate::net::{
     CLIENT4, CLIENT6, Daemon, Knockd, Lab, NEIGHBOUR4, NEIGHBOUR6, SERVER4, SERVER6, Site, Touch, Wire, ask,
-    await_step, full, limited, open_ssh, step, syn_frames, touch, touch_as_clients_do, within,
+    await_step, full, open_ssh, step, syn_frames, touch, touch_as_clients_do, within,
 };
 
 /// KiB that the watcher of a release may have resident under a flood.
@@ -119,8 +119,7 @@ fn the_client_knocks_by_ports_and_waits_for_the_next_step_before_it_does_so_agai
     run(SERVER6, &["--ports-proto", "udp", "--ports-gap", "0", "--wait", "22"]);
     run(SERVER4, &["--ports-proto", "udp", "--source", "observed", "--quiet"]);
     assert_eq!(granted(&site), 3);
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    let status = lab.server.output(command.args(["status", "-c"]).arg(site.path("spa-knockd.toml")));
+    let status = lab.server.output(&mut site.admin(&["status"]));
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     let line = "\n  ports      20480-28671; 72 packets without a payload, ";
     let looked_at = status.split_once(line).and_then(|(_, rest)| rest.split_once(" sequences looked at\n"));

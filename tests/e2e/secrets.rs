@@ -13,7 +13,7 @@ use spa_knock::knock::AddressPolicy;
 
 use self::search::Secrets;
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, Site, ask, knock, limited, within,
+    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, Site, ask, knock, within,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -29,8 +29,7 @@ fn site() -> Site {
 }
 
 fn spa_knockd(site: &Site, words: &[&str]) -> Output {
-    let output =
-        limited(Daemon::PROGRAM).args(words).arg("-c").arg(site.path("spa-knockd.toml")).output().unwrap();
+    let output = site.admin(words).output().unwrap();
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
 }

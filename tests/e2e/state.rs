@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask, knock, limited, open_ssh};
+use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask, knock, open_ssh};
 
 /// A knock of a client whose clock is fast, by less than the window.
 fn from_a_fast_clock(key: &Key, seconds: u64) -> Vec<u8> {
@@ -22,8 +22,7 @@ fn grants(lab: &Lab, datagram: &[u8]) -> bool {
 }
 
 fn reset(site: &Site) -> std::process::Output {
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    command.args(["state", "reset", "-c"]).arg(site.path("spa-knockd.toml")).output().unwrap()
+    site.admin(&["state", "reset"]).output().unwrap()
 }
 
 fn state(site: &Site, name: &str) -> std::path::PathBuf {
@@ -121,12 +120,8 @@ fn a_damaged_state_is_refused_with_its_mend_and_the_mend_believes_nothing_twice(
         let output = lab.server.output(&mut Daemon::command(&site));
         assert_eq!(output.status.code(), Some(1), "{what}");
         assert!(stderr(&output).contains("hint: spa-knockd state reset"), "{what}: {}", stderr(&output));
-        let check = limited(env!("CARGO_BIN_EXE_spa-knockd"))
-            .arg("check")
-            .arg("-c")
-            .arg(site.path("spa-knockd.toml"))
-            .output();
-        let told = String::from_utf8(check.unwrap().stdout).unwrap();
+        let check = site.admin(&["check"]).output().unwrap();
+        let told = String::from_utf8(check.stdout).unwrap();
         assert!(told.contains("hint: spa-knockd state reset"), "{what}: {told}");
         let output = reset(&site);
         assert!(output.status.success(), "{what}: {}", stderr(&output));

@@ -11,14 +11,12 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use spa_knock::knock::{Knock, Timestamp};
 
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, limited, open_ssh, within};
+use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, open_ssh, within};
 
 const SOON: Duration = Duration::from_secs(2);
 
 fn command(site: &Site, words: &[&str]) -> Command {
-    let mut command = limited(env!("CARGO_BIN_EXE_spa-knockd"));
-    command.arg("status").args(words).arg("-c").arg(site.path("spa-knockd.toml"));
-    command
+    site.admin(&[&["status"], words].concat())
 }
 
 fn said(output: &Output) -> String {

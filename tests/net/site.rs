@@ -16,7 +16,7 @@ use spa_knock::knock::{
 use spa_knock::wire::{Datagram, open_reply, proof, selector, sequence};
 use tempfile::TempDir;
 
-use super::limited;
+use super::{Daemon, limited};
 
 /// What knocks are bound to in every test.
 pub(crate) const SERVER_ID: &str = "bastion.test";
@@ -123,6 +123,13 @@ audit = "{folder}/audit.jsonl"
         for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "client-state")] {
             command.env(name, self.path(folder));
         }
+        command
+    }
+
+    /// `spa-knockd` with these words, about this config.
+    pub(crate) fn admin(&self, words: &[&str]) -> Command {
+        let mut command = limited(Daemon::PROGRAM);
+        command.args(words).arg("-c").arg(self.path("spa-knockd.toml"));
         command
     }
 

@@ -15,19 +15,22 @@ const FILE: &str = "grants";
 /// The first word of its first line; then comes the boot that its times belong to.
 const HEADER: &str = "spa-knock-grants-1";
 
-/// The file.
-pub(super) struct Journal(PathBuf);
+/// The file, and the boot that we are in.
+pub(super) struct Journal {
+    file: PathBuf,
+    boot: String,
+}
 
 impl Journal {
     pub(super) fn of(state: &Path) -> Self {
-        Self(state.join(FILE))
+        Self { file: state.join(FILE), boot: host::boot_id().unwrap_or_default() }
     }
 
     /// What was live when it was written; nothing after another boot, which ends all grants. A line that is not as
     /// we write it is passed over, and what it held is closed.
     pub(super) fn read(&self) -> Held {
-        match files::read_text(&self.0) {
-            Ok(text) => parse(&text, &host::boot_id().unwrap_or_default()),
+        match files::read_text(&self.file) {
+            Ok(text) => parse(&text, &self.boot),
             Err(error) => {
                 if !error.missing {
                     log::error!("firewall: {error}: grants that it names are closed");
@@ -42,11 +45,7 @@ impl Journal {
     /// # Errors
     /// When the disk does not take it; it says then what it said before.
     pub(super) fn write(&self, held: &Held, now: Duration) -> Result<(), FileError> {
-        files::replace(
-            &self.0,
-            Mode::Private,
-            text(held, now, &host::boot_id().unwrap_or_default()).as_bytes(),
-        )
+        files::replace(&self.file, Mode::Private, text(held, now, &self.boot).as_bytes())
     }
 }
 

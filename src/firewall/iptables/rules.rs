@@ -2,13 +2,13 @@
 //!
 //! What may come in leaves our chains with RETURN and meets the rules of others as before; we only take away.
 
-use std::fmt::Write;
 use std::net::SocketAddr;
 
 use super::entry::{Entry, Kind};
 use super::family::Family;
 use super::present::Present;
 use super::sets;
+use crate::firewall::text::Text;
 use crate::firewall::{Enforcing, Gate};
 use crate::knock::Ports;
 
@@ -76,7 +76,7 @@ pub(super) fn load(
     live: &[Entry],
     present: &Present,
 ) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text::default();
     text.gate(Table::Filter, family, gate, closing, live, present);
     if gate.published.is_empty() {
         text.remove(Table::Mangle, present);
@@ -95,7 +95,7 @@ pub(super) fn change(
     live: &[Entry],
     present: &Present,
 ) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text::default();
     if closing == Closing::Rules {
         text.start(Table::Filter);
         text.grants(family, live);
@@ -112,21 +112,14 @@ pub(super) fn change(
 
 /// Takes all of it away.
 pub(super) fn remove(present: &Present) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text::default();
     for table in Table::ALL {
         text.remove(table, present);
     }
     text.0
 }
 
-struct Text(String);
-
 impl Text {
-    fn line(&mut self, arguments: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{arguments}");
-    }
-
     fn start(&mut self, table: Table) {
         self.line(format_args!("*{}", table.name()));
     }
@@ -279,10 +272,7 @@ impl Text {
 
 fn to(ports: Ports) -> String {
     let protocol = ports.protocol().as_str();
-    match ports.bounds() {
-        (first, last) if first == last => format!("-p {protocol} -m {protocol} --dport {first}"),
-        (first, last) => format!("-p {protocol} -m {protocol} --dport {first}:{last}"),
-    }
+    format!("-p {protocol} -m {protocol} --dport {}", ports.numbers(':'))
 }
 
 fn leading_to(target: SocketAddr) -> String {

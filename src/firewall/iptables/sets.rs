@@ -1,10 +1,10 @@
 //! The text for `ipset restore`: sets whose entries the kernel takes away when their time is over.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use super::entry::{Entry, Kind};
 use super::family::Family;
+use crate::firewall::text::Text;
 use crate::firewall::{Enforcing, Gate};
 
 /// What a set of grants can take, as in the nftables table.
@@ -36,7 +36,7 @@ pub(super) fn names(family: Family) -> impl Iterator<Item = String> {
 /// Makes the sets, and has in them what is live at `now` and nothing else; `used` are entries of the once set that
 /// must go. Whether the others have been used is not known here: none is given twice.
 pub(super) fn load(family: Family, gate: &Gate, live: &[Entry], used: &[String], now: Duration) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text::default();
     for (set, kind) in SETS {
         text.create(&name(set, family), kind, family);
     }
@@ -77,7 +77,7 @@ pub(super) fn everybody(set: &str, family: Family, time: Duration) -> String {
 
 /// Takes these entries away and adds those, the later of which win.
 pub(super) fn change(family: Family, ended: &[Entry], live: &[&Entry], now: Duration) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text::default();
     for entry in ended.iter().filter(|entry| entry.family() == family) {
         text.line(format_args!("del {} {}", name(set_of(entry), family), key(entry)));
     }
@@ -97,11 +97,7 @@ pub(super) const fn set_of(entry: &Entry) -> &'static str {
 
 /// Addresses and ports as ipset writes them.
 pub(super) fn key(entry: &Entry) -> String {
-    let protocol = entry.ports.protocol().as_str();
-    match entry.ports.bounds() {
-        (first, last) if first == last => format!("{},{protocol}:{first}", entry.from),
-        (first, last) => format!("{},{protocol}:{first}-{last}", entry.from),
-    }
+    format!("{},{}:{}", entry.from, entry.ports.protocol().as_str(), entry.ports.numbers('-'))
 }
 
 fn add(entry: &Entry, set: &str, now: Duration) -> String {
@@ -126,14 +122,7 @@ fn spared(family: Family, gate: &Gate) -> impl Iterator<Item = String> {
     })
 }
 
-struct Text(String);
-
 impl Text {
-    fn line(&mut self, arguments: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{arguments}");
-    }
-
     fn create(&mut self, name: &str, kind: &str, family: Family) {
         let inet = family.inet();
         self.line(format_args!("create {name} {kind} family {inet} maxelem {SIZE} timeout 0 comment"));

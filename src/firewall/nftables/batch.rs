@@ -1,6 +1,6 @@
-//! Grants as one netlink transaction of nf_tables, and the kernel's answers (linux/netlink.h,
-//! linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers are in the machine's byte order, values of
-//! nf_tables big-endian.
+//! Elements as one netlink transaction of nf_tables, of which the kernel takes all or none, and the kernel's answers
+//! (linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h). Headers are in the machine's byte
+//! order, values of nf_tables big-endian.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const NLMSG_HEADER: usize = 16;
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
 const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
 const NFPROTO_INET: u8 = 1;

@@ -131,7 +131,8 @@ impl Backend for Nftables {
 }
 
 impl Nftables {
-    /// What is held is exactly what the kernel has, so that all of it can be told again.
+    /// What is held is what the kernel has, so that all of it can be told again. Where it took a part of these only, it
+    /// has that part for its time and we do not hold it.
     fn open_for(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
         let now = clock::steady();
         let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
@@ -141,7 +142,8 @@ impl Nftables {
     }
 
     fn change(&mut self, changes: &[Change], now: Duration) -> Result<(), FirewallError> {
-        /// Elements in one message; the kernel takes all of them or none.
+        /// Elements in one transaction, of which the kernel takes all or none. Where one of several fails, those before
+        /// it stand.
         const AT_ONCE: usize = 512;
         let elements: Vec<_> = changes.iter().map(|change| batch::fate(change, now)).collect();
         elements.chunks(AT_ONCE).try_for_each(|elements| self.transact(elements))

@@ -1,12 +1,12 @@
 //! The table's text for `nft -f`: one transaction that builds it, or takes over what has changed and leaves every
 //! live grant alone.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::{Enforcing, Gate};
 use crate::firewall::held::Change;
+use crate::firewall::text::Text;
 use crate::gate::{Failsafe, Mode, Passage, Way};
 use crate::knock::{Ports, Prefix};
 
@@ -99,7 +99,7 @@ pub(super) enum Before {
 
 /// The whole transaction; `live` is what it opens besides, from `now` on.
 pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) -> String {
-    let mut text = Text(String::new());
+    let mut text = Text::default();
     if before == Before::Replaced {
         text.line(format_args!("delete table {TABLE}"));
     }
@@ -138,14 +138,7 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) 
     text.0
 }
 
-struct Text(String);
-
 impl Text {
-    fn line(&mut self, arguments: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{arguments}");
-    }
-
     /// Nobody answers at the knock port.
     fn silence(&mut self, gate: &Gate) {
         let Some(port) = gate.silent_port else { return };
@@ -232,19 +225,11 @@ impl Text {
 }
 
 fn matched(ports: Ports) -> String {
-    let protocol = ports.protocol().as_str();
-    match ports.bounds() {
-        (first, last) if first == last => format!("{protocol} dport {first}"),
-        (first, last) => format!("{protocol} dport {first}-{last}"),
-    }
+    format!("{} dport {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
 fn dotted(ports: Ports) -> String {
-    let protocol = ports.protocol().as_str();
-    match ports.bounds() {
-        (first, last) if first == last => format!("{protocol} . {first}"),
-        (first, last) => format!("{protocol} . {first}-{last}"),
-    }
+    format!("{} . {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
 /// As a range: some versions of nft do not take a prefix of no bits.

@@ -2,14 +2,14 @@
 
 use crate::os::netlink::Netlink;
 
-use super::batch::messages;
+use super::batch::{NFNL_SUBSYS_NFTABLES, messages};
 
 /// NFT_MSG_DELTABLE, DELCHAIN, DELRULE and DELSET of linux/netfilter/nf_tables.h. Elements go by themselves when their
 /// time is over.
 const TAKEN_AWAY: [u16; 4] = [2, 5, 8, 11];
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-/// The first attribute of each of these messages is the name of the table.
-const TABLE: &[u8] = b"\x01\0spa_knock\0";
+/// NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, …: the first attribute of each of these messages is the name of the table.
+const TABLE_NAME: u16 = 1;
+const TABLE: &[u8] = b"spa_knock\0";
 
 /// What others did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,15 +63,10 @@ impl Watch {
 fn is_loss(kind: u16, body: &[u8]) -> bool {
     /// nfgenmsg, and the length of the first attribute.
     const BEFORE: usize = 6;
-    let is_table = body.get(BEFORE..).is_some_and(|rest| rest.starts_with(&little(TABLE)));
+    let attribute = body.get(BEFORE..).and_then(<[u8]>::split_first_chunk);
+    let is_table = attribute
+        .is_some_and(|(&kind, name)| u16::from_ne_bytes(kind) == TABLE_NAME && name.starts_with(TABLE));
     kind >> 8 == NFNL_SUBSYS_NFTABLES && TAKEN_AWAY.contains(&(kind & 0xFF)) && is_table
-}
-
-/// The attribute's kind stands in the machine's byte order.
-fn little(table: &[u8]) -> Vec<u8> {
-    let mut bytes = 1_u16.to_ne_bytes().to_vec();
-    bytes.extend(table.iter().skip(2));
-    bytes
 }
 
 #[cfg(test)]

@@ -318,9 +318,7 @@ fn hint(
     let last = journeys.iter().find(|journey| journey.door == *ports && journey.last.version == *version);
     let led = last.is_some_and(|journey| journey.last.to != Target::Here);
     let goal = last.map_or(*ports, |journey| journey.last.ports);
-    let protocol = goal.protocol().as_str();
-    let (first, end) = goal.bounds();
-    let numbers = if first == end { first.to_string() } else { format!("{first}-{end}") };
+    let (protocol, numbers) = (goal.protocol().as_str(), goal.numbers('-'));
     let ufw =
         ruleset.chains.iter().any(|chain| chain.table == finding.table && chain.name.starts_with("ufw"));
     let rule = match (led, name.as_str()) {
@@ -328,7 +326,7 @@ fn hint(
         (false, "firewalld") => {
             format!("firewall-cmd --permanent --add-port={numbers}/{protocol} && firewall-cmd --reload")
         }
-        (false, _) if ufw => format!("ufw allow {}/{protocol}", numbers.replace('-', ":")),
+        (false, _) if ufw => format!("ufw allow {}/{protocol}", goal.numbers(':')),
         (false, _) => format!("nft insert rule {family} {name} {base} {protocol} dport {numbers} accept"),
     };
     let guarded =

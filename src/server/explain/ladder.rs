@@ -1,18 +1,17 @@
 //! One packet after the other through the daemon's watcher and keeper, at the time when it was captured. What stopped it
-//! is theirs to say; what that comes from is guessed here.
+//! is theirs to say; what that comes from is guessed here, and of refusals in `causes.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::causes::{Causes, span};
 use super::finding::{Check, Finding};
 use super::suspects::{Clock, KeyState, Look, Suspects};
 use crate::capture::Frame;
 use crate::crypto::Tag;
-use crate::gate::{
-    Authentic, Dropped, Keeper, Outcome, Refusal, Rejection, ReplayMemory, Skew, Verdict, Watcher,
-};
+use crate::gate::{Authentic, Dropped, Keeper, Outcome, Refusal, ReplayMemory, Verdict, Watcher};
 use crate::knock::{ActionName, Band, ClientName, Now, ServerId, Timestamp};
 use crate::os::clock;
 use crate::packet::{self, Packet, Transport};
@@ -23,8 +22,6 @@ use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 const SEEN_MAX: usize = 1 << 16;
 /// As often a watcher prepares for the coming minute.
 const TICK: Duration = Duration::from_secs(10);
-/// How far from a whole half hour a clock may be for its time zone to be suspected.
-const ZONE_SLACK: u64 = 120;
 
 /// The checks, and what they have seen.
 pub(super) struct Ladder {
@@ -36,8 +33,7 @@ pub(super) struct Ladder {
     watcher: Watcher,
     keeper: Keeper,
     suspects: Suspects,
-    actions: Vec<ActionName>,
-    allowed: HashMap<ClientName, Vec<ActionName>>,
+    causes: Causes,
     /// The first packet with each tag.
     seen: HashMap<Tag, u64>,
     count: u64,
@@ -73,7 +69,6 @@ impl Ladder {
     /// The checks of the daemon that this config makes, without any memory.
     pub(super) fn new(loaded: &Loaded, suspects: Suspects) -> Self {
         let keys = loaded.key_sets().map(|keys| (keys.fingerprint, keys.watcher()));
-        let clients = loaded.clients.iter();
         let mut watcher = Watcher::new(loaded.config.window, keys);
         if let Some(band) = loaded.config.ports {
             watcher.watch_band(band, RandomState::new());
@@ -86,8 +81,7 @@ impl Ladder {
             watcher,
             keeper: Keeper::new(loaded.policy(), ReplayMemory::new(Timestamp::default())),
             suspects,
-            actions: loaded.config.actions.keys().cloned().collect(),
-            allowed: clients.map(|c| (c.name.clone(), c.rules.allow.iter().cloned().collect())).collect(),
+            causes: Causes::new(loaded),
             seen: HashMap::new(),
             count: 0,
             ends: BTreeMap::new(),
@@ -317,7 +311,7 @@ impl Ladder {
         let Refusal { rejection, record, .. } = refusal;
         let cause = match copy_of {
             Some(first) => Some(format!("a copy of packet {first}, sent again")),
-            None => self.cause(&rejection, client.as_ref()),
+            None => self.causes.of(&rejection, client.as_ref()),
         };
         Said {
             check: Check::Keeper(rejection.reason()),
@@ -326,38 +320,6 @@ impl Ladder {
             reason: rejection.to_string(),
             cause,
         }
-    }
-
-    /// What a refusal is likely to come from, where that is not what it says.
-    fn cause(&self, rejection: &Rejection, client: Option<&ClientName>) -> Option<String> {
-        let who = client.map_or("the client", ClientName::as_str);
-        Some(match rejection {
-            Rejection::Stale(Skew::Behind(apart)) => format!(
-                "the clock of {who} is {} behind{}, or somebody sent an old knock again",
-                span(*apart),
-                zone(*apart)
-            ),
-            Rejection::Stale(Skew::Ahead(apart)) => {
-                format!("the clock of {who} is {} ahead{}", span(*apart), zone(*apart))
-            }
-            Rejection::OtherAddress => format!(
-                "an address on the way was translated (then: spa-knock --source observed, or the outside address given), \
-                 or somebody else sent a copy of a knock of {who}"
-            ),
-            Rejection::NotSealed => {
-                "a client with a fault: the same key signed it, but did not seal it".to_owned()
-            }
-            Rejection::NotUnderstood => format!("{who} is of a later version than this server"),
-            Rejection::UnknownAction(_) => format!("misspelt; defined here: {}", comma(&self.actions)),
-            Rejection::NotAllowed(_) => {
-                let allowed = client.and_then(|client| self.allowed.get(client)).map(Vec::as_slice);
-                format!("{who} may do: {}", comma(allowed.unwrap_or_default()))
-            }
-            Rejection::Expired => {
-                format!("its `expires`, or the time of a replaced key, was over (client show {who})")
-            }
-            _ => return None,
-        })
     }
 
     /// The packet that the last one is a copy of.
@@ -389,33 +351,4 @@ fn wrong_length(length: usize) -> Said {
             said.from("no knock: a scan, or a client of another kind (fwknop's packets are of other lengths)")
         }
     }
-}
-
-/// A span of time in two units at most.
-fn span(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let unit = match seconds {
-        0..3_600 => 1,
-        3_600..86_400 => 60,
-        _ => 3_600,
-    };
-    let whole = seconds.checked_div(unit).unwrap_or_default().saturating_mul(unit);
-    humantime::format_duration(Duration::from_secs(whole)).to_string()
-}
-
-/// Clocks that are set to local time are wrong by whole hours, or half ones.
-fn zone(apart: Duration) -> &'static str {
-    const HALF: u64 = 1_800;
-    let seconds = apart.as_secs();
-    let from_whole = seconds.checked_rem(HALF).unwrap_or_default();
-    let near = from_whole.min(HALF.saturating_sub(from_whole)) <= ZONE_SLACK;
-    if near && (HALF.saturating_sub(ZONE_SLACK)..=15 * 3_600).contains(&seconds) {
-        " (as much as a time zone is: perhaps it shows local time as UTC)"
-    } else {
-        ""
-    }
-}
-
-fn comma(names: &[ActionName]) -> String {
-    names.iter().map(ActionName::as_str).collect::<Vec<_>>().join(", ")
 }

@@ -422,7 +422,7 @@ impl World {
         })
     }
 
-    /// What the daemon does with a datagram, `server/daemon.rs`; why it was refused.
+    /// What the daemon does with a datagram, `server/daemon/knocks.rs`; why it was refused.
     fn hear(&mut self, number: usize) -> Option<Rejection> {
         let (client, sent) = &self.sent[number];
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();

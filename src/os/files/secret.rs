@@ -1,0 +1,96 @@
+//! Reading what nobody else may know: where it may lie, and how it leaves no copies behind.
+#![allow(clippy::disallowed_methods, reason = "a part of the place that the rule points to")]
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::permissions::{self, open_for_reading};
+use super::{FileError, plain};
+
+/// The largest key file.
+const SECRET_MAX: usize = 64 << 10;
+
+/// Reads a secret file from one opened descriptor: a regular file of the user (or root) that nobody else may
+/// read, in a folder that nobody else may write to.
+///
+/// # Errors
+/// When one of that does not hold, naming the mode and the mend, or the file cannot be read.
+pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    // The folder that counts is the one that the file lies in, not one that a link to it lies in.
+    let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
+    let file = open_for_reading(&real).map_err(|error| FileError::io(path, &error))?;
+    let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_file() {
+        return Err(FileError::new(path, "not a regular file", None));
+    }
+    permissions::check_file(path, &metadata)?;
+    if let Some(folder) = real.parent() {
+        permissions::check_folder(
+            folder,
+            &fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?,
+        )?;
+    }
+    read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
+}
+
+/// Reads a secret from standard input.
+///
+/// # Errors
+/// When it cannot be read, is too long or not UTF-8.
+pub fn read_secret_from_stdin() -> Result<Zeroizing<String>, FileError> {
+    read_zeroizing(io::stdin().lock())
+        .map_err(|error| FileError::new(Path::new("standard input"), error, None))
+}
+
+pub(in crate::os) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<String>, String> {
+    // Room for everything at once: a growing buffer would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));
+    let limit = u64::try_from(SECRET_MAX).unwrap_or(u64::MAX);
+    source.take(limit).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    if bytes.len() >= SECRET_MAX {
+        return Err("too long for a key file".to_owned());
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|_| "not UTF-8 text".to_owned())?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::super::tests::chmod;
+    use super::super::{Mode, create_folder, create_new};
+    use super::*;
+
+    #[test]
+    fn a_secret_is_read_only_from_a_private_regular_file_in_a_private_folder() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("keys");
+        create_folder(&folder, Mode::Private).unwrap();
+        let key = folder.join("a.key");
+        create_new(&key, Mode::Private, b"text").unwrap();
+        let link = scratch.path().join("link.key");
+        std::os::unix::fs::symlink(&key, &link).unwrap();
+        assert_eq!(*read_secret(&key).unwrap(), "text");
+        assert_eq!(*read_secret(&link).unwrap(), "text");
+
+        for (file_mode, folder_mode, reason) in [
+            (0o640, 0o700, "mode 0640 lets others at it"),
+            (0o604, 0o700, "mode 0604 lets others at it"),
+            (0o600, 0o770, "mode 0770 lets others replace the key file in this folder"),
+            (0o600, 0o707, "mode 0707 lets others replace the key file in this folder"),
+        ] {
+            chmod(&key, file_mode);
+            chmod(&folder, folder_mode);
+            let error = read_secret(&key).unwrap_err();
+            assert_eq!(error.reason, reason);
+            assert!(error.hint.unwrap().starts_with("chmod "));
+        }
+        chmod(&key, 0o600);
+        chmod(&folder, 0o1777);
+        assert!(read_secret(&key).is_ok(), "a sticky folder lets nobody replace the file");
+        assert_eq!(read_secret(&folder).unwrap_err().reason, "not a regular file");
+        assert!(read_secret(&folder.join("none")).unwrap_err().missing);
+    }
+}

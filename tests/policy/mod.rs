@@ -1,0 +1,55 @@
+//! What a server decides port sequences by, for the tests of them and the benchmark.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use spa_knock::crypto::{KeySet, PairSecret, Secret};
+use spa_knock::gate::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
+use spa_knock::knock::{AddressPolicy, Band, PrefixLengths};
+
+/// The keys of a secret at the server `bastion`.
+pub(crate) fn keys(secret: [u8; 32]) -> KeySet {
+    PairSecret::new(Secret::from_bytes(&secret)).keys(&"bastion".parse().unwrap())
+}
+
+/// What opens these ports.
+pub(crate) fn open(ports: &str) -> Part {
+    Part::Open { ports: vec![ports.parse().unwrap()], uses: Uses::Many }
+}
+
+/// One who may do this from any address, as often as he likes.
+pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> Client {
+    Client {
+        name: name.parse().unwrap(),
+        fingerprint: keys.fingerprint,
+        keys: keys.keeper(),
+        age: KeyAge::Current,
+        otp: None,
+        rules: ClientRules {
+            allow: allow.iter().map(|action| action.parse().unwrap()).collect(),
+            sources: BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed]),
+            grant_prefix: PrefixLengths::SINGLE,
+            rate: None,
+            expires: None,
+            uses: None,
+        },
+    }
+}
+
+/// These actions, each of one part that lasts 30 s, for these clients.
+pub(crate) fn policy(
+    actions: impl IntoIterator<Item = (&'static str, Part)>,
+    clients: impl IntoIterator<Item = Client>,
+) -> Policy {
+    let term = Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(60) });
+    let action = |part| Action { parts: vec![part], term };
+    Policy {
+        window: Duration::from_secs(30),
+        reply: true,
+        band: Some(Band::USUAL),
+        own_addresses: BTreeSet::new(),
+        actions: actions.into_iter().map(|(name, part)| (name.parse().unwrap(), action(part))).collect(),
+        clients: clients.into_iter().collect(),
+    }
+}
