@@ -41,10 +41,14 @@ impl Knockd {
 
     /// Ours, where the files are these.
     pub(crate) fn ours_among(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
-        let [nsenter, entrance] = mounts.words();
-        let mut command = Command::new(nsenter);
-        command.arg(entrance).arg(Daemon::PROGRAM);
+        let command = among(mounts, Daemon::PROGRAM);
         Self::launch_program(server, command, doors, options).started(PATIENCE).expect("it listens")
+    }
+
+    /// Debian's, the same.
+    pub(crate) fn theirs_among(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
+        let command = among(mounts, "knockd");
+        Self::launch(server, folder(), doors, options, command).started(PATIENCE).expect("knockd listens")
     }
 
     fn launch_program(server: &Namespace, mut command: Command, doors: &str, options: &str) -> Self {
@@ -120,6 +124,13 @@ impl Drop for Knockd {
             eprintln!("{}", self.log());
         }
     }
+}
+
+fn among(mounts: &Mounts, program: &str) -> Command {
+    let [nsenter, entrance] = mounts.words();
+    let mut command = Command::new(nsenter);
+    command.arg(entrance).arg(program);
+    command
 }
 
 fn folder() -> TempDir {
