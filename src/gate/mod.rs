@@ -45,7 +45,7 @@ pub use order::{Command, Effect, Order, Ticket, Undoing};
 pub use otp::OtpFault;
 pub use plain::PlainDoor;
 pub use policy::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
-pub use rate::{InvalidRate, Rate};
+pub use rate::{InvalidRate, Rate, RecentActs};
 pub use record::{Event, Record, Via};
 pub use rejection::{Reason, Rejection};
 pub use replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};

@@ -66,12 +66,12 @@ impl fmt::Display for Rate {
 
 /// When one client acted of late; at most as many times as its rate counts.
 #[derive(Debug, Default)]
-pub(super) struct RecentActs(VecDeque<Duration>);
+pub struct RecentActs(VecDeque<Duration>);
 
 impl RecentActs {
     /// Counts one more act at `now` (steady time), unless the rate is used up.
     #[must_use]
-    pub(super) fn admit(&mut self, rate: Rate, now: Duration) -> bool {
+    pub fn admit(&mut self, rate: Rate, now: Duration) -> bool {
         // An act leaves the window when it is exactly as old as the window is long.
         while self.0.front().is_some_and(|&act| now.saturating_sub(act) >= rate.per) {
             self.0.pop_front();

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::HostName;
 use super::command::Truncated;
 
 /// knockd's room for a message.
@@ -15,7 +16,7 @@ pub struct Client<'a> {
     /// The source's address.
     pub address: IpAddr,
     /// Its name (`-l`).
-    pub name: Option<&'a str>,
+    pub name: Option<&'a HostName>,
 }
 
 /// What happened.
@@ -64,12 +65,12 @@ impl Message<'_> {
         text.truncate(text.floor_char_boundary(MESSAGE_MAX));
         text
     }
+}
 
-    /// The message as a log file has it, its line end included. `minute` is local time, `YYYY-MM-DD HH:MM`.
-    #[must_use]
-    pub fn line(&self, minute: &str) -> String {
-        format!("[{minute}] {}\n", self.text())
-    }
+/// A message's text as a log file has it, the line end included. `minute` is local time, `YYYY-MM-DD HH:MM`.
+#[must_use]
+pub fn line(text: &str, minute: &str) -> String {
+    format!("[{minute}] {text}\n")
 }
 
 impl fmt::Display for Client<'_> {
@@ -130,7 +131,8 @@ mod tests {
     #[test]
     fn every_line_stands_as_knockd_writes_it() {
         let client = Client { address: "10.77.0.2".parse().unwrap(), name: None };
-        let named = Client { name: Some("host.example"), ..client };
+        let name = "host.example".parse().unwrap();
+        let named = Client { name: Some(&name), ..client };
         for (message, lines) in [
             (Message::Starting("eth0"), "starting up, listening on eth0\n"),
             (Message::Stage(client, "a", 1), "10.77.0.2: a: Stage 1\n"),
@@ -169,7 +171,7 @@ mod tests {
                 "error while disabling used one time sequence for door a --> disabling the door\n",
             ),
         ] {
-            assert_eq!(message.line(MINUTE), format!("[{MINUTE}] {lines}"));
+            assert_eq!(line(&message.text(), MINUTE), format!("[{MINUTE}] {lines}"));
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
+use super::confine::Identity;
 use super::runner::{self, RunError};
 
 /// How many run at a time, unless another number is said.
@@ -26,6 +27,8 @@ const SAID_MAX: usize = 64 << 10;
 pub struct Commands<T> {
     /// How many run at a time.
     max: usize,
+    /// Whom they become; none = they are who we are.
+    identity: Option<Identity>,
     running: Vec<Running<T>>,
     waiting: VecDeque<Job<T>>,
 }
@@ -40,7 +43,13 @@ impl<T> Commands<T> {
     /// None yet, and so many at a time.
     #[must_use]
     pub const fn with_room(max: usize) -> Self {
-        Self { max, running: Vec::new(), waiting: VecDeque::new() }
+        Self { max, identity: None, running: Vec::new(), waiting: VecDeque::new() }
+    }
+
+    /// The same, as another user, without a capability.
+    #[must_use]
+    pub fn under(self, identity: Option<Identity>) -> Self {
+        Self { identity, ..self }
     }
 }
 
@@ -184,7 +193,9 @@ impl<T> Commands<T> {
         let Job { argv, timeout, label } = job;
         let started = Said::pipe()
             .map_err(|error| RunError::Io(argv.first().cloned().unwrap_or_default(), error.to_string()))
-            .and_then(|(said, writer)| runner::start(&argv, writer).map(|child| (child, said)));
+            .and_then(|(said, writer)| {
+                runner::start(&argv, writer, self.identity).map(|child| (child, said))
+            });
         match started {
             Ok((child, said)) => {
                 self.running.push(Running { child, said, started: now, timeout, last: None, label });
@@ -289,6 +300,7 @@ impl Said {
 mod tests {
     use super::*;
     use crate::os::clock::steady;
+    use crate::os::confine;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -399,5 +411,17 @@ mod tests {
             names.iter().all(|n| ["PATH", "LANG", "PWD", "SHLVL", "_", "OLDPWD"].contains(n)),
             "{names:?}"
         );
+    }
+
+    #[test]
+    fn a_command_under_another_identity_is_that_user_alone_and_has_no_capability() {
+        let Some(identity) = confine::unprivileged("nobody").unwrap() else { return };
+        let mut commands = Commands::with_room(1).under(Some(identity));
+        let script = "id -u; id -g; id -G; grep -E 'Cap(Prm|Eff|Amb)' /proc/self/status | tr -d '\\t'";
+        commands.start(shell(script), steady()).unwrap();
+        let done = until_one_ends(&mut commands);
+        let (uid, gid, none) = (identity.uid, identity.gid, "0".repeat(16));
+        let expected = format!("{uid}\\n{gid}\\n{gid}\\nCapPrm:{none}\\nCapEff:{none}\\nCapAmb:{none}");
+        assert_eq!((done.ended, done.said), (Ended::Well, expected));
     }
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use super::confine::Identity;
+
 /// What commands find programs by.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -178,8 +180,13 @@ fn ourselves(argument: &str) -> Command {
 }
 
 /// Starts a command: no shell, clean environment, `/` as its folder, no input, both outputs into `said`, a process
-/// group of its own. Of descriptors it gets no others.
-pub(super) fn start(argv: &[String], said: PipeWriter) -> Result<Child, RunError> {
+/// group of its own. Of descriptors it gets no others. With an identity it is that user, in no other group and without
+/// a capability.
+pub(super) fn start(
+    argv: &[String],
+    said: PipeWriter,
+    identity: Option<Identity>,
+) -> Result<Child, RunError> {
     let (program, args) = argv.split_first().ok_or_else(|| RunError::NotFound(String::new()))?;
     let error = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.clone()),
@@ -188,6 +195,9 @@ pub(super) fn start(argv: &[String], said: PipeWriter) -> Result<Child, RunError
     let complaints = said.try_clone().map_err(error)?;
     let mut command = clean(program);
     command.args(args).stdin(Stdio::null()).stdout(said).stderr(complaints).process_group(0);
+    if let Some(Identity { uid, gid }) = identity {
+        command.gid(gid).uid(uid);
+    }
     command.spawn().map_err(error)
 }
 

@@ -124,6 +124,10 @@ pub(super) enum Command {
         id: Option<ServerId>,
     },
     /// The daemon for plain sequences, with knockd's own options
+    ///
+    /// With -l, lines of the log have the name of an address in parentheses behind it, if it has one. getent looks it
+    /// up, at most four at a time, for 2 s each, and not as root. Lines wait for that in their order, 2 s at most;
+    /// commands do not wait. What was found is kept for 10 minutes. Whoever owns an address chooses its name.
     Knockd {
         /// knockd's options
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

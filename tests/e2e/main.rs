@@ -35,6 +35,7 @@ mod laboratory;
 mod legacy;
 mod legacy_cases;
 mod legacy_mended;
+mod legacy_names;
 mod legacy_programs;
 mod mistakes;
 mod nat;

@@ -11,7 +11,7 @@ use etherparse::PacketBuilder;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::{Daemon, Namespace, Wire, within};
+use super::{Daemon, Mounts, Namespace, Wire, within};
 
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,8 +36,23 @@ impl Knockd {
 
     /// Ours, without waiting.
     pub(crate) fn launch_ours(server: &Namespace, doors: &str, options: &str) -> Self {
+        Self::launch_program(server, Command::new(Daemon::PROGRAM), doors, options)
+    }
+
+    /// Ours, where the files are these.
+    pub(crate) fn ours_among(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
+        let command = among(mounts, Daemon::PROGRAM);
+        Self::launch_program(server, command, doors, options).started(PATIENCE).expect("it listens")
+    }
+
+    /// Debian's, the same.
+    pub(crate) fn theirs_among(mounts: &Mounts, server: &Namespace, doors: &str, options: &str) -> Self {
+        let command = among(mounts, "knockd");
+        Self::launch(server, folder(), doors, options, command).started(PATIENCE).expect("knockd listens")
+    }
+
+    fn launch_program(server: &Namespace, mut command: Command, doors: &str, options: &str) -> Self {
         let folder = folder();
-        let mut command = Command::new(Daemon::PROGRAM);
         command.arg("knockd").arg("--state-dir").arg(folder.path().join("state"));
         Self::launch(server, folder, doors, options, command)
     }
@@ -109,6 +124,13 @@ impl Drop for Knockd {
             eprintln!("{}", self.log());
         }
     }
+}
+
+fn among(mounts: &Mounts, program: &str) -> Command {
+    let [nsenter, entrance] = mounts.words();
+    let mut command = Command::new(nsenter);
+    command.arg(entrance).arg(program);
+    command
 }
 
 fn folder() -> TempDir {

@@ -8,14 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::state::{self, StateError};
-use super::book::Book;
+use super::book::{Book, Turn};
 use super::ears::{Ears, Gone, Post};
 use super::leases::{Leases, Told, tell_left};
 use super::messages::FromWatcher;
 use super::written::{Written, read_list};
 use crate::gate::Event as Ending;
 use crate::knock::ClientName;
-use crate::knockd::{Client, Door, Event, Message, OneTimeList, Opening, Step};
+use crate::knockd::{Door, Event, Message, OneTimeList, Opening, Step};
 use crate::os::clock;
 use crate::os::files::{self, Mode};
 
@@ -146,15 +146,16 @@ impl Doors {
         &mut self.book
     }
 
-    /// Readable when there is something to hear or a command says something.
+    /// Readable when there is something to hear, or a command or a look-up says something.
     pub(in crate::server) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.ears.as_ref().map(AsFd::as_fd).into_iter().chain(self.leases.descriptors())
+        let ears = self.ears.as_ref().map(AsFd::as_fd);
+        ears.into_iter().chain(self.leases.descriptors()).chain(self.book.descriptors())
     }
 
     /// Until `tend` has something to do, if nothing happens before.
     pub(in crate::server) fn patience(&self) -> Option<Duration> {
         let restart = self.restart.map(|due| due.saturating_sub(clock::steady()));
-        restart.into_iter().chain(self.leases.patience()).min()
+        restart.into_iter().chain(self.leases.patience()).chain(self.book.patience()).min()
     }
 
     /// Takes what the watcher reports.
@@ -182,11 +183,12 @@ impl Doors {
         outcomes
     }
 
-    /// Looks after commands, the watcher, and the addresses that are knocked at.
+    /// Looks after commands, the log, the watcher, and the addresses that are knocked at.
     pub(in crate::server) fn tend(&mut self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         let told = self.leases.tend();
         self.log(told, &mut outcomes);
+        self.book.tend();
         self.mind();
         let now = clock::steady();
         if now >= self.addresses_due {
@@ -198,7 +200,8 @@ impl Doors {
         outcomes
     }
 
-    /// Waits a moment for commands that open: once they have ended it is known when to close.
+    /// Waits a moment for commands that open: once they have ended it is known when to close. Nothing is left that
+    /// waits to be logged.
     pub(in crate::server) fn settle(&mut self) -> Vec<Outcome> {
         let deadline = clock::steady().saturating_add(SETTLE_MAX);
         let mut outcomes = Vec::new();
@@ -207,17 +210,13 @@ impl Doors {
             let told = self.leases.tend();
             self.log(told, &mut outcomes);
         }
+        self.book.flush();
         outcomes
     }
 
     fn happen(&mut self, event: &Event, outcomes: &mut Vec<Outcome>) {
         let Some(door) = self.doors.get(event.door) else { return };
-        let client = Client { address: event.source, name: None };
-        self.book.write(&match event.step {
-            Step::Stage(stage) => Message::Stage(client, &door.name, stage),
-            Step::Open => Message::Open(client, &door.name),
-            Step::Timeout(stage) => Message::SequenceTimeout(client, &door.name, stage),
-        });
+        self.book.tell(event.source, &door.name, Turn::Step(event.step));
         if event.step == Step::Open && self.use_up(event.door) {
             let Some(door) = self.doors.get(event.door) else { return };
             let (name, opening) = (door.name.clone(), door.opening.clone());
@@ -259,7 +258,7 @@ impl Doors {
         }
     }
 
-    fn log(&self, told: Vec<Told>, outcomes: &mut Vec<Outcome>) {
+    fn log(&mut self, told: Vec<Told>, outcomes: &mut Vec<Outcome>) {
         for told in told {
             match told {
                 Told::Running { door, command } => {
@@ -267,8 +266,7 @@ impl Doors {
                 }
                 Told::Status { door, status } => self.book.write(&Message::Status(&door, status)),
                 Told::Timeout { source, door } => {
-                    let client = Client { address: source, name: None };
-                    self.book.write(&Message::CommandTimeout(client, &door));
+                    self.book.tell(source, &door, Turn::CommandTimeout);
                 }
                 Told::Truncated(which) => self.book.write(&Message::Truncated(which)),
                 Told::NotStarted { door, reason } => {

@@ -11,6 +11,7 @@ use super::super::state;
 use super::book::Book;
 use super::doors::Doors;
 use super::ears::Post;
+use super::names::Names;
 use super::options::Options;
 use super::settings::Settings;
 use super::{CLIENT, tell_danger};
@@ -52,7 +53,8 @@ impl Keeper {
         let shown_interfaces = settings.shown_interfaces();
         let Settings { path, written, interfaces, log_file, pid_file } = settings;
         let verbose = options.verbose || options.debug;
-        let book = Book::open(log_file, written.options.syslog, verbose);
+        let names = options.lookup.then(|| Names::new(identity));
+        let book = Book::open(log_file, written.options.syslog, verbose).with_names(names);
         let mut doors = Doors::open(&folder, client, book).map_err(Failure::run)?;
         let post = Post {
             config: written.text.clone(),
@@ -63,9 +65,6 @@ impl Keeper {
         };
         let coming = doors.prepare(written, post, false).map_err(Failure::run)?;
         doors.take_up(coming);
-        if options.lookup {
-            log::warn!("--lookup: {}: addresses are logged without names", crate::config::NOT_YET);
-        }
         tell_danger(doors.count());
         doors.book().write(&Message::Starting(&shown_interfaces));
         doors.book().say(&format!("listening on {shown_interfaces}..."));

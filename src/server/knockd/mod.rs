@@ -8,9 +8,11 @@ mod ears;
 mod keeper;
 mod leases;
 mod messages;
+mod names;
 mod options;
 mod quiet;
 mod settings;
+mod sinks;
 mod watch;
 mod written;
 

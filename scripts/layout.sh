@@ -1,0 +1,38 @@
+# What is installed and where it lies: the same for the package and for scripts/install.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # top is set by lib.sh
+
+# lay_out BINARIES TREE PREFIX UNITS ZSH: puts everything below the folder TREE as it is to lie below /: programs and what
+# belongs to them in PREFIX, units in UNITS, completions of zsh in PREFIX/share/zsh/ZSH.
+lay_out() {
+    local from=$1 tree=$2 prefix=$3 units=$4 zsh=$5 share doc program section page unit
+    share=$tree$prefix/share doc=$tree$prefix/share/doc/spa-knock
+    # Whatever the umask of who builds is, everybody may read what is installed.
+    umask 022
+
+    install -D "$from/spa-knock" "$tree$prefix/bin/spa-knock"
+    install -D "$from/spa-knockd" "$tree$prefix/sbin/spa-knockd"
+    strip "$tree$prefix/bin/spa-knock" "$tree$prefix/sbin/spa-knockd"
+
+    install -d "$tree/etc/spa-knock" "$tree$units"
+    install -d -m 700 "$tree/etc/spa-knock/keys"
+    for unit in spa-knockd.service spa-knockd-legacy.service; do
+        sed "s|/usr/local/sbin|$prefix/sbin|" "$top/packaging/$unit" >"$tree$units/$unit"
+    done
+
+    install -d "$share/man/man"{1,5,8} "$share/bash-completion/completions" "$share/zsh/$zsh" "$share/fish/vendor_completions.d"
+    for page in "$top"/docs/man/*.5; do gzip -9nc "$page" >"$share/man/man5/${page##*/}.gz"; done
+    for program in spa-knock:1 spa-knockd:8; do
+        section=${program#*:} program=${program%:*}
+        "$from/$program" man | gzip -9nc >"$share/man/man$section/$program.$section.gz"
+        "$from/$program" completions bash >"$share/bash-completion/completions/$program"
+        "$from/$program" completions zsh >"$share/zsh/$zsh/_$program"
+        "$from/$program" completions fish >"$share/fish/vendor_completions.d/$program.fish"
+    done
+
+    install -d "$doc/examples/spa-knockd.service.d"
+    install -m 644 "$top"/{README,SECURITY,CHANGELOG}.md "$top"/docs/*.md "$doc"
+    cat "$top/LICENSE-MIT" "$top/LICENSE-APACHE" >"$doc/copyright"
+    install -m 644 "$top/packaging/spa-knockd.toml" "$top/keys.example" "$doc/examples"
+    install -m 644 "$top"/packaging/spa-knockd.service.d/* "$doc/examples/spa-knockd.service.d"
+}

@@ -1,0 +1,189 @@
+//! `scripts/install`, into a folder that stands for the root: what it puts there, what it refuses, what it takes away.
+#![cfg(all(feature = "server", target_os = "linux"))]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "tests run programs and may fail loudly"
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// A machine with nothing on it.
+struct Machine(TempDir);
+
+impl Machine {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        fs::write(self.path(path), text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap()
+    }
+
+    fn mode(&self, path: &str) -> u32 {
+        fs::metadata(self.path(path)).unwrap().permissions().mode() & 0o7777
+    }
+
+    /// Runs the script with these words and this prefix; with the programs of this build where it installs.
+    fn run(&self, prefix: &str, words: &[&str]) -> Output {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/install"));
+        command.env("DESTDIR", self.0.path()).env("PREFIX", prefix).args(words).stdin(Stdio::null());
+        if !words.contains(&"--uninstall") {
+            command.arg("--binaries").arg(Path::new(env!("CARGO_BIN_EXE_spa-knockd")).parent().unwrap());
+        }
+        command.output().unwrap()
+    }
+
+    fn runs_well(&self, prefix: &str, words: &[&str]) -> String {
+        let output = self.run(prefix, words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// All files and links there are.
+    fn files(&self) -> BTreeSet<String> {
+        let (mut files, mut folders) = (BTreeSet::new(), vec![self.0.path().to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let (path, kind) = entry.map(|entry| (entry.path(), entry.file_type().unwrap())).unwrap();
+                if kind.is_dir() {
+                    folders.push(path);
+                } else {
+                    files.insert(path.strip_prefix(self.0.path()).unwrap().to_str().unwrap().to_owned());
+                }
+            }
+        }
+        files
+    }
+}
+
+fn first_word_of(program: &Path) -> String {
+    let output = Command::new(program).arg("-V").output().unwrap();
+    String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn everything_lies_where_it_is_looked_for_and_the_units_find_the_daemon() {
+    for (prefix, units) in [
+        ("/usr/local", "usr/local/lib/systemd/system"),
+        ("/usr", "usr/lib/systemd/system"),
+        ("/opt/spa-knock", "etc/systemd/system"),
+    ] {
+        let machine = Machine::new();
+        machine.runs_well(prefix, &[]);
+        let below = |path: &str| format!("{}/{path}", prefix.trim_start_matches('/'));
+        for (path, mode) in [
+            (below("bin/spa-knock"), 0o755),
+            (below("sbin/spa-knockd"), 0o755),
+            (below("share/man/man8/spa-knockd.8.gz"), 0o644),
+            (below("share/bash-completion/completions/spa-knock"), 0o644),
+            (below("share/doc/spa-knock/examples/spa-knockd.toml"), 0o644),
+            ("etc/spa-knock".to_owned(), 0o755),
+            ("etc/spa-knock/keys".to_owned(), 0o700),
+        ] {
+            assert_eq!(machine.mode(&path), mode, "{path}");
+        }
+        for (unit, words) in
+            [("spa-knockd.service", " run"), ("spa-knockd-legacy.service", " knockd $KNOCKD_OPTS")]
+        {
+            let text = machine.read(&format!("{units}/{unit}"));
+            assert!(text.contains(&format!("\nExecStart={prefix}/sbin/spa-knockd{words}\n")), "{text}");
+        }
+        assert!(!machine.path(&below("sbin/knockd")).exists(), "nobody has asked for it");
+    }
+}
+
+#[test]
+fn what_is_installed_can_be_taken_away_to_the_last_file_but_no_config_key_or_state() {
+    let machine = Machine::new();
+    machine.runs_well("/usr/local", &["--knockd"]);
+    assert_eq!(first_word_of(&machine.path("usr/local/sbin/knockd")), "knockd");
+    assert_eq!(first_word_of(&machine.path("usr/local/bin/knock")), "knock");
+    let kept = ["etc/spa-knock/spa-knockd.toml", "etc/spa-knock/keys/laptop.key", "var/lib/spa-knock/gate"];
+    kept.iter().for_each(|path| machine.write(path, "mine"));
+    machine.write("usr/local/bin/other", "of somebody else");
+    // An upgrade: what an older version had goes, links and modes stay.
+    let list = "usr/local/share/spa-knock/installed";
+    machine.write("usr/local/bin/old", "");
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    machine.write(list, &format!("{}file {empty} /usr/local/bin/old\n", machine.read(list)));
+    let before = machine.files();
+    machine.runs_well("/usr/local", &[]);
+    let gone: Vec<_> = before.difference(&machine.files()).cloned().collect();
+    assert_eq!(gone, ["usr/local/bin/old"]);
+
+    machine.runs_well("/usr/local", &["--uninstall"]);
+    let left: Vec<_> = machine.files().into_iter().collect();
+    let expected = [kept[1], kept[0], "usr/local/bin/other", kept[2]];
+    assert_eq!(left, expected);
+    assert!(!machine.path("usr/local/share").exists(), "nor does an empty folder stay");
+    assert!(!machine.run("/usr/local", &["--uninstall"]).status.success(), "there is nothing any more");
+}
+
+#[test]
+fn a_link_goes_over_nothing_of_somebody_else_and_then_nothing_is_installed() {
+    for path in ["usr/sbin/knockd", "usr/bin/knock"] {
+        let machine = Machine::new();
+        machine.write(path, "of a package");
+        let output = machine.run("/usr", &["--knockd"]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains(&format!("{}: not of scripts/install", machine.path(path).display())),
+            "{said}"
+        );
+        assert!(said.contains("hint: move it away, or install below /usr/local"), "{said}");
+        assert_eq!(machine.files().into_iter().collect::<Vec<_>>(), [path]);
+        assert_eq!(machine.read(path), "of a package");
+        machine.runs_well("/usr", &[]);
+        machine.runs_well("/usr/local", &["--knockd"]);
+    }
+    let machine = Machine::new();
+    fs::create_dir_all(machine.path("usr/local/sbin")).unwrap();
+    symlink("/usr/sbin/other", machine.path("usr/local/sbin/knockd")).unwrap();
+    assert!(!machine.run("/usr/local", &["--knockd"]).status.success(), "not over another link either");
+}
+
+#[test]
+fn what_was_changed_after_it_was_installed_stays_and_is_told() {
+    let machine = Machine::new();
+    machine.runs_well("/usr/local", &["--knockd"]);
+    let unit = "usr/local/lib/systemd/system/spa-knockd.service";
+    machine.write(unit, "[Service]\n");
+    fs::remove_file(machine.path("usr/local/sbin/knockd")).unwrap();
+    machine.write("usr/local/sbin/knockd", "another one");
+    let said = machine.runs_well("/usr/local", &["--uninstall"]);
+    let left: Vec<_> = machine.files().into_iter().collect();
+    assert_eq!(left, [unit, "usr/local/sbin/knockd"]);
+    for path in left {
+        assert!(said.contains(&format!("{path} has been changed since, and stays")), "{said}");
+    }
+}
+
+#[test]
+fn a_place_that_the_units_could_not_name_or_see_is_refused() {
+    for prefix in ["usr", "/usr/a b", "/usr/../opt", "/home/me", "/usr//local", "/opt/|x"] {
+        let machine = Machine::new();
+        let output = machine.run(prefix, &[]);
+        assert_eq!(output.status.code(), Some(1), "{prefix}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&format!("PREFIX={prefix}: ")), "{prefix}");
+        assert!(machine.files().is_empty());
+    }
+    assert_eq!(Machine::new().run("/usr/local", &["--nothing"]).status.code(), Some(2));
+}
