@@ -19,8 +19,6 @@ pub use document::{Document, Table, Value, written};
 pub use instant::{Instant, InvalidInstant};
 pub use problem::{ConfigErrors, Place, Places, Problem, full_name};
 pub use profile::{Profile, ProfileError};
-/// What is said of a key or command that has its place already, but is not built.
-pub const NOT_YET: &str = "not yet in this version";
 /// The UDP port that knocks are sent to, unless another is configured.
 pub const KNOCK_PORT: u16 = 62_201;
 

@@ -158,6 +158,10 @@ fn what_a_stranger_gets_into_the_log_opens_nothing() {
     }
     let warned = "other programs than the kernel write there";
     assert_eq!(daemon.log().matches(warned).count(), 1, "{}", daemon.log());
+    let checked = lab.server.output(&mut site.admin(&["check"]));
+    let checked = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.contains(warned), "{checked}");
+    assert!(checked.contains("no packets logged as \"knock: \" of late, but some as \"\""), "{checked}");
     // The same as the kernel writes it.
     lines("Nov 24 14:20:24 bastion kernel: [1.5] knock: SAID");
     assert!(within(SOON, || granted(&site) == 1), "{}", daemon.log());

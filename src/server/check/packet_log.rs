@@ -2,7 +2,7 @@
 
 use super::report::Report;
 use crate::config::{LogSource, PacketLog, ServerConfig};
-use crate::os::files;
+use crate::os::{files, host};
 use crate::packet::{Logged, SyslogLine};
 
 /// Bytes at its end that are looked at.
@@ -32,6 +32,13 @@ impl Report {
                 ),
                 "a file that only kern.* goes to, or \"journal\"",
             );
+        }
+        if host::program("journalctl").is_some() {
+            let message = format!(
+                "{}: whoever has an account on this host can write there as the kernel",
+                path.display()
+            );
+            self.warning(config, &place, message, "log = \"journal\": there nobody can");
         }
         match found.other_prefix {
             Some(other) if found.packets == 0 => self.warning(
