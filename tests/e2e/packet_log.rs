@@ -1,23 +1,29 @@
 //! Plain sequences and port sequences read from the firewall's log: through rotation, and nothing that a stranger writes.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::flood::Memory;
 use crate::net::{
-    CLIENT4, Daemon, KernelLog, Lab, Mounts, SERVER4, SERVER6, Site, Touch, await_step, limited, open_ssh,
-    step, touch, within,
+    CLIENT4, Daemon, KernelLog, Lab, Mounts, SERVER4, SERVER6, Site, Touch, await_step, full, limited,
+    open_ssh, step, touch, within,
 };
 
 const SOON: Duration = Duration::from_secs(5);
 const PREFIX: &str = "knock: ";
 const DOOR: &str = "[a]\nsequence = 7000,8000:udp,9000\ntcpflags = syn\nseq_timeout = 20\n";
+
+const TCP_7000: &str = "PROTO=TCP SPT=1 DPT=7000 WINDOW=1 RES=0x00 SYN URGP=0 ";
+const UDP_8000: &str = "PROTO=UDP SPT=1 DPT=8000 LEN=8 ";
+const TCP_9000: &str = "PROTO=TCP SPT=1 DPT=9000 WINDOW=1 RES=0x00 SYN URGP=0 ";
 
 /// A door that opens ssh; with `capture = "udp"`, as on a host where capturing is not allowed.
 fn site(log: &str) -> Site {
@@ -127,18 +133,10 @@ fn what_a_stranger_gets_into_the_log_opens_nothing() {
     let (site, file) = site_with_file();
     let log = KernelLog::start(&lab.server, "lan0", &file, PREFIX);
     let daemon = Daemon::start(&lab.server, &site);
-    let said = |port: u16, udp: bool| {
-        let transport = if udp {
-            "PROTO=UDP SPT=1 DPT=PORT LEN=8 "
-        } else {
-            "PROTO=TCP SPT=1 DPT=PORT WINDOW=1 RES=0x00 SYN URGP=0 "
-        };
-        let head = "IN=lan0 OUT= MAC= SRC=10.77.0.2 DST=10.77.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=0 DF ";
-        format!("{head}{}", transport.replace("PORT", &port.to_string()))
-    };
+    let head = "IN=lan0 OUT= MAC= SRC=10.77.0.2 DST=10.77.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=0 DF ";
     let lines = |form: &str| {
-        for (port, udp) in [(7000, false), (8000, true), (9000, false)] {
-            log.write(&form.replace("SAID", &said(port, udp)));
+        for transport in [TCP_7000, UDP_8000, TCP_9000] {
+            log.write(&form.replace("SAID", &format!("{head}{transport}")));
         }
     };
     for form in [
@@ -165,6 +163,56 @@ fn what_a_stranger_gets_into_the_log_opens_nothing() {
     // The same as the kernel writes it.
     lines("Nov 24 14:20:24 bastion kernel: [1.5] knock: SAID");
     assert!(within(SOON, || granted(&site) == 1), "{}", daemon.log());
+}
+
+#[test]
+fn a_flood_of_lines_keeps_nobody_out_and_takes_no_memory() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, file) = site_with_file();
+    let log = KernelLog::start(&lab.server, "lan0", &file, PREFIX);
+    let daemon = Daemon::start(&lab.server, &site);
+    // That of sealed knocks is the older one.
+    let watcher = daemon.children()[1];
+    let before = Memory::of(watcher).now;
+    let (rate, knocks) = if full() { (20_000, 20) } else { (5_000, 5) };
+    let over = AtomicBool::new(false);
+    let line = |source: Ipv4Addr, transport: &str| {
+        log.write(&format!(
+            "Nov 24 14:20:24 bastion kernel: [1.5] {PREFIX}IN=lan0 OUT= MAC= SRC={source} DST=10.77.0.1 LEN=40 TOS=0x00 PREC=0x00 TTL=64 ID=0 DF {transport}"
+        ));
+    };
+    let (written, took) = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let (start, mut written) = (Instant::now(), 0_u32);
+            while !over.load(Ordering::Relaxed) {
+                let due = u32::try_from(start.elapsed().as_millis()).unwrap() * (rate / 1_000);
+                for number in written..due {
+                    line(Ipv4Addr::from(0x0B00_0000 + number), TCP_7000);
+                }
+                written = due;
+                thread::sleep(Duration::from_millis(1));
+            }
+            (written, start.elapsed())
+        });
+        thread::sleep(Duration::from_millis(500));
+        for knock in 0..knocks {
+            for transport in [TCP_7000, UDP_8000, TCP_9000] {
+                line(Ipv4Addr::new(10, 77, 9, knock), transport);
+                thread::sleep(Duration::from_millis(50));
+            }
+            let most = usize::from(knock) + 1;
+            within(SOON, || granted(&site) == most);
+            thread::sleep(Duration::from_millis(if full() { 1_000 } else { 100 }));
+        }
+        over.store(true, Ordering::Relaxed);
+        flood.join().unwrap()
+    });
+    let (through, most) = (granted(&site), Memory::of(watcher).most);
+    println!(
+        "{written} lines in {took:?}: {through} of {knocks} through; watcher: {before} KiB before, {most} at most"
+    );
+    assert_eq!(through, usize::from(knocks), "{}", daemon.log());
+    assert!(most - before <= 3 << 10, "{most} KiB");
 }
 
 #[test]
@@ -271,11 +319,7 @@ fn the_journal_is_followed_by_its_own_program_and_only_the_kernels_entries_count
         });
         format!("{entry}\n")
     };
-    let sequence = [
-        "PROTO=TCP SPT=1 DPT=7000 WINDOW=1 RES=0x00 SYN URGP=0 ",
-        "PROTO=UDP SPT=1 DPT=8000 LEN=8 ",
-        "PROTO=TCP SPT=1 DPT=9000 WINDOW=1 RES=0x00 SYN URGP=0 ",
-    ];
+    let sequence = [TCP_7000, UDP_8000, TCP_9000];
     for (transport, facility, times) in [("syslog", 0, 0), ("kernel", 1, 0), ("kernel", 0, 1)] {
         let text: String = sequence.iter().map(|port| entry(transport, facility, port)).collect();
         let before = fs::read_to_string(&entries).unwrap();
