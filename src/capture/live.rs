@@ -1,31 +1,14 @@
-//! libpcap on one interface, or on all.
+//! Knocks as libpcap sees them, on one interface or on all.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::libc;
-use nix::sys::socket::setsockopt;
-use pcap::{Active, Direction, Error, Linktype};
+use pcap::{Active, Error};
 
 use super::filter;
+use super::tap::{KNOCK, Tap, describe};
 use super::{Capture, CaptureError, Intake, Next, Touch};
 use crate::knock::Band;
 use crate::packet::{Link, Packet, Segment, Transport};
-
-/// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
-#[derive(Clone, Copy)]
-struct LockFilter;
-nix::setsockopt_impl!(
-    LockFilter,
-    libc::SOL_SOCKET,
-    libc::SO_LOCK_FILTER,
-    bool,
-    nix::sys::socket::sockopt::SetBool
-);
-
-/// Longer than any knock behind link, VLAN, IP and a fair number of extension headers.
-const SNAPLEN: i32 = 640;
-/// Bytes of the ring that the kernel writes frames into; at 640 bytes each some 2,900 frames.
-const RING: i32 = 2 << 20;
 
 /// A running capture.
 pub struct Live {
@@ -48,65 +31,8 @@ impl Live {
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
     pub fn open(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
         let Tap { capture, link, interface, place } =
-            Tap::open(interface, |link| filter::knocks(link, port, band))?;
+            Tap::open(interface, KNOCK, |link| filter::knocks(link, port, band))?;
         Ok(Self { capture, link, interface, port, band, place, intake: Intake::default(), told: [0; 3] })
-    }
-}
-
-/// One interface, or all, with a filter in the kernel that nobody can change any more.
-pub(super) struct Tap {
-    pub(super) capture: pcap::Capture<Active>,
-    pub(super) link: Link,
-    pub(super) interface: Option<u32>,
-    pub(super) place: String,
-}
-
-impl Tap {
-    /// Starts capturing what comes in and passes the filter, which may depend on the link type.
-    pub(super) fn open(
-        interface: Option<&str>,
-        filter: impl FnOnce(Link) -> String,
-    ) -> Result<Self, CaptureError> {
-        let place = format!("interface {}", interface.unwrap_or("any"));
-        let index = match interface {
-            Some(name) => Some(nix::net::if_::if_nametoindex(name).map_err(|_| CaptureError {
-                place: place.clone(),
-                reason: "there is no such interface".to_owned(),
-                hint: Some("'ip -br link' lists them; \"any\" stands for all"),
-            })?),
-            None => None,
-        };
-        let error = |error: Error| describe(&place, &error);
-        let mut capture = pcap::Capture::from_device(interface.unwrap_or("any"))
-            .map_err(error)?
-            .snaplen(SNAPLEN)
-            .buffer_size(RING)
-            .promisc(false)
-            // Frames are handed over one by one as they come, not when a buffer is full.
-            .immediate_mode(true)
-            .open()
-            .map_err(error)?
-            .setnonblock()
-            .map_err(error)?;
-        if interface.is_none() {
-            // Version 2 names the interface, which link-local answers need. Older libpcaps do without.
-            let _ = capture.set_datalink(Linktype(276));
-        }
-        let link = Link::try_from(capture.get_datalink().0).map_err(|unknown| CaptureError {
-            place: place.clone(),
-            reason: unknown.to_string(),
-            hint: None,
-        })?;
-        // What we send ourselves is no knock to us.
-        capture.direction(Direction::In).map_err(error)?;
-        capture.filter(&filter(link), true).map_err(error)?;
-        // Whoever takes this process over sees no other packets than we do.
-        setsockopt(&capture, LockFilter, &true).map_err(|errno| CaptureError {
-            place: place.clone(),
-            reason: format!("its filter cannot be locked: {errno}"),
-            hint: None,
-        })?;
-        Ok(Self { capture, link, interface: index, place })
     }
 }
 
@@ -163,19 +89,6 @@ fn since(before: [u32; 3], now: [u32; 3]) -> Intake {
         received: received.wrapping_sub(b_received).into(),
         dropped: dropped.wrapping_sub(b_dropped).into(),
         if_dropped: if_dropped.wrapping_sub(b_if_dropped).into(),
-    }
-}
-
-pub(super) fn describe(place: &str, error: &Error) -> CaptureError {
-    let text = match error {
-        Error::PcapError(text) => text.clone(),
-        other => other.to_string(),
-    };
-    let denied = ["permission", "not permitted", "Permission"].iter().any(|word| text.contains(word));
-    CaptureError {
-        place: place.to_owned(),
-        reason: if denied { "capturing is not allowed (CAP_NET_RAW is missing)".to_owned() } else { text },
-        hint: denied.then_some("run as root, or set capture = \"udp\", which needs no such right"),
     }
 }
 

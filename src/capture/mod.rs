@@ -6,6 +6,7 @@ mod live;
 mod log;
 mod sequences;
 mod socket;
+mod tap;
 mod trace;
 
 use std::net::{IpAddr, SocketAddr};

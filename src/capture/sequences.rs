@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use pcap::Error;
 
 use super::filter;
-use super::live::{Tap, describe};
+use super::tap::{KNOCK, Tap, describe, time};
 use super::{CaptureError, Packets, Seen};
-use crate::knock::{Protocol, Timestamp};
+use crate::knock::Protocol;
 use crate::packet::Packet;
 
 /// A running capture on one interface, or on all.
@@ -30,7 +30,7 @@ impl Sequences {
                 Protocol::Udp => udp.insert(port),
             };
         }
-        Tap::open(interface, |link| filter::ports(link, &tcp, &udp)).map(Self)
+        Tap::open(interface, KNOCK, |link| filter::ports(link, &tcp, &udp)).map(Self)
     }
 }
 
@@ -39,12 +39,8 @@ impl Packets for Sequences {
         let Tap { capture, link, place, .. } = &mut self.0;
         match capture.next_packet() {
             Ok(frame) => {
-                let time = frame.header.ts;
-                let [seconds, micros] =
-                    [time.tv_sec, time.tv_usec].map(|part| u64::try_from(part).unwrap_or(0));
-                let ms = seconds.saturating_mul(1_000).saturating_add(micros.checked_div(1_000).unwrap_or(0));
-                Ok(Packet::read(*link, frame.data)
-                    .map_or(Seen::Other, |packet| Seen::Packet(packet, Timestamp::from_millis(ms))))
+                let seen = time(frame.header);
+                Ok(Packet::read(*link, frame.data).map_or(Seen::Other, |packet| Seen::Packet(packet, seen)))
             }
             Err(Error::TimeoutExpired) => Ok(Seen::Empty),
             Err(error) => Err(describe(place, &error)),

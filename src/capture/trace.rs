@@ -3,13 +3,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Duration;
 
-use pcap::{Active, Direction, Error, Linktype, Offline};
+use pcap::{Active, Error, Offline};
 
 use super::CaptureError;
 use super::filter;
-use super::live::describe;
+use super::tap::{Tap, describe, link, time};
 use crate::knock::{Band, Timestamp};
 use crate::packet::Link;
 
@@ -59,20 +58,8 @@ impl Trace {
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
     pub fn watch(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
-        let place = format!("interface {}", interface.unwrap_or("any"));
-        let error = |error: Error| describe(&place, &error);
-        let mut capture = pcap::Capture::from_device(interface.unwrap_or("any"))
-            .map_err(error)?
-            .snaplen(SNAPLEN)
-            .promisc(false)
-            .immediate_mode(true)
-            .open()
-            .map_err(error)?
-            .setnonblock()
-            .map_err(error)?;
-        let link = link(capture.get_datalink(), &place)?;
-        capture.direction(Direction::In).map_err(error)?;
-        capture.filter(&filter::around_knocks(link, port, band), true).map_err(error)?;
+        let around = |link| filter::around_knocks(link, port, band);
+        let Tap { capture, link, place, .. } = Tap::open(interface, SNAPLEN, around)?;
         Ok(Self { source: Source::Interface(capture), link, place })
     }
 
@@ -88,12 +75,8 @@ impl Trace {
         };
         match packet {
             Ok(packet) => {
-                let header = packet.header;
-                let seconds = u64::try_from(header.ts.tv_sec).unwrap_or_default();
-                let micros = u64::try_from(header.ts.tv_usec).unwrap_or_default();
-                let since = Duration::from_secs(seconds).saturating_add(Duration::from_micros(micros));
-                let time = Timestamp::default().plus(since);
-                Ok(Some(Frame { link, time, bytes: packet.data, cut: header.caplen < header.len }))
+                let cut = packet.header.caplen < packet.header.len;
+                Ok(Some(Frame { link, time: time(packet.header), bytes: packet.data, cut }))
             }
             Err(Error::NoMorePackets | Error::TimeoutExpired) => Ok(None),
             Err(error) => Err(describe(place, &error)),
@@ -108,12 +91,4 @@ impl Trace {
             Source::Interface(capture) => Some(capture.as_fd()),
         }
     }
-}
-
-fn link(linktype: Linktype, place: &str) -> Result<Link, CaptureError> {
-    Link::try_from(linktype.0).map_err(|unknown| CaptureError {
-        place: place.to_owned(),
-        reason: unknown.to_string(),
-        hint: None,
-    })
 }
