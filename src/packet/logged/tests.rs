@@ -57,6 +57,40 @@ fn what_the_kernel_writes_is_the_packet() {
 }
 
 #[test]
+fn what_a_kernel_wrote_of_knocks_is_what_was_sent() {
+    // Linux 6.1 with iptables' LOG target; sent were by knock(1) and by hand: TCP to 7000, 9000 and 7001 (with all that
+    // can be logged), UDP to 8000 with a byte in it, empty, and in fragments. What came back of it are ICMP errors.
+    let lines = include_str!("linux-6.1.log").lines();
+    let packets: Vec<Option<String>> = lines
+        .map(|line| match SyslogLine::read(&format!("Nov 24 14:20:24 bastion kernel: {line}")) {
+            SyslogLine::Kernel(said) => told(said.strip_prefix("knock: ").unwrap()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let v4 = |from: u16, to: &str| Some(format!("10.77.0.1:{from} > 10.77.0.1:{to} lo"));
+    let v6 = |from: u16, to: &str| Some(format!("[fd77::1]:{from} > [fd77::1]:{to} lo"));
+    assert_eq!(
+        packets,
+        [
+            v4(39_196, "7000 tcp 0x02"),
+            v4(47_828, "8000 udp"),
+            None,
+            v4(53_388, "9000 tcp 0x02"),
+            v4(54_718, "7001 tcp 0x02"),
+            v4(55_102, "8000 udp"),
+            None,
+            v6(52_070, "7000 tcp 0x02"),
+            v6(54_934, "9000 tcp 0x02"),
+            v6(45_396, "7001 tcp 0x02"),
+            v4(35_196, "8000 udp empty"),
+            None,
+            v6(43_632, "8000 udp empty"),
+            v6(43_632, "8000 udp"),
+        ]
+    );
+}
+
+#[test]
 fn what_the_kernel_does_not_write_of_a_packet_that_came_in_is_none() {
     let inside = SYN.replace("IN=eth0 OUT= ", "").replace(MAC, "");
     for message in [
