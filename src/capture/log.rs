@@ -77,7 +77,7 @@ impl Log {
             (interfaces.is_empty() || interfaces.iter().any(|name| name == interface)).then_some(packet)
         };
         let packet = match form {
-            LogForm::Journal => read_entry(line).and_then(|said| counts(&said)),
+            LogForm::Journal => kernel_said(line).and_then(|said| counts(&said)),
             LogForm::Syslog => match SyslogLine::read(line) {
                 SyslogLine::Kernel(said) => counts(said),
                 SyslogLine::Unclear => None,
@@ -115,8 +115,9 @@ struct Entry {
     message: String,
 }
 
-/// What the kernel said, if it was the kernel.
-fn read_entry(line: &str) -> Option<String> {
+/// What the kernel said in an entry of the journal as `journalctl -o json` writes it, if it was the kernel.
+#[must_use]
+pub fn kernel_said(line: &str) -> Option<String> {
     let entry: Entry = serde_json::from_str(line).ok()?;
     (entry.transport == "kernel" && entry.facility == "0").then_some(entry.message)
 }

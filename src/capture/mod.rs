@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 pub use live::Live;
-pub use log::{BandLog, Log, LogForm};
+pub use log::{BandLog, Log, LogForm, kernel_said};
 pub use sequences::Sequences;
 pub use socket::Socket;
 pub use trace::{Frame, Trace};

@@ -16,18 +16,18 @@ use crate::wire::Reader;
 
 /// How long opening the log may take.
 const START_MAX: Duration = Duration::from_secs(5);
-/// What follows the journal.
-const JOURNALCTL: &str = "journalctl";
-/// From now on, the kernel's of this boot alone, one JSON object a line.
-const JOURNAL: [&str; 7] = [
+/// What reads the journal.
+pub(super) const JOURNALCTL: &str = "journalctl";
+/// The kernel's entries of this boot alone, one JSON object a line.
+pub(super) const JOURNAL: [&str; 5] = [
     "--dmesg",
-    "--follow",
-    "--lines=0",
     "--output=json",
     "--output-fields=_TRANSPORT,SYSLOG_FACILITY,MESSAGE",
     "--no-pager",
     "--quiet",
 ];
+/// From now on, as they come.
+const FOLLOW: [&str; 2] = ["--follow", "--lines=0"];
 
 /// What the follower says first, once it follows; else it says why not.
 const READY: [u8; 1] = *b"\n";
@@ -146,7 +146,8 @@ fn follow_journal(mut out: &File) -> Result<(), String> {
     }
     confine::read_only(None).map_err(|error| files::plain(&error))?;
     out.write_all(&READY).map_err(|error| files::plain(&error))?;
-    let error = runner::become_program(JOURNALCTL, &JOURNAL);
+    let words: Vec<&str> = JOURNAL.into_iter().chain(FOLLOW).collect();
+    let error = runner::become_program(JOURNALCTL, &words);
     log::error!("{error}");
     Ok(())
 }

@@ -1,16 +1,30 @@
 //! Whether the firewall's log is there, is the kernel's alone, and tells of packets.
 
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::packet_log::{JOURNAL, JOURNALCTL};
 use super::report::Report;
+use crate::capture::kernel_said;
 use crate::config::{LogSource, PacketLog, ServerConfig};
-use crate::os::{files, host};
+use crate::os::{files, host, runner};
 use crate::packet::{Logged, SyslogLine};
 
-/// Bytes at its end that are looked at.
+/// Bytes at its end that are looked at; of the journal, entries.
 const LOOKED_AT: u64 = 256 << 10;
+const ENTRIES: &str = "--lines=1000";
+/// How long reading the journal may take.
+const JOURNAL_MAX: Duration = Duration::from_secs(10);
 
 impl Report {
     pub(super) fn packet_log(&mut self, config: &ServerConfig, log: &PacketLog) {
-        let LogSource::File(path) = &log.source else { return };
+        match &log.source {
+            LogSource::File(path) => self.log_file(config, log, path),
+            LogSource::Journal => self.journal(config, log),
+        }
+    }
+
+    fn log_file(&mut self, config: &ServerConfig, log: &PacketLog, path: &Path) {
         let place = ["legacy", "log"];
         let text = match files::read_end(path, LOOKED_AT) {
             Ok(text) => text,
@@ -21,70 +35,75 @@ impl Report {
             }
             Err(error) => return self.file(Err(error)),
         };
-        let found = Found::in_lines(&text, &log.prefix);
-        if found.others {
-            self.warning(
-                config,
-                &place,
-                format!(
-                    "{}: other programs than the kernel write there; who can write as it opens doors",
-                    path.display()
-                ),
-                "a file that only kern.* goes to, or \"journal\"",
+        let lines: Vec<SyslogLine<'_>> = text.lines().map(SyslogLine::read).collect();
+        if lines.contains(&SyslogLine::Other) {
+            let message = format!(
+                "{}: other programs than the kernel write there; who can write as it opens doors",
+                path.display()
             );
+            self.warning(config, &place, message, "a file that only kern.* goes to, or \"journal\"");
         }
-        if host::program("journalctl").is_some() {
+        if host::program(JOURNALCTL).is_some() {
             let message = format!(
                 "{}: whoever has an account on this host can write there as the kernel",
                 path.display()
             );
             self.warning(config, &place, message, "log = \"journal\": there nobody can");
         }
-        match found.other_prefix {
+        let said = lines.iter().filter_map(|line| match line {
+            SyslogLine::Kernel(said) => Some(*said),
+            _ => None,
+        });
+        self.packets(config, &path.display().to_string(), &Found::among(said, &log.prefix), &log.prefix);
+    }
+
+    fn journal(&mut self, config: &ServerConfig, log: &PacketLog) {
+        let words: Vec<&str> = JOURNAL.iter().copied().chain([ENTRIES]).collect();
+        match runner::run_to_end(JOURNALCTL, &words, "", JOURNAL_MAX) {
+            Ok(entries) => {
+                let said: Vec<String> = entries.lines().filter_map(kernel_said).collect();
+                let found = Found::among(said.iter().map(String::as_str), &log.prefix);
+                self.packets(config, "the journal", &found, &log.prefix);
+            }
+            Err(error) => {
+                let hint = "legacy.log = a file that the kernel's log goes to, or mend the journal";
+                self.problem(config, &["legacy", "log"], format!("legacy.log: {error}"), hint);
+            }
+        }
+    }
+
+    fn packets(&mut self, config: &ServerConfig, log: &str, found: &Found, prefix: &str) {
+        match &found.other_prefix {
             Some(other) if found.packets == 0 => self.warning(
                 config,
-                &place,
-                format!(
-                    "{}: no packets logged as {:?} of late, but some as {other:?}",
-                    path.display(),
-                    log.prefix
-                ),
+                &["legacy", "log"],
+                format!("{log}: no packets logged as {prefix:?} of late, but some as {other:?}"),
                 "log-prefix = what the rule for the knocks' ports puts in front",
             ),
-            _ => self.ok(format!("the firewall's log {}: {} packets of late", path.display(), found.packets)),
+            _ => self.ok(format!("the firewall's log, {log}: {} packets of late", found.packets)),
         }
     }
 }
 
-/// What stands in a log.
+/// What of packets stands in a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
     /// Packets that count.
     packets: usize,
     /// What stands in front of the last one that does not.
     other_prefix: Option<String>,
-    /// Whether another program than the kernel writes there.
-    others: bool,
 }
 
 impl Found {
-    fn in_lines(text: &str, prefix: &str) -> Self {
+    fn among<'a>(said: impl Iterator<Item = &'a str>, prefix: &str) -> Self {
         let mut found = Self::default();
-        for line in text.lines() {
-            match SyslogLine::read(line) {
-                SyslogLine::Kernel(said) if Logged::read(said, prefix).is_some() => {
-                    found.packets = found.packets.saturating_add(1);
-                }
-                SyslogLine::Kernel(said) => {
-                    let other = said.find("IN=").and_then(|at| said.split_at_checked(at));
-                    if let Some((other, packet)) = other
-                        && Logged::read(packet, "").is_some()
-                    {
-                        found.other_prefix = Some(other.to_owned());
-                    }
-                }
-                SyslogLine::Other => found.others = true,
-                SyslogLine::Unclear => {}
+        for said in said {
+            if Logged::read(said, prefix).is_some() {
+                found.packets = found.packets.saturating_add(1);
+            } else if let Some((other, packet)) = said.find("IN=").and_then(|at| said.split_at_checked(at))
+                && Logged::read(packet, "").is_some()
+            {
+                found.other_prefix = Some(other.to_owned());
             }
         }
         found
@@ -98,18 +117,16 @@ mod tests {
     const PACKET: &str = "IN=eth0 OUT= SRC=10.77.0.2 DST=10.77.0.1 LEN=28 TOS=0x00 PREC=0x00 TTL=64 ID=1 PROTO=UDP SPT=40000 DPT=20480 LEN=8 ";
 
     #[test]
-    fn packets_other_prefixes_and_other_programs_are_told() {
-        let line = |said: &str| format!("Nov 24 14:20:24 bastion kernel: [1.5] {said}\n");
-        let ours = line(&format!("knock: {PACKET}"));
-        let blocked = line(&format!("[UFW BLOCK] {PACKET}"));
-        let ufw = Some("[UFW BLOCK] ".to_owned());
-        for (text, found) in [
-            (String::new(), Found::default()),
-            (ours.repeat(2) + &line("usb 1-1: IN="), Found { packets: 2, ..Found::default() }),
-            (format!("{ours}{blocked}"), Found { packets: 1, other_prefix: ufw, others: false }),
-            ("Nov 24 14:20:24 bastion sshd[7]: x\n".to_owned(), Found { others: true, ..Found::default() }),
+    fn packets_and_other_prefixes_are_found() {
+        let (ours, blocked) = (format!("knock: {PACKET}"), format!("[UFW BLOCK] {PACKET}"));
+        for (said, packets, other_prefix) in [
+            (&[][..], 0, None),
+            (&[&ours, &ours, "usb 1-1: IN="], 2, None),
+            (&[&ours, &blocked, "x"], 1, Some("[UFW BLOCK] ")),
+            (&[PACKET], 0, Some("")),
         ] {
-            assert_eq!(Found::in_lines(&text, "knock: "), found, "{text}");
+            let found = Found { packets, other_prefix: other_prefix.map(str::to_owned) };
+            assert_eq!(Found::among(said.iter().copied(), "knock: "), found, "{said:?}");
         }
     }
 }
