@@ -137,6 +137,10 @@ impl Packets for Log {
             Line::NoneYet => Seen::Empty,
         })
     }
+
+    fn has_more(&self) -> bool {
+        self.lines.has_whole()
+    }
 }
 
 impl Capture for BandLog {
@@ -154,6 +158,10 @@ impl Capture for BandLog {
             Line::Packet(_) | Line::Other => Next::Other,
             Line::NoneYet => Next::Empty,
         })
+    }
+
+    fn has_more(&self) -> bool {
+        self.0.lines.has_whole()
     }
 
     fn has_room(&self) -> bool {
@@ -186,8 +194,7 @@ impl Lines {
     /// The next whole line without its end; none if there is none yet.
     fn next(&mut self) -> std::io::Result<Option<&[u8]>> {
         loop {
-            let here = self.buffer.get(self.from..self.to).unwrap_or_default();
-            if let Some(length) = here.iter().position(|&byte| byte == b'\n') {
+            if let Some(length) = self.here().iter().position(|&byte| byte == b'\n') {
                 let line = self.from..self.from.saturating_add(length);
                 self.from = line.end.saturating_add(1);
                 if std::mem::take(&mut self.skipping) {
@@ -205,6 +212,15 @@ impl Lines {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Whether the next line is here already.
+    fn has_whole(&self) -> bool {
+        self.here().contains(&b'\n')
+    }
+
+    fn here(&self) -> &[u8] {
+        self.buffer.get(self.from..self.to).unwrap_or_default()
     }
 
     /// The beginning of a line moves to the front; one that fills the buffer is given up.

@@ -32,6 +32,11 @@ pub trait Capture {
     /// When the source is lost: the interface is gone or went down.
     fn next(&mut self) -> Result<Next<'_>, CaptureError>;
 
+    /// Whether there is more to take than its descriptor tells.
+    fn has_more(&self) -> bool {
+        false
+    }
+
     /// Whether a flood can gather here for a millisecond without loss.
     fn has_room(&self) -> bool;
 
@@ -46,6 +51,11 @@ pub trait Packets: AsFd {
     /// # Errors
     /// When the source is lost: the interface is gone or went down, the log is not followed any more.
     fn take(&mut self) -> Result<Seen<'_>, CaptureError>;
+
+    /// Whether there is more to take than its descriptor tells.
+    fn has_more(&self) -> bool {
+        false
+    }
 }
 
 /// What there was of plain sequences.

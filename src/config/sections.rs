@@ -151,7 +151,8 @@ fn read_legacy(value: &Value<'_>, capture: CaptureKind, with_ports: bool) -> Opt
     let mut table = value.table()?;
     let log = table.take("log");
     let prefix = table.take("log-prefix");
-    let only_ports = log.is_some() && with_ports;
+    // Captured packets are not read from a log as well.
+    let only_ports = log.is_some() && with_ports && capture == CaptureKind::Udp;
     let knockd = if only_ports { table.take("knockd") } else { table.require("knockd", DOORS) };
     table.finish();
     let knockd = match &knockd {

@@ -65,17 +65,17 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives all up that reading the file at `path` does not take: becomes the user that it belongs to, and takes no rights
-/// any more. What is not there yet, or belongs to root, is read as root without capabilities.
+/// Gives all up that reading a log does not take: becomes `reader`, if it is root and there is one, and takes no rights
+/// any more.
 ///
 /// # Errors
 /// When the system refuses. The process must end then.
-pub fn read_only(path: Option<&Path>) -> io::Result<()> {
+pub fn read_only(reader: Option<Identity>) -> io::Result<()> {
     set_name(c"spa-knock-log")?;
     if geteuid().is_root()
-        && let Some(Ok(file)) = path.map(stat)
+        && let Some(Identity { uid, gid }) = reader
     {
-        let (uid, gid) = (Uid::from_raw(file.st_uid), Gid::from_raw(file.st_gid));
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         setgroups(&[gid])?;
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)?;
@@ -83,6 +83,21 @@ pub fn read_only(path: Option<&Path>) -> io::Result<()> {
     capabilities::drop_all()?;
     set_no_new_privs()?;
     Ok(())
+}
+
+/// Who can read the file at `path` with the least rights: nobody, in the file's group; where that is not enough, its
+/// owner. None where it is not there.
+#[must_use]
+pub fn reader_of(path: &Path) -> Option<Identity> {
+    const GROUP_READS: u32 = 0o040;
+    const OTHERS_PASS: u32 = 0o001;
+    let file = stat(path).ok()?;
+    let nobody = User::from_name("nobody").ok()??;
+    let folders = path.ancestors().skip(1);
+    let is_open = |folder: &Path| stat(folder).is_ok_and(|folder| folder.st_mode & OTHERS_PASS != 0);
+    let is_readable = file.st_gid != 0 && file.st_mode & GROUP_READS != 0 && folders.into_iter().all(is_open);
+    let uid = if is_readable && !nobody.uid.is_root() { nobody.uid.as_raw() } else { file.st_uid };
+    Some(Identity { uid, gid: file.st_gid })
 }
 
 /// RLIMIT_AS, and not RLIMIT_DATA, which neither shared memory nor page tables count towards.

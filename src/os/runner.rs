@@ -140,10 +140,12 @@ pub(super) fn signal_group(leader: &Child, signal: Signal) {
 /// When that fails.
 pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>) -> io::Result<Child> {
     let mut command = ourselves(argument);
-    command.stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
+    // Out of reach of the terminal's Ctrl-C: it ends when we do.
+    command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
 }
 
-/// Starts this very program again as another process of ours that says something to `said`.
+/// Starts this very program again as another process of ours that says something to `said`. It is in our process group,
+/// and so ends with us.
 ///
 /// # Errors
 /// When that fails.
@@ -165,12 +167,7 @@ fn ourselves(argument: &str) -> Command {
     let journal = super::env::text("JOURNAL_STREAM");
     let level = super::env::text("SPA_KNOCKD_LOG");
     let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("spa-knockd")
-        .arg(argument)
-        .env_clear()
-        // Out of reach of the terminal's Ctrl-C: it ends when we do.
-        .process_group(0);
+    command.arg0("spa-knockd").arg(argument).env_clear();
     for (name, value) in [("JOURNAL_STREAM", journal), ("SPA_KNOCKD_LOG", level)] {
         if let Some(value) = value {
             command.env(name, value);

@@ -150,7 +150,7 @@ impl Ears {
     pub(super) fn miss(&mut self, why: &str) {
         // Told once, not at each try that finds nothing changed.
         if self.restart.delay < RESTART_MAX {
-            log::error!("{why}\nwatching the other interfaces, and looking for this one again");
+            log::error!("{why}\nwatching the rest, and trying this one again");
         }
         self.restart.postpone_unless_due();
     }

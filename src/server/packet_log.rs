@@ -2,7 +2,7 @@
 //! understands none, and can do nothing else.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -26,6 +26,8 @@ pub(super) const JOURNAL: [&str; 5] = [
     "--no-pager",
     "--quiet",
 ];
+/// How long its last entry may take.
+const READ_MAX: Duration = Duration::from_secs(3);
 /// From now on, as they come.
 const FOLLOW: [&str; 2] = ["--follow", "--lines=0"];
 
@@ -78,7 +80,10 @@ impl PacketLog {
 fn wait_until_it_follows(mut lines: &UnixStream, place: &str) -> Result<(), String> {
     let mut first = [0; READY.len()];
     let begun = lines.set_read_timeout(Some(START_MAX)).and_then(|()| lines.read_exact(&mut first));
-    begun.map_err(|_| format!("{place}: nobody follows it after {} s", START_MAX.as_secs()))?;
+    begun.map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => format!("{place}: the process that follows it has ended"),
+        _ => format!("{place}: it is not followed after {} s", START_MAX.as_secs()),
+    })?;
     if first == READY {
         return Ok(());
     }
@@ -112,30 +117,43 @@ pub(super) fn main(path: Option<&Path>) -> ExitCode {
 
 fn follow(path: &Path, out: &File) -> Result<(), String> {
     let plain = |error: std::io::Error| format!("{}: {}", path.display(), files::plain(&error));
-    confine::read_only(Some(path)).map_err(plain)?;
+    confine::read_only(confine::reader_of(path)).map_err(plain)?;
     let mut follower = Follower::open(path).map_err(|error| error.to_string())?;
     // A link may lead to another folder.
     let file = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let folders: Vec<PathBuf> =
         [path, &file].into_iter().filter_map(Path::parent).map(Path::to_owned).collect();
+    // Where this kernel has none, its user and its rights are all that it has given up.
     let _ = sandbox::only_read_in(&folders);
     if !follower.is_there() {
         log::warn!("{}: not there yet; waiting for it", path.display());
     }
     let mut lines = BufWriter::new(out);
-    // An error is the reader's end, and so ours.
-    let mut write = || {
+    let mut write = || -> std::io::Result<()> {
         lines.write_all(&READY)?;
         loop {
             follower.copy(&mut lines)?;
             lines.flush()?;
             if !follower.wait(out)? {
-                return Ok::<(), std::io::Error>(());
+                return Ok(());
             }
         }
     };
-    let _ = write();
+    match write() {
+        // Nobody reads it any more.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+        // Another one is started in its place, as whoever can read it then.
+        Err(error) => log::error!("{}", plain(error)),
+        Ok(()) => {}
+    }
     Ok(())
+}
+
+/// Where the journal may lie (systemd-journald(8)): what can be read of it says who can read it.
+fn journals() -> Vec<PathBuf> {
+    let machine = files::read_text(Path::new("/etc/machine-id")).unwrap_or_default();
+    let of = |folder| Path::new(folder).join(machine.trim()).join("system.journal");
+    ["/run/log/journal", "/var/log/journal"].into_iter().map(of).collect()
 }
 
 fn follow_journal(mut out: &File) -> Result<(), String> {
@@ -144,10 +162,16 @@ fn follow_journal(mut out: &File) -> Result<(), String> {
             "{JOURNALCTL}: not found\nhint: legacy.log = \"/var/log/kern.log\", or another file that the kernel's log goes to"
         ));
     }
-    confine::read_only(None).map_err(|error| files::plain(&error))?;
+    confine::read_only(journals().iter().find_map(|file| confine::reader_of(file)))
+        .map_err(|error| files::plain(&error))?;
+    let words =
+        |more: &[&'static str]| -> Vec<&str> { JOURNAL.into_iter().chain(more.iter().copied()).collect() };
+    let last = runner::run_to_end(JOURNALCTL, &words(&["--lines=1"]), "", READ_MAX);
+    if last.map_err(|error| error.to_string())?.is_empty() {
+        log::warn!("the journal: nothing of the kernel's is there, or may be read");
+    }
     out.write_all(&READY).map_err(|error| files::plain(&error))?;
-    let words: Vec<&str> = JOURNAL.into_iter().chain(FOLLOW).collect();
-    let error = runner::become_program(JOURNALCTL, &words);
+    let error = runner::become_program(JOURNALCTL, &words(&FOLLOW));
     log::error!("{error}");
     Ok(())
 }

@@ -110,8 +110,11 @@ impl Running {
         loop {
             let mut fds: Vec<BorrowedFd<'_>> = vec![self.channel.as_fd()];
             fds.extend(self.captures.iter().map(|capture| capture.descriptor()));
-            let waits = self.held.is_some() || self.watcher.has_sequences();
-            let patience = if waits { SEQUENCES_REST } else { TICK };
+            let patience = match (self.captures.iter().any(|capture| capture.has_more()), &self.held) {
+                (true, _) => Duration::ZERO,
+                (false, None) if !self.watcher.has_sequences() => TICK,
+                (false, _) => SEQUENCES_REST,
+            };
             let ready = wait::readable(&fds, patience).map_err(|_| Ended)?;
             let mut ready = ready.into_iter();
             if ready.next() == Some(true) && self.take_orders()? == Channels::Closed {
@@ -120,7 +123,8 @@ impl Running {
                 return Ok(());
             }
             // From the last on: one that is lost is taken out of the list.
-            let ready: Vec<bool> = ready.collect();
+            let ready: Vec<bool> =
+                ready.zip(&self.captures).map(|(ready, capture)| ready || capture.has_more()).collect();
             let mut taken = 0_usize;
             for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
                 taken = taken.saturating_add(self.take_datagrams(place)?);

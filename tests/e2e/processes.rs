@@ -295,7 +295,7 @@ fn with_a_lost_interface(lab: &Lab) -> (Site, Daemon) {
     add_wg9(lab);
     let daemon = Daemon::start(&lab.server, &site);
     lab.server.ip("link del wg9");
-    assert!(within(SOON, || daemon.log().contains("watching the other interfaces")));
+    assert!(within(SOON, || daemon.log().contains("watching the rest")));
     (site, daemon)
 }
 

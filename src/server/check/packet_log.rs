@@ -18,6 +18,16 @@ const JOURNAL_MAX: Duration = Duration::from_secs(10);
 
 impl Report {
     pub(super) fn packet_log(&mut self, config: &ServerConfig, log: &PacketLog) {
+        if host::sysctl("net.netfilter.nf_log_all_netns").is_some_and(|value| value == "1") {
+            let message = "net.netfilter.nf_log_all_netns: who is root in a container can have the kernel log any packet";
+            let hint = "sysctl net.netfilter.nf_log_all_netns=0";
+            self.warning(config, &["legacy", "log"], message.to_owned(), hint);
+        }
+        if log.prefix.is_empty() {
+            let message = "legacy.log-prefix: without one, what any rule logs without a prefix counts";
+            let hint = "log-prefix = \"knock: \", and the same in the rule";
+            self.warning(config, &["legacy", "log"], message.to_owned(), hint);
+        }
         match &log.source {
             LogSource::File(path) => self.log_file(config, log, path),
             LogSource::Journal => self.journal(config, log),
@@ -49,6 +59,13 @@ impl Report {
                 path.display()
             );
             self.warning(config, &place, message, "log = \"journal\": there nobody can");
+        }
+        if !lines.is_empty() && lines.iter().all(|line| *line == SyslogLine::Unclear) {
+            let message =
+                format!("{}: none of its last lines is in a form that is understood", path.display());
+            let hint =
+                "time as in RFC 3164 or RFC 3339, host, and who says it, as rsyslog writes them by itself";
+            self.warning(config, &place, message, hint);
         }
         let said = lines.iter().filter_map(|line| match line {
             SyslogLine::Kernel(said) => Some(*said),

@@ -289,7 +289,7 @@ impl Doors {
 
     /// The watcher goes on with the interfaces that are left.
     fn miss(&mut self, why: &str) {
-        log::error!("plain sequences: {why}\nwatching the other interfaces, and looking for this one again");
+        log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
         if self.restart.is_none() {
             self.postpone();
         }

@@ -117,7 +117,8 @@ impl Watch {
                 return Ok(());
             }
             // From the last on: one that is lost is taken out of the list.
-            let ready: Vec<bool> = ready.collect();
+            let ready: Vec<bool> =
+                ready.zip(&self.captures).map(|(ready, capture)| ready || capture.has_more()).collect();
             for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
                 self.take_packets(place)?;
             }
@@ -129,6 +130,9 @@ impl Watch {
 
     /// Until the next attempt is over.
     fn patience(&self) -> Duration {
+        if self.captures.iter().any(|capture| capture.has_more()) {
+            return Duration::ZERO;
+        }
         let now = clock::wall();
         let due = [self.matcher.next_due(), self.quiet.due()].into_iter().flatten().min();
         due.map_or(TICK, |due| if due > now { due.distance(now).min(TICK) } else { Duration::ZERO })
