@@ -8,6 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::net::{
@@ -324,6 +326,36 @@ fn of_made_up_sources_so_many_are_let_in_and_the_rest_is_told() {
 }
 
 #[test]
+fn in_the_background_it_has_a_gate_too_or_says_why_not() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let doors = Doors::new(&door("a", "7000", "tcp/22", 30));
+    let pid_file = doors.path("pid");
+    // Into a file: its watcher holds what it writes to for as long as it lives.
+    let start = || {
+        let mut command = limited(Daemon::PROGRAM);
+        command.args(doors.command().get_args()).args(["-d", "-p", pid_file.to_str().unwrap()]);
+        command.stderr(fs::File::create(doors.path("said")).unwrap());
+        let code = lab.server.spawn(&mut command).wait().unwrap().code();
+        (code, fs::read_to_string(doors.path("said")).unwrap())
+    };
+    let site = Site::new("", &open_ssh(30));
+    let daemon = Daemon::start(&lab.server, &site);
+    let (code, said) = start();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("another spa-knockd has it"), "{said}");
+    drop(daemon);
+    assert_eq!(start().0, Some(0));
+    let id = fs::read_to_string(&pid_file).unwrap().trim_end().parse().unwrap();
+    knock(&lab, SERVER4, &["7000"]);
+    assert!(within(SOON, || lab.client.reaches(SERVER4, 22)));
+    assert!(!lab.neighbour.reaches(SERVER4, 22));
+    kill(Pid::from_raw(id), Signal::SIGTERM).unwrap();
+    assert!(within(SOON, || !pid_file.exists()));
+    assert!(lab.client.reaches(SERVER4, 22) && !lab.neighbour.reaches(SERVER4, 22), "the gate stays");
+}
+
+#[test]
 fn a_missing_nft_is_named_with_its_mend() {
     let Some(lab) = Lab::new() else { return };
     let doors = Doors::new(&door("a", "7000", "tcp/22", 30));
@@ -346,7 +378,7 @@ fn it_takes_the_right_to_rule_the_firewall_only_where_a_door_has_open() {
     lab.server.echo(22);
     let doors = Doors::new(&door("a", "7000", "tcp/22", 30));
     let without_the_right = || {
-        let mut command = limited("setpriv");
+        let mut command = Command::new("setpriv");
         command.args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin", Daemon::PROGRAM]);
         command.args(doors.command().get_args());
         command
