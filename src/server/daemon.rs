@@ -13,12 +13,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use self::knocks::Alarms;
-use self::plain::Openings;
 use self::postponed::Postponed;
 use super::audit::AuditLog;
 use super::control::Control;
 use super::deeds::Deeds;
 use super::ears::Ears;
+use super::knockd::Openings;
 use super::legacy::{PlainSequences, is_plain};
 use super::messages::{FromWatcher, MESSAGE};
 use super::metrics::Metrics;

@@ -1,13 +1,15 @@
 //! The firewall as the daemon uses it: closes the gate and keeps it closed, opens for grants, gives signs of life.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
-use super::run::Loaded;
 use super::standing::Standing;
-use crate::firewall::{Backend, Enforcing, FirewallError, Live};
+use crate::firewall::{Backend, Enforcing, FirewallError, Gate, Live};
 use crate::gate::{Grant, Record, Way};
+use crate::knock::{Door, Ports, Protocol};
 use crate::os::clock;
+use crate::os::connections::{self, Connection};
 use crate::os::files::FileError;
 
 /// Between two signs of life. A failsafe waits for at least three of them.
@@ -16,6 +18,18 @@ const ALIVE_EVERY: Duration = Duration::from_secs(10);
 const MEND_AFTER: Duration = Duration::from_millis(100);
 /// After our table could not be loaded: until it is, every port may be open.
 const MEND_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the sets for connections that are older than the gate can take.
+const OLDER_MAX: usize = 65_536;
+
+/// What a config says of the gate.
+pub(super) trait Plan {
+    /// What it consists of, with the connections that there are now.
+    fn gate(&self, enforcing: Enforcing) -> Gate;
+
+    /// The folder that remembers what is to become of it.
+    fn state_dir(&self) -> &Path;
+}
 
 /// The firewall, and what is to become of the gate.
 pub(super) struct Gatehouse {
@@ -41,23 +55,23 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When the firewall does not take it; nothing has changed then.
-    pub(super) fn load(&mut self, loaded: &Loaded) -> Result<(), FirewallError> {
+    pub(super) fn load(&mut self, plan: &impl Plan) -> Result<(), FirewallError> {
         let enforcing = match self.standing {
             Standing::Off => return Ok(()),
             Standing::Never | Standing::On => Enforcing::Always,
             Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
         };
-        self.firewall.load(&loaded.gate(enforcing))
+        self.firewall.load(&plan.gate(enforcing))
     }
 
     /// Lets these in. A grant that works confirms a gate on trial.
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(super) fn grant(&mut self, grants: &[Grant], loaded: &Loaded) -> Result<(), FirewallError> {
-        self.let_in(grants, loaded)?;
+    pub(super) fn grant(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
+        self.let_in(grants, plan)?;
         if matches!(self.standing, Standing::Trial(_)) {
-            match self.change(Standing::On, loaded) {
+            match self.change(Standing::On, plan) {
                 Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
                 Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
             }
@@ -69,14 +83,14 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(super) fn let_in(&mut self, grants: &[Grant], loaded: &Loaded) -> Result<(), FirewallError> {
+    pub(super) fn let_in(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
         if self.standing == Standing::Off {
             return grant_without_gate(grants);
         }
         match self.firewall.grant(grants) {
             Err(FirewallError::Gone) => {
                 log::warn!("firewall: our table was gone; loading it again, with all live grants");
-                self.load(loaded)?;
+                self.load(plan)?;
                 self.firewall.grant(grants)
             }
             granted => granted,
@@ -111,18 +125,18 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When it cannot be remembered, or the firewall does not do it.
-    pub(super) fn change(&mut self, standing: Standing, loaded: &Loaded) -> Result<(), FirewallError> {
+    pub(super) fn change(&mut self, standing: Standing, plan: &impl Plan) -> Result<(), FirewallError> {
         let unwritten = |error: FileError| FirewallError::Other(format!("not remembered: {error}"));
         match standing {
             Standing::Off => {
-                standing.write(&loaded.config.state_dir).map_err(unwritten)?;
+                standing.write(plan.state_dir()).map_err(unwritten)?;
                 self.firewall.remove()?;
                 self.standing = standing;
             }
             _ => {
                 let before = std::mem::replace(&mut self.standing, standing);
-                self.load(loaded).inspect_err(|_| self.standing = before)?;
-                standing.write(&loaded.config.state_dir).map_err(unwritten)?;
+                self.load(plan).inspect_err(|_| self.standing = before)?;
+                standing.write(plan.state_dir()).map_err(unwritten)?;
             }
         }
         Ok(())
@@ -160,7 +174,7 @@ impl Gatehouse {
     }
 
     /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
-    pub(super) fn tend(&mut self, loaded: &Loaded) {
+    pub(super) fn tend(&mut self, plan: &impl Plan) {
         let now = clock::steady();
         match self.firewall.close_due() {
             Ok(()) => {}
@@ -173,14 +187,14 @@ impl Gatehouse {
         }
         if self.mend.is_some_and(|due| now >= due) {
             self.mend = None;
-            if let Err(error) = self.load(loaded) {
+            if let Err(error) = self.load(plan) {
                 log::error!("{error}; ports may be open; trying again");
                 self.mend = Some(now.saturating_add(MEND_AGAIN));
             }
         }
         if matches!(self.standing, Standing::Trial(until) if clock::boot() >= until) {
             log::warn!("gate: nobody has confirmed it in time; it is off again, and all ports are open");
-            if let Err(error) = self.change(Standing::Off, loaded) {
+            if let Err(error) = self.change(Standing::Off, plan) {
                 log::error!("gate: {error}");
                 // What is left of it lets all pass: the kernel has ended the trial.
                 self.standing = Standing::Off;
@@ -204,6 +218,17 @@ impl Gatehouse {
             );
         }
     }
+}
+
+/// The connections to such ports that stand now and must live on, from other hosts.
+pub(super) fn older(is_guarded: impl Fn(Ports) -> bool) -> Vec<Connection> {
+    let older = connections::established().unwrap_or_else(|error| {
+        log::warn!("{error}: connections older than the gate may hang");
+        Vec::new()
+    });
+    let guarded = |port| Door::new(Protocol::Tcp, port).is_some_and(|door| is_guarded(door.into()));
+    let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && guarded(c.local.port()));
+    older.take(OLDER_MAX).collect()
 }
 
 /// With the gate off, every port is open, and nothing leads inside.

@@ -13,6 +13,7 @@ mod explain;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gate;
+mod gate_lock;
 mod gatehouse;
 mod grants;
 mod init;

@@ -9,7 +9,8 @@ use super::console::Failure;
 use super::daemon::Daemon;
 use super::deeds::{self, Deeds};
 use super::ears::Ears;
-use super::gatehouse::Gatehouse;
+use super::gate_lock::lock_gate;
+use super::gatehouse::{Gatehouse, Plan, older};
 use super::keys::{LoadedClient, load_clients};
 use super::knockd::Written;
 use super::legacy::{self, PlainSequences};
@@ -20,11 +21,10 @@ use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Int
 use crate::crypto::KeySet;
 use crate::firewall::{Backend, Enforcing, Gate, Iptables, Nftables, NoFirewall};
 use crate::gate::{Client, ClientRules, KeyAge, Part, Policy, ReplayMemory};
-use crate::knock::{Door, Protocol};
 use crate::os::confine::{self, Needs};
-use crate::os::files::{self, Mode};
+use crate::os::files;
 use crate::os::signals::Signals;
-use crate::os::{clock, connections, descriptors, host, log as os_log};
+use crate::os::{clock, descriptors, host, log as os_log};
 
 /// Runs the daemon in the foreground until it is told to stop.
 #[must_use]
@@ -141,7 +141,7 @@ impl Loaded {
     fn lock(self) -> Result<Locked, Failure> {
         let mut locks = vec![state::lock(&self.config.state_dir)?];
         if self.config.backend != BackendKind::None {
-            locks.extend(lock_gate()?);
+            locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);
         }
         let gatehouse = self.gatehouse(Standing::read(&self.config.state_dir)?)?;
         Ok(Locked { loaded: self, locks, gatehouse })
@@ -180,36 +180,6 @@ impl Loaded {
         if doors.is_empty() { "no port".to_owned() } else { doors.join(", ") }
     }
 
-    /// What the gate consists of, with the connections that there are now.
-    pub(super) fn gate(&self, enforcing: Enforcing) -> Gate {
-        let config = &self.config;
-        let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
-        let early = match &config.interfaces {
-            // What is passed on between networks comes by here too, and may use this port number.
-            Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => names.clone(),
-            _ => Vec::new(),
-        };
-        let older = connections::established().unwrap_or_else(|error| {
-            log::warn!("{error}: connections older than the gate may hang");
-            Vec::new()
-        });
-        let protected = |port| {
-            Door::new(Protocol::Tcp, port)
-                .is_some_and(|door| config.guarded().any(|ports| ports.contain(door.into())))
-        };
-        let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && protected(c.local.port()));
-        Gate {
-            protect: config.protect.clone(),
-            published: config.published.clone(),
-            mode: config.mode,
-            enforcing,
-            failsafe: config.failsafe.clone(),
-            silent_port,
-            early,
-            older: older.take(OLDER_MAX).collect(),
-        }
-    }
-
     /// The keys of all clients.
     pub(super) fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
         self.clients.iter().flat_map(LoadedClient::key_sets)
@@ -243,6 +213,32 @@ impl Loaded {
             actions: self.config.actions.clone(),
             clients: self.clients.iter().flat_map(with_all_keys).collect(),
         }
+    }
+}
+
+impl Plan for Loaded {
+    fn gate(&self, enforcing: Enforcing) -> Gate {
+        let config = &self.config;
+        let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
+        let early = match &config.interfaces {
+            // What is passed on between networks comes by here too, and may use this port number.
+            Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => names.clone(),
+            _ => Vec::new(),
+        };
+        Gate {
+            protect: config.protect.clone(),
+            published: config.published.clone(),
+            mode: config.mode,
+            enforcing,
+            failsafe: config.failsafe.clone(),
+            silent_port,
+            early,
+            older: older(|door| config.guarded().any(|ports| ports.contain(door))),
+        }
+    }
+
+    fn state_dir(&self) -> &Path {
+        &self.config.state_dir
     }
 }
 
@@ -286,30 +282,5 @@ impl Listening {
         }
         let deeds = Deeds::new(gatehouse, undoings);
         Ok(Gated { loaded, locks, ears, plain, deeds, audit, state, memory })
-    }
-}
-
-/// What the sets for connections that are older than the gate can take.
-const OLDER_MAX: usize = 65_536;
-
-/// Where the locks of gates lie, one for each network namespace.
-const GATES: &str = "/run/spa-knock";
-
-/// The gate is one for a network namespace: of two daemons there each would undo the other's.
-fn lock_gate() -> Result<Option<File>, Failure> {
-    let folder = Path::new(GATES);
-    let lock = host::network_namespace().and_then(|namespace| {
-        files::create_folder(folder, Mode::Public).ok()?;
-        files::lock(&folder.join(format!("gate-{namespace}.lock"))).ok()
-    });
-    match lock {
-        Some(Some(lock)) => Ok(Some(lock)),
-        Some(None) => Err(Failure::run(
-            "the gate of this network namespace: another spa-knockd has it\nhint: one daemon serves all clients and ports; stop the other first",
-        )),
-        None => {
-            log::warn!("{GATES}: no lock can be taken there; take care that no second spa-knockd runs");
-            Ok(None)
-        }
     }
 }

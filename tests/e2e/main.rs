@@ -34,6 +34,7 @@ mod kill;
 mod laboratory;
 mod legacy;
 mod legacy_cases;
+mod legacy_gate;
 mod legacy_mended;
 mod legacy_names;
 mod legacy_programs;

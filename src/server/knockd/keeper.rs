@@ -1,4 +1,4 @@
-//! The legacy daemon's loop: signals, the pid file, and doors that work by themselves.
+//! The legacy daemon's loop: signals, the pid file, the gate, and doors that work by themselves.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,6 +11,7 @@ use super::super::state;
 use super::book::Book;
 use super::doors::Doors;
 use super::ears::Post;
+use super::gate::Gate;
 use super::names::Names;
 use super::options::Options;
 use super::settings::Settings;
@@ -31,6 +32,7 @@ pub(super) struct Keeper {
     path: PathBuf,
     options: Options,
     doors: Doors,
+    gate: Gate,
     /// Only a restart changes them.
     interfaces: Vec<String>,
     identity: Option<Identity>,
@@ -40,13 +42,14 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    /// Takes its folder, reads what is still to be closed, and starts to watch.
+    /// Takes its folder, and the gate if a door has `Open`; reads what is still to be closed, and starts to watch.
     ///
     /// # Errors
     /// When one of them fails.
     pub(super) fn start(settings: Settings, options: Options) -> Result<Self, Failure> {
         let folder = options.state_dir.join(folder_name(&settings.path));
         let lock = state::lock(&folder)?;
+        let mut gate = Gate::open(&folder, &settings.written)?;
         let client = CLIENT.parse().map_err(Failure::run)?;
         let identity = confine::unprivileged(USER)
             .map_err(|error| Failure::run(format_args!("watcher: {}", files::plain(&error))))?;
@@ -63,7 +66,8 @@ impl Keeper {
             only_v4: options.only_ip_v4,
             identity,
         };
-        let coming = doors.prepare(written, post, false).map_err(Failure::run)?;
+        let coming = doors.prepare(written.clone(), post, false).map_err(Failure::run)?;
+        gate.take_up(&written)?;
         doors.take_up(coming);
         tell_danger(doors.count());
         doors.book().write(&Message::Starting(&shown_interfaces));
@@ -72,6 +76,7 @@ impl Keeper {
             path,
             options,
             doors,
+            gate,
             interfaces,
             identity,
             pid_file: None,
@@ -105,11 +110,14 @@ impl Keeper {
             if signals.take_reload() {
                 self.reload();
             }
-            // What these come to is for daemons that keep records; the log has it all.
-            self.doors.hear();
+            // What commands come to is for daemons that keep records; the log has it all.
+            let outcomes = self.doors.hear();
+            self.gate.let_in(outcomes);
             self.doors.tend();
+            self.gate.tend();
         }
         self.doors.settle();
+        self.gate.rest();
         self.doors.book().say("closing...");
         self.doors.book().write(&Message::ShuttingDown);
         if let Some(path) = &self.pid_file {
@@ -121,7 +129,10 @@ impl Keeper {
     fn wait(&self, signals: &Signals) -> std::io::Result<()> {
         let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
         fds.extend(self.doors.descriptors());
-        wait::readable(&fds, self.doors.patience().unwrap_or(TICK).min(TICK)).map(drop)
+        fds.extend(self.gate.descriptor());
+        let patience =
+            self.doors.patience().into_iter().chain(self.gate.patience()).fold(TICK, Duration::min);
+        wait::readable(&fds, patience).map(drop)
     }
 
     /// Takes up the config anew; one that is wrong changes nothing.
@@ -136,7 +147,9 @@ impl Keeper {
                 identity: self.identity,
             };
             let syslog = new.written.options.syslog;
-            let coming = self.doors.prepare(new.written, post, true)?;
+            let coming = self.doors.prepare(new.written.clone(), post, true)?;
+            // The last thing that can fail: what is prepared goes then as it came.
+            self.gate.take_up(&new.written).map_err(|failure| failure.text())?;
             Ok((coming, new.log_file, syslog))
         });
         match taken {

@@ -1,14 +1,16 @@
 //! `spa-knockd knockd`: plain sequences as knockd has them, without its faults. One process sees packets and matches
-//! them, the other runs commands.
+//! them, the other runs commands and, where a door has `Open`, keeps the gate.
 
 mod background;
 mod book;
 mod doors;
 mod ears;
+mod gate;
 mod keeper;
 mod leases;
 mod messages;
 mod names;
+mod openings;
 mod options;
 mod quiet;
 mod settings;
@@ -29,6 +31,7 @@ use settings::Settings;
 pub(super) use book::Book;
 pub(super) use doors::{Coming, Doors, Outcome};
 pub(super) use ears::Post;
+pub(super) use openings::{NotOpened, Openings, action};
 pub(super) use watch::main as watch;
 pub(super) use written::Written;
 

@@ -9,9 +9,6 @@ const INTERFACE: &str = "eth0";
 const PID_FILE: &str = "/var/run/knockd.pid";
 /// libpcap's name for all of them.
 const ANY: &str = "any";
-/// `Open` is a grant in the table of the daemon that closes the ports, and that one alone knows what is open there.
-const NO_GATE: &str = "Open: only the daemon that closes the ports can open them\n\
-    hint: knockd = \"FILE\" below [legacy] of spa-knockd.toml has these doors opened by `spa-knockd run`";
 
 /// What the daemon runs with.
 #[derive(Debug)]
@@ -36,9 +33,6 @@ impl Settings {
     pub(super) fn read(options: &Options) -> Result<Self, String> {
         let path = options.config.clone();
         let written = Written::read(&path).map_err(|wrong| wrong.to_string())?;
-        if let Some(door) = written.opens() {
-            return Err(format!("config: section {}: {NO_GATE}", door.name));
-        }
         let said = &written.options;
         let mut interfaces = match (options.interface.as_slice(), said.interfaces.as_slice()) {
             ([], []) => vec![INTERFACE.to_owned()],
@@ -110,10 +104,6 @@ mod tests {
             (
                 "[a]\none_time_sequences=/dev/null",
                 "no more sequences left in the one time sequences file for door a --> disabling the door",
-            ),
-            (
-                "[a]\nsequence=1\nopen=tcp/22\nfor=1s",
-                "config: section a: Open: only the daemon that closes the ports can open them\nhint: knockd = \"FILE\" below [legacy] of spa-knockd.toml has these doors opened by `spa-knockd run`",
             ),
         ] {
             assert_eq!(read(config, &[]).err().as_deref(), Some(reason), "{config}");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
+use crate::knock::Ports;
 use crate::knockd::{Config, Door, OneTimeList, Options};
 use crate::os::files::{self, FileError};
 
@@ -75,6 +76,11 @@ impl Written {
     /// The first door that opens ports by itself.
     pub(in crate::server) fn opens(&self) -> Option<&Door> {
         self.doors.iter().find(|door| door.opening.is_some())
+    }
+
+    /// All ports that doors open by themselves.
+    pub(super) fn opened(&self) -> impl Iterator<Item = Ports> {
+        self.doors.iter().filter_map(|door| door.opening.as_ref()).flat_map(|opening| &opening.ports).copied()
     }
 }
 

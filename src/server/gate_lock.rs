@@ -1,0 +1,34 @@
+//! The lock of the gate. There is one gate for a network namespace: of two daemons there each would undo the other's.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::console::Failure;
+use crate::os::files::{self, Mode};
+use crate::os::host;
+
+/// Where the locks of gates lie, one for each network namespace.
+const GATES: &str = "/run/spa-knock";
+
+/// Takes the gate for as long as the returned handle lives; nothing where no lock can be taken. `hint` is what to do
+/// where another daemon has it.
+///
+/// # Errors
+/// When another daemon has it.
+pub(super) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
+    let folder = Path::new(GATES);
+    let lock = host::network_namespace().and_then(|namespace| {
+        files::create_folder(folder, Mode::Public).ok()?;
+        files::lock(&folder.join(format!("gate-{namespace}.lock"))).ok()
+    });
+    match lock {
+        Some(Some(lock)) => Ok(Some(lock)),
+        Some(None) => Err(Failure::run(format_args!(
+            "the gate of this network namespace: another spa-knockd has it\nhint: {hint}"
+        ))),
+        None => {
+            log::warn!("{GATES}: no lock can be taken there; take care that no second spa-knockd runs");
+            Ok(None)
+        }
+    }
+}
