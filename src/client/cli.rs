@@ -143,6 +143,10 @@ pub(super) struct Manner {
     pub(super) server_id: Option<ServerId>,
     /// Who is to be let in: auto, observed, ADDR[,ADDR] or listed:ADDR[,ADDR] [default: auto]
     #[arg(short, long, value_name = "WHAT")]
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "`--help` shows the brackets, and would show what escapes them"
+    )]
     pub(super) source: Option<Source>,
     /// How long the door should stay open, e.g. 30s, 5m [default: the action's own]
     #[arg(long = "for", value_name = "DURATION", value_parser = whole_seconds)]

@@ -27,19 +27,18 @@ pub trait Backend {
     /// may have.
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError>;
 
-    /// Lets each address in to its door for its time; a live grant starts anew. All of them or none, as long as one
-    /// transaction has room for them: with nftables for 512, with iptables for those of one IP version.
+    /// Lets each address in to its door for its time; a live grant starts anew. All of them or none; with iptables, of
+    /// each IP version.
     ///
     /// # Errors
-    /// When the firewall does not take them. What earlier ones of several transactions opened may then stay open for
-    /// its time.
+    /// When the firewall does not take them: with nftables none is open then that was not before. With iptables those
+    /// of one IP version may be, for their time.
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError>;
 
     /// Ends these grants before their time; what another client holds too stays open for it. Returns what was ended.
     ///
     /// # Errors
-    /// When the firewall does not do it; all of it is open then, but for what earlier ones of several transactions
-    /// closed.
+    /// When the firewall does not do it; all of it is open then, but with iptables maybe for that of one IP version.
     fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError>;
 
     /// All live grants, once for each who holds them.

@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt,
+    socket,
 };
 
 /// The socket.
@@ -42,13 +44,27 @@ impl Netlink {
         Ok(Self(fd))
     }
 
-    /// Hands messages to the kernel, which works on them before this returns.
+    /// Hands messages to the kernel, which works on them before this returns: all in one piece, for which the socket's
+    /// send buffer (`net.core.wmem_default`, 208 KiB) is the only bound. Where that is too small it is made as large as
+    /// they are; beyond `net.core.wmem_max` that takes CAP_NET_ADMIN.
     ///
     /// # Errors
-    /// When the kernel does not take them.
+    /// When the kernel does not take them; it has seen none of them then.
     pub fn send(&self, messages: &[u8]) -> io::Result<()> {
-        sendto(self.0.as_raw_fd(), messages, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-        Ok(())
+        match self.send_once(messages) {
+            Err(Errno::EMSGSIZE) => {
+                // The kernel doubles it, which leaves room for what it counts besides.
+                let length = messages.len();
+                setsockopt(&self.0, SndBufForce, &length)
+                    .or_else(|_| setsockopt(&self.0, SndBuf, &length))?;
+                Ok(self.send_once(messages)?)
+            }
+            sent => Ok(sent?),
+        }
+    }
+
+    fn send_once(&self, messages: &[u8]) -> nix::Result<()> {
+        sendto(self.0.as_raw_fd(), messages, &NetlinkAddr::new(0, 0), MsgFlags::empty()).map(drop)
     }
 
     /// Takes one datagram of answers, if there is one.

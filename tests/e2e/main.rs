@@ -28,6 +28,7 @@ mod enrol;
 mod explain;
 mod flood;
 mod gate;
+mod grants;
 mod hostile;
 mod iptables;
 mod kill;

@@ -56,8 +56,9 @@ pub(super) fn fate(change: &Change, now: Duration) -> (Element, Fate) {
     }
 }
 
-/// One transaction for these elements. Adding what is there does not renew its timeout, and deleting what is not there
-/// fails, so each is added, deleted and, to stay, added again. `None` when it would be too long for its own headers.
+/// One transaction for these elements, however many: each has messages of its own, so that their bounds (64 KiB an
+/// attribute) are far away. Adding what is there does not renew its timeout, and deleting what is not there fails, so
+/// each is added, deleted and, to stay, added again. `None` when a message would be too long for its own headers.
 pub(super) fn transaction(elements: &[(Element, Fate)], sequence: u32) -> Option<Vec<u8>> {
     let mut batch = Batch { bytes: Vec::with_capacity(1024), sequence };
     batch.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;

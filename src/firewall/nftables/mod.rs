@@ -8,8 +8,11 @@ mod watch;
 
 pub use self::live::prefix_from_json;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
+
+use nix::errno::Errno;
 
 use self::batch::Fate;
 use self::element::Element;
@@ -131,8 +134,8 @@ impl Backend for Nftables {
 }
 
 impl Nftables {
-    /// What is held is what the kernel has, so that all of it can be told again. Where it took a part of these only, it
-    /// has that part for its time and we do not hold it.
+    /// What is held is what the kernel has, so that all of it can be told again, listed and closed: all of these are in
+    /// one transaction, however many they are.
     fn open_for(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
         let now = clock::steady();
         let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
@@ -142,33 +145,50 @@ impl Nftables {
     }
 
     fn change(&mut self, changes: &[Change], now: Duration) -> Result<(), FirewallError> {
-        /// Elements in one transaction, of which the kernel takes all or none. Where one of several fails, those before
-        /// it stand.
-        const AT_ONCE: usize = 512;
         let elements: Vec<_> = changes.iter().map(|change| batch::fate(change, now)).collect();
-        elements.chunks(AT_ONCE).try_for_each(|elements| self.transact(elements))
+        self.transact(&elements)
     }
 
     fn transact(&mut self, elements: &[(Element, Fate)]) -> Result<(), FirewallError> {
-        let failed = |error| FirewallError::Other(format!("netlink: {error}"));
+        if elements.is_empty() {
+            return Ok(());
+        }
         self.sequence = self.sequence.wrapping_add(1);
         let messages = batch::transaction(elements, self.sequence)
             .ok_or(FirewallError::Other("too many grants at once".to_owned()))?;
-        self.netlink.send(&messages).map_err(failed)?;
-        let mut acknowledged = false;
-        let mut buffer = [0; 8192];
-        // The kernel has done its work: all answers are there. What an earlier batch left behind is passed over.
-        while let Some(length) = self.netlink.try_recv(&mut buffer).map_err(failed)? {
-            for (sequence, errno) in batch::answers(buffer.get(..length).unwrap_or_default()) {
-                match errno {
-                    _ if sequence != self.sequence => {}
-                    0 => acknowledged = true,
-                    errno => return Err(describe(errno)),
-                }
-            }
-        }
-        if acknowledged { Ok(()) } else { Err(FirewallError::Other("netlink: no answer".to_owned())) }
+        self.netlink.send(&messages).map_err(netlink_failed)?;
+        self.answer()
     }
+
+    /// What came of the last transaction. The kernel has done its work: all answers are there, and all are taken, as
+    /// those that stay take the room of the next one's.
+    fn answer(&self) -> Result<(), FirewallError> {
+        let mut answer = None;
+        let mut buffer = [0; 8192];
+        loop {
+            let length = match self.netlink.try_recv(&mut buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) => break,
+                // Each message that fails has an answer of its own, and thousands have no room. The first is among
+                // those that had.
+                Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS) => continue,
+                Err(error) => return Err(netlink_failed(error)),
+            };
+            let answers = batch::answers(buffer.get(..length).unwrap_or_default());
+            // What an earlier batch left behind is passed over.
+            let ours = answers.into_iter().find(|(sequence, _)| *sequence == self.sequence);
+            answer = answer.or(ours.map(|(_, errno)| errno));
+        }
+        match answer {
+            Some(0) => Ok(()),
+            Some(errno) => Err(describe(errno)),
+            None => Err(FirewallError::Other("netlink: no answer".to_owned())),
+        }
+    }
+}
+
+fn netlink_failed(error: io::Error) -> FirewallError {
+    FirewallError::Other(format!("netlink: {error}"))
 }
 
 /// The same in elements that cannot overlap.
@@ -220,12 +240,12 @@ fn list(detail: Detail, now: Duration) -> Option<Listed> {
 }
 
 fn describe(errno: i32) -> FirewallError {
-    match nix::errno::Errno::from_raw(errno) {
-        nix::errno::Errno::EPERM => FirewallError::NotAllowed,
-        nix::errno::Errno::ENOENT => FirewallError::Gone,
-        nix::errno::Errno::ENFILE => FirewallError::Full,
+    match Errno::from_raw(errno) {
+        Errno::EPERM => FirewallError::NotAllowed,
+        Errno::ENOENT => FirewallError::Gone,
+        Errno::ENFILE => FirewallError::Full,
         // Of an interval: a part of it is there already.
-        nix::errno::Errno::EEXIST | nix::errno::Errno::ENOTEMPTY => FirewallError::Overlap,
+        Errno::EEXIST | Errno::ENOTEMPTY => FirewallError::Overlap,
         other => FirewallError::Other(other.desc().to_lowercase()),
     }
 }
