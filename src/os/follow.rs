@@ -167,12 +167,10 @@ impl Tail {
                 if length > NEW_MAX {
                     self.skip_to_end()?;
                 }
-            } else if length.saturating_sub(self.position) > BEHIND_MAX {
-                log::warn!(
-                    "{}: too much of it comes at once; {} MiB are left out",
-                    path.display(),
-                    BEHIND_MAX >> 20
-                );
+            }
+            let behind = length.saturating_sub(self.position);
+            if behind > BEHIND_MAX {
+                log::warn!("{}: too much comes at once; {} MiB are left out", path.display(), behind >> 20);
                 self.skip_to_end()?;
             }
             let read = self.file.read(&mut piece)?;
