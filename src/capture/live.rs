@@ -68,11 +68,11 @@ impl Capture for Live {
 
 /// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
 fn sort(packet: Packet<'_>, port: u16, band: Option<Band>, interface: Option<u32>) -> Next<'_> {
+    if let Some(touch) = band.and_then(|band| Touch::of(&packet, band)) {
+        return Next::Touch(touch);
+    }
     let Packet { source, destination, .. } = packet;
     match packet.transport {
-        _ if packet.is_bare() && band.is_some_and(|band| band.contains(destination.port())) => {
-            Next::Touch(Touch { source, to: destination.ip(), port: destination.port() })
-        }
         Transport::Udp { payload: Some(payload) } if destination.port() == port => {
             let interface = packet.interface.or(interface);
             Next::Datagram(Segment { source, destination, interface, payload })

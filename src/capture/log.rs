@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::{Capture, CaptureError, Intake, Next, Packets, Seen, Touch};
 use crate::knock::Band;
 use crate::os::{clock, files};
-use crate::packet::{Logged, Packet, SyslogLine};
+use crate::packet::{Logged, SyslogLine};
 
 /// Room for several lines. The kernel's own have at most 1 KiB, and some more as JSON.
 const BUFFER: usize = 32 << 10;
@@ -54,51 +54,6 @@ impl Log {
     ) -> std::io::Result<Self> {
         Ok(Self { lines: Lines::new(lines)?, form, prefix, interfaces, place, shared: false })
     }
-
-    /// The packet of the next line; none if that is not one of a packet that counts.
-    fn next_packet(&mut self) -> Result<Line, CaptureError> {
-        let Self { lines, form, prefix, interfaces, place, shared } = self;
-        let gone = |reason: String| CaptureError {
-            place: place.clone(),
-            reason,
-            hint: Some("the lines before this one say more"),
-        };
-        let line = match lines.next() {
-            Ok(Some(line)) => line,
-            Ok(None) => return Ok(Line::NoneYet),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                return Err(gone("nobody follows it any more".to_owned()));
-            }
-            Err(error) => return Err(gone(files::plain(&error))),
-        };
-        let Ok(line) = std::str::from_utf8(line) else { return Ok(Line::Other) };
-        let counts = |said: &str| {
-            let Logged { packet, interface } = Logged::read(said, prefix)?;
-            (interfaces.is_empty() || interfaces.iter().any(|name| name == interface)).then_some(packet)
-        };
-        let packet = match form {
-            LogForm::Journal => kernel_said(line).and_then(|said| counts(&said)),
-            LogForm::Syslog => match SyslogLine::read(line) {
-                SyslogLine::Kernel(said) => counts(said),
-                SyslogLine::Unclear => None,
-                SyslogLine::Other => {
-                    if !std::mem::replace(shared, true) {
-                        log::warn!(
-                            "{place}: other programs than the kernel write there; who can write as it opens doors\nhint: a file that only kern.* goes to, or \"journal\""
-                        );
-                    }
-                    None
-                }
-            },
-        };
-        Ok(packet.map_or(Line::Other, Line::Packet))
-    }
-}
-
-enum Line {
-    Packet(Packet<'static>),
-    Other,
-    NoneYet,
 }
 
 /// One entry of the journal.
@@ -130,12 +85,42 @@ impl AsFd for Log {
 
 impl Packets for Log {
     fn take(&mut self) -> Result<Seen<'_>, CaptureError> {
-        Ok(match self.next_packet()? {
-            // Lines tell the time in seconds, or not at all.
-            Line::Packet(packet) => Seen::Packet(packet, clock::wall()),
-            Line::Other => Seen::Other,
-            Line::NoneYet => Seen::Empty,
-        })
+        let Self { lines, form, prefix, interfaces, place, shared } = self;
+        let gone = |reason: String| CaptureError {
+            place: place.clone(),
+            reason,
+            hint: Some("the lines before this one say more"),
+        };
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(Seen::Empty),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Err(gone("nobody follows it any more".to_owned()));
+            }
+            Err(error) => return Err(gone(files::plain(&error))),
+        };
+        let Ok(line) = std::str::from_utf8(line) else { return Ok(Seen::Other) };
+        let counts = |said: &str| {
+            let Logged { packet, interface } = Logged::read(said, prefix)?;
+            (interfaces.is_empty() || interfaces.iter().any(|name| name == interface)).then_some(packet)
+        };
+        let packet = match form {
+            LogForm::Journal => kernel_said(line).and_then(|said| counts(&said)),
+            LogForm::Syslog => match SyslogLine::read(line) {
+                SyslogLine::Kernel(said) => counts(said),
+                SyslogLine::Unclear => None,
+                SyslogLine::Other => {
+                    if !std::mem::replace(shared, true) {
+                        log::warn!(
+                            "{place}: other programs than the kernel write there; who can write as it opens doors\nhint: a file that only kern.* goes to, or \"journal\""
+                        );
+                    }
+                    None
+                }
+            },
+        };
+        // Lines tell the time in seconds, or not at all.
+        Ok(packet.map_or(Seen::Other, |packet| Seen::Packet(packet, clock::wall())))
     }
 
     fn has_more(&self) -> bool {
@@ -150,18 +135,15 @@ impl Capture for BandLog {
 
     fn next(&mut self) -> Result<Next<'_>, CaptureError> {
         let Self(log, band) = self;
-        Ok(match log.next_packet()? {
-            Line::Packet(packet) if packet.is_bare() && band.contains(packet.destination.port()) => {
-                let Packet { source, destination, .. } = packet;
-                Next::Touch(Touch { source, to: destination.ip(), port: destination.port() })
-            }
-            Line::Packet(_) | Line::Other => Next::Other,
-            Line::NoneYet => Next::Empty,
+        Ok(match log.take()? {
+            Seen::Packet(packet, _) => Touch::of(&packet, *band).map_or(Next::Other, Next::Touch),
+            Seen::Other => Next::Other,
+            Seen::Empty => Next::Empty,
         })
     }
 
     fn has_more(&self) -> bool {
-        self.0.lines.has_whole()
+        Packets::has_more(&self.0)
     }
 
     fn has_room(&self) -> bool {

@@ -18,7 +18,7 @@ pub use sequences::Sequences;
 pub use socket::Socket;
 pub use trace::{Frame, Trace};
 
-use crate::knock::Timestamp;
+use crate::knock::{Band, Timestamp};
 use crate::packet::{Packet, Segment};
 
 /// A source of datagrams, to be waited for with `poll`.
@@ -112,6 +112,15 @@ pub struct Touch {
     pub to: IpAddr,
     /// The port that it was sent to.
     pub port: u16,
+}
+
+impl Touch {
+    /// The touch that a packet is, if it is one of this band.
+    fn of(packet: &Packet<'_>, band: Band) -> Option<Self> {
+        let Packet { source, destination, .. } = *packet;
+        let touches = packet.is_bare() && band.contains(destination.port());
+        touches.then(|| Self { source, to: destination.ip(), port: destination.port() })
+    }
 }
 
 /// Datagrams cannot be seen; says where, why and what to do.

@@ -59,7 +59,7 @@ fn seconds(time: &str) -> u64 {
 }
 
 /// Other grants for IPv4, so that the set has room for so many more.
-fn leave_room_for(room: u32, lab: &Lab, site: &Site) {
+pub(crate) fn leave_room_for(room: u32, lab: &Lab, site: &Site) {
     let elements: Vec<String> = (room..65_536)
         .map(|n| format!("{} . tcp . 22 timeout 1h", Ipv4Addr::from(0xC000_0000 + n)))
         .collect();
