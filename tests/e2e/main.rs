@@ -30,6 +30,7 @@ mod flood;
 mod gate;
 mod grants;
 mod hostile;
+mod hostile_client;
 mod iptables;
 mod kill;
 mod laboratory;
