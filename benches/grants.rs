@@ -84,6 +84,7 @@ impl Orders {
             rate: None,
             expires: None,
             uses: None,
+            key_limit: None,
         };
         let client = Client {
             name: "laptop".parse().unwrap(),

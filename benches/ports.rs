@@ -30,7 +30,7 @@ use nix::sys::socket::{
 };
 use policy::{client, open, policy};
 use spa_knock::crypto::KeySet;
-use spa_knock::gate::{Keeper, ReplayMemory, Sequence, Verdict, Watcher};
+use spa_knock::gate::{Keeper, KeyLimit, ReplayMemory, Sequence, Verdict, WatchedKey, Watcher};
 use spa_knock::knock::{Band, Now, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 
@@ -81,7 +81,7 @@ fn keys(n: u16) -> KeySet {
 
 /// The keeper's steps 5 to 8, and the watcher's part, for one set of each client.
 fn complete_sets() {
-    let watched = (0..CLIENTS).map(keys).map(|keys| (keys.fingerprint, keys.watcher()));
+    let watched = (0..CLIENTS).map(keys).map(|keys| WatchedKey::of(&keys, KeyLimit::default()));
     let mut watcher = Watcher::new(Duration::from_secs(30), watched);
     watcher.watch_band(Band::USUAL, RandomState::new());
     let mut now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };

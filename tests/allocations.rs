@@ -15,7 +15,7 @@ use std::time::Duration;
 use allocation_counter::measure;
 use etherparse::{PacketBuilder, VlanId};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::gate::{Dropped, Watcher};
+use spa_knock::gate::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock::knock::{AddressPolicy, Argument, Band, Knock, Now, ReplyWanted, Timestamp};
 use spa_knock::packet::{Link, Segment};
 use spa_knock::wire::Datagram;
@@ -97,13 +97,17 @@ fn broken_frames() -> Vec<(Link, Vec<u8>)> {
     .to_vec()
 }
 
+fn at(wall: Timestamp) -> Now {
+    Now { wall, steady: Duration::ZERO }
+}
+
 #[test]
 fn nothing_is_allocated_for_what_is_dropped() {
     let [client, other] = [keys(1), keys(2)];
-    let mut watcher = Watcher::new(WINDOW, [(client.fingerprint, client.watcher())]);
+    let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&client, KeyLimit::default())]);
     watcher.prepare(NOW);
     let used_up = datagram(&client, 1);
-    let passed = (0..100).filter(|_| watcher.judge(&used_up, NOW).is_ok()).count();
+    let passed = (0..100).filter(|_| watcher.judge(&used_up, at(NOW)).is_ok()).count();
     assert_eq!(passed, 16);
 
     let signed = datagram(&client, 2);
@@ -126,7 +130,7 @@ fn nothing_is_allocated_for_what_is_dropped() {
             for (link, frame) in frames(payload) {
                 let counted = measure(|| {
                     let segment = Segment::read(link, &frame).expect("a segment");
-                    assert_eq!(watcher.judge(segment.payload, now).err(), Some(*why));
+                    assert_eq!(watcher.judge(segment.payload, at(now)).err(), Some(*why));
                 });
                 assert_eq!(counted.count_total, 0, "{what}, {link:?}, after {seconds} s");
             }
@@ -144,7 +148,7 @@ fn nothing_is_allocated_for_what_is_dropped() {
 #[test]
 fn a_flood_into_the_band_takes_no_memory_beyond_the_table() {
     let client = keys(1);
-    let mut watcher = Watcher::new(WINDOW, [(client.fingerprint, client.watcher())]);
+    let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&client, KeyLimit::default())]);
     watcher.watch_band(Band::USUAL, RandomState::new());
     let now = |n: u32| Now { wall: NOW, steady: Duration::from_micros(n.into()) };
     let mut touch = |n: u32, sources: u32| {

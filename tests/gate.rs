@@ -13,8 +13,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock::gate::{
-    Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge, Order, Outcome,
-    Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict, Watcher,
+    Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge, KeyLimit, Order,
+    Outcome, Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict, WatchedKey,
+    Watcher,
 };
 use spa_knock::knock::{
     ActionName, AddressPolicy, Knock, Now, Ports, PrefixLengths, Reply, ReplyWanted, ServerId, Status,
@@ -56,6 +57,7 @@ fn rules() -> ClientRules {
         rate: None,
         expires: None,
         uses: None,
+        key_limit: None,
     }
 }
 
@@ -138,7 +140,7 @@ impl Server {
     fn with(rules: ClientRules) -> Self {
         let keys = keys(7);
         Self {
-            watcher: Watcher::new(WINDOW, [(keys.fingerprint, keys.watcher())]),
+            watcher: Watcher::new(WINDOW, [WatchedKey::of(&keys, KeyLimit::UNLIMITED)]),
             keeper: Keeper::new(policy(rules), ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000))),
             now: Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) },
             keys,
@@ -160,7 +162,7 @@ impl Server {
     }
 
     fn hear(&mut self, datagram: &[u8], source: &str) -> Result<Verdict, Dropped> {
-        let knock = self.watcher.judge(datagram, self.now.wall)?;
+        let knock = self.watcher.judge(datagram, self.now)?;
         Ok(match self.keeper.judge(&knock, source.parse().unwrap(), self.now) {
             Verdict::Record(accepted) => match self.keeper.decide(accepted, self.now) {
                 Verdict::Pay(bill) => Verdict::Act(bill.paid()),
@@ -244,6 +246,41 @@ fn knock() -> Knock {
         action: action("open-ssh"),
         argument: "".parse().unwrap(),
     }
+}
+
+#[test]
+fn a_key_costs_its_burst_and_then_what_it_earns_and_no_other_key_pays_for_it() {
+    let mut server = Server::new();
+    let [hostile, other] = [keys(7), keys(8)];
+    let watched =
+        || [&hostile, &other].map(|keys| WatchedKey::of(keys, KeyLimit::new(10, "2/s".parse().unwrap())));
+    server.watcher = Watcher::new(WINDOW, watched());
+    let knocks: Vec<_> = (0..40).map(|_| server.seal(&knock())).collect();
+    let passed = |server: &mut Server, knocks: &[Vec<u8>]| {
+        knocks.iter().filter(|knock| server.watcher.judge(knock, server.now).is_ok()).count()
+    };
+    assert_eq!(passed(&mut server, &knocks), 10);
+    assert_eq!(server.watcher.counts().throttled, 30);
+    assert_eq!(server.watcher.judge(&knocks[39], server.now).err(), Some(Dropped::Throttled));
+
+    // An eavesdropper's copies cost the client nothing.
+    assert_eq!(passed(&mut server, &knocks[..1]), 1, "a copy of what has passed");
+    let theirs = Datagram::seal(&knock(), &other.client()).unwrap();
+    assert!(server.watcher.judge(theirs.as_bytes(), server.now).is_ok(), "another key has its own");
+
+    server.pass(Duration::from_secs(1));
+    assert_eq!(passed(&mut server, &knocks[10..]), 2, "what was dropped can be resent");
+    server.watcher.replace_clients(WINDOW, watched());
+    assert_eq!(passed(&mut server, &knocks[12..]), 0, "a reload gives nothing back");
+
+    let mut reported = Vec::new();
+    server.watcher.report_throttled(|_, _| false);
+    server.watcher.report_throttled(|key, count| {
+        reported.push((key, count));
+        true
+    });
+    assert_eq!(reported, [(hostile.fingerprint, server.watcher.counts().throttled)]);
+    server.watcher.report_throttled(|_, _| panic!("it was reported"));
 }
 
 #[test]
@@ -639,12 +676,12 @@ fn every_flipped_bit_and_every_other_length_is_dropped_by_the_watcher() {
     for bit in 0..datagram.len() * 8 {
         let mut flipped = datagram.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        assert!(server.watcher.judge(&flipped, server.now.wall).is_err(), "bit {bit}");
+        assert!(server.watcher.judge(&flipped, server.now).is_err(), "bit {bit}");
     }
     for length in (0..datagram.len()).chain(datagram.len() + 1..400) {
         let mut other = datagram.clone();
         other.resize(length, 0);
-        assert!(server.watcher.judge(&other, server.now.wall).is_err(), "length {length}");
+        assert!(server.watcher.judge(&other, server.now).is_err(), "length {length}");
     }
     assert_eq!(server.outcome(&datagram, SOURCE), "act", "none of it has used the knock up");
 }
@@ -660,9 +697,9 @@ proptest! {
         WATCHER.with_borrow_mut(|watcher| {
             let watcher = watcher.get_or_insert_with(|| {
                 let keys = keys(7);
-                Watcher::new(WINDOW, [(keys.fingerprint, keys.watcher())])
+                Watcher::new(WINDOW, [WatchedKey::of(&keys, KeyLimit::UNLIMITED)])
             });
-            let verdict = watcher.judge(&bytes, Timestamp::from_millis(NOW)).map(|_| ());
+            let verdict = watcher.judge(&bytes, Now { wall: Timestamp::from_millis(NOW), steady: Duration::ZERO }).map(|_| ());
             let length = (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&bytes.len());
             prop_assert_eq!(verdict, Err(if length { Dropped::UnknownHint } else { Dropped::Length }));
             Ok(())
@@ -795,7 +832,7 @@ fn of_two_clients_with_one_seed_only_the_first_gets_in_with_a_code() {
     policy.clients.iter_mut().for_each(|client| client.otp = Some(seed.clone()));
     let mut server = Server::new();
     let both = [keys(7), keys(8)];
-    server.watcher.replace_clients(WINDOW, both.iter().map(|keys| (keys.fingerprint, keys.watcher())));
+    server.watcher.replace_clients(WINDOW, both.iter().map(|keys| WatchedKey::of(keys, KeyLimit::UNLIMITED)));
     server.keeper.replace_policy(policy);
     let otp = Some(seed.code(OtpStep::of(server.now.wall)));
     let first = server.seal(&Knock { otp, ..knock() });

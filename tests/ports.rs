@@ -18,7 +18,8 @@ use std::time::Duration;
 use policy::{client, open, policy};
 use spa_knock::crypto::{KeySet, random};
 use spa_knock::gate::{
-    Event, Keeper, Lane, Order, Part, Policy, Refusal, ReplayMemory, Sequence, Uses, Verdict, Via, Watcher,
+    Event, Keeper, KeyLimit, Lane, Order, Part, Policy, Refusal, ReplayMemory, Sequence, Uses, Verdict, Via,
+    WatchedKey, Watcher,
 };
 use spa_knock::knock::{ActionName, Band, Now, SLICE, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
@@ -67,7 +68,8 @@ fn keeper(clients: &[(u8, &[&str])]) -> Keeper {
 
 impl Server {
     fn new(clients: &[(u8, &[&str])]) -> Self {
-        let watched = clients.iter().map(|&(secret, _)| keys(secret)).map(|k| (k.fingerprint, k.watcher()));
+        let watched =
+            clients.iter().map(|&(secret, _)| keys(secret)).map(|k| WatchedKey::of(&k, KeyLimit::UNLIMITED));
         let mut watcher = Watcher::new(Duration::from_secs(30), watched);
         watcher.watch_band(BAND, RandomState::new());
         let now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
@@ -390,6 +392,21 @@ fn no_more_than_a_thousand_are_passed_on_in_a_second_and_none_is_lost_of_those_t
 }
 
 #[test]
+fn an_observer_of_one_client_uses_up_what_that_client_may_cost_and_no_other() {
+    let mut server = Server::new(&[(7, &["open-ssh"]), (8, &["open-ssh"])]);
+    let watched = [7, 8].map(|secret| WatchedKey::of(&keys(secret), KeyLimit::default()));
+    server.watcher.replace_clients(Duration::from_secs(30), watched);
+    let observed = ports(7, step(), None, "open-ssh");
+    let sources = (1..=200).map(|n| format!("10.1.0.{n}:4000"));
+    let passed: usize = sources.map(|source| server.watch(&source, &observed).len()).sum();
+    assert_eq!(passed, 128);
+    assert_eq!(server.watcher.counts().throttled, 72);
+    assert_eq!(server.opens(SOURCE, &ports(8, step(), None, "open-ssh")), 1);
+    server.pass(Duration::from_secs(1));
+    assert_eq!(server.opens("10.2.0.1:4000", &observed), 1, "a second earns four");
+}
+
+#[test]
 fn a_watcher_that_guesses_is_listened_to_two_thousand_times_a_second() {
     let mut server = Server::usual();
     let (key, source) = (keys(7).fingerprint, SOURCE.parse().unwrap());
@@ -444,7 +461,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         let mut ports = sequence(selector(&client.selector, step, band), &made);
         dice.shuffle(&mut ports);
 
-        watcher.replace_clients(Duration::from_secs(30), [(keys.fingerprint, keys.watcher())]);
+        watcher.replace_clients(Duration::from_secs(30), [WatchedKey::of(&keys, KeyLimit::UNLIMITED)]);
         for port in ports {
             assert!(watcher.next_sequence(now).is_none());
             watcher.touch(source, TO.parse().unwrap(), port, now.steady);

@@ -61,7 +61,12 @@ fn log_lines() -> Seeds {
         ("empty", format!("{head} {v6} {udp}\n")),
         ("error", format!("{head} {v4} {icmp}\n")),
         ("long-time", format!("{iso} {v4} {tcp}\n{iso} {v6} {udp}\n")),
-        ("other", format!("{other} {v4} {tcp}\nNov 24 14:20:24 bastion kern.warn kernel: IN=eth0 OUT= {v4} {udp}\n")),
+        (
+            "other",
+            format!(
+                "{other} {v4} {tcp}\nNov 24 14:20:24 bastion kern.warn kernel: IN=eth0 OUT= {v4} {udp}\n"
+            ),
+        ),
     ]
     .map(|(name, text)| (name, text.into_bytes()))
     .into()

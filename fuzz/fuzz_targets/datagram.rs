@@ -140,7 +140,7 @@ impl Server {
 
     /// Steps 2 and 3.
     fn send(&mut self, datagram: &[u8], source: SocketAddr) {
-        if let Ok(knock) = self.watcher.judge(datagram, self.now.wall) {
+        if let Ok(knock) = self.watcher.judge(datagram, self.now) {
             assert!(self.signed.contains(datagram), "passed on, though nobody signed it");
             self.judge(&knock, source);
         }

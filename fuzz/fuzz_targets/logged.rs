@@ -37,7 +37,11 @@ fn stands_there(said: &str, logged: &Logged<'_>) {
     let address = |name| canonical(first(name).parse::<IpAddr>().expect("an address"));
     let port = |name| first(name).parse::<u16>().expect("a port");
     assert_eq!((packet.source.ip(), packet.source.port()), (address("SRC="), port("SPT=")), "{said:?}");
-    assert_eq!((packet.destination.ip(), packet.destination.port()), (address("DST="), port("DPT=")), "{said:?}");
+    assert_eq!(
+        (packet.destination.ip(), packet.destination.port()),
+        (address("DST="), port("DPT=")),
+        "{said:?}"
+    );
     let protocol = match packet.transport {
         Transport::Tcp { .. } => "TCP",
         Transport::Udp { payload } => {

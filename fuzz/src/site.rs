@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use spa_knock::crypto::{ClientKeys, Fingerprint, KeySet, PairSecret, Secret, WatcherKeys};
+use spa_knock::crypto::{ClientKeys, Fingerprint, KeySet, PairSecret, Secret};
 use spa_knock::gate::{
-    Action, Client, ClientRules, Keeper, KeyAge, Part, Policy, ReplayMemory, Term, Uses, Watcher,
+    Action, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses,
+    WatchedKey, Watcher,
 };
 use spa_knock::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
 
@@ -94,8 +95,8 @@ impl Rules {
         Duration::from_secs(if self == Self::Listed { 600 } else { 30 })
     }
 
-    fn signers(self) -> Option<(Fingerprint, WatcherKeys)> {
-        (self != Self::Nobody).then(|| (KEYS.fingerprint, KEYS.watcher()))
+    fn signers(self) -> Option<WatchedKey> {
+        (self != Self::Nobody).then(|| WatchedKey::of(&KEYS, KeyLimit::UNLIMITED))
     }
 
     fn client(self) -> Option<Client> {
@@ -113,6 +114,7 @@ impl Rules {
             rate: (self == Self::Narrow).then(|| "5/m".parse().expect("a rate")),
             expires: (self == Self::Listed).then(|| NOW.wall.plus(Duration::from_secs(60))),
             uses: None,
+            key_limit: None,
         };
         let name = "laptop".parse().expect("a client name");
         Some(Client {

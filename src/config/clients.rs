@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::document::{Document, Table, Value};
 use super::problem::full_name;
+use super::sections::{KEY_LIMIT, read_key_limit};
 use super::{ClientEntry, Place, PreviousKey};
 use crate::gate::ClientRules;
 use crate::knock::{ActionName, AddressPolicy, ClientName, PrefixLengths};
@@ -80,8 +81,9 @@ pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContex
 fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
     let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
     let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
-    let [source, rate, expires, previous, grant_prefix, uses, otp] =
-        ["source", "rate", "expires", "previous", "grant-prefix", "uses", "otp"].map(|key| table.take(key));
+    let [source, rate, expires, previous, grant_prefix, uses, otp, key_limit] =
+        ["source", "rate", "expires", "previous", "grant-prefix", "uses", "otp", KEY_LIMIT]
+            .map(|key| table.take(key));
     let key = key.and_then(|value| read_key(&value, &context.keys_dir));
     let otp = otp.and_then(|value| read_key(&value, &context.keys_dir));
     let previous = previous.and_then(|value| read_previous(value.table()?, &context.keys_dir));
@@ -97,6 +99,7 @@ fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Op
         rate: rate.and_then(|value| value.parsed()),
         expires: expires.and_then(|value| value.instant()),
         uses: uses.and_then(|value| value.integer(1..=USES_MAX)),
+        key_limit: key_limit.and_then(|value| read_key_limit(&value)),
     };
     table.finish();
     Some(ClientEntry { key: key?, otp, defined_in: file.to_owned(), previous, rules })

@@ -10,7 +10,7 @@ use super::document::{Table, Value};
 use super::{
     Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, PacketLog, Places, ServerConfig,
 };
-use crate::gate::{Action, Failsafe, Mode};
+use crate::gate::{Action, Failsafe, KeyLimit, Mode};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
@@ -25,6 +25,10 @@ const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fro
 const FAILSAFES: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(7 * 86_400);
 /// The kernel's IFNAMSIZ less the final NUL.
 const INTERFACE_MAX: usize = 15;
+/// What a key may cost, here and in a client.
+pub(super) const KEY_LIMIT: &str = "per-key-limit";
+/// Fewer would keep out a client that knocks at two addresses of a server and behind NAT.
+const BURSTS: RangeInclusive<u32> = 8..=100_000;
 /// The longest user name that useradd(8) makes.
 const USER_MAX: usize = 32;
 
@@ -41,6 +45,7 @@ pub(super) struct Sections {
     pub(super) keys_dir: PathBuf,
     control: PathBuf,
     metrics: Option<SocketAddr>,
+    key_limit: KeyLimit,
     user: String,
     audit: Audit,
     pub(super) backend: Backend,
@@ -70,6 +75,7 @@ impl Sections {
             keys_dir: self.keys_dir,
             control: self.control,
             metrics: self.metrics,
+            key_limit: self.key_limit,
             user: self.user,
             audit: self.audit,
             backend: self.backend,
@@ -107,6 +113,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         keys_dir: or(server.take("keys_dir"), absolute_path, PathBuf::from(KEYS_DIR)),
         control: or(server.take("control"), absolute_path, PathBuf::from(CONTROL)),
         metrics: server.take("metrics").and_then(|value| read_metrics(&value)),
+        key_limit: or(server.take(KEY_LIMIT), read_key_limit, KeyLimit::default()),
         user: or(server.take("user"), read_user, USER.to_owned()),
         audit: or(server.take("audit"), read_audit, Audit::File(PathBuf::from(AUDIT))),
         backend,
@@ -326,6 +333,17 @@ fn read_metrics(value: &Value<'_>) -> Option<SocketAddr> {
         return None;
     }
     Some(address)
+}
+
+/// `{ burst = 128, rate = "4/s" }`, in `[server]` or of one client.
+pub(super) fn read_key_limit(value: &Value<'_>) -> Option<KeyLimit> {
+    let mut table = value.table()?;
+    let burst = table.require("burst", "burst = 128: knocks that may come at once");
+    let rate = table.require("rate", "rate = \"4/s\": knocks in the long run");
+    let burst = burst.and_then(|value| value.integer(BURSTS));
+    let rate = rate.and_then(|value| value.parsed());
+    table.finish();
+    Some(KeyLimit::new(burst?, rate?))
 }
 
 fn read_user(value: &Value<'_>) -> Option<String> {

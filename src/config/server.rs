@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Places;
-use crate::gate::{Action, ClientRules, Failsafe, Mode};
+use crate::gate::{Action, ClientRules, Failsafe, KeyLimit, Mode};
 use crate::knock::{ActionName, Band, ClientName, Ports, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
@@ -34,6 +34,8 @@ pub struct ServerConfig {
     pub control: PathBuf,
     /// Where metrics are served over HTTP: a loopback address; nothing = nowhere.
     pub metrics: Option<SocketAddr>,
+    /// How many knocks of each key are looked at, unless its client has a limit of its own.
+    pub key_limit: KeyLimit,
     /// The user that the watcher becomes.
     pub user: String,
     /// Where the audit log goes.

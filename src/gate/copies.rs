@@ -29,6 +29,12 @@ impl Copies {
         self.passed.get(tag).is_some_and(|passed| passed.copies >= COPIES_MAX)
     }
 
+    /// Whether one with this tag has passed.
+    #[must_use]
+    pub(super) fn knows(&self, tag: &Tag) -> bool {
+        self.passed.contains_key(tag)
+    }
+
     /// Whether one more copy may pass.
     #[must_use]
     pub(super) fn admit(&mut self, tag: &Tag, epoch: u64) -> bool {

@@ -249,6 +249,12 @@ impl Keeper {
         users
     }
 
+    /// Whose key this is.
+    #[must_use]
+    pub fn name_of(&self, key: Fingerprint) -> Option<&ClientName> {
+        self.client(key).map(|client| &client.name)
+    }
+
     /// Which addresses this host has now.
     pub fn set_own_addresses(&mut self, own: BTreeSet<IpAddr>) {
         self.policy.own_addresses = own;

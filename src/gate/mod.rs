@@ -4,7 +4,8 @@
 //! ```text
 //! watcher   hints    2. whose is it?        keeper   opened   4. it opens    5. its time is ours
 //!           watcher  3. who signed it?               replay   6. it is new   7. it is used up
-//!           copies      copies stop                  order    8. the client may do that → Order
+//!           key_limit   a key costs only so much     order    8. the client may do that → Order
+//!           copies      copies stop
 //!           pairs       who touched what             touched  4. and 5. of a port sequence
 //!           selectors   whom that may be
 //!           sequences   in turn
@@ -18,6 +19,7 @@ mod fresh;
 mod grant;
 mod hints;
 mod keeper;
+mod key_limit;
 mod opened;
 mod order;
 mod otp;
@@ -40,6 +42,7 @@ mod watcher;
 pub use closing::{Failsafe, Mode};
 pub use grant::{Grant, Passage, Way};
 pub use keeper::{Accepted, Answer, Bill, Keeper, Outcome, Refusal, Verdict};
+pub use key_limit::KeyLimit;
 pub use opened::Skew;
 pub use order::{Command, Effect, Order, Ticket, Undoing};
 pub use otp::OtpFault;
@@ -53,4 +56,4 @@ pub use tally::{Ending, Tally};
 pub use template::{InvalidTemplate, Placeholder, Template};
 pub use touched::Sequence;
 pub use uses::UseCounts;
-pub use watcher::{Authentic, Counts, Dropped, Watcher};
+pub use watcher::{Authentic, Counts, Dropped, WatchedKey, Watcher};

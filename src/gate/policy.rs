@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{Rate, Template};
+use super::{KeyLimit, Rate, Template};
 use crate::crypto::{Fingerprint, KeeperKeys, OtpSeed};
 use crate::knock::{ActionName, AddressPolicy, Band, ClientName, Door, Ports, PrefixLengths, Timestamp};
 
@@ -108,6 +108,8 @@ pub struct ClientRules {
     pub expires: Option<Timestamp>,
     /// How often it may act in all.
     pub uses: Option<u64>,
+    /// How many knocks of each of its keys are looked at; none = as many as of any other.
+    pub key_limit: Option<KeyLimit>,
 }
 
 /// Whether a client's key has been replaced.

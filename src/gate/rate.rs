@@ -22,6 +22,12 @@ impl Rate {
     pub const fn a_second(count: u16) -> Self {
         Self { count, per: Duration::from_secs(1) }
     }
+
+    /// The time between two acts that are spread evenly.
+    #[must_use]
+    pub fn interval(self) -> Duration {
+        self.per.checked_div(self.count.into()).unwrap_or(self.per)
+    }
 }
 
 impl fmt::Display for InvalidRate {
@@ -72,15 +78,26 @@ impl RecentActs {
     /// Counts one more act at `now` (steady time), unless the rate is used up.
     #[must_use]
     pub fn admit(&mut self, rate: Rate, now: Duration) -> bool {
+        let admitted = self.has_room(rate, now);
+        if admitted {
+            self.count(now);
+        }
+        admitted
+    }
+
+    /// Whether one more act at `now` would be within the rate.
+    #[must_use]
+    pub fn has_room(&mut self, rate: Rate, now: Duration) -> bool {
         // An act leaves the window when it is exactly as old as the window is long.
         while self.0.front().is_some_and(|&act| now.saturating_sub(act) >= rate.per) {
             self.0.pop_front();
         }
-        if self.0.len() >= usize::from(rate.count) {
-            return false;
-        }
+        self.0.len() < usize::from(rate.count)
+    }
+
+    /// Counts an act for which there was room.
+    pub fn count(&mut self, now: Duration) {
         self.0.push_back(now);
-        true
     }
 }
 

@@ -59,20 +59,26 @@ impl Sequences {
         }
     }
 
-    /// The next one to pass on, while there are not too many.
-    pub(super) fn next(&mut self, clients: &[Signer], now: Now) -> Option<Sequence> {
+    /// The next one that may be passed on, while there are not too many, and the place of the client that it names.
+    pub(super) fn next(&mut self, clients: &[Signer], now: Now) -> Option<(usize, Sequence)> {
         while self.found.named.is_empty() {
             let (name, source) = self.waiting.pop_front()?;
             let Some(ports) = self.pairs.take(name, now.steady) else { continue };
             let named = self.selectors.find(&ports, now.wall, self.band, keys(clients));
             self.found = Found { source: Some(source), ports, named };
         }
-        if !self.passed.admit(RATE, now.steady) {
+        if !self.passed.has_room(RATE, now.steady) {
             return None;
         }
         let Named { client, step } = self.found.named.pop()?;
         let fingerprint = clients.get(client)?.fingerprint;
-        Some(Sequence { fingerprint, step, source: self.found.source?, ports: self.found.ports.clone() })
+        let ports = self.found.ports.clone();
+        Some((client, Sequence { fingerprint, step, source: self.found.source?, ports }))
+    }
+
+    /// One was passed on.
+    pub(super) fn count_passed(&mut self, now: Duration) {
+        self.passed.count(now);
     }
 
     /// Whether some wait.

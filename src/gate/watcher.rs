@@ -2,6 +2,7 @@
 //! whom may the ports name that they touch? Holds no key that opens anything. What does not pass leaves no trace but a
 //! counter, and a place in a table of one size (`pairs`).
 
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr};
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use super::copies::Copies;
 use super::hints::{self, Hints};
+use super::key_limit::{KeyLimit, TokenBucket};
 use super::sequences::Sequences;
 use super::touched::Sequence;
-use crate::crypto::{Fingerprint, MacKey, WatcherKeys};
+use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
 use crate::knock::{Band, Now, Timestamp};
 use crate::wire::Envelope;
 
@@ -26,11 +28,35 @@ pub struct Watcher {
     counts: Counts,
 }
 
+/// A key that the watcher looks for, with what it may cost.
+pub struct WatchedKey {
+    /// Names it.
+    pub fingerprint: Fingerprint,
+    /// The watcher's share of it.
+    pub keys: WatcherKeys,
+    /// How many knocks of it are passed on.
+    pub limit: KeyLimit,
+}
+
+impl WatchedKey {
+    /// The watcher's share of a client's keys, and what they may cost.
+    #[must_use]
+    pub fn of(keys: &KeySet, limit: KeyLimit) -> Self {
+        Self { fingerprint: keys.fingerprint, keys: keys.watcher(), limit }
+    }
+}
+
 pub(super) struct Signer {
     pub(super) fingerprint: Fingerprint,
     hint: MacKey,
     sign: MacKey,
     pub(super) selector: MacKey,
+    limit: KeyLimit,
+    datagrams: TokenBucket,
+    /// Of its own: an observer of the first two ports can send them too, and must not use up what datagrams have.
+    sequences: TokenBucket,
+    /// Knocks over the limit that have not been reported yet.
+    throttled: u64,
 }
 
 /// A datagram that the client with this key signed. Made here alone, or taken from the watcher's channel.
@@ -51,6 +77,8 @@ pub enum Dropped {
     Forged,
     /// One with its tag has been passed on as often as copies are.
     Copied,
+    /// Its client has used up what its key may cost for now.
+    Throttled,
 }
 
 /// What has been seen since the start.
@@ -70,12 +98,14 @@ pub struct Counts {
     pub touches: u64,
     /// Port sequences passed on.
     pub sequences: u64,
+    /// Dropped, datagrams and sequences, as their key had used up its limit.
+    pub throttled: u64,
 }
 
 impl Watcher {
     /// A watcher for these clients; `window` as in the policy.
     #[must_use]
-    pub fn new(window: Duration, clients: impl IntoIterator<Item = (Fingerprint, WatcherKeys)>) -> Self {
+    pub fn new(window: Duration, clients: impl IntoIterator<Item = WatchedKey>) -> Self {
         let mut watcher = Self {
             window,
             clients: Vec::new(),
@@ -88,19 +118,15 @@ impl Watcher {
         watcher
     }
 
-    /// Takes other clients; what has been passed on stays known.
-    pub fn replace_clients(
-        &mut self,
-        window: Duration,
-        clients: impl IntoIterator<Item = (Fingerprint, WatcherKeys)>,
-    ) {
-        let signer = |(fingerprint, keys): (_, WatcherKeys)| Signer {
-            fingerprint,
-            hint: MacKey::from(&keys.hint),
-            sign: MacKey::from(&keys.sign),
-            selector: MacKey::from(&keys.selector),
-        };
+    /// Takes other clients; what has been passed on, and what a key has cost, stays known.
+    pub fn replace_clients(&mut self, window: Duration, clients: impl IntoIterator<Item = WatchedKey>) {
+        let before: HashMap<Fingerprint, Signer> =
+            self.clients.drain(..).map(|signer| (signer.fingerprint, signer)).collect();
         self.window = window;
+        let signer = |key: WatchedKey| {
+            let before = before.get(&key.fingerprint);
+            Signer::new(key, before)
+        };
         self.clients = clients.into_iter().map(signer).collect();
         self.hints = Hints::default();
         if let Some(sequences) = &mut self.sequences {
@@ -123,9 +149,18 @@ impl Watcher {
 
     /// What the keeper is to look at next, if there is something and it has not had enough of late.
     pub fn next_sequence(&mut self, now: Now) -> Option<Sequence> {
-        let next = self.sequences.as_mut()?.next(&self.clients, now)?;
-        self.counts.sequences = self.counts.sequences.saturating_add(1);
-        Some(next)
+        let sequences = self.sequences.as_mut()?;
+        while let Some((client, sequence)) = sequences.next(&self.clients, now) {
+            let Some(signer) = self.clients.get_mut(client) else { continue };
+            if signer.sequences.take(signer.limit, now.steady) {
+                sequences.count_passed(now.steady);
+                self.counts.sequences = self.counts.sequences.saturating_add(1);
+                return Some(sequence);
+            }
+            signer.throttled = signer.throttled.saturating_add(1);
+            self.counts.throttled = self.counts.throttled.saturating_add(1);
+        }
+        None
     }
 
     /// Whether there will be a next one without another packet.
@@ -138,7 +173,7 @@ impl Watcher {
     ///
     /// # Errors
     /// Says which step it did not pass.
-    pub fn judge<'a>(&mut self, payload: &'a [u8], now: Timestamp) -> Result<Authentic<'a>, Dropped> {
+    pub fn judge<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
         let verdict = self.ladder(payload, now);
         let count = match verdict {
             Ok(_) => &mut self.counts.authentic,
@@ -146,6 +181,7 @@ impl Watcher {
             Err(Dropped::UnknownHint) => &mut self.counts.unknown_hint,
             Err(Dropped::Forged) => &mut self.counts.forged,
             Err(Dropped::Copied) => &mut self.counts.copied,
+            Err(Dropped::Throttled) => &mut self.counts.throttled,
         };
         *count = count.saturating_add(1);
         verdict
@@ -166,12 +202,22 @@ impl Watcher {
         self.counts
     }
 
-    fn ladder<'a>(&mut self, payload: &'a [u8], now: Timestamp) -> Result<Authentic<'a>, Dropped> {
+    /// Hands how many knocks of each key were over its limit, since this was last done, to `report`, until that has no room.
+    pub fn report_throttled(&mut self, mut report: impl FnMut(Fingerprint, u64) -> bool) {
+        for signer in self.clients.iter_mut().filter(|signer| signer.throttled > 0) {
+            if !report(signer.fingerprint, signer.throttled) {
+                return;
+            }
+            signer.throttled = 0;
+        }
+    }
+
+    fn ladder<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
         let envelope = Envelope::read(payload).ok_or(Dropped::Length)?;
         let hint_keys = self.clients.iter().map(|client| &client.hint);
         let named =
-            self.hints.find(envelope.hint, now, self.window, hint_keys).ok_or(Dropped::UnknownHint)?;
-        let client = self.clients.get(named.client).ok_or(Dropped::UnknownHint)?;
+            self.hints.find(envelope.hint, now.wall, self.window, hint_keys).ok_or(Dropped::UnknownHint)?;
+        let client = self.clients.get_mut(named.client).ok_or(Dropped::UnknownHint)?;
         // Whether it is really signed makes no difference to what goes no further, and would cost an HMAC.
         if self.copies.are_used_up(envelope.tag) {
             return Err(Dropped::Copied);
@@ -179,10 +225,32 @@ impl Watcher {
         if !client.sign.verify(&[envelope.signed], envelope.tag) {
             return Err(Dropped::Forged);
         }
+        // Copies cost no token, or an eavesdropper could use up a client's. One that was throttled leaves no trace, so that
+        // the client can resend it.
+        if !self.copies.knows(envelope.tag) && !client.datagrams.take(client.limit, now.steady) {
+            client.throttled = client.throttled.saturating_add(1);
+            return Err(Dropped::Throttled);
+        }
         if !self.copies.admit(envelope.tag, named.epoch) {
             return Err(Dropped::Copied);
         }
         Ok(Authentic { fingerprint: client.fingerprint, envelope })
+    }
+}
+
+impl Signer {
+    /// With what the same key has cost before.
+    fn new(WatchedKey { fingerprint, keys, limit }: WatchedKey, before: Option<&Self>) -> Self {
+        Self {
+            fingerprint,
+            hint: MacKey::from(&keys.hint),
+            sign: MacKey::from(&keys.sign),
+            selector: MacKey::from(&keys.selector),
+            limit,
+            datagrams: before.map(|before| before.datagrams).unwrap_or_default(),
+            sequences: before.map(|before| before.sequences).unwrap_or_default(),
+            throttled: before.map(|before| before.throttled).unwrap_or_default(),
+        }
     }
 }
 
@@ -198,16 +266,17 @@ impl Counts {
             copied: self.copied.saturating_add(other.copied),
             touches: self.touches.saturating_add(other.touches),
             sequences: self.sequences.saturating_add(other.sequences),
+            throttled: self.throttled.saturating_add(other.throttled),
         }
     }
 }
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { authentic, length, unknown_hint, forged, copied, .. } = self;
+        let Self { authentic, length, unknown_hint, forged, copied, throttled, .. } = self;
         write!(
             f,
-            "{authentic} passed on, {unknown_hint} of nobody, {forged} forged, {copied} copies, {length} of a wrong length"
+            "{authentic} passed on, {unknown_hint} of nobody, {forged} forged, {copied} copies, {throttled} over their key's limit, {length} of a wrong length"
         )
     }
 }

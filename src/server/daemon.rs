@@ -7,6 +7,7 @@ mod questions;
 mod reload;
 mod report;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ use super::run::{Gated, Loaded};
 use super::standing::Standing;
 use super::state::State;
 use super::watcher_process::{Gone, WatcherProcess};
+use crate::crypto::Fingerprint;
 use crate::gate::{Ending, Keeper, Record, Tally};
 use crate::knock::ClientName;
 use crate::os::notify::{self, Watchdog};
@@ -49,6 +51,8 @@ pub(super) struct Daemon {
     openings: Openings,
     keeper: Keeper,
     tally: Tally,
+    /// How many knocks of each client were over its limit, since the start.
+    throttled: BTreeMap<ClientName, u64>,
     /// On the steady clock.
     started: Duration,
     state: State,
@@ -86,6 +90,7 @@ impl Daemon {
             openings: Openings::default(),
             keeper,
             tally: Tally::default(),
+            throttled: BTreeMap::new(),
             started: clock::steady(),
             state,
             deeds,
@@ -181,6 +186,7 @@ impl Daemon {
                         watcher.note(seen);
                     }
                 }
+                Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
                 Some(FromWatcher::Lost(reason)) => self.ears.miss(&reason),
                 Some(FromWatcher::Failed(reason)) => return self.ears.lose(&reason),
                 Some(FromWatcher::Watching) | None => return self.ears.lose("the watcher talks nonsense"),
@@ -213,10 +219,19 @@ impl Daemon {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
                 Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
                 Some(FromWatcher::Seen(seen)) => old.note(seen),
+                Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
                 _ => {}
             }
         }
         self.ears.retire(old);
+    }
+
+    /// The watcher has dropped knocks of this key that were over its limit.
+    fn note_throttled(&mut self, key: Fingerprint, count: u64) {
+        // Of a key that was removed in the meantime, nothing is said.
+        let Some(client) = self.keeper.name_of(key).cloned() else { return };
+        let total = self.throttled.entry(client).or_default();
+        *total = total.saturating_add(count);
     }
 
     /// A line in the audit log, and one more of its kind.

@@ -192,7 +192,7 @@ impl Ears {
         let post = new.post()?;
         if self.post == post {
             if let Some(watcher) = &mut self.watcher
-                && watcher.instruct(&post, new.config.window, new.key_sets()).is_err()
+                && watcher.instruct(&post, new.config.window, new.watched_keys()).is_err()
             {
                 self.lose("the watcher does not listen");
             }
@@ -228,7 +228,7 @@ fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
 }
 
 fn start(loaded: &Loaded, post: &Post, socket: &UdpPort, missing: Missing) -> Result<WatcherProcess, String> {
-    WatcherProcess::start(post, missing, loaded.config.window, socket, loaded.key_sets())
+    WatcherProcess::start(post, missing, loaded.config.window, socket, loaded.watched_keys())
 }
 
 #[cfg(test)]

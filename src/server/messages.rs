@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 use crate::capture::Intake;
 use crate::config::PacketLog;
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
-use crate::gate::{Authentic, Counts, Sequence};
+use crate::gate::{Authentic, Counts, KeyLimit, Sequence, WatchedKey};
 use crate::knock::{Band, Step, canonical, mapped};
 use crate::os::confine::Identity;
 use crate::wire::Reader;
@@ -47,8 +47,8 @@ pub(super) enum ToWatcher {
     Log(PacketLog),
     /// Whom to become once the captures are open; not sent = stay who it is.
     Become(Identity),
-    /// One client.
-    Key(Fingerprint, WatcherKeys),
+    /// One client's key, and what it may cost.
+    Key(WatchedKey),
     /// That was all: use it.
     Go,
     /// Say now what has been seen.
@@ -87,6 +87,8 @@ pub(super) enum FromWatcher<'a> {
     Sequence(Sequence),
     /// What has been seen since it started: numbers alone.
     Seen(Seen),
+    /// How many knocks of a key were dropped as over its limit, since this was last reported.
+    Throttled(Fingerprint, u64),
 }
 
 /// What a watcher has seen.
@@ -166,8 +168,11 @@ impl ToWatcher {
             Self::Interface(name) => {
                 writer.put(&[2]).put_text(name, NAME_MAX);
             }
-            Self::Key(fingerprint, keys) => {
+            Self::Key(WatchedKey { fingerprint, keys, limit }) => {
                 writer.put(&[3]).put(fingerprint.as_bytes());
+                limit.to_nanos().iter().for_each(|nanos| {
+                    writer.put(&nanos.to_be_bytes());
+                });
                 for key in [&keys.hint, &keys.sign, &keys.selector] {
                     writer.put(key.expose());
                 }
@@ -214,8 +219,10 @@ impl ToWatcher {
             2 => Some(Self::Interface(read_text(&mut reader)?)),
             3 => {
                 let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let limit = KeyLimit::from_nanos([reader.u64()?, reader.u64()?]);
                 let mut key = || reader.array().map(Secret::from_bytes);
-                Some(Self::Key(fingerprint, WatcherKeys { hint: key()?, sign: key()?, selector: key()? }))
+                let keys = WatcherKeys { hint: key()?, sign: key()?, selector: key()? };
+                Some(Self::Key(WatchedKey { fingerprint, keys, limit }))
             }
             4 => Some(Self::Go),
             6 => Some(Self::Count),
@@ -262,7 +269,8 @@ impl<'a> FromWatcher<'a> {
                 });
             }
             Self::Seen(Seen { counts, intake }) => {
-                let Counts { authentic, length, unknown_hint, forged, copied, touches, sequences } = counts;
+                let Counts { authentic, length, unknown_hint, forged, copied, touches, sequences, throttled } =
+                    counts;
                 writer.put(&[5, u8::from(intake.is_some())]);
                 let Intake { received, dropped, if_dropped } = intake.unwrap_or_default();
                 for number in [
@@ -273,12 +281,16 @@ impl<'a> FromWatcher<'a> {
                     copied,
                     touches,
                     sequences,
+                    throttled,
                     &received,
                     &dropped,
                     &if_dropped,
                 ] {
                     writer.put(&number.to_be_bytes());
                 }
+            }
+            Self::Throttled(fingerprint, count) => {
+                writer.put(&[7]).put(fingerprint.as_bytes()).put(&count.to_be_bytes());
             }
         }
         writer.bytes
@@ -317,6 +329,7 @@ impl<'a> FromWatcher<'a> {
                     copied: number()?,
                     touches: number()?,
                     sequences: number()?,
+                    throttled: number()?,
                 };
                 let intake = Intake { received: number()?, dropped: number()?, if_dropped: number()? };
                 Some(Self::Seen(Seen { counts, intake: captures.then_some(intake) }))
@@ -331,6 +344,7 @@ impl<'a> FromWatcher<'a> {
                 (count <= PORTS_MAX)
                     .then(|| Self::Sequence(Sequence::from_watcher(fingerprint, step, source, ports)))
             }
+            7 => Some(Self::Throttled(Fingerprint::from_bytes(*reader.array()?), reader.u64()?)),
             _ => None,
         }
     }
@@ -373,6 +387,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::gate::Rate;
 
     #[test]
     fn orders_arrive_as_they_were_sent() {
@@ -392,13 +407,14 @@ mod tests {
         );
         let key = |n| Secret::from_bytes(&[n; 32]);
         let keys = WatcherKeys { hint: key(1), sign: key(2), selector: key(3) };
-        let Some(ToWatcher::Key(fingerprint, read)) =
-            ToWatcher::read(&ToWatcher::Key(Fingerprint::from_bytes([9; 8]), keys).to_bytes())
-        else {
-            panic!("not a key");
-        };
-        assert_eq!(fingerprint, Fingerprint::from_bytes([9; 8]));
-        assert_eq!([read.hint, read.sign, read.selector].map(|key| key.expose()[0]), [1, 2, 3]);
+        let (fingerprint, limit) = (Fingerprint::from_bytes([9; 8]), KeyLimit::new(9, Rate::a_second(3)));
+        let key = ToWatcher::Key(WatchedKey { fingerprint, keys, limit });
+        let Some(ToWatcher::Key(read)) = ToWatcher::read(&key.to_bytes()) else { panic!("not a key") };
+        assert_eq!((read.fingerprint, read.limit), (fingerprint, limit));
+        assert_eq!(
+            [read.keys.hint, read.keys.sign, read.keys.selector].map(|key| key.expose()[0]),
+            [1, 2, 3]
+        );
         let nobody = Identity { uid: 65534, gid: 65533 };
         assert!(
             matches!(ToWatcher::read(&ToWatcher::Become(nobody).to_bytes()), Some(ToWatcher::Become(read)) if read == nobody)
@@ -417,6 +433,7 @@ mod tests {
             copied: 5,
             touches: 9,
             sequences: 10,
+            throttled: 11,
         };
         let intake = Intake { received: 6, dropped: 7, if_dropped: 8 };
         for seen in [Seen { counts, intake: Some(intake) }, Seen { counts, intake: None }] {
@@ -434,11 +451,19 @@ mod tests {
                     forged: 8,
                     copied: 10,
                     touches: 18,
-                    sequences: 20
+                    sequences: 20,
+                    throttled: 22
                 },
                 intake: Some(intake)
             }
         );
+    }
+
+    #[test]
+    fn a_count_of_throttled_knocks_arrives() {
+        let key = Fingerprint::from_bytes([5; 8]);
+        let bytes = FromWatcher::Throttled(key, 70_000).to_bytes();
+        assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Throttled(k, 70_000)) if k == key));
     }
 
     #[test]

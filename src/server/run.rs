@@ -20,7 +20,7 @@ use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::firewall::{Backend, Enforcing, Gate, Iptables, Nftables, NoFirewall};
-use crate::gate::{Client, ClientRules, KeyAge, Part, Policy, ReplayMemory};
+use crate::gate::{Client, ClientRules, KeyAge, Part, Policy, ReplayMemory, WatchedKey};
 use crate::os::confine::{self, Needs};
 use crate::os::files;
 use crate::os::signals::Signals;
@@ -180,9 +180,12 @@ impl Loaded {
         if doors.is_empty() { "no port".to_owned() } else { doors.join(", ") }
     }
 
-    /// The keys of all clients.
-    pub(super) fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
-        self.clients.iter().flat_map(LoadedClient::key_sets)
+    /// The keys of all clients, as the watcher gets them.
+    pub(super) fn watched_keys(&self) -> impl Iterator<Item = WatchedKey> {
+        self.clients.iter().flat_map(|client| {
+            let limit = client.rules.key_limit.unwrap_or(self.config.key_limit);
+            client.key_sets().map(move |keys| WatchedKey::of(keys, limit))
+        })
     }
 
     /// What the keeper decides by.

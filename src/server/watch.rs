@@ -9,8 +9,7 @@ use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Sighting, Source, ToW
 use super::pace::Pace;
 use crate::capture::{BandLog, Capture, Intake, Live, Next, Socket};
 use crate::config::PacketLog;
-use crate::crypto::{Fingerprint, WatcherKeys};
-use crate::gate::Watcher;
+use crate::gate::{WatchedKey, Watcher};
 use crate::knock::Band;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
@@ -70,7 +69,7 @@ struct Coming {
     interfaces: Vec<String>,
     log: Option<PacketLog>,
     identity: Option<Identity>,
-    clients: Vec<(Fingerprint, WatcherKeys)>,
+    clients: Vec<WatchedKey>,
 }
 
 #[derive(Clone, Copy)]
@@ -166,7 +165,7 @@ impl Running {
             ToWatcher::Interface(name) => self.coming.interfaces.push(name),
             ToWatcher::Log(log) => self.coming.log = Some(log),
             ToWatcher::Become(identity) => self.coming.identity = Some(identity),
-            ToWatcher::Key(fingerprint, keys) => self.coming.clients.push((fingerprint, keys)),
+            ToWatcher::Key(key) => self.coming.clients.push(key),
             ToWatcher::Count => self.tell_what_was_seen()?,
             ToWatcher::Go => {
                 let coming = std::mem::take(&mut self.coming);
@@ -241,7 +240,7 @@ impl Running {
                 Ok(Next::Empty) => return Ok(taken),
                 Err(error) => return self.lose(place, error.to_string()).map(|()| taken),
             };
-            let Ok(knock) = self.watcher.judge(segment.payload, clock::wall()) else { continue };
+            let Ok(knock) = self.watcher.judge(segment.payload, clock::now()) else { continue };
             let sighting = Sighting {
                 source: segment.source,
                 destination: segment.destination.ip(),
@@ -288,7 +287,15 @@ impl Running {
     fn tell_what_was_seen(&mut self) -> Result<(), Ended> {
         let captures = self.captures.iter_mut().filter_map(|capture| capture.intake());
         let intake = self.intake.into_iter().chain(captures).reduce(Intake::plus);
-        try_report(&self.channel, &FromWatcher::Seen(Seen { counts: self.watcher.counts(), intake }))
+        let seen = FromWatcher::Seen(Seen { counts: self.watcher.counts(), intake });
+        // Before the totals: who asked for those has all of it when they come.
+        let mut ended = None;
+        self.watcher.report_throttled(|fingerprint, count| {
+            let sent = try_send(&self.channel, &FromWatcher::Throttled(fingerprint, count).to_bytes());
+            sent.map_err(|error| ended = Some(error)).is_ok_and(|sent| sent == Sent::Whole)
+        });
+        ended.map_or(Ok(()), Err)?;
+        try_report(&self.channel, &seen)
     }
 
     fn report(&self, report: &FromWatcher<'_>) -> Result<(), Ended> {

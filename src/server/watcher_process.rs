@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
 use crate::config::{CaptureKind, Interfaces, PacketLog, ServerConfig};
-use crate::crypto::KeySet;
+use crate::gate::WatchedKey;
 use crate::knock::Band;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
@@ -88,12 +88,12 @@ impl WatcherProcess {
     ///
     /// # Errors
     /// Why it does not, for people.
-    pub(super) fn start<'k>(
+    pub(super) fn start(
         post: &Post,
         missing: Missing,
         window: Duration,
         socket: &UdpPort,
-        keys: impl Iterator<Item = &'k KeySet>,
+        keys: impl Iterator<Item = WatchedKey>,
     ) -> Result<Self, String> {
         let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::plain(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
@@ -120,21 +120,21 @@ impl WatcherProcess {
     ///
     /// # Errors
     /// When it is gone, or does not take them in time.
-    pub(super) fn instruct<'k>(
+    pub(super) fn instruct(
         &mut self,
         post: &Post,
         window: Duration,
-        keys: impl Iterator<Item = &'k KeySet>,
+        keys: impl Iterator<Item = WatchedKey>,
     ) -> std::io::Result<()> {
         self.send_all(post, Missing::IsLost, window, keys)
     }
 
-    fn send_all<'k>(
+    fn send_all(
         &mut self,
         post: &Post,
         missing: Missing,
         window: Duration,
-        keys: impl Iterator<Item = &'k KeySet>,
+        keys: impl Iterator<Item = WatchedKey>,
     ) -> std::io::Result<()> {
         let deadline = clock::steady().saturating_add(START_MAX);
         let send = |order: ToWatcher| {
@@ -154,8 +154,8 @@ impl WatcherProcess {
         if let Some(identity) = post.identity {
             send(ToWatcher::Become(identity))?;
         }
-        for keys in keys {
-            send(ToWatcher::Key(keys.fingerprint, keys.watcher()))?;
+        for key in keys {
+            send(ToWatcher::Key(key))?;
         }
         send(ToWatcher::Go)
     }

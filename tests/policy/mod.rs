@@ -33,6 +33,7 @@ pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> Client {
             rate: None,
             expires: None,
             uses: None,
+            key_limit: None,
         },
     }
 }

@@ -247,10 +247,18 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
             "capture = 'udp'\n[legacy]\nknockd = '/k'",
             "f:4:2: legacy: capture = \"udp\" sees no packets but those to its own port\nhint: capture = \"pcap\", or log = the firewall's log, or no [legacy]",
         ),
+        (
+            "per-key-limit = { burst = 7, rate = '4/s' }",
+            "f:3:27: server.per-key-limit.burst: not a number from 8 to 100000",
+        ),
+        (
+            "per-key-limit = { burst = 128 }",
+            "f:3:1: server.per-key-limit.rate: missing\nhint: rate = \"4/s\": knocks in the long run",
+        ),
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, metrics, user, audit",
+            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit",
         ),
     ];
     for (line, message) in cases {

@@ -9,7 +9,8 @@ use crate::gate::Ending;
 use crate::os::{clock, wait};
 use crate::server::standing::Standing;
 use crate::server::status::{
-    CaptureState, Datagrams, Ended, Frames, Gate, GateState, PortsState, PreviousKey, Status, WatcherState,
+    CaptureState, Datagrams, Ended, Frames, Gate, GateState, PortsState, PreviousKey, Status,
+    ThrottledClient, WatcherState,
 };
 
 /// How long what a watcher said it has seen is good enough.
@@ -77,6 +78,7 @@ impl Daemon {
                 forged: counts.forged,
                 copied: counts.copied,
                 length: counts.length,
+                throttled: counts.throttled,
             },
             ports: config.ports.map(|band| PortsState {
                 band: band.to_string(),
@@ -85,6 +87,11 @@ impl Daemon {
             }),
             legacy,
             knocks: self.tally.counts().map(ended).collect(),
+            throttled: self
+                .throttled
+                .iter()
+                .map(|(client, &count)| ThrottledClient { client: client.to_string(), count })
+                .collect(),
             previous_keys: users
                 .map(|(client, uses)| PreviousKey { client: client.to_string(), uses })
                 .collect(),

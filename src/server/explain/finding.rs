@@ -30,6 +30,7 @@ pub(super) enum Check {
     Signature,
     /// Step 3: the watcher passes on so many copies of one.
     Copies,
+    Throttled,
     /// Steps 4 to 8.
     Keeper(Reason),
     /// Step 6: one more of a knock that has just been answered.
@@ -69,6 +70,7 @@ impl Check {
             Self::Hint => "unknown-hint",
             Self::Signature => "forged",
             Self::Copies => "copied",
+            Self::Throttled => "throttled",
             Self::Keeper(reason) => reason.as_str(),
             Self::Resent => "resent",
             Self::Passed => "passed",
@@ -81,7 +83,7 @@ impl Check {
             Self::Other | Self::Touch | Self::Cut | Self::Passed => None,
             Self::Fragment | Self::Port | Self::Length => Some(1),
             Self::Hint => Some(2),
-            Self::Signature | Self::Copies => Some(3),
+            Self::Signature | Self::Copies | Self::Throttled => Some(3),
             Self::Keeper(Reason::UnknownKey | Reason::NotSealed) => Some(4),
             Self::Keeper(Reason::Stale) => Some(5),
             Self::Keeper(Reason::Replayed | Reason::OtherAddress) | Self::Resent => Some(6),
@@ -97,6 +99,7 @@ impl From<Dropped> for Check {
             Dropped::UnknownHint => Self::Hint,
             Dropped::Forged => Self::Signature,
             Dropped::Copied => Self::Copies,
+            Dropped::Throttled => Self::Throttled,
         }
     }
 }

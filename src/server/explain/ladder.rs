@@ -68,8 +68,7 @@ impl Said {
 impl Ladder {
     /// The checks of the daemon that this config makes, without any memory.
     pub(super) fn new(loaded: &Loaded, suspects: Suspects) -> Self {
-        let keys = loaded.key_sets().map(|keys| (keys.fingerprint, keys.watcher()));
-        let mut watcher = Watcher::new(loaded.config.window, keys);
+        let mut watcher = Watcher::new(loaded.config.window, loaded.watched_keys());
         if let Some(band) = loaded.config.ports {
             watcher.watch_band(band, RandomState::new());
         }
@@ -146,7 +145,7 @@ impl Ladder {
         if destination.port() != self.port {
             return self.look_elsewhere(payload, source, destination, now);
         }
-        match self.watcher.judge(payload, now.wall) {
+        match self.watcher.judge(payload, now) {
             Ok(knock) => self.ask_keeper(&knock, source, now),
             Err(Dropped::Length) => wrong_length(payload.len()),
             Err(Dropped::UnknownHint) => self.look_wide(payload, source, destination, now),
@@ -155,6 +154,12 @@ impl Ladder {
                 Said::of(Check::Signature, "its hint names a client that did not sign it")
                     .by(client)
                     .from("changed on the way, or somebody copied the hint of a knock that he saw")
+            }
+            Err(Dropped::Throttled) => {
+                let client = self.suspects.signer(payload, now.wall, self.window);
+                Said::of(Check::Throttled, "this key sent more knocks than `per-key-limit` allows")
+                    .by(client)
+                    .from("a program that knocks in a loop, or a stolen key")
             }
             Err(Dropped::Copied) => {
                 Said::of(Check::Copies, "one copy too many of a knock").from(self.copy(payload))

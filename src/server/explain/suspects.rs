@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::{ConfigErrors, ServerConfig};
-use crate::crypto::{Fingerprint, PairSecret};
-use crate::gate::{Authentic, Dropped, Watcher};
-use crate::knock::{ClientName, ServerId, Timestamp};
+use crate::crypto::{Fingerprint, KeySet, PairSecret};
+use crate::gate::{Authentic, Dropped, KeyLimit, WatchedKey, Watcher};
+use crate::knock::{ClientName, Now, ServerId, Timestamp};
 use crate::os::host;
 use crate::server::keys::load_secret;
 
@@ -111,7 +111,7 @@ impl Suspects {
         let minutes = HINTS_MAX.checked_div(count.saturating_mul(2)).unwrap_or_default();
         let reach = Duration::from_secs(minutes.saturating_mul(60));
         let own = || secrets.iter().map(|(_, secret)| secret.keys(&config.id));
-        let watcher = |reach| Watcher::new(reach, own().map(|keys| (keys.fingerprint, keys.watcher())));
+        let watcher = |reach| Watcher::new(reach, own().map(|keys| watched(&keys)));
         let half = AFTER_1970.min(part(reach, 4));
         let mut suspects = Self {
             wide: watcher(reach),
@@ -155,11 +155,11 @@ impl Suspects {
             self.wide.prepare(time);
             self.elsewhere.iter_mut().for_each(|watcher| watcher.prepare(time));
         }
-        let by_wide = self.wide.judge(payload, self.moment);
+        let by_wide = self.wide.judge(payload, at(self.moment));
         if let Ok(knock) = by_wide {
             return Look::Signed(knock, Clock::Set);
         }
-        if let Ok(knock) = self.unset.judge(payload, self.unset_at) {
+        if let Ok(knock) = self.unset.judge(payload, at(self.unset_at)) {
             return Look::Signed(knock, Clock::Unset);
         }
         // Who has only a pair key can be asked to use it for any id, most easily for the address that was typed.
@@ -169,21 +169,29 @@ impl Suspects {
             self.try_id(id);
         }
         for watcher in &mut self.elsewhere {
-            if let Ok(knock) = watcher.judge(payload, time) {
+            if let Ok(knock) = watcher.judge(payload, at(time)) {
                 return Look::Signed(knock, Clock::Set);
             }
         }
         if by_wide.is_err_and(|dropped| dropped == Dropped::Forged) { Look::Hinted } else { Look::Nobodys }
     }
 
-    /// Of whom a hint is that names somebody at this time.
+    /// The client that the hint of a forged datagram names at this time.
     pub(super) fn hinted(&self, payload: &[u8], time: Timestamp, window: Duration) -> Option<ClientName> {
-        let named = |(_, secret): &&(ClientName, PairSecret)| {
-            let keys = secret.keys(&self.own_id);
-            let mut alone = Watcher::new(window, [(keys.fingerprint, keys.watcher())]);
-            alone.judge(payload, time).err() == Some(Dropped::Forged)
-        };
-        self.secrets.iter().find(named).map(|(name, _)| name.clone())
+        self.client_whose(window, |watcher| watcher.judge(payload, at(time)).err() == Some(Dropped::Forged))
+    }
+
+    /// The client that signed a datagram.
+    pub(super) fn signer(&self, payload: &[u8], time: Timestamp, window: Duration) -> Option<ClientName> {
+        self.client_whose(window, |watcher| watcher.judge(payload, at(time)).is_ok())
+    }
+
+    /// The first client for which `is_it` holds of a watcher that knows no other.
+    fn client_whose(&self, window: Duration, is_it: impl Fn(&mut Watcher) -> bool) -> Option<ClientName> {
+        let mut clients = self.secrets.iter();
+        clients
+            .find(|(_, secret)| is_it(&mut Watcher::new(window, [watched(&secret.keys(&self.own_id))])))
+            .map(|(name, _)| name.clone())
     }
 
     fn try_id(&mut self, id: ServerId) {
@@ -195,7 +203,7 @@ impl Suspects {
             let keys = secret.keys(&id);
             let suspect = Suspect { client: client.clone(), state: KeyState::For(id.clone()) };
             self.keys.insert(keys.fingerprint, suspect);
-            signers.push((keys.fingerprint, keys.watcher()));
+            signers.push(watched(&keys));
         }
         self.elsewhere.push(Watcher::new(DAY.min(part(self.reach, 8)), signers));
     }
@@ -203,4 +211,14 @@ impl Suspects {
 
 fn part(span: Duration, of: u32) -> Duration {
     span.checked_div(of).unwrap_or_default()
+}
+
+/// A key whose packets are all looked at.
+fn watched(keys: &KeySet) -> WatchedKey {
+    WatchedKey::of(keys, KeyLimit::UNLIMITED)
+}
+
+/// A time of the trace; nothing is limited that would need a steady clock.
+const fn at(wall: Timestamp) -> Now {
+    Now { wall, steady: Duration::ZERO }
 }

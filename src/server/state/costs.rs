@@ -76,6 +76,7 @@ impl World {
             rate: None,
             expires: None,
             uses: Some(USES),
+            key_limit: None,
         };
         let client = Client {
             name: "c".parse().unwrap(),

@@ -273,6 +273,7 @@ impl World {
             grant_prefix: PrefixLengths::SINGLE,
             expires: None,
             uses: None,
+            key_limit: None,
         };
         let second = Duration::from_secs(1);
         let action = Action {

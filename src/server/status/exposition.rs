@@ -1,5 +1,5 @@
-//! The state of a daemon in Prometheus' text exposition format, version 0.0.4. Of clients it says how many, not who:
-//! whoever may log in to the host can read it.
+//! The state of a daemon in Prometheus' text exposition format, version 0.0.4. Of clients it says how many, not
+//! who, as every local user can read it; but it names those that send more knocks than their limit allows.
 
 use std::fmt::Write;
 
@@ -59,8 +59,15 @@ pub(in crate::server) fn exposition(status: &Status) -> String {
         ("forged", datagrams.forged),
         ("copied", datagrams.copied),
         ("length", datagrams.length),
+        ("throttled", datagrams.throttled),
     ] {
         page.sample("datagrams_total", &[("verdict", verdict)], count);
+    }
+    if !status.throttled.is_empty() {
+        page.begin("throttled_total", Kind::Counter, "Knocks over the limit of their key, by client.");
+        for throttled in &status.throttled {
+            page.sample("throttled_total", &[("client", &throttled.client)], throttled.count);
+        }
     }
     if let Some(ports) = &status.ports {
         page.counter("ports_packets_total", "Packets without a payload to the band.", ports.packets);
@@ -198,6 +205,10 @@ spa_knock_datagrams_total{verdict="unknown-hint"} 1200
 spa_knock_datagrams_total{verdict="forged"} 3
 spa_knock_datagrams_total{verdict="copied"} 1
 spa_knock_datagrams_total{verdict="length"} 0
+spa_knock_datagrams_total{verdict="throttled"} 8
+# HELP spa_knock_throttled_total Knocks over the limit of their key, by client.
+# TYPE spa_knock_throttled_total counter
+spa_knock_throttled_total{client="ci"} 8
 # HELP spa_knock_ports_packets_total Packets without a payload to the band.
 # TYPE spa_knock_ports_packets_total counter
 spa_knock_ports_packets_total 24

@@ -49,6 +49,9 @@ pub(super) struct Status {
     pub(super) legacy: Option<LegacyState>,
     /// Authentic knocks and what they led to, by how they ended.
     pub(super) knocks: Vec<Ended>,
+    /// Clients that sent more knocks than their limit allows.
+    #[serde(default)]
+    pub(super) throttled: Vec<ThrottledClient>,
     /// Clients that have knocked with the key before their present one.
     pub(super) previous_keys: Vec<PreviousKey>,
 }
@@ -131,6 +134,9 @@ pub(super) struct Datagrams {
     pub(super) copied: u64,
     /// Of another length after all.
     pub(super) length: u64,
+    /// Signed, but over the limit of the key, port sequences included.
+    #[serde(default)]
+    pub(super) throttled: u64,
 }
 
 /// Packets without a payload.
@@ -179,6 +185,15 @@ pub(super) struct Ended {
     pub(super) count: u64,
 }
 
+/// A client that sent more knocks than its limit allows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ThrottledClient {
+    /// Its name.
+    pub(super) client: String,
+    /// How many of its knocks were dropped.
+    pub(super) count: u64,
+}
+
 /// A client that still uses a previous key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PreviousKey {
@@ -217,7 +232,14 @@ pub(super) mod tests {
             grants: 1,
             commands: CommandsState { running: 1, waiting: 0 },
             undoings: 4,
-            datagrams: Datagrams { authentic: 7, unknown_hint: 1_200, forged: 3, copied: 1, length: 0 },
+            datagrams: Datagrams {
+                authentic: 7,
+                unknown_hint: 1_200,
+                forged: 3,
+                copied: 1,
+                length: 0,
+                throttled: 8,
+            },
             ports: Some(PortsState { band: "20480-28671".to_owned(), packets: 24, sequences: 1 }),
             legacy: Some(LegacyState {
                 doors: 2,
@@ -236,6 +258,7 @@ pub(super) mod tests {
                 ended("refused", "not-allowed", 2),
                 ended("refused", "expired", 1),
             ],
+            throttled: vec![ThrottledClient { client: "ci".to_owned(), count: 8 }],
             previous_keys: vec![PreviousKey { client: "phone".to_owned(), uses: 2 }],
         }
     }

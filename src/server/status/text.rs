@@ -100,6 +100,12 @@ fn clients(status: &Status, colour: Colour) -> String {
         let users = format!("with their previous key: {}", previous.join(", "));
         text.push_str(&format!("; {}", colour.paint(Tone::Notice, users)));
     }
+    if !status.throttled.is_empty() {
+        let all =
+            status.throttled.iter().map(|client| format!("{} ({} knocks)", client.client, client.count));
+        let all = format!("over their limit: {}", all.collect::<Vec<_>>().join(", "));
+        text.push_str(&format!("; {}", colour.paint(Tone::Notice, all)));
+    }
     text
 }
 
@@ -130,8 +136,13 @@ fn capture(status: &Status, colour: Colour) -> String {
 fn datagrams(status: &Status) -> String {
     let datagrams = status.datagrams;
     format!(
-        "{} authentic, {} of nobody, {} forged, {} copies too many, {} of a wrong length",
-        datagrams.authentic, datagrams.unknown_hint, datagrams.forged, datagrams.copied, datagrams.length
+        "{} authentic, {} of nobody, {} forged, {} copies too many, {} over a limit, {} of a wrong length",
+        datagrams.authentic,
+        datagrams.unknown_hint,
+        datagrams.forged,
+        datagrams.copied,
+        datagrams.throttled,
+        datagrams.length
     )
 }
 
@@ -180,12 +191,12 @@ spa-knockd 0.1.0: bastion.test
   running    1day 2h, pid 4711
   gate       on; tcp/22 closed but for grants
   knocks     4 granted, 1 stale, 2 refused (not-allowed), 1 refused (expired)
-  clients    3 known; 2 actions; with their previous key: phone (2x)
+  clients    3 known; 2 actions; with their previous key: phone (2x); over their limit: ci (8 knocks)
   grants     1 live
   commands   1 running, 0 waiting; 4 to be undone later
   watcher    since 1h; replaced 1x
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
-  datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 0 of a wrong length
+  datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 8 over a limit, 0 of a wrong length
   ports      20480-28671; 24 packets without a payload, 1 sequences looked at
   legacy     2 doors, opened 9x by plain sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
 ";
