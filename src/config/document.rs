@@ -43,6 +43,13 @@ impl<'a> Document<'a> {
         Err(errors.into_iter().map(problem).collect())
     }
 
+    /// Reads what can be read of a text, whatever its syntax errors.
+    pub fn recover(file: &'a Path, text: &'a str) -> Self {
+        let (root, _) = DeTable::parse_recoverable(text);
+        let lines = Lines::new(file, text);
+        Self { lines, root, problems: RefCell::default(), places: RefCell::default() }
+    }
+
     /// The table of everything.
     pub fn root(&self) -> Table<'_> {
         Table {

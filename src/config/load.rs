@@ -8,6 +8,7 @@ use super::clients::{ClientContext, ReadClient, read_client_file, read_clients};
 use super::document::Document;
 use super::problem::full_name;
 use super::sections::read_sections;
+use super::server::Outline;
 use super::{ClientEntry, ConfigErrors, Place, Places, Problem, ServerConfig};
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
@@ -30,6 +31,23 @@ pub struct Source {
 /// Everything that is wrong with any of them.
 pub fn load(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     load_reading(path, read_source)
+}
+
+/// Loads the config without the client files beside it.
+///
+/// # Errors
+/// Everything that is wrong with the config itself.
+pub fn load_main(path: &Path) -> Result<ServerConfig, ConfigErrors> {
+    let main = read_source(path).map_err(|problem| ConfigErrors::of(vec![problem]))?;
+    read(&main, &[])
+}
+
+/// Reads what commands need most from a config with errors; where it cannot be read, the defaults.
+#[must_use]
+pub fn outline(path: &Path) -> Outline {
+    let text = files::read_text(path).unwrap_or_default();
+    let document = Document::recover(path, &text);
+    read_sections(&mut document.root()).outline()
 }
 
 /// The same, as if one of the files had been replaced already.

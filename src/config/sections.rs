@@ -7,6 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::document::{Table, Value};
+use super::server::Outline;
 use super::{
     Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, PacketLog, Places, ServerConfig,
 };
@@ -57,6 +58,11 @@ pub(super) struct Sections {
 }
 
 impl Sections {
+    /// The parts of a config that commands can use whatever else is wrong with it.
+    pub(super) fn outline(self) -> Outline {
+        Outline { state_dir: self.state_dir, control: self.control, backend: self.backend }
+    }
+
     /// The config, still without clients; `None` when it has no id.
     pub(super) fn into_config(
         self,

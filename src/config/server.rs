@@ -67,6 +67,17 @@ impl ServerConfig {
     }
 }
 
+/// The parts of a config that commands can use whatever else is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outline {
+    /// Where the daemon keeps what must outlive it.
+    pub state_dir: PathBuf,
+    /// The control socket.
+    pub control: PathBuf,
+    /// What opens and closes ports.
+    pub backend: Backend,
+}
+
 /// Plain sequences beside sealed knocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Legacy {

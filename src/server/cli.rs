@@ -1,7 +1,7 @@
 //! The command line of `spa-knockd`: what can be typed. What it means is decided elsewhere.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use clap_complete::Shell;
 
 use super::console;
 use super::control::OnOff;
+use super::facts::Facts;
 use super::init::DEFAULT_CONFIG;
 use crate::crypto::{OtpDigits, OtpHash};
 use crate::knock::{ActionName, ClientName, ServerId};
@@ -47,6 +48,10 @@ pub(super) struct Options {
 pub(super) enum Command {
     /// Run in the foreground, as systemd wants it (Type=notify)
     Run,
+    /// Have the running daemon load config, clients and keys again: all or nothing
+    ///
+    /// The exit code is 1 when it did not, with the reason: what is wrong, or what needs a restart.
+    Reload(Place),
     /// Look at config, keys, permissions, interfaces and rights, and tell every problem
     ///
     /// Every problem is told with its file, line and a hint. The exit code is 0, or 1 for any problem, a bad
@@ -78,12 +83,16 @@ pub(super) enum Command {
         /// As Prometheus reads it; `metrics` in the config serves the same over HTTP
         #[arg(long, conflicts_with_all = ["json", "watch"])]
         prometheus: bool,
+        #[command(flatten)]
+        place: Place,
     },
     /// The live grants: whose they are, what they open, for how long
     Grants {
         /// As one JSON array
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        place: Place,
     },
     /// Close a grant early; connections that stand stay
     Revoke {
@@ -93,6 +102,8 @@ pub(super) enum Command {
         /// Close all of them
         #[arg(long, conflicts_with = "grant")]
         all: bool,
+        #[command(flatten)]
+        place: Place,
     },
     /// Find out why not: what stops each packet of a capture, and what the cause is likely to be
     ///
@@ -146,6 +157,21 @@ pub(super) enum Command {
     WatchKnocks,
     #[command(hide = true)]
     FollowLog { file: Option<PathBuf> },
+}
+
+/// Where the daemon's state is, for commands that work whatever is wrong with the config.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The state folder, if it is not what the config states or the config cannot be read
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+impl Place {
+    /// What is known of the daemon.
+    pub(super) fn facts(&self, config: &Path) -> Facts {
+        Facts::find(config, self.state_dir.as_deref())
+    }
 }
 
 /// Packets to explain.

@@ -31,6 +31,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(25);
 pub(super) enum Question {
     /// Take up config, clients and keys anew.
     Reload {},
+    /// Whether a reload would work now. Changes nothing.
+    CheckReload {},
     /// Close the gate, for good or until this time has passed without a knock that worked; or open it.
     Gate {
         /// Which of the two.

@@ -20,6 +20,7 @@ use super::control::Control;
 use super::deeds::Deeds;
 use super::ears::Ears;
 use super::knockd::Openings;
+use super::last_good;
 use super::legacy::{PlainSequences, is_plain};
 use super::messages::{FromWatcher, MESSAGE};
 use super::metrics::Metrics;
@@ -106,6 +107,7 @@ impl Daemon {
         };
         daemon.close_for_strangers();
         daemon.forget_strangers();
+        daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
         if daemon.loaded.clients.is_empty() {
             log::warn!("no clients: nobody can knock (spa-knockd client add)");
@@ -246,6 +248,13 @@ impl Daemon {
     fn forget_strangers(&mut self) {
         // What goes wrong has been told in the log, and the next count to be written says it again.
         let _ = self.state.record_uses(self.keeper.uses());
+    }
+
+    /// Commands find there what they need while the config has errors.
+    fn remember_config(&self) {
+        if let Err(error) = last_good::remember(&self.loaded) {
+            log::warn!("{error}: commands cannot use this config once the file has errors");
+        }
     }
 
     /// Addresses come and go.

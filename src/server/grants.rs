@@ -1,8 +1,8 @@
 //! `spa-knockd grants` and `revoke`: what is open now, and its end before its time.
 
 use super::console::{Failure, print, table, tell};
-use super::control::{self, Answer, GrantLine, Heard, Question};
-use crate::config::ServerConfig;
+use super::control::{Answer, GrantLine, Question};
+use super::facts::Facts;
 use crate::crypto::checksum;
 use crate::firewall::Live;
 
@@ -28,8 +28,8 @@ pub(super) fn line(live: &Live) -> GrantLine {
 ///
 /// # Errors
 /// When no daemon answers.
-pub(super) fn list(config: &ServerConfig, json: bool) -> Result<(), Failure> {
-    let grants = live(config)?;
+pub(super) fn list(facts: &Facts, json: bool) -> Result<(), Failure> {
+    let grants = live(facts)?;
     if json {
         let text = serde_json::to_string(&grants).map_err(Failure::run)?;
         return print(&format!("{text}\n"));
@@ -41,8 +41,8 @@ pub(super) fn list(config: &ServerConfig, json: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When no daemon answers.
-pub(super) fn live(config: &ServerConfig) -> Result<Vec<GrantLine>, Failure> {
-    let mut grants = match ask(config, &Question::Grants {})? {
+pub(super) fn live(facts: &Facts) -> Result<Vec<GrantLine>, Failure> {
+    let mut grants = match facts.require(&Question::Grants {})? {
         Answer::Grants { grants } => grants,
         other => return Err(unexpected(other)),
     };
@@ -69,8 +69,8 @@ pub(super) fn text(grants: &[GrantLine], most: usize) -> String {
 ///
 /// # Errors
 /// When there is none of this number, or no daemon answers.
-pub(super) fn revoke(config: &ServerConfig, grant: Option<String>) -> Result<(), Failure> {
-    match ask(config, &Question::Revoke { grant: grant.clone() })? {
+pub(super) fn revoke(facts: &Facts, grant: Option<String>) -> Result<(), Failure> {
+    match facts.require(&Question::Revoke { grant: grant.clone() })? {
         Answer::Count { count: 0 } if grant.is_some() => Err(Failure::run(format_args!(
             "grant {}: there is none\nhint: spa-knockd grants lists them",
             grant.unwrap_or_default()
@@ -80,20 +80,6 @@ pub(super) fn revoke(config: &ServerConfig, grant: Option<String>) -> Result<(),
             Ok(())
         }
         other => Err(unexpected(other)),
-    }
-}
-
-/// Asks a daemon that must be there.
-///
-/// # Errors
-/// When there is none.
-pub(super) fn ask(config: &ServerConfig, question: &Question) -> Result<Answer, Failure> {
-    match control::ask(&config.control, question)? {
-        Heard::Answer(answer) => Ok(answer),
-        Heard::Nobody => Err(Failure::run(format_args!(
-            "no daemon answers at {}\nhint: is it running, and with this config?",
-            config.control.display()
-        ))),
     }
 }
 

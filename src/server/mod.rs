@@ -10,6 +10,7 @@ mod daemon;
 mod deeds;
 mod ears;
 mod explain;
+mod facts;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gate;
@@ -19,6 +20,7 @@ mod grants;
 mod init;
 mod keys;
 mod knockd;
+mod last_good;
 mod legacy;
 mod messages;
 mod metrics;
@@ -66,6 +68,7 @@ fn dispatch(options: Options) -> ExitCode {
     let config = crate::os::env::absolute(&options.config);
     match options.command {
         Command::Run => run::run(&config),
+        Command::Reload(place) => exit(reload::reload(&place.facts(&config))),
         Command::Watch => watch::main(),
         Command::WatchKnocks => knockd::watch(),
         Command::FollowLog { file } => packet_log::main(file.as_deref()),
@@ -78,18 +81,18 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         Command::Gate { state, confirm } => exit(gate::gate(&config, state, confirm)),
-        Command::Grants { json } => exit(with_config(&config, |config| grants::list(config, json))),
+        Command::Grants { json, place } => exit(grants::list(&place.facts(&config), json)),
         Command::Migrate { file, id } => exit(migrate::migrate(&file, id)),
-        Command::Status { json, watch, prometheus } => {
+        Command::Status { json, watch, prometheus, place } => {
             let form = match (json, prometheus) {
                 (true, _) => status::Form::Json,
                 (false, true) => status::Form::Exposition,
                 (false, false) => status::Form::Text,
             };
-            exit(with_config(&config, |config| status::show(config, form, watch)))
+            exit(status::show(&place.facts(&config), form, watch))
         }
         Command::Explain(asked) => exit(explain::explain(&config, &asked)),
-        Command::Revoke { grant, .. } => exit(with_config(&config, |config| grants::revoke(config, grant))),
+        Command::Revoke { grant, place, .. } => exit(grants::revoke(&place.facts(&config), grant)),
         Command::Completions { shell } => {
             exit(console::print(&manual::completions(Options::command(), shell)))
         }
@@ -102,13 +105,6 @@ fn dispatch(options: Options) -> ExitCode {
             Failure::usage(reason).exit()
         }
     }
-}
-
-fn with_config(
-    path: &Path,
-    command: impl FnOnce(&crate::config::ServerConfig) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    command(&crate::config::load(path)?)
 }
 
 fn exit(result: Result<(), Failure>) -> ExitCode {

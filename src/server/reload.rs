@@ -2,6 +2,8 @@
 
 use super::console::{Failure, tell};
 use super::control::{self, Answer, Heard, Question};
+use super::facts::Facts;
+use super::grants::unexpected;
 use crate::config::ServerConfig;
 
 /// Has a running daemon take up what has changed of `subject`, and says whether it has.
@@ -27,5 +29,22 @@ pub(super) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Fa
             ));
             Ok(())
         }
+    }
+}
+
+/// `spa-knockd reload`: has the running daemon load config, clients and keys again.
+///
+/// # Errors
+/// When none runs, or it goes on with what it had.
+pub(super) fn reload(facts: &Facts) -> Result<(), Failure> {
+    match facts.require(&Question::Reload {})? {
+        Answer::Done => {
+            tell("reloaded");
+            Ok(())
+        }
+        Answer::Failed { reason } => {
+            Err(Failure::run(format_args!("not reloaded, the old config stays in force: {reason}")))
+        }
+        other => Err(unexpected(other)),
     }
 }

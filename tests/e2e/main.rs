@@ -51,6 +51,7 @@ mod prober;
 mod processes;
 mod recipes;
 mod refusal;
+mod reload;
 mod run;
 mod secrets;
 mod ssh;

@@ -31,6 +31,7 @@ impl Daemon {
         };
         match question {
             Question::Reload {} => done(self.reload()),
+            Question::CheckReload {} => done(self.check_reload()),
             Question::Gate { to, trial_ms } => {
                 let standing = crate::server::gate::standing(to, trial_ms.map(Duration::from_millis));
                 let changed = self.deeds.gatehouse().change(standing, &self.loaded);

@@ -25,25 +25,39 @@ impl Daemon {
         }
     }
 
+    /// Whether a reload would be possible now, or needs a restart or a valid config. Changes nothing.
+    pub(super) fn check_reload(&self) -> Result<(), String> {
+        Loaded::load(&self.loaded.path)
+            .and_then(|new| self.check_restart(&new))
+            .map_err(|failure| failure.text())
+    }
+
+    /// Names everything in `new` that only a restart changes.
+    fn check_restart(&self, new: &Loaded) -> Result<(), Failure> {
+        let (before, after) = (&self.loaded.config, &new.config);
+        let differing = [
+            ("server.state_dir", before.state_dir != after.state_dir),
+            ("server.capture", before.capture != after.capture),
+            ("server.control", before.control != after.control),
+            ("firewall.backend", before.backend != after.backend),
+            (
+                "the first action with `run`, or door with a command (the daemon dropped the privileges for it)",
+                new.runs_commands() && !self.loaded.runs_commands(),
+            ),
+        ];
+        let names: Vec<_> = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::run(format_args!(
+            "only a restart changes: {}\nhint: systemctl restart spa-knockd (grants and connections stay)",
+            names.join(", ")
+        )))
+    }
+
     fn try_reload(&mut self) -> Result<(), Failure> {
         let new = Loaded::load(&self.loaded.path)?;
-        if new.config.state_dir != self.loaded.config.state_dir {
-            return Err(Failure::run("state_dir: only a restart changes it"));
-        }
-        if new.config.capture != self.loaded.config.capture {
-            return Err(Failure::run("capture: only a restart changes it"));
-        }
-        if new.config.control != self.loaded.config.control {
-            return Err(Failure::run("control: only a restart changes it"));
-        }
-        if new.runs_commands() && !self.loaded.runs_commands() {
-            return Err(Failure::run(
-                "a first action with `run`, or door with a command: only a restart adds it, as this daemon has given up the rights of commands",
-            ));
-        }
-        if new.config.backend != self.loaded.config.backend {
-            return Err(Failure::run("firewall.backend: only a restart changes it"));
-        }
+        self.check_restart(&new)?;
         let audit = AuditLog::open(&new.config.audit)?;
         let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);
         let metrics = new.config.metrics.filter(|_| moves).map(Metrics::open).transpose();
@@ -65,6 +79,7 @@ impl Daemon {
         }
         self.plain.take_up(plain);
         self.loaded = new;
+        self.remember_config();
         self.close_for_strangers();
         Ok(())
     }

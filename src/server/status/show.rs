@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::text::{self, Colour};
 use super::{Status, exposition};
-use crate::config::ServerConfig;
 use crate::os::signals::Signals;
 use crate::os::{env, wait};
 use crate::server::console::{Failure, print};
 use crate::server::control::{Answer, Question};
-use crate::server::grants::{self, ask, unexpected};
+use crate::server::facts::Facts;
+use crate::server::grants::{self, unexpected};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -33,20 +33,20 @@ pub(in crate::server) enum Form {
 ///
 /// # Errors
 /// When no daemon answers.
-pub(in crate::server) fn show(config: &ServerConfig, form: Form, again: bool) -> Result<(), Failure> {
-    if again { watch(config, form) } else { print(&once(config, form)?) }
+pub(in crate::server) fn show(facts: &Facts, form: Form, again: bool) -> Result<(), Failure> {
+    if again { watch(facts, form) } else { print(&once(facts, form)?) }
 }
 
 /// The same every second until Ctrl-C; on a terminal always in the same place. The terminal itself is not changed, so
 /// that nothing has to be put back, whatever ends us.
-fn watch(config: &ServerConfig, form: Form) -> Result<(), Failure> {
+fn watch(facts: &Facts, form: Form) -> Result<(), Failure> {
     let live = form == Form::Text && io::stdout().is_terminal();
     let mut signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
     let mut first = true;
     while !signals.stop() {
-        let mut page = once(config, form)?;
+        let mut page = once(facts, form)?;
         if form == Form::Text {
-            let open = grants::text(&grants::live(config)?, GRANTS_SHOWN);
+            let open = grants::text(&grants::live(facts)?, GRANTS_SHOWN);
             page = format!("{page}\n{open}");
         }
         print(&if live { frame(&page, first) } else { separate(&page, form) })?;
@@ -57,8 +57,8 @@ fn watch(config: &ServerConfig, form: Form) -> Result<(), Failure> {
     Ok(())
 }
 
-fn once(config: &ServerConfig, form: Form) -> Result<String, Failure> {
-    let status = status(config)?;
+fn once(facts: &Facts, form: Form) -> Result<String, Failure> {
+    let status = status(facts)?;
     Ok(match form {
         Form::Text => text::text(&status, colour()),
         Form::Json => format!("{}\n", serde_json::to_string(&status).map_err(Failure::run)?),
@@ -66,8 +66,8 @@ fn once(config: &ServerConfig, form: Form) -> Result<String, Failure> {
     })
 }
 
-fn status(config: &ServerConfig) -> Result<Status, Failure> {
-    match ask(config, &Question::Status {})? {
+fn status(facts: &Facts) -> Result<Status, Failure> {
+    match facts.require(&Question::Status {})? {
         Answer::Status { status } => Ok(*status),
         other => Err(unexpected(other)),
     }

@@ -1,0 +1,96 @@
+//! What commands need to know of the daemon: from the config, else from the state folder, else the defaults. No key is
+//! read for it.
+
+use std::path::{Path, PathBuf};
+
+use super::console::{Failure, tell};
+use super::control::{self, Answer, Heard, Question};
+use super::last_good;
+use super::run::Loaded;
+use crate::config::{self, Backend, ConfigErrors, ServerConfig};
+
+#[expect(dead_code, reason = "the gate uses the rest")]
+/// Where the daemon keeps its state, where it answers, and what its gate consists of.
+pub(super) struct Facts {
+    /// The state folder.
+    pub(super) state_dir: PathBuf,
+    /// What opens and closes ports.
+    pub(super) backend: Backend,
+    /// What the gate consists of, without clients; missing where no valid config is left.
+    pub(super) plan: Option<Loaded>,
+    /// Where a daemon may answer.
+    controls: Vec<PathBuf>,
+}
+
+impl Facts {
+    /// Finds them, and reports what is used instead of a config that has errors.
+    pub(super) fn find(path: &Path, state_dir: Option<&Path>) -> Self {
+        let (valid, outline) = match trusted(path) {
+            Ok(()) => (config::load_main(path), config::outline(path)),
+            // Others may write it: nothing in it is used.
+            Err(writers) => (Err(writers), config::outline(Path::new(""))),
+        };
+        let state_dir = state_dir.map_or(outline.state_dir, Path::to_owned);
+        let last_good = last_good::read(&state_dir);
+        let mut controls = vec![outline.control];
+        controls.extend(last_good.iter().map(|config| config.control.clone()));
+        controls.dedup();
+        if let Err(errors) = &valid {
+            report(path, errors, &state_dir, last_good.is_some());
+        }
+        let usable = valid.ok().or(last_good);
+        let backend = usable.as_ref().map_or(outline.backend, |config| config.backend);
+        let plan = usable.map(|config| {
+            let config = ServerConfig { state_dir: state_dir.clone(), ..config };
+            Loaded { path: path.to_owned(), config, clients: Vec::new(), legacy: None }
+        });
+        Self { state_dir, backend, plan, controls }
+    }
+
+    /// Asks the daemon, if one answers.
+    ///
+    /// # Errors
+    /// When there is one, but it cannot be asked or does not answer.
+    pub(super) fn ask(&self, question: &Question) -> Result<Heard, Failure> {
+        for control in &self.controls {
+            match control::ask(control, question)? {
+                Heard::Nobody => {}
+                answer @ Heard::Answer(_) => return Ok(answer),
+            }
+        }
+        Ok(Heard::Nobody)
+    }
+
+    /// Asks a daemon that must be running.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub(super) fn require(&self, question: &Question) -> Result<Answer, Failure> {
+        match self.ask(question)? {
+            Heard::Answer(answer) => Ok(answer),
+            Heard::Nobody => {
+                let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();
+                Err(Failure::run(format_args!(
+                    "no daemon answers at {}\nhint: systemctl status spa-knockd; if it runs with another config, name that one with -c",
+                    controls.join(" or ")
+                )))
+            }
+        }
+    }
+}
+
+/// Whoever may write a config decides what root does.
+fn trusted(path: &Path) -> Result<(), ConfigErrors> {
+    let writers = config::writers(path);
+    if writers.is_empty() { Ok(()) } else { Err(ConfigErrors::of(writers)) }
+}
+
+fn report(path: &Path, errors: &ConfigErrors, state_dir: &Path, last_good: bool) {
+    let first = errors.problems().first().map(ToString::to_string).unwrap_or_default();
+    let instead = if last_good {
+        format!("using what the daemon last ran with: {}", last_good::path(state_dir).display())
+    } else {
+        format!("no earlier config is in {}; using defaults", state_dir.display())
+    };
+    tell(format_args!("warning: config {} has errors ({first}); {instead}", path.display()));
+}

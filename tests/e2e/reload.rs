@@ -1,0 +1,73 @@
+//! `spa-knockd reload`, and the commands that work while the config has errors.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, open_ssh};
+
+/// `spa-knockd` with these words; whether it succeeded, and what it printed.
+fn admin(lab: &Lab, site: &Site, words: &[&str]) -> (bool, String) {
+    let Output { status, stdout, stderr } = lab.server.output(&mut site.admin(words));
+    (status.success(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+}
+
+#[test]
+fn reload_fails_with_the_reason_when_the_daemon_keeps_its_old_config() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let (done, text) = admin(&lab, &site, &["reload"]);
+    assert!(!done && text.contains("no daemon answers at"), "{text}");
+    let _daemon = Daemon::start(&lab.server, &site);
+    let (done, text) = admin(&lab, &site, &["reload"]);
+    assert!(done, "{text}");
+
+    site.write_config("", &open_ssh(30).replace("open = [", "opne = ["));
+    let (done, text) = admin(&lab, &site, &["reload"]);
+    assert!(!done && text.contains("action.open-ssh.opne: unknown key"), "{text}");
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+
+    let run = "[action.wr]\nrun = [\"/bin/true\"]\n";
+    let other = open_ssh(30).replace("[firewall]", "[firewall]\nbackend = \"iptables\"");
+    site.write_config("capture = \"udp\"", &format!("{other}{run}"));
+    let (done, text) = admin(&lab, &site, &["reload"]);
+    assert!(!done, "{text}");
+    for name in ["server.capture", "firewall.backend", "`run`", "systemctl restart spa-knockd"] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+}
+
+#[test]
+fn status_grants_and_revoke_need_neither_a_valid_config_nor_valid_keys() {
+    let Some(lab) = Lab::new() else { return };
+    let good = open_ssh(30);
+    let site = Site::new("", &good);
+    lab.server.echo(22);
+    let _daemon = Daemon::start(&lab.server, &site);
+    let config = site.path("spa-knockd.toml");
+    let control = format!("control = \"{}/control.sock\"", site.folder().display());
+    let breaks: [&dyn Fn(); 4] = [
+        &|| fs::set_permissions(site.key_path("laptop"), fs::Permissions::from_mode(0o644)).unwrap(),
+        &|| site.write_config("", &format!("{good}\nx = 1\n")),
+        &|| site.write_config("", &format!("{good}\nx = [\n")),
+        // The daemon still answers at the socket that it was started with.
+        &|| {
+            let text = fs::read_to_string(&config).unwrap();
+            fs::write(&config, text.replace(&control, "control = \"/run/other/control.sock\"")).unwrap();
+        },
+    ];
+    for (row, damage) in breaks.into_iter().enumerate() {
+        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+        assert!(lab.client.reaches(SERVER4, 22));
+        damage();
+        let (done, text) = admin(&lab, &site, &["status"]);
+        assert!(done && text.contains("tcp/22"), "row {row}: {text}");
+        let (done, text) = admin(&lab, &site, &["grants"]);
+        assert!(done && text.contains("open-ssh"), "row {row}: {text}");
+        let (done, text) = admin(&lab, &site, &["revoke", "--all"]);
+        assert!(done && text.contains("closed: 1"), "row {row}: {text}");
+        assert!(!lab.client.reaches(SERVER4, 22), "row {row}");
+        site.write_config("", &good);
+        fs::set_permissions(site.key_path("laptop"), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
