@@ -1,11 +1,13 @@
 //! What closes ports and opens them for one address.
 
+mod found;
 mod held;
 mod iptables;
 mod nftables;
 mod none;
 mod text;
 
+pub use found::{GateKind, LoadedGates};
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;

@@ -115,6 +115,14 @@ pub fn has_legacy_filter() -> bool {
         .any(|path| fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == "filter")))
 }
 
+/// Whether the iptables of old may have rules in this network namespace.
+#[must_use]
+pub fn has_legacy_tables() -> bool {
+    ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"]
+        .iter()
+        .any(|path| fs::read_to_string(path).is_ok_and(|text| !text.trim().is_empty()))
+}
+
 /// Whether this host passes packets on between networks, IPv4 or IPv6. What cannot be read is off.
 #[must_use]
 pub fn forwards() -> bool {

@@ -121,6 +121,8 @@ pub(super) enum Command {
         /// Only on trial: off again after this time, unless a knock works or it is confirmed
         #[arg(long, value_name = "DURATION", value_parser = trial)]
         confirm: Option<Duration>,
+        #[command(flatten)]
+        place: Place,
     },
     /// Print a knockd.conf as a config with sealed knocks
     ///

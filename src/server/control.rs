@@ -89,6 +89,11 @@ pub(super) struct GrantLine {
 pub(super) enum Answer {
     /// It is done.
     Done,
+    /// It is done, with something to add for people.
+    DoneBut {
+        /// What does not hold.
+        remark: String,
+    },
     /// A number that was asked for.
     Count {
         /// The number.

@@ -9,12 +9,11 @@ use super::last_good;
 use super::run::Loaded;
 use crate::config::{self, Backend, ConfigErrors, ServerConfig};
 
-#[expect(dead_code, reason = "the gate uses the rest")]
 /// Where the daemon keeps its state, where it answers, and what its gate consists of.
 pub(super) struct Facts {
     /// The state folder.
     pub(super) state_dir: PathBuf,
-    /// What opens and closes ports.
+    /// What opened and closed ports when the daemon last ran, else what is to do so.
     pub(super) backend: Backend,
     /// What the gate consists of, without clients; missing where no valid config is left.
     pub(super) plan: Option<Loaded>,
@@ -38,8 +37,9 @@ impl Facts {
         if let Err(errors) = &valid {
             report(path, errors, &state_dir, last_good.is_some());
         }
+        let backend =
+            last_good.as_ref().or(valid.as_ref().ok()).map_or(outline.backend, |config| config.backend);
         let usable = valid.ok().or(last_good);
-        let backend = usable.as_ref().map_or(outline.backend, |config| config.backend);
         let plan = usable.map(|config| {
             let config = ServerConfig { state_dir: state_dir.clone(), ..config };
             Loaded { path: path.to_owned(), config, clients: Vec::new(), legacy: None }

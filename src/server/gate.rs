@@ -1,47 +1,31 @@
 //! `spa-knockd gate`: closes the gate, on trial if wished, or opens it; by the daemon if one runs, else by itself.
+//! Neither needs a valid config or key.
 
-use std::path::Path;
+use std::fs::File;
 use std::time::Duration;
 
 use super::console::{Failure, tell};
-use super::control::{self, Answer, Heard, OnOff, Question};
+use super::control::{Answer, Heard, OnOff, Question};
+use super::facts::Facts;
 use super::grants::unexpected;
-use super::run::Loaded;
 use super::standing::Standing;
-use super::state;
+use super::takeover;
+use super::{run, state};
+use crate::config::Backend;
+use crate::firewall::{FirewallError, LoadedGates};
 use crate::os::clock;
+use crate::os::files::FileError;
 
 /// Closes or opens the gate.
 ///
 /// # Errors
-/// When the config is bad, or the firewall does not take it.
-pub(super) fn gate(path: &Path, to: OnOff, trial: Option<Duration>) -> Result<(), Failure> {
-    if to == OnOff::Off && trial.is_some() {
-        return Err(Failure::usage("gate off: only `gate on` can be on trial"));
-    }
-    let loaded = Loaded::load(path)?;
-    let trial_ms = trial.map(|trial| u64::try_from(trial.as_millis()).unwrap_or(u64::MAX));
-    match control::ask(&loaded.config.control, &Question::Gate { to, trial_ms })? {
-        Heard::Answer(Answer::Done) => {}
-        Heard::Answer(other) => return Err(unexpected(other)),
-        Heard::Nobody => {
-            let _lock = state::lock(&loaded.config.state_dir)?;
-            let mut gatehouse = loaded.gatehouse(Standing::read(&loaded.config.state_dir)?)?;
-            gatehouse.change(standing(to, trial), &loaded).map_err(Failure::run)?;
-            gatehouse.rest().map_err(Failure::run)?;
-        }
-    }
-    let doors = loaded.doors();
+/// When the firewall does not take it, or it is not known what to close.
+pub(super) fn gate(facts: &Facts, to: OnOff, trial: Option<Duration>) -> Result<(), Failure> {
     match (to, trial) {
-        (OnOff::Off, _) => tell("gate: off; all ports are open, also after a restart of the daemon"),
-        (OnOff::On, None) => tell(format_args!("gate: on; {doors} closed but for grants")),
-        (OnOff::On, Some(trial)) => tell(format_args!(
-            "gate: on trial; {doors} closed but for grants\n\
-             knock within {}, or say `spa-knockd gate on`: else the kernel opens it again by itself",
-            humantime::format_duration(trial)
-        )),
+        (OnOff::Off, Some(_)) => Err(Failure::usage("gate off: only `gate on` can be on trial")),
+        (OnOff::Off, None) => open(facts),
+        (OnOff::On, trial) => close(facts, trial),
     }
-    Ok(())
 }
 
 /// What is to become of the gate.
@@ -50,5 +34,168 @@ pub(super) fn standing(to: OnOff, trial: Option<Duration>) -> Standing {
         (OnOff::Off, _) => Standing::Off,
         (OnOff::On, None) => Standing::On,
         (OnOff::On, Some(trial)) => Standing::Trial(clock::boot().saturating_add(trial)),
+    }
+}
+
+/// What the daemon did about a gate that is to be off.
+enum ByDaemon {
+    /// It is off, and remembered unless this is why not.
+    Opened { unremembered: Option<String> },
+    /// None runs.
+    Nothing,
+    /// One runs that closes it again.
+    Refused(String),
+}
+
+/// Opens all ports: by the daemon, and what is left in the kernel then by itself, of whatever backend it is.
+fn open(facts: &Facts) -> Result<(), Failure> {
+    let daemon = opened_by_daemon(facts);
+    let found = LoadedGates::find().kinds;
+    for kind in &found {
+        if let Err(error) = kind.remove() {
+            tell(format_args!("warning: {kind}: {error}"));
+        }
+    }
+    let now = LoadedGates::find();
+    if let Some(kind) = now.kinds.first() {
+        let lines = now.kinds.iter().map(|kind| kind.to_string()).collect::<Vec<_>>().join(" and ");
+        return Err(Failure::run(format_args!(
+            "gate: not off: {lines} could not be removed; protected ports are closed\nhint: {}",
+            kind.remedy()
+        )));
+    }
+    for (kind, error) in &now.unknown {
+        let text = format!("whether the kernel has the {kind} is unknown: {error}");
+        if *error == FirewallError::NotAllowed || takeover::kind_of(facts.backend) == Some(*kind) {
+            return Err(Failure::run(format_args!("gate: maybe not off: {text}")));
+        }
+        tell(format_args!("warning: {text}"));
+    }
+    let removed: Vec<_> = found.iter().map(ToString::to_string).collect();
+    if !removed.is_empty() && matches!(daemon, ByDaemon::Opened { .. }) {
+        tell(format_args!("removed what the daemon did not load: {}", removed.join(", ")));
+    }
+    let unremembered = match daemon {
+        ByDaemon::Opened { unremembered: None } => None,
+        // Root may do what the daemon cannot.
+        ByDaemon::Opened { .. } | ByDaemon::Nothing => {
+            remember_off(facts).err().map(|error| error.to_string())
+        }
+        ByDaemon::Refused(reason) => {
+            let _ = remember_off(facts);
+            return Err(Failure::run(format_args!(
+                "gate: open now, but a daemon runs that will close it again: {reason}\n\
+                 hint: systemctl stop spa-knockd, then again: spa-knockd gate off"
+            )));
+        }
+    };
+    match unremembered {
+        None => tell("gate: off; all ports are open, also after a restart of the daemon"),
+        Some(reason) => tell(format_args!(
+            "gate: off; all ports are open, but only until the daemon or the host starts again: {reason}\n\
+             hint: make {} writable and repeat it, or keep the daemon from starting: systemctl disable spa-knockd",
+            facts.state_dir.display()
+        )),
+    }
+    Ok(())
+}
+
+fn opened_by_daemon(facts: &Facts) -> ByDaemon {
+    match facts.ask(&Question::Gate { to: OnOff::Off, trial_ms: None }) {
+        Ok(Heard::Answer(Answer::Done)) => ByDaemon::Opened { unremembered: None },
+        Ok(Heard::Answer(Answer::DoneBut { remark })) => ByDaemon::Opened { unremembered: Some(remark) },
+        Ok(Heard::Answer(other)) => ByDaemon::Refused(unexpected(other).text()),
+        Err(failure) => ByDaemon::Refused(failure.text()),
+        Ok(Heard::Nobody) if state::is_locked(&facts.state_dir) => {
+            ByDaemon::Refused(format!("it uses {}, but does not answer", facts.state_dir.display()))
+        }
+        Ok(Heard::Nobody) => ByDaemon::Nothing,
+    }
+}
+
+fn remember_off(facts: &Facts) -> Result<(), FileError> {
+    state::create(&facts.state_dir)?;
+    Standing::Off.write(&facts.state_dir)
+}
+
+/// Closes the protected ports.
+fn close(facts: &Facts, trial: Option<Duration>) -> Result<(), Failure> {
+    let trial_ms = trial.map(|trial| u64::try_from(trial.as_millis()).unwrap_or(u64::MAX));
+    let question = Question::Gate { to: OnOff::On, trial_ms };
+    let (ports, runs) = match facts.ask(&question)? {
+        Heard::Answer(Answer::Done) => (protected(facts), true),
+        Heard::Answer(Answer::DoneBut { remark }) => {
+            not_remembered(&remark);
+            (protected(facts), true)
+        }
+        Heard::Answer(other) => return Err(unexpected(other)),
+        Heard::Nobody => (close_without_daemon(facts, trial)?, false),
+    };
+    match trial {
+        None => tell(format_args!("gate: on; {ports} closed but for grants")),
+        Some(trial) => tell(format_args!(
+            "gate: on trial; {ports} closed but for grants\n\
+             knock within {}, or say `spa-knockd gate on`: else the kernel opens it again by itself",
+            humantime::format_duration(trial)
+        )),
+    }
+    if !runs {
+        tell(
+            "warning: no daemon runs, so no knock is accepted\n\
+             hint: systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address",
+        );
+    }
+    Ok(())
+}
+
+fn close_without_daemon(facts: &Facts, trial: Option<Duration>) -> Result<String, Failure> {
+    let Some(plan) = &facts.plan else {
+        return Err(Failure::run(format_args!(
+            "gate: which ports to close is unknown: the config has errors, and {} has none that worked before\n\
+             hint: spa-knockd check names the errors; --state-dir names another folder",
+            facts.state_dir.display()
+        )));
+    };
+    if plan.config.backend == Backend::None {
+        return Err(Failure::run("gate: firewall.backend is \"none\", which closes no port"));
+    }
+    let _lock = lock(facts)?;
+    let mut gatehouse = plan.gatehouse(Standing::read(&facts.state_dir)?)?;
+    gatehouse.change(standing(OnOff::On, trial), plan).map_err(Failure::run)?;
+    gatehouse.rest().map_err(Failure::run)?;
+    if let Some(error) = gatehouse.unremembered() {
+        not_remembered(&error.to_string());
+    }
+    for message in takeover::remove_other_gates(plan.config.backend) {
+        tell(message);
+    }
+    Ok(plan.doors())
+}
+
+/// Keeps a daemon from starting while the gate changes. A state folder that cannot be written is no reason to leave
+/// it open.
+fn lock(facts: &Facts) -> Result<Option<File>, Failure> {
+    match state::try_lock(&facts.state_dir) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(Failure::run(format_args!(
+            "gate: a daemon uses {}, but does not answer\nhint: systemctl restart spa-knockd",
+            facts.state_dir.display()
+        ))),
+        Err(error) => {
+            tell(format_args!("warning: {error}"));
+            Ok(None)
+        }
+    }
+}
+
+fn not_remembered(reason: &str) {
+    tell(format_args!("warning: not remembered for the next start: {reason}"));
+}
+
+/// The ports that the running daemon protects.
+fn protected(facts: &Facts) -> String {
+    match facts.ask(&Question::Status {}) {
+        Ok(Heard::Answer(Answer::Status { status })) => run::listed(&status.gate.protect),
+        _ => "the protected ports".to_owned(),
     }
 }

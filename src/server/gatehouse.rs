@@ -39,11 +39,12 @@ pub(super) struct Gatehouse {
     alive: Duration,
     /// When our table is to be loaded again.
     mend: Option<Duration>,
+    unremembered: Option<FileError>,
 }
 
 impl Gatehouse {
     pub(super) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
-        Self { firewall, standing, alive: clock::steady(), mend: None }
+        Self { firewall, standing, alive: clock::steady(), mend: None, unremembered: None }
     }
 
     /// What is to become of the gate.
@@ -121,25 +122,28 @@ impl Gatehouse {
         self.firewall.live()
     }
 
-    /// Opens or closes the gate, and remembers it.
+    /// Opens or closes the gate, and remembers it; `unremembered` is why it could not be.
     ///
     /// # Errors
-    /// When it cannot be remembered, or the firewall does not do it.
+    /// When the firewall does not do it.
     pub(super) fn change(&mut self, standing: Standing, plan: &impl Plan) -> Result<(), FirewallError> {
-        let unwritten = |error: FileError| FirewallError::Other(format!("not remembered: {error}"));
-        match standing {
-            Standing::Off => {
-                standing.write(plan.state_dir()).map_err(unwritten)?;
-                self.firewall.remove()?;
-                self.standing = standing;
-            }
-            _ => {
-                let before = std::mem::replace(&mut self.standing, standing);
-                self.load(plan).inspect_err(|_| self.standing = before)?;
-                standing.write(plan.state_dir()).map_err(unwritten)?;
-            }
+        let before = std::mem::replace(&mut self.standing, standing);
+        let changed = match standing {
+            Standing::Off => self.firewall.remove(),
+            _ => self.load(plan),
+        };
+        changed.inspect_err(|_| self.standing = before)?;
+        // A full disk must not keep the admin from opening or closing it.
+        self.unremembered = standing.write(plan.state_dir()).err();
+        if let Some(error) = &self.unremembered {
+            log::error!("gate: {standing} now, but not remembered for the next start: {error}");
         }
         Ok(())
+    }
+
+    /// Why the last change is not remembered.
+    pub(super) const fn unremembered(&self) -> Option<&FileError> {
+        self.unremembered.as_ref()
     }
 
     /// This process looks after nothing any more: what only a daemon would close is closed until the next one starts.

@@ -34,6 +34,7 @@ mod run;
 mod standing;
 mod state;
 mod status;
+mod takeover;
 mod watch;
 mod watcher_process;
 
@@ -80,7 +81,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::Rotate(rotate)) => exit(rotation::rotate(&config, &rotate)),
         Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
-        Command::Gate { state, confirm } => exit(gate::gate(&config, state, confirm)),
+        Command::Gate { state, confirm, place } => exit(gate::gate(&place.facts(&config), state, confirm)),
         Command::Grants { json, place } => exit(grants::list(&place.facts(&config), json)),
         Command::Migrate { file, id } => exit(migrate::migrate(&file, id)),
         Command::Status { json, watch, prometheus, place } => {

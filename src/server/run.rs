@@ -16,6 +16,7 @@ use super::knockd::Written;
 use super::legacy::{self, PlainSequences};
 use super::standing::Standing;
 use super::state::{self, Left, State, Undoings};
+use super::takeover;
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
@@ -176,8 +177,7 @@ impl Loaded {
 
     /// The ports that only a grant opens, as they are told.
     pub(super) fn doors(&self) -> String {
-        let doors: Vec<_> = self.config.guarded().map(ToString::to_string).collect();
-        if doors.is_empty() { "no port".to_owned() } else { doors.join(", ") }
+        listed(&self.config.guarded().map(ToString::to_string).collect::<Vec<_>>())
     }
 
     /// The keys of all clients, as the watcher gets them.
@@ -217,6 +217,11 @@ impl Loaded {
             clients: self.clients.iter().flat_map(with_all_keys).collect(),
         }
     }
+}
+
+/// Ports as they are told.
+pub(super) fn listed(ports: &[String]) -> String {
+    if ports.is_empty() { "no port".to_owned() } else { ports.join(", ") }
 }
 
 impl Plan for Loaded {
@@ -283,6 +288,11 @@ impl Listening {
         if gatehouse.standing() == Standing::Never {
             gatehouse.change(Standing::On, &loaded).map_err(Failure::run)?;
         }
+        let removed = match gatehouse.standing() {
+            Standing::Off if loaded.config.backend != BackendKind::None => takeover::remove_all_gates(),
+            _ => takeover::remove_other_gates(loaded.config.backend),
+        };
+        removed.iter().for_each(|message| log::warn!("{message}"));
         let deeds = Deeds::new(gatehouse, undoings);
         Ok(Gated { loaded, locks, ears, plain, deeds, audit, state, memory })
     }

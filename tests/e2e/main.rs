@@ -60,3 +60,4 @@ mod state;
 mod status;
 mod strace;
 mod undo;
+mod worst_day;

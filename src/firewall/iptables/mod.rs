@@ -7,6 +7,7 @@
 mod entry;
 mod family;
 mod journal;
+mod loaded;
 mod present;
 mod program;
 mod rules;
@@ -91,6 +92,22 @@ impl Iptables {
     #[must_use]
     pub fn kernel_closes(&self) -> bool {
         self.closing == Closing::Sets
+    }
+
+    /// Whether the kernel has chains of ours, whoever loaded them.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn is_loaded() -> Result<bool, FirewallError> {
+        loaded::is_loaded()
+    }
+
+    /// Removes all chains and sets of ours, whoever loaded them.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn remove_all() -> Result<(), FirewallError> {
+        loaded::remove_all()
     }
 
     /// Has the kernel load its parts for these tables, which needs rights that the daemon gives up.
@@ -279,9 +296,11 @@ impl Backend for Iptables {
             }
         }
         (self.held, self.loaded, self.due) = (Held::default(), None, None);
-        self.journal
-            .write(&self.held, clock::boot())
-            .map_err(|error| FirewallError::Other(format!("not remembered: {error}")))
+        // The gate is off whatever the disk says; what the file still lists ends in its time.
+        if let Err(error) = self.journal.write(&self.held, clock::boot()) {
+            log::warn!("firewall: {error}: it still lists grants that are closed now");
+        }
+        Ok(())
     }
 
     fn due(&self) -> Option<Duration> {

@@ -25,6 +25,11 @@ impl Present {
         Self { lines }
     }
 
+    /// Whether nothing of ours is there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     /// How many rules lead to us.
     pub(super) fn jumps(&self, table: Table) -> usize {
         let jump = format!("-A {}", table.jump());

@@ -17,15 +17,25 @@ const LOCK_WAIT: &str = "5";
 
 /// What is there of ours.
 pub(super) fn present(family: Family) -> Result<Present, FirewallError> {
-    run(family.save(), &[], "").map(|text| Present::read(&text))
+    present_with(family.save())
+}
+
+/// The same, as this program shows it.
+pub(super) fn present_with(save: &str) -> Result<Present, FirewallError> {
+    run(save, &[], "").map(|text| Present::read(&text))
 }
 
 /// Changes tables, each in one transaction.
 pub(super) fn restore(family: Family, text: &str) -> Result<(), FirewallError> {
+    restore_with(family.restore(), text)
+}
+
+/// The same with this program.
+pub(super) fn restore_with(program: &str, text: &str) -> Result<(), FirewallError> {
     if text.is_empty() {
         return Ok(());
     }
-    run(family.restore(), &["-w", LOCK_WAIT, "--noflush"], text).map(drop)
+    run(program, &["-w", LOCK_WAIT, "--noflush"], text).map(drop)
 }
 
 /// Lets the kernel load what these tables need. Whether that works is seen when they are used.

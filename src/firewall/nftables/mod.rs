@@ -62,6 +62,32 @@ impl Nftables {
     }
 }
 
+impl Nftables {
+    /// Whether the kernel has our table, whoever loaded it.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn is_loaded() -> Result<bool, FirewallError> {
+        match nft(&["list", "tables", "inet"], "") {
+            Ok(text) => Ok(text.lines().any(|line| line.trim() == format!("table {TABLE}"))),
+            Err(RunError::NotFound(_)) => Ok(false),
+            Err(RunError::Failed { said, .. }) if said.contains("Operation not permitted") => {
+                Err(FirewallError::NotAllowed)
+            }
+            Err(error) => Err(FirewallError::Other(error.to_string())),
+        }
+    }
+
+    /// Removes our table, whoever loaded it.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn remove_table() -> Result<(), FirewallError> {
+        // Added first: deleting what is not there is an error.
+        submit(&format!("add table {TABLE}\ndelete table {TABLE}\n"))
+    }
+}
+
 impl Backend for Nftables {
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
         let now = clock::steady();
@@ -125,8 +151,7 @@ impl Backend for Nftables {
     }
 
     fn remove(&mut self) -> Result<(), FirewallError> {
-        // Added first: deleting what is not there is an error.
-        submit(&format!("add table {TABLE}\ndelete table {TABLE}\n"))?;
+        Self::remove_table()?;
         self.held = Held::default();
         self.watch.heard();
         Ok(())

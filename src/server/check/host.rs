@@ -9,7 +9,7 @@ use crate::knock::{Ports, Protocol};
 use crate::os::connections;
 use crate::os::discipline::{self, Discipline};
 use crate::os::host::{self, Capability, Link};
-use crate::server::control;
+use crate::server::{control, takeover};
 
 impl Report {
     pub(super) fn host(&mut self, config: &ServerConfig) {
@@ -60,6 +60,16 @@ impl Report {
         }
         if config.backend == Backend::Iptables {
             self.iptables(config);
+        }
+        for kind in takeover::other_gates(config.backend) {
+            let message = format!(
+                "firewall.backend: the gate of another backend is loaded too and keeps its ports closed: {kind}"
+            );
+            let hint = match config.backend {
+                Backend::None => "spa-knockd gate off removes it",
+                _ => "systemctl restart spa-knockd removes it once the own gate is loaded",
+            };
+            self.warning(config, &["firewall", "backend"], message, hint);
         }
     }
 

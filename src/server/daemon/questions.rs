@@ -39,7 +39,10 @@ impl Daemon {
                     Ok(()) => log::info!("gate: {standing}"),
                     Err(error) => log::error!("gate: not {standing}: {error}"),
                 }
-                done(changed.map_err(|error| error.to_string()))
+                match (changed, self.deeds.gatehouse().unremembered()) {
+                    (Ok(()), Some(error)) => Reply::DoneBut { remark: error.to_string() },
+                    (changed, _) => done(changed.map_err(|error| error.to_string())),
+                }
             }
             Question::Grants {} => {
                 Reply::Grants { grants: self.deeds.live().iter().map(grants::line).collect() }

@@ -22,7 +22,7 @@ use super::console::{Failure, tell};
 use crate::config::{self, ServerConfig};
 use crate::gate::{ReplayMemory, UseCounts};
 use crate::knock::ClientName;
-use crate::os::files::{self, Mode};
+use crate::os::files::{self, FileError, Mode};
 use crate::os::{clock, host};
 
 pub(super) use replay::{ReplayState, StateError};
@@ -63,13 +63,35 @@ pub(super) fn open_undoings_in(folder: &Path) -> Result<(Undoings, Vec<Left>), S
 /// # Errors
 /// When a daemon uses it, or it cannot be made.
 pub(super) fn lock(folder: &Path) -> Result<File, Failure> {
-    files::create_folder(folder, Mode::Private)?;
-    files::lock(&folder.join(LOCK))?.ok_or_else(|| {
+    try_lock(folder)?.ok_or_else(|| {
         Failure::run(format_args!(
             "state folder {}: another spa-knockd uses it\nhint: stop it first",
             folder.display()
         ))
     })
+}
+
+/// The same; nothing when a daemon uses it.
+///
+/// # Errors
+/// When it cannot be made or locked.
+pub(super) fn try_lock(folder: &Path) -> Result<Option<File>, FileError> {
+    create(folder)?;
+    files::lock(&folder.join(LOCK))
+}
+
+/// Makes the state folder, if it is missing.
+///
+/// # Errors
+/// When it cannot be made.
+pub(super) fn create(folder: &Path) -> Result<(), FileError> {
+    files::create_folder(folder, Mode::Private)
+}
+
+/// Whether a daemon uses the state folder.
+pub(super) fn is_locked(folder: &Path) -> bool {
+    let lock = folder.join(LOCK);
+    files::exists(&lock) && matches!(files::lock(&lock), Ok(None))
 }
 
 /// `spa-knockd state reset`.

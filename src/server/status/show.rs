@@ -8,10 +8,11 @@ use super::text::{self, Colour};
 use super::{Status, exposition};
 use crate::os::signals::Signals;
 use crate::os::{env, wait};
-use crate::server::console::{Failure, print};
+use crate::server::console::{Failure, print, tell};
 use crate::server::control::{Answer, Question};
 use crate::server::facts::Facts;
 use crate::server::grants::{self, unexpected};
+use crate::server::takeover;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -34,7 +35,20 @@ pub(in crate::server) enum Form {
 /// # Errors
 /// When no daemon answers.
 pub(in crate::server) fn show(facts: &Facts, form: Form, again: bool) -> Result<(), Failure> {
+    if form != Form::Exposition {
+        report_other_gates(facts);
+    }
     if again { watch(facts, form) } else { print(&once(facts, form)?) }
+}
+
+/// What the daemon does not look after, and cannot know of.
+fn report_other_gates(facts: &Facts) {
+    for kind in takeover::other_gates(facts.backend) {
+        tell(format_args!(
+            "warning: the gate of another backend keeps ports closed too: {kind}\n\
+             hint: systemctl restart spa-knockd removes it"
+        ));
+    }
 }
 
 /// The same every second until Ctrl-C; on a terminal always in the same place. The terminal itself is not changed, so

@@ -1,0 +1,236 @@
+//! The worst day of a server: whatever is full, missing, late or broken, the gate stays as documented and the admin gets
+//! in. Each row damages one thing; after it `gate off`, `revoke` and `let-in` work, and the messages name cause and fix.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use crate::net::{CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, full, open_ssh};
+
+/// The backends that have a gate.
+const BACKENDS: [&str; 2] = ["nftables", "iptables"];
+
+/// One row: what is damaged, and what is documented about it.
+struct Row {
+    name: &'static str,
+    /// Damages it, seen by every process in `mounts`.
+    damage: fn(&Stage),
+    /// Whether `gate off` is remembered for the next start.
+    remembered: bool,
+    /// What the words of `gate off` contain.
+    words: &'static [&'static str],
+}
+
+const ROWS: [Row; 8] = [
+    Row { name: "nothing", damage: |_| {}, remembered: true, words: &["gate: off"] },
+    Row {
+        name: "config with an unknown key",
+        damage: |stage| append(&stage.site.path("spa-knockd.toml"), "x = 1\n"),
+        remembered: true,
+        words: &["unknown key", "last-good.toml", "gate: off"],
+    },
+    Row {
+        name: "config without its syntax",
+        damage: |stage| append(&stage.site.path("spa-knockd.toml"), "[[[\n"),
+        remembered: true,
+        words: &["last-good.toml", "gate: off"],
+    },
+    Row {
+        name: "key for others to read",
+        damage: |stage| chmod(&stage.site.key_path("laptop"), 0o644),
+        remembered: true,
+        words: &["gate: off"],
+    },
+    Row {
+        name: "state folder read-only",
+        damage: |stage| {
+            let state = stage.site.path("state");
+            stage.mounts.mount(&["--bind", state.to_str().unwrap()], &state);
+            stage.mounts.mount(&["-o", "remount,bind,ro"], &state);
+        },
+        remembered: false,
+        words: &["read-only", "only until the daemon or the host starts again", "hint: make"],
+    },
+    Row {
+        name: "state folder full",
+        damage: |stage| {
+            let state = stage.site.path("state");
+            let copy = stage.site.path("copy");
+            stage.mounts.run("cp", &["-a", state.to_str().unwrap(), copy.to_str().unwrap()]);
+            stage.mounts.mount(&["-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs"], &state);
+            stage.mounts.run("sh", &["-c", &format!("cp -a {0}/. {1}/", copy.display(), state.display())]);
+            let fill = format!("head -c 2m /dev/zero > {}/filler || true", state.display());
+            stage.mounts.run("sh", &["-c", &fill]);
+        },
+        remembered: false,
+        words: &["no space left", "only until the daemon or the host starts again", "hint: make"],
+    },
+    Row {
+        name: "state folder gone",
+        damage: |stage| fs::remove_dir_all(stage.site.path("state")).unwrap(),
+        remembered: true,
+        words: &["gate: off"],
+    },
+    Row {
+        name: "state folder for all to write",
+        damage: |stage| chmod(&stage.site.path("state"), 0o777),
+        remembered: true,
+        words: &["gate: off"],
+    },
+];
+
+/// A lab with a site that a daemon has run at, and the mounts that damage is done in.
+struct Stage<'l> {
+    lab: &'l Lab,
+    site: Site,
+    mounts: Mounts,
+    row: String,
+}
+
+impl<'l> Stage<'l> {
+    fn new(lab: &'l Lab, backend: &str, row: &str) -> Self {
+        let rest = open_ssh(30).replace("[firewall]", &format!("[firewall]\nbackend = \"{backend}\""));
+        let row = format!("{row}, {backend}");
+        Self { lab, site: Site::new("", &rest), mounts: Mounts::new(), row }
+    }
+
+    /// The same command inside the mounts.
+    fn inside(&self, command: &Command) -> Command {
+        let [nsenter, entrance] = self.mounts.words();
+        let mut inside = Command::new(nsenter);
+        inside.arg(entrance).arg(command.get_program()).args(command.get_args());
+        inside
+    }
+
+    fn start(&self) -> Daemon {
+        Daemon::start_command(&self.lab.server, self.inside(&Daemon::command(&self.site)))
+    }
+
+    /// `spa-knockd` with these words; what it printed. It must succeed.
+    fn admin(&self, words: &[&str]) -> String {
+        let Output { status, stdout, stderr } =
+            self.lab.server.output(&mut self.inside(&self.site.admin(words)));
+        let text = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+        assert!(status.success(), "{}: {words:?}: {text}", self.row);
+        text
+    }
+
+    fn is_open(&self) -> bool {
+        self.lab.client.reaches(SERVER4, 22)
+    }
+}
+
+#[test]
+fn gate_off_opens_the_ports_whatever_is_broken_with_and_without_a_daemon() {
+    on_each_row(|stage, row, runs| {
+        let text = stage.admin(&["gate", "off"]);
+        assert!(stage.is_open(), "{}: {text}", stage.row);
+        assert_clean(stage);
+        for word in row.words {
+            assert!(text.contains(word), "{}: {word:?} is not in {text}", stage.row);
+        }
+        assert_eq!(text.contains("also after a restart"), row.remembered, "{}: {text}", stage.row);
+        if runs {
+            thread::sleep(Duration::from_millis(300));
+            assert!(stage.is_open(), "{}: the daemon closed it again", stage.row);
+        }
+    });
+}
+
+/// Runs `check` on each row with each backend, with and without a daemon; in full all of them, else half. Each begins
+/// with the gate closed and the row's damage done.
+fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
+    if Lab::new().is_none() {
+        return;
+    }
+    let check = &check;
+    thread::scope(|scope| {
+        for (shift, backend) in BACKENDS.into_iter().enumerate() {
+            for runs in [true, false] {
+                scope.spawn(move || {
+                    let lab = Lab::new().expect("root has one");
+                    lab.server.echo(22);
+                    for (place, row) in ROWS.iter().enumerate() {
+                        if !full() && (place + shift).is_multiple_of(2) != runs {
+                            continue;
+                        }
+                        let stage = Stage::new(&lab, backend, &format!("{}, daemon {runs}", row.name));
+                        let mut daemon = stage.start();
+                        if !runs {
+                            assert!(daemon.terminate().success());
+                        }
+                        (row.damage)(&stage);
+                        assert!(!stage.is_open(), "{}", stage.row);
+                        check(&stage, row, runs);
+                        drop(daemon);
+                        lab.server.run("nft flush ruleset");
+                    }
+                });
+            }
+        }
+    });
+}
+
+/// Nothing of ours is left in the kernel.
+fn assert_clean(stage: &Stage) {
+    let ruleset = stage.lab.server.nft("list ruleset");
+    assert!(!ruleset.contains("spa_knock") && !ruleset.contains("SPA_KNOCK"), "{}: {ruleset}", stage.row);
+}
+
+fn append(path: &Path, text: &str) {
+    let old = fs::read_to_string(path).unwrap();
+    fs::write(path, old + text).unwrap();
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn gate_off_removes_the_gate_of_either_backend_whatever_the_config_names() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    for (loaded, named) in [("nftables", "iptables"), ("iptables", "nftables"), ("nftables", "none")] {
+        let stage = Stage::new(&lab, loaded, &format!("then {named}"));
+        drop(stage.start());
+        let rest = open_ssh(30).replace("[firewall]", &format!("[firewall]\nbackend = \"{named}\""));
+        let rest = if named == "none" { "[firewall]\nbackend = \"none\"\n".to_owned() } else { rest };
+        stage.site.write_config("", &rest);
+        assert!(!stage.is_open(), "{}", stage.row);
+        let text = stage.admin(&["gate", "off"]);
+        assert!(stage.is_open() && text.contains("gate: off"), "{}: {text}", stage.row);
+        assert_clean(&stage);
+    }
+}
+
+#[test]
+fn a_daemon_with_another_backend_takes_the_gate_over_and_knocks_work_at_once() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    for (before, after) in [("nftables", "iptables"), ("iptables", "nftables")] {
+        let stage = Stage::new(&lab, before, &format!("then {after}"));
+        let mut daemon = stage.start();
+        let rest = open_ssh(30).replace("[firewall]", &format!("[firewall]\nbackend = \"{after}\""));
+        stage.site.write_config("", &rest);
+        // The order of the README's reader: the gate is switched before the restart, by the old daemon.
+        stage.admin(&["gate", "off"]);
+        stage.admin(&["gate", "on"]);
+        assert!(!stage.is_open(), "{}", stage.row);
+        let report = lab.server.output(&mut stage.site.admin(&["check"]));
+        let report = String::from_utf8_lossy(&report.stdout).into_owned();
+        assert!(report.contains("the gate of another backend is loaded too"), "{}: {report}", stage.row);
+        assert!(daemon.terminate().success());
+        let daemon = stage.start();
+        assert!(daemon.log().contains("removed the gate of the other backend"), "{}", daemon.log());
+        assert!(!stage.is_open(), "{}", stage.row);
+        let status = stage.admin(&["status"]);
+        assert!(!status.contains("another backend"), "{}: {status}", stage.row);
+        let answer = crate::net::ask(&lab.client.udp(CLIENT4), SERVER4, &stage.site.key("laptop").good());
+        assert!(answer.is_some() && stage.is_open(), "{}", stage.row);
+        stage.admin(&["gate", "off"]);
+        assert_clean(&stage);
+    }
+}
