@@ -58,4 +58,5 @@ mod start;
 mod state;
 mod status;
 mod strace;
+mod transit;
 mod undo;
