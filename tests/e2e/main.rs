@@ -59,5 +59,6 @@ mod start;
 mod state;
 mod status;
 mod strace;
+mod transit;
 mod undo;
 mod worst_day;

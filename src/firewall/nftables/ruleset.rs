@@ -78,14 +78,14 @@ add rule inet spa_knock gate meta l4proto != @alive ip saddr @spared4 accept
 add rule inet spa_knock gate meta l4proto != @alive ip6 saddr @spared6 accept
 ";
 
-/// Ports that lead elsewhere.
+/// Ports that lead elsewhere: of connections to this host alone, never of those that it passes on for others.
 const INSIDE: &str = "\
-add rule inet spa_knock inside dnat ip to ip saddr . meta l4proto . th dport map @forwards4
-add rule inet spa_knock inside dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
-add rule inet spa_knock inside meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @locals4
-add rule inet spa_knock inside meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
-add rule inet spa_knock inside meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @locals4
-add rule inet spa_knock inside meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
+add rule inet spa_knock inside fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
+add rule inet spa_knock inside fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
+add rule inet spa_knock inside fib daddr type local meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @locals4
+add rule inet spa_knock inside fib daddr type local meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
+add rule inet spa_knock inside fib daddr type local meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @locals4
+add rule inet spa_knock inside fib daddr type local meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
 ";
 
 /// What becomes of a table that is there.

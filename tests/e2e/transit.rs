@@ -1,0 +1,67 @@
+//! A gateway with `forward`: only connections to the gateway itself lead inside, never those that pass through it.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::thread;
+use std::time::Duration;
+
+use spa_knock::knock::Status;
+
+use super::doors::{knock_at, site, stand_before_the_inside};
+use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6};
+
+/// Sends its name to each connection.
+fn name_at(namespace: &Namespace, address: IpAddr, port: u16, name: &'static str) {
+    let listener = namespace.enter(|| TcpListener::bind(SocketAddr::new(address, port))).unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(name.as_bytes());
+        }
+    });
+}
+
+/// The name that is read there.
+fn read_name(namespace: &Namespace, address: IpAddr, port: u16) -> String {
+    let mut stream = namespace.connect(address, port).unwrap_or_else(|| panic!("{address} {port}"));
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut name = String::new();
+    stream.read_to_string(&mut name).unwrap();
+    name
+}
+
+#[test]
+fn a_connection_that_passes_through_a_gateway_is_not_redirected() {
+    for backend in ["nftables", "iptables"] {
+        let Some(lab) = Lab::new() else { return };
+        stand_before_the_inside(&lab);
+        lab.client.ip("route add default via 10.77.0.1");
+        lab.client.ip("-6 route add default via fd77::1");
+        let actions = [
+            (
+                "to-db",
+                "forward = { from = \"tcp/443\", to = [\"10.77.1.2:5432\", \"[fd77:0:0:1::2]:5432\"] }\nfor = \"1m\"",
+            ),
+            ("to-web", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"1m\""),
+        ];
+        let site = site(&format!("backend = \"{backend}\"\nprotect = [\"tcp/8080\"]"), &actions, "");
+        let ways = [(CLIENT4, SERVER4, NEIGHBOUR4), (CLIENT6, SERVER6, NEIGHBOUR6)];
+        for (_, server, neighbour) in ways {
+            name_at(&lab.neighbour, neighbour, 443, "transit");
+            name_at(&lab.neighbour, neighbour, 80, "transit");
+            name_at(&lab.neighbour, neighbour, 5432, "database");
+            name_at(&lab.server, server, 8080, "web");
+        }
+        let _daemon = Daemon::start(&lab.server, &site);
+        for (client, server, neighbour) in ways {
+            assert_eq!(read_name(&lab.client, neighbour, 443), "transit", "{backend}");
+            for action in ["to-db", "to-web"] {
+                assert_eq!(knock_at(&lab.client, client, server, &site, action, ""), Status::Granted);
+            }
+            assert_eq!(read_name(&lab.client, server, 443), "database", "{backend}");
+            assert_eq!(read_name(&lab.client, server, 80), "web", "{backend}");
+            for port in [443, 80] {
+                assert_eq!(read_name(&lab.client, neighbour, port), "transit", "{backend} {port}");
+            }
+        }
+    }
+}
