@@ -737,10 +737,15 @@ proptest! {
 fn with_otp(rules: ClientRules) -> (Server, OtpSeed) {
     let seed = OtpSeed::generate(OtpHash::Sha1, OtpDigits::Eight).unwrap();
     let mut server = Server::with(rules.clone());
+    server.keeper = with_otp_of(&seed, rules);
+    (server, seed)
+}
+
+/// A keeper that was just started, whose client needs the one-time passwords of this seed.
+fn with_otp_of(seed: &OtpSeed, rules: ClientRules) -> Keeper {
     let mut policy = policy(rules);
     policy.clients.iter_mut().for_each(|client| client.otp = Some(seed.clone()));
-    server.keeper.replace_policy(policy);
-    (server, seed)
+    Keeper::new(policy, ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000)))
 }
 
 /// What comes of a knock with the code of so many steps from now; `None`: without one.
@@ -768,7 +773,7 @@ fn each_one_time_password_works_once_and_none_before_one_that_did() {
         (Some(1), "act"),
         (Some(0), used),
         (Some(1), used),
-        (Some(2), "one-time password of in 60 s: check the clocks"),
+        (Some(2), "one-time password is wrong; it is the one of 60 s later: check the clocks"),
         (Some(-2), "one-time password of 60 s ago: check the clocks"),
     ] {
         assert_eq!(with_code(&mut server, &seed, off), outcome, "{off:?}");
@@ -785,6 +790,51 @@ fn a_refused_one_time_password_is_answered_with_status_5_and_a_used_up_key_with_
     let refusal = server.refusal(&knock(), SOURCE);
     assert_eq!(refusal.rejection.status(), Some(Status::OtpRefused));
     assert_eq!(Rejection::UsesExhausted.status(), Some(Status::Exhausted));
+}
+
+#[test]
+fn a_client_never_learns_that_its_one_time_password_will_be_right_later() {
+    let (mut server, seed) = with_otp(rules());
+    let now = OtpStep::of(server.now.wall);
+    let wrong = (1..).find(|code| (-30..=30).all(|off| seed.code(now.plus(off)) != *code));
+    let told = |server: &mut Server, otp| {
+        let refusal = server.refusal(&Knock { otp, ..knock() }, SOURCE);
+        let reason = refusal.rejection.reason().as_str();
+        (refusal.rejection.status(), refusal.rejection.reply_text(), reason)
+    };
+    let plain = told(&mut server, wrong);
+    for off in [2, 3, 20] {
+        server.pass(Duration::from_secs(3_600));
+        let later = seed.code(OtpStep::of(server.now.wall).plus(off));
+        let datagram = Knock { otp: Some(later), ..knock_at(server.now.wall) };
+        let refusal = server.refusal(&datagram, SOURCE);
+        assert!(refusal.record.is_some_and(|record| record.reason.is_some_and(|why| why.contains("later"))));
+        let said = (refusal.rejection.status(), refusal.rejection.reply_text());
+        assert_eq!((said.0, said.1, refusal.rejection.reason().as_str()), plain, "{off}");
+    }
+}
+
+#[test]
+fn each_pause_is_twice_as_long_as_the_one_before_until_a_password_is_right_also_over_a_restart() {
+    let (mut server, seed) = with_otp(rules());
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    for length in [10, 20, 40, 80, 160, 320, 640, 1_280, 1_440, 1_440] {
+        for _ in 0..5 {
+            with_code(&mut server, &seed, Some(500));
+        }
+        let paused = format!("too many wrong one-time passwords: wait {} s", length * 60);
+        assert_eq!(with_code(&mut server, &seed, Some(0)), paused);
+        // A restart changes nothing, wherever the clock is then.
+        let pauses = server.keeper.otp_pauses(server.now);
+        server.now.wall = Timestamp::from_millis(server.now.wall.as_millis() - 86_400_000);
+        server.keeper = with_otp_of(&seed, rules()).with_otp_pauses(&pauses, server.now);
+        server.now.wall = server.now.wall.plus(minutes(1_440));
+        server.keeper = with_otp_of(&seed, rules()).with_otp_pauses(&pauses, server.now);
+        assert_eq!(with_code(&mut server, &seed, Some(0)), paused);
+        server.pass(minutes(length));
+    }
+    assert_eq!(with_code(&mut server, &seed, Some(0)), "act");
+    assert!(server.keeper.otp_pauses(server.now).is_empty(), "one that is right ends it");
 }
 
 #[test]

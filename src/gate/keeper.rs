@@ -7,7 +7,7 @@ mod verdict;
 pub use self::end::{Answer, Outcome, Refusal};
 pub use self::verdict::{Accepted, Bill, Verdict};
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::Authentic;
@@ -15,7 +15,7 @@ use super::answers::{Answers, Before};
 use super::fresh::Fresh;
 use super::opened::Opened;
 use super::order::{self, Account, Decided, Order, Ticket};
-use super::otp::{CODE_ID, Guesses, OtpFault};
+use super::otp::{CODE_ID, Guesses, OtpFault, OtpPause};
 use super::policy::{Client, KeyAge, Policy};
 use super::rate::{Rate, RecentActs};
 use super::record::Via;
@@ -72,6 +72,21 @@ impl Keeper {
         self.uses = uses;
         self.index();
         self
+    }
+
+    /// Takes back the pauses of one-time passwords that an earlier daemon has counted.
+    #[must_use]
+    pub fn with_otp_pauses(mut self, pauses: &BTreeMap<ClientName, OtpPause>, now: Now) -> Self {
+        let resumed = pauses.iter().map(|(name, pause)| (name.clone(), Guesses::resume(*pause, now)));
+        self.guesses = resumed.collect();
+        self.index();
+        self
+    }
+
+    /// The pauses of one-time passwords, by client, as they must outlive the daemon.
+    #[must_use]
+    pub fn otp_pauses(&self, now: Now) -> BTreeMap<ClientName, OtpPause> {
+        self.guesses.iter().filter_map(|(name, guesses)| Some((name.clone(), guesses.pause(now)?))).collect()
     }
 
     /// Takes another policy; what has been accepted stays refused, also for clients that are gone.

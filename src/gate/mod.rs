@@ -45,7 +45,7 @@ pub use keeper::{Accepted, Answer, Bill, Keeper, Outcome, Refusal, Verdict};
 pub use key_limit::KeyLimit;
 pub use opened::Skew;
 pub use order::{Command, Effect, Order, Ticket, Undoing};
-pub use otp::OtpFault;
+pub use otp::{OtpFault, OtpPause};
 pub use plain::PlainDoor;
 pub use policy::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
 pub use rate::{InvalidRate, Rate, RecentActs};

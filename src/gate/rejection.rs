@@ -158,12 +158,22 @@ impl Rejection {
             Self::Argument(_) => Reason::Argument,
             Self::Expired => Reason::Expired,
             Self::Otp(OtpFault::Missing) => Reason::OtpMissing,
-            Self::Otp(OtpFault::Wrong) => Reason::OtpWrong,
-            Self::Otp(OtpFault::Skewed(_)) => Reason::OtpSkewed,
+            // Every local user can read metrics, so that they must not tell the two apart either.
+            Self::Otp(OtpFault::Wrong | OtpFault::Future(_)) => Reason::OtpWrong,
+            Self::Otp(OtpFault::Past(_)) => Reason::OtpSkewed,
             Self::Otp(OtpFault::Reused) => Reason::OtpReused,
             Self::Otp(OtpFault::Paused(_)) => Reason::OtpPaused,
             Self::RateExceeded => Reason::RateExceeded,
             Self::UsesExhausted => Reason::UsesExhausted,
+        }
+    }
+
+    /// What the client is told: all, but that its password will be right later.
+    #[must_use]
+    pub fn reply_text(&self) -> String {
+        match self {
+            Self::Otp(OtpFault::Future(_)) => Self::Otp(OtpFault::Wrong).to_string(),
+            _ => self.to_string(),
         }
     }
 
@@ -206,12 +216,14 @@ impl fmt::Display for Rejection {
             Self::Expired => f.write_str("key has expired"),
             Self::Otp(OtpFault::Missing) => f.write_str("a one-time password is needed"),
             Self::Otp(OtpFault::Wrong) => f.write_str("one-time password is wrong"),
-            Self::Otp(OtpFault::Skewed(off)) if *off < 0 => {
-                write!(f, "one-time password of {} s ago: check the clocks", off.unsigned_abs())
+            Self::Otp(OtpFault::Past(apart)) => {
+                write!(f, "one-time password of {} s ago: check the clocks", seconds(apart))
             }
-            Self::Otp(OtpFault::Skewed(off)) => {
-                write!(f, "one-time password of in {off} s: check the clocks")
-            }
+            Self::Otp(OtpFault::Future(apart)) => write!(
+                f,
+                "one-time password is wrong; it is the one of {} s later: check the clocks",
+                seconds(apart)
+            ),
             Self::Otp(OtpFault::Reused) => f.write_str("one-time password was used: wait for the next one"),
             Self::Otp(OtpFault::Paused(left)) => {
                 write!(f, "too many wrong one-time passwords: wait {} s", seconds(left).max(1))

@@ -77,7 +77,9 @@ impl Daemon {
     /// Everything is in place: from now on knocks are believed.
     pub(super) fn start(gated: Gated, signals: Signals) -> Self {
         let Gated { loaded, locks, ears, plain, deeds, audit, state, memory } = gated;
-        let keeper = Keeper::new(loaded.policy(), memory).with_uses(state.uses().clone());
+        let keeper = Keeper::new(loaded.policy(), memory)
+            .with_uses(state.uses().clone())
+            .with_otp_pauses(state.otp_pauses(), clock::now());
         let control = Control::open(&loaded.config.control)
             .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
             .ok();

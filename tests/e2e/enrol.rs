@@ -4,13 +4,13 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use spa_knock::crypto::{KeyFile, OtpSeed, OtpStep};
 use spa_knock::knock::Timestamp;
 
 use super::strace::Strace;
-use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, open_ssh};
+use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, open_ssh, within};
 
 /// `spa-knockd client` with these words.
 fn client(site: &Site, words: &[&str]) -> Output {
@@ -136,7 +136,9 @@ fn each_one_time_password_opens_once_and_every_refusal_says_why() {
     let ask = |words: &[&str]| lab.client.output(&mut knock(&site, &key, words));
     let used = "one-time password was used: wait for the next one";
     refused(&ask(&[]), "a one-time password is needed");
-    refused(&ask(&["--otp", &code(&seed, 10)]), "check the clocks");
+    refused(&ask(&["--otp", &code(&seed, -10)]), "check the clocks");
+    // A thief of the key could wait for the moment of a right one, so it is not told from a wrong one.
+    refused(&ask(&["--otp", &code(&seed, 10)]), "one-time password is wrong");
     assert!(!lab.client.reaches(SERVER4, 22));
     let this = code(&seed, 0);
     let granted = ask(&["--otp", &this]);
@@ -144,12 +146,12 @@ fn each_one_time_password_opens_once_and_every_refusal_says_why() {
     assert!(lab.client.reaches(SERVER4, 22));
     refused(&ask(&["--otp", &this]), used);
     daemon.kill9();
-    let _next = Daemon::start(&lab.server, &site);
+    let mut next = Daemon::start(&lab.server, &site);
     refused(&ask(&["--otp", &this]), used);
     // Two with one code at once.
-    let next = code(&seed, 1);
+    let coming = code(&seed, 1);
     let both: Vec<Output> = std::thread::scope(|scope| {
-        let one = || scope.spawn(|| lab.client.output(&mut knock(&site, &key, &["--otp", &next])));
+        let one = || scope.spawn(|| lab.client.output(&mut knock(&site, &key, &["--otp", &coming])));
         [one(), one()].map(|knock| knock.join().unwrap()).into()
     });
     assert_eq!(both.iter().filter(|output| output.status.success()).count(), 1);
@@ -160,7 +162,15 @@ fn each_one_time_password_opens_once_and_every_refusal_says_why() {
     for _ in 0..5 {
         refused(&ask(&["--otp", &wrong]), "one-time password is wrong");
     }
-    refused(&ask(&["--otp", &code(&seed, 1)]), "too many wrong one-time passwords: wait ");
+    let paused = "too many wrong one-time passwords: wait ";
+    refused(&ask(&["--otp", &code(&seed, 1)]), paused);
+    // The file is written in the background.
+    let written =
+        || std::fs::read_to_string(site.path("state/otp-pauses")).is_ok_and(|text| text.contains("admin 1 "));
+    assert!(within(Duration::from_secs(10), written));
+    next.kill9();
+    let _last = Daemon::start(&lab.server, &site);
+    refused(&ask(&["--otp", &code(&seed, 1)]), paused);
     let reasons: Vec<_> =
         site.audit_of("refused").iter().map(|record| record["reason"].to_string()).collect();
     assert!(reasons.iter().any(|reason| reason.contains("too many wrong")), "{reasons:?}");

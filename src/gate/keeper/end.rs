@@ -97,7 +97,7 @@ impl Keeper {
             .then(|| ticket.record(event, Some(rejection.to_string())));
         let answer = rejection
             .status()
-            .and_then(|status| self.answer(ticket, status, 0, &rejection.to_string(), now.wall));
+            .and_then(|status| self.answer(ticket, status, 0, &rejection.reply_text(), now.wall));
         Verdict::Refuse(Refusal { rejection, record, answer })
     }
 

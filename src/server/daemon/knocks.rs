@@ -82,7 +82,18 @@ impl Daemon {
 
     /// Step 8 and what follows, for a knock that is on record.
     fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
-        match self.keeper.decide(accepted, clock::now()) {
+        let now = clock::now();
+        let verdict = self.keeper.decide(accepted, now);
+        // Only a one-time password, right or wrong, begins or ends a pause.
+        let otp = match &verdict {
+            Verdict::Pay(bill) => bill.code().is_some(),
+            Verdict::Refuse(refusal) => matches!(refusal.rejection, Rejection::Otp(_)),
+            _ => false,
+        };
+        if otp {
+            self.state.record_otp_pauses(self.keeper.otp_pauses(now));
+        }
+        match verdict {
             Verdict::Act(order) => self.act(order, way),
             Verdict::Pay(bill) => self.pay(bill, way),
             Verdict::Refuse(refusal) => self.refuse(refusal, key, way),

@@ -9,6 +9,7 @@ mod journal;
 mod lease;
 #[cfg(test)]
 mod model;
+mod otp_pauses;
 mod replay;
 mod scribe;
 mod undoings;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::disk::Disk;
 use super::journal::{self, Content, Entry, Number, RECORD};
 use super::lease::{End, Lease};
+use super::otp_pauses::{self, OtpPauses};
 use super::scribe::Scribe;
 use super::uses;
 use crate::crypto::random;
@@ -55,6 +56,8 @@ pub(in crate::server) struct ReplayState<D: Disk> {
     scribe: Scribe<Written<D::File>>,
     /// What the disk knows of them.
     uses: UseCounts,
+    /// What the disk knows of these, or will in a moment.
+    otp_pauses: OtpPauses,
     /// What has been told to fail and not yet to work again.
     failing: Vec<Part>,
 }
@@ -66,6 +69,7 @@ enum Part {
     Record,
     Rewrite,
     Uses,
+    OtpPauses,
 }
 
 struct Coming {
@@ -85,6 +89,7 @@ enum Written<F> {
     Lease(Result<Timestamp, FileError>),
     Journal(Result<F, FileError>),
     Names(Result<(), FileError>),
+    OtpPauses(Result<(), FileError>),
 }
 
 /// Why there is no state to go on with.
@@ -124,7 +129,9 @@ impl<D: Disk> ReplayState<D> {
     ) -> Result<(Self, ReplayMemory), StateError> {
         let memory = remembered(&disk, &boot, now.wall)?;
         let uses = uses::remembered(&disk)?;
-        Self::begin(disk, boot, &memory, now, window).map(|state| (Self { uses, ..state }, memory))
+        let otp_pauses = otp_pauses::remembered(&disk)?;
+        Self::begin(disk, boot, &memory, now, window)
+            .map(|state| (Self { uses, otp_pauses, ..state }, memory))
     }
 
     /// Raises every floor to at least `now` + `window`: what was accepted stays refused, whatever is damaged.
@@ -183,6 +190,7 @@ impl<D: Disk> ReplayState<D> {
             tended: now.steady,
             scribe,
             uses: UseCounts::default(),
+            otp_pauses: OtpPauses::new(),
             failing: Vec::new(),
         };
         state.write_lease(until, End::Open)?;
@@ -216,6 +224,26 @@ impl<D: Disk> ReplayState<D> {
         let written = uses::record(&self.disk, uses);
         self.tell(Part::Uses, &written);
         written.map(|()| self.uses = uses.clone())
+    }
+
+    /// The pauses of one-time passwords, as an earlier daemon has counted them.
+    pub(in crate::server) const fn otp_pauses(&self) -> &OtpPauses {
+        &self.otp_pauses
+    }
+
+    /// Puts other pauses on record, in the background.
+    pub(in crate::server) fn record_otp_pauses(&mut self, pauses: OtpPauses) {
+        // An end that moves by the milliseconds in which it was computed is no other.
+        let counts = |pauses: &OtpPauses| -> Vec<_> {
+            pauses.iter().map(|(name, pause)| (name.clone(), pause.count)).collect()
+        };
+        if counts(&self.otp_pauses) == counts(&pauses) {
+            return;
+        }
+        let (disk, text) = (self.disk.clone(), otp_pauses::text(&pauses));
+        self.otp_pauses = pauses;
+        self.scribe
+            .ask(move || Written::OtpPauses(disk.replace(otp_pauses::PAUSES, text.as_bytes()).map(drop)));
     }
 
     /// Work that no knock should wait for: the lease is renewed in the background, a long journal written anew.
@@ -337,6 +365,7 @@ impl<D: Disk> ReplayState<D> {
                 (Part::Rewrite, Err(error.into()))
             }
             Written::Names(outcome) => (Part::Rewrite, outcome.map_err(StateError::from)),
+            Written::OtpPauses(outcome) => (Part::OtpPauses, outcome.map_err(StateError::from)),
         };
         self.tell(part, &outcome);
     }
