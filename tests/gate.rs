@@ -793,6 +793,21 @@ fn a_refused_one_time_password_is_answered_with_status_5_and_a_used_up_key_with_
 }
 
 #[test]
+fn only_one_host_is_answered() {
+    let mut server = Server::new();
+    for source in
+        ["224.0.0.1:4000", "239.1.1.1:4000", "255.255.255.255:4000", "0.0.0.0:4000", "[ff02::1]:4000"]
+    {
+        let refusal = server.refusal(&knock(), source);
+        assert!(refusal.answer.is_none(), "{source}");
+        assert!(refusal.record.is_some(), "{source}");
+    }
+    assert!(
+        server.refusal(&Knock { action: "no-such".parse().unwrap(), ..knock() }, SOURCE).answer.is_some()
+    );
+}
+
+#[test]
 fn a_client_never_learns_that_its_one_time_password_will_be_right_later() {
     let (mut server, seed) = with_otp(rules());
     let now = OtpStep::of(server.now.wall);

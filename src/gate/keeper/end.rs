@@ -1,6 +1,6 @@
 //! Steps 10 and 11 of the ladder: what each end of a knock is answered, and what is recorded of it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::Keeper;
 use super::verdict::{Accepted, Bill, Verdict};
@@ -41,6 +41,11 @@ pub enum Outcome {
     Started,
     /// It did not work.
     Failed,
+}
+
+/// Whether an address is that of one host: a reply to a group or to all would be a message to hosts that did not knock.
+fn is_one_host(address: IpAddr) -> bool {
+    !(address.is_multicast() || address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST))
 }
 
 impl Keeper {
@@ -109,7 +114,7 @@ impl Keeper {
         text: &str,
         now: Timestamp,
     ) -> Option<Answer> {
-        if ticket.reply == ReplyWanted::No || !self.policy.reply {
+        if ticket.reply == ReplyWanted::No || !self.policy.reply || !is_one_host(ticket.source.ip()) {
             return None;
         }
         let reply = Reply {
