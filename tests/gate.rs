@@ -13,9 +13,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock::gate::{
-    Action, Arguments, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge, KeyLimit,
-    Order, Outcome, Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict, WatchedKey,
-    Watcher,
+    Action, Arguments, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge,
+    KeyLimit, Order, Outcome, Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict,
+    WatchedKey, Watcher,
 };
 use spa_knock::knock::{
     ActionName, AddressPolicy, Knock, Now, Ports, PrefixLengths, Reply, ReplyWanted, ServerId, Status,

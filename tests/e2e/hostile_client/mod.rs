@@ -1,1 +1,3 @@
 //! A client with a valid key that is stolen or hostile: for each resource of the server, one key cannot keep another out.
+
+mod commands;
