@@ -13,9 +13,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock::gate::{
-    Action, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge, KeyLimit, Order,
-    Outcome, Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict, WatchedKey,
-    Watcher,
+    Action, Arguments, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge,
+    KeyLimit, Order, Outcome, Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict,
+    WatchedKey, Watcher,
 };
 use spa_knock::knock::{
     ActionName, AddressPolicy, Knock, Now, Ports, PrefixLengths, Reply, ReplyWanted, ServerId, Status,
@@ -83,7 +83,10 @@ fn policy(rules: ClientRules) -> Policy {
         |part| Action { parts: vec![part], term: Some(Term { usual: seconds(30), max: seconds(600) }) };
     let ports = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Ports>>();
     let open = |texts: &[&str]| lasting(Part::Open { ports: ports(texts), uses: Uses::Many });
-    let run = |words: &[&str], undo| Part::Run { argv: argv(words), timeout: seconds(10), undo };
+    let run = |words: &[&str], undo| {
+        let (argv, timeout, arguments) = (argv(words), seconds(10), Arguments::default());
+        Part::Run { argv, timeout, undo, arguments }
+    };
     let once = |part| Action { parts: vec![part], term: None };
     let lend =
         run(&["/bin/lend", "{client}", "{seconds}"], Some(argv(&["/bin/fetch", "{argument}", "{address}"])));

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Backend;
 use super::document::{Table, Value, written};
 use super::sections::read_ports;
-use crate::gate::{Action, Part, Template, Term, Uses};
+use crate::gate::{Action, Arguments, Part, Placeholder, Template, Term, Uses};
 use crate::knock::{ActionName, Door};
 
 /// A grant is at least as long as a TCP handshake may take, and at most a year.
@@ -17,7 +17,7 @@ const GRANTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from
 /// An entry of an ipset lasts at most 2,147,483 s.
 const IPTABLES_MAX: Duration = Duration::from_secs(24 * 86_400);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Sixteen commands run at a time; one that hangs must not hold its place for long.
+/// Four commands of a client run at a time; one that hangs must not hold its place for long.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
 /// The actions by name. A bad one is `None` and has left its problems, but its name may be used.
@@ -54,6 +54,7 @@ struct Keys<'d> {
     close: Option<Value<'d>>,
     run: Option<Value<'d>>,
     undo: Option<Value<'d>>,
+    allow_arguments: Option<Value<'d>>,
     timeout: Option<Value<'d>>,
     duration: Option<Value<'d>>,
     max: Option<Value<'d>>,
@@ -73,6 +74,7 @@ fn read_action<'d>(
         max: table.take("max"),
         timeout: table.take("timeout"),
         undo: table.take("undo"),
+        allow_arguments: table.take("allow-arguments"),
         allow_ports: table.take("allow-ports"),
         once: table.take("once"),
     };
@@ -81,9 +83,10 @@ fn read_action<'d>(
         value.problem("cannot open anything with firewall.backend = \"none\"", None);
     }
     let parts = keys.read_parts();
+    keys.check_arguments(parts.as_deref());
     let longest = keys.max.as_ref().or(keys.duration.as_ref());
     let term = if keys.have_effect() {
-        keys.read_term(&table)
+        keys.read_term(&table, parts.as_deref())
     } else {
         table.problem("no effect", Some("give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]"));
         None
@@ -185,14 +188,40 @@ impl<'d> Keys<'d> {
             Some(undo) => Some(read_command(undo)?),
             None => None,
         };
-        Some(Part::Run { argv: argv?, timeout: timeout?, undo })
+        let arguments = match &self.allow_arguments {
+            Some(value) => Arguments::Listed(value.parsed_list()?),
+            None => Arguments::default(),
+        };
+        Some(Part::Run { argv: argv?, timeout: timeout?, undo, arguments })
+    }
+
+    /// Arguments are allowed where a command has a place for them.
+    fn check_arguments(&self, parts: Option<&[Part]>) {
+        let (Some(allowed), Some(parts)) = (&self.allow_arguments, parts) else { return };
+        if !parts.iter().any(|part| part.uses(Placeholder::Argument)) {
+            allowed.problem(
+                "arguments that a client may name, but no command has {argument}",
+                Some("run = [\"/usr/bin/systemctl\", \"restart\", \"{argument}\"]"),
+            );
+        }
     }
 
     /// How long what it does lasts; `Some(None)` where nothing of it does.
-    fn read_term(&self, table: &Table<'_>) -> Option<Option<Term>> {
-        let lasts = self.open.is_some() || self.forward.is_some() || self.undo.is_some();
+    fn read_term(&self, table: &Table<'_>, parts: Option<&[Part]>) -> Option<Option<Term>> {
+        // A command that is told how long something lasts is told what the admin allows, not what a client asks for.
+        let told = parts.is_some_and(|parts| parts.iter().any(|part| part.uses(Placeholder::Seconds)));
+        let lasts = told || self.open.is_some() || self.forward.is_some() || self.undo.is_some();
         match &self.duration {
             Some(usual) if lasts => read_term(usual, self.max.as_ref()).map(Some),
+            None if told => {
+                table.problem(
+                    "`for` is missing: it bounds {seconds}",
+                    Some(
+                        "for = \"30s\": what {seconds} is; max = \"1h\": the most that a client may ask for",
+                    ),
+                );
+                None
+            }
             None if lasts => {
                 table.problem("`for` is missing", Some("for = \"30s\": how long it lasts"));
                 None

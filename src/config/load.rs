@@ -50,6 +50,22 @@ pub fn outline(path: &Path) -> Outline {
     read_sections(&mut document.root()).outline()
 }
 
+/// Loads the config and the client files where only the user and root can change any of the files, as their open descriptors say, and the folders
+/// above them.
+///
+/// # Errors
+/// Everything that is wrong with any of them, and who else can write them: they decide what root runs.
+pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
+    let writers = writers(path);
+    if !writers.is_empty() {
+        return Err(ConfigErrors::of(writers));
+    }
+    load_reading(path, |file| {
+        let text = files::read_trusted_text(file).map_err(Problem::of_file)?;
+        Ok(Source { file: file.to_owned(), text })
+    })
+}
+
 /// The same, as if one of the files had been replaced already.
 ///
 /// # Errors
@@ -82,19 +98,18 @@ fn load_reading(
     Reading::new(&main, problems).finish(&main, &clients)
 }
 
-/// Who but the user and root may change what a config says, its folder and its client files included: whoever may
-/// decides what root runs.
+/// Who except the user and root can change what a config says, its folders and its client files included: they decide
+/// what root runs.
 #[must_use]
 pub fn writers(path: &Path) -> Vec<Problem> {
     let clients = path.with_file_name(CLIENTS_FOLDER);
     let files = client_files(path).unwrap_or_default();
-    [path.parent(), Some(path), Some(clients.as_path())]
-        .into_iter()
-        .flatten()
-        .chain(files.iter().map(PathBuf::as_path))
-        .filter(|path| files::exists(path))
-        .filter_map(|path| files::check_unwritable(path).err().map(Problem::of_file))
-        .collect()
+    let above = [path, &clients].map(files::check_folders_above);
+    let itself = [path, &clients].into_iter().chain(files.iter().map(PathBuf::as_path));
+    let itself = itself.filter(|path| files::exists(path)).map(files::check_unwritable);
+    let mut problems: Vec<FileError> = above.into_iter().chain(itself).filter_map(Result::err).collect();
+    problems.dedup_by(|a, b| a.path == b.path);
+    problems.into_iter().map(Problem::of_file).collect()
 }
 
 /// What the text of a config and of the client files beside it means.

@@ -18,7 +18,8 @@ const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
 const CONTROL: &str = "/run/spa-knock/control.sock";
 const AUDIT: &str = "/var/log/spa-knock/audit.jsonl";
-const USER: &str = "spa-knock";
+/// The user that the watcher becomes, unless another is configured.
+pub const USER: &str = "spa-knock";
 const WINDOW: Duration = Duration::from_secs(30);
 /// Under a second no clock is right; over ten minutes a captured knock lives too long.
 const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);

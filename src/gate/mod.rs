@@ -13,6 +13,7 @@
 //! ```
 
 mod answers;
+mod argument;
 mod closing;
 mod copies;
 mod fresh;
@@ -36,9 +37,11 @@ mod tally;
 mod template;
 mod told;
 mod touched;
+mod undo;
 mod uses;
 mod watcher;
 
+pub use argument::{ArgumentPattern, Arguments, InvalidArgumentPattern};
 pub use closing::{Failsafe, Mode};
 pub use grant::{Grant, Passage, Way};
 pub use keeper::{Accepted, Answer, Bill, Keeper, Outcome, Refusal, Verdict};
@@ -55,5 +58,6 @@ pub use replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};
 pub use tally::{Ending, Tally};
 pub use template::{InvalidTemplate, Placeholder, Template};
 pub use touched::Sequence;
+pub use undo::undo_is_of;
 pub use uses::UseCounts;
 pub use watcher::{Authentic, Counts, Dropped, WatchedKey, Watcher};

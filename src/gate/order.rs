@@ -12,7 +12,8 @@ use super::rate::RecentActs;
 use super::record::{Event, Record, Via};
 use super::rejection::Rejection;
 use super::replay::{KnockId, ReplayMemory};
-use super::{Placeholder, Template};
+use super::undo::Values;
+use super::{Arguments, Placeholder, Template};
 use crate::crypto::Fingerprint;
 use crate::knock::{
     ActionName, AddressPolicy, ClientName, Door, Knock, Now, Ports, Prefix, PrefixLengths, ReplyWanted,
@@ -65,6 +66,8 @@ pub enum Effect {
 pub struct Undoing {
     /// What to run, one an address if they name it.
     pub commands: Vec<Command>,
+    /// The client's argument, which may be in them.
+    pub argument: String,
     /// After this time.
     pub after: Duration,
 }
@@ -236,18 +239,14 @@ fn check_argument(action: &Action, argument: &str) -> Result<Option<Ports>, Reje
         (true, true, _) => Err(Rejection::Argument("this action needs an argument")),
         (true, false, _) | (false, false, Some(_)) => Ok(ports),
         (false, false, None) => Err(Rejection::Argument("this action takes no argument")),
-        (false, true, _) if is_safe(argument) => Ok(ports),
+        (false, true, _) if action.parts.iter().all(|part| part.accepts(argument)) => Ok(ports),
+        (false, true, _) if action.parts.iter().any(Part::lists_arguments) => {
+            Err(Rejection::Argument("argument: not one of those that this action accepts"))
+        }
         (false, true, _) => {
-            Err(Rejection::Argument("argument: only A-Z a-z 0-9 . _ : / @ % + = , - and no leading -"))
+            Err(Rejection::Argument("argument: only A-Z a-z 0-9 . _ : @ % + = , - (no .. no leading @ -)"))
         }
     }
-}
-
-/// A command gets its argument as one word and no shell reads it, but what the command does with it is its own
-/// business: no option, and nothing that a careless script would take apart.
-fn is_safe(argument: &str) -> bool {
-    let safe = |b: u8| b.is_ascii_alphanumeric() || b"._:/@%+=,-".contains(&b);
-    !argument.starts_with('-') && argument.bytes().all(safe)
 }
 
 impl Action {
@@ -258,10 +257,14 @@ impl Action {
 }
 
 impl Part {
-    /// Whether a command of it has this placeholder.
-    fn uses(&self, placeholder: Placeholder) -> bool {
-        let Self::Run { argv, undo, .. } = self else { return false };
-        argv.iter().chain(undo.iter().flatten()).any(|word| word.uses(placeholder))
+    /// Whether its commands, if it has any, may be given this argument.
+    fn accepts(&self, argument: &str) -> bool {
+        let Self::Run { arguments, .. } = self else { return true };
+        arguments.allow(argument)
+    }
+
+    const fn lists_arguments(&self) -> bool {
+        matches!(self, Self::Run { arguments: Arguments::Listed(_), .. })
     }
 }
 
@@ -281,12 +284,10 @@ impl Asked<'_> {
             Part::OpenArgument { uses, .. } => Ok(self.open(self.argument.as_slice(), *uses)),
             Part::Forward { door, to } => self.forward(*door, to),
             Part::Close(action) => Ok(Effect::Close(action.clone())),
-            Part::Run { argv, timeout, undo } => Ok(Effect::Run {
+            Part::Run { argv, timeout, undo, .. } => Ok(Effect::Run {
                 commands: self.commands(argv),
                 timeout: *timeout,
-                undo: undo
-                    .as_ref()
-                    .map(|argv| Undoing { commands: self.commands(argv), after: self.duration }),
+                undo: undo.as_ref().map(|argv| self.undoing(argv)),
             }),
         }
     }
@@ -337,16 +338,21 @@ impl Asked<'_> {
         }
     }
 
+    fn undoing(&self, argv: &[Template]) -> Undoing {
+        let argument = self.knock.argument.to_string();
+        Undoing { commands: self.commands(argv), argument, after: self.duration }
+    }
+
     fn fill(&self, word: &Template, address: IpAddr) -> String {
         let Self { knock, ticket, .. } = self;
-        word.fill(|placeholder| match placeholder {
-            Placeholder::Address => address.to_string(),
-            Placeholder::Port => ticket.source.port().to_string(),
-            Placeholder::Client => ticket.client.to_string(),
-            Placeholder::Action => knock.action.to_string(),
-            Placeholder::Argument => knock.argument.to_string(),
-            Placeholder::Seconds if ticket.seconds > 0 => ticket.seconds.to_string(),
-            Placeholder::Seconds => knock.seconds.to_string(),
-        })
+        let values = Values {
+            address,
+            port: ticket.source.port(),
+            client: &ticket.client,
+            action: &knock.action,
+            argument: knock.argument.as_str(),
+            seconds: ticket.seconds,
+        };
+        values.fill(word)
     }
 }

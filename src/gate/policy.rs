@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::{KeyLimit, Rate, Template};
+use super::{Arguments, KeyLimit, Placeholder, Rate, Template};
 use crate::crypto::{Fingerprint, KeeperKeys, OtpSeed};
 use crate::knock::{ActionName, AddressPolicy, Band, ClientName, Door, Ports, PrefixLengths, Timestamp};
 
@@ -15,6 +15,15 @@ pub struct Action {
     pub parts: Vec<Part>,
     /// For how long, where that has a meaning: for all that is opened or undone.
     pub term: Option<Term>,
+}
+
+impl Part {
+    /// Whether a command of it has this placeholder.
+    #[must_use]
+    pub fn uses(&self, placeholder: Placeholder) -> bool {
+        let Self::Run { argv, undo, .. } = self else { return false };
+        argv.iter().chain(undo.iter().flatten()).any(|word| word.uses(placeholder))
+    }
 }
 
 impl Action {
@@ -61,6 +70,8 @@ pub enum Part {
         timeout: Duration,
         /// What is run, in the same way, to undo it when the action's time is over.
         undo: Option<Vec<Template>>,
+        /// What clients may have in place of `{argument}`.
+        arguments: Arguments,
     },
 }
 

@@ -16,7 +16,7 @@ pub enum Placeholder {
     Action,
     /// The client's argument.
     Argument,
-    /// For how many seconds; 0 = the action has no time, and the client does not say.
+    /// For how many seconds: as long as the action lasts.
     Seconds,
 }
 
@@ -114,6 +114,12 @@ impl Template {
     #[must_use]
     pub fn is_constant(&self) -> bool {
         self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
+    }
+
+    /// The word itself, if no placeholder stands in it.
+    #[must_use]
+    pub fn constant(&self) -> Option<String> {
+        self.is_constant().then(|| self.fill(|_| String::new()))
     }
 
     /// The word with every placeholder replaced by what `value` says.

@@ -1,32 +1,71 @@
 //! The commands of knocks, beside the event loop: a bounded number at a time, each with a deadline, and what they say.
 
-use std::collections::VecDeque;
-use std::io::{self, PipeReader, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+mod said;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::BorrowedFd;
 use std::process::Child;
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
+use self::said::Said;
 use super::confine::Identity;
+use super::descendants::Descendants;
 use super::runner::{self, RunError};
 
-/// How many run at a time, unless another number is said.
-const RUNNING_MAX: usize = 16;
-/// How many more may run that undo something: what others hold up must not keep a door open.
-const UNDOING_MAX: usize = 16;
-/// How many wait for their turn.
-const WAITING_MAX: usize = 64;
 /// Between the friendly signal and the last one.
 const GRACE: Duration = Duration::from_secs(1);
-/// What is kept of what a command says.
-const SAID_MAX: usize = 64 << 10;
+
+/// How many commands may run and wait: in all, and for one owner, so that no owner can keep the others out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Commands that run.
+    pub running: Share,
+    /// Commands that wait for their turn.
+    pub waiting: Share,
+    /// Undo tasks that run. They have slots of their own and do not wait for commands.
+    pub undoing: Share,
+}
+
+/// A limit in all and for one owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// In all.
+    pub total: usize,
+    /// For one owner.
+    pub each: usize,
+}
+
+impl Share {
+    /// A limit in all and for one owner.
+    #[must_use]
+    pub const fn new(total: usize, each: usize) -> Self {
+        Self { total, each }
+    }
+}
+
+impl Room {
+    /// So many slots that all owners share, who wait and undo in their own turn.
+    #[must_use]
+    pub const fn shared(running: usize) -> Self {
+        Self {
+            running: Share::new(running, running),
+            waiting: Share::new(64, 64),
+            undoing: Share::new(64, 16),
+        }
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { running: Share::new(32, 4), waiting: Share::new(512, 16), undoing: Share::new(64, 4) }
+    }
+}
 
 /// The commands that run and those that wait for it.
 pub struct Commands<T> {
-    /// How many run at a time.
-    max: usize,
+    room: Room,
     /// Whom they become; none = they are who we are.
     identity: Option<Identity>,
     running: Vec<Running<T>>,
@@ -35,15 +74,15 @@ pub struct Commands<T> {
 
 impl<T> Default for Commands<T> {
     fn default() -> Self {
-        Self::with_room(RUNNING_MAX)
+        Self::with_room(Room::default())
     }
 }
 
 impl<T> Commands<T> {
-    /// None yet, and so many at a time.
+    /// None yet, within these limits.
     #[must_use]
-    pub const fn with_room(max: usize) -> Self {
-        Self { max, identity: None, running: Vec::new(), waiting: VecDeque::new() }
+    pub const fn with_room(room: Room) -> Self {
+        Self { room, identity: None, running: Vec::new(), waiting: VecDeque::new() }
     }
 
     /// The same, as another user, without a capability.
@@ -59,8 +98,17 @@ pub struct Job<T> {
     pub argv: Vec<String>,
     /// When it is ended.
     pub timeout: Duration,
+    /// Who it runs for: each owner has slots of its own.
+    pub owner: String,
     /// What the caller knows it by.
     pub label: T,
+}
+
+/// Whether a command uses a slot of commands or of undo tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    Command,
+    Undo,
 }
 
 /// How a command ended.
@@ -87,11 +135,15 @@ pub struct Done<T> {
 
 struct Running<T> {
     child: Child,
+    owner: String,
+    slot: Slot,
     said: Said,
     started: Duration,
     timeout: Duration,
     /// When the last signal is due, once the friendly one is out.
     last: Option<Duration>,
+    /// What descended from it when that was sent.
+    descendants: Descendants,
     label: T,
 }
 
@@ -99,32 +151,36 @@ impl<T> Commands<T> {
     /// Starts a command, or lets it wait while as many run as may.
     ///
     /// # Errors
-    /// When it cannot be started, or as many wait as may.
+    /// When it cannot be started, or as many wait as may: in all, or for its owner.
     pub fn start(&mut self, job: Job<T>, now: Duration) -> Result<(), RunError> {
-        if self.running.len() < self.max && self.waiting.is_empty() {
-            return self.launch(job, now).map_err(|(error, _)| error);
+        let waiting = self.waiting.iter().filter(|waiting| waiting.owner == job.owner).count();
+        if waiting == 0 && self.may_run(&job.owner) {
+            return self.launch(job, Slot::Command, now).map_err(|(error, _)| error);
         }
-        if self.waiting.len() >= WAITING_MAX {
-            let program = job.argv.into_iter().next().unwrap_or_default();
-            let many = format!("{} commands run and {WAITING_MAX} wait already", self.max);
-            return Err(RunError::Io(program, many));
-        }
-        self.waiting.push_back(job);
-        Ok(())
+        let Room { running: run, waiting: wait, .. } = self.room;
+        let many = if waiting >= wait.each {
+            format!("{} commands of one client run and {} wait already", run.each, wait.each)
+        } else if self.waiting.len() >= wait.total {
+            format!("{} commands run and {} wait already", run.total, wait.total)
+        } else {
+            self.waiting.push_back(job);
+            return Ok(());
+        };
+        Err(RunError::Io(job.argv.into_iter().next().unwrap_or_default(), many))
     }
 
-    /// Whether one may be started that undoes something.
+    /// Whether an undo task of this owner may be started.
     #[must_use]
-    pub fn may_undo(&self) -> bool {
-        self.running.len() < self.max.saturating_add(UNDOING_MAX)
+    pub fn may_undo(&self, owner: &str) -> bool {
+        self.has_slot(Slot::Undo, self.room.undoing, owner)
     }
 
-    /// Starts one that undoes something: it waits for no others. To be asked for when [`Self::may_undo`].
+    /// Starts an undo task: it waits for no others. To be asked for when [`Self::may_undo`].
     ///
     /// # Errors
     /// When it cannot be started; it is over then.
     pub fn undo(&mut self, job: Job<T>, now: Duration) -> Result<(), Done<T>> {
-        self.launch(job, now).map_err(Done::unstarted)
+        self.launch(job, Slot::Undo, now).map_err(Done::unstarted)
     }
 
     /// Looks after all of them: ends those that are too late, starts those whose turn it is, returns those that are
@@ -139,12 +195,39 @@ impl<T> Commands<T> {
                 None => self.running.push(running),
             }
         }
-        while self.running.len() < self.max
-            && let Some(job) = self.waiting.pop_front()
-        {
-            over.extend(self.launch(job, now).err().map(Done::unstarted));
+        while let Some(job) = self.next() {
+            over.extend(self.launch(job, Slot::Command, now).err().map(Done::unstarted));
         }
         over
+    }
+
+    /// The job whose turn it is: of the owner that has the fewest commands running, the one that has waited longest.
+    fn next(&mut self) -> Option<Job<T>> {
+        if self.waiting.is_empty() || self.count(Slot::Command) >= self.room.running.total {
+            return None;
+        }
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for running in self.running.iter().filter(|running| running.slot == Slot::Command) {
+            let count = counts.entry(&running.owner).or_default();
+            *count = count.saturating_add(1);
+        }
+        let of = |job: &Job<T>| counts.get(job.owner.as_str()).copied().unwrap_or_default();
+        let waiting = self.waiting.iter().enumerate().map(|(place, job)| (of(job), place));
+        let (_, place) = waiting.filter(|(count, _)| *count < self.room.running.each).min()?;
+        self.waiting.remove(place)
+    }
+
+    fn may_run(&self, owner: &str) -> bool {
+        self.has_slot(Slot::Command, self.room.running, owner)
+    }
+
+    fn has_slot(&self, slot: Slot, share: Share, owner: &str) -> bool {
+        let of_owner = |running: &&Running<T>| running.slot == slot && running.owner == owner;
+        self.count(slot) < share.total && self.running.iter().filter(of_owner).count() < share.each
+    }
+
+    fn count(&self, slot: Slot) -> usize {
+        self.running.iter().filter(|running| running.slot == slot).count()
     }
 
     /// When `tend` must be called next, if no child ends and none says anything before.
@@ -166,7 +249,7 @@ impl<T> Commands<T> {
     /// Ends those of these that still run or wait, at once; returns whose they were.
     pub fn kill(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
         let kill = |mut running: Running<T>| {
-            runner::kill_group(&running.child);
+            running.signal(Signal::SIGKILL);
             let _ = running.child.wait();
             running.label
         };
@@ -189,8 +272,8 @@ impl<T> Commands<T> {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    fn launch(&mut self, job: Job<T>, now: Duration) -> Result<(), (RunError, T)> {
-        let Job { argv, timeout, label } = job;
+    fn launch(&mut self, job: Job<T>, slot: Slot, now: Duration) -> Result<(), (RunError, T)> {
+        let Job { argv, timeout, owner, label } = job;
         let started = Said::pipe()
             .map_err(|error| RunError::Io(argv.first().cloned().unwrap_or_default(), error.to_string()))
             .and_then(|(said, writer)| {
@@ -198,7 +281,18 @@ impl<T> Commands<T> {
             });
         match started {
             Ok((child, said)) => {
-                self.running.push(Running { child, said, started: now, timeout, last: None, label });
+                let (started, last, descendants) = (now, None, Descendants::default());
+                self.running.push(Running {
+                    child,
+                    owner,
+                    slot,
+                    said,
+                    started,
+                    timeout,
+                    last,
+                    descendants,
+                    label,
+                });
                 Ok(())
             }
             Err(error) => Err((error, label)),
@@ -217,13 +311,20 @@ impl<T> Running<T> {
         self.last.unwrap_or_else(|| self.started.saturating_add(self.timeout))
     }
 
+    /// Signals it and all that descends from it.
+    fn signal(&mut self, signal: Signal) {
+        self.descendants.stop_and_find(self.child.id());
+        runner::signal_group(&self.child, signal);
+        self.descendants.signal_outside(self.child.id(), signal);
+    }
+
     fn tend(&mut self, now: Duration) -> Option<Ended> {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => {
                 if now >= self.deadline() {
                     let signal = if self.last.is_some() { Signal::SIGKILL } else { Signal::SIGTERM };
-                    runner::signal_group(&self.child, signal);
+                    self.signal(signal);
                     self.last = Some(now.saturating_add(GRACE));
                 }
                 return None;
@@ -233,8 +334,8 @@ impl<T> Running<T> {
         self.said.take();
         Some(match self.last {
             Some(_) => {
-                // What it started may live on in its group.
-                runner::kill_group(&self.child);
+                // What it started may live on, in its group or another.
+                self.signal(Signal::SIGKILL);
                 Ended::TooLate
             }
             None if status.success() => Ended::Well,
@@ -243,69 +344,24 @@ impl<T> Running<T> {
     }
 }
 
-/// What a command has said so far.
-struct Said {
-    /// None once it can say no more.
-    pipe: Option<PipeReader>,
-    bytes: Vec<u8>,
-}
-
-impl Said {
-    fn pipe() -> io::Result<(Self, io::PipeWriter)> {
-        let (reader, writer) = io::pipe()?;
-        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok((Self { pipe: Some(reader), bytes: Vec::new() }, writer))
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Takes what is there. What is beyond the most that is kept is read and forgotten: a command that says too
-    /// much goes on.
-    fn take(&mut self) {
-        /// A pipe's size: one that says more than this at a time is heard again in the next turn.
-        const AT_ONCE: usize = 16;
-        let Some(pipe) = &mut self.pipe else { return };
-        let mut buffer = [0; 4096];
-        for _ in 0..AT_ONCE {
-            match pipe.read(&mut buffer) {
-                Ok(0) => return self.pipe = None,
-                Ok(length) => {
-                    let room = SAID_MAX.saturating_sub(self.bytes.len());
-                    self.bytes.extend(buffer.iter().take(length.min(room)));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return self.pipe = None,
-            }
-        }
-    }
-
-    /// One line: what is not printable stands as its escape.
-    fn into_text(self) -> String {
-        let text = String::from_utf8_lossy(&self.bytes);
-        let mut line = String::with_capacity(text.len());
-        for c in text.trim_end().chars() {
-            match c {
-                '"' | '\'' => line.push(c),
-                _ => line.extend(c.escape_debug()),
-            }
-        }
-        line
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::said::SAID_MAX;
     use super::*;
+    use std::path::Path;
+
     use crate::os::clock::steady;
-    use crate::os::confine;
+    use crate::os::{confine, files};
 
     const LONG: Duration = Duration::from_secs(60);
 
     fn job(words: &[&str], timeout: Duration, label: u32) -> Job<u32> {
-        Job { argv: words.iter().map(|&word| word.to_owned()).collect(), timeout, label }
+        job_of("a", words, timeout, label)
+    }
+
+    fn job_of(owner: &str, words: &[&str], timeout: Duration, label: u32) -> Job<u32> {
+        let argv = words.iter().map(|&word| word.to_owned()).collect();
+        Job { argv, timeout, owner: owner.to_owned(), label }
     }
 
     fn shell(script: &str) -> Job<u32> {
@@ -348,6 +404,37 @@ mod tests {
     }
 
     #[test]
+    fn what_a_command_started_is_killed_with_it_at_the_deadline_in_whatever_process_group() {
+        let scratch = tempfile::tempdir().unwrap();
+        let pids = scratch.path().join("pids");
+        for script in [
+            "timeout 61 sh -c 'echo $$ >>PIDS; sleep 62'",
+            "setsid sh -c 'trap \"\" TERM; echo $$ >>PIDS; sleep 63; sleep 63' & wait",
+            "(setsid sh -c 'echo $$ >>PIDS; exec sleep 64') & trap '' TERM; sleep 65; sleep 65",
+        ] {
+            let script = script.replace("PIDS", pids.to_str().unwrap());
+            let done = run(job(&["/bin/sh", "-c", &script], Duration::from_millis(500), 7));
+            assert_eq!(done.ended, Ended::TooLate, "{script}");
+            let started = files::read_text(&pids).unwrap();
+            assert_eq!(started.lines().count(), 1, "{script}");
+            for pid in started.lines() {
+                let is_gone = || {
+                    let stat = files::read_text(Path::new(&format!("/proc/{pid}/stat")));
+                    stat.map_or(true, |stat| stat.contains(") Z "))
+                };
+                assert!(
+                    (0..500).any(|_| {
+                        std::thread::sleep(Duration::from_millis(10));
+                        is_gone()
+                    }),
+                    "{script}"
+                );
+            }
+            files::remove(&pids).unwrap();
+        }
+    }
+
+    #[test]
     fn what_a_command_says_is_one_printable_line_of_bounded_length() {
         for (script, said) in [
             ("echo out; echo err >&2", "out\\nerr"),
@@ -364,32 +451,60 @@ mod tests {
     }
 
     #[test]
-    fn sixteen_run_sixty_four_wait_and_one_more_is_refused_but_undoing_waits_for_nobody() {
+    fn one_owner_has_its_own_slots_and_cannot_take_those_of_another() {
         let mut commands = Commands::default();
-        for label in 0..80 {
-            commands.start(job(&["/bin/sleep", "60"], LONG, label), steady()).unwrap();
+        let sleep = |owner: &str| job_of(owner, &["/bin/sleep", "60"], LONG, 1);
+        for _ in 0..20 {
+            commands.start(sleep("a"), steady()).unwrap();
         }
-        assert_eq!((commands.running.len(), commands.waiting.len()), (16, 64));
-        let refused = commands.start(job(&["/bin/true"], LONG, 80), steady()).unwrap_err();
-        assert_eq!(refused.to_string(), "/bin/true: 16 commands run and 64 wait already");
-        while commands.may_undo() {
-            assert!(commands.undo(job(&["/bin/sleep", "60"], LONG, 99), steady()).is_ok());
+        assert_eq!(commands.counts(), (4, 16));
+        let refused = commands.start(sleep("a"), steady()).unwrap_err();
+        assert_eq!(refused.to_string(), "/bin/sleep: 4 commands of one client run and 16 wait already");
+        for _ in 0..4 {
+            assert!(commands.may_undo("a"));
+            assert!(commands.undo(sleep("a"), steady()).is_ok());
         }
-        assert_eq!(commands.running.len(), 32);
+        assert!(!commands.may_undo("a"), "its undo tasks have as many slots");
+        assert!(commands.may_undo("b"));
+        commands.start(sleep("b"), steady()).unwrap();
+        assert_eq!(commands.counts(), (9, 16), "another one runs right away");
         assert!(commands.tend(steady()).is_empty());
-        assert_eq!(commands.kill(|_| true).len(), 96);
+        assert_eq!(commands.kill(|_| true).len(), 25);
+    }
+
+    #[test]
+    fn owners_take_turns_when_all_slots_are_in_use() {
+        let room = Room { running: Share::new(2, 2), waiting: Share::new(5, 4), ..Room::default() };
+        let mut commands = Commands::with_room(room);
+        for label in 0..2 {
+            commands.start(job_of("a", &["/bin/sleep", "0.1"], LONG, label), steady()).unwrap();
+        }
+        for (owner, label) in [("a", 2), ("a", 3), ("a", 4), ("b", 5), ("b", 6)] {
+            commands.start(job_of(owner, &["/bin/sleep", "60"], LONG, label), steady()).unwrap();
+        }
+        let refused = commands.start(job_of("c", &["/bin/true"], LONG, 7), steady()).unwrap_err();
+        assert_eq!(refused.to_string(), "/bin/true: 2 commands run and 5 wait already");
+        let mut over = Vec::new();
+        while over.len() < 2 {
+            over.extend(commands.tend(steady()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let mut owners: Vec<_> = commands.running.iter().map(|running| running.owner.as_str()).collect();
+        owners.sort_unstable();
+        assert_eq!(owners, ["a", "b"], "one of each, though three of one came first");
+        commands.kill(|_| true);
     }
 
     #[test]
     fn those_that_wait_run_in_their_order_and_one_that_cannot_start_says_so() {
         let mut commands = Commands::default();
-        for label in 0..16 {
+        for label in 0..4 {
             commands.start(job(&["/bin/sleep", "60"], Duration::ZERO, label), steady()).unwrap();
         }
         commands.start(job(&["/nonexistent/program"], LONG, 16), steady()).unwrap();
         commands.start(job(&["/bin/true"], LONG, 17), steady()).unwrap();
         let mut over = Vec::new();
-        while over.len() < 18 {
+        while over.len() < 6 {
             over.extend(commands.tend(steady()));
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -416,7 +531,7 @@ mod tests {
     #[test]
     fn a_command_under_another_identity_is_that_user_alone_and_has_no_capability() {
         let Some(identity) = confine::unprivileged("nobody").unwrap() else { return };
-        let mut commands = Commands::with_room(1).under(Some(identity));
+        let mut commands = Commands::default().under(Some(identity));
         let script = "id -u; id -g; id -G; grep -E 'Cap(Prm|Eff|Amb)' /proc/self/status | tr -d '\\t'";
         commands.start(shell(script), steady()).unwrap();
         let done = until_one_ends(&mut commands);

@@ -6,8 +6,9 @@
 mod permissions;
 mod secret;
 
+pub use self::permissions::trust_daemon_user;
 pub(super) use self::secret::read_zeroizing;
-pub use self::secret::{read_secret, read_secret_from_stdin};
+pub use self::secret::{read_daemon_secret, read_secret, read_secret_from_stdin};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -58,14 +59,120 @@ pub fn plain(error: &io::Error) -> String {
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
+/// Opens a regular file for reading. Anything else in its place (a FIFO, a device, a folder) is refused without waiting
+/// for it.
+fn open_plain(path: &Path) -> Result<File, FileError> {
+    let file = permissions::open_for_reading(path).map_err(|error| FileError::io(path, &error))?;
+    let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_file() {
+        return Err(FileError::new(path, "not a regular file", None));
+    }
+    Ok(file)
+}
+
 /// Reads a text file.
 ///
 /// # Errors
-/// When it cannot be read, is over 16 MiB or is not UTF-8.
+/// When it cannot be read, is not a regular file, is over 16 MiB or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
+    read_text_of(open_plain(path)?, path)
+}
+
+/// Reads a text file that only the user or root can change: the owner and mode of the opened file are checked, and those
+/// of all folders above it.
+///
+/// # Errors
+/// When another user can change it, naming the mode and the fix, or as [`read_text`].
+pub fn read_trusted_text(path: &Path) -> Result<String, FileError> {
+    read_text_of(open_trusted(path)?, path)
+}
+
+/// Reads a file of at most 1 GiB that only the user or root can change, as [`read_trusted_text`] does.
+///
+/// # Errors
+/// As [`read_trusted_text`].
+pub fn read_trusted_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
+    read_bytes_of(open_trusted(path)?, path)
+}
+
+fn open_trusted(path: &Path) -> Result<File, FileError> {
+    // What is read lies at the end of all links; a link that is changed from here on leads nowhere else.
+    let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
+    let file = open_plain(&real)?;
+    let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
+    permissions::check_unwritable(path, &metadata)?;
+    check_folders_above(path)?;
+    Ok(file)
+}
+
+/// Checks that only the user or root can change what is at `path`: every folder above it, and above what it links to,
+/// belongs to one of them and is not writable for others (or is sticky, as /tmp).
+///
+/// # Errors
+/// When another user can, naming the folder, its mode and the fix.
+pub fn check_folders_above(path: &Path) -> Result<(), FileError> {
+    let absolute = std::path::absolute(path).map_err(|error| FileError::io(path, &error))?;
+    let real = fs::canonicalize(path).unwrap_or_else(|_| absolute.clone());
+    for folder in absolute.ancestors().skip(1).chain(real.ancestors().skip(1)) {
+        match fs::metadata(folder) {
+            Ok(metadata) => permissions::check_folder(folder, &metadata)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(FileError::io(folder, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// Checks that only the user or root can read or change what is in `folder`: the folder, everything in it, and the
+/// folders above it. Links in it are not followed.
+///
+/// # Errors
+/// When another user can, naming the path, its mode and the fix, or it is not a folder.
+pub fn check_private_tree(folder: &Path) -> Result<(), FileError> {
+    check_unwritable(folder)?;
+    if !fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?.is_dir() {
+        return Err(FileError::new(folder, "not a folder", None));
+    }
+    check_folders_above(folder)?;
+    check_entries(folder)
+}
+
+/// Checks that a program can be run, and that only the user or root can replace it.
+///
+/// # Errors
+/// When that does not hold, naming the fix, or it is not there.
+pub fn check_program(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_file() {
+        return Err(FileError::new(path, "not a regular file", None));
+    }
+    permissions::check_executable(path, &metadata)?;
+    permissions::check_unwritable(path, &metadata)?;
+    check_folders_above(path)
+}
+
+fn check_entries(folder: &Path) -> Result<(), FileError> {
+    for path in list(folder)? {
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            // A file of a command that runs beside us is gone again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(FileError::io(&path, &error)),
+        };
+        if metadata.is_symlink() {
+            return Err(FileError::new(&path, "is a link", Some(format!("rm {}", path.display()))));
+        }
+        permissions::check_unwritable(&path, &metadata)?;
+        if metadata.is_dir() {
+            check_entries(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_text_of(file: File, path: &Path) -> Result<String, FileError> {
     let error = |error: io::Error| FileError::io(path, &error);
     let mut text = String::new();
-    let file = File::open(path).map_err(error)?;
     let read = file.take(TEXT_MAX).read_to_string(&mut text).map_err(|e| match e.kind() {
         io::ErrorKind::InvalidData => FileError::new(path, "not UTF-8 text", None),
         _ => error(e),
@@ -79,10 +186,13 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
 /// Reads a file of at most 1 GiB whole.
 ///
 /// # Errors
-/// When it cannot be read or is larger.
+/// When it cannot be read, is not a regular file or is larger.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>, FileError> {
+    read_bytes_of(open_plain(path)?, path)
+}
+
+fn read_bytes_of(file: File, path: &Path) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| FileError::io(path, &error))?;
     let read = file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(|error| FileError::io(path, &error))?;
     if u64::try_from(read).is_ok_and(|read| read >= BYTES_MAX) {
         return Err(FileError::new(path, "larger than 1 GiB", None));
@@ -148,6 +258,7 @@ pub fn create_new(path: &Path, mode: Mode, content: &[u8]) -> Result<File, FileE
         ),
         _ => FileError::io(path, &error),
     })?;
+    permissions::give_to_trusted_owner(&file, path)?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(|error| {
         // A half-written key file would look like a whole one; the error that is told is the first.
         let _ = fs::remove_file(path);
@@ -199,7 +310,9 @@ pub fn append(path: &Path, mode: Mode) -> Result<File, FileError> {
     options.append(true).create(true);
     permissions::refuse_links(&mut options);
     permissions::set_mode(&mut options, mode);
-    options.open(path).map_err(|error| FileError::io(path, &error))
+    let file = options.open(path).map_err(|error| FileError::io(path, &error))?;
+    permissions::give_to_trusted_owner(&file, path)?;
+    Ok(file)
 }
 
 /// Whatever this process and what it starts create is for its owner alone, unless they say otherwise (umask 077).

@@ -21,6 +21,8 @@ pub mod confine;
 #[cfg(feature = "server")]
 pub mod connections;
 #[cfg(feature = "server")]
+mod descendants;
+#[cfg(feature = "server")]
 pub mod descriptors;
 #[cfg(feature = "server")]
 pub mod discipline;

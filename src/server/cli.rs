@@ -329,6 +329,16 @@ fn typed_id(text: &str) -> Result<ServerId, crate::knock::InvalidName> {
     ServerId::from_typed(text)
 }
 
+impl Command {
+    /// Whether it becomes a daemon or a part of one.
+    pub(super) const fn is_daemon(&self) -> bool {
+        matches!(
+            self,
+            Self::Run | Self::Watch | Self::WatchKnocks | Self::FollowLog { .. } | Self::Knockd { .. }
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;

@@ -1,6 +1,7 @@
 //! Step 9 of the ladder: what an order says is done here, and undone in its time.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use super::gatehouse::Gatehouse;
@@ -9,7 +10,7 @@ use super::standing::Standing;
 use super::state::{Begun, Left, Undoing, Undoings};
 use super::status::CommandsState;
 use crate::firewall::{FirewallError, Live};
-use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo};
+use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo, undo_is_of};
 use crate::knock::{ActionName, ClientName};
 use crate::os::clock;
 use crate::os::commands::{self, Commands, Ended, Job};
@@ -122,7 +123,21 @@ impl Deeds {
     pub(super) fn patience(&self) -> Duration {
         let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
         let first = self.gatehouse.patience();
-        deadline.into_iter().chain(self.undoings.next_due()).fold(first, Duration::min)
+        let due = self.undoings.next_due(|undoing| self.may_undo(undoing));
+        deadline.into_iter().chain(due).fold(first, Duration::min)
+    }
+
+    fn may_undo(&self, undoing: &Undoing) -> bool {
+        self.commands.may_undo(undoing.record.client.as_str())
+    }
+
+    /// Lets what an earlier daemon left be undone as far as this config makes it; returns what is to be recorded of the
+    /// rest.
+    pub(super) fn confirm_undoings(&mut self, loaded: &Loaded) -> Vec<Record> {
+        let actions = &loaded.config.actions;
+        let refused =
+            self.undoings.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));
+        refused.into_iter().map(|(file, undoing)| not_of_the_config(&file, undoing)).collect()
     }
 
     /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
@@ -130,10 +145,12 @@ impl Deeds {
         self.gatehouse.tend(loaded);
         self.commands.listen();
         let mut over = self.commands.tend(clock::steady());
-        while self.commands.may_undo()
-            && let Some((begun, Undoing { argv, timeout, record })) = self.undoings.begin()
+        while let Some((begun, undoing)) =
+            self.undoings.begin(|undoing| self.commands.may_undo(undoing.record.client.as_str()))
         {
-            let job = Job { argv, timeout, label: Label::Undoing(begun, record) };
+            let Undoing { argv, timeout, record, .. } = undoing;
+            let owner = record.client.to_string();
+            let job = Job { argv, timeout, owner, label: Label::Undoing(begun, record) };
             over.extend(self.commands.undo(job, clock::steady()).err());
         }
         over.into_iter().map(|done| self.conclude(done)).collect()
@@ -173,7 +190,8 @@ impl Deeds {
         let mut planned = Vec::new();
         for command in undo.iter().flat_map(|undo| &undo.commands) {
             let record = command.ticket(ticket).record(Event::Expired, None);
-            let undoing = Undoing { argv: command.argv().to_vec(), timeout, record };
+            let argument = undo.map(|undo| undo.argument.clone()).unwrap_or_default();
+            let undoing = Undoing { argv: command.argv().to_vec(), timeout, argument, record };
             match self.undoings.plan(undoing, undo.map(|undo| undo.after).unwrap_or_default()) {
                 Ok(plan) => planned.extend(plan),
                 Err(error) => {
@@ -186,7 +204,8 @@ impl Deeds {
         let mut failed = None;
         for command in commands {
             let label = Label::Order(command.ticket(ticket));
-            let job = Job { argv: command.argv().to_vec(), timeout, label };
+            let owner = ticket.client().to_string();
+            let job = Job { argv: command.argv().to_vec(), timeout, owner, label };
             match self.commands.start(job, clock::steady()) {
                 Ok(()) => begun = begun.saturating_add(1),
                 Err(error) => failed = Some(error.to_string()),
@@ -222,6 +241,18 @@ impl Deeds {
         }
         record
     }
+}
+
+/// What an earlier daemon left to be undone and the config does not make: nothing is run that only a file names.
+fn not_of_the_config(file: &Path, undoing: Undoing) -> Record {
+    log::error!(
+        "undo: {}: not run: no action of this config makes it for {}: {:?}\nhint: run it by hand if it is yours, then remove the file; or restore the action's `undo`",
+        file.display(),
+        undoing.record.client,
+        undoing.argv
+    );
+    let reason = Some("undo: not run: no action of this config makes this command".to_owned());
+    Record { event: Event::Failed, reason, ..undoing.record }
 }
 
 /// Tells what an earlier daemon left half-done; returns what is to be recorded.

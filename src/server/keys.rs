@@ -116,7 +116,7 @@ fn load_otp(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<Otp
 
 /// Reads a file of secrets, or says why not and what to do.
 fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>)> {
-    files::read_secret(file).map_err(|error| {
+    files::read_daemon_secret(file).map_err(|error| {
         let about_file = Path::new(&error.path) == file;
         let reason = if about_file { error.reason } else { format!("{}: {}", error.path, error.reason) };
         (reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))

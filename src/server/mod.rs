@@ -67,6 +67,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(options: Options) -> ExitCode {
     let config = crate::os::env::absolute(&options.config);
+    if !options.command.is_daemon() {
+        trust_daemon_user(&config);
+    }
     match options.command {
         Command::Run => run::run(&config),
         Command::Reload(place) => exit(reload::reload(&place.facts(&config))),
@@ -106,6 +109,15 @@ fn dispatch(options: Options) -> ExitCode {
             Failure::usage(reason).exit()
         }
     }
+}
+
+/// Commands that root runs by hand accept the files of a daemon that runs as a user of its own, and leave it files that it
+/// can read.
+fn trust_daemon_user(config: &Path) {
+    let Some(folder) = config.parent() else { return };
+    let user =
+        crate::config::load(config).map_or_else(|_| crate::config::USER.to_owned(), |config| config.user);
+    crate::os::files::trust_daemon_user(&user, folder);
 }
 
 fn exit(result: Result<(), Failure>) -> ExitCode {

@@ -18,12 +18,12 @@ use super::standing::Standing;
 use super::state::{self, Left, State, Undoings};
 use super::takeover;
 use super::watcher_process::Post;
-use crate::config::{self, Backend as BackendKind, CaptureKind, ConfigErrors, Interfaces, ServerConfig};
+use crate::config::{self, Backend as BackendKind, CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::firewall::{Backend, Enforcing, Gate, Iptables, Nftables, NoFirewall};
 use crate::gate::{Client, ClientRules, KeyAge, Part, Policy, ReplayMemory, WatchedKey};
 use crate::os::confine::{self, Needs};
-use crate::os::files;
+use crate::os::files::{self, FileError};
 use crate::os::signals::Signals;
 use crate::os::{clock, descriptors, host, log as os_log};
 
@@ -40,6 +40,7 @@ pub(super) fn run(path: &Path) -> ExitCode {
             .confine()?
             .lock()?
             .close_proven_gate()?
+            .check_state()?
             .remember()?
             .listen()?
             .close_gate()
@@ -64,6 +65,8 @@ pub(super) struct Loaded {
 pub(super) struct Locked {
     loaded: Loaded,
     locks: Vec<File>,
+    /// Whether the state folder can be used.
+    state: Result<(), FileError>,
     /// With the gate closed already, where the daemon has run before.
     gatehouse: Gatehouse,
 }
@@ -99,11 +102,7 @@ pub(super) struct Gated {
 impl Loaded {
     /// Reads config and keys.
     pub(super) fn load(path: &Path) -> Result<Self, Failure> {
-        let writers = config::writers(path);
-        if !writers.is_empty() {
-            return Err(ConfigErrors::of(writers).into());
-        }
-        let config = config::load(path)?;
+        let config = config::load_trusted(path)?;
         let clients = load_clients(&config)?;
         let legacy = legacy::load(&config)?;
         Ok(Self { path: path.to_owned(), config, clients, legacy })
@@ -139,13 +138,21 @@ impl Loaded {
             || self.legacy.as_ref().is_some_and(Written::runs_commands)
     }
 
+    /// Takes state and gate. A state folder that cannot be used is an error that waits until the gate is closed.
     fn lock(self) -> Result<Locked, Failure> {
-        let mut locks = vec![state::lock(&self.config.state_dir)?];
+        let folder = &self.config.state_dir;
+        let (mut locks, mut state) = (Vec::new(), Ok(()));
+        match state::try_lock(folder) {
+            Ok(lock) => locks.push(lock.ok_or_else(|| state::in_use(folder))?),
+            Err(error) => state = Err(error),
+        }
         if self.config.backend != BackendKind::None {
             locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);
         }
-        let gatehouse = self.gatehouse(Standing::read(&self.config.state_dir)?)?;
-        Ok(Locked { loaded: self, locks, gatehouse })
+        // What cannot be looked into has been used before.
+        let standing = Standing::read_trusted(folder).unwrap_or(Standing::On);
+        let gatehouse = self.gatehouse(standing)?;
+        Ok(Locked { loaded: self, locks, state, gatehouse })
     }
 
     /// What the watcher watches.
@@ -260,6 +267,14 @@ impl Locked {
         Ok(self)
     }
 
+    /// What is in the state folder decides what runs, and whether the gate is closed: nothing of it is read unless only
+    /// we can have written it.
+    fn check_state(mut self) -> Result<Self, Failure> {
+        let trusted = files::check_private_tree(&self.loaded.config.state_dir);
+        trusted.and(std::mem::replace(&mut self.state, Ok(())))?;
+        Ok(self)
+    }
+
     fn remember(self) -> Result<Remembering, Failure> {
         let (state, memory) = state::open(&self.loaded.config).map_err(Failure::run)?;
         let (undoings, left) = state::open_undoings(&self.loaded.config).map_err(Failure::run)?;
@@ -278,8 +293,13 @@ impl Remembering {
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
     fn close_gate(self) -> Result<Gated, Failure> {
-        let Remembering { locked: Locked { loaded, locks, mut gatehouse }, state, memory, undoings, left } =
-            self.remembering;
+        let Remembering {
+            locked: Locked { loaded, locks, mut gatehouse, .. },
+            state,
+            memory,
+            undoings,
+            left,
+        } = self.remembering;
         let (ears, plain) = (self.ears, self.plain);
         let mut audit = AuditLog::open(&loaded.config.audit)?;
         for record in deeds::tell_left(left) {
@@ -293,7 +313,10 @@ impl Listening {
             _ => takeover::remove_other_gates(loaded.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
-        let deeds = Deeds::new(gatehouse, undoings);
+        let mut deeds = Deeds::new(gatehouse, undoings);
+        for record in deeds.confirm_undoings(&loaded) {
+            audit.write(&record, clock::wall());
+        }
         Ok(Gated { loaded, locks, ears, plain, deeds, audit, state, memory })
     }
 }

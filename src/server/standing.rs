@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::state;
 use crate::os::files::{self, FileError, Mode};
 use crate::os::{clock, host};
 
@@ -34,6 +35,24 @@ impl Standing {
             Err(error) if error.missing => Ok(Self::Never),
             Err(error) => Err(error),
         }
+    }
+
+    /// The same at a start, from a folder that is not checked yet: closed where another user can have written the file,
+    /// or can have removed it.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read.
+    pub(super) fn read_trusted(state: &Path) -> Result<Self, FileError> {
+        let standing = Self::read(state)?;
+        if files::check_private_tree(state).is_ok() {
+            return Ok(standing);
+        }
+        let written_by_us = files::check_unwritable(&file(state)).is_ok();
+        Ok(match standing {
+            Self::Off | Self::Trial(_) if !written_by_us => Self::On,
+            Self::Never if state::has_run(state) => Self::On,
+            standing => standing,
+        })
     }
 
     /// Remembers it.

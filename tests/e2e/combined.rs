@@ -112,7 +112,7 @@ fn a_reload_takes_up_other_doors_or_keeps_the_old_ones_and_what_is_open_is_close
     let Some(lab) = Lab::new() else { return };
     let notes = "command = echo open %IP% >> DIR/ran\nstop_command = echo close %IP% >> DIR/ran\n";
     let site = site(&format!("[a]\nsequence = 7000\ncmd_timeout = 1\n{notes}"));
-    let mut daemon = Daemon::start(&lab.server, &site);
+    let daemon = Daemon::start(&lab.server, &site);
     write_doors(&site, "[a]\nsequence = 7001\nnonsense\n");
     daemon.reload();
     assert!(daemon.log().contains("knockd.conf:3:1: config: line 3: syntax error"), "{}", daemon.log());
@@ -123,15 +123,51 @@ fn a_reload_takes_up_other_doors_or_keeps_the_old_ones_and_what_is_open_is_close
     knock_plainly(&lab, SERVER4, &["7000", "7001"]);
     assert!(within(SOON, || ran(&site).len() == 3), "the new ones alone");
     thread::sleep(Duration::from_millis(200));
-    // Without [legacy] there is no door any more, but what is open is closed in time, by the next daemon too.
+    // Without [legacy] there is no door any more, but what is open is closed in time.
     site.write_config("", &open_ssh(2));
     daemon.reload();
     assert_eq!(daemon.children().len(), 1, "a watcher of sealed knocks alone");
-    daemon.terminate();
-    let _daemon = Daemon::start(&lab.server, &site);
     assert!(within(SOON, || ran(&site).len() == 4), "{:?}", ran(&site));
     assert_eq!(ran(&site)[2..], ["open 10.77.0.2", "close 10.77.0.2"]);
     assert_eq!(site.audit_of("expired").len(), 2);
+}
+
+#[test]
+fn the_next_daemon_closes_what_its_doors_close_and_reports_the_rest() {
+    let Some(lab) = Lab::new() else { return };
+    let notes = "command = echo open %IP% >> DIR/ran\nstop_command = echo close %IP% >> DIR/ran\n";
+    let site = site(&format!("[a]\nsequence = 7000\ncmd_timeout = 2\n{notes}"));
+    for (closes, rest) in [(true, None), (false, Some(open_ssh(2)))] {
+        let before = ran(&site).len();
+        let mut daemon = Daemon::start(&lab.server, &site);
+        knock_plainly(&lab, SERVER4, &["7000"]);
+        assert!(within(SOON, || ran(&site).len() == before + 1), "it opens");
+        thread::sleep(Duration::from_millis(200));
+        daemon.terminate();
+        if let Some(rest) = rest {
+            site.write_config("", &rest);
+        }
+        let mut daemon = Daemon::start(&lab.server, &site);
+        match closes {
+            true => assert!(within(SOON, || ran(&site).len() == before + 2), "{:?}", ran(&site)),
+            // A file alone makes no command.
+            false => {
+                assert!(
+                    daemon.log().contains("not run: no section has this stop command"),
+                    "{}",
+                    daemon.log()
+                );
+                thread::sleep(Duration::from_secs(3));
+                assert_eq!(ran(&site).len(), before + 1);
+                assert_eq!(
+                    std::fs::read_dir(site.path("state/legacy/undo")).unwrap().count(),
+                    1,
+                    "it is kept"
+                );
+            }
+        }
+        daemon.terminate();
+    }
 }
 
 #[test]

@@ -60,5 +60,6 @@ mod state;
 mod status;
 mod strace;
 mod transit;
+mod trust;
 mod undo;
 mod worst_day;

@@ -19,8 +19,9 @@ fn script(site: &Site, text: &str) {
 /// A site whose action `act` runs the script `act` with these words.
 fn site(words: &str, timeout: &str) -> Site {
     let site = Site::new("", "");
+    let allowed = if words.contains("{argument}") { "allow-arguments = [\"A/*\"]\n" } else { "" };
     let rest = format!(
-        "[firewall]\nbackend = \"none\"\n\n[action.act]\nrun = [\"{}\", {words}]\ntimeout = \"{timeout}\"\n\n\
+        "[firewall]\nbackend = \"none\"\n\n[action.act]\nrun = [\"{}\", {words}]\ntimeout = \"{timeout}\"\n{allowed}\n\
          [client.laptop]\nkey = \"laptop.key\"\nallow = [\"act\"]\n",
         site.path("act").display()
     );

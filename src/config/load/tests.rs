@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Audit, Backend, CaptureKind, Interfaces};
-use crate::gate::{Action, Part, Term, Uses};
+use crate::gate::{Action, Arguments, Part, Term, Uses};
 use crate::knock::{ActionName, AddressPolicy, Band, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
@@ -103,7 +103,8 @@ expires = 2027-01-31
         }
     );
     let argv = ["/usr/bin/systemctl", "restart", "{argument}"].map(|word| word.parse().unwrap());
-    let web = Part::Run { argv: argv.to_vec(), timeout: Duration::from_secs(5), undo: None };
+    let (argv, timeout) = (argv.to_vec(), Duration::from_secs(5));
+    let web = Part::Run { argv, timeout, undo: None, arguments: Arguments::default() };
     assert_eq!(action("web"), Action { parts: vec![web], term: None });
     let client = |name: &str| config.clients[&name.parse::<ClientName>().unwrap()].clone();
     let laptop = client("laptop");
@@ -281,7 +282,7 @@ fn a_bad_action_is_told_with_its_place() {
             "x = 1",
             "f:3:9: action.a: no effect\nhint: give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]\n\
              f:4:1: action.a.x: unknown key\nhint: known here: open, run, forward, close, for, max, timeout, undo, \
-             allow-ports, once",
+             allow-arguments, allow-ports, once",
         ),
         ("open = []\nfor = '1s'", "f:4:8: action.a.open: empty list"),
         ("open = ['tcp/22']", "f:3:9: action.a: `for` is missing\nhint: for = \"30s\": how long it lasts"),
@@ -362,6 +363,21 @@ fn a_bad_action_is_told_with_its_place() {
         (
             "open = ['tcp/22']\nfor = '1m'\nundo = ['/bin/a']",
             "f:6:8: action.a.undo: only what `run` does is undone by a command\nhint: a grant ends by itself",
+        ),
+        (
+            "run = ['/bin/a', '{seconds}']",
+            "f:3:9: action.a: `for` is missing: it bounds {seconds}\n\
+             hint: for = \"30s\": what {seconds} is; max = \"1h\": the most that a client may ask for",
+        ),
+        (
+            "run = ['/bin/a']\nallow-arguments = ['a']",
+            "f:5:19: action.a.allow-arguments: arguments that a client may name, but no command has {argument}\n\
+             hint: run = [\"/usr/bin/systemctl\", \"restart\", \"{argument}\"]",
+        ),
+        (
+            "run = ['/bin/a', '{argument}']\nallow-arguments = ['a b', 'c']",
+            "f:5:20: action.a.allow-arguments: not an argument: only A-Z a-z 0-9 . _ : / @ % + = , - and *, at most \
+             80, no leading -",
         ),
         ("run = ['/bin/a']\ntimeout = '2h'", "f:5:11: action.a.timeout: not from 1s to 1h"),
     ];

@@ -8,7 +8,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::permissions::{self, open_for_reading};
-use super::{FileError, plain};
+use super::{FileError, check_folders_above, plain};
 
 /// The largest key file.
 const SECRET_MAX: usize = 64 << 10;
@@ -19,6 +19,26 @@ const SECRET_MAX: usize = 64 << 10;
 /// # Errors
 /// When one of that does not hold, naming the mode and the mend, or the file cannot be read.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    read_secret_below(path, |real| real.parent().map_or(Ok(()), check_folder))
+}
+
+/// The same, where no folder above the file may be writable for another user either.
+///
+/// # Errors
+/// As [`read_secret`].
+pub fn read_daemon_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    read_secret_below(path, |_| check_folders_above(path))
+}
+
+fn check_folder(folder: &Path) -> Result<(), FileError> {
+    let metadata = fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?;
+    permissions::check_folder(folder, &metadata)
+}
+
+fn read_secret_below(
+    path: &Path,
+    check_folders: impl FnOnce(&Path) -> Result<(), FileError>,
+) -> Result<Zeroizing<String>, FileError> {
     // The folder that counts is the one that the file lies in, not one that a link to it lies in.
     let real = fs::canonicalize(path).map_err(|error| FileError::io(path, &error))?;
     let file = open_for_reading(&real).map_err(|error| FileError::io(path, &error))?;
@@ -27,12 +47,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
         return Err(FileError::new(path, "not a regular file", None));
     }
     permissions::check_file(path, &metadata)?;
-    if let Some(folder) = real.parent() {
-        permissions::check_folder(
-            folder,
-            &fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?,
-        )?;
-    }
+    check_folders(&real)?;
     read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
 }
 
@@ -78,8 +93,8 @@ mod tests {
         for (file_mode, folder_mode, reason) in [
             (0o640, 0o700, "mode 0640 lets others at it"),
             (0o604, 0o700, "mode 0604 lets others at it"),
-            (0o600, 0o770, "mode 0770 lets others replace the key file in this folder"),
-            (0o600, 0o707, "mode 0707 lets others replace the key file in this folder"),
+            (0o600, 0o770, "mode 0770 lets others replace the files in this folder"),
+            (0o600, 0o707, "mode 0707 lets others replace the files in this folder"),
         ] {
             chmod(&key, file_mode);
             chmod(&folder, folder_mode);

@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
 
@@ -11,13 +12,49 @@ use super::{FileError, Mode};
 
 const OTHERS_READ: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
+const EXECUTE: u32 = 0o111;
 const STICKY: u32 = 0o1000;
 const PERMISSIONS: u32 = 0o7777;
 
+/// No user has this number (chown(2) reads it as "leave it").
+const NO_USER: u32 = u32::MAX;
+/// A user besides us and root whose files are trusted.
+static DAEMON_USER: AtomicU32 = AtomicU32::new(NO_USER);
+
+/// Where we are root and `folder` belongs to the user `name`, files of that user are trusted from now on, as the daemon
+/// that runs as that user trusts them; and what we write into that user's folders is given to that user. For commands
+/// of the admin's, never for a daemon: one that runs as root would otherwise obey a user that is not.
+pub fn trust_daemon_user(name: &str, folder: &Path) {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let owner = std::fs::metadata(folder).map_or(NO_USER, |metadata| metadata.uid());
+    let user = nix::unistd::User::from_name(name).ok().flatten();
+    if user.is_some_and(|user| user.uid.as_raw() == owner && owner != 0) {
+        DAEMON_USER.store(owner, Ordering::Relaxed);
+    }
+}
+
+/// A file that we have opened in a folder of the daemon's user belongs to that user, too: it must be able to read it.
+pub(super) fn give_to_trusted_owner(file: &File, path: &Path) -> Result<(), FileError> {
+    let user = DAEMON_USER.load(Ordering::Relaxed);
+    if user == NO_USER {
+        return Ok(());
+    }
+    let given = folder_of(path).metadata().and_then(|folder| match folder.uid() == user {
+        true => std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid())),
+        false => Ok(()),
+    });
+    given.map_err(|error| FileError::io(path, &error))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Non-blocking, or a FIFO in a file's place would hang us before its kind is checked.
 pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
-    // Non-blocking, or a FIFO in the key's place would hang us before its kind is checked.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+    OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
 
 pub(super) fn check_file(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
@@ -39,7 +76,7 @@ pub(super) fn check_folder(folder: &Path, metadata: &Metadata) -> Result<(), Fil
         return Err(FileError::new(
             folder,
             format!(
-                "mode {:04o} lets others replace the key file in this folder",
+                "mode {:04o} lets others replace the files in this folder",
                 metadata.mode() & PERMISSIONS
             ),
             Some(format!("chmod go-w {}", folder.display())),
@@ -61,6 +98,17 @@ pub(super) fn check_unwritable(path: &Path, metadata: &Metadata) -> Result<(), F
     Ok(())
 }
 
+pub(super) fn check_executable(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+    if metadata.mode() & EXECUTE == 0 {
+        return Err(FileError::new(
+            path,
+            format!("mode {:04o} lets no one run it", metadata.mode() & PERMISSIONS),
+            Some(format!("chmod 755 {}", path.display())),
+        ));
+    }
+    Ok(())
+}
+
 pub(super) fn check_private_folder(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
     check_owner(path, metadata)?;
     if metadata.mode() & OTHERS_READ != 0 {
@@ -75,7 +123,8 @@ pub(super) fn check_private_folder(path: &Path, metadata: &Metadata) -> Result<(
 
 fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
     let us = nix::unistd::geteuid().as_raw();
-    if metadata.uid() != us && metadata.uid() != 0 {
+    let owner = metadata.uid();
+    if owner != us && owner != 0 && owner != DAEMON_USER.load(Ordering::Relaxed) {
         return Err(FileError::new(
             path,
             format!("belongs to user {}, neither to user {us} nor to root", metadata.uid()),
@@ -101,7 +150,12 @@ pub(super) fn create_folder(path: &Path, mode: Mode) -> io::Result<()> {
         Mode::Private => 0o700,
         Mode::Public => 0o755,
     };
-    DirBuilder::new().recursive(true).mode(mode).create(path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new().recursive(true).mode(mode).create(path)?;
+    let given = File::open(path).map(|folder| give_to_trusted_owner(&folder, path));
+    given?.map_err(io::Error::other)
 }
 
 pub(super) fn sync_folder(folder: &Path) -> Result<(), FileError> {

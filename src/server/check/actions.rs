@@ -1,13 +1,14 @@
 //! Actions and clients: what nobody may use, what opens nothing or too much, what is over.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use super::report::Report;
 use crate::config::{self, ServerConfig, written};
-use crate::gate::Part;
+use crate::gate::{Part, Template};
 use crate::knock::Prefix;
-use crate::os::clock;
+use crate::os::{clock, files};
 
 /// From here on a grant is more of an open port than of a door that is held open.
 const LONG: Duration = Duration::from_secs(86_400);
@@ -15,6 +16,7 @@ const LONG: Duration = Duration::from_secs(86_400);
 impl Report {
     pub(super) fn actions(&mut self, config: &ServerConfig) {
         self.doors(config);
+        self.programs(config);
         self.terms(config);
         self.failsafe(config);
         self.unused_actions(config);
@@ -35,6 +37,21 @@ impl Report {
                     format!("action.{name}.open: {ports} is not in firewall.protect"),
                     "it is open to everybody, or something else closes it: a grant changes neither",
                 );
+            }
+        }
+    }
+
+    /// Programs that cannot be run, or that another user can replace.
+    fn programs(&mut self, config: &ServerConfig) {
+        for (name, action) in &config.actions {
+            for (key, argv) in action.parts.iter().flat_map(commands) {
+                let Some(program) = argv.first().and_then(Template::constant) else { continue };
+                if let Err(error) = files::check_program(Path::new(&program)) {
+                    let message = format!("action.{name}.{key}: {}: {}", error.path, error.reason);
+                    let hint =
+                        error.hint.unwrap_or_else(|| "correct the path, or install the program".to_owned());
+                    self.problem(config, &["action", name.as_str(), key], message, &hint);
+                }
             }
         }
     }
@@ -96,4 +113,11 @@ impl Report {
             );
         }
     }
+}
+
+/// The commands of a part, with their keys.
+fn commands(part: &Part) -> Vec<(&'static str, &[Template])> {
+    let Part::Run { argv, undo, .. } = part else { return Vec::new() };
+    let undo = undo.iter().map(|undo| ("undo", undo.as_slice()));
+    std::iter::once(("run", argv.as_slice())).chain(undo).collect()
 }

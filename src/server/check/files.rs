@@ -4,12 +4,13 @@ use std::path::Path;
 
 use super::report::Report;
 use crate::config::{self, Audit, Backend, ServerConfig};
+use crate::gate::undo_is_of;
 use crate::knockd::Door;
 use crate::os::files;
 use crate::server::keys::load_clients;
 use crate::server::legacy;
 use crate::server::standing::Standing;
-use crate::server::state;
+use crate::server::state::{self, Undoing};
 
 impl Report {
     /// Who but us may change the config.
@@ -22,6 +23,7 @@ impl Report {
         self.keys(config);
         self.legacy(config);
         self.state(config);
+        self.undo_tasks(config);
         self.standing(config);
     }
 
@@ -29,6 +31,10 @@ impl Report {
         let before = self.count();
         for folder in [&config.keys_dir, &config.state_dir] {
             self.file(files::check_private_folder(folder));
+        }
+        self.file(files::check_folders_above(&config.keys_dir));
+        if files::exists(&config.state_dir) {
+            self.file(files::check_private_tree(&config.state_dir));
         }
         if let Audit::File(file) = &config.audit
             && let Some(folder) = file.parent()
@@ -103,6 +109,22 @@ impl Report {
                 let text = error.to_string();
                 let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, "run this as root"));
                 self.problem(config, &place, message.to_owned(), hint);
+            }
+        }
+    }
+
+    /// What waits to be undone and is not run.
+    fn undo_tasks(&mut self, config: &ServerConfig) {
+        let is_of = |undo: &Undoing| undo_is_of(&config.actions, &undo.record, &undo.argument, &undo.argv);
+        for (file, undoing) in state::waiting_undoings(&config.state_dir).unwrap_or_default() {
+            if !is_of(&undoing) {
+                let (client, argv) = (undoing.record.client, undoing.argv);
+                self.warning(
+                    config,
+                    &["server", "state_dir"],
+                    format!("{}: not run: no action makes it for {client}: {argv:?}", file.display()),
+                    "run it by hand if it is yours, then remove the file; or restore the action's `undo`",
+                );
             }
         }
     }

@@ -81,6 +81,9 @@ impl Daemon {
         self.loaded = new;
         self.remember_config();
         self.close_for_strangers();
+        for record in self.deeds.confirm_undoings(&self.loaded) {
+            self.keep(&record);
+        }
         Ok(())
     }
 }

@@ -126,6 +126,7 @@ impl Doors {
             self.ears = Some(ears);
             (self.restart, self.delay) = (None, RESTART_FIRST);
         }
+        self.leases.confirm(&self.doors);
         self.tell_sequences();
     }
 
@@ -134,6 +135,7 @@ impl Doors {
         (self.post, self.ears, self.restart) = (None, None, None);
         self.doors.clear();
         self.lists.clear();
+        self.leases.confirm(&self.doors);
     }
 
     /// How many there are.

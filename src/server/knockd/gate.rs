@@ -56,7 +56,7 @@ impl Gate {
     /// When another daemon has it, or the firewall does not take it.
     pub(super) fn open(folder: &Path, written: &Written) -> Result<Self, Failure> {
         let mut gate = Self { folder: folder.to_owned(), closed: None };
-        let standing = Standing::read(folder)?;
+        let standing = Standing::read_trusted(folder)?;
         match gate.guarded(written) {
             Some(guarded) => {
                 let mut closed = Closed::take(guarded, standing).map_err(|why| refused(written, &why))?;

@@ -50,6 +50,8 @@ impl Keeper {
         let folder = options.state_dir.join(folder_name(&settings.path));
         let lock = state::lock(&folder)?;
         let mut gate = Gate::open(&folder, &settings.written)?;
+        // What is in it decides what runs.
+        files::check_private_tree(&folder)?;
         let client = CLIENT.parse().map_err(Failure::run)?;
         let identity = confine::unprivileged(USER)
             .map_err(|error| Failure::run(format_args!("watcher: {}", files::plain(&error))))?;

@@ -11,7 +11,7 @@ use crate::gate::{Event, KeyAge, Record};
 use crate::knock::ClientName;
 use crate::knockd::{Door, Orders, Truncated};
 use crate::os::clock;
-use crate::os::commands::{Commands, Ended, Job};
+use crate::os::commands::{Commands, Ended, Job, Room};
 
 /// How many run at a time.
 const RUNNING_MAX: usize = 64;
@@ -82,11 +82,24 @@ impl Leases {
             undoings.all().filter(|undoing| phase(undoing) == OPEN).map(number).map(str::to_owned).collect();
         undoings.withdraw(|undoing| phase(undoing) == OPENING && open.contains(number(undoing)));
         Self {
-            commands: Commands::with_room(RUNNING_MAX),
-            undoings,
+            commands: Commands::with_room(Room::shared(RUNNING_MAX)),
+            undoings: undoings.shared(),
             opening: Vec::new(),
             next: start,
             client,
+        }
+    }
+
+    /// Lets what an earlier daemon left be closed as far as one of these doors has that very stop command. The rest is
+    /// reported and not run.
+    pub(super) fn confirm(&mut self, doors: &[Door]) {
+        let refused = self.undoings.confirm(|undoing| doors.iter().any(|door| stops(door, undoing)));
+        for (file, undoing) in refused {
+            log::error!(
+                "{}: not run: no section has this stop command: {:?}\nhint: run it by hand if it is yours, then remove the file",
+                file.display(),
+                undoing.argv.get(2).map_or("", String::as_str)
+            );
         }
     }
 
@@ -116,7 +129,7 @@ impl Leases {
             Err(error) => return not_started(error.to_string()),
         };
         let label = Label::Start { door: door.name.clone(), source, lease: lease.clone() };
-        let job = Job { argv: shell(&start), timeout: NO_DEADLINE, label };
+        let job = Job { argv: shell(&start), timeout: NO_DEADLINE, owner: door.name.clone(), label };
         match self.commands.start(job, clock::steady()) {
             Ok(()) => {
                 planned.into_iter().for_each(|planned| self.undoings.keep(planned));
@@ -138,8 +151,8 @@ impl Leases {
             self.conclude(done.label, &done.ended, &done.said, &mut told);
         }
         self.prolong();
-        while self.commands.may_undo()
-            && let Some((begun, undoing)) = self.undoings.begin()
+        while let Some((begun, undoing)) =
+            self.undoings.begin(|undoing| self.commands.may_undo(door_of(undoing)))
         {
             self.close(begun, undoing, &mut told);
         }
@@ -148,7 +161,7 @@ impl Leases {
 
     /// Until `tend` has something to do, if no command ends before.
     pub(super) fn patience(&self) -> Option<Duration> {
-        self.undoings.next_due()
+        self.undoings.next_due(|undoing| self.commands.may_undo(door_of(undoing)))
     }
 
     /// Whether a command runs that opens what is to be closed.
@@ -214,9 +227,10 @@ impl Leases {
         };
         told.push(Told::Timeout { source: lease.source, door: lease.door.clone() });
         told.push(Told::Running { door: lease.door.clone(), command: lease.stop });
+        let owner = lease.door.clone();
         let label = Label::Stop { door: lease.door, source: lease.source, begun };
         let argv = stop.into_iter().take(COMMAND_WORDS).collect();
-        let job = Job { argv, timeout: NO_DEADLINE, label };
+        let job = Job { argv, timeout: NO_DEADLINE, owner, label };
         if let Err(done) = self.commands.undo(job, clock::steady()) {
             self.conclude(done.label, &done.ended, &done.said, told);
         }
@@ -240,7 +254,7 @@ impl Lease {
             knock: None,
             via: None,
         };
-        Undoing { argv, timeout: NO_DEADLINE, record }
+        Undoing { argv, timeout: NO_DEADLINE, argument: String::new(), record }
     }
 
     fn of(undoing: &Undoing) -> Option<Self> {
@@ -249,6 +263,15 @@ impl Lease {
         let after = Duration::from_secs(undoing.record.seconds.into());
         Some(Self { number: number.clone(), door: door.clone(), source, stop: stop.clone(), after })
     }
+}
+
+/// Whether this is the stop command of this door for the source that it names.
+fn stops(door: &Door, undoing: &Undoing) -> bool {
+    let Some(lease) = Lease::of(undoing) else { return false };
+    let stop = door.orders(lease.source).ok().flatten().and_then(|orders| orders.stop);
+    door.name == lease.door
+        && stop.and_then(|stop| String::from_utf8(stop).ok()).as_ref() == Some(&lease.stop)
+        && undoing.argv.starts_with(&shell(&lease.stop))
 }
 
 /// What an earlier daemon left half-done, for people.
@@ -267,6 +290,11 @@ pub(super) fn tell_left(left: Vec<Left>) {
 /// The lease's number, behind the words of the command.
 fn number(undoing: &Undoing) -> &str {
     undoing.argv.get(COMMAND_WORDS).map_or("", String::as_str)
+}
+
+/// The door that it closes.
+fn door_of(undoing: &Undoing) -> &str {
+    undoing.argv.last().map_or("", String::as_str)
 }
 
 /// What it says of its start command.

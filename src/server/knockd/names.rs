@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::gate::{Rate, RecentActs};
 use crate::knockd::HostName;
-use crate::os::commands::{Commands, Ended, Job};
+use crate::os::commands::{Commands, Ended, Job, Room};
 use crate::os::confine::Identity;
 
 /// What looks up an address, which is its last word.
@@ -55,7 +55,7 @@ impl Names {
     fn with(program: &[&str], identity: Option<Identity>) -> Self {
         Self {
             program: program.iter().map(|&word| word.to_owned()).collect(),
-            lookups: Commands::with_room(LOOKUPS_MAX).under(identity),
+            lookups: Commands::with_room(Room::shared(LOOKUPS_MAX)).under(identity),
             asked: BTreeSet::new(),
             known: Known::default(),
             for_anybody: RecentActs::default(),
@@ -72,7 +72,7 @@ impl Names {
         }
         let mut argv = self.program.clone();
         argv.push(address.to_string());
-        match self.lookups.start(Job { argv, timeout: TIMEOUT, label: address }, now) {
+        match self.lookups.start(Job { argv, timeout: TIMEOUT, owner: String::new(), label: address }, now) {
             Ok(()) => {
                 self.asked.insert(address);
             }

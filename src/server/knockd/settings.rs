@@ -101,10 +101,7 @@ mod tests {
         for (config, reason) in [
             ("[a]\nx", "config: line 2: syntax error"),
             ("[a]\none_time_sequences=/nonexistent/s", "/nonexistent/s: no such file or directory"),
-            (
-                "[a]\none_time_sequences=/dev/null",
-                "no more sequences left in the one time sequences file for door a --> disabling the door",
-            ),
+            ("[a]\none_time_sequences=/dev/null", "/dev/null: not a regular file"),
         ] {
             assert_eq!(read(config, &[]).err().as_deref(), Some(reason), "{config}");
         }

@@ -55,8 +55,13 @@ pub(super) fn is_plain(name: &ClientName) -> bool {
 }
 
 fn writers(path: &Path) -> Vec<FileError> {
-    let checked = [path.parent(), Some(path)].into_iter().flatten().filter(|path| files::exists(path));
-    checked.filter_map(|path| files::check_unwritable(path).err()).collect()
+    if !files::exists(path) {
+        return Vec::new();
+    }
+    [files::check_folders_above(path), files::check_unwritable(path)]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
 }
 
 #[cfg(test)]

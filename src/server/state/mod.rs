@@ -64,12 +64,20 @@ pub(super) fn open_undoings_in(folder: &Path) -> Result<(Undoings, Vec<Left>), S
 /// # Errors
 /// When a daemon uses it, or it cannot be made.
 pub(super) fn lock(folder: &Path) -> Result<File, Failure> {
-    try_lock(folder)?.ok_or_else(|| {
-        Failure::run(format_args!(
-            "state folder {}: another spa-knockd uses it\nhint: stop it first",
-            folder.display()
-        ))
-    })
+    try_lock(folder)?.ok_or_else(|| in_use(folder))
+}
+
+/// What there is to say of a folder that a daemon uses.
+pub(super) fn in_use(folder: &Path) -> Failure {
+    Failure::run(format_args!(
+        "state folder {}: another spa-knockd uses it\nhint: stop it first",
+        folder.display()
+    ))
+}
+
+/// Whether a daemon has kept its state in this folder.
+pub(super) fn has_run(folder: &Path) -> bool {
+    files::exists(&Path::new(folder).join(replay::JOURNAL))
 }
 
 /// The same; nothing when a daemon uses it.
@@ -145,6 +153,14 @@ pub(super) fn examine(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
     replay::remembered(&Folder::new(folder), &boot_id()?, clock::wall())?;
     uses(folder)?;
     Ok(undoings::damaged(folder)?)
+}
+
+/// What waits to be undone in the state of `folder`, with its files. Changes nothing.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn waiting_undoings(folder: &Path) -> Result<Vec<(PathBuf, Undoing)>, StateError> {
+    Ok(undoings::listed(folder)?)
 }
 
 fn boot_id() -> Result<String, StateError> {

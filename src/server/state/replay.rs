@@ -18,7 +18,7 @@ use crate::knock::{Now, Timestamp};
 use crate::os::clock;
 use crate::os::files::FileError;
 
-const JOURNAL: &str = "replay.journal";
+pub(super) const JOURNAL: &str = "replay.journal";
 const LEASE: &str = "replay.lease";
 
 /// How far the lease reaches beyond the window.

@@ -18,8 +18,9 @@ const FOLDER: &str = "undo";
 const COMING: &str = "new";
 /// What follows the number of one that has begun.
 const BEGUN: &str = "begun";
-/// How many may wait to be undone.
-const UNDOINGS_MAX: usize = 1024;
+/// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
+const UNDOINGS_MAX: usize = 4096;
+const EACH_MAX: usize = 32;
 /// Between two tries to begin one when the disk does not take it.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -30,6 +31,8 @@ pub(in crate::server) struct Undoing {
     pub(in crate::server) argv: Vec<String>,
     /// When it is ended.
     pub(in crate::server) timeout: Duration,
+    /// The client's argument, which the command may have in it.
+    pub(in crate::server) argument: String,
     /// What the audit log keeps of it.
     pub(in crate::server) record: Record,
 }
@@ -39,6 +42,8 @@ pub(in crate::server) struct Undoings {
     folder: PathBuf,
     boot: String,
     waiting: Vec<Waiting>,
+    /// How many may wait for one client.
+    each: usize,
     next: u64,
     /// Said once, until one can begin again.
     failing: bool,
@@ -49,6 +54,18 @@ struct Waiting {
     /// On the clock of this boot.
     due: Duration,
     undoing: Undoing,
+    origin: Origin,
+}
+
+/// Who says that a command is to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// This daemon: an action of its config made it.
+    Config,
+    /// A file. It is not run until [`Undoings::confirm`] finds that the config makes it.
+    File,
+    /// A file, and the config does not make it. Reported once.
+    FileAlone,
 }
 
 /// One that is on the disk, and whose action has not begun.
@@ -81,6 +98,9 @@ pub(in crate::server) enum UndoError {
     /// As many wait as may.
     #[error("undo: {UNDOINGS_MAX} are waiting already")]
     Full,
+    /// As many wait as may of one client.
+    #[error("undo: {0} of client {1} are waiting already")]
+    FullForClient(usize, ClientName),
 }
 
 impl Undoings {
@@ -91,7 +111,8 @@ impl Undoings {
     pub(in crate::server) fn open(state: &Path, boot: String) -> Result<(Self, Vec<Left>), FileError> {
         let folder = state.join(FOLDER);
         files::create_folder(&folder, Mode::Private)?;
-        let mut undoings = Self { folder, boot, waiting: Vec::new(), next: 1, failing: false };
+        let (waiting, each) = (Vec::new(), EACH_MAX);
+        let mut undoings = Self { folder, boot, waiting, each, next: 1, failing: false };
         let mut left = Vec::new();
         for path in files::list(&undoings.folder)? {
             left.extend(undoings.take_up(&path)?);
@@ -105,6 +126,33 @@ impl Undoings {
         Ok((undoings, left))
     }
 
+    /// The same, where all of them may be one client's.
+    #[must_use]
+    pub(in crate::server) fn shared(self) -> Self {
+        Self { each: UNDOINGS_MAX, ..self }
+    }
+
+    /// Runs what an earlier daemon left only where `makes` finds that the config, or a door, makes that very command for
+    /// the client and addresses that the file names. Whatever else could write that file cannot choose a command.
+    /// Returns those that are not run, once; they stay on the disk.
+    pub(in crate::server) fn confirm(&mut self, makes: impl Fn(&Undoing) -> bool) -> Vec<(PathBuf, Undoing)> {
+        let mut refused = Vec::new();
+        for place in 0..self.waiting.len() {
+            let Some(waiting) = self.waiting.get(place).filter(|w| w.origin != Origin::Config) else {
+                continue;
+            };
+            let (reported, number) = (waiting.origin == Origin::FileAlone, waiting.number);
+            let origin = if makes(&waiting.undoing) { Origin::Config } else { Origin::FileAlone };
+            if origin == Origin::FileAlone && !reported {
+                refused.push((self.file(number), waiting.undoing.clone()));
+            }
+            if let Some(waiting) = self.waiting.get_mut(place) {
+                waiting.origin = origin;
+            }
+        }
+        refused
+    }
+
     /// Puts on record that this is to be done in `after`; nothing where it will be done later than that anyway.
     ///
     /// # Errors
@@ -115,8 +163,14 @@ impl Undoings {
         after: Duration,
     ) -> Result<Option<Planned>, UndoError> {
         let due = clock::boot().saturating_add(after);
-        if self.waiting.iter().any(|waiting| waiting.undoing.argv == undoing.argv && waiting.due >= due) {
+        let does_the_same = |waiting: &Waiting| waiting.undoing.argv == undoing.argv && waiting.due >= due;
+        if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
             return Ok(None);
+        }
+        let client = &undoing.record.client;
+        let of_client = |waiting: &&Waiting| waiting.undoing.record.client == *client;
+        if self.waiting.iter().filter(of_client).count() >= self.each {
+            return Err(UndoError::FullForClient(self.each, client.clone()));
         }
         if self.waiting.len() >= UNDOINGS_MAX {
             return Err(UndoError::Full);
@@ -126,14 +180,21 @@ impl Undoings {
         let entry = Entry::of(&undoing, &self.boot, due, after);
         let coming = self.file(number).with_extension(COMING);
         files::create_new(&coming, Mode::Private, entry.to_text().as_bytes())?;
-        files::rename(&coming, &self.file(number))?;
+        // The action begins next: a power cut must find the name as well as the content.
+        let named =
+            files::rename(&coming, &self.file(number)).and_then(|()| files::sync_folder(&self.folder));
+        if let Err(error) = named {
+            let _ = files::remove(&self.file(number));
+            let _ = files::remove(&coming);
+            return Err(error.into());
+        }
         Ok(Some(Planned { number, due, undoing }))
     }
 
     /// The action has begun: this will be done, and what was to be done sooner is not.
     pub(in crate::server) fn keep(&mut self, planned: Planned) {
         let Planned { number, due, undoing } = planned;
-        self.waiting.push(Waiting { number, due, undoing });
+        self.waiting.push(Waiting { number, due, undoing, origin: Origin::Config });
         if let Err(error) = self.drop_shorter(number, due) {
             log::error!("undo: {error}");
         }
@@ -183,17 +244,19 @@ impl Undoings {
         self.waiting.len()
     }
 
-    /// In what time the next one is due.
-    pub(in crate::server) fn next_due(&self) -> Option<Duration> {
-        let due = self.waiting.iter().map(|waiting| waiting.due).min()?;
+    /// In what time the next one is due of those that `may` be run now.
+    pub(in crate::server) fn next_due(&self, may: impl Fn(&Undoing) -> bool) -> Option<Duration> {
+        let runs = self.waiting.iter().filter(|waiting| waiting.is_run() && may(&waiting.undoing));
+        let due = runs.map(|waiting| waiting.due).min()?;
         let left = due.saturating_sub(clock::boot());
         Some(if self.failing { left.max(RETRY) } else { left })
     }
 
-    /// Takes one that is due. It counts as done from here on, whatever comes.
-    pub(in crate::server) fn begin(&mut self) -> Option<(Begun, Undoing)> {
+    /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
+    pub(in crate::server) fn begin(&mut self, may: impl Fn(&Undoing) -> bool) -> Option<(Begun, Undoing)> {
         let now = clock::boot();
-        let place = self.waiting.iter().position(|waiting| waiting.due <= now)?;
+        let runs = |waiting: &Waiting| waiting.due <= now && waiting.is_run() && may(&waiting.undoing);
+        let place = self.waiting.iter().position(runs)?;
         let number = self.waiting.get(place)?.number;
         let begun = files::rename(&self.file(number), &self.file(number).with_extension(BEGUN))
             .and_then(|()| files::sync_folder(&self.folder));
@@ -221,23 +284,30 @@ impl Undoings {
     /// Takes up a file of an earlier daemon; says what it was where it cannot be done.
     fn take_up(&mut self, path: &Path) -> Result<Option<Left>, FileError> {
         let is = |what| path.extension().is_some_and(|extension| extension == what);
-        if is(COMING) {
-            files::remove(path)?;
-            return Ok(None);
-        }
         let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
         let Some(number) = number else { return Ok(Some(Left::Damaged(path.to_owned()))) };
         self.next = self.next.max(number.saturating_add(1));
         let Some(entry) = Entry::read(&files::read_bytes(path)?) else {
+            if is(COMING) {
+                // It was not on the disk yet, and so its action had not begun.
+                files::remove(path)?;
+                return Ok(None);
+            }
             return Ok(Some(Left::Damaged(path.to_owned())));
         };
+        if is(COMING) {
+            // A power cut took its name back. Its action may have begun.
+            files::rename(path, &self.file(number))?;
+            files::sync_folder(&self.folder)?;
+        }
         let left = entry.left(&self.boot);
         let Some(undoing) = entry.undoing() else { return Ok(Some(Left::Damaged(path.to_owned()))) };
         if is(BEGUN) {
             files::remove(path)?;
             return Ok(Some(Left::Begun(undoing)));
         }
-        self.waiting.push(Waiting { number, due: clock::boot().saturating_add(left), undoing });
+        let due = clock::boot().saturating_add(left);
+        self.waiting.push(Waiting { number, due, undoing, origin: Origin::File });
         Ok(None)
     }
 
@@ -258,6 +328,25 @@ impl Undoings {
     fn file(&self, number: u64) -> PathBuf {
         self.folder.join(number.to_string())
     }
+}
+
+impl Waiting {
+    /// Whether its command is known to be the config's.
+    fn is_run(&self) -> bool {
+        self.origin == Origin::Config
+    }
+}
+
+/// What waits in the state folder `state`, with its files. Changes nothing.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, Undoing)>, FileError> {
+    let undoing = |path: PathBuf| {
+        let entry = Entry::read(&files::read_bytes(&path).ok()?)?;
+        Some((path, entry.undoing()?))
+    };
+    Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(undoing).collect())
 }
 
 /// The files of the state folder `state` that are not as they were written. Changes nothing.
@@ -285,6 +374,9 @@ struct Entry {
     after: u64,
     argv: Vec<String>,
     timeout: u64,
+    /// Missing in files of a daemon that did not keep it.
+    #[serde(default)]
+    argument: String,
     client: String,
     action: Option<String>,
     addresses: Vec<std::net::IpAddr>,
@@ -306,6 +398,7 @@ impl Entry {
             after: millis(after),
             argv: undoing.argv.clone(),
             timeout: millis(undoing.timeout),
+            argument: undoing.argument.clone(),
             client: record.client.to_string(),
             action: record.action.as_ref().map(ToString::to_string),
             addresses: record.addresses.clone(),
@@ -332,6 +425,7 @@ impl Entry {
         Some(Undoing {
             argv: self.argv,
             timeout: Duration::from_millis(self.timeout),
+            argument: self.argument,
             record: Record {
                 event: Event::Expired,
                 client: self.client.parse().ok()?,
@@ -382,6 +476,7 @@ mod tests {
         Undoing {
             argv: vec!["/bin/undo".to_owned(), word.to_owned()],
             timeout: Duration::from_secs(10),
+            argument: String::new(),
             record: Record {
                 event: Event::Expired,
                 client: "laptop".parse().unwrap(),
@@ -398,7 +493,9 @@ mod tests {
     }
 
     fn open(state: &Path) -> (Undoings, Vec<Left>) {
-        Undoings::open(state, "boot-1".to_owned()).unwrap()
+        let (mut undoings, left) = Undoings::open(state, "boot-1".to_owned()).unwrap();
+        assert_eq!(undoings.confirm(|_| true), []);
+        (undoings, left)
     }
 
     fn plan(undoings: &mut Undoings, word: &str, after: Duration) -> bool {
@@ -422,16 +519,16 @@ mod tests {
         let (mut second, left) = open(state.path());
         assert!(left.is_empty());
         assert_eq!(waiting(&second), ["soon", "later"]);
-        assert_eq!(second.next_due(), Some(Duration::ZERO));
-        let (begun, what) = second.begin().unwrap();
+        assert_eq!(second.next_due(|_| true), Some(Duration::ZERO));
+        let (begun, what) = second.begin(|_| true).unwrap();
         assert_eq!(what, undoing("soon"));
-        assert_eq!(second.begin(), None);
+        assert_eq!(second.begin(|_| true), None);
         // It dies before this one ends: nobody knows whether it has.
         drop(second);
         let (mut third, left) = open(state.path());
         assert_eq!(left, [Left::Begun(undoing("soon"))]);
         assert_eq!(waiting(&third), ["later"]);
-        assert_eq!((third.begin(), begun), (None, Begun(1)));
+        assert_eq!((third.begin(|_| true), begun), (None, Begun(1)));
 
         drop(third);
         assert!(open(state.path()).1.is_empty(), "that was told");
@@ -442,7 +539,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (mut undoings, _) = open(state.path());
         assert!(plan(&mut undoings, "soon", Duration::ZERO));
-        let (begun, _) = undoings.begin().unwrap();
+        let (begun, _) = undoings.begin(|_| true).unwrap();
         undoings.end(begun);
         let planned = undoings.plan(undoing("never"), HOUR).unwrap().unwrap();
         undoings.forget(&planned);
@@ -499,12 +596,61 @@ mod tests {
     }
 
     #[test]
-    fn no_more_wait_than_may() {
+    fn no_more_wait_than_may_and_no_more_of_one_client() {
         let state = tempfile::tempdir().unwrap();
         let (mut undoings, _) = open(state.path());
-        for n in 0..UNDOINGS_MAX {
-            undoings.waiting.push(Waiting { number: 0, due: HOUR, undoing: undoing(&n.to_string()) });
+        let of = |client: usize, word: usize| {
+            let mut undoing = undoing(&format!("{client} {word}"));
+            undoing.record.client = format!("client-{client}").parse().unwrap();
+            Waiting { number: 0, due: HOUR, undoing, origin: Origin::Config }
+        };
+        undoings.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
+        let full = undoings.plan(of(0, EACH_MAX).undoing, HOUR).err().unwrap();
+        assert_eq!(full.to_string(), "undo: 32 of client client-0 are waiting already");
+        let other = undoings.plan(of(1, 0).undoing, HOUR).unwrap().unwrap();
+        undoings.forget(&other);
+        for client in 1..UNDOINGS_MAX / EACH_MAX {
+            undoings.waiting.extend((0..EACH_MAX).map(|word| of(client, word)));
         }
         assert!(matches!(undoings.plan(undoing("one more"), HOUR), Err(UndoError::Full)));
+    }
+
+    #[test]
+    fn a_file_whose_command_the_config_does_not_make_is_reported_once_kept_and_not_run() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut first, _) = open(state.path());
+        assert!(plan(&mut first, "good", Duration::ZERO));
+        assert!(plan(&mut first, "bad", Duration::ZERO));
+        drop(first);
+        let (mut second, _) = Undoings::open(state.path(), "boot-1".to_owned()).unwrap();
+        assert_eq!(second.begin(|_| true), None, "nothing runs before it is confirmed");
+        let is_good = |undoing: &Undoing| undoing.argv[1] == "good";
+        let refused = second.confirm(is_good);
+        assert_eq!(refused, [(second.file(2), undoing("bad"))]);
+        assert_eq!(second.confirm(is_good), [], "once");
+        assert_eq!(second.begin(|_| true).unwrap().1, undoing("good"));
+        assert_eq!((second.begin(|_| true), second.next_due(|_| true)), (None, None));
+        assert!(files::exists(&second.file(2)));
+        assert!(plan(&mut second, "bad", Duration::ZERO), "the same of a knock of now is run");
+        assert_eq!(second.begin(|_| true).unwrap().1, undoing("bad"));
+        assert_eq!(second.confirm(|_| true), [], "a config that makes it again has it run");
+    }
+
+    #[test]
+    fn a_whole_file_whose_name_a_power_cut_took_back_is_adopted_and_a_cut_one_is_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut first, _) = open(state.path());
+        assert!(plan(&mut first, "whole", Duration::ZERO));
+        assert!(plan(&mut first, "cut", Duration::ZERO));
+        let [whole, cut] = [1, 2].map(|number| first.file(number));
+        drop(first);
+        let bytes = files::read_bytes(&cut).unwrap();
+        files::remove(&cut).unwrap();
+        files::create_new(&cut.with_extension(COMING), Mode::Private, &bytes[..bytes.len() / 2]).unwrap();
+        files::rename(&whole, &whole.with_extension(COMING)).unwrap();
+        let (mut second, left) = open(state.path());
+        assert_eq!((left, waiting(&second)), (vec![], vec!["whole"]));
+        assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [whole]);
+        assert_eq!(second.begin(|_| true).unwrap().1, undoing("whole"));
     }
 }

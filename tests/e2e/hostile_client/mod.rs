@@ -1,3 +1,4 @@
 //! A client with a valid key that is stolen or hostile: for each resource of the server, one key cannot keep another out.
 
+mod commands;
 mod knocks;
