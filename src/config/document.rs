@@ -22,6 +22,17 @@ pub struct Document<'a> {
     root: Spanned<DeTable<'a>>,
     problems: RefCell<Vec<Problem>>,
     places: RefCell<Vec<(String, Place)>>,
+    unknown: RefCell<Vec<UnknownKey>>,
+    /// The keys that tables of the root have, with the table's name.
+    sections: RefCell<Vec<(String, &'static str)>>,
+}
+
+/// A key that nothing asked for. Where it belongs is known only after all tables have been read.
+struct UnknownKey {
+    at: usize,
+    name: String,
+    key: String,
+    known: Vec<&'static str>,
 }
 
 impl<'a> Document<'a> {
@@ -33,7 +44,7 @@ impl<'a> Document<'a> {
         let lines = Lines::new(file, text);
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
-            return Ok(Self { lines, root, problems: RefCell::default(), places: RefCell::default() });
+            return Ok(Self::new(lines, root));
         }
         let problem = |error: toml::de::Error| Problem {
             place: lines.place(error.span().map(|span| span.start)),
@@ -46,8 +57,18 @@ impl<'a> Document<'a> {
     /// Reads what can be read of a text, whatever its syntax errors.
     pub fn recover(file: &'a Path, text: &'a str) -> Self {
         let (root, _) = DeTable::parse_recoverable(text);
-        let lines = Lines::new(file, text);
-        Self { lines, root, problems: RefCell::default(), places: RefCell::default() }
+        Self::new(Lines::new(file, text), root)
+    }
+
+    fn new(lines: Lines<'a>, root: Spanned<DeTable<'a>>) -> Self {
+        Self {
+            lines,
+            root,
+            problems: RefCell::default(),
+            places: RefCell::default(),
+            unknown: RefCell::default(),
+            sections: RefCell::default(),
+        }
     }
 
     /// The table of everything.
@@ -64,6 +85,18 @@ impl<'a> Document<'a> {
     /// All problems found, and the places of all keys that were taken.
     #[must_use]
     pub fn into_findings(self) -> (Vec<Problem>, Vec<(String, Place)>) {
+        let sections = self.sections.take();
+        for UnknownKey { at, name, key, known } in self.unknown.take() {
+            let section = sections.iter().find(|(_, other)| *other == key).map(|(section, _)| section);
+            let hint = match (section, nearest(&key, &known)) {
+                (Some(section), _) => {
+                    format!("'{key}' belongs in [{section}], above the next line that begins with [")
+                }
+                (None, Some(near)) => format!("did you mean '{near}'?"),
+                (None, None) => format!("known here: {}", known.join(", ")),
+            };
+            self.problem(Some(at), format!("{name}: unknown key"), Some(hint));
+        }
         (self.problems.into_inner(), self.places.into_inner())
     }
 
@@ -91,6 +124,10 @@ impl<'d> Table<'d> {
     /// The value under `key`, which may be absent.
     pub fn take(&mut self, key: &'static str) -> Option<Value<'d>> {
         self.known.push(key);
+        // Tables within tables, as actions and clients are, take keys of their own kind.
+        if !self.name.is_empty() && !self.name.contains('.') {
+            self.document.sections.borrow_mut().push((self.name.clone(), key));
+        }
         let (found, value) = self.entries?.get_key_value(key)?;
         Some(Value::new(self, found.span().start, key, value))
     }
@@ -130,12 +167,12 @@ impl<'d> Table<'d> {
     pub fn finish(self) {
         let entries = self.entries.into_iter().flatten();
         for (key, _) in entries.filter(|(key, _)| !self.known.contains(&&**key.get_ref())) {
-            let hint = nearest(key.get_ref(), &self.known).map_or_else(
-                || format!("known here: {}", self.known.join(", ")),
-                |near| format!("did you mean '{near}'?"),
-            );
-            let message = format!("{}: unknown key", full_name(&self.name, key.get_ref()));
-            self.document.problem(Some(key.span().start), message, Some(hint));
+            self.document.unknown.borrow_mut().push(UnknownKey {
+                at: key.span().start,
+                name: full_name(&self.name, key.get_ref()),
+                key: key.get_ref().to_string(),
+                known: self.known.clone(),
+            });
         }
     }
 
@@ -428,6 +465,23 @@ mod tests {
                 "f.toml:4:1: t.\"a\\nb\": unknown key\nhint: known here: port",
                 "f.toml:2:1: t.prot: unknown key\nhint: did you mean 'port'?",
                 "f.toml:3:1: t.zebra: unknown key\nhint: known here: port",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_key_of_another_section_is_sent_there() {
+        let problems = found("[a.b]\nport = 1\n", |root| {
+            let (_, inner) = root.take("a").unwrap().table().unwrap().entries().remove(0);
+            inner.table().unwrap().finish();
+            let mut section = root.table("t");
+            assert!(section.take("port").is_none());
+            section.finish();
+        });
+        assert_eq!(
+            problems,
+            [
+                "f.toml:2:1: a.b.port: unknown key\nhint: 'port' belongs in [t], above the next line that begins with ["
             ]
         );
     }
