@@ -60,6 +60,9 @@ fn without_clock(text: &str) -> String {
     while let Some(line) = lines.next() {
         match line {
             line if line.starts_with("ok: clock: ") => {}
+            // How many there are depends on it.
+            line if line.contains(" problem") && line.ends_with(" warning\n") => {}
+            line if line.contains(" problem") && line.ends_with(" warnings\n") => {}
             line if line.starts_with("warning: ") && line.contains(": clock: ") => {
                 assert!(lines.next().is_some_and(|hint| hint.starts_with("hint: ")));
             }
@@ -78,9 +81,7 @@ fn check_is_clean_when_nothing_is_wrong_and_says_what_it_looked_at() {
     assert_eq!(
         check(scratch.path()),
         (
-            "warning: D/spa-knockd.toml:1:2: server.port: udp/62201 answers strangers with ICMP port unreachable\n\
-             hint: nothing listens there or drops it: start the daemon, with its gate on\n\
-             ok: config D/spa-knockd.toml: actions 1, clients 1\nok: folders: closed to others\nok: keys: 1 loaded\n\
+            "ok: config D/spa-knockd.toml: actions 1, clients 1\nok: folders: closed to others\nok: keys: 1 loaded\n\
              ok: port: udp/62201 is free or ours\n"
                 .to_owned(),
             Some(0)
@@ -106,9 +107,7 @@ fn check_tells_every_problem_with_its_place_and_a_hint() {
          D/spa-knockd.toml:8:14: server.interfaces: no-such-link: no such interface\n\
          hint: ip link shows all interfaces; interfaces = [\"any\"] listens on each\n\
          D/state: mode 0755 lets others into it\n\
-         hint: chmod 700 D/state\n\
-         warning: D/spa-knockd.toml:1:2: server.port: udp/62201 answers strangers with ICMP port unreachable\n\
-         hint: nothing listens there or drops it: start the daemon, with its gate on\n"
+         hint: chmod 700 D/state\n"
     );
     assert_eq!(code, Some(1));
 }
@@ -133,7 +132,6 @@ fn check_warns_of_what_is_odd_but_not_wrong() {
     assert_eq!(
         warnings,
         [
-            "warning: D/spa-knockd.toml:1:2: server.port: udp/62201 answers strangers with ICMP port unreachable",
             "warning: D/spa-knockd.toml:12:9: action.b: no client may use it",
             "warning: D/spa-knockd.toml:17:11: client.c: expired",
         ]

@@ -11,7 +11,7 @@ use super::server::Outline;
 use super::{
     Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, PacketLog, Places, ServerConfig,
 };
-use crate::gate::{Action, Failsafe, KeyLimit, Mode};
+use crate::gate::{Action, Failsafe, KeyLimit, Mode, PacketMark};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
@@ -101,9 +101,11 @@ impl Sections {
 pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
     let mut server = root.table("server");
     let mut firewall = root.table("firewall");
+    let backend = or(firewall.take("backend"), read_backend, Backend::Nftables);
+    let mark = or(firewall.take("mark"), |value| value.parsed(), PacketMark::default());
+    let mode = or(firewall.take("mode"), |value| read_mode(value, backend, mark), Mode::Guard);
     let captures = [("pcap", CaptureKind::Pcap), ("udp", CaptureKind::Udp)];
     let id = server.require("id", "id = \"NAME\": what clients call this server, e.g. its host name");
-    let backend = or(firewall.take("backend"), read_backend, Backend::Nftables);
     let interfaces = or(server.take("interfaces"), read_interfaces, Interfaces::Any);
     let capture = or(server.take("capture"), |value| value.choice(&captures), CaptureKind::Pcap);
     let ports = root.take("ports");
@@ -124,9 +126,9 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         user: or(server.take("user"), read_user, USER.to_owned()),
         audit: or(server.take("audit"), read_audit, Audit::File(PathBuf::from(AUDIT))),
         backend,
-        mode: or(firewall.take("mode"), |value| read_mode(value, backend), Mode::Guard),
+        mode,
         protect: or(firewall.take("protect"), read_ports, Vec::new()),
-        published: or(firewall.take("published"), read_ports, Vec::new()),
+        published: or(firewall.take("published"), |value| read_published(value, mode), Vec::new()),
         failsafe: or(firewall.take("failsafe"), read_failsafe, None),
         legacy,
     };
@@ -267,16 +269,29 @@ fn read_backend(value: &Value<'_>) -> Option<Backend> {
 }
 
 /// Rules of others cannot name what iptables' grants stand in.
-fn read_mode(value: &Value<'_>, backend: Backend) -> Option<Mode> {
-    let mode = value.choice(&[("guard", Mode::Guard), ("set", Mode::Set)])?;
+fn read_mode(value: &Value<'_>, backend: Backend, mark: PacketMark) -> Option<Mode> {
+    let modes = [("guard", Mode::Guard), ("mark", Mode::Mark(mark)), ("set", Mode::Set)];
+    let mode = value.choice(&modes)?;
     if mode == Mode::Set && backend == Backend::Iptables {
         value.problem(
             "backend \"iptables\" has no such mode",
-            Some("mode = \"guard\", or backend = \"nftables\""),
+            Some("mode = \"guard\" or \"mark\", or backend = \"nftables\""),
         );
         return None;
     }
     Some(mode)
+}
+
+/// A container engine accepts what it publishes, with and without a mark.
+fn read_published(value: &Value<'_>, mode: Mode) -> Option<Vec<Ports>> {
+    if matches!(mode, Mode::Mark(_)) {
+        value.problem(
+            "mode \"mark\" closes nothing, and a container engine's own rules accept these ports",
+            Some("mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`"),
+        );
+        return None;
+    }
+    read_ports(value)
 }
 
 /// `"closed"`, or `{ after = "10m", allow = ["203.0.113.0/24"] }`.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Places;
-use crate::gate::{Action, ClientRules, Failsafe, KeyLimit, Mode};
+use crate::gate::{Action, ClientRules, Failsafe, KeyLimit, Mode, Part};
 use crate::knock::{ActionName, Band, ClientName, Ports, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
@@ -64,6 +64,29 @@ impl ServerConfig {
     /// All ports that only a grant opens.
     pub fn guarded(&self) -> impl Iterator<Item = &Ports> {
         self.protect.iter().chain(&self.published)
+    }
+
+    /// What the gate's rules for ports of this host are about, each once: what `protect` names and, in mode `mark`, also
+    /// what an action opens.
+    #[must_use]
+    pub fn gated(&self) -> Vec<Ports> {
+        let mut gated = self.protect.clone();
+        if !matches!(self.mode, Mode::Mark(_)) {
+            return gated;
+        }
+        for part in self.actions.values().flat_map(|action| &action.parts) {
+            let opened = match part {
+                Part::Open { ports, .. } | Part::OpenArgument { allowed: ports, .. } => ports.clone(),
+                Part::Forward { door, .. } => vec![Ports::from(*door)],
+                Part::Close(_) | Part::Run { .. } => Vec::new(),
+            };
+            for ports in opened {
+                if !gated.iter().any(|known| known.contain(ports)) {
+                    gated.push(ports);
+                }
+            }
+        }
+        gated
     }
 }
 

@@ -1,5 +1,7 @@
 //! How ports are kept closed that only a grant opens. Data only.
 
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::knock::Prefix;
@@ -12,6 +14,83 @@ pub enum Mode {
     Guard,
     /// The admin's, which name our sets.
     Set,
+    /// The admin's, which drop by default and accept packets that carry this mark.
+    Mark(PacketMark),
+}
+
+impl Mode {
+    /// What the gate does for these ports while it is on, as a phrase.
+    #[must_use]
+    pub fn when_on(self, ports: &str) -> String {
+        match self {
+            Self::Guard | Self::Set => format!("{ports} closed but for grants"),
+            Self::Mark(mark) => {
+                format!("packets with a grant for {ports} get the mark {mark}; your own rules decide")
+            }
+        }
+    }
+
+    /// What its absence means.
+    #[must_use]
+    pub const fn when_off(self) -> &'static str {
+        match self {
+            Self::Guard | Self::Set => "all ports are open",
+            Self::Mark(_) => "no packet is marked, and your own rules alone decide",
+        }
+    }
+}
+
+/// The bit of a packet's mark that says that a grant lets the packet in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PacketMark(u32);
+
+impl PacketMark {
+    /// The bit as a number.
+    #[must_use]
+    pub const fn bit(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for PacketMark {
+    /// Bit 28. Kubernetes uses bits 14 and 15, Docker and Weave bits up to 17, Tailscale bits 16 to 23, Cilium bits 0 to
+    /// 15, and firewalld and ufw none of the high bits.
+    fn default() -> Self {
+        Self(0x1000_0000)
+    }
+}
+
+impl fmt::Display for PacketMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Not a single bit of 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidPacketMark;
+
+impl fmt::Display for InvalidPacketMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not one bit in hexadecimal, such as \"0x10000000\"")
+    }
+}
+
+impl std::error::Error for InvalidPacketMark {}
+
+impl FromStr for PacketMark {
+    type Err = InvalidPacketMark;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("0x").ok_or(InvalidPacketMark)?;
+        if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(InvalidPacketMark);
+        }
+        match u32::from_str_radix(digits, 16) {
+            Ok(bit) if bit.is_power_of_two() => Ok(Self(bit)),
+            _ => Err(InvalidPacketMark),
+        }
+    }
 }
 
 /// What happens when the daemon has been dead for a while.
@@ -21,4 +100,20 @@ pub struct Failsafe {
     pub after: Duration,
     /// Who is let in to the protected ports then.
     pub allow: Vec<Prefix>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_mark_is_one_bit_in_hexadecimal() {
+        for text in ["0x1", "0x10000000", "0x80000000"] {
+            assert_eq!(text.parse::<PacketMark>().unwrap().to_string(), text);
+        }
+        for text in ["", "0x", "0x0", "0x3", "1", "0x100000000", "0x+1", "16"] {
+            assert_eq!(text.parse::<PacketMark>(), Err(InvalidPacketMark), "{text}");
+        }
+        assert_eq!(PacketMark::default().to_string(), "0x10000000");
+    }
 }

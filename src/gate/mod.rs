@@ -42,7 +42,7 @@ mod uses;
 mod watcher;
 
 pub use argument::{ArgumentPattern, Arguments, InvalidArgumentPattern};
-pub use closing::{Failsafe, Mode};
+pub use closing::{Failsafe, InvalidPacketMark, Mode, PacketMark};
 pub use grant::{Grant, Passage, Way};
 pub use keeper::{Accepted, Answer, Bill, Keeper, Outcome, Refusal, Verdict};
 pub use key_limit::KeyLimit;

@@ -287,10 +287,8 @@ impl Daemon {
             doors => format!(", doors of plain sequences: {doors}"),
         };
         let gate = match self.deeds.standing() {
-            Standing::Off => "the gate is off, all ports are open".to_owned(),
-            Standing::Never | Standing::On | Standing::Trial(_) => {
-                format!("{} closed but for grants", self.loaded.doors())
-            }
+            Standing::Off => format!("the gate is off, {}", config.mode.when_off()),
+            Standing::Never | Standing::On | Standing::Trial(_) => config.mode.when_on(&self.loaded.doors()),
         };
         format!(
             "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{plain}; {gate}",

@@ -13,6 +13,7 @@ use super::takeover;
 use super::{run, state};
 use crate::config::Backend;
 use crate::firewall::{FirewallError, LoadedGates};
+use crate::gate::Mode;
 use crate::os::clock;
 use crate::os::files::FileError;
 
@@ -89,10 +90,11 @@ fn open(facts: &Facts) -> Result<(), Failure> {
             )));
         }
     };
+    let effect = mode(facts).when_off();
     match unremembered {
-        None => tell("gate: off; all ports are open, also after a restart of the daemon"),
+        None => tell(format_args!("gate: off; {effect}, also after a restart of the daemon")),
         Some(reason) => tell(format_args!(
-            "gate: off; all ports are open, but only until the daemon or the host starts again: {reason}\n\
+            "gate: off; {effect}, but only until the daemon or the host starts again: {reason}\n\
              hint: make {} writable and repeat it, or keep the daemon from starting: systemctl disable spa-knockd",
             facts.state_dir.display()
         )),
@@ -131,12 +133,14 @@ fn close(facts: &Facts, trial: Option<Duration>) -> Result<(), Failure> {
         Heard::Answer(other) => return Err(unexpected(other)),
         Heard::Nobody => (close_without_daemon(facts, trial)?, false),
     };
+    let effect = mode(facts).when_on(&ports);
     match trial {
-        None => tell(format_args!("gate: on; {ports} closed but for grants")),
+        None => tell(format_args!("gate: on; {effect}")),
         Some(trial) => tell(format_args!(
-            "gate: on trial; {ports} closed but for grants\n\
-             knock within {}, or say `spa-knockd gate on`: else the kernel opens it again by itself",
-            humantime::format_duration(trial)
+            "gate: on trial; {effect}\n\
+             knock within {}, or say `spa-knockd gate on`: else it is off again, and {}",
+            humantime::format_duration(trial),
+            mode(facts).when_off()
         )),
     }
     if !runs {
@@ -190,6 +194,11 @@ fn lock(facts: &Facts) -> Result<Option<File>, Failure> {
 
 fn not_remembered(reason: &str) {
     tell(format_args!("warning: not remembered for the next start: {reason}"));
+}
+
+/// Whose rules close the ports, as far as that is known.
+fn mode(facts: &Facts) -> Mode {
+    facts.plan.as_ref().map(|plan| plan.config.mode).unwrap_or_default()
 }
 
 /// The ports that the running daemon protects.

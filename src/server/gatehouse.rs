@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::standing::Standing;
 use crate::firewall::{Backend, Enforcing, FirewallError, Gate, Live};
-use crate::gate::{Grant, Record, Way};
+use crate::gate::{Grant, Mode, Record, Way};
 use crate::knock::{Door, Ports, Protocol};
 use crate::os::clock;
 use crate::os::connections::{self, Connection};
@@ -29,6 +29,11 @@ pub(super) trait Plan {
 
     /// The folder that remembers what is to become of it.
     fn state_dir(&self) -> &Path;
+
+    /// Whose rules close the ports.
+    fn mode(&self) -> Mode {
+        Mode::Guard
+    }
 }
 
 /// The firewall, and what is to become of the gate.
@@ -86,7 +91,7 @@ impl Gatehouse {
     /// When the firewall does not do it.
     pub(super) fn let_in(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
         if self.standing == Standing::Off {
-            return grant_without_gate(grants);
+            return grant_without_gate(grants, plan.mode());
         }
         match self.firewall.grant(grants) {
             Err(FirewallError::Gone) => {
@@ -197,7 +202,8 @@ impl Gatehouse {
             }
         }
         if matches!(self.standing, Standing::Trial(until) if clock::boot() >= until) {
-            log::warn!("gate: nobody has confirmed it in time; it is off again, and all ports are open");
+            let effect = plan.mode().when_off();
+            log::warn!("gate: nobody has confirmed it in time; it is off again, and {effect}");
             if let Err(error) = self.change(Standing::Off, plan) {
                 log::error!("gate: {error}");
                 // What is left of it lets all pass: the kernel has ended the trial.
@@ -235,8 +241,12 @@ pub(super) fn older(is_guarded: impl Fn(Ports) -> bool) -> Vec<Connection> {
     older.take(OLDER_MAX).collect()
 }
 
-/// With the gate off, every port is open, and nothing leads inside.
-fn grant_without_gate(grants: &[Grant]) -> Result<(), FirewallError> {
+/// With the gate off, every port is open, or only the admin's rules open it; and nothing leads inside.
+fn grant_without_gate(grants: &[Grant], mode: Mode) -> Result<(), FirewallError> {
+    if matches!(mode, Mode::Mark(_)) && !grants.is_empty() {
+        let error = "no packet is marked while the gate is off\nhint: spa-knockd gate on";
+        return Err(FirewallError::Other(error.to_owned()));
+    }
     if grants.iter().any(|grant| matches!(grant.passage().way, Way::Forward { .. })) {
         return Err(FirewallError::Other("nothing leads inside while the gate is off".to_owned()));
     }

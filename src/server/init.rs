@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use super::check::{needed_rules, suggest_backend, suggest_mode};
 use super::console::{Failure, tell};
 use crate::config::{self, Audit, CLIENTS_FOLDER};
-use crate::knock::ServerId;
+use crate::gate;
+use crate::knock::{Door, Ports, Protocol, ServerId};
 use crate::os::files::{self, Mode};
 use crate::os::host;
 
@@ -12,6 +14,8 @@ use crate::os::host;
 pub(super) const DEFAULT_CONFIG: &str = "/etc/spa-knock/spa-knockd.toml";
 /// The full, commented config; what `init` writes is this with its own id and paths.
 const TEMPLATE: &str = include_str!("../../packaging/spa-knockd.toml");
+/// The port that the first config protects.
+const SSH: u16 = 22;
 const ID_LINE: &str = "id = \"bastion.example.org\" ";
 
 /// The folders that a config works with.
@@ -49,7 +53,8 @@ pub(super) fn init(path: &Path, id: Option<ServerId>) -> Result<(), Failure> {
         }
     } else {
         let id = id.map_or_else(host_id, Ok)?;
-        let text = first_config(path, &id)?;
+        let mode = suggest_mode(Door::new(Protocol::Tcp, SSH).map(Ports::from).as_slice());
+        let text = first_config(path, &id, suggest_backend(), mode)?;
         if let Some(folder) = path.parent() {
             create_folder(folder, Mode::Public)?;
         }
@@ -98,10 +103,25 @@ pub(super) fn host_id() -> Result<ServerId, Failure> {
     })
 }
 
-/// The template with this id, and with paths beside the config when it lies at a place of its own.
-fn first_config(path: &Path, id: &ServerId) -> Result<String, Failure> {
+/// The template with this id and mode, and with paths beside the config when it lies at a place of its own.
+fn first_config(
+    path: &Path,
+    id: &ServerId,
+    backend: config::Backend,
+    mode: gate::Mode,
+) -> Result<String, Failure> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut text = with_id(TEMPLATE, id);
+    if backend == config::Backend::Iptables {
+        text = with_line(&text, "backend", "\"iptables\"                 # best with ipset");
+    }
+    if matches!(mode, gate::Mode::Mark(_)) {
+        text = with_line(
+            &text,
+            "mode",
+            "\"mark\"                        # your own rules drop, and accept what a knock marks",
+        );
+    }
     if Path::new(DEFAULT_CONFIG).parent() == Some(folder) {
         return Ok(text);
     }
@@ -148,7 +168,8 @@ fn say_what_next(path: &Path, config: &config::ServerConfig) {
          spa-knockd check{option}    look for what is wrong\n  \
          spa-knockd run{option}    or, with systemd: systemctl enable --now spa-knockd"
     ));
-    if config.protect.is_empty() {
+    say_what_the_firewall_needs(config);
+    if config.protect.is_empty() || config.mode != gate::Mode::Guard {
         return;
     }
     let doors: Vec<String> = config.protect.iter().map(ToString::to_string).collect();
@@ -156,6 +177,34 @@ fn say_what_next(path: &Path, config: &config::ServerConfig) {
         "warning: once it runs, new connections to {} need a knock; those that stand by then stay",
         doors.join(", ")
     ));
+}
+
+/// The rules that the host's own firewall lacks, as commands to copy.
+fn say_what_the_firewall_needs(config: &config::ServerConfig) {
+    if config.backend == config::Backend::None {
+        return;
+    }
+    let needed = needed_rules(config);
+    let Some(first) = needed.first() else { return };
+    let gated: Vec<String> = config.gated().iter().map(ToString::to_string).collect();
+    let (ports, firewall) = (gated.join(", "), first.firewall);
+    let intro = match config.mode {
+        gate::Mode::Mark(mark) => format!(
+            "{firewall} here drops new connections to {ports}. Packets with a grant get the mark {mark};\n\
+             have {firewall} accept it:"
+        ),
+        gate::Mode::Guard | gate::Mode::Set => format!(
+            "{firewall} here drops new connections to {ports}, also those with a grant. Once the daemon runs, which\n\
+             keeps them closed without a grant, let them through there:"
+        ),
+    };
+    tell(format_args!("\n{intro}"));
+    for rule in &needed {
+        tell(format_args!("  {}", rule.command));
+    }
+    if let Some(lasting) = first.lasting {
+        tell(format_args!("and, to have it after a boot: {lasting}"));
+    }
 }
 
 /// How other commands are told of this config.
@@ -170,7 +219,7 @@ mod tests {
 
     fn parsed(path: &str) -> config::ServerConfig {
         let id = "a.b:c".parse().unwrap();
-        let text = first_config(Path::new(path), &id).unwrap();
+        let text = first_config(Path::new(path), &id, config::Backend::Nftables, gate::Mode::Guard).unwrap();
         let config = read(&Source { file: PathBuf::from(path), text }, &[]).unwrap();
         assert_eq!(config.id, id);
         config
@@ -195,6 +244,15 @@ mod tests {
         let shown = read(&uncommented);
         assert!(uncommented.contains("\nport = 62201"));
         assert_eq!(config::ServerConfig { places: example.places.clone(), ..shown }, example);
+    }
+
+    #[test]
+    fn a_host_that_drops_by_default_gets_a_config_that_marks() {
+        let mode = gate::Mode::Mark(gate::PacketMark::default());
+        let (path, backend) = (Path::new(DEFAULT_CONFIG), config::Backend::Iptables);
+        let text = first_config(path, &"a".parse().unwrap(), backend, mode).unwrap();
+        let config = read(&Source { file: PathBuf::from("f"), text }, &[]).unwrap();
+        assert_eq!((config.mode, config.backend), (mode, backend));
     }
 
     #[test]

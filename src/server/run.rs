@@ -21,7 +21,8 @@ use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
 use crate::firewall::{Backend, Enforcing, Gate, Iptables, Nftables, NoFirewall};
-use crate::gate::{Client, ClientRules, KeyAge, Part, Policy, ReplayMemory, WatchedKey};
+use crate::gate::{Client, ClientRules, KeyAge, Mode, Part, Policy, ReplayMemory, WatchedKey};
+use crate::knock::Ports;
 use crate::os::confine::{self, Needs};
 use crate::os::files::{self, FileError};
 use crate::os::signals::Signals;
@@ -126,7 +127,8 @@ impl Loaded {
     fn tables(&self) -> Vec<&'static str> {
         let mut parts = self.config.actions.values().flat_map(|action| &action.parts);
         let mut tables = vec!["filter"];
-        tables.extend((!self.config.published.is_empty()).then_some("mangle"));
+        let marks = matches!(self.config.mode, Mode::Mark(_));
+        tables.extend((marks || !self.config.published.is_empty()).then_some("mangle"));
         tables.extend(parts.any(|part| matches!(part, Part::Forward { .. })).then_some("nat"));
         tables
     }
@@ -184,7 +186,9 @@ impl Loaded {
 
     /// The ports that only a grant opens, as they are told.
     pub(super) fn doors(&self) -> String {
-        listed(&self.config.guarded().map(ToString::to_string).collect::<Vec<_>>())
+        let gated = self.config.gated();
+        let doors = gated.iter().chain(&self.config.published).map(ToString::to_string);
+        listed(&doors.collect::<Vec<_>>())
     }
 
     /// The keys of all clients, as the watcher gets them.
@@ -240,20 +244,27 @@ impl Plan for Loaded {
             Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => names.clone(),
             _ => Vec::new(),
         };
+        let gated = config.gated();
+        let is_gated = |door| gated.iter().chain(&config.published).any(|ports: &Ports| ports.contain(door));
+        let older = older(is_gated);
         Gate {
-            protect: config.protect.clone(),
+            protect: gated,
             published: config.published.clone(),
             mode: config.mode,
             enforcing,
             failsafe: config.failsafe.clone(),
             silent_port,
             early,
-            older: older(|door| config.guarded().any(|ports| ports.contain(door))),
+            older,
         }
     }
 
     fn state_dir(&self) -> &Path {
         &self.config.state_dir
+    }
+
+    fn mode(&self) -> Mode {
+        self.config.mode
     }
 }
 

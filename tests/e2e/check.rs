@@ -206,7 +206,7 @@ fn the_knock_port_is_silent_while_the_gate_stands() {
     for capture in ["pcap", "udp"] {
         let site = Site::new(&format!("capture = \"{capture}\"\n"), &open_ssh(20));
         let said = "server.port: udp/62201 answers strangers with ICMP port unreachable";
-        assert!(check(&lab.server, &site).0.contains(said), "{capture}");
+        assert!(!check(&lab.server, &site).0.contains(said), "{capture}: not before the first start");
         let daemon = Daemon::start(&lab.server, &site);
         assert!(!check(&lab.server, &site).0.contains(said), "{capture}");
         drop(daemon);
@@ -216,6 +216,7 @@ fn the_knock_port_is_silent_while_the_gate_stands() {
             "the table stays, the socket does not"
         );
         lab.server.nft("flush ruleset");
+        assert!(check(&lab.server, &site).0.contains(said), "{capture}: nothing of ours is left");
     }
     let site = Site::new("capture = \"udp\"\n", &open_ssh(20));
     load(

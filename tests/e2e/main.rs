@@ -21,6 +21,7 @@ mod clients;
 mod combined;
 mod connect;
 mod daemon;
+mod default_drop;
 mod disk;
 mod doctor;
 mod doors;

@@ -194,13 +194,23 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         (
             "[firewall]\nbackend = 'iptables'\nmode = 'set'",
             "f:5:8: firewall.mode: backend \"iptables\" has no such mode\n\
-             hint: mode = \"guard\", or backend = \"nftables\"",
+             hint: mode = \"guard\" or \"mark\", or backend = \"nftables\"",
+        ),
+        (
+            "[firewall]\nmode = 'mark'\nmark = '0x30'",
+            "f:5:8: firewall.mark: not one bit in hexadecimal, such as \"0x10000000\"",
+        ),
+        (
+            "[firewall]\nmode = 'mark'\npublished = ['tcp/80']",
+            "f:5:13: firewall.published: mode \"mark\" closes nothing, and a container engine's own rules accept these \
+             ports\n\
+             hint: mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`",
         ),
         (
             "[firewall]\nbackend = 'iptables'\n[action.o]\nopen = ['tcp/22']\nfor = '1h'\nmax = '30d'",
             "f:8:7: action.o.max: backend \"iptables\" closes after at most 24 days",
         ),
-        ("[firewall]\nmode = 'sets'", "f:4:8: firewall.mode: not one of: guard, set"),
+        ("[firewall]\nmode = 'sets'", "f:4:8: firewall.mode: not one of: guard, mark, set"),
         (
             "[firewall]\nfailsafe = { after = '10m' }",
             "f:4:1: firewall.failsafe.allow: missing\n\

@@ -1,6 +1,7 @@
 //! The text for `iptables-restore --noflush`: our chains, and the one rule elsewhere that leads to them.
 //!
-//! What may come in leaves our chains with RETURN and meets the rules of others as before; we only take away.
+//! What may come in leaves our chains with RETURN and meets the rules of others as before; we only take away. In mode
+//! `mark` nothing is dropped: what may come in gets the mark, in the table mangle, and the rules of others decide.
 
 use std::net::SocketAddr;
 
@@ -10,6 +11,7 @@ use super::present::Present;
 use super::sets;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcing, Gate};
+use crate::gate::{Mode, PacketMark};
 use crate::knock::Ports;
 
 /// Where packets come from to us.
@@ -22,8 +24,10 @@ pub(super) const GRANTS: &str = "SPA_KNOCK_GRANTS";
 pub(super) const OLDER: &str = "SPA_KNOCK_OLDER";
 /// Uses a grant for one connection up.
 pub(super) const ONCE: &str = "SPA_KNOCK_ONCE";
+/// Sets the mark, in mode `mark`.
+pub(super) const MARKED: &str = "SPA_KNOCK_MARKED";
 /// All of ours.
-pub(super) const CHAINS: [&str; 5] = [ENTRY, GATE, GRANTS, OLDER, ONCE];
+pub(super) const CHAINS: [&str; 6] = [ENTRY, GATE, GRANTS, OLDER, ONCE, MARKED];
 
 /// Anything but the opening of a connection.
 const NOT_SYN: &str = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN";
@@ -68,6 +72,39 @@ impl Table {
     }
 }
 
+/// What the gate does with packets, as ends of rules.
+#[derive(Clone, Copy)]
+struct Verdicts {
+    pass: &'static str,
+    end: &'static str,
+}
+
+impl Verdicts {
+    const fn of(gate: &Gate) -> Self {
+        match gate.mode {
+            Mode::Mark(_) => Self { pass: "-g SPA_KNOCK_MARKED", end: "-j RETURN" },
+            Mode::Guard | Mode::Set => Self { pass: "-j RETURN", end: "-j DROP" },
+        }
+    }
+}
+
+/// The bit that packets with a grant get, in mode `mark`.
+const fn mark_of(gate: &Gate) -> Option<PacketMark> {
+    match gate.mode {
+        Mode::Mark(mark) => Some(mark),
+        Mode::Guard | Mode::Set => None,
+    }
+}
+
+/// The tables that have the gate.
+fn gated(gate: &Gate) -> &'static [Table] {
+    match (gate.mode, gate.published.is_empty()) {
+        (Mode::Mark(_), _) => &[Table::Mangle],
+        (_, true) => &[Table::Filter],
+        (_, false) => &[Table::Filter, Table::Mangle],
+    }
+}
+
 /// All that is ours, one table after the other, each a transaction.
 pub(super) fn load(
     family: Family,
@@ -77,11 +114,16 @@ pub(super) fn load(
     present: &Present,
 ) -> String {
     let mut text = Text::default();
-    text.gate(Table::Filter, family, gate, closing, live, present);
-    if gate.published.is_empty() {
-        text.remove(Table::Mangle, present);
-    } else {
-        text.gate(Table::Mangle, family, gate, closing, live, present);
+    let gated = gated(gate);
+    for table in [Table::Filter, Table::Mangle] {
+        if gated.contains(&table) {
+            text.gate(table, family, gate, closing, live, present);
+        } else {
+            text.remove(table, present);
+        }
+    }
+    if !gated.contains(&Table::Filter) {
+        text.silence_alone(gate);
     }
     text.forwards(family, closing, live, present);
     text.0
@@ -97,12 +139,9 @@ pub(super) fn change(
 ) -> String {
     let mut text = Text::default();
     if closing == Closing::Rules {
-        text.start(Table::Filter);
-        text.grants(family, live);
-        text.end();
-        if !gate.published.is_empty() {
-            text.start(Table::Mangle);
-            text.grants(family, live);
+        for table in gated(gate) {
+            text.start(*table);
+            text.grants(family, gate, live);
             text.end();
         }
     }
@@ -128,14 +167,28 @@ impl Text {
         self.line(format_args!("COMMIT"));
     }
 
-    /// At the head, and once, wherever it stood before.
-    fn lead_here(&mut self, table: Table, present: &Present) {
+    /// At the head, and once, wherever it stood before. A rule that marks is the last one: rules that restore the mark of
+    /// a connection replace the whole mark.
+    fn lead_here(&mut self, table: Table, mark: Option<PacketMark>, present: &Present) {
         let jump = table.jump();
         for _ in 0..present.jumps(table) {
             self.line(format_args!("-D {jump}"));
         }
         let (chain, rest) = jump.split_once(' ').unwrap_or_default();
-        self.line(format_args!("-I {chain} 1 {rest}"));
+        match mark {
+            Some(_) => self.line(format_args!("-A {chain} {rest}")),
+            None => self.line(format_args!("-I {chain} 1 {rest}")),
+        }
+    }
+
+    /// The silence of the knock port, where the gate is in another table and nothing of ours is left in this one.
+    fn silence_alone(&mut self, gate: &Gate) {
+        let Some(port) = gate.silent_port else { return };
+        self.start(Table::Filter);
+        self.line(format_args!(":{ENTRY} - [0:0]"));
+        self.lead_here(Table::Filter, None, &Present::default());
+        self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
+        self.end();
     }
 
     fn gate(
@@ -147,12 +200,18 @@ impl Text {
         live: &[Entry],
         present: &Present,
     ) {
+        let (verdicts, mark) = (Verdicts::of(gate), mark_of(gate));
         self.start(table);
-        for chain in CHAINS {
+        for chain in CHAINS.iter().filter(|chain| mark.is_some() || **chain != MARKED) {
             // Made if it is not there, emptied if it is.
             self.line(format_args!(":{chain} - [0:0]"));
         }
-        self.lead_here(table, present);
+        self.lead_here(table, mark, present);
+        if let Some(mark) = mark {
+            // No rule of others sets the mark for us.
+            self.line(format_args!("-A {ENTRY} -j MARK --set-xmark 0x0/{mark}"));
+            self.line(format_args!("-A {MARKED} -j MARK --set-xmark {mark}/{mark}"));
+        }
         if let (Some(port), Table::Filter) = (gate.silent_port, table) {
             // Before the loopback rule: our own host gets silence too.
             self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
@@ -160,6 +219,7 @@ impl Text {
         self.line(format_args!("-A {ENTRY} -i lo -j RETURN"));
         let (guarded, only) = match table {
             Table::Filter => (&gate.protect, ""),
+            Table::Mangle if mark.is_some() => (&gate.protect, " -m addrtype --dst-type LOCAL"),
             Table::Mangle | Table::Nat => (&gate.published, " -m addrtype --dst-type LOCAL"),
         };
         for ports in guarded {
@@ -167,60 +227,75 @@ impl Text {
         }
         self.passes(family, gate, closing);
         self.line(format_args!("-A {GATE} -g {GRANTS}"));
-        self.grants(family, if closing == Closing::Rules { live } else { &[] });
+        self.grants(family, gate, if closing == Closing::Rules { live } else { &[] });
         for connection in gate.older.iter().filter(|c| Family::of(c.remote.ip().into()) == family) {
             self.line(format_args!(
-                "-A {OLDER} -s {} -p tcp -m tcp --sport {} --dport {} -j RETURN",
+                "-A {OLDER} -s {} -p tcp -m tcp --sport {} --dport {} {}",
                 connection.remote.ip(),
                 connection.remote.port(),
-                connection.local.port()
+                connection.local.port(),
+                verdicts.pass
             ));
         }
-        self.line(format_args!("-A {OLDER} -j DROP"));
+        self.line(format_args!("-A {OLDER} {}", verdicts.end));
         self.end();
     }
 
     /// What passes the gate besides grants that are rules.
     fn passes(&mut self, family: Family, gate: &Gate, closing: Closing) {
-        self.line(format_args!("-A {GATE} -m conntrack --ctstate ESTABLISHED -j RETURN"));
+        let Verdicts { pass, .. } = Verdicts::of(gate);
+        let marking = mark_of(gate).is_some();
+        self.line(format_args!("-A {GATE} -m conntrack --ctstate ESTABLISHED {pass}"));
         if closing == Closing::Rules {
             return;
         }
         let name = |set| sets::name(set, family);
-        if matches!(gate.enforcing, Enforcing::For(_)) {
+        // A trial in mode `mark` only ends with our chains: without them the admin's rules decide alone.
+        if matches!(gate.enforcing, Enforcing::For(_)) && !marking {
             self.line(format_args!("-A {GATE} -m set ! --match-set {} src -j RETURN", name("trial")));
         }
-        for set in ["single", "span"] {
-            self.line(format_args!("-A {GATE} -m set --match-set {} src,dst -j RETURN", name(set)));
+        let sets = ["single", "span", "forward"];
+        for set in sets.iter().filter(|set| marking || **set != "forward") {
+            self.line(format_args!("-A {GATE} -m set --match-set {} src,dst {pass}", name(set)));
         }
         let once = name("once");
         self.line(format_args!(
             "-A {GATE} -m conntrack --ctstate NEW -m set --match-set {once} src,dst -g {ONCE}"
         ));
         self.line(format_args!("-A {ONCE} -j SET --del-set {once} src,dst"));
+        if marking {
+            self.line(format_args!("-A {ONCE} {pass}"));
+        }
         if gate.failsafe.is_some() {
             let (alive, spared) = (name("alive"), name("spared"));
             self.line(format_args!(
-                "-A {GATE} -m set ! --match-set {alive} src -m set --match-set {spared} src -j RETURN"
+                "-A {GATE} -m set ! --match-set {alive} src -m set --match-set {spared} src {pass}"
             ));
         }
     }
 
     /// The chain of grants, written anew as a whole.
-    fn grants(&mut self, family: Family, live: &[Entry]) {
+    fn grants(&mut self, family: Family, gate: &Gate, live: &[Entry]) {
+        let Verdicts { pass, end } = Verdicts::of(gate);
+        let marking = mark_of(gate).is_some();
         // An error if it is not there any more.
         self.line(format_args!("-F {GRANTS}"));
-        let open =
-            |entry: &&Entry| entry.family() == family && matches!(entry.kind, Kind::Single | Kind::Span);
+        // A packet that is led elsewhere needs the mark, too.
+        let opens = |kind| match kind {
+            Kind::Single | Kind::Span => true,
+            Kind::Forward(_) => marking,
+            Kind::Once => false,
+        };
+        let open = |entry: &&Entry| entry.family() == family && opens(entry.kind);
         for entry in live.iter().filter(open) {
             let (ports, comment) = (to(entry.ports), &entry.comment);
             self.line(format_args!(
-                "-A {GRANTS} -s {} {ports} -m comment --comment \"{comment}\" -j RETURN",
+                "-A {GRANTS} -s {} {ports} -m comment --comment \"{comment}\" {pass}",
                 entry.from
             ));
         }
         self.line(format_args!("-A {GRANTS} {NOT_SYN} -g {OLDER}"));
-        self.line(format_args!("-A {GRANTS} -j DROP"));
+        self.line(format_args!("-A {GRANTS} {end}"));
     }
 
     /// The table of forwards, written anew as a whole.
@@ -237,7 +312,7 @@ impl Text {
         }
         self.start(Table::Nat);
         self.line(format_args!(":{ENTRY} - [0:0]"));
-        self.lead_here(Table::Nat, present);
+        self.lead_here(Table::Nat, None, present);
         let while_it_lasts = match closing {
             Closing::Sets => format!(" -m set --match-set {} src,dst", sets::name("forward", family)),
             Closing::Rules => String::new(),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::firewall::held::{Before, Change, Holder};
-use crate::gate::{Failsafe, Passage};
+use crate::gate::{Failsafe, Mode, PacketMark, Passage};
 use crate::os::connections::Connection;
 
 fn change(from: &str, way: Way, end: u64) -> Change {
@@ -208,4 +208,46 @@ fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
         let other = SAVED.lines().filter(|line| !line.starts_with(lost)).collect::<Vec<_>>().join("\n");
         assert_ne!(present::Present::read(&other).lasting(), present.lasting(), "{lost}");
     }
+}
+
+#[test]
+fn a_gate_that_marks_drops_nothing_but_knocks() {
+    let gate = Gate {
+        mode: Mode::Mark(PacketMark::default()),
+        enforcing: Enforcing::For(Duration::from_secs(9)),
+        ..gate()
+    };
+    let live = entry::of(&[
+        change("10.0.0.2", ports("tcp/22"), 30),
+        change("10.0.0.2", forward("tcp/80", "10.9.0.1:8080"), 30),
+    ]);
+    let text = rules::load(Family::V4, &gate, Closing::Rules, &live, &present::Present::read(SAVED));
+    for line in [
+        // What an earlier gate had in the table goes.
+        "*filter\n-D INPUT -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-F SPA_KNOCK_GRANTS\n",
+        "-A PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n\
+         -A SPA_KNOCK -j MARK --set-xmark 0x0/0x10000000\n\
+         -A SPA_KNOCK_MARKED -j MARK --set-xmark 0x10000000/0x10000000\n\
+         -A SPA_KNOCK -i lo -j RETURN\n\
+         -A SPA_KNOCK -p tcp -m tcp --dport 22 -m addrtype --dst-type LOCAL -j SPA_KNOCK_GATE\n",
+        "-A SPA_KNOCK_GATE -m conntrack --ctstate ESTABLISHED -g SPA_KNOCK_MARKED\n",
+        "-A SPA_KNOCK_GRANTS -s 10.0.0.2 -p tcp -m tcp --dport 80 -m comment --comment \"laptop open\" -g SPA_KNOCK_MARKED\n",
+        "-A SPA_KNOCK_GRANTS -j RETURN\n",
+        "-A SPA_KNOCK_OLDER -j RETURN\n",
+        "*filter\n:SPA_KNOCK - [0:0]\n-I INPUT 1 -m comment --comment spa-knock -j SPA_KNOCK\n\
+         -A SPA_KNOCK -p udp -m udp --dport 62201 -j DROP\nCOMMIT\n",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert_eq!(text.matches("DROP").count(), 1, "{text}");
+    let sets = rules::load(Family::V6, &gate, Closing::Sets, &live, &Default::default());
+    for line in [
+        "-A SPA_KNOCK_GATE -m set --match-set spa_knock_forward6 src,dst -g SPA_KNOCK_MARKED\n",
+        "-A SPA_KNOCK_ONCE -j SET --del-set spa_knock_once6 src,dst\n-A SPA_KNOCK_ONCE -g SPA_KNOCK_MARKED\n",
+    ] {
+        assert!(sets.contains(line), "{line}\n{sets}");
+    }
+    assert!(!sets.contains("trial"), "{sets}");
+    let change = rules::change(Family::V4, &gate, Closing::Rules, &live, &Default::default());
+    assert!(change.starts_with("*mangle\n-F SPA_KNOCK_GRANTS\n") && !change.contains("*filter"), "{change}");
 }

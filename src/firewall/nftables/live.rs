@@ -43,9 +43,9 @@ pub(super) fn read(text: &str, now: Duration) -> Listed {
         .flat_map(|(name, elements)| elements.iter().filter_map(move |element| grant(name, element, now)));
     let rules = objects().filter_map(|object| object.get("rule"));
     let closes = rules.filter(|rule| rule.get("chain").and_then(Value::as_str) == Some("gate"));
-    let mut last =
-        closes.filter_map(|rule| rule.get("expr")?.as_array()?.last()).map(|last| last.get("drop"));
-    let closes = last.any(|drop| drop.is_some());
+    let mut last = closes.filter_map(|rule| rule.get("expr")?.as_array()?.last());
+    // In mode `mark` the rest goes on to the rules of others.
+    let closes = last.any(|last| last.get("drop").is_some() || last.get("return").is_some());
     Listed { chains: chains.map(str::to_owned).collect(), closes, grants: grants.collect() }
 }
 

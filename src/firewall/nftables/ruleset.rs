@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::{Enforcing, Gate};
 use crate::firewall::held::Change;
 use crate::firewall::text::Text;
-use crate::gate::{Failsafe, Mode, Passage, Way};
+use crate::gate::{Failsafe, Mode, PacketMark, Passage, Way};
 use crate::knock::{Ports, Prefix};
 
 /// The family and name of our table.
@@ -52,30 +52,40 @@ add chain inet spa_knock outside { type filter hook prerouting priority mangle; 
 add chain inet spa_knock inside { type nat hook prerouting priority dstnat - 10; policy accept; }
 add chain inet spa_knock gate
 add chain inet spa_knock early
+add chain inet spa_knock marks
 flush chain inet spa_knock input
 flush chain inet spa_knock outside
 flush chain inet spa_knock inside
 flush chain inet spa_knock gate
 delete chain inet spa_knock early
+delete chain inet spa_knock marks
 ";
 
-/// The gate itself, but for its end.
-const GATE: &str = "\
-add rule inet spa_knock gate ct state established accept
-add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4 accept
-add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @grants6 accept
-add rule inet spa_knock gate ip saddr . meta l4proto . th dport @spans4 accept
-add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @spans6 accept
-add rule inet spa_knock gate ct state new ip saddr . meta l4proto . th dport @once4 delete @once4 { ip saddr . meta l4proto . th dport } accept
-add rule inet spa_knock gate ct state new ip6 saddr . meta l4proto . th dport @once6 delete @once6 { ip6 saddr . meta l4proto . th dport } accept
-add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @older4 accept
-add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @older6 accept
+/// What passes the gate, each line without its verdict.
+const PASSES: &str = "\
+add rule inet spa_knock gate ct state established
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @grants6
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @spans4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @spans6
+add rule inet spa_knock gate ct state new ip saddr . meta l4proto . th dport @once4 delete @once4 { ip saddr . meta l4proto . th dport }
+add rule inet spa_knock gate ct state new ip6 saddr . meta l4proto . th dport @once6 delete @once6 { ip6 saddr . meta l4proto . th dport }
+add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @older4
+add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @older6
 ";
 
-/// Who is let in when nobody gives a sign of life.
+/// The same for those whom a failsafe lets in.
 const FAILSAFE: &str = "\
-add rule inet spa_knock gate meta l4proto != @alive ip saddr @spared4 accept
-add rule inet spa_knock gate meta l4proto != @alive ip6 saddr @spared6 accept
+add rule inet spa_knock gate meta l4proto != @alive ip saddr @spared4
+add rule inet spa_knock gate meta l4proto != @alive ip6 saddr @spared6
+";
+
+/// The same for packets that `inside` leads elsewhere, in mode `mark`.
+const LED: &str = "\
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @forwards4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @forwards6
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @locals4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @locals6
 ";
 
 /// Ports that lead elsewhere: of connections to this host alone, never of those that it passes on for others.
@@ -119,18 +129,17 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) 
     );
     text.timed("alive", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
     text.spared(gate.failsafe.as_ref());
-    if gate.mode == Mode::Guard {
-        text.guard(gate);
+    match gate.mode {
+        Mode::Guard => {
+            text.guard(gate);
+            text.verdicts(gate, "accept", "drop");
+        }
+        Mode::Set => text.verdicts(gate, "accept", "drop"),
+        Mode::Mark(mark) => {
+            text.mark(gate, mark);
+            text.verdicts(gate, &format!("meta mark set meta mark or {mark} accept"), "return");
+        }
     }
-    text.0.push_str(GATE);
-    if gate.failsafe.is_some() {
-        text.0.push_str(FAILSAFE);
-    }
-    if gate.enforcing != Enforcing::Always {
-        // The kernel takes the element away when the time of the trial is over.
-        text.line(format_args!("add rule {TABLE} gate meta l4proto != @enforcing accept"));
-    }
-    text.line(format_args!("add rule {TABLE} gate counter drop"));
     text.0.push_str(INSIDE);
     for change in live {
         text.grant(change, now);
@@ -168,6 +177,39 @@ impl Text {
                 matched(*ports)
             ));
         }
+    }
+
+    /// The same where the packets only get a mark, which others' rules accept. This is after the usual place for
+    /// restoring marks of connections (mangle), before addresses are translated, and only for packets to this host.
+    fn mark(&mut self, gate: &Gate, mark: PacketMark) {
+        self.line(format_args!(
+            "add chain {TABLE} marks {{ type filter hook prerouting priority mangle + 10; policy accept; }}"
+        ));
+        // No rule of others sets the mark for us.
+        self.line(format_args!("add rule {TABLE} marks meta mark set meta mark and {:#x}", !mark.bit()));
+        self.line(format_args!("add rule {TABLE} marks iif lo accept"));
+        for ports in &gate.protect {
+            self.line(format_args!(
+                "add rule {TABLE} marks {} fib daddr type local jump gate",
+                matched(*ports)
+            ));
+        }
+    }
+
+    /// The gate: what passes it, and what becomes of the rest.
+    fn verdicts(&mut self, gate: &Gate, pass: &str, end: &str) {
+        let marking = matches!(gate.mode, Mode::Mark(_));
+        let failsafe = if gate.failsafe.is_some() { FAILSAFE } else { "" };
+        let led = if marking { LED } else { "" };
+        for line in PASSES.lines().chain(led.lines()).chain(failsafe.lines()) {
+            self.line(format_args!("{line} {pass}"));
+        }
+        // A trial in mode `mark` only ends with its table: without it the admin's rules decide alone.
+        if gate.enforcing != Enforcing::Always && !marking {
+            // The kernel removes the element when the time of the trial is over.
+            self.line(format_args!("add rule {TABLE} gate meta l4proto != @enforcing {pass}"));
+        }
+        self.line(format_args!("add rule {TABLE} gate counter {end}"));
     }
 
     fn older(&mut self, gate: &Gate) {

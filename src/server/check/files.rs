@@ -131,7 +131,7 @@ impl Report {
 
     fn standing(&mut self, config: &ServerConfig) {
         if config.backend != Backend::None && matches!(Standing::read(&config.state_dir), Ok(Standing::Off)) {
-            let message = "the gate is off: all ports are open, also after a restart".to_owned();
+            let message = format!("the gate is off: {}, also after a restart", config.mode.when_off());
             self.warning(config, &["firewall", "protect"], message, "spa-knockd gate on");
         }
     }

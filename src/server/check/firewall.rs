@@ -2,40 +2,47 @@
 //! port stays silent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
-use super::packets::{Packets, Target, Version};
+use super::journey::{Journey, both, granted, is_ours};
+use super::packets::{Mark, Packets, Target, Version};
+use super::remedy::{self, Maker};
 use super::report::Report;
 use super::ruleset::{Base, Chain, Ruleset, TableName};
+use super::survey::{list, needed_in_saved, versions};
 use super::walk::{Kind, Obstacle, Share, Wanted, obstacles};
 use crate::config::{Backend, CaptureKind, ServerConfig};
 use crate::gate::{Mode, Part};
 use crate::knock::{Door, Ports, Protocol};
 use crate::os::host;
-use crate::os::runner;
+use crate::server::standing::Standing;
 
-/// A ruleset of a hundred thousand elements takes a second to list.
-const NFT_MAX: Duration = Duration::from_secs(20);
 /// As much of a rule, in characters, as finds it.
 const TEXT_MAX: usize = 160;
-/// From this priority on (dstnat - 10) prerouting chains see where a packet has been led to.
-const LED: i64 = -110;
-/// Our chains in `inet spa_knock`; others in it are the admin's.
-const OURS: [&str; 4] = ["input", "outside", "inside", "early"];
+/// The kernel tracks connections from this priority on (NF_IP_PRI_CONNTRACK).
+const TRACKED: i64 = -200;
 
 impl Report {
     pub(super) fn firewall(&mut self, config: &ServerConfig) {
         let nftables = config.backend == Backend::Nftables;
-        if !nftables && config.capture == CaptureKind::Udp {
+        if config.backend == Backend::None && config.capture == CaptureKind::Udp {
             return self.silence(config, None, &versions());
         }
-        if nftables && host::has_legacy_filter() {
+        for rule in needed_in_saved(config) {
+            let message = format!(
+                "firewall: the chain INPUT of {} drops what it does not accept, also with a grant",
+                rule.firewall
+            );
+            self.problem(config, &["firewall"], message, &rule.command);
+        }
+        let legacy = host::has_legacy_filter();
+        if legacy && (nftables || granted(config) != Mark::None) {
             let message = "firewall: iptables-legacy has rules too, which have not been looked at".to_owned();
             let hint = "iptables-legacy -S; ip6tables-legacy -S: see that none drops what an action opens";
             self.warning(config, &["firewall"], message, hint);
         }
         match list() {
+            // nft does not list the rules of iptables-legacy, ours among them.
+            Ok(ruleset) if legacy && !nftables => self.silence(config, Some(&ruleset), &versions()),
             Ok(ruleset) => self.judge(config, &ruleset, &versions()),
             // That it is missing has been told already.
             Err(_) if host::program("nft").is_none() => {}
@@ -49,10 +56,10 @@ impl Report {
     /// All that can be said of this ruleset, on a host with these IP versions.
     pub(super) fn judge(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
         self.silence(config, Some(ruleset), versions);
-        if config.backend != Backend::Nftables {
+        if config.backend == Backend::None {
             return;
         }
-        let before = self.count();
+        let before = self.remarks();
         for (name, action) in &config.actions {
             for part in &action.parts {
                 let key = if matches!(part, Part::Forward { .. }) { "forward" } else { "open" };
@@ -61,8 +68,74 @@ impl Report {
             }
         }
         self.led_past(config, ruleset, versions);
-        if self.count() == before {
-            self.ok("firewall: nothing is known to drop what an action opens".to_owned());
+        self.open_without_grant(config, ruleset, versions);
+        self.untracked(config, ruleset, versions);
+        if self.remarks() == before {
+            self.ok(match granted(config) {
+                Mark::Set(mark) => {
+                    format!("firewall: the rules here accept the mark {mark}, and nothing else opens")
+                }
+                Mark::Clear(_) | Mark::None => {
+                    "firewall: nothing is known to drop what an action opens".to_owned()
+                }
+            });
+        }
+    }
+
+    /// In mode `mark`: what is open to everybody, as nothing closes it.
+    fn open_without_grant(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
+        let mark = granted(config).cleared();
+        if mark == Mark::None {
+            return;
+        }
+        let is_door = |ports: &Ports| {
+            let parts = config.actions.values().flat_map(|action| &action.parts);
+            parts
+                .into_iter()
+                .any(|part| matches!(part, Part::Forward { door, .. } if Ports::from(*door) == *ports))
+        };
+        for ports in config.gated().into_iter().filter(|ports| !is_door(ports)) {
+            let open = |version: &&Version| {
+                let met = Journey::here(ports, **version, mark).obstacles(ruleset);
+                met.iter().all(|obstacle| obstacle.share < Share::Part)
+            };
+            let open: Vec<Version> = versions.iter().filter(open).copied().collect();
+            let Some(first) = open.first() else { continue };
+            let over = if open.len() == versions.len() {
+                String::new()
+            } else {
+                format!(" over {}", first.as_str())
+            };
+            let message = format!(
+                "firewall.mode: {ports} is open to everybody{over}: mode \"mark\" closes nothing, and no other rule does"
+            );
+            let hint =
+                "remove the rule that accepts it, and drop by default; or mode = \"guard\", which closes it";
+            self.problem(config, &["firewall", "mode"], message, hint);
+        }
+    }
+
+    /// What keeps the kernel from knowing which packets belong to a connection.
+    fn untracked(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
+        for ports in config.gated() {
+            let mut seen = BTreeSet::new();
+            for (version, base) in both(versions, ruleset) {
+                let early =
+                    |at: &Base| at.hook == "prerouting" && at.priority < TRACKED && at.kind == "filter";
+                if !base.base.as_ref().is_some_and(early) {
+                    continue;
+                }
+                let packets = Packets { version, ports, to: Target::Here, mark: granted(config).cleared() };
+                let found = obstacles(ruleset, base, packets, Wanted::Untracking);
+                seen.extend(found.iter().filter(|met| met.share >= Share::Part).map(Finding::of));
+            }
+            for finding in seen {
+                let verb = if finding.share == Share::Whole { "is not" } else { "may not be" };
+                let message =
+                    format!("firewall.protect: {ports} {verb} tracked as connections: {}", finding.place);
+                let hint = "a session then ends with its grant: exempt the port from notrack";
+                self.warning(config, &["firewall", "protect"], message, hint);
+            }
         }
     }
 
@@ -91,7 +164,10 @@ impl Report {
             };
             let message = format!("{}: {ports} {verb}{over}: {}", place.join("."), finding.place);
             let hint = hint(config, &finding, journeys, &met, ruleset);
-            let shut = met.iter().any(|(ports, _)| shut.get(&ports.to_string()) == Some(&all));
+            // Over IPv4 alone is enough: that is how most clients come.
+            let shut = met.iter().any(|(ports, version)| {
+                *version == Version::V4 || shut.get(&ports.to_string()) == Some(&all)
+            });
             if certain && shut {
                 self.problem(config, place, message, &hint);
             } else {
@@ -109,7 +185,7 @@ impl Report {
                 if base.base.as_ref().is_none_or(|at| at.kind != "nat" || at.hook != "prerouting") {
                     continue;
                 }
-                let packets = Packets { version, ports: *ports, to: Target::Here };
+                let packets = Packets { version, ports: *ports, to: Target::Here, mark: Mark::None };
                 for obstacle in obstacles(ruleset, base, packets, Wanted::Leading) {
                     seen.insert(Finding::of(&obstacle));
                 }
@@ -147,7 +223,9 @@ impl Report {
             let hint = "let them through there, or see them before the firewall: capture = \"pcap\"";
             return self.problem(config, &place, message, hint);
         }
-        if bound || met.iter().all(|first| first.as_ref().is_some_and(dropped)) {
+        // Before the first start nothing of ours can drop it.
+        let never = matches!(Standing::read(&config.state_dir), Ok(Standing::Never));
+        if bound || never || met.iter().all(|first| first.as_ref().is_some_and(dropped)) {
             return;
         }
         let message = format!("server.port: {door} answers strangers with ICMP port unreachable");
@@ -158,67 +236,6 @@ impl Report {
             (CaptureKind::Pcap, Backend::None) => "have your firewall drop it: knocks are seen before that",
         };
         self.warning(config, &place, message, hint);
-    }
-}
-
-/// The way of packets that an action lets in: as they arrive, and as they go on.
-#[derive(Debug)]
-struct Journey {
-    /// The port that is knocked for.
-    door: Ports,
-    first: Packets,
-    last: Packets,
-    /// The hook after prerouting.
-    hook: &'static str,
-}
-
-impl Journey {
-    fn of(part: &Part, config: &ServerConfig, versions: &[Version]) -> Vec<Self> {
-        match part {
-            Part::Open { ports, .. } | Part::OpenArgument { allowed: ports, .. } => {
-                // Those that lead inside do not come to the input hook.
-                let published = |ports: &&Ports| config.published.iter().any(|other| other.overlap(**ports));
-                let here = ports.iter().filter(|ports| !published(ports));
-                here.flat_map(|ports| versions.iter().map(|version| Self::here(*ports, *version))).collect()
-            }
-            Part::Forward { door, to } => {
-                to.iter().filter_map(|to| Self::led(*door, *to, versions)).collect()
-            }
-            Part::Close(_) | Part::Run { .. } => Vec::new(),
-        }
-    }
-
-    fn here(door: Ports, version: Version) -> Self {
-        let packets = Packets { version, ports: door, to: Target::Here };
-        Self { door, first: packets, last: packets, hook: "input" }
-    }
-
-    fn led(door: Door, to: SocketAddr, versions: &[Version]) -> Option<Self> {
-        let version = if to.is_ipv4() { Version::V4 } else { Version::V6 };
-        let arriving = Self::here(door.into(), version);
-        let (target, hook) = match to.ip() {
-            ip if !ip.is_unspecified() => (Target::Behind(ip), "forward"),
-            _ if !versions.contains(&version) => return None,
-            _ => (Target::LedHere, "input"),
-        };
-        let port: Ports = Door::new(door.protocol(), to.port())?.into();
-        Some(Self { last: Packets { ports: port, to: target, ..arriving.first }, hook, ..arriving })
-    }
-
-    fn obstacles<'r>(&self, ruleset: &'r Ruleset) -> Vec<Obstacle<'r>> {
-        let mut all = Vec::new();
-        for (_, base) in both(&[self.last.version], ruleset) {
-            let Some(at) = &base.base else { continue };
-            let packets = match at.hook.as_str() {
-                "prerouting" if at.priority < LED => self.first,
-                hook if hook == "prerouting" || hook == self.hook => self.last,
-                _ => continue,
-            };
-            if at.kind != "nat" {
-                all.extend(obstacles(ruleset, base, packets, Wanted::Closing));
-            }
-        }
-        all
     }
 }
 
@@ -256,20 +273,6 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// Base chains that are not ours, with each IP version that they see.
-fn both<'r>(versions: &[Version], ruleset: &'r Ruleset) -> Vec<(Version, &'r Chain)> {
-    let others = || ruleset.chains.iter().filter(|chain| chain.base.is_some() && !is_ours(chain));
-    let seen = |version: &Version| {
-        let version = *version;
-        others().filter(move |chain| chain.sees(version)).map(move |chain| (version, chain))
-    };
-    versions.iter().flat_map(seen).collect()
-}
-
-fn is_ours(chain: &Chain) -> bool {
-    chain.table.family == "inet" && chain.table.name == "spa_knock" && OURS.contains(&chain.name.as_str())
-}
-
 /// What for certain ends the way of these packets to this host first, be it ours.
 fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<Obstacle<'_>> {
     let mut bases: Vec<(bool, i64, &Chain)> = Vec::new();
@@ -284,8 +287,9 @@ fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<O
         }
     }
     bases.sort_by_key(|(input, priority, _)| (*input, *priority));
-    let packets = Packets { version, ports, to: Target::Here };
-    let found = bases.into_iter().flat_map(|(_, _, base)| obstacles(ruleset, base, packets, Wanted::Closing));
+    let packets = Packets { version, ports, to: Target::Here, mark: Mark::None };
+    let found =
+        bases.into_iter().flat_map(|(_, _, base)| obstacles(ruleset, base, packets, Wanted::AnyClosing));
     found.into_iter().find(|obstacle| obstacle.share == Share::Whole)
 }
 
@@ -309,57 +313,45 @@ fn hint(
     met: &[(Ports, Version)],
     ruleset: &Ruleset,
 ) -> String {
-    let TableName { family, name } = &finding.table;
     let base = &finding.base;
-    if finding.share != Share::Whole {
-        return format!("see that it lets in what a grant is for: nft list chain {family} {name} {base}");
-    }
     let Some((ports, version)) = met.first() else { return String::new() };
     let last = journeys.iter().find(|journey| journey.door == *ports && journey.last.version == *version);
     let led = last.is_some_and(|journey| journey.last.to != Target::Here);
     let goal = last.map_or(*ports, |journey| journey.last.ports);
-    let (protocol, numbers) = (goal.protocol().as_str(), goal.numbers('-'));
-    let ufw =
-        ruleset.chains.iter().any(|chain| chain.table == finding.table && chain.name.starts_with("ufw"));
-    let rule = match (led, name.as_str()) {
-        (true, _) => format!("nft insert rule {family} {name} {base} ct status dnat accept"),
-        (false, "firewalld") => {
-            format!("firewall-cmd --permanent --add-port={numbers}/{protocol} && firewall-cmd --reload")
-        }
-        (false, _) if ufw => format!("ufw allow {}/{protocol}", goal.numbers(':')),
-        (false, _) => format!("nft insert rule {family} {name} {base} {protocol} dport {numbers} accept"),
+    let (table, maker) = (&finding.table, Maker::of(&finding.table, ruleset));
+    // Where only some packets are dropped, those without the mark may be meant.
+    if let Mode::Mark(mark) = config.mode {
+        return match remedy::accept_mark(maker, table, base, mark) {
+            Some(command) => format!("have it accept the mark of packets with a grant: {command}"),
+            None => format!(
+                "its rules cannot match a mark: mode = \"guard\", and {}",
+                remedy::accept_ports(maker, table, base, goal)
+            ),
+        };
+    }
+    if finding.share != Share::Whole {
+        let TableName { family, name } = table;
+        return format!("see that it lets in what a grant is for: nft list chain {family} {name} {base}");
+    }
+    let rule = match led {
+        true => remedy::accept_led(maker, table, base),
+        false => remedy::accept_ports(maker, table, base, goal),
     };
     let guarded =
         config.mode == Mode::Guard && config.protect.iter().any(|protected| protected.contain(goal));
+    let choice = match maker {
+        Maker::Firewalld => "",
+        _ => {
+            "mode = \"mark\" leaves it closed there and needs one rule (see firewall.mode in spa-knockd.toml(5)); or "
+        }
+    };
     match led || guarded {
-        true => format!("let it through there, our gate still keeps it closed without a grant: {rule}"),
-        false => format!("first name it in firewall.protect, or it is open to everybody; then: {rule}"),
-    }
-}
-
-fn list() -> Result<Ruleset, String> {
-    let nft = |args: &[&str]| runner::run_to_end("nft", args, "", NFT_MAX).map_err(|error| error.to_string());
-    let json = nft(&["-j", "list", "ruleset"])?;
-    // Without the texts, only the findings say less.
-    let text = nft(&["-a", "list", "ruleset"]).unwrap_or_default();
-    Ruleset::read(&json, &text).map_err(|error| format!("nft -j list ruleset: {error}"))
-}
-
-/// The IP versions in which others reach this host; both when it has no address yet.
-fn versions() -> Vec<Version> {
-    let mut versions = BTreeSet::new();
-    for address in host::own_addresses() {
-        match address {
-            IpAddr::V4(ip) if !ip.is_loopback() => versions.insert(Version::V4),
-            IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => {
-                versions.insert(Version::V6)
-            }
-            _ => false,
-        };
-    }
-    match versions.is_empty() {
-        true => vec![Version::V4, Version::V6],
-        false => versions.into_iter().collect(),
+        true => {
+            format!("{choice}let it through there, our gate still keeps it closed without a grant: {rule}")
+        }
+        false => {
+            format!("{choice}first name it in firewall.protect, or it is open to everybody; then: {rule}")
+        }
     }
 }
 

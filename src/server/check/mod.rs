@@ -4,15 +4,21 @@ mod actions;
 mod files;
 mod firewall;
 mod host;
+mod journey;
 mod packet_log;
 mod packets;
+mod remedy;
 mod report;
 mod ruleset;
+mod saved;
 mod steps;
+mod survey;
 mod walk;
 
 use std::path::Path;
 use std::process::ExitCode;
+
+pub(super) use self::survey::{NeededRule, needed_rules, suggest_backend, suggest_mode};
 
 use self::report::Report;
 use super::console::{Failure, print};

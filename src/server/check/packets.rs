@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::ruleset::{Ruleset, TableName};
 use crate::firewall::prefix_from_json;
+use crate::gate::PacketMark;
 use crate::knock::{Ports, Protocol};
 
 /// An IP version.
@@ -50,6 +51,8 @@ pub(super) enum Match {
     Few,
     /// For some, or it is not known for which.
     Some,
+    /// For all but those beyond some rate.
+    Most,
     /// For all.
     All,
 }
@@ -59,6 +62,7 @@ impl Match {
         match self {
             Self::No => Self::All,
             Self::Few | Self::Some => Self::Some,
+            Self::Most => Self::Few,
             Self::All => Self::No,
         }
     }
@@ -74,6 +78,46 @@ pub(super) struct Packets {
     pub(super) version: Version,
     pub(super) ports: Ports,
     pub(super) to: Target,
+    pub(super) mark: Mark,
+}
+
+/// The bit of their marks that our gate sets, in mode `mark`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// There is no such bit.
+    None,
+    /// They do not have it: no grant lets them in.
+    Clear(PacketMark),
+    /// They have it.
+    Set(PacketMark),
+}
+
+impl Mark {
+    /// The same before a gate that marks.
+    pub(super) const fn cleared(self) -> Self {
+        match self {
+            Self::Set(mark) => Self::Clear(mark),
+            other => other,
+        }
+    }
+
+    /// Whether `mark & mask == value` holds.
+    fn holds(self, mask: u64, value: u64) -> Match {
+        let (bit, set) = match self {
+            Self::None => return Match::Few,
+            Self::Clear(mark) => (u64::from(mark.bit()), false),
+            Self::Set(mark) => (u64::from(mark.bit()), true),
+        };
+        if mask & bit == 0 {
+            return Match::Few;
+        }
+        match (value & bit != 0) == set {
+            false => Match::No,
+            // What other bits there are is not known; as a rule none is.
+            true if value & !bit == 0 => Match::All,
+            true => Match::Few,
+        }
+    }
 }
 
 /// Where they go.
@@ -181,7 +225,11 @@ impl Packets {
                 _ => Match::Some,
             },
             "pkttype" => Match::all_if(right == "host"),
-            "mark" | "skuid" | "skgid" => Match::Few,
+            "mark" => match right.as_u64() {
+                Some(value) => self.mark.holds(u64::from(u32::MAX), value),
+                None => Match::Few,
+            },
+            "skuid" | "skgid" => Match::Few,
             _ => Match::Some,
         }
     }
@@ -268,6 +316,10 @@ impl Packets {
     /// `tcp flags & (fin | syn) == syn`, of a packet that has no flag but SYN.
     fn masked(&self, masked: &[Value], right: &Value) -> Match {
         let [field, mask] = masked else { return Match::Some };
+        if field.get("meta").and_then(|meta| meta.get("key")).is_some_and(|key| key == "mark") {
+            let numbers = mask.as_u64().zip(right.as_u64());
+            return numbers.map_or(Match::Few, |(mask, value)| self.mark.holds(mask, value));
+        }
         let field = field.get("payload");
         let word = |name: &str| field.and_then(|field| field.get(name)).and_then(Value::as_str);
         if (word("protocol"), word("field")) != (Some("tcp"), Some("flags")) {

@@ -22,18 +22,26 @@ impl Report {
         self.problems.len()
     }
 
-    /// Problems, warnings, then what is fine if nothing is wrong.
+    /// How many problems and warnings there are so far.
+    pub(super) fn remarks(&self) -> usize {
+        self.problems.len().saturating_add(self.warnings.len())
+    }
+
+    /// Problems, warnings, what is fine if nothing is wrong, and how many there are of the first two.
     pub(super) fn text(mut self) -> String {
-        let problems = if self.problems.is_empty() {
-            String::new()
-        } else {
-            format!("{}\n", ConfigErrors::of(self.problems))
-        };
+        let (mut problems, mut found) = (String::new(), 0);
+        if !self.problems.is_empty() {
+            let errors = ConfigErrors::of(self.problems);
+            found = errors.problems().len();
+            problems = format!("{errors}\n");
+        }
         self.warnings.sort();
+        self.warnings.dedup();
         let warnings: String = self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
         let fine = if problems.is_empty() { self.ok } else { Vec::new() };
         let ok: String = fine.iter().map(|line| format!("ok: {line}\n")).collect();
-        format!("{problems}{warnings}{ok}")
+        let counts = format!("{}, {}\n", counted(found, "problem"), counted(self.warnings.len(), "warning"));
+        format!("{problems}{warnings}{ok}{counts}")
     }
 
     /// Something that is fine.
@@ -64,5 +72,13 @@ impl Report {
     pub(super) fn warning(&mut self, config: &ServerConfig, place: &[&str], message: String, hint: &str) {
         let place = config.places.of(place).clone();
         self.warnings.push(Problem { place, message, hint: Some(hint.to_owned()) });
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    match count {
+        0 => format!("no {what}s"),
+        1 => format!("1 {what}"),
+        _ => format!("{count} {what}s"),
     }
 }

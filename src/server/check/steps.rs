@@ -18,6 +18,8 @@ pub(super) enum Verdict {
     Goto(String),
     /// Led to another host or port.
     Led,
+    /// Not tracked as a connection; goes on through the chain.
+    Untracked,
     /// Somebody else decides: a program in user space, or a target that is not known.
     Elsewhere,
 }
@@ -39,7 +41,7 @@ pub(super) fn steps(
     let mut matched = Match::All;
     for statement in &rule.statements {
         let Some((kind, inner)) = statement.as_object().and_then(|object| object.iter().next()) else {
-            // `"notrack"` and other words: none of them decides.
+            // Words: none of them decides.
             continue;
         };
         match kind.as_str() {
@@ -47,7 +49,14 @@ pub(super) fn steps(
             "xt" if inner.get("type").is_some_and(|kind| kind == "match") => {
                 matched = matched.min(foreign(packets, inner, &rule.text));
             }
+            "limit" if !inner.get("inv").is_some_and(|inverted| inverted == true) => {
+                matched = matched.min(Match::Most);
+            }
             "limit" | "quota" | "ct count" | "meter" => matched = matched.min(Match::Few),
+            "notrack" => steps.push((matched, Verdict::Untracked)),
+            "xt" if inner.get("name").is_some_and(|name| name == "CT") && rule.text.contains("notrack") => {
+                steps.push((matched, Verdict::Untracked));
+            }
             "vmap" => steps.extend(branches(packets, inner, matched, ruleset, table)),
             "set" | "map" => matched = matched.min(noted(packets, inner)),
             "reject" => steps.push((matched.min(rejected(packets, inner, table)), Verdict::Reject)),
@@ -164,7 +173,12 @@ fn foreign(packets: &Packets, inner: &Value, text: &str) -> Match {
                 all.split(',').map(|ports| packets.port(&range(ports.trim()))).max().unwrap_or(Match::Some)
             })
         }
-        Some("limit" | "hashlimit" | "connlimit") => Match::Few,
+        Some("limit") => Match::Most,
+        Some("hashlimit" | "connlimit") => Match::Few,
+        // Extension headers and options, which no client of ours sends.
+        Some("rt" | "frag" | "hbh" | "dst" | "ah" | "esp" | "ipv6header" | "mh") => Match::Few,
+        // nft shows it as a native match where it can.
+        Some("mark" | "connmark") => Match::Few,
         _ => Match::Some,
     }
 }

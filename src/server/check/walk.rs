@@ -11,6 +11,9 @@ const RULES_MAX: u32 = 100_000;
 /// Deeper than the kernel lets chains jump (NFT_JUMP_STACK_SIZE is 16).
 const DEPTH_MAX: usize = 17;
 
+/// Where the rules of iptables lead to our gate. It has neither tables nor base chains of its own there.
+const OUR_CHAIN: &str = "SPA_KNOCK";
+
 /// What ends the packets' way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Obstacle<'r> {
@@ -31,12 +34,16 @@ pub(super) enum Kind {
     Rejected,
     /// Led to another host or port.
     Led,
+    /// Not tracked as connections.
+    Untracked,
 }
 
 /// How many of the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Share {
     None,
+    /// Those beyond some rate.
+    Few,
     Part,
     Whole,
 }
@@ -46,6 +53,7 @@ impl Share {
         match (self, matched) {
             (Self::None, _) | (_, Match::No) => Self::None,
             (share, Match::All) => share,
+            (Self::Few, _) => Self::Few,
             _ => Self::Part,
         }
     }
@@ -54,6 +62,7 @@ impl Share {
         match (self, matched) {
             (Self::None, _) | (_, Match::All) => Self::None,
             (share, Match::No) => share,
+            (Self::Few, _) | (_, Match::Most) => Self::Few,
             _ => Self::Part,
         }
     }
@@ -69,13 +78,14 @@ pub(super) fn obstacles<'r>(
     let mut walk = Walk { ruleset, base, packets, wanted, rules_left: RULES_MAX, found: Vec::new() };
     let left = walk.through(base, Share::Whole, 0);
     let drops = matches!(&base.base, Some(Base { policy: Policy::Drop, .. }));
-    if drops && left.share != Share::None && wanted == Wanted::Closing {
+    if drops && left.share != Share::None && wanted.closes() {
         walk.found.push(Obstacle { base, chain: base, rule: None, kind: Kind::Dropped, share: left.share });
     }
     let mut found = walk.found;
-    if found.iter().any(|obstacle| obstacle.share == Share::Whole) {
-        found.retain(|obstacle| obstacle.share == Share::Whole);
-    } else {
+    // What only drops a flood is not what to name where something else closes.
+    let largest = found.iter().map(|obstacle| obstacle.share).max().unwrap_or(Share::None);
+    found.retain(|obstacle| obstacle.share == largest);
+    if largest != Share::Whole {
         found.truncate(1);
     }
     found
@@ -84,10 +94,20 @@ pub(super) fn obstacles<'r>(
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// Drops and rejections.
+    /// Drops and rejections by others.
     Closing,
+    /// Drops and rejections, ours too.
+    AnyClosing,
     /// What leads packets elsewhere.
     Leading,
+    /// What keeps them from being tracked.
+    Untracking,
+}
+
+impl Wanted {
+    const fn closes(self) -> bool {
+        matches!(self, Self::Closing | Self::AnyClosing)
+    }
 }
 
 struct Walk<'r> {
@@ -121,6 +141,8 @@ impl<'r> Walk<'r> {
                     continue;
                 }
                 match verdict {
+                    // Our own chains let these packets through.
+                    Verdict::Jump(to) if to == OUR_CHAIN && self.wanted != Wanted::AnyClosing => {}
                     Verdict::Jump(to) => {
                         let left = self.enter(chain, &to, share, depth);
                         touched |= left.touched;
@@ -141,6 +163,7 @@ impl<'r> Walk<'r> {
                         here = here.without(matched);
                     }
                     Verdict::Drop | Verdict::Reject | Verdict::Led if matched == Match::Few => {}
+                    Verdict::Untracked => self.note(chain, rule, &verdict, share),
                     verdict => {
                         self.note(chain, rule, &verdict, share);
                         touched = true;
@@ -166,12 +189,13 @@ impl<'r> Walk<'r> {
 
     fn note(&mut self, chain: &'r Chain, rule: &'r Rule, verdict: &Verdict, share: Share) {
         let (kind, wanted) = match verdict {
-            Verdict::Drop => (Kind::Dropped, Wanted::Closing),
-            Verdict::Reject => (Kind::Rejected, Wanted::Closing),
-            Verdict::Led => (Kind::Led, Wanted::Leading),
+            Verdict::Drop => (Kind::Dropped, self.wanted.closes()),
+            Verdict::Reject => (Kind::Rejected, self.wanted.closes()),
+            Verdict::Led => (Kind::Led, self.wanted == Wanted::Leading),
+            Verdict::Untracked => (Kind::Untracked, self.wanted == Wanted::Untracking),
             _ => return,
         };
-        if wanted == self.wanted {
+        if wanted {
             self.found.push(Obstacle { base: self.base, chain, rule: Some(rule), kind, share });
         }
     }

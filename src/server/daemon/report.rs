@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{COUNT_MAX, Daemon};
 use crate::config::{CaptureKind, Interfaces};
-use crate::gate::Ending;
+use crate::gate::{Ending, Mode};
 use crate::os::{clock, wait};
 use crate::server::standing::Standing;
 use crate::server::status::{
@@ -45,7 +45,11 @@ impl Daemon {
             gate: GateState {
                 state,
                 seconds_left: left,
-                protect: config.guarded().map(ToString::to_string).collect(),
+                protect: config.gated().iter().chain(&config.published).map(ToString::to_string).collect(),
+                mark: match config.mode {
+                    Mode::Mark(mark) => Some(mark.to_string()),
+                    Mode::Guard | Mode::Set => None,
+                },
             },
             capture: CaptureState {
                 kind: match config.capture {

@@ -65,6 +65,9 @@ pub(super) struct GateState {
     pub(super) seconds_left: Option<u64>,
     /// What only a grant opens.
     pub(super) protect: Vec<String>,
+    /// In mode `mark`: the mark of packets that a grant lets in. The admin's rules close the ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<String>,
 }
 
 /// The gate.
@@ -219,7 +222,12 @@ pub(super) mod tests {
             server: "bastion.test".to_owned(),
             pid: 4711,
             uptime: 93_784,
-            gate: GateState { state: Gate::On, seconds_left: None, protect: vec!["tcp/22".to_owned()] },
+            gate: GateState {
+                state: Gate::On,
+                seconds_left: None,
+                protect: vec!["tcp/22".to_owned()],
+                mark: None,
+            },
             capture: CaptureState {
                 kind: "pcap".to_owned(),
                 port: 62201,

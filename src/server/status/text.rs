@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Gate, Status};
+use crate::gate::Mode;
 
 /// Whether the text has colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +71,16 @@ fn gate(status: &Status, colour: Colour) -> String {
         [] => "no port".to_owned(),
         doors => doors.join(", "),
     };
+    let mark = status.gate.mark.as_ref().and_then(|mark| mark.parse().ok());
+    let mode = mark.map_or(Mode::Guard, Mode::Mark);
+    let closed = mode.when_on(&doors);
     match status.gate.state {
-        Gate::On => format!("{}; {doors} closed but for grants", colour.paint(Tone::Good, "on".to_owned())),
-        Gate::Off => colour.paint(Tone::Bad, "off; all ports are open".to_owned()),
+        Gate::On => format!("{}; {closed}", colour.paint(Tone::Good, "on".to_owned())),
+        Gate::Off => colour.paint(Tone::Bad, format!("off; {}", mode.when_off())),
         Gate::Trial => {
             let left = lasting(status.gate.seconds_left.unwrap_or_default());
             let trial = colour.paint(Tone::Notice, format!("on trial, off again in {left}"));
-            format!("{trial}; {doors} closed but for grants")
+            format!("{trial}; {closed}")
         }
     }
 }

@@ -71,6 +71,9 @@ fn what_closes_an_opened_port_is_named_and_what_lets_it_through_is_not() {
             "forwarding",
             "action.db.forward: tcp/15432 is dropped all the same: table inet forwarding, chain forward: policy drop",
         ),
+        // Over IPv4 alone is as bad for most clients.
+        ("rejected_v4", "tcp/22 is rejected all the same over IPv4: table inet rejected_v4"),
+        ("noted_v4", "tcp/22 is dropped all the same over IPv4: table inet noted_v4"),
         (
             "forwarding_other",
             "tcp/15432 is dropped all the same: table inet forwarding_other, chain forward: policy drop",
@@ -100,8 +103,6 @@ fn what_closes_an_opened_port_is_named_and_what_lets_it_through_is_not() {
             "with_reset",
             "tcp/22 may be rejected all the same: table inet with_reset, chain input: rule with handle 2",
         ),
-        ("rejected_v4", "tcp/22 is rejected all the same over IPv4: table inet rejected_v4"),
-        ("noted_v4", "tcp/22 is dropped all the same over IPv4: table inet noted_v4"),
         ("dropped_not_in", "tcp/22 may be dropped all the same"),
         (
             "unreadable",
@@ -251,4 +252,91 @@ fn chains_that_jump_to_each_other_without_end_are_left_alone() {
     let ruleset = Ruleset::read(&format!(r#"{{"nftables": [{}]}}"#, objects.join(",")), "").unwrap();
     let said = told(&config(CONFIG), &ruleset);
     assert!(said.len() == 1 && said[0].contains("tcp/22 may be dropped"), "{said:#?}");
+}
+
+#[test]
+fn what_closes_is_named_and_not_what_only_drops_a_flood() {
+    let findings = findings("flood_then_reject");
+    assert!(
+        findings.len() == 1
+            && findings[0].contains("may be rejected all the same")
+            && !findings[0].contains("syn_flood"),
+        "{findings:#?}"
+    );
+}
+
+/// The whole output about one table of the cases.
+fn output(text: &str, table: &str) -> String {
+    let mut report = Report::default();
+    report.judge(&config(text), &case(table), &[Version::V4, Version::V6]);
+    report.text()
+}
+
+#[test]
+fn a_warning_about_what_a_grant_opens_excludes_the_all_clear() {
+    let fine = "nothing is known to drop what an action opens";
+    for table in ["by_policy", "dropped_v6", "accepted_but_source"] {
+        assert!(!output(CONFIG, table).contains(fine), "{table}");
+    }
+    assert!(output(CONFIG, "accepted").contains(fine));
+}
+
+#[test]
+fn in_mode_mark_the_rules_of_the_host_must_accept_the_mark_and_nothing_else() {
+    let marking = format!("{}for = \"30s\"\n", CONFIG.split("[action.db]").next().unwrap());
+    let marking = marking
+        .replace("protect = [\"tcp/22\", \"tcp/8080\"]", "mode = \"mark\"")
+        .replace("for = \"30s\"\nfor = \"30s\"", "for = \"30s\"");
+    let fine = output(&marking, "marked");
+    assert!(fine.contains("ok: firewall: the rules here accept the mark 0x10000000"), "{fine}");
+    for table in ["by_policy", "marked_otherwise"] {
+        let closed = output(&marking, table);
+        let hint = format!(
+            "hint: have it accept the mark of packets with a grant: \
+             nft insert rule inet {table} input meta mark and 0x10000000 == 0x10000000 accept"
+        );
+        assert!(
+            closed.contains("be dropped all the same") || closed.contains("is dropped all the same"),
+            "{closed}"
+        );
+        assert!(closed.contains(&hint), "{closed}");
+        assert!(!closed.contains("ok: firewall"), "{closed}");
+    }
+    let other = marking.replace("mode = \"mark\"", "mode = \"mark\"\nmark = \"0x20000000\"");
+    assert!(
+        output(&other, "marked_otherwise")
+            .contains("ok: firewall: the rules here accept the mark 0x20000000")
+    );
+    for table in ["accepted", "other_drops"] {
+        let open = output(&marking, table);
+        assert!(
+            open.contains("firewall.mode: tcp/22 is open to everybody: mode \"mark\" closes nothing"),
+            "{table}: {open}"
+        );
+    }
+    let firewalld = output(&marking, "firewalld");
+    assert!(
+        firewalld.contains("its rules cannot match a mark: mode = \"guard\", and firewall-cmd"),
+        "{firewalld}"
+    );
+}
+
+#[test]
+fn a_port_whose_packets_are_not_tracked_is_warned_of() {
+    let said = "firewall.protect: tcp/22 is not tracked as connections: table inet not_tracked, chain raw";
+    let untracked = output(CONFIG, "not_tracked");
+    assert!(untracked.contains("warning: ") && untracked.contains(said), "{untracked}");
+    assert!(!output(CONFIG, "not_tracked_other").contains("tracked"));
+}
+
+#[test]
+fn a_report_ends_with_the_number_of_its_problems_and_warnings() {
+    for (table, counts) in [
+        ("by_policy", "1 problem, no warnings\n"),
+        ("not_tracked", "no problems, 1 warning\n"),
+        ("accepted", "no problems, no warnings\n"),
+    ] {
+        let output = output(CONFIG, table);
+        assert!(output.ends_with(counts), "{output}");
+    }
 }
