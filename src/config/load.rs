@@ -66,7 +66,20 @@ pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     })
 }
 
-/// The same, as if one of the files had been replaced already.
+/// Reads the client files beside a config that has errors; one that has errors itself is left out.
+#[must_use]
+pub fn load_client_files(path: &Path, keys_dir: &Path) -> Vec<(ClientName, ClientEntry)> {
+    let context = ClientContext { keys_dir: keys_dir.to_owned(), actions: None };
+    let mut clients = Vec::new();
+    for source in client_files(path).unwrap_or_default().iter().filter_map(|file| read_source(file).ok()) {
+        let Ok(document) = Document::parse(&source.file, &source.text) else { continue };
+        let read = read_client_file(&document, &source.file, &context);
+        clients.extend(read.into_iter().filter_map(|client| Some((client.name, client.entry?))));
+    }
+    clients
+}
+
+/// Loads the config and the client files beside it as if one of the files had been replaced already.
 ///
 /// # Errors
 /// Everything that is wrong with any of them.

@@ -23,7 +23,9 @@ pub use profile::{Profile, ProfileError};
 pub const KNOCK_PORT: u16 = 62_201;
 
 #[cfg(feature = "server")]
-pub use load::{CLIENTS_FOLDER, Source, load, load_main, load_trusted, load_with, outline, read, writers};
+pub use load::{
+    CLIENTS_FOLDER, Source, load, load_client_files, load_main, load_trusted, load_with, outline, read, writers,
+};
 #[cfg(feature = "server")]
 pub use sections::USER;
 #[cfg(feature = "server")]

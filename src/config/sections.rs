@@ -61,7 +61,12 @@ pub(super) struct Sections {
 impl Sections {
     /// The parts of a config that commands can use whatever else is wrong with it.
     pub(super) fn outline(self) -> Outline {
-        Outline { state_dir: self.state_dir, control: self.control, backend: self.backend }
+        Outline {
+            state_dir: self.state_dir,
+            keys_dir: self.keys_dir,
+            control: self.control,
+            backend: self.backend,
+        }
     }
 
     /// The config, still without clients; `None` when it has no id.

@@ -95,6 +95,8 @@ impl ServerConfig {
 pub struct Outline {
     /// Where the daemon keeps what must outlive it.
     pub state_dir: PathBuf,
+    /// Where key files lie.
+    pub keys_dir: PathBuf,
     /// The control socket.
     pub control: PathBuf,
     /// What opens and closes ports.

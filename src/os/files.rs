@@ -8,7 +8,7 @@ mod secret;
 
 pub use self::permissions::trust_daemon_user;
 pub(super) use self::secret::read_zeroizing;
-pub use self::secret::{read_daemon_secret, read_secret, read_secret_from_stdin};
+pub use self::secret::{read_daemon_secret, read_exposed_secret, read_secret, read_secret_from_stdin};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};

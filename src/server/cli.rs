@@ -207,10 +207,15 @@ pub(super) enum ClientCommand {
     },
     /// A new key for a client; the one that it has stays good for a while
     Rotate(RotateClient),
-    /// Remove a client and its key
+    /// Take a client out of the running daemon, close its grants, and remove its key
+    ///
+    /// It works whatever else is wrong with the config or the keys. Where its files cannot be changed, or the config
+    /// itself defines it, the state folder keeps its key out after a restart, too.
     Revoke {
-        /// The client
-        name: ClientName,
+        /// Its name, or the fingerprint of its key
+        client: String,
+        #[command(flatten)]
+        place: Place,
     },
 }
 

@@ -3,9 +3,11 @@
 
 mod handover;
 mod on_disk;
+mod revocation;
 
-pub(super) use self::handover::{handed_over, pair_key};
+pub(super) use self::handover::{handed_over, pair_key, readmit};
 pub(super) use self::on_disk::{Created, remove_keys};
+pub(super) use self::revocation::revoke;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,6 +45,7 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
     }
     let key = pair_key(&config, &add.name, add.key.as_deref())?;
     let handed_over = handed_over(&key, &add.form)?;
+    readmit(&config, &key)?;
     // An earlier client of this name that was removed by hand.
     state::forget_uses(&config.state_dir, &add.name).map_err(Failure::run)?;
 
@@ -118,25 +121,6 @@ pub(super) fn show(path: &Path, name: &ClientName) -> Result<(), Failure> {
         Ok(_) => Ok(()),
         Err(problem) => Err(Failure::key(problem)),
     }
-}
-
-/// Removes a client that `add` made.
-///
-/// # Errors
-/// When the config is bad, there is no such client, it is defined in the config itself, or a file stays.
-pub(super) fn revoke(path: &Path, name: &ClientName) -> Result<(), Failure> {
-    let config = config::load(path)?;
-    let entry = find(&config, name)?;
-    check_own_file(path, &config, name, entry, "remove")?;
-    files::remove(&entry.defined_in)?;
-    tell(format_args!("client {name}: revoked"));
-    let previous = entry.previous.iter().map(|previous| &previous.key);
-    let removed =
-        remove_keys(&config, name, std::iter::once(&entry.key).chain(previous).chain(entry.otp.as_ref()));
-    // Before anything else that failed: it must not knock any more.
-    reload::tell_daemon(&config, &format!("client {name}"))?;
-    state::forget_uses(&config.state_dir, name).map_err(Failure::run)?;
-    removed
 }
 
 /// Whether a client is defined in a file of its own, which commands may change.

@@ -47,6 +47,11 @@ pub(super) enum Question {
         /// Which; without a number, all of them.
         grant: Option<String>,
     },
+    /// Refuse a client from now on, and close its grants.
+    DropClient {
+        /// Its name, or the fingerprint of one of its keys.
+        client: String,
+    },
     /// The state of the daemon.
     Status {},
     /// How often a client has knocked with its previous key.
@@ -108,6 +113,17 @@ pub(super) enum Answer {
     Status {
         /// All of it.
         status: Box<Status>,
+    },
+    /// Clients that were dropped.
+    Dropped {
+        /// Their names; none where none is known.
+        clients: Vec<String>,
+        /// Those of all their keys.
+        fingerprints: Vec<String>,
+        /// How many grants were closed.
+        closed: u64,
+        /// What of it could not be done.
+        remarks: Vec<String>,
     },
     /// It is not done.
     Failed {

@@ -6,6 +6,7 @@ mod postponed;
 mod questions;
 mod reload;
 mod report;
+mod revocation;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -252,8 +253,12 @@ impl Daemon {
         let _ = self.state.record_uses(self.keeper.uses());
     }
 
-    /// Commands find there what they need while the config has errors.
+    /// Commands find there what they need while the config has errors; and keys that no client has any more need not
+    /// be kept out.
     fn remember_config(&self) {
+        if let Err(error) = self.loaded.revoked.write(&self.loaded.config.state_dir) {
+            log::warn!("{error}: revoked keys that are not configured any more stay listed");
+        }
         if let Err(error) = last_good::remember(&self.loaded) {
             log::warn!("{error}: commands cannot use this config once the file has errors");
         }

@@ -42,7 +42,13 @@ impl Facts {
         let usable = valid.ok().or(last_good);
         let plan = usable.map(|config| {
             let config = ServerConfig { state_dir: state_dir.clone(), ..config };
-            Loaded { path: path.to_owned(), config, clients: Vec::new(), legacy: None }
+            Loaded {
+                path: path.to_owned(),
+                config,
+                clients: Vec::new(),
+                legacy: None,
+                revoked: Default::default(),
+            }
         });
         Self { state_dir, backend, plan, controls }
     }

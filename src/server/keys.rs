@@ -88,6 +88,12 @@ pub(super) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -
     load_secret(config, name, file).map(|secret| secret.keys(&config.id))
 }
 
+/// The fingerprint of a key file that may be unusable for its mode: to revoke it.
+pub(super) fn fingerprint_of(config: &ServerConfig, file: &Path) -> Option<Fingerprint> {
+    let key = KeyFile::parse(&files::read_exposed_secret(file).ok()?).ok()?;
+    pair_for(&key, &config.id).ok().map(|secret| secret.keys(&config.id).fingerprint)
+}
+
 /// Reads the secret that a key file of a client holds.
 ///
 /// # Errors

@@ -29,6 +29,7 @@ mod pace;
 mod packet_log;
 mod qr;
 mod reload;
+mod revoked;
 mod rotation;
 mod run;
 mod standing;
@@ -82,7 +83,9 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::List) => exit(clients::list(&config)),
         Command::Client(ClientCommand::Show { name }) => exit(clients::show(&config, &name)),
         Command::Client(ClientCommand::Rotate(rotate)) => exit(rotation::rotate(&config, &rotate)),
-        Command::Client(ClientCommand::Revoke { name }) => exit(clients::revoke(&config, &name)),
+        Command::Client(ClientCommand::Revoke { client, place }) => {
+            exit(clients::revoke(&config, &place.facts(&config), &client))
+        }
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         Command::Gate { state, confirm, place } => exit(gate::gate(&place.facts(&config), state, confirm)),
         Command::Grants { json, place } => exit(grants::list(&place.facts(&config), json)),

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use super::cli::RotateClient;
-use super::clients::{Created, check_own_file, day_or_time, find, handed_over, pair_key, remove_keys};
+use super::clients::{
+    Created, check_own_file, day_or_time, find, handed_over, pair_key, readmit, remove_keys,
+};
 use super::console::{Failure, print, tell};
 use super::control::{self, Answer, Heard, Question};
 use super::keys::load_keys;
@@ -24,6 +26,7 @@ pub(super) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> 
     let entry = find(&config, name)?;
     check_own_file(path, &config, name, entry, "change `key` of")?;
     let key = pair_key(&config, name, rotate.key.as_deref())?;
+    readmit(&config, &key)?;
     let text = key.to_text();
     let handed_over = handed_over(&key, &rotate.form)?;
     let file = free_name(&config, name);

@@ -14,6 +14,7 @@ use super::gatehouse::{Gatehouse, Plan, older};
 use super::keys::{LoadedClient, load_clients};
 use super::knockd::Written;
 use super::legacy::{self, PlainSequences};
+use super::revoked::RevokedKeys;
 use super::standing::Standing;
 use super::state::{self, Left, State, Undoings};
 use super::takeover;
@@ -60,6 +61,8 @@ pub(super) struct Loaded {
     pub(super) clients: Vec<LoadedClient>,
     /// The doors of `[legacy]`.
     pub(super) legacy: Option<Written>,
+    /// Keys of configured clients that are revoked; these clients are not among the others.
+    pub(super) revoked: RevokedKeys,
 }
 
 /// The state folder is ours, and so is the gate of this network namespace.
@@ -106,7 +109,23 @@ impl Loaded {
         let config = config::load_trusted(path)?;
         let clients = load_clients(&config)?;
         let legacy = legacy::load(&config)?;
-        Ok(Self { path: path.to_owned(), config, clients, legacy })
+        let mut loaded =
+            Self { path: path.to_owned(), config, clients, legacy, revoked: RevokedKeys::default() };
+        // At a start what cannot be read is an error, once the gate is closed.
+        loaded.keep_out(&RevokedKeys::read(&loaded.config.state_dir).unwrap_or_default());
+        Ok(loaded)
+    }
+
+    /// Takes out the clients whose key is revoked, whatever the config names.
+    pub(super) fn keep_out(&mut self, revoked: &RevokedKeys) {
+        let kept_out = revoked.still_configured(&self.clients);
+        for name in kept_out.drop_from(&mut self.clients) {
+            let place = self.config.places.of(&["client", &name]);
+            log::warn!(
+                "client {name}: its key is revoked, and it stays out\nhint: remove it at {place}, or give it another key: spa-knockd client rotate {name}"
+            );
+        }
+        self.revoked.merge(kept_out);
     }
 
     /// Gives up what this config does not need, for as long as the process lives.
@@ -287,6 +306,7 @@ impl Locked {
     }
 
     fn remember(self) -> Result<Remembering, Failure> {
+        RevokedKeys::read(&self.loaded.config.state_dir)?;
         let (state, memory) = state::open(&self.loaded.config).map_err(Failure::run)?;
         let (undoings, left) = state::open_undoings(&self.loaded.config).map_err(Failure::run)?;
         Ok(Remembering { locked: self, state, memory, undoings, left })

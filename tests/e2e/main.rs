@@ -53,6 +53,7 @@ mod processes;
 mod recipes;
 mod refusal;
 mod reload;
+mod revocation;
 mod run;
 mod secrets;
 mod ssh;

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, full, open_ssh};
+use crate::net::{CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, full, open_ssh};
 
 /// The backends that have a gate.
 const BACKENDS: [&str; 2] = ["nftables", "iptables"];
@@ -111,11 +111,21 @@ impl<'l> Stage<'l> {
 
     /// `spa-knockd` with these words; what it printed. It must succeed.
     fn admin(&self, words: &[&str]) -> String {
+        self.try_admin(words, true)
+    }
+
+    /// The same; it must succeed or fail.
+    fn try_admin(&self, words: &[&str], succeeds: bool) -> String {
         let Output { status, stdout, stderr } =
             self.lab.server.output(&mut self.inside(&self.site.admin(words)));
         let text = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
-        assert!(status.success(), "{}: {words:?}: {text}", self.row);
+        assert_eq!(status.success(), succeeds, "{}: {words:?}: {text}", self.row);
         text
+    }
+
+    /// Whether a knock of `laptop` is answered.
+    fn knocks(&self) -> bool {
+        ask(&self.lab.client.udp(CLIENT4), SERVER4, &self.site.key("laptop").good()).is_some()
     }
 
     fn is_open(&self) -> bool {
@@ -140,8 +150,29 @@ fn gate_off_opens_the_ports_whatever_is_broken_with_and_without_a_daemon() {
     });
 }
 
+#[test]
+fn a_client_is_revoked_whatever_is_broken_with_and_without_a_daemon() {
+    on_each_row(|stage, row, runs| {
+        // Where nothing remembers it, that is a failure: the client is in the config itself.
+        let text = stage.try_admin(&["client", "revoke", "laptop"], row.remembered);
+        assert!(!stage.is_open(), "{}: {text}", stage.row);
+        assert!(text.contains("remove [client.laptop] from"), "{}: {text}", stage.row);
+        let lasts = text.contains("keeps it out, also after a restart");
+        assert_eq!(lasts, row.remembered, "{}: {text}", stage.row);
+        assert_eq!(
+            text.contains("the next start accepts it again"),
+            !row.remembered,
+            "{}: {text}",
+            stage.row
+        );
+        if runs {
+            assert!(!stage.knocks(), "{}: its key still works", stage.row);
+        }
+    });
+}
+
 /// Runs `check` on each row with each backend, with and without a daemon; in full all of them, else half. Each begins
-/// with the gate closed and the row's damage done.
+/// with the gate closed but for a grant of `laptop`, and the row's damage done.
 fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
     if Lab::new().is_none() {
         return;
@@ -159,11 +190,11 @@ fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
                         }
                         let stage = Stage::new(&lab, backend, &format!("{}, daemon {runs}", row.name));
                         let mut daemon = stage.start();
+                        assert!(!stage.is_open() && stage.knocks() && stage.is_open(), "{}", stage.row);
                         if !runs {
                             assert!(daemon.terminate().success());
                         }
                         (row.damage)(&stage);
-                        assert!(!stage.is_open(), "{}", stage.row);
                         check(&stage, row, runs);
                         drop(daemon);
                         lab.server.run("nft flush ruleset");
@@ -228,8 +259,7 @@ fn a_daemon_with_another_backend_takes_the_gate_over_and_knocks_work_at_once() {
         assert!(!stage.is_open(), "{}", stage.row);
         let status = stage.admin(&["status"]);
         assert!(!status.contains("another backend"), "{}: {status}", stage.row);
-        let answer = crate::net::ask(&lab.client.udp(CLIENT4), SERVER4, &stage.site.key("laptop").good());
-        assert!(answer.is_some() && stage.is_open(), "{}", stage.row);
+        assert!(stage.knocks() && stage.is_open(), "{}", stage.row);
         stage.admin(&["gate", "off"]);
         assert_clean(&stage);
     }

@@ -158,7 +158,13 @@ impl Iptables {
     /// The file first, then the firewall; as it was where the firewall does not take it.
     fn become_held(&mut self, held: Held, ended: &[Entry], touched: &[Entry]) -> Result<(), FirewallError> {
         let unwritten = |error| FirewallError::Other(format!("not remembered: {error}"));
-        self.journal.write(&held, clock::boot()).map_err(unwritten)?;
+        if let Err(error) = self.journal.write(&held, clock::boot()) {
+            if ended.is_empty() {
+                return Err(unwritten(error));
+            }
+            // A full disk keeps nobody in: it closes now.
+            log::error!("firewall: {error}: closed now, but a restart within its time opens it again");
+        }
         if let Err(error) = self.change(&held, ended, touched) {
             // Without sets the lock is waited for before anything is done, in each family.
             let undone = error == FirewallError::Locked

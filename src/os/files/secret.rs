@@ -51,6 +51,19 @@ fn read_secret_below(
     read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
 }
 
+/// Reads a secret file whoever else may read it, too: to revoke what it holds, and for nothing else.
+///
+/// # Errors
+/// When it is not a regular file, or cannot be read.
+pub fn read_exposed_secret(path: &Path) -> Result<Zeroizing<String>, FileError> {
+    let file = open_for_reading(path).map_err(|error| FileError::io(path, &error))?;
+    let metadata = file.metadata().map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_file() {
+        return Err(FileError::new(path, "not a regular file", None));
+    }
+    read_zeroizing(file).map_err(|error| FileError::new(path, error, None))
+}
+
 /// Reads a secret from standard input.
 ///
 /// # Errors

@@ -7,8 +7,9 @@ use crate::config::{self, Audit, Backend, ServerConfig};
 use crate::gate::undo_is_of;
 use crate::knockd::Door;
 use crate::os::files;
-use crate::server::keys::load_clients;
+use crate::server::keys::{LoadedClient, load_clients};
 use crate::server::legacy;
+use crate::server::revoked::RevokedKeys;
 use crate::server::standing::Standing;
 use crate::server::state::{self, Undoing};
 
@@ -48,8 +49,24 @@ impl Report {
 
     fn keys(&mut self, config: &ServerConfig) {
         match load_clients(config) {
-            Ok(clients) => self.ok(format!("keys: {} loaded", clients.len())),
+            Ok(clients) => {
+                self.ok(format!("keys: {} loaded", clients.len()));
+                self.revoked(config, clients);
+            }
             Err(errors) => self.problems(errors.problems()),
+        }
+    }
+
+    fn revoked(&mut self, config: &ServerConfig, mut clients: Vec<LoadedClient>) {
+        match RevokedKeys::read(&config.state_dir) {
+            Ok(revoked) => {
+                for name in revoked.drop_from(&mut clients) {
+                    let message = format!("client.{name}: its key is revoked, and it stays out");
+                    let hint = format!("remove it, or give it another key: spa-knockd client rotate {name}");
+                    self.warning(config, &["client", &name], message, &hint);
+                }
+            }
+            Err(error) => self.file(Err(error)),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::server::cli::KeyForm;
 use crate::server::console::{Failure, print, tell};
 use crate::server::keys::{LoadedClient, load_clients, pair_for};
 use crate::server::qr;
+use crate::server::revoked::RevokedKeys;
 
 /// A new key, or the derived one that was given.
 pub(in crate::server) fn pair_key(
@@ -26,6 +27,14 @@ pub(in crate::server) fn pair_key(
     let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
     let holder = Holder::Pair { server: config.id.clone(), secret };
     Ok(KeyFile { client: Some(name.clone()), holder, address: None, port })
+}
+
+/// Whoever is given a revoked key on purpose may use it.
+pub(in crate::server) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), Failure> {
+    if let Holder::Pair { secret, .. } = &key.holder {
+        RevokedKeys::forget_in(&config.state_dir, secret.keys(&config.id).fingerprint)?;
+    }
+    Ok(())
 }
 
 fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failure> {

@@ -16,9 +16,14 @@ pub(super) struct ClientFiles {
 
 impl ClientFiles {
     pub(super) fn of(path: &Path, config: &ServerConfig, name: &ClientName) -> Self {
+        Self::of_name(path, &config.keys_dir, name)
+    }
+
+    /// The same with keys in `keys_dir`.
+    pub(super) fn of_name(path: &Path, keys_dir: &Path, name: &ClientName) -> Self {
         Self {
-            key: config.keys_dir.join(format!("{name}.key")),
-            otp: config.keys_dir.join(format!("{name}.otp")),
+            key: keys_dir.join(format!("{name}.key")),
+            otp: keys_dir.join(format!("{name}.otp")),
             definition: path.with_file_name(CLIENTS_FOLDER).join(format!("{name}.toml")),
         }
     }

@@ -59,6 +59,7 @@ impl Daemon {
                     Err(error) => done(Err(error.to_string())),
                 }
             }
+            Question::DropClient { client } => self.drop_client(&client),
             Question::Status {} => Reply::Status { status: Box::new(self.status()) },
             Question::PreviousUses { client } => {
                 let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));

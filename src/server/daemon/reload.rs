@@ -5,6 +5,7 @@ use crate::os::clock;
 use crate::server::audit::AuditLog;
 use crate::server::console::Failure;
 use crate::server::metrics::Metrics;
+use crate::server::revoked::RevokedKeys;
 use crate::server::run::Loaded;
 
 impl Daemon {
@@ -56,7 +57,11 @@ impl Daemon {
     }
 
     fn try_reload(&mut self) -> Result<(), Failure> {
-        let new = Loaded::load(&self.loaded.path)?;
+        let mut new = Loaded::load(&self.loaded.path)?;
+        // A list that cannot be read must not be replaced by a shorter one.
+        RevokedKeys::read(&self.loaded.config.state_dir)?;
+        // Also what a full disk could not take.
+        new.keep_out(&self.loaded.revoked);
         self.check_restart(&new)?;
         let audit = AuditLog::open(&new.config.audit)?;
         let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);

@@ -1,0 +1,128 @@
+//! `spa-knockd client revoke` takes a client out, whatever else is wrong, and says what was achieved.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Output;
+
+use crate::net::{CLIENT4, Daemon, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, Site, ask, open_ssh, within};
+
+/// `spa-knockd` with these words; whether it succeeded, and what it printed.
+fn admin(lab: &Lab, site: &Site, words: &[&str]) -> (bool, String) {
+    let Output { status, stdout, stderr } = lab.server.output(&mut site.admin(words));
+    (status.success(), String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())
+}
+
+/// A client of a file of its own, and its key.
+fn added(lab: &Lab, site: &Site, name: &str) -> Key {
+    let file = site.path(&format!("{name}.handed-over"));
+    let (done, text) =
+        admin(lab, site, &["client", "add", name, "--allow", "open-ssh", "-o", file.to_str().unwrap()]);
+    assert!(done, "{text}");
+    Key::read(&file, SERVER_ID)
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn fingerprint(lab: &Lab, site: &Site, name: &str) -> String {
+    let (_, text) = admin(lab, site, &["client", "show", name]);
+    text.lines().find_map(|line| line.strip_prefix("fingerprint: ")).unwrap().to_owned()
+}
+
+#[test]
+fn a_lost_key_is_refused_at_once_though_another_key_or_the_config_is_broken() {
+    let Some(lab) = Lab::new() else { return };
+    let good = open_ssh(30);
+    for (row, by_fingerprint) in [("key", false), ("config", false), ("syntax", true), ("key", true)] {
+        let site = Site::new("", &good);
+        lab.server.echo_once(22);
+        let mut daemon = Daemon::start(&lab.server, &site);
+        let [evil, phone] = ["evil", "phone"].map(|name| added(&lab, &site, name));
+        let name = if by_fingerprint { fingerprint(&lab, &site, "evil") } else { "evil".to_owned() };
+        let socket = lab.client.udp(CLIENT4);
+        assert!(ask(&socket, SERVER4, &evil.good()).is_some() && lab.client.reaches(SERVER4, 22));
+        match row {
+            "key" => chmod(&site.key_path("laptop"), 0o644),
+            "config" => site.write_config("", &format!("{good}x = 1\n")),
+            _ => site.write_config("", &format!("{good}[[[\n")),
+        }
+        let (done, text) = admin(&lab, &site, &["client", "revoke", &name]);
+        assert!(done && text.contains("client evil: revoked"), "{row}: {text}");
+        assert!(
+            text.contains("the running daemon refuses its knocks now; grants closed: 1"),
+            "{row}: {text}"
+        );
+        assert!(!lab.client.reaches(SERVER4, 22), "{row}: its grant is closed");
+        assert_eq!(ask(&socket, SERVER4, &evil.good()), None, "{row}: its key still works");
+        assert!(!site.path("clients.d/evil.toml").exists() && !site.key_path("evil").exists(), "{row}");
+        // The others go on, also in the next daemon.
+        assert!(ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &phone.good()).is_some(), "{row}");
+        site.write_config("", &good);
+        chmod(&site.key_path("laptop"), 0o600);
+        assert!(daemon.terminate().success());
+        let _daemon = Daemon::start(&lab.server, &site);
+        assert_eq!(ask(&socket, SERVER4, &evil.good()), None, "{row}: after a restart");
+        assert!(!site.path("state/revoked").exists(), "{row}: nothing is left to be kept out");
+        admin(&lab, &site, &["gate", "off"]);
+    }
+}
+
+#[test]
+fn a_client_of_the_config_itself_stays_out_until_it_is_removed_or_has_another_key() {
+    let Some(lab) = Lab::new() else { return };
+    let good = open_ssh(30);
+    let site = Site::new("", &good);
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let (done, text) = admin(&lab, &site, &["client", "revoke", "laptop"]);
+    assert!(done && text.contains("remove [client.laptop] from"), "{text}");
+    let socket = lab.client.udp(CLIENT4);
+    let refused = || ask(&socket, SERVER4, &site.key("laptop").good()).is_none();
+    assert!(refused());
+    daemon.reload();
+    assert!(refused(), "after a reload");
+    assert!(daemon.terminate().success());
+    let (_, text) = admin(&lab, &site, &["check"]);
+    assert!(text.contains("client.laptop: its key is revoked"), "{text}");
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(refused(), "after a restart");
+    assert!(daemon.log().contains("its key is revoked"), "{}", daemon.log());
+    site.add_key("laptop");
+    daemon.reload();
+    assert!(!refused(), "with another key");
+    assert!(within(std::time::Duration::from_secs(2), || !site.path("state/revoked").exists()));
+}
+
+#[test]
+fn without_a_daemon_a_revoked_client_loses_its_grants_in_the_kernel() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    for backend in ["nftables", "iptables"] {
+        let rest = open_ssh(30).replace("[firewall]", &format!("[firewall]\nbackend = \"{backend}\""));
+        let site = Site::new("", &rest);
+        let mut daemon = Daemon::start(&lab.server, &site);
+        let [evil, phone] = ["evil", "phone"].map(|name| added(&lab, &site, name));
+        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &evil.good()).is_some());
+        assert!(ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &phone.good()).is_some());
+        assert!(daemon.terminate().success());
+        assert!(lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22));
+        site.write_config("", &format!("{rest}x = 1\n"));
+        let (done, text) = admin(&lab, &site, &["client", "revoke", "evil"]);
+        assert!(done && text.contains("grants closed: 1"), "{backend}: {text}");
+        assert!(!lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22), "{backend}");
+        admin(&lab, &site, &["gate", "off"]);
+    }
+}
+
+#[test]
+fn a_client_that_is_unknown_is_named_and_changes_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    for runs in [false, true] {
+        let _daemon = runs.then(|| Daemon::start(&lab.server, &site));
+        let (done, text) = admin(&lab, &site, &["client", "revoke", "tablet"]);
+        assert!(!done && text.contains("client tablet: there is none of this name"), "{text}");
+        assert!(text.contains("clients: laptop"), "{text}");
+    }
+}
