@@ -2,8 +2,11 @@
 //! daemon does it.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use super::{FirewallError, Iptables, Nftables};
+use crate::knock::{ClientName, Ports};
 
 /// A gate by what it is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +40,45 @@ impl GateKind {
         match self {
             Self::Nftables => Nftables::remove_table(),
             Self::Iptables => Iptables::remove_all(),
+        }
+    }
+
+    /// The ports that only a grant opens, as the kernel's rules name them.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn closed_ports(self) -> Result<Vec<Ports>, FirewallError> {
+        match self {
+            Self::Nftables => Nftables::closed_ports(),
+            Self::Iptables => Iptables::closed_ports(),
+        }
+    }
+
+    /// Lets an address in to these ports for a time. Whoever lists the kernel's grants reads `comment`.
+    ///
+    /// # Errors
+    /// When the kernel does not do it, or would not close them again.
+    pub fn let_in(
+        self,
+        address: IpAddr,
+        ports: &[Ports],
+        time: Duration,
+        comment: &str,
+    ) -> Result<(), FirewallError> {
+        match self {
+            Self::Nftables => Nftables::let_in(address, ports, time, comment),
+            Self::Iptables => Iptables::let_in(address, ports, time, comment),
+        }
+    }
+
+    /// Closes what the kernel names by this client; how much that was. What another client holds too is closed with it.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn close_client(self, client: &ClientName) -> Result<usize, FirewallError> {
+        match self {
+            Self::Nftables => Nftables::close_client(client),
+            Self::Iptables => Iptables::close_client(client),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command line of `spa-knockd`: what can be typed. What it means is decided elsewhere.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use super::control::OnOff;
 use super::facts::Facts;
 use super::init::DEFAULT_CONFIG;
 use crate::crypto::{OtpDigits, OtpHash};
-use crate::knock::{ActionName, ClientName, ServerId};
+use crate::knock::{ActionName, ClientName, Ports, ServerId};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,6 +106,8 @@ pub(super) enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Let one address in from the console, also with a broken config, a full disk and no daemon
+    LetIn(LetIn),
     /// Find out why not: what stops each packet of a capture, and what the cause is likely to be
     ///
     /// Every packet is taken through the daemon's own checks with this config and these keys, at the time it was
@@ -174,6 +177,21 @@ impl Place {
     pub(super) fn facts(&self, config: &Path) -> Facts {
         Facts::find(config, self.state_dir.as_deref())
     }
+}
+
+/// An address to let in.
+#[derive(Debug, Args)]
+pub(super) struct LetIn {
+    /// The address
+    pub(super) address: IpAddr,
+    /// The ports to open, tcp/22 or udp/5000-5010; default: all that are protected
+    #[arg(long = "port", value_name = "PORT[,PORT]", value_delimiter = ',')]
+    pub(super) ports: Vec<Ports>,
+    /// For how long, from 1s to 1d
+    #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = visit)]
+    pub(super) time: Duration,
+    #[command(flatten)]
+    pub(super) place: Place,
 }
 
 /// Packets to explain.
@@ -318,6 +336,16 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Options, ExitCode> {
 
 fn digits(text: &str) -> Result<OtpDigits, &'static str> {
     text.parse()
+}
+
+/// Long enough to connect, and never for good.
+fn visit(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("not from 1s to 1d".to_owned())
+    }
 }
 
 /// A trial is as long as a knock may take, and at most a day.

@@ -52,6 +52,15 @@ pub(super) enum Question {
         /// Its name, or the fingerprint of one of its keys.
         client: String,
     },
+    /// Let an address in from the console.
+    LetIn {
+        /// Which.
+        address: String,
+        /// To which ports; without any, all that are protected.
+        ports: Vec<String>,
+        /// For how long.
+        seconds: u64,
+    },
     /// The state of the daemon.
     Status {},
     /// How often a client has knocked with its previous key.
@@ -113,6 +122,11 @@ pub(super) enum Answer {
     Status {
         /// All of it.
         status: Box<Status>,
+    },
+    /// An address is let in.
+    LetIn {
+        /// To these ports; none where nothing is closed.
+        ports: Vec<String>,
     },
     /// Clients that were dropped.
     Dropped {

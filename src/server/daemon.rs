@@ -1,5 +1,6 @@
 //! The keeper's event loop: knocks from the watcher, signals, commands that end.
 
+mod console;
 mod knocks;
 mod plain;
 mod postponed;
@@ -23,6 +24,7 @@ use super::ears::Ears;
 use super::knockd::Openings;
 use super::last_good;
 use super::legacy::{PlainSequences, is_plain};
+use super::let_in::is_console;
 use super::messages::{FromWatcher, MESSAGE};
 use super::metrics::Metrics;
 use super::run::{Gated, Loaded};
@@ -277,7 +279,9 @@ impl Daemon {
     fn close_for_strangers(&mut self) {
         let plain = self.loaded.legacy.is_some();
         let known = |name: &ClientName| {
-            self.loaded.clients.iter().any(|client| client.name == *name) || (plain && is_plain(name))
+            self.loaded.clients.iter().any(|client| client.name == *name)
+                || (plain && is_plain(name))
+                || is_console(name)
         };
         for record in self.deeds.close_for_strangers(known) {
             self.keep(&record);

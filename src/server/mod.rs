@@ -22,6 +22,7 @@ mod keys;
 mod knockd;
 mod last_good;
 mod legacy;
+mod let_in;
 mod messages;
 mod metrics;
 mod migrate;
@@ -89,6 +90,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
         Command::Gate { state, confirm, place } => exit(gate::gate(&place.facts(&config), state, confirm)),
         Command::Grants { json, place } => exit(grants::list(&place.facts(&config), json)),
+        Command::LetIn(asked) => exit(let_in::let_in(&asked.place.facts(&config), &asked)),
         Command::Migrate { file, id } => exit(migrate::migrate(&file, id)),
         Command::Status { json, watch, prometheus, place } => {
             let form = match (json, prometheus) {

@@ -41,6 +41,7 @@ mod legacy_gate;
 mod legacy_mended;
 mod legacy_names;
 mod legacy_programs;
+mod let_in;
 mod mistakes;
 mod nat;
 mod notebook;

@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, full, open_ssh};
+use crate::net::{CLIENT4, Daemon, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, open_ssh};
 
 /// The backends that have a gate.
 const BACKENDS: [&str; 2] = ["nftables", "iptables"];
@@ -168,6 +168,16 @@ fn a_client_is_revoked_whatever_is_broken_with_and_without_a_daemon() {
         if runs {
             assert!(!stage.knocks(), "{}: its key still works", stage.row);
         }
+    });
+}
+
+#[test]
+fn an_address_is_let_in_from_the_console_whatever_is_broken_with_and_without_a_daemon() {
+    on_each_row(|stage, _, _| {
+        assert!(!stage.lab.neighbour.reaches(SERVER4, 22), "{}", stage.row);
+        let text = stage.admin(&["let-in", &NEIGHBOUR4.to_string(), "--for", "1m"]);
+        assert!(text.contains("10.77.1.2: let in to tcp/22 for 1m"), "{}: {text}", stage.row);
+        assert!(stage.lab.neighbour.reaches(SERVER4, 22), "{}: {text}", stage.row);
     });
 }
 

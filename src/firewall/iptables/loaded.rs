@@ -16,7 +16,7 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("ip6tables-legacy-save", "ip6tables-legacy-restore"),
 ];
 /// The beginning of the names of our sets.
-const SETS: &str = "spa_knock_";
+pub(super) const SETS: &str = "spa_knock_";
 
 /// Whether any chain of ours, or a rule that leads to one, is there.
 pub(super) fn is_loaded() -> Result<bool, FirewallError> {
@@ -29,7 +29,7 @@ pub(super) fn is_loaded() -> Result<bool, FirewallError> {
 }
 
 /// A host that is set up for the other implementation may have this one's programs without what they need.
-fn present(save: &str) -> Result<Present, FirewallError> {
+pub(super) fn present(save: &str) -> Result<Present, FirewallError> {
     match program::present_with(save) {
         Err(FirewallError::Other(_)) if save.contains("-nft-") => Ok(Present::default()),
         shown => shown,
@@ -56,7 +56,7 @@ pub(super) fn remove_all() -> Result<(), FirewallError> {
 }
 
 /// Those that this host has. The legacy ones would load kernel modules where no rule can be.
-fn programs() -> impl Iterator<Item = (&'static str, &'static str)> {
+pub(super) fn programs() -> impl Iterator<Item = (&'static str, &'static str)> {
     let legacy = host::has_legacy_tables();
     let wanted = move |save: &str| legacy || !save.contains("legacy");
     PROGRAMS.into_iter().filter(move |(save, _)| wanted(save) && host::program(save).is_some())

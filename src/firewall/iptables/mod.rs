@@ -4,6 +4,7 @@
 //! A packet that may come in leaves our chains for the rules of others, as with nftables; nothing that is not ours is
 //! changed. Which grants are live stands in a file before the firewall is told.
 
+mod direct;
 mod entry;
 mod family;
 mod journal;
@@ -13,6 +14,7 @@ mod program;
 mod rules;
 mod sets;
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -24,6 +26,8 @@ use self::rules::Closing;
 use super::held::Held;
 use super::{Backend, Enforcing, FirewallError, Gate, Live};
 use crate::gate::{Grant, Way};
+use crate::knock::{ClientName, Ports};
+use crate::os::files::FileError;
 use crate::os::{clock, host};
 
 /// Rules are gone through one after the other, and written anew with each grant.
@@ -100,6 +104,43 @@ impl Iptables {
     /// When that cannot be found out.
     pub fn is_loaded() -> Result<bool, FirewallError> {
         loaded::is_loaded()
+    }
+
+    /// The ports that only a grant opens, as the rules in the kernel name them.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
+        direct::closed_ports()
+    }
+
+    /// Lets an address in to these ports for a time, without a daemon.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn let_in(
+        address: IpAddr,
+        ports: &[Ports],
+        time: Duration,
+        comment: &str,
+    ) -> Result<(), FirewallError> {
+        direct::let_in(address, ports, time, comment)
+    }
+
+    /// Closes what the kernel names by this client; how much that was.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
+        direct::close_client(client)
+    }
+
+    /// Has the next daemon know of grants that were made without one.
+    ///
+    /// # Errors
+    /// When the state folder does not take it.
+    pub fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
+        direct::remember(state, grants)
     }
 
     /// Removes all chains and sets of ours, whoever loaded them.

@@ -1,6 +1,7 @@
 //! What there is of ours, from what `iptables-save` shows.
 
-use super::rules::{CHAINS, GRANTS, Table};
+use super::rules::{CHAINS, ENTRY, GATE, GRANTS, Table};
+use crate::knock::ClientName;
 
 /// Our chains and the rules that lead to them, as the kernel has them.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,6 +29,19 @@ impl Present {
     /// Whether nothing of ours is there.
     pub(super) fn is_empty(&self) -> bool {
         self.lines.is_empty()
+    }
+
+    /// The rules that lead packets to the gate, without `-A`.
+    pub(super) fn guarded(&self) -> impl Iterator<Item = &str> {
+        let rules = self.lines.iter().filter_map(|(_, line)| line.strip_prefix("-A "));
+        rules.filter(|rule| chain(rule) == Some(ENTRY) && rule.ends_with(&format!(" -j {GATE}")))
+    }
+
+    /// The rules that open something by this client's knocks, without `-A`, each with the name of its table.
+    pub(super) fn by_client(&self, client: &ClientName) -> Vec<(&'static str, &str)> {
+        let named = format!(" --comment \"{client} ");
+        let rules = self.lines.iter().filter(|(_, line)| line.contains(&named));
+        rules.filter_map(|(table, line)| Some((table.name(), line.strip_prefix("-A ")?))).collect()
     }
 
     /// How many rules lead to us.

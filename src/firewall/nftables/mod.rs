@@ -1,6 +1,7 @@
 //! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
 
 mod batch;
+mod direct;
 mod element;
 mod live;
 mod ruleset;
@@ -9,6 +10,7 @@ mod watch;
 pub use self::live::prefix_from_json;
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use self::watch::{Heard, Watch};
 use super::held::{Change, Held};
 use super::{Backend, FirewallError, Gate, Live};
 use crate::gate::{Grant, Passage, Way};
+use crate::knock::{ClientName, Ports};
 use crate::os::host::Capability;
 use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
@@ -76,6 +79,35 @@ impl Nftables {
             }
             Err(error) => Err(FirewallError::Other(error.to_string())),
         }
+    }
+
+    /// The ports that only a grant opens, as the rules in the kernel name them.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
+        direct::closed_ports()
+    }
+
+    /// Lets an address in to these ports for a time, without a daemon.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn let_in(
+        address: IpAddr,
+        ports: &[Ports],
+        time: Duration,
+        comment: &str,
+    ) -> Result<(), FirewallError> {
+        direct::let_in(address, ports, time, comment)
+    }
+
+    /// Closes what the kernel names by this client; how much that was.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
+        direct::close_client(client)
     }
 
     /// Removes our table, whoever loaded it.

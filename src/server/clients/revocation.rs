@@ -10,10 +10,10 @@ use crate::os::files;
 use crate::server::console::{Failure, complain, tell};
 use crate::server::control::{Answer, Heard, Question};
 use crate::server::facts::Facts;
+use crate::server::gate_lock::lock_gate;
 use crate::server::keys::fingerprint_of;
 use crate::server::last_good;
 use crate::server::revoked::{self, RevokedKeys};
-use crate::server::standing::Standing;
 use crate::server::{reload, state};
 
 /// What the running daemon has done.
@@ -49,7 +49,7 @@ pub(in crate::server) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Res
     let subject = format!("client {name}");
     let mut trouble = Vec::new();
     if matches!(daemon, ByDaemon::Nothing) {
-        trouble.extend(close_in_kernel(facts, name).err().map(|failure| failure.text()));
+        trouble.extend(close_in_kernel(name).err().map(|failure| failure.text()));
     }
     match &removed {
         Ok(()) => tell(format_args!("{subject}: revoked")),
@@ -216,24 +216,15 @@ fn without_files(
 }
 
 /// Without a daemon, the grants that the kernel names by this client are closed here.
-fn close_in_kernel(facts: &Facts, name: &ClientName) -> Result<(), Failure> {
-    let Some(plan) = &facts.plan else { return Ok(()) };
-    if LoadedGates::find().kinds.is_empty() {
-        return Ok(());
+fn close_in_kernel(name: &ClientName) -> Result<(), Failure> {
+    // The gate may be that of a daemon with another config, and a client of its own of this name.
+    let Ok(_gate) = lock_gate("") else { return Ok(()) };
+    let mut closed = 0_usize;
+    for kind in LoadedGates::find().kinds {
+        closed = closed.saturating_add(kind.close_client(name).map_err(Failure::run)?);
     }
-    // The state folder may be gone, but the gate is there.
-    let standing = match Standing::read(&facts.state_dir) {
-        Ok(standing @ (Standing::On | Standing::Trial(_))) => standing,
-        Ok(Standing::Off | Standing::Never) | Err(_) => Standing::On,
-    };
-    let _lock = state::try_lock(&facts.state_dir).ok();
-    let mut gatehouse = plan.gatehouse(standing)?;
-    // What is open is known from the kernel once the gate is loaded.
-    gatehouse.load(plan).map_err(Failure::run)?;
-    let closed = gatehouse.close(&|live| live.client == *name).map_err(Failure::run)?;
-    gatehouse.rest().map_err(Failure::run)?;
-    if !closed.is_empty() {
-        tell(format_args!("client {name}: grants closed: {}", closed.len()));
+    if closed > 0 {
+        tell(format_args!("client {name}: grants closed: {closed}"));
     }
     Ok(())
 }

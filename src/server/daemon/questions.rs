@@ -60,6 +60,9 @@ impl Daemon {
                 }
             }
             Question::DropClient { client } => self.drop_client(&client),
+            Question::LetIn { address, ports, seconds } => self
+                .let_in(&address, &ports, Duration::from_secs(seconds))
+                .unwrap_or_else(|reason| Reply::Failed { reason }),
             Question::Status {} => Reply::Status { status: Box::new(self.status()) },
             Question::PreviousUses { client } => {
                 let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));

@@ -1,0 +1,135 @@
+//! What the chains and sets in the kernel close and have open, and changes to them by name: for commands while no daemon
+//! keeps the books.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use super::family::Family;
+use super::journal::Journal;
+use super::rules::GRANTS;
+use super::{loaded, program, sets};
+use crate::firewall::FirewallError;
+use crate::gate::Grant;
+use crate::knock::{ClientName, Ports};
+use crate::os::clock;
+use crate::os::files::FileError;
+
+/// The ports that only a grant opens, as the rules name them.
+pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
+    let mut closed: Vec<Ports> = Vec::new();
+    for (save, _) in loaded::programs() {
+        let present = loaded::present(save)?;
+        for ports in present.guarded().filter_map(ports) {
+            if !closed.contains(&ports) {
+                closed.push(ports);
+            }
+        }
+    }
+    Ok(closed)
+}
+
+/// Lets an address in to these ports for a time.
+pub(super) fn let_in(
+    address: IpAddr,
+    ports: &[Ports],
+    time: Duration,
+    comment: &str,
+) -> Result<(), FirewallError> {
+    let family = Family::of(address.into());
+    let set = sets::name("single", family);
+    let there = program::ipset(&["list", "-n"]).unwrap_or_default();
+    if !there.lines().any(|name| name == set) {
+        let rule = ports.first().map(|ports| {
+            let (program, protocol) = (family.program(), ports.protocol().as_str());
+            format!(
+                "{program} -I {GRANTS} 1 -s {address} -p {protocol} --dport {} -j RETURN opens it, the same with -D and without the 1 closes it",
+                ports.numbers(':')
+            )
+        });
+        return Err(FirewallError::Other(format!(
+            "without ipset nothing would close it again while no daemon runs\nhint: {}",
+            rule.unwrap_or_default()
+        )));
+    }
+    let seconds = time.as_secs().max(1);
+    let line = |ports: &Ports| {
+        let key = format!("{address},{}:{}", ports.protocol().as_str(), ports.numbers('-'));
+        format!("add {set} {key} timeout {seconds} comment \"{comment}\"\n")
+    };
+    program::ipset_restore(&ports.iter().map(line).collect::<String>())
+}
+
+/// Has the next daemon know of grants that were made without one.
+pub(super) fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
+    let journal = Journal::of(state);
+    let mut held = journal.read();
+    held.note(grants, clock::boot());
+    journal.write(&held, clock::boot())
+}
+
+/// Closes what is open by this client's knocks; how much that was.
+pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
+    let mut count = 0_usize;
+    let saved = program::ipset(&["save"]).unwrap_or_default();
+    for (set, key) in saved.lines().filter_map(|line| entry(line, client)) {
+        program::ipset(&["del", set, key])?;
+        count = count.saturating_add(1);
+    }
+    for (save, restore) in loaded::programs() {
+        let present = loaded::present(save)?;
+        let rules = present.by_client(client);
+        let text: String =
+            rules.iter().map(|(table, rule)| format!("*{table}\n-D {rule}\nCOMMIT\n")).collect();
+        program::restore_with(restore, &text)?;
+        count = count.saturating_add(rules.len());
+    }
+    Ok(count)
+}
+
+/// `-A SPA_KNOCK -p tcp -m tcp --dport 22 …`, as `iptables-save` writes it.
+fn ports(rule: &str) -> Option<Ports> {
+    let after = |word: &str| {
+        let mut words = rule.split(' ').skip_while(move |other| *other != word);
+        words.nth(1)
+    };
+    format!("{}/{}", after("-p")?, after("--dport")?.replace(':', "-")).parse().ok()
+}
+
+/// `add SET KEY timeout 9 comment "CLIENT ACTION"`, as `ipset save` writes it.
+fn entry<'l>(line: &'l str, client: &ClientName) -> Option<(&'l str, &'l str)> {
+    let (set, rest) = line.strip_prefix("add ")?.split_once(' ')?;
+    let (key, rest) = rest.split_once(' ')?;
+    let is_ours = set.starts_with(loaded::SETS);
+    (is_ours && rest.contains(&format!("comment \"{client} "))).then_some((set, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_s_entries_are_found_by_their_comments_alone() {
+        let client: ClientName = "evil".parse().unwrap();
+        for (line, found) in [
+            (
+                "add spa_knock_single4 10.0.0.1,tcp:22 timeout 25 comment \"evil open-ssh\"",
+                Some(("spa_knock_single4", "10.0.0.1,tcp:22")),
+            ),
+            ("add spa_knock_single4 10.0.0.1,tcp:22 timeout 25 comment \"evil2 open-ssh\"", None),
+            ("add other 10.0.0.1,tcp:22 timeout 25 comment \"evil open-ssh\"", None),
+            ("create spa_knock_single4 hash:ip,port family inet timeout 0 comment", None),
+        ] {
+            assert_eq!(entry(line, &client), found, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_ports_of_a_rule_are_read_as_they_were_written() {
+        let read = |rule| ports(rule).map(|ports| ports.to_string());
+        assert_eq!(read("SPA_KNOCK -p tcp -m tcp --dport 22 -j SPA_KNOCK_GATE").as_deref(), Some("tcp/22"));
+        let range = "SPA_KNOCK -p udp -m udp --dport 80:90 -m addrtype --dst-type LOCAL -j SPA_KNOCK_GATE";
+        assert_eq!(read(range).as_deref(), Some("udp/80-90"));
+        assert_eq!(read("SPA_KNOCK -i lo -j RETURN"), None);
+    }
+}

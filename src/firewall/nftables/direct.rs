@@ -1,0 +1,118 @@
+//! What the table in the kernel closes and has open, and changes to it by name: for commands while no daemon keeps the
+//! books.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::ruleset::TABLE;
+use super::{nft, submit};
+use crate::firewall::FirewallError;
+use crate::knock::{ClientName, Ports};
+
+/// The ports that only a grant opens, as the rules name them.
+pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
+    let table = table()?;
+    let rules = objects(&table).filter_map(|object| object.get("rule")?.get("expr")?.as_array());
+    let mut closed: Vec<Ports> = Vec::new();
+    for ports in rules.filter(|rule| leads_to_gate(rule)).flatten().filter_map(ports) {
+        if !closed.contains(&ports) {
+            closed.push(ports);
+        }
+    }
+    Ok(closed)
+}
+
+/// Lets an address in to these ports for a time. What is open for it already gets this time.
+pub(super) fn let_in(
+    address: IpAddr,
+    ports: &[Ports],
+    time: Duration,
+    comment: &str,
+) -> Result<(), FirewallError> {
+    let family = if address.is_ipv4() { '4' } else { '6' };
+    let mut text = String::new();
+    for ports in ports {
+        let set = if ports.single().is_some() { "grants" } else { "spans" };
+        let key = format!("{address} . {} . {}", ports.protocol().as_str(), ports.numbers('-'));
+        let seconds = time.as_secs().max(1);
+        let add = format!(
+            "add element {TABLE} {set}{family} {{ {key} timeout {seconds}s comment \"{comment}\" }}\n"
+        );
+        // An element that is there already would keep its time: added so that it can be deleted.
+        text.push_str(&format!("{add}delete element {TABLE} {set}{family} {{ {key} }}\n{add}"));
+    }
+    submit(&text)
+}
+
+/// Closes what is open by this client's knocks; how much that was.
+pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
+    let table = table()?;
+    let sets = objects(&table).filter_map(|object| object.get("set").or_else(|| object.get("map")));
+    let mut deletions = Vec::new();
+    for set in sets {
+        let (Some(name), Some(elements)) = (set.get("name"), set.get("elem").and_then(Value::as_array))
+        else {
+            continue;
+        };
+        for element in elements.iter().filter_map(|element| key_of(element, client)) {
+            deletions.push(json!({"delete": {"element": {
+                "family": "inet", "table": "spa_knock", "name": name, "elem": [element]
+            }}}));
+        }
+    }
+    if deletions.is_empty() {
+        return Ok(0);
+    }
+    let count = deletions.len();
+    let text = json!({ "nftables": deletions }).to_string();
+    nft(&["-j", "-f", "-"], &text).map_err(|error| FirewallError::Other(error.to_string()))?;
+    Ok(count)
+}
+
+fn table() -> Result<Value, FirewallError> {
+    let text = nft(&["-j", "list", "table", "inet", "spa_knock"], "")
+        .map_err(|error| FirewallError::Other(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| FirewallError::Other(format!("nft: {error}")))
+}
+
+fn objects(table: &Value) -> impl Iterator<Item = &Value> {
+    table.get("nftables").and_then(Value::as_array).into_iter().flatten()
+}
+
+fn leads_to_gate(rule: &[Value]) -> bool {
+    let target = |expression: &Value| Some(expression.get("jump")?.get("target")?.as_str()? == "gate");
+    rule.iter().any(|expression| target(expression) == Some(true))
+}
+
+/// The ports that an expression of a rule matches.
+fn ports(expression: &Value) -> Option<Ports> {
+    let found = expression.get("match")?;
+    let field = found.get("left")?.get("payload")?;
+    let (protocol, "dport") = (field.get("protocol")?.as_str()?, field.get("field")?.as_str()?) else {
+        return None;
+    };
+    let right = found.get("right")?;
+    let numbers = match right.get("range").and_then(Value::as_array).map(Vec::as_slice) {
+        Some([first, last]) => format!("{}-{}", first.as_u64()?, last.as_u64()?),
+        _ => right.as_u64()?.to_string(),
+    };
+    format!("{protocol}/{numbers}").parse().ok()
+}
+
+/// The key of an element that this client opened; of a map, with its value.
+fn key_of(element: &Value, client: &ClientName) -> Option<Value> {
+    let (key, value) = match element.as_array().map(Vec::as_slice) {
+        Some([key, value]) => (key, Some(value)),
+        Some(_) => return None,
+        None => (element, None),
+    };
+    let inner = key.get("elem")?;
+    let (holder, _) = inner.get("comment")?.as_str()?.split_once(' ')?;
+    if holder != client.as_str() {
+        return None;
+    }
+    let key = inner.get("val")?.clone();
+    Some(value.map_or_else(|| key.clone(), |value| json!([key, value])))
+}
