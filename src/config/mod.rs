@@ -24,7 +24,8 @@ pub const KNOCK_PORT: u16 = 62_201;
 
 #[cfg(feature = "server")]
 pub use load::{
-    CLIENTS_FOLDER, Source, load, load_client_files, load_main, load_trusted, load_with, outline, read, writers,
+    CLIENTS_FOLDER, Source, load, load_client_files, load_main, load_trusted, load_with, outline, read,
+    writers,
 };
 #[cfg(feature = "server")]
 pub use sections::USER;
