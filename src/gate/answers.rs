@@ -59,10 +59,16 @@ impl Answers {
         self.add(Kept { knock, source, first: now, times: 0, bytes: None });
     }
 
-    /// Keeps the first answer to a knock.
+    /// Keeps the first answer to a knock, or the last one, in place of the first.
     pub(super) fn keep(&mut self, knock: KnockOf, source: SocketAddr, now: Duration, bytes: Vec<u8>) {
-        match self.0.iter_mut().find(|kept| kept.knock == knock && kept.source == source) {
-            Some(promised) => (promised.bytes, promised.times) = (Some(bytes), 1),
+        let place = self.0.iter().position(|kept| kept.knock == knock && kept.source == source);
+        match place.and_then(|place| self.0.get_mut(place)) {
+            Some(promised) if promised.bytes.is_none() => (promised.bytes, promised.times) = (Some(bytes), 1),
+            Some(_) => {
+                place.and_then(|place| self.0.remove(place));
+                // Sent by itself twice.
+                self.add(Kept { knock, source, first: now, times: 2, bytes: Some(bytes) });
+            }
             None => self.add(Kept { knock, source, first: now, times: 1, bytes: Some(bytes) }),
         }
     }
@@ -98,6 +104,22 @@ mod tests {
         }
         assert_eq!(answers.again(knock, source, at(10)), Before::Never);
         assert!(answers.0.is_empty());
+    }
+
+    #[test]
+    fn the_last_answer_takes_the_place_of_the_first_for_ten_seconds_more() {
+        let mut answers = Answers::default();
+        let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
+        let [knock, other] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
+        answers.keep(knock, source, at(0), vec![7]);
+        answers.keep(other, source, at(1), vec![7]);
+        answers.keep(knock, source, at(8), vec![8]);
+        for _ in 0..2 {
+            assert_eq!(answers.again(knock, source, at(17)), Before::Again(vec![8]));
+        }
+        assert_eq!(answers.again(knock, source, at(17)), Before::Enough);
+        assert_eq!(answers.0.len(), 1, "the other one is forgotten");
+        assert_eq!(answers.again(knock, source, at(18)), Before::Never);
     }
 
     #[test]

@@ -114,6 +114,18 @@ impl Ticket {
         &self.client
     }
 
+    /// The knock, and whose it is.
+    #[must_use]
+    pub const fn knock(&self) -> (Fingerprint, KnockId) {
+        (self.fingerprint, self.id)
+    }
+
+    /// Whether the client wants to hear of it.
+    #[must_use]
+    pub fn wants_reply(&self) -> bool {
+        self.reply == ReplyWanted::Yes
+    }
+
     /// The record of what came of it.
     #[must_use]
     pub fn record(&self, event: Event, reason: Option<String>) -> Record {

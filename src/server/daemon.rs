@@ -1,6 +1,7 @@
 //! The keeper's event loop: knocks from the watcher, signals, commands that end.
 
 mod console;
+mod ends;
 mod knocks;
 mod plain;
 mod postponed;
@@ -15,6 +16,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use self::ends::Ends;
 use self::knocks::Alarms;
 use self::postponed::Postponed;
 use super::audit::AuditLog;
@@ -62,6 +64,7 @@ pub(super) struct Daemon {
     state: State,
     deeds: Deeds,
     postponed: Postponed,
+    ends: Ends,
     audit: AuditLog,
     signals: Signals,
     watchdog: Watchdog,
@@ -101,6 +104,7 @@ impl Daemon {
             state,
             deeds,
             postponed: Postponed::default(),
+            ends: Ends::default(),
             audit,
             signals,
             watchdog: Watchdog::asked(),
@@ -154,9 +158,10 @@ impl Daemon {
         let old = self.ears.mind(&self.loaded);
         self.hear_out(old);
         self.turn_plain();
-        for record in self.deeds.tend(&self.loaded) {
-            self.keep(&record);
+        for over in self.deeds.tend(&self.loaded) {
+            self.note_end(&over);
         }
+        self.send_ends_again();
         self.note_own_addresses();
         self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
         Ok(())
@@ -164,7 +169,7 @@ impl Daemon {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let due = [self.ears.due(), self.watchdog.due(), self.postponed.due()];
+        let due = [self.ears.due(), self.watchdog.due(), self.postponed.due(), self.ends.due()];
         let due = due.into_iter().flatten().map(|due| due.saturating_sub(clock::steady()));
         let metrics = self.metrics.as_ref().and_then(Metrics::patience);
         let asking = self.control.as_ref().and_then(Control::patience);
@@ -318,8 +323,8 @@ impl Daemon {
         self.act_at_last();
         let outcomes = self.plain.stop();
         self.note_plain(outcomes);
-        for record in self.deeds.stop() {
-            self.keep(&record);
+        for over in self.deeds.stop() {
+            self.note_end(&over);
         }
         drop(self.ears);
         if let Err(error) = self.state.close() {

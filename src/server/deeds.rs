@@ -35,6 +35,16 @@ pub(super) struct Done {
     pub(super) no_room: bool,
     /// The records of what it has closed.
     pub(super) closed: Vec<Record>,
+    /// How many commands run or wait.
+    pub(super) commands: usize,
+}
+
+/// A command that is over.
+pub(super) struct Over {
+    /// What is to be recorded of it.
+    pub(super) record: Record,
+    /// Whose order it was; none of an undo task's.
+    pub(super) ticket: Option<Ticket>,
 }
 
 /// What a command is run for.
@@ -51,7 +61,7 @@ impl Deeds {
 
     /// Does what the order says, one thing after the other.
     pub(super) fn act(&mut self, order: &Order, loaded: &Loaded) -> Done {
-        let (mut outcome, mut closed) = (Outcome::Started, Vec::new());
+        let (mut outcome, mut closed, mut commands) = (Outcome::Started, Vec::new(), 0_usize);
         for (before, effect) in order.effects().iter().enumerate() {
             let mut no_room = false;
             let done = match effect {
@@ -66,18 +76,21 @@ impl Deeds {
                     closed.extend(lives.into_iter().map(Live::record));
                     Outcome::Started
                 }),
-                Effect::Run { commands, timeout, undo } => {
-                    self.launch(commands, *timeout, undo.as_ref(), order.ticket())
+                Effect::Run { commands: run, timeout, undo } => {
+                    commands = commands.saturating_add(run.len());
+                    self.launch(run, *timeout, undo.as_ref(), order.ticket())
                 }
             };
             match done {
                 Ok(Outcome::Granted) => outcome = Outcome::Granted,
                 Ok(_) => {}
                 // What is done already ends in its time.
-                Err(remark) => return Done { outcome: Outcome::Failed, remark, no_room, closed },
+                Err(remark) => {
+                    return Done { outcome: Outcome::Failed, remark, no_room, closed, commands: 0 };
+                }
             }
         }
-        Done { outcome, remark: String::new(), no_room: false, closed }
+        Done { outcome, remark: String::new(), no_room: false, closed, commands }
     }
 
     /// The gate and its grants.
@@ -141,7 +154,7 @@ impl Deeds {
     }
 
     /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
-    pub(super) fn tend(&mut self, loaded: &Loaded) -> Vec<Record> {
+    pub(super) fn tend(&mut self, loaded: &Loaded) -> Vec<Over> {
         self.gatehouse.tend(loaded);
         self.commands.listen();
         let mut over = self.commands.tend(clock::steady());
@@ -158,13 +171,14 @@ impl Deeds {
 
     /// Ends the commands that run, but waits a while for those that undo something. What is to be undone later waits
     /// for the next daemon. Returns what is to be recorded.
-    pub(super) fn stop(&mut self) -> Vec<Record> {
+    pub(super) fn stop(&mut self) -> Vec<Over> {
         if let Err(error) = self.gatehouse.rest() {
             log::error!("{error}; what is open stays open until the next start");
         }
         let ended = |label| match label {
             Label::Order(ticket) => {
-                Some(ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned())))
+                let record = ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned()));
+                Some(Over { record, ticket: Some(ticket) })
             }
             Label::Undoing(..) => None,
         };
@@ -219,27 +233,28 @@ impl Deeds {
     }
 
     /// What is to be recorded of a command that is over.
-    fn conclude(&self, done: commands::Done<Label>) -> Record {
+    fn conclude(&self, done: commands::Done<Label>) -> Over {
         let bad = match done.ended {
             Ended::Well => None,
             Ended::Badly(how) => Some(how),
             Ended::TooLate => Some("ended at its timeout".to_owned()),
         };
-        let record = match done.label {
+        let (record, ticket) = match done.label {
             Label::Order(ticket) => {
-                ticket.record(if bad.is_none() { Event::Done } else { Event::Failed }, bad)
+                let event = if bad.is_none() { Event::Done } else { Event::Failed };
+                (ticket.record(event, bad), Some(ticket))
             }
             Label::Undoing(begun, record) => {
                 self.undoings.end(begun);
                 let event = if bad.is_none() { record.event } else { Event::Failed };
-                Record { event, reason: bad.map(|how| format!("undo: {how}")), ..record }
+                (Record { event, reason: bad.map(|how| format!("undo: {how}")), ..record }, None)
             }
         };
         if !done.said.is_empty() {
             let action = record.action.as_ref().map_or("", |action| action.as_str());
             log::info!("{}: {action} said: {}", record.client, done.said);
         }
-        record
+        Over { record, ticket }
     }
 }
 

@@ -1,6 +1,8 @@
 //! `spa-knockd check` on hosts whose own firewall stands in the way; and that a port is as open as it says.
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use crate::net::{Daemon, Lab, Namespace, SERVER4, SERVER6, Site, limited, open_ssh};
@@ -296,4 +298,34 @@ fn a_band_in_the_way_of_others_is_warned_about() {
     ));
     lab.server.sysctl("ipv4/ip_local_port_range", "28672 60999");
     assert!(!said("its own connections"));
+}
+
+#[test]
+fn a_program_that_cannot_be_run_or_that_others_can_replace_is_a_problem() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", "");
+    let [plain, foreign] = ["plain", "foreign"].map(|name| site.path(name));
+    for (path, mode) in [(&plain, 0o644), (&foreign, 0o757)] {
+        fs::write(path, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let rest = format!(
+        "[firewall]\nbackend = \"none\"\n[action.a]\nrun = [\"/usr/local/bin/nothere\", \"on\"]\nundo = [\"{}\"]\nfor = \"1m\"\n\
+         [action.b]\nrun = [\"{}\"]\n[action.c]\nrun = [\"/bin/true\"]\n\
+         [client.laptop]\nkey = \"laptop.key\"\nallow = [\"a\", \"b\", \"c\"]\n",
+        plain.display(),
+        foreign.display()
+    );
+    site.write_config("", &rest);
+    let output = lab.server.output(&mut site.admin(&["check"]));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for says in [
+        "action.a.run: /usr/local/bin/nothere: no such file or directory",
+        &format!("action.a.undo: {}: mode 0644 lets no one run it\nhint: chmod 755", plain.display()),
+        &format!("action.b.run: {}: mode 0757 lets others change it\nhint: chmod go-w", foreign.display()),
+    ] {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    assert!(!text.contains("action.c"), "{text}");
 }

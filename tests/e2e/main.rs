@@ -25,6 +25,7 @@ mod default_drop;
 mod disk;
 mod doctor;
 mod doors;
+mod ends;
 mod enrol;
 mod explain;
 mod flood;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use spa_knock::knock::Knock;
 
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, within};
+use crate::strace::Strace;
 
 const SOON: Duration = Duration::from_secs(2);
 
@@ -171,4 +172,23 @@ fn what_a_command_says_is_in_the_log_and_its_files_are_its_own() {
     assert!(within(SOON, || daemon.log().contains(said)), "{}", daemon.log());
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&made).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn what_undoes_an_action_is_on_disk_with_its_name_before_the_action_begins() {
+    let Some(lab) = Lab::new() else { return };
+    let site = site(60);
+    let daemon = Daemon::start(&lab.server, &site);
+    let log = site.path("calls");
+    let _strace = Strace::attach(daemon.id(), &["-f", "-y", "-e", "trace=rename,fsync,execve"], &log);
+    knock_for(&lab, &site, 0);
+    assert!(within(SOON * 3, || notes(&site, "on").len() == 1));
+    let calls = fs::read_to_string(&log).unwrap();
+    let place = |call: &str, path: &str| {
+        let found = calls.lines().position(|line| line.contains(call) && line.contains(path));
+        found.unwrap_or_else(|| panic!("no {call} of {path}:\n{calls}"))
+    };
+    let (written, named) = (place("fsync(", "undo/1.new"), place("rename(", "undo/1.new"));
+    let (kept, begun) = (place("fsync(", "state/undo>"), place("execve(", "/bin/sh"));
+    assert!(written < named && named < kept && kept < begun, "{calls}");
 }

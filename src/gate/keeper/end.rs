@@ -12,6 +12,10 @@ use crate::gate::replay::KnockId;
 use crate::knock::{Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
 use crate::wire::seal_reply;
 
+/// What a client is told of commands that run, and of commands that have ended well (docs/protocol.md, section 4).
+const STARTED: &str = "started";
+const DONE: &str = "done";
+
 /// A refused knock.
 #[derive(Debug)]
 pub struct Refusal {
@@ -57,6 +61,27 @@ impl Keeper {
         remark: &str,
         now: Now,
     ) -> (Record, Option<Answer>) {
+        self.conclude_with(ticket, outcome, (remark, ""), now)
+    }
+
+    /// The same for an order whose commands have been started: the client is told that there is more to come.
+    pub fn conclude_started(&self, ticket: &Ticket, outcome: Outcome, now: Now) -> (Record, Option<Answer>) {
+        self.conclude_with(ticket, outcome, ("", STARTED), now)
+    }
+
+    /// What to answer from now on, once all commands of an order that was answered so have ended: well, or `failed`.
+    pub fn end(&self, ticket: &Ticket, outcome: Outcome, failed: Option<&str>, now: Now) -> Option<Answer> {
+        let (outcome, text) = failed.map_or((outcome, DONE), |failed| (Outcome::Failed, failed));
+        self.conclude_with(ticket, outcome, ("", text), now).1
+    }
+
+    fn conclude_with(
+        &self,
+        ticket: &Ticket,
+        outcome: Outcome,
+        (remark, text): (&str, &str),
+        now: Now,
+    ) -> (Record, Option<Answer>) {
         let (event, status) = match outcome {
             Outcome::Granted => (Event::Granted, Status::Granted),
             Outcome::Started => (Event::Done, Status::Done),
@@ -65,7 +90,7 @@ impl Keeper {
         let seconds = if outcome == Outcome::Failed { 0 } else { ticket.seconds };
         let reason = (!remark.is_empty()).then(|| remark.to_owned());
         // What went wrong on the server is for its admin to read, not for the client.
-        (ticket.record(event, reason), self.answer(ticket, status, seconds, "", now.wall))
+        (ticket.record(event, reason), self.answer(ticket, status, seconds, text, now.wall))
     }
 
     /// Seals an answer under a fresh random nonce and keeps it for the client's resends.

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::ends::End;
 use super::{BATCH, Daemon};
 use crate::crypto::{Fingerprint, random};
 use crate::gate::{
     Accepted, Answer, Bill, Effect, Ending, Order, Outcome, Refusal, Rejection, Sequence, Verdict,
 };
 use crate::os::clock;
-use crate::server::deeds::Done;
+use crate::server::deeds::{Done, Over};
 use crate::server::messages::{Sighting, WayBack};
 
 /// Signed but not sealed: so many, and the watcher is not believed any more.
@@ -40,6 +41,9 @@ impl Daemon {
     /// Steps 4 to 11 for one signed knock.
     pub(super) fn judge(&mut self, sighting: &Sighting<'_>) {
         let verdict = self.keeper.judge(&sighting.knock, sighting.source, clock::now());
+        if matches!(verdict, Verdict::AnswerAgain(_)) {
+            self.ends.ask((sighting.knock.fingerprint(), *sighting.knock.envelope().nonce));
+        }
         self.obey(verdict, sighting.knock.fingerprint(), sighting.way_back());
     }
 
@@ -148,13 +152,47 @@ impl Daemon {
 
     /// Steps 10 and 11.
     fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
-        let (record, answer) = self.keeper.conclude(order.ticket(), done.outcome, &done.remark, clock::now());
+        let (ticket, now) = (order.ticket(), clock::now());
+        let (record, answer) = match done.commands {
+            0 => self.keeper.conclude(ticket, done.outcome, &done.remark, now),
+            commands => {
+                self.ends.begin(ticket, done.outcome, commands, way);
+                self.keeper.conclude_started(ticket, done.outcome, now)
+            }
+        };
         self.answer(answer, way);
         done.closed.iter().for_each(|closed| self.keep(closed));
         // A command's own end is what is recorded of it.
         let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
         if done.outcome != Outcome::Started || !runs {
             self.keep(&record);
+        }
+    }
+
+    /// Step 11 for a command that is over; once all of its knock are, also step 10 for a client that waits for that.
+    pub(super) fn note_end(&mut self, over: &Over) {
+        if let Some(ticket) = &over.ticket
+            && let Some(End { outcome, failed, asker }) =
+                self.ends.over(ticket, over.record.reason.as_deref())
+        {
+            let now = clock::now();
+            let answer = self.keeper.end(ticket, outcome, failed.as_deref(), now);
+            // A client that is gone by now is told nothing.
+            let sealed = answer
+                .zip(random().ok())
+                .and_then(|(answer, nonce)| self.keeper.seal(answer, &nonce, now).ok());
+            if let (Some(bytes), Some(way)) = (sealed, asker) {
+                self.send(&bytes, way);
+                self.ends.send_again(bytes, way, now.steady);
+            }
+        }
+        self.keep(&over.record);
+    }
+
+    /// What was sent by itself may have been lost.
+    pub(super) fn send_ends_again(&mut self) {
+        while let Some((bytes, way)) = self.ends.take_due(clock::steady()) {
+            self.send(&bytes, way);
         }
     }
 

@@ -15,6 +15,9 @@ const NEVER_CLOSED: Duration = Duration::from_secs(3_600);
 /// The longest time of a grant.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
+/// How long a command may run: knockd has no limit, and an action at most this one.
+const COMMAND_MAX: Duration = Duration::from_secs(3_600);
+
 /// The config, and what is to be said about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Migrated {
@@ -136,6 +139,7 @@ fn body(
             Some((opened, _)) => format!("close = \"{opened}\"\n"),
             None => {
                 remarks.push(about(door, "closes what no door here opens: stays a command"));
+                remarks.push(about(door, &limited()));
                 run(&both(door.start.as_ref(), door.start_6.as_ref()), None)
             }
         },
@@ -144,7 +148,7 @@ fn body(
 }
 
 fn run(start: &str, undo: Option<&(String, Duration)>) -> String {
-    let mut text = format!("run = [{}]\n", argv(start));
+    let mut text = format!("run = [{}]\ntimeout = {}\n", argv(start), quoted(&written(COMMAND_MAX)));
     if let Some((stop, term)) = undo {
         text.push_str(&format!("undo = [{}]\nfor = {}\n", argv(stop), quoted(&written(*term))));
     }
@@ -169,6 +173,7 @@ impl Translation<'_> {
             return Some(deed);
         }
         self.remark("stays a command: it is not one rule that lets %IP% in, or what takes it back");
+        self.remark(&limited());
         let undo = match (stop, stop_6) {
             (None, None) => None,
             (stop, stop_6) => self.term().map(|term| (both(stop.as_ref(), stop_6.as_ref()), term)),
@@ -243,6 +248,10 @@ impl Translation<'_> {
     fn remark(&mut self, text: &str) {
         self.remarks.push(about(self.door, text));
     }
+}
+
+fn limited() -> String {
+    format!("its commands had no time limit; now each is ended after {}: see `timeout`", written(COMMAND_MAX))
 }
 
 fn about(door: &Door, text: &str) -> String {
@@ -369,7 +378,8 @@ mod tests {
              # [openSSH]\n[action.open-ssh]\nopen = [\"tcp/22\"]\nfor = \"1h\"\n\n\
              # [closeSSH]\n[action.close-ssh]\nclose = \"open-ssh\"\n\n\
              # [openHTTPS]\n[action.open-https]\n\
-             run = [\"/usr/local/sbin/knock_add\", \"-i\", \"-c\", \"INPUT\", \"-p\", \"tcp\", \"-d\", \"443\", \"-f\", \"{address}\"]\n"
+             run = [\"/usr/local/sbin/knock_add\", \"-i\", \"-c\", \"INPUT\", \"-p\", \"tcp\", \"-d\", \"443\", \"-f\", \"{address}\"]\n\
+             timeout = \"1h\"\n"
         );
         assert_eq!(
             migrated.remarks,
@@ -377,6 +387,7 @@ mod tests {
                 "UseSyslog: not translated: `audit` in [server] says where openings are recorded",
                 "[openSSH]: nothing closed it by itself; now it closes after 1h: see `for`",
                 "[openHTTPS]: stays a command: it is not one rule that lets %IP% in, or what takes it back",
+                "[openHTTPS]: its commands had no time limit; now each is ended after 1h: see `timeout`",
             ]
         );
         assert_eq!(config.actions.len(), 3);
@@ -386,6 +397,8 @@ mod tests {
     fn each_door_becomes_what_it_did() {
         const COMMAND: &str =
             "[d]: stays a command: it is not one rule that lets %IP% in, or what takes it back";
+        const LIMITED: &str =
+            "[d]: its commands had no time limit; now each is ended after 1h: see `timeout`";
         let rule =
             |program: &str, way: &str| format!("{program} -{way} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT");
         let (open, close) = (rule("iptables", "A"), rule("iptables", "D"));
@@ -416,18 +429,18 @@ mod tests {
             ),
             (
                 format!("command={close}"),
-                "run = [\"/bin/sh\", \"-c\", \"iptables -D INPUT -s {address} -p tcp --dport 22 -j ACCEPT\"]\n",
-                vec!["[d]: closes what no door here opens: stays a command"],
+                "run = [\"/bin/sh\", \"-c\", \"iptables -D INPUT -s {address} -p tcp --dport 22 -j ACCEPT\"]\ntimeout = \"1h\"\n",
+                vec!["[d]: closes what no door here opens: stays a command", LIMITED],
             ),
             (
                 "command=/bin/a '{x}' %IP%\nstop_command=/bin/b; /bin/c \"$X\"\ncmd_timeout=7200".to_owned(),
-                "run = [\"/bin/a\", \"{{x}}\", \"{address}\"]\nundo = [\"/bin/sh\", \"-c\", \"/bin/b; /bin/c \\\"$X\\\"\"]\nfor = \"2h\"\n",
-                vec![COMMAND],
+                "run = [\"/bin/a\", \"{{x}}\", \"{address}\"]\ntimeout = \"1h\"\nundo = [\"/bin/sh\", \"-c\", \"/bin/b; /bin/c \\\"$X\\\"\"]\nfor = \"2h\"\n",
+                vec![COMMAND, LIMITED],
             ),
             (
                 "command=/bin/a\ncommand_6=/bin/b".to_owned(),
-                "run = [\"/bin/sh\", \"-c\", \"case {address} in\\u000A*:*)\\u000A/bin/b\\u000A;;\\u000A*)\\u000A/bin/a\\u000A;;\\u000Aesac\"]\n",
-                vec![COMMAND],
+                "run = [\"/bin/sh\", \"-c\", \"case {address} in\\u000A*:*)\\u000A/bin/b\\u000A;;\\u000A*)\\u000A/bin/a\\u000A;;\\u000Aesac\"]\ntimeout = \"1h\"\n",
+                vec![COMMAND, LIMITED],
             ),
             (
                 "target=10.0.0.1\none_time_sequences=/x".to_owned(),
