@@ -121,6 +121,9 @@ pub(super) struct Knocking {
     /// Then wait until this TCP port accepts
     #[arg(short, long, value_name = "PORT", value_parser = port())]
     pub(super) wait: Option<u16>,
+    /// Wait until the command that the action starts has ended; exit 1 if it fails
+    #[arg(long)]
+    pub(super) wait_done: bool,
     /// Say what would be sent, field by field; send nothing
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
@@ -154,9 +157,10 @@ pub(super) struct Manner {
     /// Ask for no reply: send once and leave
     #[arg(long)]
     pub(super) no_reply: bool,
-    /// Give up after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = some_time)]
-    pub(super) timeout: Duration,
+    /// Stop after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s [default: 3s; 35s for a port
+    /// after --ports; 60s for --wait-done]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
+    pub(super) timeout: Option<Duration>,
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub(super) quiet: bool,

@@ -10,6 +10,8 @@ use crate::os::files::FileError;
 pub(super) enum Cause {
     /// 1: the server refused.
     Refused,
+    /// 1: started, and ended with a failure (`--wait-done`).
+    Failed,
     /// 2: wrong usage.
     Usage,
     /// 3: sent, but no answer in time.
@@ -33,7 +35,7 @@ pub(super) struct Failure {
 impl Cause {
     pub(super) const fn code(self) -> u8 {
         match self {
-            Self::Refused => 1,
+            Self::Refused | Self::Failed => 1,
             Self::Usage => 2,
             Self::NoReply | Self::NotAccepting => 3,
             Self::Network => 4,
@@ -45,6 +47,7 @@ impl Cause {
     pub(super) const fn result(self) -> &'static str {
         match self {
             Self::Refused => "refused",
+            Self::Failed => "failed",
             Self::NoReply => "no-reply",
             Self::Usage | Self::NotAccepting | Self::Network | Self::Files => "error",
         }

@@ -20,7 +20,7 @@ pub(super) struct Report {
 /// knows without a reply is null.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Success {
-    /// `granted`, `done` or `sent`.
+    /// `granted`, `started`, `done` or `sent`.
     pub(super) result: &'static str,
     /// What was asked for.
     pub(super) action: String,
@@ -141,6 +141,14 @@ impl Progress {
         }
     }
 
+    /// Removes the text, for a line that stays.
+    pub(super) fn clear(&mut self) {
+        if !self.last.is_empty() {
+            self.put("");
+            self.last.clear();
+        }
+    }
+
     fn put(&self, text: &str) {
         // Back to the line's start, and what stood there is erased (ECMA-48, EL).
         let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
@@ -149,9 +157,7 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if !self.last.is_empty() {
-            self.put("");
-        }
+        self.clear();
     }
 }
 

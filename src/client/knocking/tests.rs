@@ -10,7 +10,8 @@ use crate::client::keys::{Key, Origin};
 use crate::client::route::Family;
 use crate::client::target::Target;
 use crate::crypto::{Holder, KeyFile, PairSecret, Secret, random};
-use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ServerId, Status};
+use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ReplyWanted, ServerId, Status};
+use crate::os::clock;
 use crate::wire::{Envelope, seal_reply};
 
 const SEEN: &str = "203.0.113.9";
@@ -89,6 +90,8 @@ fn intent(port: u16, state: Option<&Path>) -> Intent {
         source: Source::Auto,
         reply: ReplyWanted::Yes,
         timeout: Duration::from_secs(20),
+        end: None,
+        patience: None,
         wait: None,
         family: Family::Any,
         state: state.map(Path::to_owned),
@@ -193,7 +196,8 @@ fn silence_is_explained_and_does_not_change_the_policy() {
 fn without_a_reply_one_datagram_is_sent() {
     let (port, heard) = server(1, |_, _| Vec::new());
     let silent = Intent { reply: ReplyWanted::No, ..intent(port, None) };
-    assert_eq!(knocked(&silent).unwrap().success.result, "sent");
+    let (knocked, _) = crate::client::unanswered::knock(&silent, &Report::PLAIN).unwrap();
+    assert_eq!(knocked.success.result, "sent");
     assert_eq!(heard.join().unwrap()[0].reply, ReplyWanted::No);
 }
 
