@@ -236,6 +236,9 @@ pub(super) enum Command {
     },
     /// Say what a key file is for; never the secret
     Show {
+        /// The key file, as with --key
+        #[arg(value_name = "FILE", conflicts_with = "key")]
+        file: Option<PathBuf>,
         /// The key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
         #[arg(short, long, value_name = "FILE")]
         key: Option<PathBuf>,

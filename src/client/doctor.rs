@@ -138,7 +138,9 @@ impl Diagnosis {
             return note("clock", &format!("{here} here; --ntp HOST compares it"));
         };
         let (host, port) = match ntp.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') => (host, port.parse().unwrap_or(sntp::PORT)),
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, port.parse().unwrap_or(sntp::PORT))
+            }
             _ => (ntp, sntp::PORT),
         };
         let servers = match resolve(host, port, Family::Any, None) {

@@ -18,6 +18,8 @@ pub(super) enum Cause {
     NoReply,
     /// 3: granted, but the port to wait for never accepted.
     NotAccepting,
+    /// 141: the reader of standard output has closed it, as `head` does; a signal would end another program (SIGPIPE).
+    Unread,
     /// 4: name not resolved, no route, nothing sent.
     Network,
     /// 5: key or profile missing, unreadable, too open, malformed.
@@ -38,6 +40,7 @@ impl Cause {
             Self::Refused | Self::Failed => 1,
             Self::Usage => 2,
             Self::NoReply | Self::NotAccepting => 3,
+            Self::Unread => 141,
             Self::Network => 4,
             Self::Files => 5,
         }
@@ -49,7 +52,7 @@ impl Cause {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::NoReply => "no-reply",
-            Self::Usage | Self::NotAccepting | Self::Network | Self::Files => "error",
+            Self::Usage | Self::NotAccepting | Self::Unread | Self::Network | Self::Files => "error",
         }
     }
 }
@@ -63,6 +66,11 @@ impl Failure {
     /// The same, with a way out.
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same, with a word for what kind of object it is about.
+    pub(super) fn of(self, object: &str) -> Self {
+        Self { reason: format!("{object}{}", self.reason), ..self }
     }
 
     pub(super) const fn cause(&self) -> Cause {

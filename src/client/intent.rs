@@ -8,7 +8,7 @@ use super::code::Code;
 use super::failure::{Cause, Failure};
 use super::keys::{Key, Profiled};
 use super::plan::Claim;
-use super::route::Family;
+use super::route::{Family, unbracketed};
 use super::sequence::Gap;
 use super::target::{Keyed, Said, Target};
 use crate::config::Profile;
@@ -124,6 +124,7 @@ impl Intent {
 
     fn weigh(asked: Asked, said: Manner, fallback: Option<ActionName>) -> Result<Self, Failure> {
         let Asked { server, action, argument, then } = asked;
+        let server = unbracketed(&server).to_owned();
         let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
         let Some(action) = action.or(profile.action.clone()).or(fallback) else {
             return Err(no_action(&server));
@@ -217,10 +218,17 @@ fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf)
     let Some(path) = given.map(Path::to_owned).or_else(usual) else {
         return Ok((Profile::default(), PathBuf::new()));
     };
-    let text = match files::read_text(&path) {
+    let text = match files::read_own_text(&path) {
         Ok(text) => text,
         Err(error) if error.missing && given.is_none() => String::new(),
-        Err(error) => return Err(error.into()),
+        // No profile at all, as with other programs.
+        Err(_) if path == Path::new("/dev/null") => String::new(),
+        // It names the server, the key, and the program that prints the key.
+        Err(error) => {
+            let object = if Path::new(&error.path) == path { "profile " } else { "folder " };
+            let failure = Failure::from(error);
+            return Err(failure.of(object));
+        }
     };
     let profile = Profile::parse(&text, server).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(|error| format!("{}:{error}", path.display())).collect();

@@ -25,6 +25,9 @@ pub(super) const ADDRESSES_MAX: usize = 8;
 /// From here on a difference of the clocks is worth a word; the server's window is 30 s.
 pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
 
+/// Where nothing could be sent to, and why.
+pub(super) type Unsent = Option<(SocketAddr, io::Error)>;
+
 /// A knock that was not refused.
 #[derive(Debug)]
 pub(super) struct Knocked {
@@ -91,13 +94,11 @@ impl<'a> Knocker<'a> {
         if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
             report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
         }
-        Self {
-            intent,
-            report,
-            keys: keys.client(),
-            fingerprint: keys.fingerprint,
-            learnt: Learnt::new(intent.state.as_deref(), keys.fingerprint),
+        let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
+        if let Some(problem) = learnt.problem() {
+            report.note(&format!("warning: learned addresses are not used: {problem}"));
         }
+        Self { intent, report, keys: keys.client(), fingerprint: keys.fingerprint, learnt }
     }
 
     fn knock(&self, last: &mut Option<Answer>) -> Result<Knocked, Failure> {
@@ -106,7 +107,7 @@ impl<'a> Knocker<'a> {
     }
 
     /// The ways to the server's addresses, and why there is none to another one.
-    pub(super) fn ways(&self) -> Result<(Vec<Route>, Option<(SocketAddr, io::Error)>), Failure> {
+    pub(super) fn ways(&self) -> Result<(Vec<Route>, Unsent), Failure> {
         let servers = addresses(self.intent)?;
         self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
         Ok(ways(servers, self.report))
@@ -119,7 +120,7 @@ impl<'a> Knocker<'a> {
             .map_err(|error| Failure::new(Cause::Network, error.to_string()))
     }
 
-    pub(super) fn no_way(&self, unsent: Option<(SocketAddr, io::Error)>) -> Failure {
+    pub(super) fn no_way(&self, unsent: Unsent) -> Failure {
         no_way(self.intent, unsent)
     }
 
@@ -257,7 +258,7 @@ pub(super) fn plan(intent: &Intent, learnt: &Learnt, route: &Route) -> Plan {
 }
 
 /// The ways to these addresses, and why there is none to the last one without.
-fn ways(servers: Vec<SocketAddr>, report: &Report) -> (Vec<Route>, Option<(SocketAddr, io::Error)>) {
+fn ways(servers: Vec<SocketAddr>, report: &Report) -> (Vec<Route>, Unsent) {
     let (mut routes, mut unsent) = (Vec::new(), None);
     for server in servers {
         match Route::to(server) {
@@ -271,7 +272,7 @@ fn ways(servers: Vec<SocketAddr>, report: &Report) -> (Vec<Route>, Option<(Socke
     (routes, unsent)
 }
 
-fn no_way(intent: &Intent, failed: Option<(SocketAddr, io::Error)>) -> Failure {
+fn no_way(intent: &Intent, failed: Unsent) -> Failure {
     let host = &intent.target.host;
     match failed {
         Some((server, error)) => {

@@ -3,11 +3,13 @@
 mod attempt;
 mod cli;
 mod code;
+mod completions;
 mod connecting;
 mod doctor;
 mod ending;
 mod exchange;
 mod failure;
+mod fwknop;
 mod import;
 mod intent;
 mod keyring;
@@ -56,6 +58,9 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Also the help, which is no error and has code 0.
             let _ = error.print();
+            if let Some(hint) = fwknop::hint(&error) {
+                Report::PLAIN.note(hint);
+            }
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
@@ -116,14 +121,12 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Keygen { output, client } => keyring::keygen(output.as_deref(), client),
         Command::Derive { key, server_id } => keyring::derive(key.as_deref(), server_id),
-        Command::Show { key } => keyring::show(key.as_deref()),
+        Command::Show { file, key } => keyring::show(file.or(key).as_deref()),
         Command::Connect(said) => connecting::connect(said),
         Command::Import { token } => import::import(token),
         Command::Doctor(said) => doctor::examine(said),
         Command::Legacy(said) => legacy::knock(&said),
-        Command::Completions { shell } => {
-            report::print(manual::completions(Cli::command(), shell).as_bytes())
-        }
+        Command::Completions { shell } => report::print(completions::script(shell).as_bytes()),
         Command::Man => report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes()),
     }
 }

@@ -1,13 +1,12 @@
 //! The addresses of a server, knocked at in turn (RFC 8305): the next one after a moment without an answer. Each gets a
 //! knock of its own. The first grant counts; a refusal counts where no grant follows.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::attempt::{Attempt, Reaction};
 use super::failure::Failure;
-use super::knocking::{Answer, Knocked, Knocker, plan};
+use super::knocking::{Answer, Knocked, Knocker, Unsent, plan};
 use super::refusal;
 use super::route::Route;
 use crate::knock::Status;
@@ -36,16 +35,12 @@ pub(super) struct Race<'a> {
     /// When the last answer must have come.
     end: Duration,
     refused: Option<Failure>,
-    unsent: Option<(SocketAddr, io::Error)>,
+    unsent: Unsent,
 }
 
 impl<'a> Race<'a> {
     /// A race by these routes; `unsent` is why there is no route to another address.
-    pub(super) fn new(
-        knocker: &'a Knocker<'a>,
-        routes: &'a [Route],
-        unsent: Option<(SocketAddr, io::Error)>,
-    ) -> Self {
+    pub(super) fn new(knocker: &'a Knocker<'a>, routes: &'a [Route], unsent: Unsent) -> Self {
         let now = clock::steady();
         Self {
             knocker,

@@ -118,6 +118,9 @@ impl Report {
 
     /// A bad one.
     pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
+        if failure.cause() == Cause::Unread {
+            return failure.exit_code();
+        }
         say(&failure.to_string());
         if self.output == Output::Json {
             let cause = failure.cause();
@@ -164,9 +167,13 @@ impl Drop for Progress {
 /// Writes to standard output: a key that went to a full disk must not look like one that was written.
 pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::new(Cause::Files, format!("standard output: {}", plain(&error))))
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| {
+        let cause = match error.kind() {
+            io::ErrorKind::BrokenPipe => Cause::Unread,
+            _ => Cause::Files,
+        };
+        Failure::new(cause, format!("standard output: {}", plain(&error)))
+    })
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {

@@ -67,6 +67,7 @@ pub(super) fn resolve(
     family: Family,
     claimed: Option<Addresses>,
 ) -> Result<Vec<SocketAddr>, Failure> {
+    let host = unbracketed(host);
     let found: Vec<_> = (host, port)
         .to_socket_addrs()
         .map_err(|error| {
@@ -107,6 +108,13 @@ impl Family {
             Self::V6 => address.is_ipv6(),
         }
     }
+}
+
+/// An IPv6 address without the brackets that URLs and scp put around it; any other name as it is.
+pub(super) fn unbracketed(host: &str) -> &str {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_ipv6 = |inner: &&str| inner.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+    inner.filter(is_ipv6).unwrap_or(host)
 }
 
 /// The families in turn, beginning with the family that the system prefers; within a family the order stays.
@@ -152,6 +160,11 @@ mod tests {
         assert_eq!(resolved("192.0.2.7", Family::Any), ["192.0.2.7:62201"]);
         assert_eq!(resolved("::ffff:192.0.2.7", Family::V4), ["192.0.2.7:62201"]);
         assert_eq!(resolved("2001:db8::7", Family::V6), ["[2001:db8::7]:62201"]);
+        assert_eq!(resolved("[2001:db8::7]", Family::Any), ["[2001:db8::7]:62201"]);
+        assert_eq!(unbracketed("[fe80::1%eth0]"), "fe80::1%eth0");
+        for name in ["[host]", "[192.0.2.7]", "[::1", "::1]"] {
+            assert_eq!(unbracketed(name), name);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use super::intent::Intent;
-use super::knocking::{Knocked, Knocker, plan};
+use super::knocking::{Knocked, Knocker, Unsent, plan};
 use super::report::Report;
 use super::route::{Route, put};
 use super::wait::KnockAgain;
@@ -39,7 +39,7 @@ pub(super) fn knock<'a>(
 
 impl Unanswered<'_> {
     /// Sends one knock to the next address that something can be sent to.
-    fn send_next(&mut self, mut unsent: Option<(SocketAddr, std::io::Error)>) -> Result<Knocked, Failure> {
+    fn send_next(&mut self, mut unsent: Unsent) -> Result<Knocked, Failure> {
         for route in self.waiting.by_ref() {
             let (knocker, server) = (&self.knocker, route.server);
             knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));

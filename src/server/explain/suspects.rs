@@ -19,6 +19,8 @@ const HINTS_MAX: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
 /// A clock without a battery begins in 1970. This is the middle of the time within which it is set.
 const AFTER_1970: Duration = Duration::from_secs(15 * 86_400);
+/// How often hints are made for the widest look: a file with packets of scattered times would take that long for each.
+const WIDE_LOOKS_MAX: u32 = 12;
 /// Names of this server that are tried; a capture can have packets to any address.
 const IDS_MAX: usize = 16;
 
@@ -30,6 +32,7 @@ pub(super) struct Suspects {
     wide: Watcher,
     reach: Duration,
     moment: Timestamp,
+    looks_left: u32,
     /// At the times of a clock that has not been set.
     unset: Watcher,
     unset_at: Timestamp,
@@ -67,6 +70,8 @@ pub(super) enum Look<'a> {
     Hinted,
     /// It is nobody's that is known here.
     Nobodys,
+    /// It was not compared with keys at other times.
+    NotCompared,
 }
 
 /// What the clock said by which a knock was stamped.
@@ -117,6 +122,7 @@ impl Suspects {
             wide: watcher(reach),
             reach,
             moment: Timestamp::default(),
+            looks_left: WIDE_LOOKS_MAX,
             unset: watcher(half),
             unset_at: Timestamp::default().plus(half),
             secrets,
@@ -147,10 +153,17 @@ impl Suspects {
         self.tried.iter().filter(|id| **id != self.own_id)
     }
 
+    /// Lets a daemon's own time go on: what comes in live is never further apart.
+    pub(super) const fn unbounded(&mut self) {
+        self.looks_left = u32::MAX;
+    }
+
     /// Whose it could be, of a datagram that was sent to this address.
     pub(super) fn look<'a>(&mut self, payload: &'a [u8], to: IpAddr, time: Timestamp) -> Look<'a> {
         // From the same moment for a while: hints for all times around it are made once, and old ones go.
         if time.distance(self.moment) > DAY.min(part(self.reach, 4)) {
+            let Some(left) = self.looks_left.checked_sub(1) else { return Look::NotCompared };
+            self.looks_left = left;
             self.moment = time;
             self.wide.prepare(time);
             self.elsewhere.iter_mut().for_each(|watcher| watcher.prepare(time));
