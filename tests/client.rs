@@ -417,15 +417,17 @@ fn a_token_typed_at_a_terminal_is_not_shown_ends_with_enter_and_can_be_stopped()
     let home = home(&[]);
     let token = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
     // The shell reads what the client leaves; stty prints whether the terminal shows what is typed again.
-    let program = env!("CARGO_BIN_EXE_spa-knock");
     let line = format!(
-        "{program} import; echo code $?; stty -a | tr ' ' '\n' | sed -n 's/^echo$/shown again/p'; read x; echo read $x"
+        "{} import; echo code $?; stty -a | tr ' ' '\\n' | sed -n 's/^echo$/shown again/p'; read x; echo read $x",
+        env!("CARGO_BIN_EXE_spa-knock")
     );
+    let shell = home.path().join("shell");
+    std::fs::write(&shell, line).unwrap();
     for (typed, code, rest) in
         [(format!("{token}\nmore\n"), "code 0", "read more"), ("spa\u{3}".to_owned(), "code 2", "read")]
     {
         let mut command = Command::new("script");
-        command.args(["-qec", &format!("sh -c \"{line}\""), "/dev/null"]).env("HOME", home.path());
+        command.args(["-qec", &format!("sh {}", shell.display()), "/dev/null"]).env("HOME", home.path());
         command.env_remove("XDG_CONFIG_HOME").stdin(Stdio::piped()).stdout(Stdio::piped());
         let Ok(mut child) = command.spawn() else { return };
         let mut terminal = child.stdout.take().unwrap();

@@ -7,19 +7,19 @@ pub(super) fn hint(error: &clap::Error) -> Option<&'static str> {
     let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg) else { return None };
     Some(match option.as_str() {
         "-A" | "--access" => {
-            "hint: -A is an option of fwknop; here the ACTION decides what opens: spa-knock SERVER open-ssh, or \
+            "-A is an option of fwknop; here the ACTION decides what opens: spa-knock SERVER open-ssh, or \
              spa-knock SERVER open-port tcp/22 if the server has such an action"
         }
         "-D" | "--destination" => {
-            "hint: -D is an option of fwknop; here SERVER is given alone: spa-knock SERVER ACTION"
+            "-D is an option of fwknop; here SERVER is given alone: spa-knock SERVER ACTION"
         }
         "-R" | "--resolve-ip-http" | "--resolve-url" => {
-            "hint: -R is an option of fwknop; leave it out: the server itself reports the address that it sees"
+            "-R is an option of fwknop; leave it out: the server itself reports the address that it sees"
         }
-        "-a" | "--allow-ip" => "hint: -a is an option of fwknop; here it is --source ADDRESS",
-        "-f" | "--fw-timeout" => "hint: -f is an option of fwknop; here it is --for 30s",
+        "-a" | "--allow-ip" => "-a is an option of fwknop; here it is --source ADDRESS",
+        "-f" | "--fw-timeout" => "-f is an option of fwknop; here it is --for 30s",
         "-N" | "--nat-access" => {
-            "hint: -N is an option of fwknop; here the server's config names the target: an action with `forward`"
+            "-N is an option of fwknop; here the server's config names the target: an action with `forward`"
         }
         _ => return None,
     })

@@ -59,7 +59,7 @@ pub fn main() -> ExitCode {
             // Also the help, which is no error and has code 0.
             let _ = error.print();
             if let Some(hint) = fwknop::hint(&error) {
-                Report::PLAIN.note(hint);
+                Report::PLAIN.hint(hint);
             }
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }

@@ -93,6 +93,11 @@ impl Report {
         }
     }
 
+    /// What to do, where another message has said what is wrong.
+    pub(super) fn hint(&self, text: &str) {
+        let _ = io::stderr().write_all(format!("hint: {text}\n").as_bytes());
+    }
+
     /// What goes on at the moment, for a person at a terminal.
     pub(super) fn progress(&self) -> Progress {
         let shown =
