@@ -46,6 +46,7 @@ fn bash(script: &str) -> String {
 /// Of the words of a knock only the first is completed; beside them the script would not find the subcommands.
 fn zsh(script: &str) -> String {
     let mut lines = Vec::new();
+    let mut options = Vec::new();
     let is_word = |line: &&str| {
         ["':server", "'::action", "'::argument", "'::surplus"].iter().any(|start| line.starts_with(start))
     };
@@ -58,6 +59,14 @@ fn zsh(script: &str) -> String {
             lines.push("\":: :_spa_knock_first_word\" \\".to_owned());
             top = false;
             continue;
+        }
+        if top && (line.starts_with('\'') || !options.is_empty()) {
+            options.push(line);
+        }
+        if line == "        esac" {
+            // Behind the name of a server come the options of a knock.
+            let all = options.join("\n");
+            lines.push(format!("            (*)\n_arguments \"${{_arguments_options[@]}}\" : \\\n{all}\n'*: :' \\\n&& ret=0\n;;"));
         }
         if line.starts_with("':server -- ") {
             lines.push(line.replace(":_default'", ":_spa_knock_server_names'"));
@@ -103,6 +112,8 @@ mod tests {
         ] {
             assert!(zsh.contains(part), "{part}");
         }
+        assert_eq!(zsh.matches("(*)\n_arguments ").count(), 1);
+        assert_eq!(zsh.matches("\n'--wait=[").count(), 2, "before and behind the server");
         assert!(!zsh.contains("$line[5]") && !zsh.contains("'::surplus"));
         let bash = script(Shell::Bash);
         assert_eq!(bash.matches(" $(_spa_knock_servers)\"\n").count(), 3);
