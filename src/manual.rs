@@ -25,8 +25,15 @@ pub(crate) enum Section {
 pub(crate) fn completions(mut command: Command, shell: Shell) -> String {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    String::from_utf8_lossy(&script).into_owned()
+    clap_complete::generate(shell, &mut command, name.clone(), &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    if shell != Shell::Bash {
+        return script;
+    }
+    // clap_complete writes the hyphen of a program's name in two ways, so that no subcommand would be found.
+    let [found, meant] =
+        ["__subcmd__", "__"].map(|hyphen| format!("{}__subcmd__", name.replace('-', hyphen)));
+    script.replace(&found, &meant)
 }
 
 /// The whole manual page: the command, then each of its subcommands under a heading of its own.
@@ -151,6 +158,14 @@ mod tests {
         assert_eq!(page.iter().filter(|line| line.starts_with("\\fB\\-\\-exact")).count(), 1);
         assert_eq!(count("\\&.dots   \\e and columns"), 1);
         assert_eq!(count("  \\(ti/x"), 1);
+    }
+
+    #[test]
+    fn the_bash_script_of_a_name_with_a_hyphen_finds_its_subcommands() {
+        let command = Command::new("spa-outer").subcommand(Command::new("inner"));
+        let script = completions(command, Shell::Bash);
+        assert!(script.contains("cmd=\"spa__outer__subcmd__inner\"\n"));
+        assert!(script.contains("\n        spa__outer__subcmd__inner)\n"), "{script}");
     }
 
     #[test]

@@ -121,6 +121,10 @@ fn a_malformed_key_in_the_environment_is_told_by_line_without_its_text() {
     for (key, reason) in [
         ("sesame", "line 1: expected 'name: value'"),
         ("secret: sesame", "the line 'spa-knock-key: …' is missing"),
+        (
+            "spa-knock-key: 1 kind: root secret: sesame",
+            "line 1: more than a number is behind spa-knock-key: are the line ends lost?",
+        ),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_spa-knock"))
             .arg("show")
@@ -289,4 +293,163 @@ fn a_key_that_cannot_be_written_is_an_error() {
     let output = Command::new(env!("CARGO_BIN_EXE_spa-knock")).arg("keygen").stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(5));
     assert_eq!(text(&output.stderr), "spa-knock: standard output: no space left on device\n");
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let output = |command: &mut Command| command.env_remove("SPA_KNOCK_KEY").output().unwrap();
+    for words in [&["completions", "zsh"][..], &["man"], &["keygen"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = output(Command::new(env!("CARGO_BIN_EXE_spa-knock")).args(words).stdout(writer));
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(141), ""), "{words:?}");
+    }
+}
+
+/// A home folder with this in `~/.config/spa-knock`.
+fn home(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join(".config/spa-knock");
+    std::fs::create_dir_all(&folder).unwrap();
+    for (name, content) in files {
+        let path = folder.join(name);
+        std::fs::write(&path, content).unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    home
+}
+
+/// The client with this home folder.
+fn at_home(home: &tempfile::TempDir, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_spa-knock"))
+        .env_clear()
+        .env("HOME", home.path())
+        .args(words)
+        .output()
+        .unwrap()
+}
+
+const SECRET: &str = "secret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+#[test]
+fn a_key_is_found_by_its_address_or_the_keys_that_there_are_are_named() {
+    let pair = |server: &str, more: &str| {
+        format!("spa-knock-key: 1\nkind: pair\nserver: {server}\n{more}{SECRET}\n")
+    };
+    let (bastion, other) = (pair("bastion", "address: 127.0.0.1\nport: 4000\n"), pair("other", ""));
+    let home = home(&[("mine.key", &bastion), ("other.key", &other)]);
+    for typed in ["127.0.0.1", "bastion", "BASTION."] {
+        let output = at_home(&home, &["--dry-run", typed, "open-ssh"]);
+        assert_eq!(output.status.code(), Some(0), "{typed}: {}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        for part in ["server id    bastion\n", "mine.key\n", "address      127.0.0.1 port 4000\n"] {
+            assert!(shown.contains(part), "{typed}: {shown}");
+        }
+    }
+    let output = at_home(&home, &["192.0.2.9", "open-ssh"]);
+    assert_eq!(output.status.code(), Some(5));
+    let hint = "hint: there are keys for: mine, other. Try `spa-knock mine open-ssh`, with `address: 192.0.2.9` in its file if that is where it is\n";
+    assert!(text(&output.stderr).ends_with(hint), "{}", text(&output.stderr));
+    std::fs::copy(
+        home.path().join(".config/spa-knock/mine.key"),
+        home.path().join(".config/spa-knock/x.key"),
+    )
+    .unwrap();
+    let output = at_home(&home, &["127.0.0.1", "open-ssh"]);
+    assert!(text(&output.stderr).starts_with("spa-knock: 127.0.0.1: several keys are for it: mine, x\n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_profile_that_others_can_change_is_refused_and_its_command_does_not_run() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = home(&[]);
+    let (folder, ran) = (home.path().join(".config/spa-knock"), home.path().join("ran"));
+    let profile = folder.join("config.toml");
+    let command = format!("[server.home]\nkey-command = [\"touch\", \"{}\"]\n", ran.display());
+    std::fs::write(&profile, command).unwrap();
+    let chmod = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (file, folder_mode, object, mode) in
+        [(0o666, 0o755, &profile, "0666"), (0o620, 0o755, &profile, "0620"), (0o600, 0o777, &folder, "0777")]
+    {
+        chmod(&profile, file);
+        chmod(&folder, folder_mode);
+        let output = at_home(&home, &["home", "open-ssh"]);
+        let kind = if object == &profile { "profile" } else { "folder" };
+        let path = object.display();
+        let expected =
+            format!("spa-knock: {kind} {path}: mode {mode} lets others change it\nhint: chmod go-w {path}\n");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(5), expected.as_str()));
+        assert!(!ran.exists());
+    }
+    chmod(&profile, 0o644);
+    chmod(&folder, 0o755);
+    at_home(&home, &["home", "open-ssh"]);
+    assert!(ran.exists(), "what only its owner can change is used");
+}
+
+#[test]
+fn a_token_from_a_pipe_ends_with_its_line() {
+    use std::io::Write as _;
+    let home = home(&[]);
+    let token = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
+    let (first, second) = token.split_at(30);
+    for input in [format!("{token}\nssh user@host: x\n"), format!("{first}\n{second}\nssh server\n")] {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_spa-knock"));
+        client.env_clear().env("HOME", home.path()).arg("import");
+        client.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut client = client.spawn().unwrap();
+        client.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = client.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        std::fs::remove_file(home.path().join(".config/spa-knock/inner.key")).unwrap();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_token_typed_at_a_terminal_is_not_shown_ends_with_enter_and_can_be_stopped() {
+    use std::io::{Read as _, Write as _};
+    use std::process::Stdio;
+    let home = home(&[]);
+    let token = "spa-knock-ADUBAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AAAAFaW5uZXIAAr8F8PLiUPw";
+    // The shell reads what the client leaves; stty prints whether the terminal shows what is typed again.
+    let line = format!(
+        "{} import; echo code $?; stty -a | tr ' ' '\\n' | sed -n 's/^echo$/shown again/p'; read x; echo read $x",
+        env!("CARGO_BIN_EXE_spa-knock")
+    );
+    let shell = home.path().join("shell");
+    std::fs::write(&shell, line).unwrap();
+    for (typed, code, rest) in
+        [(format!("{token}\nmore\n"), "code 0", "read more"), ("spa\u{3}".to_owned(), "code 2", "read")]
+    {
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("sh {}", shell.display()), "/dev/null"]).env("HOME", home.path());
+        command.env_remove("XDG_CONFIG_HOME").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let Ok(mut child) = command.spawn() else { return };
+        let mut terminal = child.stdout.take().unwrap();
+        let mut shown = String::new();
+        let mut bytes = [0; 1024];
+        let mut keyboard = child.stdin.take();
+        while let Ok(length @ 1..) = terminal.read(&mut bytes) {
+            shown.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            // Only once the terminal hides it.
+            if shown.contains("press Enter")
+                && let Some(mut keyboard) = keyboard.take()
+            {
+                std::thread::sleep(Duration::from_millis(300));
+                keyboard.write_all(typed.as_bytes()).unwrap();
+                // Its end would be typed, too.
+                std::thread::sleep(Duration::from_millis(300));
+            }
+        }
+        child.wait().unwrap();
+        for part in [code, rest, "shown again"] {
+            assert!(shown.contains(part), "{part}: {shown:?}");
+        }
+        assert!(!shown.contains("ADUBAAE") && !shown.contains("spa\r"), "{shown:?}");
+    }
 }

@@ -199,7 +199,7 @@ fn of_each_prepared_capture_the_true_cause_is_named() {
         ),
         (
             captured(&sealed(&knock(NOW + 90 * DAY), &laptop, 14)),
-            &["laptop: stopped at step 2", "clock of laptop is 2months 29days"],
+            &["laptop: stopped at step 2", "clock of laptop is 90 days"],
         ),
         (
             captured(&sealed(&knock(5 * HOUR), &laptop, 15)),
@@ -345,4 +345,80 @@ fn a_file_that_is_no_capture_is_told() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(told.starts_with(&format!("spa-knockd: {}: ", file.display())), "{told}");
+}
+
+/// Datagrams that no key here has made, each days after the one before.
+fn scattered(count: u64) -> Vec<Captured> {
+    let unknown = keys(REVOKED, "bastion");
+    let at = |number: u64| {
+        let time = NOW + number * 3 * DAY;
+        later(
+            captured(&sealed(&knock(time), &unknown, u8::try_from(number % 256).unwrap())),
+            number * 3 * DAY,
+        )
+    };
+    (0..count).map(at).collect()
+}
+
+#[test]
+fn packets_of_scattered_times_do_not_take_for_ever() {
+    let text = explained(&scattered(300), &[]);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 300);
+    assert!(lines[0].contains("revoked (those are not kept)"), "{text}");
+    assert!(lines[0].contains(" days of this time, nor for"), "{text}");
+    assert!(lines[299].contains("explain a part of it (editcap -A and -B)"), "{text}");
+}
+
+#[test]
+fn a_signal_ends_the_reading_of_a_file() {
+    use std::io::{BufRead, BufReader, Read};
+    let scratch = server();
+    let file = scratch.path().join("odd.pcap");
+    fs::write(&file, pcap(&scattered(3_000))).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_spa-knockd"))
+        .arg("explain")
+        .args([&file, Path::new("-c"), &scratch.path().join("spa-knockd.toml")])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    lines.read_line(&mut String::new()).unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(child.id().try_into().unwrap()),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .unwrap();
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(rest.lines().count() < 2_900, "{} lines", rest.lines().count());
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("stopped by a signal; what follows was not looked at\n"), "{told}");
+}
+
+#[test]
+fn a_missing_file_is_named_once_and_a_reader_that_has_enough_is_no_error() {
+    let scratch = server();
+    let config = scratch.path().join("spa-knockd.toml");
+    let missing = scratch.path().join("nofile.pcap");
+    let explain = |file: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spa-knockd"));
+        command.arg("explain").args([file, Path::new("-c"), &config]);
+        command
+    };
+    let output = explain(&missing).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.matches("nofile.pcap").count()), (Some(1), 1), "{told}");
+
+    let file = scratch.path().join("one.pcap");
+    fs::write(&file, pcap(&[captured(b"x")])).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = explain(&file).stdout(writer).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(141), "{told}");
+    assert!(!told.contains("broken pipe"), "{told}");
 }

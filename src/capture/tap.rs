@@ -108,7 +108,13 @@ pub(super) fn describe(place: &str, error: &Error) -> CaptureError {
     let denied = ["permission", "not permitted", "Permission"].iter().any(|word| text.contains(word));
     CaptureError {
         place: place.to_owned(),
-        reason: if denied { "capturing is not allowed (CAP_NET_RAW is missing)".to_owned() } else { text },
+        reason: if denied {
+            "capturing is not allowed (CAP_NET_RAW is missing)".to_owned()
+        } else {
+            // libpcap begins some of its errors with the file's name.
+            let reason = text.strip_prefix(place).and_then(|rest| rest.strip_prefix(": "));
+            reason.map(str::to_owned).unwrap_or(text)
+        },
         hint: denied.then_some("run as root, or set capture = \"udp\", which needs no such right"),
     }
 }

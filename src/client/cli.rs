@@ -15,10 +15,11 @@ use crate::knock::{ActionName, Argument, Band, ClientName, Protocol, ServerId, S
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0  granted or done: the reply said so; --no-reply, --ports: sent; --wait: the port accepts
-  1  the server refused
+  0  granted, started or done, by the reply; --no-reply, --ports: sent; --wait: the port accepts;
+     --wait-done: the command has ended well
+  1  the server refused; --wait-done: the command failed
   2  wrong usage
-  3  no answer in time, or the --wait port never accepted
+  3  no answer in time, the --wait port never accepted, or no end was reported to --wait-done
   4  name not resolved, no route, nothing sent
   5  key or profile missing, unreadable, too open to others, malformed
 
@@ -29,11 +30,13 @@ A knock is one UDP datagram, sealed and signed. The server stays silent towards 
 has one gets an answer, and the port opens for one address.
 
 Keys, in this order: --key; $SPA_KNOCK_KEY (a key file's text, or a token); the profile's key or key-command; ~/.config/spa-knock/SERVER.key; \
-~/.knock.key. A key file must belong to you (or root) and be closed to others (mode 0600), its folder not \
-writable by others.
+another key file there that names SERVER as its server or address; ~/.knock.key. A key file must belong to you (or root) and be closed to others (mode 0600), its folder not \
+writable by others. For config.toml the same holds, but others may read it.
 
 Where the knock goes: the profile's address; else the key's, if SERVER is the key's server or the key is for \
-all servers; else SERVER.
+all servers; else SERVER. A name with several addresses is knocked at one address after the other, each with a knock of \
+its own, the next one after 250 ms without an answer: a slow server may get more than one, and counts each. -4 and -6 \
+restrict them.
 
 Sources:
   auto              your own address, signed; where it is translated on the way,
@@ -49,6 +52,7 @@ Examples:
   spa-knock bastion.example.org open-ssh
   spa-knock --key ~/.knock.key server open-ssh && ssh server
   spa-knock --wait 22 server open-ssh && ssh server
+  spa-knock --wait-done server restart-web
   spa-knock --for 5m server open-port tcp/8443
   spa-knock --dry-run server open-ssh
   spa-knock --ports --wait 22 server open-ssh
@@ -73,10 +77,12 @@ Environment:
   XDG_CONFIG_HOME, XDG_STATE_HOME         in place of ~/.config and ~/.local/state
 
 Exit codes:
-  0  granted or done: the reply said so; --no-reply, --ports: sent; --wait: the port accepts
-  1  the server refused: the reason is printed
+  0  granted, started or done, by the reply; --no-reply, --ports: sent; --wait: the port accepts;
+     --wait-done: the command has ended well
+  1  the server refused, or with --wait-done the command failed: the reason is printed
   2  wrong usage
-  3  sent, but no answer in time, or granted, but the --wait port never accepted
+  3  sent, but no answer in time; granted, but the --wait port never accepted; started, but its end
+     was not reported to --wait-done in time
   4  name not resolved, no route, nothing sent
   5  key or profile missing, unreadable, too open to others, malformed";
 
@@ -121,6 +127,9 @@ pub(super) struct Knocking {
     /// Then wait until this TCP port accepts
     #[arg(short, long, value_name = "PORT", value_parser = port())]
     pub(super) wait: Option<u16>,
+    /// Wait until the command that the action starts has ended; exit 1 if it fails
+    #[arg(long)]
+    pub(super) wait_done: bool,
     /// Say what would be sent, field by field; send nothing
     #[arg(short = 'n', long)]
     pub(super) dry_run: bool,
@@ -154,9 +163,10 @@ pub(super) struct Manner {
     /// Ask for no reply: send once and leave
     #[arg(long)]
     pub(super) no_reply: bool,
-    /// Give up after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = some_time)]
-    pub(super) timeout: Duration,
+    /// Stop after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s [default: 3s; 35s for a port
+    /// after --ports; 60s for --wait-done]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
+    pub(super) timeout: Option<Duration>,
     /// Say nothing but errors
     #[arg(short, long, conflicts_with = "verbose")]
     pub(super) quiet: bool,
@@ -232,6 +242,9 @@ pub(super) enum Command {
     },
     /// Say what a key file is for; never the secret
     Show {
+        /// The key file, as with --key
+        #[arg(value_name = "FILE", conflicts_with = "key")]
+        file: Option<PathBuf>,
         /// The key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
         #[arg(short, long, value_name = "FILE")]
         key: Option<PathBuf>,

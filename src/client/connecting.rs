@@ -18,19 +18,19 @@ pub(super) fn connect(said: Connecting) -> Result<(), Failure> {
     let intent = Intent::to_connect(said)?;
     // Ahead of the knock: a door that opens for a name that leads nowhere is open for nothing.
     let mut doors = resolve(&host, port, intent.family, None)?;
-    let knocked = carry_out(&intent, &report)?;
+    let (knocked, mut again) = carry_out(&intent, &report)?;
     // The person is about to use what opens; only what goes wrong is worth a word.
     report.detail(|| knocked.text.clone());
-    doors.sort_by_key(|door| rank(door, knocked.server));
-    let stream = wait::for_connection(&doors, intent.timeout, &report)?;
+    doors.sort_by_key(|door| rank(door, &knocked.servers));
+    let patience = intent.patience.unwrap_or(intent.timeout);
+    let stream = wait::for_connection(&doors, patience, again.as_deref_mut(), &report)?;
     relay::join(&stream)
 }
 
-/// The address that was knocked at comes first, then those of its family: the door is open for an address of it.
-fn rank(door: &SocketAddr, knocked: SocketAddr) -> u8 {
-    match (door.ip() == knocked.ip(), door.is_ipv4() == knocked.is_ipv4()) {
-        (true, _) => 0,
-        (false, true) => 1,
-        (false, false) => 2,
-    }
+/// The addresses that were knocked at come first, then those of the first one's family: the door is open for an address
+/// of it.
+fn rank(door: &SocketAddr, knocked: &[SocketAddr]) -> usize {
+    let like_first = knocked.first().is_some_and(|first| first.is_ipv4() == door.is_ipv4());
+    let otherwise = knocked.len().saturating_add(usize::from(!like_first));
+    knocked.iter().position(|server| server.ip() == door.ip()).unwrap_or(otherwise)
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::cli::Examination;
 use super::failure::{Cause, Failure};
 use super::intent::Intent;
-use super::knocking::{Answer, CLOCKS_APART, knock_and_keep, listed};
+use super::knocking::{ADDRESSES_MAX, Answer, CLOCKS_APART, Knocked, knock_and_keep, listed};
 use super::plan::is_global;
 use super::report::{Report, print};
 use super::route::{Family, Route, resolve};
@@ -17,6 +17,16 @@ use crate::os::files::plain;
 
 /// What is asked for where nobody names an action: a server that knows us says that it has none of this name.
 const HARMLESS: &str = "spa-knock-doctor";
+
+/// So many addresses of an NTP server are asked, one after the other.
+const NTP_ADDRESSES_MAX: usize = 4;
+
+/// What came of a knock at one address.
+struct Finding {
+    server: SocketAddr,
+    outcome: Result<Knocked, Failure>,
+    last: Option<Answer>,
+}
 
 /// How many things are wrong, and of which kind the first is.
 #[derive(Default)]
@@ -34,13 +44,23 @@ pub(super) fn examine(said: Examination) -> Result<(), Failure> {
     let mut diagnosis = Diagnosis::default();
     diagnosis.key(&intent)?;
     let servers = diagnosis.name(&intent)?;
+    let host = intent.target.host.clone();
     let ways = diagnosis.ways(&servers)?;
     diagnosis.clock(ntp.as_deref())?;
-    for family in [Family::V4, Family::V6] {
-        if ways.iter().any(|way| family.takes(way.ip())) {
-            intent.family = family;
-            diagnosis.knock(&intent, named)?;
-        }
+    let findings: Vec<_> = ways
+        .iter()
+        .map(|way| {
+            // Each address for itself: a knock that may choose hides the one that is silent.
+            intent.target.host = host_of(way);
+            let mut last = None;
+            let outcome = knock_and_keep(&intent, &Report::SILENT, &mut last);
+            Finding { server: *way, outcome, last }
+        })
+        .collect();
+    intent.target.host = host;
+    let answered = findings.iter().any(|finding| finding.last.is_some());
+    for finding in findings {
+        diagnosis.knock(&intent, finding, named, answered)?;
     }
     match diagnosis.first {
         None => Ok(()),
@@ -71,7 +91,8 @@ impl Diagnosis {
     fn name(&mut self, intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
         let (host, port) = (intent.target.host.as_str(), intent.target.port);
         match resolve(host, port, intent.family, None) {
-            Ok(servers) => {
+            Ok(mut servers) => {
+                servers.truncate(ADDRESSES_MAX);
                 well("name", &format!("{host}: {}", listed(&servers)))?;
                 Ok(servers)
             }
@@ -82,20 +103,22 @@ impl Diagnosis {
         }
     }
 
-    /// Those that there is a way to. Of a family that has none, only the lack of both is wrong.
+    /// Those that there is a way to. Where there is none, only the lack of all is wrong.
     fn ways(&mut self, servers: &[SocketAddr]) -> Result<Vec<SocketAddr>, Failure> {
         let mut ways = Vec::new();
         for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
-            let Some(&server) = servers.iter().find(|server| family.takes(server.ip())) else {
+            let mut of_family = servers.iter().filter(|server| family.takes(server.ip())).peekable();
+            if of_family.peek().is_none() {
                 note(name, "the server has no address of it")?;
-                continue;
-            };
-            match Route::to(server) {
-                Ok(route) => {
-                    well(name, &format!("to {} from {}{}", server.ip(), route.own, kind(route.own)))?;
-                    ways.push(server);
+            }
+            for &server in of_family {
+                match Route::to(server) {
+                    Ok(route) => {
+                        well(name, &format!("to {} from {}{}", server.ip(), route.own, kind(route.own)))?;
+                        ways.push(server);
+                    }
+                    Err(error) => note(name, &format!("no way to {}: {}", server.ip(), plain(&error)))?,
                 }
-                Err(error) => note(name, &format!("no way to {}: {}", server.ip(), plain(&error)))?,
             }
         }
         if ways.is_empty() && !servers.is_empty() {
@@ -115,15 +138,30 @@ impl Diagnosis {
             return note("clock", &format!("{here} here; --ntp HOST compares it"));
         };
         let (host, port) = match ntp.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') => (host, port.parse().unwrap_or(sntp::PORT)),
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, port.parse().unwrap_or(sntp::PORT))
+            }
             _ => (ntp, sntp::PORT),
         };
         let servers = match resolve(host, port, Family::Any, None) {
             Ok(servers) => servers,
-            Err(failure) => return self.failed("clock", &failure),
+            Err(failure) => {
+                return self.wrong(
+                    failure.cause(),
+                    "clock",
+                    &format!("NTP server {}", failure.reason()),
+                    "give --ntp an address, or a name that this host resolves; spa-knock needs no NTP server",
+                );
+            }
         };
-        let asked = servers.first().map(|server| sntp::ask(*server));
-        match asked.unwrap_or_else(|| Err("has no address".to_owned())) {
+        let mut asked = Err("has no address".to_owned());
+        for server in servers.into_iter().take(NTP_ADDRESSES_MAX) {
+            asked = sntp::ask(server);
+            if asked.is_ok() {
+                break;
+            }
+        }
+        match asked {
             Ok(apart) if apart.size() <= CLOCKS_APART => {
                 well("clock", &format!("{} NTP server {ntp}", difference(apart)))
             }
@@ -142,19 +180,37 @@ impl Diagnosis {
         }
     }
 
-    fn knock(&mut self, intent: &Intent, named: bool) -> Result<(), Failure> {
-        let mut last = None;
-        let outcome = knock_and_keep(intent, &Report::SILENT, &mut last);
+    /// What came of a knock at one address; `answered` means that one of them has answered.
+    fn knock(
+        &mut self,
+        intent: &Intent,
+        finding: Finding,
+        named: bool,
+        answered: bool,
+    ) -> Result<(), Failure> {
+        let Finding { server, outcome, last } = finding;
+        let server = server.ip();
         let known = last.as_ref().map(|answer| answer.reply.status);
         let asked_in_vain = intent.action.as_str() == HARMLESS && !named;
         match outcome {
-            Ok(knocked) => well("knock", &knocked.text)?,
+            Ok(knocked) => well("knock", &format!("{server}: {}", knocked.text))?,
             Err(_) if asked_in_vain && matches!(known, Some(Status::UnknownAction | Status::NotAllowed)) => {
                 well(
                     "knock",
-                    "answered: the server knows this key; `doctor SERVER ACTION` asks for something",
+                    &format!(
+                        "{server}: answered: the server knows this key; `doctor SERVER ACTION` asks for something"
+                    ),
                 )?;
             }
+            Err(failure) if answered && failure.cause() == Cause::NoReply => self.wrong(
+                failure.cause(),
+                "knock",
+                failure.reason(),
+                &format!(
+                    "remove {server} from {}, or let the server listen there: until then each knock is answered later, at another address",
+                    intent.target.host
+                ),
+            )?,
             Err(failure) => self.failed("knock", &failure)?,
         }
         let Some(answer) = last else { return Ok(()) };
@@ -187,6 +243,14 @@ impl Diagnosis {
         let hint = if hint.is_empty() { String::new() } else { format!("hint: {hint}\n") };
         line("WRONG", subject, told)?;
         print(hint.as_bytes())
+    }
+}
+
+/// An address as a host, with its scope.
+fn host_of(server: &SocketAddr) -> String {
+    match server {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        other => other.ip().to_string(),
     }
 }
 

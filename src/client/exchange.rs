@@ -7,6 +7,7 @@ use std::net::UdpSocket;
 use std::thread::sleep;
 use std::time::Duration;
 
+use super::route;
 use crate::crypto::SealKey;
 use crate::knock::{Reply, Timestamp};
 use crate::os::clock;
@@ -61,7 +62,7 @@ impl<'a> Exchange<'a> {
 
     /// Sends a knock for the first time.
     pub(super) fn send(&mut self, datagram: Datagram) -> io::Result<()> {
-        put(self.socket, &datagram)?;
+        route::put(self.socket, datagram.as_bytes())?;
         self.sent.push(Sent { datagram, first: clock::steady(), resends: RESENDS.into_iter().peekable() });
         Ok(())
     }
@@ -85,6 +86,23 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    /// Sends a copy of a knock, counted from 0, outside of the schedule. One that fails is like one that is lost.
+    pub(super) fn send_copy(&self, knock: usize) {
+        if let Some(sent) = self.sent.get(knock) {
+            let _ = route::put(self.socket, sent.datagram.as_bytes());
+        }
+    }
+
+    /// How long ago a knock, counted from 0, was sent for the first time.
+    pub(super) fn age(&self, knock: usize) -> Duration {
+        self.sent.get(knock).map_or(Duration::ZERO, |sent| clock::steady().saturating_sub(sent.first))
+    }
+
+    /// Keeps the mapping of an address translation alive: one byte, which every server drops for its length.
+    pub(super) fn keep_alive(&self) {
+        let _ = self.socket.send(&[0]);
+    }
+
     /// How often the latest knock has been sent.
     pub(super) fn times_sent(&self) -> usize {
         let left = self.sent.last().map_or(0, |latest| latest.resends.len());
@@ -95,7 +113,7 @@ impl<'a> Exchange<'a> {
         if let Some(latest) = self.sent.last_mut() {
             latest.resends.next();
             // A resend that fails is like one that is lost.
-            let _ = put(self.socket, &latest.datagram);
+            let _ = route::put(self.socket, latest.datagram.as_bytes());
         }
     }
 
@@ -132,15 +150,6 @@ impl Sent {
     fn next_resend(&mut self) -> Option<Duration> {
         self.resends.peek().map(|&after| self.first.saturating_add(after))
     }
-}
-
-fn put(socket: &UdpSocket, datagram: &Datagram) -> io::Result<()> {
-    match socket.send(datagram.as_bytes()) {
-        // What ICMP said about an earlier datagram; this one has not been sent yet.
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => socket.send(datagram.as_bytes()),
-        result => result,
-    }
-    .map(drop)
 }
 
 #[cfg(test)]

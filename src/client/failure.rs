@@ -10,12 +10,16 @@ use crate::os::files::FileError;
 pub(super) enum Cause {
     /// 1: the server refused.
     Refused,
+    /// 1: started, and ended with a failure (`--wait-done`).
+    Failed,
     /// 2: wrong usage.
     Usage,
     /// 3: sent, but no answer in time.
     NoReply,
     /// 3: granted, but the port to wait for never accepted.
     NotAccepting,
+    /// 141: the reader of standard output has closed it, as `head` does; a signal would end another program (SIGPIPE).
+    Unread,
     /// 4: name not resolved, no route, nothing sent.
     Network,
     /// 5: key or profile missing, unreadable, too open, malformed.
@@ -33,9 +37,10 @@ pub(super) struct Failure {
 impl Cause {
     pub(super) const fn code(self) -> u8 {
         match self {
-            Self::Refused => 1,
+            Self::Refused | Self::Failed => 1,
             Self::Usage => 2,
             Self::NoReply | Self::NotAccepting => 3,
+            Self::Unread => 141,
             Self::Network => 4,
             Self::Files => 5,
         }
@@ -45,8 +50,9 @@ impl Cause {
     pub(super) const fn result(self) -> &'static str {
         match self {
             Self::Refused => "refused",
+            Self::Failed => "failed",
             Self::NoReply => "no-reply",
-            Self::Usage | Self::NotAccepting | Self::Network | Self::Files => "error",
+            Self::Usage | Self::NotAccepting | Self::Unread | Self::Network | Self::Files => "error",
         }
     }
 }
@@ -60,6 +66,11 @@ impl Failure {
     /// The same, with a way out.
     pub(super) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// The same, with a word for what kind of object it is about.
+    pub(super) fn of(self, object: &str) -> Self {
+        Self { reason: format!("{object}{}", self.reason), ..self }
     }
 
     pub(super) const fn cause(&self) -> Cause {

@@ -10,7 +10,11 @@ use super::failure::{Cause, Failure};
 use super::keys::named;
 use super::report::Report;
 use crate::crypto::{Holder, KeyFile, TokenError};
-use crate::os::files::{self, Mode};
+use crate::os::files::{self, Mode, plain};
+use crate::os::terminal::Hidden;
+
+/// The longest text that is read from a terminal, in bytes.
+const TEXT_MAX: usize = 64 << 10;
 
 /// Keeps the key that `token` is, or that standard input holds where it is `-`.
 pub(super) fn import(token: OsString) -> Result<(), Failure> {
@@ -44,9 +48,63 @@ fn text_of(token: OsString) -> Result<Zeroizing<String>, Failure> {
         return Ok(Zeroizing::new(text));
     }
     if io::stdin().is_terminal() {
-        Report::PLAIN.note("paste the token or the key file's text, then press Enter and Ctrl-D");
+        return paste();
     }
-    Ok(files::read_secret_from_stdin()?)
+    let text = files::read_secret_from_stdin()?;
+    if !KeyFile::is_token(text.lines().next().unwrap_or_default()) {
+        return Ok(text);
+    }
+    // What is behind a whole token is no part of it.
+    let mut token = room();
+    for line in text.lines() {
+        token.push_str(line);
+        if is_whole(&token) {
+            break;
+        }
+    }
+    Ok(token)
+}
+
+/// A token or a key file's text from the terminal, which does not show it: as many lines as belong to it.
+fn paste() -> Result<Zeroizing<String>, Failure> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::Interrupted => Failure::new(Cause::Usage, "stopped; no key was kept"),
+        _ => Failure::new(Cause::Files, format!("terminal: {}", plain(&error))),
+    };
+    Report::PLAIN.note("paste the token or the key file's text (it is not shown), then press Enter");
+    let mut terminal = Hidden::new().map_err(failed)?;
+    let mut text = room();
+    while let Some(line) = terminal.line().map_err(failed)? {
+        if line.trim().is_empty() {
+            // An empty line ends what is cut off; before the text it has no meaning.
+            if text.is_empty() { continue } else { break }
+        }
+        if text.len().saturating_add(line.len()) >= text.capacity() {
+            return Err(Failure::new(Cause::Files, "terminal: too long for a key file"));
+        }
+        text.push_str(&line);
+        if is_whole(&text) {
+            break;
+        }
+    }
+    Ok(text)
+}
+
+/// Room for everything: a growing string would leave copies of the secret behind.
+fn room() -> Zeroizing<String> {
+    Zeroizing::new(String::with_capacity(TEXT_MAX))
+}
+
+/// Whether nothing more belongs to a text: all of a token is there, or what no further line can complete; or a key file
+/// with its secret, which is printed last.
+fn is_whole(text: &str) -> bool {
+    if text.contains(':') {
+        return KeyFile::parse(text).is_ok();
+    }
+    match KeyFile::from_token(text) {
+        Err(TokenError::Length { found, expected }) => found >= expected,
+        _ => true,
+    }
 }
 
 fn read(text: &str) -> Result<KeyFile, Failure> {
@@ -76,5 +134,43 @@ fn next(key: &KeyFile, server: &str, path: &Path) -> String {
             "{knock}; the key names no address: if {server} is no name that leads there, add `address: …` to {}",
             path.display()
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{PairSecret, Secret};
+
+    fn key() -> KeyFile {
+        KeyFile {
+            client: None,
+            holder: Holder::Pair {
+                server: "bastion".parse().unwrap(),
+                secret: PairSecret::new(Secret::from_bytes(&[7; 32])),
+            },
+            address: Some("192.0.2.7".to_owned()),
+            port: None,
+        }
+    }
+
+    #[test]
+    fn a_text_is_whole_with_its_last_line_and_not_before() {
+        let token = key().to_token().unwrap();
+        assert!(is_whole(&token) && is_whole(&format!("{}\n", *token)));
+        let (first, _) = token.split_at(40);
+        assert!(!is_whole(&format!("{first}\n")), "a token that was wrapped");
+        assert!(
+            is_whole("ssh server\n") && is_whole("spa-knock-AF!\n"),
+            "no further line makes a token of it"
+        );
+        let text = key().to_text();
+        let mut so_far = String::new();
+        let count = text.lines().count();
+        for (number, line) in (1..).zip(text.lines()) {
+            so_far.push_str(line);
+            so_far.push('\n');
+            assert_eq!(is_whole(&so_far), number == count, "line {number}");
+        }
     }
 }

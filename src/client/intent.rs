@@ -8,7 +8,7 @@ use super::code::Code;
 use super::failure::{Cause, Failure};
 use super::keys::{Key, Profiled};
 use super::plan::Claim;
-use super::route::Family;
+use super::route::{Family, unbracketed};
 use super::sequence::Gap;
 use super::target::{Keyed, Said, Target};
 use crate::config::Profile;
@@ -37,6 +37,10 @@ pub(super) struct Intent {
     pub(super) reply: ReplyWanted,
     /// For how long to wait for it.
     pub(super) timeout: Duration,
+    /// For how long to wait for the end of what is started; none = not at all.
+    pub(super) end: Option<Duration>,
+    /// For how long a port is tried after the knock; none = there is none to wait for.
+    pub(super) patience: Option<Duration>,
     /// The TCP port to wait for.
     pub(super) wait: Option<u16>,
     /// Which addresses of the server may be used.
@@ -63,22 +67,42 @@ struct Asked {
     server: String,
     action: Option<ActionName>,
     argument: Option<Argument>,
-    wait: Option<u16>,
+    then: Then,
 }
+
+/// What follows a knock.
+struct Then {
+    /// The TCP port to wait for.
+    wait: Option<u16>,
+    /// Whether the end of what is started is waited for.
+    end: bool,
+    /// Whether a connection is made in any case.
+    connect: bool,
+}
+
+/// How long an answer is waited for.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long the end of a command is waited for.
+const END: Duration = Duration::from_secs(60);
+/// How long a port is waited for after a knock by ports: a whole step, which a server that has just started does not
+/// accept, and some seconds of the next.
+const NEXT_STEP: Duration = Duration::from_secs(35);
 
 impl Intent {
     /// Reads the profile and the key, and weighs them against what was typed.
     pub(super) fn new(said: Knocking) -> Result<Self, Failure> {
         said.check()?;
-        let Knocking { server, action, argument, wait, manner, .. } = said;
-        Self::weigh(Asked { server: server.unwrap_or_default(), action, argument, wait }, manner, None)
+        let Knocking { server, action, argument, wait, wait_done, manner, .. } = said;
+        let then = Then { wait, end: wait_done, connect: false };
+        Self::weigh(Asked { server: server.unwrap_or_default(), action, argument, then }, manner, None)
     }
 
     /// The same for a knock that a connection follows.
     pub(super) fn to_connect(said: Connecting) -> Result<Self, Failure> {
         said.manner.check()?;
         let Connecting { server, action, manner, .. } = said;
-        Self::weigh(Asked { server, action: Some(action), argument: None, wait: None }, manner, None)
+        let then = Then { wait: None, end: false, connect: true };
+        Self::weigh(Asked { server, action: Some(action), argument: None, then }, manner, None)
     }
 
     /// The same for a knock that is to be answered, and with `harmless` if no action is named anywhere.
@@ -92,13 +116,15 @@ impl Intent {
             .hint("look at the server's side: spa-knockd explain --live"));
         }
         let Examination { server, action, manner, .. } = said;
-        let asked = Asked { server, action, argument: None, wait: None };
+        let then = Then { wait: None, end: false, connect: false };
+        let asked = Asked { server, action, argument: None, then };
         let intent = Self::weigh(asked, manner, Some(harmless))?;
         Ok(Self { reply: ReplyWanted::Yes, ..intent })
     }
 
     fn weigh(asked: Asked, said: Manner, fallback: Option<ActionName>) -> Result<Self, Failure> {
-        let Asked { server, action, argument, wait } = asked;
+        let Asked { server, action, argument, then } = asked;
+        let server = unbracketed(&server).to_owned();
         let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
         let Some(action) = action.or(profile.action.clone()).or(fallback) else {
             return Err(no_action(&server));
@@ -126,6 +152,16 @@ impl Intent {
         } else {
             profile.reply.unwrap_or(ReplyWanted::Yes)
         };
+        if then.end && reply == ReplyWanted::No {
+            return Err(Failure::new(Cause::Usage, "--wait-done: only a reply reports the end")
+                .hint("remove --no-reply, --ports, or reply = false of the profile"));
+        }
+        let wait = if then.connect { None } else { then.wait.or(profile.wait) };
+        let timeout = said.timeout.unwrap_or(ANSWER);
+        let patience = match (said.timeout, ports) {
+            (None, Some(_)) => NEXT_STEP,
+            _ => timeout,
+        };
         Ok(Self {
             target,
             key,
@@ -136,8 +172,11 @@ impl Intent {
             otp: said.otp.map(Code::number).transpose()?,
             source: said.source.or(profile.source).unwrap_or(Source::Auto),
             reply,
-            timeout: said.timeout,
-            wait: wait.or(profile.wait),
+            // A longer time is meant for the end: a server that is silent for so long stays silent.
+            timeout: if then.end { timeout.min(ANSWER) } else { timeout },
+            end: then.end.then(|| said.timeout.unwrap_or(END)),
+            patience: (wait.is_some() || then.connect).then_some(patience),
+            wait,
             family,
             state: env::state_home().map(|home| home.join("spa-knock")),
             ports,
@@ -179,10 +218,17 @@ fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf)
     let Some(path) = given.map(Path::to_owned).or_else(usual) else {
         return Ok((Profile::default(), PathBuf::new()));
     };
-    let text = match files::read_text(&path) {
+    let text = match files::read_own_text(&path) {
         Ok(text) => text,
         Err(error) if error.missing && given.is_none() => String::new(),
-        Err(error) => return Err(error.into()),
+        // No profile at all, as with other programs.
+        Err(_) if path == Path::new("/dev/null") => String::new(),
+        // It names the server, the key, and the program that prints the key.
+        Err(error) => {
+            let object = if Path::new(&error.path) == path { "profile " } else { "folder " };
+            let failure = Failure::from(error);
+            return Err(failure.of(object));
+        }
     };
     let profile = Profile::parse(&text, server).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(|error| format!("{}:{error}", path.display())).collect();

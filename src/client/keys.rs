@@ -3,13 +3,14 @@
 
 use std::ffi::OsStr;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::failure::{Cause, Failure};
 use crate::crypto::{Holder, KeyFile, KeySet};
-use crate::knock::ServerId;
+use crate::knock::{ServerId, canonical};
 use crate::os::{env, files, secret_command};
 
 /// The variable that may hold a key file's text or a token, where there is no place for a file.
@@ -56,7 +57,7 @@ impl Key {
             (Some(key), _) => Ok(key),
             (None, Some(Profiled::File(path))) => Self::from_file(path),
             (None, Some(Profiled::Command(command))) => Self::from_command(&command),
-            (None, None) => Self::first_of(&[named(server), common()]),
+            (None, None) => Self::in_home(server),
         }
     }
 
@@ -116,6 +117,30 @@ impl Key {
                 })
                 .transpose(),
         }
+    }
+
+    /// The key that is named after the server, else one that is for it, else the one for all servers.
+    fn in_home(server: &str) -> Result<Self, Failure> {
+        if let Some(path) = named(server).filter(|path| files::exists(path)) {
+            return Self::from_file(path);
+        }
+        let shelf = Shelf::read();
+        match shelf.for_server(server).as_slice() {
+            [] => {}
+            [path] => return Self::from_file((*path).clone()),
+            several => {
+                let names: Vec<_> = several.iter().map(|path| shelf_name(path)).collect();
+                return Err(Failure::new(
+                    Cause::Files,
+                    format!("{server}: several keys are for it: {}", names.join(", ")),
+                )
+                .hint("name one of them as SERVER, or its file with --key"));
+            }
+        }
+        Self::first_of(&[named(server), common()]).map_err(|failure| match shelf.suggestion(server) {
+            Some(hint) if common().is_none_or(|path| !files::exists(&path)) => failure.hint(hint),
+            _ => failure,
+        })
     }
 
     fn first_of(places: &[Option<PathBuf>]) -> Result<Self, Failure> {
@@ -182,6 +207,64 @@ impl fmt::Display for Origin {
             Self::Environment => write!(f, "key in ${VARIABLE}"),
             Self::Command(program) => write!(f, "key from key-command {program}"),
         }
+    }
+}
+
+/// The keys in `~/.config/spa-knock`, as far as they can be used.
+struct Shelf(Vec<(PathBuf, KeyFile)>);
+
+impl Shelf {
+    fn read() -> Self {
+        let folder = env::config_home().map(|home| home.join("spa-knock"));
+        let paths = folder.and_then(|folder| files::list(&folder).ok()).unwrap_or_default();
+        let key = |path: PathBuf| {
+            let text = files::read_secret(&path).ok()?;
+            KeyFile::parse(&text).ok().map(|file| (path, file))
+        };
+        let is_key = |path: &PathBuf| path.extension() == Some(OsStr::new("key"));
+        Self(paths.into_iter().filter(is_key).filter_map(key).collect())
+    }
+
+    /// The files of those that are for this server, by its id or its address.
+    fn for_server(&self, typed: &str) -> Vec<&PathBuf> {
+        let id = ServerId::from_typed(typed).ok();
+        let for_it = |file: &KeyFile| match &file.holder {
+            Holder::Pair { server, .. } => {
+                id.as_ref() == Some(server)
+                    || file.address.as_deref().is_some_and(|address| is_same_host(address, typed))
+            }
+            Holder::Root(_) => false,
+        };
+        self.0.iter().filter(|(_, file)| for_it(file)).map(|(path, _)| path).collect()
+    }
+
+    /// What to type instead, where there are keys for other servers.
+    fn suggestion(&self, typed: &str) -> Option<String> {
+        let names: Vec<_> = self.0.iter().map(|(path, _)| shelf_name(path)).collect();
+        let ((path, file), name) = (self.0.first()?, names.first()?);
+        let place = if names.len() == 1 { path.display().to_string() } else { "its file".to_owned() };
+        let address = match file.address {
+            Some(_) if names.len() == 1 => String::new(),
+            _ => format!(", with `address: {typed}` in {place} if that is where it is"),
+        };
+        Some(format!("there are keys for: {}. Try `spa-knock {name} open-ssh`{address}", names.join(", ")))
+    }
+}
+
+/// What a key's file is called, without its ending.
+fn shelf_name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Whether two texts are the same address, or the same name.
+fn is_same_host(one: &str, other: &str) -> bool {
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => canonical(one) == canonical(other),
+        (Err(_), Err(_)) => {
+            let name = |text: &str| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+            name(one) == name(other)
+        }
+        _ => false,
     }
 }
 

@@ -1,33 +1,38 @@
-//! A knock from its first datagram to its outcome: finds a way to the server, follows the plan, reads the answer.
+//! A knock from its first datagram to its outcome: finds the ways to the server, knocks, reads the answer.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::exchange::{Exchange, Heard, Resend};
+use super::attempt::Attempt;
+use super::ending::{self, Stage};
+use super::exchange::Heard;
 use super::failure::{Cause, Failure};
 use super::intent::Intent;
 use super::learnt::Learnt;
-use super::plan::{Claim, Facts, Next, Plan, Turn};
+use super::plan::{Claim, Facts, Plan};
+use super::race::Race;
 use super::refusal;
 use super::report::{Report, Success};
-use super::route::{Route, own_towards, resolve};
+use super::route::{Route, resolve};
 use crate::crypto::{ClientKeys, Fingerprint};
-use crate::knock::{AddressPolicy, Reply, ReplyWanted, Source, Timestamp};
-use crate::os::clock;
+use crate::knock::{AddressPolicy, Reply, Source, Status, Timestamp};
 use crate::os::files::plain;
 use crate::wire::Datagram;
 
-/// How long other answers to the first knock may take, before the address in the first of them is believed.
-const LINGER: Duration = Duration::from_millis(100);
+/// So many addresses of a name are knocked at; none has that many by intent.
+pub(super) const ADDRESSES_MAX: usize = 8;
 /// From here on a difference of the clocks is worth a word; the server's window is 30 s.
 pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
+
+/// Where nothing could be sent to, and why.
+pub(super) type Unsent = Option<(SocketAddr, io::Error)>;
 
 /// A knock that was not refused.
 #[derive(Debug)]
 pub(super) struct Knocked {
-    /// Where the knock went to.
-    pub(super) server: SocketAddr,
+    /// Where the knock went to; several addresses where no answer names one of them.
+    pub(super) servers: Vec<SocketAddr>,
     /// What to tell scripts.
     pub(super) success: Success,
     /// What to tell people.
@@ -45,7 +50,7 @@ pub(super) struct Answer {
     pub(super) at: Timestamp,
 }
 
-/// Knocks as it is meant.
+/// Knocks as it is meant, and waits for the answer.
 pub(super) fn knock(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
     knock_and_keep(intent, report, &mut None)
 }
@@ -56,140 +61,92 @@ pub(super) fn knock_and_keep(
     report: &Report,
     last: &mut Option<Answer>,
 ) -> Result<Knocked, Failure> {
-    let keys = intent.key.keys(&intent.target.id);
-    let knocker = Knocker {
-        intent,
-        report,
-        keys: keys.client(),
-        fingerprint: keys.fingerprint,
-        learnt: Learnt::new(intent.state.as_deref(), keys.fingerprint),
-    };
-    if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
-        report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
-    }
-    knocker.knock(last)
+    Knocker::new(intent, report).knock(last)
 }
 
-/// The first way to the server that the system knows, and what the first knock says there. Sends nothing.
-pub(super) fn rehearse(intent: &Intent, fingerprint: Fingerprint) -> Result<(Route, Claim), Failure> {
-    let learnt = Learnt::new(intent.state.as_deref(), fingerprint);
-    let mut failed = None;
-    for server in addresses(intent)? {
-        match Route::to(server) {
-            Ok(route) => {
-                let claim = plan(intent, &learnt, &route).first();
-                return Ok((route, claim));
-            }
-            Err(error) => failed = Some((server, error)),
-        }
-    }
-    Err(no_way(intent, failed))
-}
-
-struct Knocker<'a> {
-    intent: &'a Intent,
-    report: &'a Report,
-    keys: ClientKeys,
+/// The first way to the server that the system knows, what the first knock says there, and where it goes next without
+/// an answer. Sends nothing.
+pub(super) fn rehearse(
+    intent: &Intent,
     fingerprint: Fingerprint,
-    learnt: Learnt,
+) -> Result<(Route, Claim, Vec<SocketAddr>), Failure> {
+    let learnt = Learnt::new(intent.state.as_deref(), fingerprint);
+    let (routes, unsent) = ways(addresses(intent)?, &Report::SILENT);
+    let mut routes = routes.into_iter();
+    let Some(route) = routes.next() else { return Err(no_way(intent, unsent)) };
+    let claim = plan(intent, &learnt, &route).first();
+    Ok((route, claim, routes.map(|route| route.server).collect()))
 }
 
-impl Knocker<'_> {
+/// What knocking takes, whatever the address.
+pub(super) struct Knocker<'a> {
+    pub(super) intent: &'a Intent,
+    pub(super) report: &'a Report,
+    pub(super) keys: ClientKeys,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) learnt: Learnt,
+}
+
+impl<'a> Knocker<'a> {
+    /// Derives the keys for the server that is meant.
+    pub(super) fn new(intent: &'a Intent, report: &'a Report) -> Self {
+        let keys = intent.key.keys(&intent.target.id);
+        if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
+            report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
+        }
+        let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
+        if let Some(problem) = learnt.problem() {
+            report.note(&format!("warning: learned addresses are not used: {problem}"));
+        }
+        Self { intent, report, keys: keys.client(), fingerprint: keys.fingerprint, learnt }
+    }
+
     fn knock(&self, last: &mut Option<Answer>) -> Result<Knocked, Failure> {
-        let mut failed = None;
+        let (routes, unsent) = self.ways()?;
+        Race::new(self, &routes, unsent).run(last)
+    }
+
+    /// The ways to the server's addresses, and why there is none to another one.
+    pub(super) fn ways(&self) -> Result<(Vec<Route>, Unsent), Failure> {
         let servers = addresses(self.intent)?;
         self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
-        for (tried, &server) in (1..).zip(&servers) {
-            let route = match Route::to(server) {
-                Ok(route) => route,
-                Err(error) => {
-                    self.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
-                    failed = Some((server, error));
-                    continue;
-                }
-            };
-            self.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-            let plan = plan(self.intent, &self.learnt, &route);
-            let mut exchange = Exchange::new(&route.socket, &self.keys.reply);
-            match exchange.send(self.seal(plan.first())?) {
-                Ok(()) => {
-                    let others = servers.get(tried..).unwrap_or_default();
-                    return self.converse(plan, &route, exchange, others, last);
-                }
-                Err(error) => {
-                    self.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
-                    failed = Some((server, error));
-                }
-            }
-        }
-        Err(no_way(self.intent, failed))
+        Ok(ways(servers, self.report))
     }
 
-    fn converse(
-        &self,
-        mut plan: Plan,
-        route: &Route,
-        mut exchange: Exchange<'_>,
-        others: &[SocketAddr],
-        last: &mut Option<Answer>,
-    ) -> Result<Knocked, Failure> {
-        if self.intent.reply == ReplyWanted::No {
-            return Ok(self.sent(route, plan.first()));
-        }
-        let deadline = clock::steady().saturating_add(self.intent.timeout);
-        let (mut until, mut resend) = (deadline, Resend::Yes);
-        loop {
-            let heard = exchange.hear(until, resend);
-            self.report.detail(|| times(&exchange, heard.is_some()));
-            let Some(heard) = heard else {
-                let claim = plan
-                    .again()
-                    .ok_or_else(|| refusal::silence(self.intent, route.server, others, self.fingerprint))?;
-                exchange
-                    .send(self.seal(claim)?)
-                    .map_err(|error| no_way(self.intent, Some((route.server, error))))?;
-                (until, resend) = (deadline, Resend::Yes);
-                continue;
-            };
-            *last = Some(Answer { own: route.own, reply: heard.reply.clone(), at: heard.at });
-            let turn = if heard.knock == 0 { Turn::First } else { Turn::Second };
-            match plan.heard(turn, &heard.reply, own_like(route.own, heard.reply.observed)) {
-                Next::Report => return self.outcome(&plan, route, &heard),
-                Next::Listen => {}
-                Next::Linger => {
-                    self.report
-                        .detail(|| format!("{}: saw us as {}", route.server.ip(), heard.reply.observed));
-                    (until, resend) = (clock::steady().saturating_add(LINGER).min(deadline), Resend::No);
-                }
-                Next::Contradiction(one, other) => return self.contradiction(one, other, route, &heard),
-            }
-        }
-    }
-
-    fn seal(&self, claim: Claim) -> Result<Datagram, Failure> {
-        self.report.detail(|| format!("{}: knocking {}", self.intent.server, told(claim)));
+    /// A datagram for one of the server's addresses.
+    pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, Failure> {
+        self.report.detail(|| format!("{}: knocking at {} {}", self.intent.server, server.ip(), told(claim)));
         Datagram::seal(&self.intent.knock(claim), &self.keys)
             .map_err(|error| Failure::new(Cause::Network, error.to_string()))
     }
 
-    fn outcome(&self, plan: &Plan, route: &Route, heard: &Heard) -> Result<Knocked, Failure> {
-        self.compare_clocks(heard);
-        if !heard.reply.status.is_success() {
-            return Err(refusal::refused(self.intent, &heard.reply));
-        }
-        if let Some((own, seen)) = plan.learnt(&heard.reply) {
+    pub(super) fn no_way(&self, unsent: Unsent) -> Failure {
+        no_way(self.intent, unsent)
+    }
+
+    /// The server did what was asked for: keeps what was learned, and waits for the end where that is wanted.
+    pub(super) fn granted(&self, attempt: &mut Attempt<'_>, heard: Heard) -> Result<Knocked, Failure> {
+        self.compare_clocks(&heard);
+        if let Some((own, seen)) = attempt.plan.learnt(&heard.reply) {
             let kept = self.learnt.keep(own, seen);
             self.report.detail(|| match kept {
                 Ok(()) => format!("{seen}: kept for the next knock"),
                 Err(error) => format!("{seen}: not kept: {error}"),
             });
         }
-        Ok(self.answered(route, heard))
+        match self.intent.end {
+            None => Ok(self.answered(attempt.route, &heard)),
+            Some(patience) => {
+                let last =
+                    ending::await_end(self.intent, &mut attempt.exchange, heard, patience, self.report)?;
+                Ok(self.answered(attempt.route, &last))
+            }
+        }
     }
 
     /// Somebody copies knocks, and forges the way of the answers too: nothing is believed but a grant, which only
     /// the server can make, and nothing is kept.
-    fn contradiction(
+    pub(super) fn contradiction(
         &self,
         one: IpAddr,
         other: IpAddr,
@@ -211,21 +168,29 @@ impl Knocker<'_> {
             Source::Listed(addresses) => named(Claim { policy: AddressPolicy::Listed, addresses }).join(","),
             Source::Auto | Source::Observed | Source::Exact(_) => observed.to_string(),
         };
-        let name = status.to_string();
+        let stage = Stage::of(&heard.reply);
+        let done = if stage == Stage::Started { "started" } else { "done" };
+        let (result, name) = match status {
+            Status::Done => (done, done),
+            _ => ("granted", "granted"),
+        };
         let mut line = format!("{}: {} {name}", self.intent.server, self.intent.action);
         if *seconds > 0 {
-            line.push_str(&format!(
-                " to {whom} for {}",
-                humantime::format_duration(Duration::from_secs((*seconds).into()))
-            ));
+            let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
+            line.push_str(&match status {
+                Status::Done => format!("; it is undone after {time}"),
+                _ => format!(" to {whom} for {time}"),
+            });
             if self.intent.seconds > *seconds {
                 line.push_str(", the most that this action gives");
             }
         }
-        if !text.as_str().is_empty() {
-            line.push_str(&format!(" ({})", text.as_str()));
-        }
-        let result = if *status == crate::knock::Status::Done { "done" } else { "granted" };
+        line.push_str(&match (status, stage) {
+            (Status::Granted, Stage::Started) => "; its command has started".to_owned(),
+            (Status::Granted, Stage::Ended) => "; its command has ended".to_owned(),
+            (_, Stage::Unknown) if !text.as_str().is_empty() => format!(" ({})", text.as_str()),
+            _ => String::new(),
+        });
         let success = Success {
             address: Some(whom),
             seconds: Some(*seconds),
@@ -233,10 +198,10 @@ impl Knocker<'_> {
             round_trip_ms: Some(milliseconds(heard.round_trip)),
             ..self.success(result)
         };
-        Knocked { server: route.server, success, text: line }
+        Knocked { servers: vec![route.server], success, text: line }
     }
 
-    fn sent(&self, route: &Route, claim: Claim) -> Knocked {
+    pub(super) fn sent(&self, route: &Route, claim: Claim) -> Knocked {
         let text = format!(
             "{}: {} sent to {} port {}, no reply asked for",
             self.intent.server,
@@ -246,7 +211,7 @@ impl Knocker<'_> {
         );
         let whom = named(claim).join(",");
         let success = Success { address: Some(whom).filter(|whom| !whom.is_empty()), ..self.success("sent") };
-        Knocked { server: route.server, success, text }
+        Knocked { servers: vec![route.server], success, text }
     }
 
     fn success(&self, result: &'static str) -> Success {
@@ -261,7 +226,7 @@ impl Knocker<'_> {
         }
     }
 
-    fn compare_clocks(&self, heard: &Heard) {
+    pub(super) fn compare_clocks(&self, heard: &Heard) {
         let (theirs, ours) = (heard.reply.server_time, heard.at);
         let apart = theirs.distance(ours);
         if apart > CLOCKS_APART {
@@ -274,13 +239,15 @@ impl Knocker<'_> {
     }
 }
 
-/// Where to knock: the system's choice first.
+/// Where to knock, in this order.
 pub(super) fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
     let claimed = match intent.source {
         Source::Exact(addresses) => Some(addresses),
         Source::Auto | Source::Observed | Source::Listed(_) => None,
     };
-    resolve(&intent.target.host, intent.target.port, intent.family, claimed)
+    let mut servers = resolve(&intent.target.host, intent.target.port, intent.family, claimed)?;
+    servers.truncate(ADDRESSES_MAX);
+    Ok(servers)
 }
 
 /// What a knock by this way says about the address.
@@ -290,12 +257,22 @@ pub(super) fn plan(intent: &Intent, learnt: &Learnt, route: &Route) -> Plan {
     Plan::new(intent.source, &facts)
 }
 
-/// The own outgoing address of the family of `observed`.
-fn own_like(own: IpAddr, observed: IpAddr) -> Option<IpAddr> {
-    if own.is_ipv4() == observed.is_ipv4() { Some(own) } else { own_towards(observed) }
+/// The ways to these addresses, and why there is none to the last one without.
+fn ways(servers: Vec<SocketAddr>, report: &Report) -> (Vec<Route>, Unsent) {
+    let (mut routes, mut unsent) = (Vec::new(), None);
+    for server in servers {
+        match Route::to(server) {
+            Ok(route) => routes.push(route),
+            Err(error) => {
+                report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                unsent = Some((server, error));
+            }
+        }
+    }
+    (routes, unsent)
 }
 
-fn no_way(intent: &Intent, failed: Option<(SocketAddr, io::Error)>) -> Failure {
+fn no_way(intent: &Intent, failed: Unsent) -> Failure {
     let host = &intent.target.host;
     match failed {
         Some((server, error)) => {
@@ -315,11 +292,6 @@ fn no_way(intent: &Intent, failed: Option<(SocketAddr, io::Error)>) -> Failure {
 
 pub(super) fn listed(servers: &[SocketAddr]) -> String {
     servers.iter().map(|server| server.ip().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn times(exchange: &Exchange<'_>, answered: bool) -> String {
-    let outcome = if answered { "answered" } else { "not answered any more" };
-    format!("times sent: {}, {outcome}", exchange.times_sent())
 }
 
 /// A claim, for people.

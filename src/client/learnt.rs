@@ -40,8 +40,14 @@ impl Learnt {
         files::replace(path, Mode::Private, text.as_bytes())
     }
 
+    /// Why the record is not used: others could have written into it an address that they knock from.
+    pub(super) fn problem(&self) -> Option<FileError> {
+        let error = files::read_own_text(self.path.as_ref()?).err()?;
+        (!error.missing).then_some(error)
+    }
+
     fn pairs(&self) -> Vec<(IpAddr, IpAddr)> {
-        let text = self.path.as_ref().and_then(|path| files::read_text(path).ok()).unwrap_or_default();
+        let text = self.path.as_ref().and_then(|path| files::read_own_text(path).ok()).unwrap_or_default();
         text.lines().filter_map(pair).collect()
     }
 }
@@ -77,6 +83,23 @@ mod tests {
         assert_eq!(learnt.recall(ip("fd00::5")), Some(ip("2001:db8::9")));
         let other = Learnt::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
         assert_eq!(other.recall(ip("10.0.0.6")), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_record_that_others_can_change_is_not_used_and_is_replaced() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let learnt = Learnt::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
+        learnt.keep(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
+        assert!(learnt.problem().is_none());
+        let path = learnt.path.clone().unwrap();
+        #[allow(clippy::disallowed_methods, reason = "a test")]
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o622)).unwrap();
+        assert_eq!(learnt.recall(ip("10.0.0.5")), None);
+        assert_eq!(learnt.problem().unwrap().reason, "mode 0622 lets others change it");
+        learnt.keep(ip("10.0.0.5"), ip("203.0.113.10")).unwrap();
+        assert_eq!(learnt.recall(ip("10.0.0.5")), Some(ip("203.0.113.10")));
     }
 
     #[test]

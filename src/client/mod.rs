@@ -1,11 +1,15 @@
 //! The client: its command line, knocking, waiting for the answer, keys.
 
+mod attempt;
 mod cli;
 mod code;
+mod completions;
 mod connecting;
 mod doctor;
+mod ending;
 mod exchange;
 mod failure;
+mod fwknop;
 mod import;
 mod intent;
 mod keyring;
@@ -14,6 +18,7 @@ mod knocking;
 mod learnt;
 mod legacy;
 mod plan;
+mod race;
 mod refusal;
 mod rehearsal;
 mod relay;
@@ -24,6 +29,7 @@ mod sntp;
 mod steps;
 mod target;
 mod touching;
+mod unanswered;
 mod wait;
 
 use std::process::ExitCode;
@@ -36,6 +42,7 @@ use intent::Intent;
 use knocking::Knocked;
 use report::Report;
 
+use crate::knock::ReplyWanted;
 use crate::manual;
 use crate::os::env;
 
@@ -51,6 +58,9 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Also the help, which is no error and has code 0.
             let _ = error.print();
+            if let Some(hint) = fwknop::hint(&error) {
+                Report::PLAIN.hint(hint);
+            }
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
@@ -71,22 +81,39 @@ fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
             Some(through) => touching::tell(&intent, through, report),
         };
     }
-    let knocked = carry_out(&intent, report)?;
-    if let Some(port) = intent.wait {
-        let mut door = knocked.server;
-        door.set_port(port);
-        report.detail(|| format!("{}: waiting for tcp port {port}", door.ip()));
-        wait::for_connection(&[door], intent.timeout, report)?;
+    let (knocked, mut again) = carry_out(&intent, report)?;
+    if let (Some(port), Some(patience)) = (intent.wait, intent.patience) {
+        let doors: Vec<_> = knocked
+            .servers
+            .iter()
+            .map(|server| {
+                let mut door = *server;
+                door.set_port(port);
+                door
+            })
+            .collect();
+        report.detail(|| format!("{}: waiting for tcp port {port}", knocking::listed(&doors)));
+        wait::for_connection(&doors, patience, again.as_deref_mut(), report)?;
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())
 }
 
+/// A knock that can be made again, if it had no answer.
+type Again<'a> = Option<Box<dyn wait::KnockAgain + 'a>>;
+
 /// Knocks as it is meant: with a datagram, or by ports.
-fn carry_out(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
-    match intent.ports {
-        None => knocking::knock(intent, report),
-        Some(through) => touching::knock(intent, through, report),
+fn carry_out<'a>(intent: &'a Intent, report: &'a Report) -> Result<(Knocked, Again<'a>), Failure> {
+    match (intent.ports, intent.reply) {
+        (Some(through), _) => {
+            let (knocked, toucher) = touching::knock(intent, through, report)?;
+            Ok((knocked, Some(Box::new(toucher))))
+        }
+        (None, ReplyWanted::No) => {
+            let (knocked, others) = unanswered::knock(intent, report)?;
+            Ok((knocked, Some(Box::new(others))))
+        }
+        (None, ReplyWanted::Yes) => Ok((knocking::knock(intent, report)?, None)),
     }
 }
 
@@ -94,14 +121,12 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Keygen { output, client } => keyring::keygen(output.as_deref(), client),
         Command::Derive { key, server_id } => keyring::derive(key.as_deref(), server_id),
-        Command::Show { key } => keyring::show(key.as_deref()),
+        Command::Show { file, key } => keyring::show(file.or(key).as_deref()),
         Command::Connect(said) => connecting::connect(said),
         Command::Import { token } => import::import(token),
         Command::Doctor(said) => doctor::examine(said),
         Command::Legacy(said) => legacy::knock(&said),
-        Command::Completions { shell } => {
-            report::print(manual::completions(Cli::command(), shell).as_bytes())
-        }
+        Command::Completions { shell } => report::print(completions::script(shell).as_bytes()),
         Command::Man => report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes()),
     }
 }

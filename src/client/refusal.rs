@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::failure::{Cause, Failure};
 use super::intent::Intent;
+use super::knocking::listed;
 use crate::crypto::Fingerprint;
 use crate::knock::{Reply, Status};
 use crate::os::clock;
@@ -18,35 +19,24 @@ pub(super) fn refused(intent: &Intent, reply: &Reply) -> Failure {
 }
 
 /// The server said nothing.
-pub(super) fn silence(
-    intent: &Intent,
-    server: SocketAddr,
-    others: &[SocketAddr],
-    fingerprint: Fingerprint,
-) -> Failure {
+pub(super) fn silence(intent: &Intent, servers: &[SocketAddr], fingerprint: Fingerprint) -> Failure {
+    let port = intent.target.port;
     let reason = format!(
-        "{}: no answer from {} port {} within {}",
+        "{}: no answer from {} port {port} within {}",
         intent.server,
-        server.ip(),
-        server.port(),
+        listed(servers),
         humantime::format_duration(intent.timeout)
     );
-    let others = match others {
-        [] => String::new(),
-        [other, ..] => {
-            format!("\n  - it does not listen at this address: try -4 or -6, the name has {} too", other.ip())
-        }
-    };
     Failure::new(Cause::NoReply, reason).hint(format!(
-        "a server is silent towards whom it does not know, so find out which it is:
-  - no spa-knockd runs there, or it has started only just now: try again
-  - wrong key or server id: this is key {fingerprint} at {id}; `spa-knockd client show NAME` there says both
+        "run `spa-knockd explain --live` on the server and knock again: it prints why a knock is dropped.
+If it prints nothing, or you cannot log in there, check these:
+  - no spa-knockd runs there, or it has only just started: try again
+  - wrong key or server id: this is key {fingerprint} at {id}; `spa-knockd client show NAME` there prints both
   - clocks apart by more than the server's window: here it is {time}; compare with `date -u` there
   - UDP port {port} is filtered: look for the knock on the server with `tcpdump -ni any udp port {port}`
-  - the server gives no replies: try what you want to reach, and use --no-reply --wait PORT from then on{others}",
+  - the server gives no replies: try what you want to reach, and use --no-reply --wait PORT from then on",
         id = intent.target.id,
         time = clock::rfc3339(clock::wall()),
-        port = server.port(),
     ))
 }
 

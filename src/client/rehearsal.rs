@@ -1,13 +1,13 @@
 //! `--dry-run`: what would be sent, field by field. Never a secret, never a datagram.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
 use super::failure::Failure;
 use super::intent::Intent;
-use super::knocking::{named, rehearse};
+use super::knocking::{listed, named, rehearse};
 use super::report::Report;
 use crate::knock::ReplyWanted;
 use crate::os::clock;
@@ -40,7 +40,7 @@ struct Rehearsal<'a> {
 /// Says what a knock as it is meant would be.
 pub(super) fn tell(intent: &Intent, report: &Report) -> Result<(), Failure> {
     let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
-    let (route, claim) = rehearse(intent, fingerprint)?;
+    let (route, claim, others) = rehearse(intent, fingerprint)?;
     let rehearsal = Rehearsal {
         result: "dry-run",
         server: &intent.server,
@@ -62,18 +62,18 @@ pub(super) fn tell(intent: &Intent, report: &Report) -> Result<(), Failure> {
         length_min: DATAGRAM_MIN,
         length_max: DATAGRAM_MAX,
     };
-    report.product(&rehearsal.text(), &rehearsal)
+    report.product(&rehearsal.text(&others), &rehearsal)
 }
 
 impl Rehearsal<'_> {
-    fn text(&self) -> String {
+    fn text(&self, others: &[SocketAddr]) -> String {
         let or = |text: &str, none: &str| if text.is_empty() { none.to_owned() } else { text.to_owned() };
         let seconds =
             if self.seconds == 0 { "the action's own".to_owned() } else { self.seconds.to_string() };
         let mut text = String::new();
         for (name, value) in [
             ("server", self.server.to_owned()),
-            ("address", format!("{} port {}", self.address, self.port)),
+            ("address", format!("{} port {}{}", self.address, self.port, otherwise(others))),
             ("server id", self.server_id.to_owned()),
             ("key", self.key.clone()),
             ("kind", self.kind.to_owned()),
@@ -94,5 +94,12 @@ impl Rehearsal<'_> {
         }
         text.push_str("nothing was sent\n");
         text
+    }
+}
+
+fn otherwise(others: &[SocketAddr]) -> String {
+    match others {
+        [] => String::new(),
+        others => format!("; without an answer also {}", listed(others)),
     }
 }

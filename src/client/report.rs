@@ -20,7 +20,7 @@ pub(super) struct Report {
 /// knows without a reply is null.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Success {
-    /// `granted`, `done` or `sent`.
+    /// `granted`, `started`, `done` or `sent`.
     pub(super) result: &'static str,
     /// What was asked for.
     pub(super) action: String,
@@ -93,6 +93,11 @@ impl Report {
         }
     }
 
+    /// What to do, where another message has said what is wrong.
+    pub(super) fn hint(&self, text: &str) {
+        let _ = io::stderr().write_all(format!("hint: {text}\n").as_bytes());
+    }
+
     /// What goes on at the moment, for a person at a terminal.
     pub(super) fn progress(&self) -> Progress {
         let shown =
@@ -118,6 +123,9 @@ impl Report {
 
     /// A bad one.
     pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
+        if failure.cause() == Cause::Unread {
+            return failure.exit_code();
+        }
         say(&failure.to_string());
         if self.output == Output::Json {
             let cause = failure.cause();
@@ -141,6 +149,14 @@ impl Progress {
         }
     }
 
+    /// Removes the text, for a line that stays.
+    pub(super) fn clear(&mut self) {
+        if !self.last.is_empty() {
+            self.put("");
+            self.last.clear();
+        }
+    }
+
     fn put(&self, text: &str) {
         // Back to the line's start, and what stood there is erased (ECMA-48, EL).
         let _ = io::stderr().write_all(format!("\r\x1b[K{text}").as_bytes());
@@ -149,18 +165,20 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if !self.last.is_empty() {
-            self.put("");
-        }
+        self.clear();
     }
 }
 
 /// Writes to standard output: a key that went to a full disk must not look like one that was written.
 pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes)
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::new(Cause::Files, format!("standard output: {}", plain(&error))))
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| {
+        let cause = match error.kind() {
+            io::ErrorKind::BrokenPipe => Cause::Unread,
+            _ => Cause::Files,
+        };
+        Failure::new(cause, format!("standard output: {}", plain(&error)))
+    })
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {

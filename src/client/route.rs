@@ -42,6 +42,16 @@ impl Route {
     }
 }
 
+/// Sends a datagram through a connected socket.
+pub(super) fn put(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
+    match socket.send(bytes) {
+        // What ICMP reported about an earlier datagram; this one has not been sent yet.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes),
+        result => result,
+    }
+    .map(drop)
+}
+
 /// The own outgoing address towards `address`, if there is a way. Sends nothing.
 pub(super) fn own_towards(address: IpAddr) -> Option<IpAddr> {
     /// Any port will do: nothing is sent to it.
@@ -49,13 +59,15 @@ pub(super) fn own_towards(address: IpAddr) -> Option<IpAddr> {
     Route::to(SocketAddr::new(address, DISCARD)).ok().map(|route| route.own)
 }
 
-/// The addresses of `host`, in the system's order of preference, but those that `claimed` has an address for first.
+/// The addresses of `host`, in the order in which they are tried (RFC 8305, section 4): that of the system (RFC 6724),
+/// the families in turn. Of families that `claimed` has no address for there are none, unless there are no others.
 pub(super) fn resolve(
     host: &str,
     port: u16,
     family: Family,
     claimed: Option<Addresses>,
 ) -> Result<Vec<SocketAddr>, Failure> {
+    let host = unbracketed(host);
     let found: Vec<_> = (host, port)
         .to_socket_addrs()
         .map_err(|error| {
@@ -64,7 +76,12 @@ pub(super) fn resolve(
         })?
         .map(unmapped)
         .collect();
-    let mut usable: Vec<_> = found.into_iter().filter(|address| family.takes(address.ip())).collect();
+    let mut usable: Vec<SocketAddr> = Vec::new();
+    for address in found.into_iter().filter(|address| family.takes(address.ip())) {
+        if !usable.contains(&address) {
+            usable.push(address);
+        }
+    }
     if usable.is_empty() {
         let which = match family {
             Family::Any => "no address",
@@ -73,14 +90,13 @@ pub(super) fn resolve(
         };
         return Err(Failure::new(Cause::Network, format!("{host}: has {which}")));
     }
-    if let Some(claimed) = claimed {
-        // An exact knock of a family that it names no address of could only be refused.
-        usable.sort_by_key(|address| match address {
-            SocketAddr::V4(_) => claimed.ipv4().is_none(),
-            SocketAddr::V6(_) => claimed.ipv6().is_none(),
-        });
-    }
-    Ok(usable)
+    let Some(claimed) = claimed else { return Ok(interleaved(usable)) };
+    // An exact knock of a family that it names no address of could only be refused.
+    let (named, others): (Vec<_>, Vec<_>) = usable.into_iter().partition(|address| match address {
+        SocketAddr::V4(_) => claimed.ipv4().is_some(),
+        SocketAddr::V6(_) => claimed.ipv6().is_some(),
+    });
+    Ok(interleaved(if named.is_empty() { others } else { named }))
 }
 
 impl Family {
@@ -91,6 +107,29 @@ impl Family {
             Self::V4 => address.is_ipv4(),
             Self::V6 => address.is_ipv6(),
         }
+    }
+}
+
+/// An IPv6 address without the brackets that URLs and scp put around it; any other name as it is.
+pub(super) fn unbracketed(host: &str) -> &str {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_ipv6 = |inner: &&str| inner.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+    inner.filter(is_ipv6).unwrap_or(host)
+}
+
+/// The families in turn, beginning with the family that the system prefers; within a family the order stays.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let preferred = addresses.first().map(SocketAddr::is_ipv4);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| Some(address.is_ipv4()) == preferred);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut order = Vec::new();
+    loop {
+        let pair = [first.next(), second.next()];
+        if pair == [None, None] {
+            return order;
+        }
+        order.extend(pair.into_iter().flatten());
     }
 }
 
@@ -121,6 +160,11 @@ mod tests {
         assert_eq!(resolved("192.0.2.7", Family::Any), ["192.0.2.7:62201"]);
         assert_eq!(resolved("::ffff:192.0.2.7", Family::V4), ["192.0.2.7:62201"]);
         assert_eq!(resolved("2001:db8::7", Family::V6), ["[2001:db8::7]:62201"]);
+        assert_eq!(resolved("[2001:db8::7]", Family::Any), ["[2001:db8::7]:62201"]);
+        assert_eq!(unbracketed("[fe80::1%eth0]"), "fe80::1%eth0");
+        for name in ["[host]", "[192.0.2.7]", "[::1", "::1]"] {
+            assert_eq!(unbracketed(name), name);
+        }
     }
 
     #[test]
@@ -129,6 +173,21 @@ mod tests {
             let failure = resolve(host, 1, family, None).unwrap_err();
             assert_eq!(failure.cause(), Cause::Network);
         }
+    }
+
+    #[test]
+    fn the_families_take_turns_and_the_systems_first_choice_leads() {
+        let order = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 1)).collect();
+            interleaved(addresses).iter().map(|address| address.ip().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order(&["::1", "::2", "::3", "1.1.1.1", "2.2.2.2"]),
+            ["::1", "1.1.1.1", "::2", "2.2.2.2", "::3"]
+        );
+        assert_eq!(order(&["1.1.1.1", "2.2.2.2", "::1"]), ["1.1.1.1", "::1", "2.2.2.2"]);
+        assert_eq!(order(&["1.1.1.1", "2.2.2.2"]), ["1.1.1.1", "2.2.2.2"]);
+        assert_eq!(order(&[]), [""; 0]);
     }
 
     #[test]

@@ -28,7 +28,7 @@ impl Steps {
 
     /// All that is known.
     pub(super) fn read(&self) -> Used {
-        let text = self.path.as_ref().and_then(|path| files::read_text(path).ok()).unwrap_or_default();
+        let text = self.path.as_ref().and_then(|path| files::read_own_text(path).ok()).unwrap_or_default();
         Used(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
     }
 

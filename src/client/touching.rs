@@ -12,10 +12,12 @@ use super::failure::{Cause, Failure};
 use super::intent::{Intent, ThroughPorts};
 use super::knocking::{Knocked, addresses, named, plan, told};
 use super::learnt::Learnt;
+use super::plan::Claim;
 use super::report::{Report, Success};
 use super::route::Route;
 use super::sequence::{address, beats, choose, ports};
 use super::steps::Steps;
+use super::wait::KnockAgain;
 use crate::crypto::KeySet;
 use crate::knock::{Protocol, SLICES, Step};
 use crate::os::clock;
@@ -43,26 +45,39 @@ struct Rehearsal<'a> {
 }
 
 /// A knock by ports that is meant.
-struct Toucher<'a> {
+pub(super) struct Toucher<'a> {
     intent: &'a Intent,
+    report: &'a Report,
     through: ThroughPorts,
     keys: KeySet,
     steps: Steps,
+    /// The address that is knocked at; all of the server's where a port is waited for.
+    ways: Vec<Way>,
+    /// When the next step begins, on the steady clock.
+    next: Duration,
+}
+
+/// One address of the server.
+struct Way {
     route: Route,
-    claim: super::plan::Claim,
+    claim: Claim,
     /// The address that is signed.
     signed: Option<IpAddr>,
 }
 
-/// Knocks as it is meant.
-pub(super) fn knock(intent: &Intent, through: ThroughPorts, report: &Report) -> Result<Knocked, Failure> {
-    let toucher = Toucher::new(intent, through)?;
-    report.detail(|| format!("{}: own address {}", toucher.route.server.ip(), toucher.route.own));
+/// Knocks as it is meant. The same can be done again in the next step.
+pub(super) fn knock<'a>(
+    intent: &'a Intent,
+    through: ThroughPorts,
+    report: &'a Report,
+) -> Result<(Knocked, Toucher<'a>), Failure> {
+    let mut toucher = Toucher::new(intent, through, report)?;
     let used = toucher.steps.read();
     let (step, wait) = toucher.choose();
     if !wait.is_zero() {
         let seconds = wait.as_millis().div_ceil(1_000);
-        let why = if used.contains(Step::of(clock::wall()), toucher.signed, &intent.action) {
+        let now = Step::of(clock::wall());
+        let why = if toucher.ways.iter().any(|way| used.contains(now, way.signed, &intent.action)) {
             "each half minute is good for one knock like this"
         } else {
             "this half minute is nearly over"
@@ -70,34 +85,30 @@ pub(super) fn knock(intent: &Intent, through: ThroughPorts, report: &Report) -> 
         report.note(&format!("{}: {why}; waiting {seconds} s", intent.server));
         sleep(wait);
     }
-    // First of all: whatever becomes of it, these ports have been seen.
-    if let Err(error) = toucher.steps.keep(used, step, toucher.signed, &intent.action) {
-        report.detail(|| format!("used steps are not remembered: {error}"));
-    }
-    report.detail(|| format!("{}: knocking {}", intent.server, told(toucher.claim)));
-    toucher.touch(toucher.ports(step))?;
-    Ok(toucher.sent())
+    toucher.touch_all(step)?;
+    Ok((toucher.sent(), toucher))
 }
 
 /// Says what a knock as it is meant would be.
 pub(super) fn tell(intent: &Intent, through: ThroughPorts, report: &Report) -> Result<(), Failure> {
-    let toucher = Toucher::new(intent, through)?;
+    let toucher = Toucher::new(intent, through, report)?;
     let (step, wait) = toucher.choose();
+    let Some(way) = toucher.ways.first() else { return Err(nowhere(intent)) };
     let rehearsal = Rehearsal {
         result: "dry-run",
         server: &intent.server,
-        address: toucher.route.server.ip(),
+        address: way.route.server.ip(),
         server_id: intent.target.id.as_str(),
         key: intent.key.origin.to_string(),
         fingerprint: toucher.keys.fingerprint.to_string(),
         action: intent.action.as_str(),
-        policy: toucher.claim.policy.as_str(),
-        addresses: named(toucher.claim),
+        policy: way.claim.policy.as_str(),
+        addresses: named(way.claim),
         protocol: match through.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         },
-        ports: toucher.ports(step),
+        ports: toucher.ports(way, step),
         wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         good_until: clock::rfc3339(step.good_until()),
     };
@@ -105,39 +116,71 @@ pub(super) fn tell(intent: &Intent, through: ThroughPorts, report: &Report) -> R
 }
 
 impl<'a> Toucher<'a> {
-    fn new(intent: &'a Intent, through: ThroughPorts) -> Result<Self, Failure> {
+    fn new(intent: &'a Intent, through: ThroughPorts, report: &'a Report) -> Result<Self, Failure> {
         let keys = intent.key.keys(&intent.target.id);
         let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
-        let mut failed = None;
+        let (mut ways, mut failed) = (Vec::new(), None);
         for server in addresses(intent)? {
-            let route = match Route::to(server) {
-                Ok(route) => route,
-                Err(error) => {
-                    failed = Some(unsent(server.ip(), &error));
-                    continue;
-                }
-            };
-            let claim = plan(intent, &learnt, &route).first();
-            let signed = address(claim, route.own)?;
-            let steps = Steps::new(intent.state.as_deref(), keys.fingerprint);
-            return Ok(Self { intent, through, keys, steps, route, claim, signed });
+            let way = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
+                let claim = plan(intent, &learnt, &route).first();
+                let signed = address(claim, route.own)?;
+                report.detail(|| format!("{}: own address {}", server.ip(), route.own));
+                Ok(Way { route, claim, signed })
+            });
+            match way {
+                Ok(way) => ways.push(way),
+                Err(failure) => failed = Some(failure),
+            }
+            // Without an answer nothing shows that another address is needed, unless a port is waited for.
+            if !ways.is_empty() && intent.patience.is_none() {
+                break;
+            }
         }
-        let none = || Failure::new(Cause::Network, format!("{}: no address to knock at", intent.target.host));
-        Err(failed.unwrap_or_else(none))
+        if ways.is_empty() {
+            return Err(failed.unwrap_or_else(|| nowhere(intent)));
+        }
+        let steps = Steps::new(intent.state.as_deref(), keys.fingerprint);
+        Ok(Self { intent, report, through, keys, steps, ways, next: Duration::MAX })
     }
 
     fn choose(&self) -> (Step, Duration) {
         let used = self.steps.read();
-        choose(clock::wall(), self.through.gap, |step| used.contains(step, self.signed, &self.intent.action))
+        choose(clock::wall(), self.through.gap, |step| {
+            self.ways.iter().any(|way| used.contains(step, way.signed, &self.intent.action))
+        })
     }
 
-    fn ports(&self, step: Step) -> [u16; SLICES] {
-        ports(&self.keys.client(), step, self.signed, &self.intent.action, self.through.band)
+    fn ports(&self, way: &Way, step: Step) -> [u16; SLICES] {
+        ports(&self.keys.client(), step, way.signed, &self.intent.action, self.through.band)
+    }
+
+    /// Knocks at every address. One that nothing can be sent to is no failure: the others may be reached.
+    fn touch_all(&mut self, step: Step) -> Result<(), Failure> {
+        let begin = step.after().begin();
+        let now = clock::wall();
+        let left = if begin > now { begin.distance(now) } else { Duration::ZERO };
+        self.next = clock::steady().saturating_add(left);
+        let mut failed = None;
+        let mut sent = false;
+        for way in &self.ways {
+            // First of all: whatever becomes of it, these ports have been seen.
+            if let Err(error) = self.steps.keep(self.steps.read(), step, way.signed, &self.intent.action) {
+                self.report.detail(|| format!("used steps are not remembered: {error}"));
+            }
+            let server = way.route.server.ip();
+            self.report
+                .detail(|| format!("{}: knocking at {server} {}", self.intent.server, told(way.claim)));
+            match self.touch(way, self.ports(way, step)) {
+                Ok(()) => sent = true,
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        failed.filter(|_| !sent).map_or(Ok(()), Err)
     }
 
     /// Sends them all. One packet that cannot be sent is no failure: the others may be.
-    fn touch(&self, ports: [u16; SLICES]) -> Result<(), Failure> {
-        let server = self.route.server.ip();
+    fn touch(&self, way: &Way, ports: [u16; SLICES]) -> Result<(), Failure> {
+        let server = way.route.server.ip();
         let mut sent = false;
         let mut failed = None;
         let mut due = clock::steady();
@@ -146,7 +189,7 @@ impl<'a> Toucher<'a> {
         for beat in beats(ports, self.through.gap)? {
             due = due.saturating_add(beat.after);
             sleep(due.saturating_sub(clock::steady()));
-            let mut to = self.route.server;
+            let mut to = way.route.server;
             to.set_port(beat.port);
             let touched = match self.through.protocol {
                 Protocol::Tcp => begin_connection(to),
@@ -162,7 +205,7 @@ impl<'a> Toucher<'a> {
 
     fn sent(&self) -> Knocked {
         let intent = self.intent;
-        let whom = named(self.claim).join(",");
+        let whom = self.ways.first().map(|way| named(way.claim).join(",")).unwrap_or_default();
         let success = Success {
             result: "sent",
             action: intent.action.to_string(),
@@ -173,7 +216,32 @@ impl<'a> Toucher<'a> {
             round_trip_ms: None,
         };
         let text = format!("{}: {} sent; this mode has no answer", intent.server, intent.action);
-        Knocked { server: self.route.server, success, text }
+        let servers = self.ways.iter().map(|way| way.route.server).collect();
+        Knocked { servers, success, text }
+    }
+}
+
+impl KnockAgain for Toucher<'_> {
+    fn due(&self) -> Option<Duration> {
+        Some(self.next)
+    }
+
+    fn notice(&self) -> Option<String> {
+        let left = self.next.saturating_sub(clock::steady()).as_millis().div_ceil(1_000);
+        Some(format!(
+            "waiting for the next time step, to knock again in {left} s (a server accepts none from the step in which it has started)"
+        ))
+    }
+
+    fn knock(&mut self) -> Result<(), Failure> {
+        let (step, wait) = self.choose();
+        if !wait.is_zero() {
+            // The clock was set back, or another process has used this step.
+            self.next = clock::steady().saturating_add(wait);
+            return Ok(());
+        }
+        self.report.note(&format!("{}: knocking again", self.intent.server));
+        self.touch_all(step)
     }
 }
 
@@ -198,6 +266,10 @@ fn unspecified(like: IpAddr) -> IpAddr {
         IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
     }
+}
+
+fn nowhere(intent: &Intent) -> Failure {
+    Failure::new(Cause::Network, format!("{}: no address to knock at", intent.target.host))
 }
 
 fn unsent(server: IpAddr, error: &io::Error) -> Failure {

@@ -13,36 +13,98 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// For how long the first try waits. Each later one waits twice as long, so that short ones find a door that
 /// has just opened, and long ones get through where the way is long.
 const FIRST_TRY: Duration = Duration::from_millis(250);
+/// For how long a try waits at most: the kernel sends the first packet again after 1 s and after 3 s.
+const LONGEST_TRY: Duration = Duration::from_secs(4);
+/// When a person is informed that another knock follows.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// A knock without an answer, which can be made again while the port does not accept.
+pub(super) trait KnockAgain {
+    /// When the next knock is due, on the steady clock; none if there is nothing left to try.
+    fn due(&self) -> Option<Duration>;
+    /// What to print while the next knock is waited for; none if it is soon.
+    fn notice(&self) -> Option<String>;
+    /// Knocks once more.
+    fn knock(&mut self) -> Result<(), Failure>;
+}
 
 /// The first connection that one of `doors` accepts, tried in their order, for at most `timeout`.
 pub(super) fn for_connection(
     doors: &[SocketAddr],
     timeout: Duration,
+    again: Option<&mut (dyn KnockAgain + '_)>,
     report: &Report,
 ) -> Result<TcpStream, Failure> {
     let start = clock::steady();
     let end = start.saturating_add(timeout);
-    let mut patience = FIRST_TRY;
+    let mut wait = Wait { doors, end, patience: FIRST_TRY, again, noticed: false };
     let mut said = report.progress();
     loop {
         for door in doors {
             let now = clock::steady();
-            if now >= end {
+            said.say(|| waiting(*door, now.saturating_sub(start)));
+            if let Ok(stream) = TcpStream::connect_timeout(door, wait.patience_at(now)) {
+                return Ok(stream);
+            }
+            if clock::steady() >= end {
                 drop(said);
                 return Err(never(doors, timeout));
             }
-            said.say(|| waiting(*door, now.saturating_sub(start)));
-            if let Ok(stream) = TcpStream::connect_timeout(door, patience.min(end.saturating_sub(now))) {
-                return Ok(stream);
-            }
         }
-        patience = patience.saturating_mul(2);
+        wait.patience = wait.patience.saturating_mul(2).min(LONGEST_TRY);
         sleep(PAUSE);
         // Also without a door to try.
         if clock::steady() >= end {
             drop(said);
             return Err(never(doors, timeout));
         }
+        wait.knock_again(start, &mut said, report)?;
+    }
+}
+
+/// How long the next try may take, and when to knock again.
+struct Wait<'a, 'k> {
+    doors: &'a [SocketAddr],
+    end: Duration,
+    patience: Duration,
+    again: Option<&'a mut (dyn KnockAgain + 'k)>,
+    noticed: bool,
+}
+
+impl Wait<'_, '_> {
+    /// For how long a try that begins now waits: not beyond the end, nor beyond the next knock.
+    fn patience_at(&self, now: Duration) -> Duration {
+        let due = self.again.as_ref().and_then(|again| again.due()).unwrap_or(Duration::MAX);
+        let left = self.end.min(due).saturating_sub(now);
+        // Zero would be no try at all.
+        self.patience.min(left).max(PAUSE)
+    }
+
+    fn knock_again(
+        &mut self,
+        start: Duration,
+        said: &mut super::report::Progress,
+        report: &Report,
+    ) -> Result<(), Failure> {
+        let Some(again) = self.again.as_mut() else { return Ok(()) };
+        let Some(due) = again.due() else { return Ok(()) };
+        let now = clock::steady();
+        if now >= due {
+            self.patience = FIRST_TRY;
+            self.noticed = false;
+            return again.knock();
+        }
+        if !self.noticed
+            && due < self.end
+            && now.saturating_sub(start) >= NOTICE
+            && let Some(notice) = again.notice()
+        {
+            let port = self.doors.first().map_or(0, SocketAddr::port);
+            said.clear();
+            report.note(&format!("tcp port {port} does not accept yet; {notice}"));
+            self.noticed = true;
+        }
+        Ok(())
     }
 }
 
@@ -79,7 +141,7 @@ mod tests {
             TcpListener::bind((HERE, port)).unwrap()
         });
         let doors = [SocketAddr::new(HERE, 1), SocketAddr::new(HERE, port)];
-        let stream = for_connection(&doors, Duration::from_secs(20), &Report::PLAIN).unwrap();
+        let stream = for_connection(&doors, Duration::from_secs(20), None, &Report::PLAIN).unwrap();
         assert_eq!(stream.peer_addr().unwrap().port(), port);
         opened.join().unwrap();
     }
@@ -90,7 +152,8 @@ mod tests {
         let port = 1;
         for doors in [&[SocketAddr::new(HERE, port)][..], &[]] {
             let start = clock::steady();
-            let failure = for_connection(doors, Duration::from_millis(300), &Report::PLAIN).unwrap_err();
+            let failure =
+                for_connection(doors, Duration::from_millis(300), None, &Report::PLAIN).unwrap_err();
             assert_eq!(failure.cause(), Cause::NotAccepting);
             assert!(clock::steady() - start >= Duration::from_millis(300));
         }

@@ -72,6 +72,12 @@ impl KeyFile {
 
         let fields = Fields::read(text)?;
         let (line, version) = fields.version.ok_or(Missing("spa-knock-key"))?;
+        if version.contains(|c: char| c == ':' || c.is_whitespace()) {
+            return Err(BadValue(
+                line,
+                "more than a number is behind spa-knock-key: are the line ends lost?",
+            ));
+        }
         if version != "1" {
             return Err(BadValue(line, "this key file is of a later version than this program (1)"));
         }

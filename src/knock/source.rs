@@ -59,11 +59,24 @@ impl FromStr for Addresses {
     fn from_str(text: &str) -> Result<Self, InvalidSource> {
         let mut addresses = Self::default();
         for part in text.split(',') {
-            let address: IpAddr = part.parse().map_err(|_| {
-                InvalidSource("a source is auto, observed, ADDRESS[,ADDRESS] or listed:ADDRESS[,ADDRESS]")
+            let bare = part.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let address: IpAddr = match bare {
+                Some(ipv6) => ipv6.parse().map(IpAddr::V6),
+                None => part.parse(),
+            }
+            .map_err(|_| {
+                InvalidSource(
+                    "write auto, observed, an address (192.0.2.1 or 2001:db8::1), one of each family with a comma \
+                     between them, or listed: and addresses",
+                )
             })?;
-            if address.is_unspecified() || address.is_multicast() {
-                return Err(InvalidSource("nobody has this address"));
+            if address.is_unspecified() {
+                return Err(InvalidSource(
+                    "no host has this address; write observed to let in the one that the server sees",
+                ));
+            }
+            if address.is_multicast() {
+                return Err(InvalidSource("no host has this address"));
             }
             let twice = match canonical(address) {
                 IpAddr::V4(v4) => addresses.ipv4.replace(v4).is_some(),
@@ -115,6 +128,7 @@ mod tests {
             ("192.0.2.1", Source::Exact(four)),
             ("::ffff:192.0.2.1", Source::Exact(four)),
             ("2001:db8::1,192.0.2.1", Source::Exact(both)),
+            ("[2001:db8::1],192.0.2.1", Source::Exact(both)),
             ("listed:192.0.2.1", Source::Listed(four)),
         ] {
             assert_eq!(text.parse(), Ok(source), "{text}");
@@ -136,6 +150,8 @@ mod tests {
             "192.0.2.1,::ffff:192.0.2.1",
             "192.0.2.0/24",
             "fe80::1%eth0",
+            "[192.0.2.1]",
+            "[2001:db8::1",
         ] {
             assert!(text.parse::<Source>().is_err(), "{text}");
         }

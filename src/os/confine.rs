@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_name, set_no_new_privs};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::stat;
@@ -173,10 +174,22 @@ fn keep_secrets() -> io::Result<()> {
 /// Without supplementary groups.
 fn become_user(identity: Identity) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    // Groups first: without root's number they could not be changed any more.
-    setgroups(&[])?;
-    setresgid(gid, gid, gid)?;
-    setresuid(uid, uid, uid)?;
+    let become_it = || {
+        // Groups first: without root's number they could not be changed any more.
+        setgroups(&[])?;
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)
+    };
+    become_it().map_err(|errno| match errno {
+        // user_namespaces(7): a number that the namespace does not map cannot be had, and with a single number
+        // setgroups(2) is denied.
+        Errno::EINVAL | Errno::EPERM => io::Error::other(format!(
+            "{}: this user namespace has no user {uid} or no group {gid}\nhint: map more ids into it (/etc/subuid), or \
+             run spa-knockd as a user that is not root",
+            errno.desc().to_lowercase()
+        )),
+        errno => errno.into(),
+    })?;
     if setresuid(Uid::from_raw(0), Uid::from_raw(0), Uid::from_raw(0)).is_ok() {
         return Err(io::Error::other("root could be had back"));
     }

@@ -170,12 +170,28 @@ fn check_entries(folder: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-fn read_text_of(file: File, path: &Path) -> Result<String, FileError> {
+/// Reads a text file that only the user or root can change: the owner and mode of the opened file are checked, and those
+/// of the folder that it is in, as for key files. Anyone may read it.
+///
+/// # Errors
+/// When another user can change it, naming the mode and the fix, or as [`read_text`].
+pub fn read_own_text(path: &Path) -> Result<String, FileError> {
     let error = |error: io::Error| FileError::io(path, &error);
+    // The folder that matters is the one that the file is in, not the one that a link to it is in.
+    let real = fs::canonicalize(path).map_err(error)?;
+    let file = open_plain(&real)?;
+    permissions::check_unwritable(path, &file.metadata().map_err(error)?)?;
+    if let Some(folder) = real.parent() {
+        check_unwritable(folder)?;
+    }
+    read_text_of(file, path)
+}
+
+fn read_text_of(file: File, path: &Path) -> Result<String, FileError> {
     let mut text = String::new();
     let read = file.take(TEXT_MAX).read_to_string(&mut text).map_err(|e| match e.kind() {
         io::ErrorKind::InvalidData => FileError::new(path, "not UTF-8 text", None),
-        _ => error(e),
+        _ => FileError::io(path, &e),
     })?;
     if u64::try_from(read).is_ok_and(|read| read >= TEXT_MAX) {
         return Err(FileError::new(path, "larger than 16 MiB", None));
@@ -443,6 +459,33 @@ mod tests {
         chmod(&path, 0o775);
         assert_eq!(check_unwritable(&path).unwrap_err().reason, "mode 0775 lets others change it");
         assert_eq!(check_private_folder(&path).unwrap_err().reason, "mode 0775 lets others into it");
+    }
+
+    #[test]
+    fn a_text_that_others_can_change_or_replace_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().join("d");
+        create_folder(&folder, Mode::Private).unwrap();
+        let path = folder.join("f");
+        create_new(&path, Mode::Public, b"text").unwrap();
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert_eq!(read_own_text(&path).unwrap(), "text");
+        assert_eq!(read_own_text(&link).unwrap(), "text");
+        for (file_mode, folder_mode, reason) in [
+            (0o664, 0o755, "mode 0664 lets others change it"),
+            (0o646, 0o755, "mode 0646 lets others change it"),
+            (0o644, 0o777, "mode 0777 lets others change it"),
+        ] {
+            chmod(&path, file_mode);
+            chmod(&folder, folder_mode);
+            let error = read_own_text(&link).unwrap_err();
+            assert_eq!(error.reason, reason);
+            assert!(error.hint.unwrap().starts_with("chmod go-w "));
+        }
+        chmod(&folder, 0o1777);
+        assert_eq!(read_own_text(&folder).unwrap_err().reason, "not a regular file");
+        assert!(read_own_text(&folder.join("none")).unwrap_err().missing);
     }
 
     #[test]

@@ -20,7 +20,8 @@ use super::keys::{load_clients, load_keys};
 use super::{reload, rotation, state};
 use crate::config::{self, ClientEntry, Instant, ServerConfig, full_name};
 use crate::crypto::OtpSeed;
-use crate::knock::{ClientName, Timestamp};
+use crate::gate::Part;
+use crate::knock::{ActionName, ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, Mode};
 
@@ -69,7 +70,7 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
         show_otp(otp, &config, &add.name, prints_key)?;
     }
     created.keep();
-    say_added(add);
+    say_added(&config, add);
     reload::tell_daemon(&config, &format!("client {}", add.name))
 }
 
@@ -205,7 +206,18 @@ fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     text
 }
 
-fn say_added(add: &AddClient) {
+/// The action for an example: `open-ssh`, else one that opens something, else any.
+fn example<'a>(config: &ServerConfig, allow: &BTreeSet<&'a ActionName>) -> &'a str {
+    let usual = allow.iter().find(|action| action.as_str() == "open-ssh");
+    let opens = |name: &&&ActionName| {
+        config.actions.get(**name).is_some_and(|action| {
+            action.parts.iter().any(|part| !matches!(part, Part::Close(_) | Part::Run { .. }))
+        })
+    };
+    usual.or_else(|| allow.iter().find(opens)).or(allow.first()).map_or("ACTION", |action| action.as_str())
+}
+
+fn say_added(config: &ServerConfig, add: &AddClient) {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().collect();
     tell(format_args!("client {name}: added, may do {}", comma(&allow)));
@@ -214,7 +226,7 @@ fn say_added(add: &AddClient) {
         Some(file) => tell(format_args!(
             "its key is in {}: {hand_over}\nit knocks with: spa-knock --key FILE SERVER {}",
             file.display(),
-            allow.first().map_or("ACTION", |action| action.as_str()),
+            example(config, &allow),
         )),
         None if add.key.is_none() => tell(format_args!("its key is what was printed: {hand_over}")),
         None => {}

@@ -16,6 +16,8 @@ pub(super) struct Failure {
 
 impl Failure {
     const RUN: u8 = 1;
+    /// What SIGPIPE ends other programs with.
+    const UNREAD: u8 = 141;
     const USAGE: u8 = 2;
     const CONFIG: u8 = 5;
 
@@ -81,9 +83,11 @@ pub(super) fn tell(message: impl Display) {
 /// When it could not be written.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|error| Failure::run(format_args!("standard output: {}", plain(&error))))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        // As `head` does when it has enough: nothing to report.
+        io::ErrorKind::BrokenPipe => Failure { code: Failure::UNREAD, messages: Vec::new() },
+        _ => Failure::run(format_args!("standard output: {}", plain(&error))),
+    })
 }
 
 /// Rows of left-aligned columns.

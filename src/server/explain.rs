@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use self::finding::Finding;
 use self::ladder::Ladder;
 use self::suspects::Suspects;
 use super::cli::Explain;
@@ -31,18 +32,22 @@ const BATCH: usize = 256;
 /// When the config or a key is bad, or what is to be explained cannot be read.
 pub(super) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
     let loaded = Loaded::load(path)?;
-    let ladder = Ladder::new(&loaded, Suspects::of(&loaded.config, &asked.ids)?);
+    let mut suspects = Suspects::of(&loaded.config, &asked.ids)?;
+    if asked.live {
+        suspects.unbounded();
+    }
+    let ladder = Ladder::new(&loaded, suspects);
     let traces = match &asked.file {
         Some(file) => vec![Trace::read(file).map_err(Failure::run)?],
         None => watch(&loaded)?,
     };
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
     confine(&loaded)?;
-    let mut desk = Desk { ladder, json: asked.json, live: asked.live };
+    let mut desk = Desk { ladder, json: asked.json };
     if asked.live {
         desk.explain_live(traces, signals)
     } else {
-        let read = traces.into_iter().try_for_each(|mut trace| desk.explain_all(&mut trace, usize::MAX));
+        let read = traces.into_iter().try_for_each(|mut trace| desk.explain_file(&mut trace, &signals));
         tell(desk.ladder.tally());
         read
     }
@@ -74,7 +79,6 @@ fn confine(loaded: &Loaded) -> Result<(), Failure> {
 struct Desk {
     ladder: Ladder,
     json: bool,
-    live: bool,
 }
 
 impl Desk {
@@ -92,14 +96,30 @@ impl Desk {
         Ok(())
     }
 
+    /// All frames of a file, unless a signal ends it.
+    fn explain_file(&mut self, trace: &mut Trace, signals: &Signals) -> Result<(), Failure> {
+        loop {
+            if signals.stop() {
+                return Err(Failure::run("stopped by a signal; what follows was not looked at"));
+            }
+            let Some(frame) = trace.take().map_err(Failure::run)? else { return Ok(()) };
+            let finding = self.ladder.explain(&frame);
+            self.print(&finding)?;
+        }
+    }
+
+    fn print(&self, finding: &Finding) -> Result<(), Failure> {
+        print(&if self.json { finding.to_json() } else { finding.to_string() + "\n" })
+    }
+
     /// All frames that there are, but no more than so many.
     fn explain_all(&mut self, trace: &mut Trace, most: usize) -> Result<(), Failure> {
         for _ in 0..most {
             let Some(frame) = trace.take().map_err(Failure::run)? else { return Ok(()) };
             let finding = self.ladder.explain(&frame);
             // An interface also carries what nobody meant for us.
-            if !self.live || finding.is_about_knocks() {
-                print(&if self.json { finding.to_json() } else { finding.to_string() + "\n" })?;
+            if finding.is_about_knocks() {
+                self.print(&finding)?;
             }
         }
         Ok(())

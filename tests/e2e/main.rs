@@ -15,6 +15,7 @@
 #[path = "../net/mod.rs"]
 mod net;
 
+mod addresses;
 mod capture;
 mod check;
 mod clients;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use spa_knock::knock::{Band, Step};
@@ -153,6 +153,27 @@ fn crowd(lab: &Lab, clients: u16) -> Site {
         lab.client.ip(&format!("addr add {address}/64 dev eth0 nodad"));
     }
     site
+}
+
+#[test]
+fn a_client_that_waits_for_a_port_knocks_again_in_the_step_after_that_of_the_first_start() {
+    let Some(lab) = Lab::new() else { return };
+    let site = ports_site(5);
+    lab.server.echo(22);
+    // The daemon starts when its step is nearly over, so that the next one is soon there; the client needs some seconds.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % 30;
+    thread::sleep(Duration::from_secs((20 + 30 - now) % 30));
+    let _daemon = Daemon::start(&lab.server, &site);
+    // Without --timeout: what a person types.
+    let output = lab.client.output(&mut site.knock(SERVER4, &["--ports", "--wait", "22", "open-ssh"]));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.contains("tcp port 22 does not accept yet; waiting for the next time step, to knock again in "),
+        "{text}"
+    );
+    assert!(text.contains(": knocking again\n"), "{text}");
+    assert_eq!(granted(&site), 1);
 }
 
 #[test]

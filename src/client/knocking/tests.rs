@@ -10,7 +10,8 @@ use crate::client::keys::{Key, Origin};
 use crate::client::route::Family;
 use crate::client::target::Target;
 use crate::crypto::{Holder, KeyFile, PairSecret, Secret, random};
-use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ServerId, Status};
+use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ReplyWanted, ServerId, Status};
+use crate::os::clock;
 use crate::wire::{Envelope, seal_reply};
 
 const SEEN: &str = "203.0.113.9";
@@ -89,6 +90,8 @@ fn intent(port: u16, state: Option<&Path>) -> Intent {
         source: Source::Auto,
         reply: ReplyWanted::Yes,
         timeout: Duration::from_secs(20),
+        end: None,
+        patience: None,
         wait: None,
         family: Family::Any,
         state: state.map(Path::to_owned),
@@ -193,7 +196,8 @@ fn silence_is_explained_and_does_not_change_the_policy() {
 fn without_a_reply_one_datagram_is_sent() {
     let (port, heard) = server(1, |_, _| Vec::new());
     let silent = Intent { reply: ReplyWanted::No, ..intent(port, None) };
-    assert_eq!(knocked(&silent).unwrap().success.result, "sent");
+    let (knocked, _) = crate::client::unanswered::knock(&silent, &Report::PLAIN).unwrap();
+    assert_eq!(knocked.success.result, "sent");
     assert_eq!(heard.join().unwrap()[0].reply, ReplyWanted::No);
 }
 
@@ -211,4 +215,71 @@ fn a_configured_address_is_what_the_knock_names() {
     let knocks = heard.join().unwrap();
     assert_eq!((knocks[0].policy, knocks[1].policy), (AddressPolicy::Exact, AddressPolicy::Listed));
     assert_eq!(knocks[1].embedded().count(), 2);
+}
+
+#[test]
+fn what_has_started_is_not_reported_as_done() {
+    for (text, seconds, result, line) in [
+        ("started", 0, "started", "bastion: open-ssh started"),
+        ("started", 60, "started", "bastion: open-ssh started; it is undone after 1m"),
+        ("", 0, "done", "bastion: open-ssh done"),
+        ("see you", 0, "done", "bastion: open-ssh done (see you)"),
+    ] {
+        let (port, heard) = server(1, move |_, _| {
+            vec![Reply { text: ReplyText::fitting(text), seconds, ..reply(Status::Done, HERE) }]
+        });
+        let knocked = knocked(&intent(port, None)).unwrap();
+        assert_eq!((knocked.success.result, knocked.text.as_str()), (result, line));
+        heard.join().unwrap();
+    }
+}
+
+/// A server that starts something with the first datagram, and reports its end like this to the copy that asks.
+fn started(end: Reply) -> (u16, JoinHandle<Vec<Knock>>) {
+    server(2, move |number, _| {
+        let started = Reply { text: ReplyText::fitting("started"), ..reply(Status::Done, HERE) };
+        match number {
+            1 => vec![started],
+            // A copy of the first reply says nothing new.
+            _ => vec![started, end.clone()],
+        }
+    })
+}
+
+#[test]
+fn the_end_of_a_command_is_waited_for_and_its_failure_is_one() {
+    let (port, heard) = started(Reply { text: ReplyText::fitting("done"), ..reply(Status::Done, HERE) });
+    let patient = |port| Intent { end: Some(Duration::from_secs(20)), ..intent(port, None) };
+    let done = knocked(&patient(port)).unwrap();
+    assert_eq!((done.success.result, done.text.as_str()), ("done", "bastion: open-ssh done"));
+    let knocks = heard.join().unwrap();
+    assert_eq!(knocks[0], knocks[1], "a copy asks for the end");
+
+    let text = ReplyText::fitting("exit status 3");
+    let (port, heard) = started(Reply { text, ..reply(Status::ActionFailed, HERE) });
+    let failure = knocked(&patient(port)).unwrap_err();
+    assert_eq!((failure.cause(), failure.cause().code()), (Cause::Failed, 1));
+    assert_eq!(failure.reason(), "bastion: open-ssh failed: exit status 3");
+    heard.join().unwrap();
+}
+
+#[test]
+fn an_end_that_is_not_reported_in_time_is_no_success() {
+    let started = || Reply { text: ReplyText::fitting("started"), ..reply(Status::Done, HERE) };
+    let (port, heard) = server(1, move |_, _| vec![started()]);
+    let patient = Intent { end: Some(Duration::from_millis(300)), ..intent(port, None) };
+    let failure = knocked(&patient).unwrap_err();
+    assert_eq!(failure.cause(), Cause::NoReply);
+    assert_eq!(failure.reason(), "bastion: open-ssh started; its end was not reported within 300ms");
+    heard.join().unwrap();
+}
+
+#[test]
+fn a_server_that_reports_no_commands_is_not_waited_for() {
+    for status in [Status::Done, Status::Granted] {
+        let (port, heard) = server(1, move |_, _| vec![reply(status, HERE)]);
+        let patient = Intent { end: Some(Duration::from_secs(20)), ..intent(port, None) };
+        assert!(knocked(&patient).is_ok());
+        heard.join().unwrap();
+    }
 }

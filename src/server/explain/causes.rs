@@ -61,10 +61,13 @@ impl Causes {
 
 /// A span of time in two units at most.
 pub(super) fn span(span: Duration) -> String {
+    const DAY: u64 = 86_400;
     let seconds = span.as_secs();
     let unit = match seconds {
         0..3_600 => 1,
-        3_600..86_400 => 60,
+        3_600..DAY => 60,
+        // humantime would write 40 days as 1month 9days 13h 26m 24s.
+        _ if seconds >= 2 * DAY => return format!("{} days", seconds.checked_div(DAY).unwrap_or_default()),
         _ => 3_600,
     };
     let whole = seconds.checked_div(unit).unwrap_or_default().saturating_mul(unit);

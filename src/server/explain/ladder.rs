@@ -184,7 +184,7 @@ impl Ladder {
                     self.port, self.port
                 ))
             }
-            Look::Hinted | Look::Nobodys => other(format!("UDP to port {}", to.port())),
+            Look::Hinted | Look::Nobodys | Look::NotCompared => other(format!("UDP to port {}", to.port())),
         }
     }
 
@@ -214,6 +214,12 @@ impl Ladder {
                 );
             }
             Look::Nobodys => return said.from(self.nobodys()),
+            Look::NotCompared => {
+                return said.from(
+                    "not compared with keys at other times: the packets of this capture are too far apart in time for that; \
+                     explain a part of it (editcap -A and -B)",
+                );
+            }
         };
         let Some(suspect) = self.suspects.suspect(knock.fingerprint()).cloned() else { return said };
         let said = said.by(Some(suspect.client.clone()));

@@ -10,7 +10,7 @@ use crate::config::{ConfigErrors, ServerConfig};
 use crate::crypto::{Fingerprint, KeySet, PairSecret};
 use crate::gate::{Authentic, Dropped, KeyLimit, WatchedKey, Watcher};
 use crate::knock::{ClientName, Now, ServerId, Timestamp};
-use crate::os::host;
+use crate::os::{clock, host};
 use crate::server::keys::load_secret;
 
 /// Hints that are made for the widest look, some 50 MiB and a third of a second: one client is looked for over two
@@ -19,6 +19,9 @@ const HINTS_MAX: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
 /// A clock without a battery begins in 1970. This is the middle of the time within which it is set.
 const AFTER_1970: Duration = Duration::from_secs(15 * 86_400);
+/// How long hints are made for wide looks in all: a file with packets of scattered times would take a third of a second
+/// or more for each.
+const WIDE_LOOKS_MAX: Duration = Duration::from_secs(5);
 /// Names of this server that are tried; a capture can have packets to any address.
 const IDS_MAX: usize = 16;
 
@@ -30,6 +33,8 @@ pub(super) struct Suspects {
     wide: Watcher,
     reach: Duration,
     moment: Timestamp,
+    /// How long wide looks may still take.
+    time_left: Duration,
     /// At the times of a clock that has not been set.
     unset: Watcher,
     unset_at: Timestamp,
@@ -67,6 +72,8 @@ pub(super) enum Look<'a> {
     Hinted,
     /// It is nobody's that is known here.
     Nobodys,
+    /// It was not compared with keys at other times.
+    NotCompared,
 }
 
 /// What the clock said by which a knock was stamped.
@@ -117,6 +124,7 @@ impl Suspects {
             wide: watcher(reach),
             reach,
             moment: Timestamp::default(),
+            time_left: WIDE_LOOKS_MAX,
             unset: watcher(half),
             unset_at: Timestamp::default().plus(half),
             secrets,
@@ -147,13 +155,23 @@ impl Suspects {
         self.tried.iter().filter(|id| **id != self.own_id)
     }
 
+    /// Lets a daemon's own time go on: what comes in live is never further apart.
+    pub(super) const fn unbounded(&mut self) {
+        self.time_left = Duration::MAX;
+    }
+
     /// Whose it could be, of a datagram that was sent to this address.
     pub(super) fn look<'a>(&mut self, payload: &'a [u8], to: IpAddr, time: Timestamp) -> Look<'a> {
         // From the same moment for a while: hints for all times around it are made once, and old ones go.
         if time.distance(self.moment) > DAY.min(part(self.reach, 4)) {
+            if self.time_left.is_zero() {
+                return Look::NotCompared;
+            }
+            let begun = clock::steady();
             self.moment = time;
             self.wide.prepare(time);
             self.elsewhere.iter_mut().for_each(|watcher| watcher.prepare(time));
+            self.time_left = self.time_left.saturating_sub(clock::steady().saturating_sub(begun));
         }
         let by_wide = self.wide.judge(payload, at(self.moment));
         if let Ok(knock) = by_wide {

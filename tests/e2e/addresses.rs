@@ -1,0 +1,145 @@
+//! A server whose name has several addresses: one that does not answer costs a moment, not the way in.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, Mounts, Site, limited, open_ssh};
+
+/// Both are in the client's network, and no host has them.
+const DEAD4: &str = "10.77.0.3";
+const DEAD6: &str = "fd77::99";
+
+/// A lab in which the client finds these addresses under the name `server.test`.
+struct Office {
+    lab: Lab,
+    site: Site,
+    mounts: Mounts,
+    _daemon: Daemon,
+}
+
+impl Office {
+    fn new(addresses: &[&str]) -> Option<Self> {
+        let lab = Lab::new()?;
+        let site = Site::new("", &open_ssh(30));
+        lab.server.echo(22);
+        let daemon = Daemon::start(&lab.server, &site);
+        let mounts = Mounts::new();
+        let mut hosts = String::from("127.0.0.1 localhost\n");
+        for address in addresses {
+            hosts.push_str(&format!("{address} server.test\n"));
+        }
+        for (name, text) in [("hosts", hosts.as_str()), ("nsswitch.conf", "hosts: files\n")] {
+            let file = site.path(name);
+            fs::write(&file, text).unwrap();
+            mounts.mount(&["--bind", file.to_str().unwrap()], &Path::new("/etc").join(name));
+        }
+        Some(Self { lab, site, mounts, _daemon: daemon })
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let [nsenter, entrance] = self.mounts.words();
+        let mut command = limited(&nsenter);
+        command.arg(entrance).arg(env!("CARGO_BIN_EXE_spa-knock")).args(words);
+        command.arg("--key").arg(self.site.key_path("laptop"));
+        command.env_remove("SPA_KNOCK_KEY").env("HOME", self.site.folder());
+        for (name, folder) in [("XDG_CONFIG_HOME", "config"), ("XDG_STATE_HOME", "client-state")] {
+            command.env(name, self.site.path(folder));
+        }
+        command
+    }
+
+    /// Runs the client, which must succeed before a server with one silent address would be given up.
+    fn succeeds(&self, words: &[&str]) -> String {
+        let begun = Instant::now();
+        let output = self.lab.client.output(&mut self.command(words));
+        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        assert!(begun.elapsed() < Duration::from_secs(3), "{words:?}: {:?}", begun.elapsed());
+        stderr(&output)
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_dead_ipv6_address_does_not_keep_a_knock_from_the_ipv4_address() {
+    let Some(office) = Office::new(&[DEAD6, "10.77.0.1"]) else { return };
+    let text = office.succeeds(&["-v", "server.test", "open-ssh"]);
+    assert!(text.contains("server.test: resolved to fd77::99, 10.77.0.1\n"), "{text}");
+    assert!(text.contains("granted to 10.77.0.2 for 30s"), "{text}");
+    let [granted] = &office.site.audit_of("granted")[..] else { panic!("{:?}", office.site.audit()) };
+    assert_eq!(granted["address"], CLIENT4.to_string());
+}
+
+#[test]
+fn the_second_of_two_ipv4_addresses_is_knocked_at_when_the_first_is_silent() {
+    let Some(office) = Office::new(&[DEAD4, "10.77.0.1"]) else { return };
+    let text = office.succeeds(&["-v", "--wait", "22", "server.test", "open-ssh"]);
+    assert!(text.contains("server.test: resolved to 10.77.0.3, 10.77.0.1\n"), "{text}");
+    assert_eq!(office.site.audit().len(), 1, "{:?}", office.site.audit());
+}
+
+#[test]
+fn an_address_that_answers_is_the_only_one_that_gets_a_knock() {
+    let Some(office) = Office::new(&["fd77::1", "10.77.0.1", DEAD4]) else { return };
+    // An answer that takes as long as on a long way would let the next address have a knock, too.
+    let knocked_at_one = (0..5).any(|_| {
+        let text = office.succeeds(&["-v", "server.test", "open-ssh"]);
+        text.matches("knocking at").count() == 1 && text.contains("granted to fd77::2")
+    });
+    assert!(knocked_at_one);
+    assert!(office.site.audit_of("granted").iter().any(|record| record["address"] == CLIENT6.to_string()));
+}
+
+#[test]
+fn a_connection_is_made_to_the_address_that_answered() {
+    let Some(office) = Office::new(&[DEAD6, DEAD4, "10.77.0.1"]) else { return };
+    for more in [&[][..], &["--no-reply"]] {
+        let words = [&["connect", "server.test", "open-ssh", "server.test", "22"], more].concat();
+        let mut command = office.command(&words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Without replies each address takes a second.
+        command.args(["--timeout", if more.is_empty() { "3s" } else { "10s" }]);
+        let mut child = office.lab.client.spawn(&mut command);
+        child.stdin.take().unwrap().write_all(b"hello").unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        assert_eq!(output.stdout, b"hello", "{words:?}");
+    }
+}
+
+#[test]
+fn silence_and_refusals_of_all_addresses_name_them() {
+    let Some(office) = Office::new(&[DEAD6, DEAD4]) else { return };
+    let mut command = office.command(&["--timeout", "800ms", "server.test", "open-ssh"]);
+    let output = office.lab.client.output(&mut command);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        stderr(&output).contains("no answer from fd77::99, 10.77.0.3 port 62201 within 800ms"),
+        "{output:?}"
+    );
+    drop(office);
+
+    let Some(office) = Office::new(&["fd77::1", "10.77.0.1"]) else { return };
+    let output = office.lab.client.output(&mut office.command(&["server.test", "no-such-action"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("no-such-action refused: unknown action"), "{output:?}");
+    // The address of the other family would be refused over IPv6, so it is not knocked at.
+    office.succeeds(&["--source", "10.77.0.2", "server.test", "open-ssh"]);
+}
+
+#[test]
+fn the_doctor_examines_each_address_and_names_the_one_to_remove() {
+    let Some(office) = Office::new(&[DEAD6, "10.77.0.1"]) else { return };
+    let mut command = office.command(&["doctor", "--timeout", "500ms", "server.test"]);
+    let output = office.lab.client.output(&mut command);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("no answer from fd77::99 port 62201 within 500ms"), "{text}");
+    assert!(text.contains("hint: remove fd77::99 from server.test"), "{text}");
+    assert!(text.contains("ok     knock    10.77.0.1: answered"), "{text}");
+}
