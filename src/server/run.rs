@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::audit::AuditLog;
+use super::check;
 use super::console::Failure;
 use super::daemon::Daemon;
 use super::deeds::{self, Deeds};
@@ -344,6 +345,9 @@ impl Listening {
             _ => takeover::remove_other_gates(loaded.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
+        if gatehouse.standing() != Standing::Off {
+            check::firewall_problems(&loaded.config).iter().for_each(|problem| log::warn!("{problem}"));
+        }
         let mut deeds = Deeds::new(gatehouse, undoings);
         for record in deeds.confirm_undoings(&loaded) {
             audit.write(&record, clock::wall());

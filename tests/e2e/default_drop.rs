@@ -104,7 +104,8 @@ impl Host {
                 self.config().replace("# backend = \"nftables\"", &format!("backend = \"{backend}\""));
             fs::write(self.site.path("spa-knockd.toml"), config).unwrap();
         }
-        assert!(self.check().contains("tcp/22 is "), "check names what closes: {}", self.check());
+        let text = self.check();
+        assert!(text.contains("tcp/22 is ") || text.contains("INPUT of iptables drops"), "{text}");
         let commands: Vec<&str> = said.lines().filter_map(firewall_command).collect();
         assert!(!commands.is_empty(), "{said}");
         for command in commands {
@@ -146,6 +147,11 @@ impl Host {
     /// All that the issue of a default-drop host is about; `reload` makes the firewall load its own rules again.
     fn assert_first_door(&self, reload: &str) {
         let mut daemon = Daemon::start(&self.lab.server, &self.site);
+        assert!(
+            !daemon.log().contains("drops") && !daemon.log().contains("all the same"),
+            "{}",
+            daemon.log()
+        );
         self.assert_opens(SERVER4, "after the start");
         let text = self.check();
         assert!(!text.contains("all the same") && !text.contains("open to everybody"), "{text}");
@@ -178,6 +184,20 @@ impl Host {
         self.run("nft delete table inet spa_knock 2>/dev/null || iptables -t mangle -F PREROUTING");
         assert!(!self.lab.client.reaches(SERVER4, 22), "closed without our rules");
     }
+}
+
+#[test]
+fn a_daemon_that_starts_behind_a_default_drop_names_what_closes() {
+    let Some(host) = Host::new() else { return };
+    host.run("iptables -P INPUT DROP");
+    host.init();
+    let guarding = host.config().replace("mode = \"mark\"", "mode = \"guard\"");
+    fs::write(host.site.path("spa-knockd.toml"), guarding).unwrap();
+    let daemon = Daemon::start(&host.lab.server, &host.site);
+    let said = "action.open-ssh.open: tcp/22 is dropped all the same over IPv4: table ip filter, chain INPUT: policy drop";
+    assert!(daemon.log().contains(said), "{}", daemon.log());
+    let text = host.check();
+    assert!(text.contains(said) && !text.contains("nothing is known to drop"), "{text}");
 }
 
 /// A line of `init` that is a command for the host's firewall.
@@ -274,9 +294,10 @@ fn a_grant_of_every_kind_carries_the_mark_and_ends_on_time() {
 
 #[test]
 fn an_iptables_host_that_drops_by_default_opens_by_a_mark() {
-    for backend in &["iptables", "nftables"][..if full() { 2 } else { 1 }] {
+    let cases = [("tables", "iptables"), ("tables", "nftables"), ("tables-legacy", "nftables")];
+    for (tables, backend) in cases.into_iter().take(if full() { 3 } else { 1 }) {
         let Some(host) = Host::new() else { return };
-        for program in ["iptables", "ip6tables"] {
+        for program in ["ip", "ip6"].map(|version| format!("{version}{tables}")) {
             for rule in [
                 "-P INPUT DROP",
                 "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",

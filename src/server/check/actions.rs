@@ -24,13 +24,16 @@ impl Report {
     }
 
     fn doors(&mut self, config: &ServerConfig) {
+        let gated = config.gated();
         for (name, action) in &config.actions {
             let opened = action.parts.iter().flat_map(|part| match part {
                 Part::Open { ports, .. } => ports.as_slice(),
                 Part::OpenArgument { allowed, .. } => allowed.as_slice(),
                 Part::Forward { .. } | Part::Close(_) | Part::Run { .. } => &[],
             });
-            for ports in opened.filter(|ports| !config.guarded().any(|guarded| guarded.overlap(**ports))) {
+            for ports in opened
+                .filter(|ports| !gated.iter().chain(&config.published).any(|other| other.overlap(**ports)))
+            {
                 self.warning(
                     config,
                     &["action", name.as_str(), "open"],

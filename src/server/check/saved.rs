@@ -6,8 +6,8 @@ use super::ruleset::TableName;
 use super::survey::{NFT_MAX, NeededRule};
 use crate::gate::Mode;
 use crate::knock::Ports;
-use crate::os::host;
-use crate::os::runner;
+use crate::os::host::{self, Capability};
+use crate::os::{capabilities, runner};
 
 /// The table filter of an IP version, as iptables-save writes it.
 pub(super) struct Saved {
@@ -29,7 +29,8 @@ pub(super) fn read() -> Vec<Saved> {
     };
     let table = |&(family, program): &(&'static str, &'static str)| {
         let save = format!("{program}-save");
-        let text = runner::run_to_end(&save, &["-t", "filter"], "", NFT_MAX).ok()?;
+        let run = || runner::run_to_end(&save, &["-t", "filter"], "", NFT_MAX);
+        let text = capabilities::lend(&[Capability::NetAdmin, Capability::NetRaw], run).ok()?;
         Some(Saved { family, program, text })
     };
     programs.iter().filter_map(table).collect()
@@ -57,7 +58,9 @@ impl Saved {
         let maker = if self.text.contains(":ufw") { Maker::Ufw } else { Maker::Iptables };
         let table = TableName { family: self.family.to_owned(), name: "filter".to_owned() };
         let command = match mode {
-            Mode::Mark(mark) if self.text.contains(&format!(" --mark {mark}/{mark} -j ACCEPT")) => return None,
+            Mode::Mark(mark) if self.text.contains(&format!(" --mark {mark}/{mark} -j ACCEPT")) => {
+                return None;
+            }
             Mode::Mark(mark) => remedy::accept_mark(maker, &table, "INPUT", mark)?,
             Mode::Guard | Mode::Set => remedy::accept_ports(maker, &table, "INPUT", ports),
         };

@@ -13,8 +13,8 @@ use super::walk::{Obstacle, Share};
 use crate::config::{Backend, ServerConfig};
 use crate::gate::{Mode, PacketMark};
 use crate::knock::Ports;
-use crate::os::host;
-use crate::os::runner;
+use crate::os::host::{self, Capability};
+use crate::os::{capabilities, runner};
 
 /// A ruleset of a hundred thousand elements takes a second to list.
 pub(super) const NFT_MAX: Duration = Duration::from_secs(20);
@@ -110,7 +110,10 @@ fn closes_by_default(obstacle: &Obstacle<'_>) -> bool {
 /// # Errors
 /// When it cannot be listed; the text says why.
 pub(super) fn list() -> Result<Ruleset, String> {
-    let nft = |args: &[&str]| runner::run_to_end("nft", args, "", NFT_MAX).map_err(|error| error.to_string());
+    let run = |args: &[&str]| runner::run_to_end("nft", args, "", NFT_MAX);
+    let nft = |args: &[&str]| {
+        capabilities::lend(&[Capability::NetAdmin], || run(args)).map_err(|error| error.to_string())
+    };
     let json = nft(&["-j", "list", "ruleset"])?;
     // Without the texts, only the findings say less.
     let text = nft(&["-a", "list", "ruleset"]).unwrap_or_default();
