@@ -2,7 +2,9 @@
 //! that somebody else looks after.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
-use std::io::{self, PipeWriter, Read, Write};
+mod dialog;
+
+use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -16,12 +18,6 @@ use super::confine::Identity;
 
 /// What commands find programs by.
 pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Between two looks at whether it has ended.
-const POLL: Duration = Duration::from_millis(1);
-/// What of its output and of its complaints is kept; a program that says more is not waited for.
-const OUTPUT_MAX: u64 = 32 << 20;
-const COMPLAINT_MAX: u64 = 64 << 10;
 
 /// Why a program did not do what it was started for.
 #[derive(Debug, thiserror::Error)]
@@ -61,49 +57,19 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) ->
         .process_group(0)
         .spawn()
         .map_err(error)?;
-    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    // All three at once, or a program that fills one pipe while we wait at another would hang us both. They end
-    // with the program, at the latest when its group is killed.
-    let (status, said, complained) = std::thread::scope(|scope| {
-        // A program that does not read its input says why on its standard error, which is the better message.
-        scope.spawn(|| stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
-        let said = scope.spawn(|| read_some(stdout, OUTPUT_MAX));
-        let complained = scope.spawn(|| read_some(stderr, COMPLAINT_MAX));
-        let status = wait_for(&mut child, limit);
-        (status, said.join().unwrap_or_default(), complained.join().unwrap_or_default())
-    });
-    match status.map_err(error)? {
+    let dialog::Ended { status, output, complaint, is_cut } =
+        dialog::run(&mut child, input, limit).map_err(error)?;
+    match status {
         None => Err(RunError::Io(program.to_owned(), format!("did not end within {} s", limit.as_secs()))),
-        Some(status) if status.success() => Ok(said),
+        Some(status) if status.success() && is_cut => {
+            Err(RunError::Io(program.to_owned(), "its output is too long".to_owned()))
+        }
+        Some(status) if status.success() => Ok(String::from_utf8_lossy(&output).into_owned()),
         Some(status) => {
-            let said = complained.lines().next().map(|line| format!(": {}", line.trim())).unwrap_or_default();
+            let complaint = String::from_utf8_lossy(&complaint);
+            let said = complaint.lines().next().map(|line| format!(": {}", line.trim())).unwrap_or_default();
             Err(RunError::Failed { program: program.to_owned(), status, said })
         }
-    }
-}
-
-fn read_some(source: Option<impl Read>, limit: u64) -> String {
-    let mut bytes = Vec::new();
-    if let Some(source) = source {
-        // What could be read until an error is what there is to tell.
-        let _ = source.take(limit).read_to_end(&mut bytes);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The exit of a program; none when it had to be killed.
-fn wait_for(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
-    let deadline = super::clock::steady().saturating_add(limit);
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if super::clock::steady() >= deadline {
-            kill_group(child);
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(POLL);
     }
 }
 
@@ -220,5 +186,25 @@ mod tests {
         let long = "x".repeat(1 << 20);
         let hung = run_to_end("sh", &["-c", "sleep 100 & sleep 100"], &long, Duration::from_millis(200));
         assert_eq!(hung.unwrap_err().to_string(), "sh: did not end within 0 s");
+    }
+
+    #[test]
+    fn a_process_that_outlives_the_program_and_keeps_its_pipes_is_not_waited_for() {
+        let begun = crate::os::clock::steady();
+        // In the group of the program, and in one of its own, with more input than a pipe holds.
+        for child in ["sleep 20 &", "setsid sleep 20 &"] {
+            let script = format!("{child} echo done");
+            let input = "x".repeat(1 << 20);
+            let output = run_to_end("sh", &["-c", &script], &input, Duration::from_secs(30)).unwrap();
+            assert_eq!(output, "done\n");
+        }
+        assert!(crate::os::clock::steady().saturating_sub(begun) < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn an_output_that_is_too_long_to_be_kept_is_an_error() {
+        let script = "head -c 40000000 /dev/zero | tr '\\0' x";
+        let cut = run_to_end("sh", &["-c", script], "", Duration::from_secs(30));
+        assert_eq!(cut.unwrap_err().to_string(), "sh: its output is too long");
     }
 }
