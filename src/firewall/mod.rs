@@ -1,5 +1,6 @@
 //! What closes ports and opens them for one address.
 
+mod background;
 mod found;
 mod held;
 mod iptables;
@@ -7,6 +8,7 @@ mod nftables;
 mod none;
 mod text;
 
+pub use background::Background;
 pub use found::{GateKind, LoadedGates};
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
@@ -36,6 +38,12 @@ pub trait Backend {
     /// When the firewall does not take them: with nftables none is open then that was not before. With iptables those
     /// of one IP version may be, for their time.
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError>;
+
+    /// Does the same for each list on its own, where that is quicker in one transaction. The outcomes are in the order of
+    /// the lists.
+    fn grant_all(&mut self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
+        lists.iter().map(|grants| self.grant(grants)).collect()
+    }
 
     /// Ends these grants before their time; what another client holds too stays open for it. Returns what was ended.
     ///
@@ -77,6 +85,20 @@ pub trait Backend {
         Ok(())
     }
 
+    /// Queues a request where it takes long; `None` where `grant` and `close` do it right away. `ended` reports its end.
+    /// Requests are done in their order.
+    fn queue(&mut self, _request: &Request) -> Option<Result<RequestId, FirewallError>> {
+        None
+    }
+
+    /// The requests that have ended since the last call. What is queued goes on with this call.
+    fn ended(&mut self) -> Vec<Ended> {
+        Vec::new()
+    }
+
+    /// Waits until all that is queued has ended.
+    fn settle(&mut self) {}
+
     /// Nobody will call `close_due` from now on: what only it would close is closed until the next load.
     ///
     /// # Errors
@@ -84,6 +106,61 @@ pub trait Backend {
     fn rest(&mut self) -> Result<(), FirewallError> {
         Ok(())
     }
+}
+
+/// A change of the live grants that may take long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Lets these in, all or none.
+    Grant(Vec<Grant>),
+    /// Ends these before their time.
+    Close(Opened),
+}
+
+impl Request {
+    /// What is to be let in.
+    #[must_use]
+    pub fn grants(&self) -> &[Grant] {
+        match self {
+            Self::Grant(grants) => grants,
+            Self::Close(_) => &[],
+        }
+    }
+}
+
+/// What a client has opened by an action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// Whose it is.
+    pub client: ClientName,
+    /// By which action.
+    pub action: ActionName,
+}
+
+impl Opened {
+    /// Whether this live grant is one of them.
+    #[must_use]
+    pub fn is_met_by(&self, live: &Live) -> bool {
+        live.client == self.client && live.action == self.action
+    }
+}
+
+/// Names a request that was queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(u64);
+
+/// What a request came to: the grants that it has ended.
+pub type Outcome = Result<Vec<Live>, FirewallError>;
+
+/// A request that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The name that it was given.
+    pub id: RequestId,
+    /// What was asked for.
+    pub request: Request,
+    /// How it ended.
+    pub outcome: Outcome,
 }
 
 /// A live grant, as one client holds it.

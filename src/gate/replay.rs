@@ -10,6 +10,9 @@ use crate::knock::Timestamp;
 /// Ids kept for one key and lane; beyond it the floor rises.
 const IDS_MAX: usize = 256;
 
+/// Lanes of removed keys that are remembered one by one.
+const REMOVED_MAX: usize = 1024;
+
 /// How far back a port sequence is remembered: four steps, of which three are good at a time.
 const PORTS_REACH: Duration = Duration::from_secs(120);
 
@@ -43,7 +46,7 @@ impl Lane {
 }
 
 /// All keys' memories.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ReplayMemory {
     lanes: HashMap<(Fingerprint, Lane), Memory>,
     /// What a key starts from that has no memory: at least as high as any memory that was dropped.
@@ -178,6 +181,14 @@ impl ReplayMemory {
         self.lanes.is_empty()
     }
 
+    /// The greatest floor of keys that have no memory, and of those that do: nothing stamped at or before it is accepted
+    /// of every key.
+    #[must_use]
+    pub fn highest_floor(&self) -> Timestamp {
+        let floors = self.lanes.values().map(|memory| memory.floor);
+        floors.fold(self.floor.max(self.codes_floor), Timestamp::max)
+    }
+
     /// The greatest of all floors and accepted timestamps.
     #[must_use]
     pub fn highest(&self) -> Timestamp {
@@ -199,23 +210,35 @@ impl ReplayMemory {
         }
     }
 
-    /// Drops the memories of all keys but these; whatever they had accepted stays refused.
+    /// Removes all keys but these. What they had accepted stays refused when they return: of each lane its greatest
+    /// timestamp is kept as its floor. Beyond `REMOVED_MAX` lanes those with the lowest raise the common floor instead.
     pub fn keep_only(&mut self, keep: impl Fn(Fingerprint) -> bool) {
-        let (mut floor, mut codes_floor) = (self.floor, self.codes_floor);
-        self.lanes.retain(|(key, lane), memory| {
-            let kept = keep(*key);
-            let start = if *lane == Lane::Codes { &mut codes_floor } else { &mut floor };
-            if !kept {
-                *start = memory.high.max(*start);
+        let starts = [Lane::Datagrams, Lane::Ports, Lane::Codes].map(|lane| (lane, self.start(lane)));
+        let mut removed = Vec::new();
+        self.lanes.retain(|&(key, lane), memory| {
+            if keep(key) {
+                return true;
             }
-            kept
+            memory.raise_floor(memory.high);
+            // At or below the common floor there is nothing to remember.
+            let remembered = starts.iter().any(|&(of, start)| of == lane && memory.high > start);
+            if remembered {
+                removed.push((memory.high, key, lane));
+            }
+            remembered
         });
-        (self.floor, self.codes_floor) = (floor, codes_floor);
+        removed.sort();
+        let too_many = removed.len().saturating_sub(REMOVED_MAX);
+        for (high, key, lane) in removed.into_iter().take(too_many) {
+            let start = if lane == Lane::Codes { &mut self.codes_floor } else { &mut self.floor };
+            *start = high.max(*start);
+            self.lanes.remove(&(key, lane));
+        }
     }
 }
 
 /// One key's memory in a lane.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Memory {
     floor: Timestamp,
     high: Timestamp,
@@ -310,7 +333,36 @@ mod tests {
         assert_eq!(memory.check(KEY, Lane::Ports, at(480_000), &id(2)), Err(NotNew), "at the floor");
         assert_eq!(memory.check(KEY, Lane::Ports, at(480_001), &id(2)), Ok(()));
         memory.keep_only(|_| false);
-        assert_eq!(memory.floor(), at(900_000), "the higher of both");
+        assert_eq!(memory.check(KEY, Lane::Datagrams, at(900_000), &id(2)), Err(NotNew));
+        assert_eq!(memory.check(KEY, Lane::Ports, at(600_000), &id(2)), Err(NotNew));
+        assert_eq!(memory.check(KEY, Lane::Ports, at(600_001), &id(2)), Ok(()), "each lane has its own");
+    }
+
+    #[test]
+    fn a_removed_key_whose_knock_was_stamped_ahead_keeps_no_other_key_out() {
+        let mut memory = ReplayMemory::new(at(0));
+        let fresh = Fingerprint::from_bytes([2; 8]);
+        memory.accept(KEY, LANE, at(700_000), id(1), WINDOW).unwrap();
+        memory.keep_only(|key| key != KEY);
+        assert_eq!(memory.check(fresh, LANE, at(100_001), &id(1)), Ok(()), "a key without memory");
+        assert_eq!(memory.check(KEY, LANE, at(700_000), &id(2)), Err(NotNew), "the removed key");
+        assert_eq!((memory.floor(), memory.acceptances().count()), (at(0), 0));
+    }
+
+    #[test]
+    fn of_too_many_removed_keys_those_with_the_lowest_timestamps_raise_the_common_floor() {
+        let mut memory = ReplayMemory::new(at(0));
+        let key = |n: u64| Fingerprint::from_bytes(n.to_be_bytes());
+        let count = u64::try_from(REMOVED_MAX).unwrap();
+        for n in 1..=count + 2 {
+            memory.accept(key(n), LANE, at(n * 1_000), id(1), WINDOW).unwrap();
+        }
+        memory.keep_only(|_| false);
+        assert_eq!(memory.floor(), at(2_000));
+        for n in 1..=count + 2 {
+            assert_eq!(memory.check(key(n), LANE, at(n * 1_000), &id(2)), Err(NotNew), "{n}");
+        }
+        assert_eq!(memory.floors().count(), REMOVED_MAX);
     }
 
     #[test]

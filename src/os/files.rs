@@ -4,9 +4,13 @@
 #[cfg_attr(unix, path = "files/unix.rs")]
 #[cfg_attr(not(unix), path = "files/elsewhere.rs")]
 mod permissions;
+#[cfg(feature = "server")]
+mod reserved;
 mod secret;
 
 pub use self::permissions::trust_daemon_user;
+#[cfg(feature = "server")]
+pub use self::reserved::{prepare, reserve, take_place};
 pub(super) use self::secret::read_zeroizing;
 pub use self::secret::{read_daemon_secret, read_exposed_secret, read_secret, read_secret_from_stdin};
 

@@ -48,3 +48,5 @@ pub mod signals;
 pub mod udp;
 #[cfg(feature = "server")]
 pub mod wait;
+#[cfg(feature = "server")]
+pub mod worker;

@@ -259,7 +259,12 @@ pub(super) struct RotateClient {
 #[derive(Debug, Subcommand)]
 pub(super) enum StateCommand {
     /// Begin anew where it is damaged: whatever was knocked until now stays refused
-    Reset,
+    Reset {
+        /// Also lower floors that are ahead of the clock, after it was ahead and has been set right: knocks that were
+        /// accepted in that time can be accepted again when their time comes
+        #[arg(long)]
+        forget: bool,
+    },
 }
 
 const ADD_EXAMPLES: &str = "\

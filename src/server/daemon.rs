@@ -9,6 +9,7 @@ mod questions;
 mod reload;
 mod report;
 mod revocation;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use self::ends::Ends;
 use self::knocks::Alarms;
 use self::postponed::Postponed;
+use self::waiting::Waiting;
 use super::audit::AuditLog;
 use super::control::Control;
 use super::deeds::Deeds;
@@ -65,6 +67,7 @@ pub(super) struct Daemon {
     deeds: Deeds,
     postponed: Postponed,
     ends: Ends,
+    waiting: Waiting,
     audit: AuditLog,
     signals: Signals,
     watchdog: Watchdog,
@@ -105,6 +108,7 @@ impl Daemon {
             deeds,
             postponed: Postponed::default(),
             ends: Ends::default(),
+            waiting: Waiting::default(),
             audit,
             signals,
             watchdog: Watchdog::asked(),
@@ -164,17 +168,21 @@ impl Daemon {
         self.send_ends_again();
         self.note_own_addresses();
         self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
+        self.go_on_with_waiting();
         Ok(())
     }
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let due = [self.ears.due(), self.watchdog.due(), self.postponed.due(), self.ends.due()];
-        let due = due.into_iter().flatten().map(|due| due.saturating_sub(clock::steady()));
+        let now = clock::steady();
+        let due =
+            [self.ears.due(), self.watchdog.due(), self.postponed.due(), self.ends.due(), self.waiting.due()];
+        let due = due.into_iter().flatten().map(|due| due.saturating_sub(now));
         let metrics = self.metrics.as_ref().and_then(Metrics::patience);
         let asking = self.control.as_ref().and_then(Control::patience);
         due.chain(metrics)
             .chain(asking)
+            .chain(self.state.patience(now))
             .chain(self.plain.patience())
             .fold(TICK.min(self.deeds.patience()), Duration::min)
     }
@@ -256,8 +264,9 @@ impl Daemon {
 
     /// What is counted of clients that are gone is forgotten on the disk, too: others of their names begin anew.
     fn forget_strangers(&mut self) {
-        // What goes wrong has been told in the log, and the next count to be written says it again.
-        let _ = self.state.record_uses(self.keeper.uses());
+        if self.state.uses() != self.keeper.uses() {
+            self.waiting.forget();
+        }
     }
 
     /// Commands find there what they need while the config has errors; and keys that no client has any more need not

@@ -4,14 +4,14 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::gatehouse::Gatehouse;
+use super::gatehouse::{Gatehouse, Progress};
 use super::run::Loaded;
 use super::standing::Standing;
 use super::state::{Begun, Left, Undoing, Undoings};
 use super::status::CommandsState;
-use crate::firewall::{FirewallError, Live};
+use crate::firewall::{FirewallError, Live, Opened, Outcome as Closed, Request, RequestId};
 use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo, undo_is_of};
-use crate::knock::{ActionName, ClientName};
+use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::commands::{self, Commands, Ended, Job};
 
@@ -25,7 +25,35 @@ pub(super) struct Deeds {
     undoings: Undoings,
 }
 
-/// What has come of an order so far.
+/// An order that is being carried out.
+pub(super) struct Underway {
+    order: Order,
+    attempt: Attempt,
+    /// The place of the effect that comes next, or that is waited for.
+    next: usize,
+    outcome: Outcome,
+    closed: Vec<Record>,
+    /// How many commands have been started or wait.
+    commands: usize,
+}
+
+/// Which attempt this is to carry an order out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    /// After it has found no room.
+    Second,
+}
+
+/// How far an order has come.
+pub(super) enum Carried {
+    /// It is over.
+    Over(Done),
+    /// The firewall is at it: `go_on` with what comes of this request.
+    Waits(RequestId),
+}
+
+/// What has come of an order.
 pub(super) struct Done {
     /// How it went.
     pub(super) outcome: Outcome,
@@ -47,6 +75,40 @@ pub(super) struct Over {
     pub(super) ticket: Option<Ticket>,
 }
 
+impl Underway {
+    /// An order of which nothing is done yet.
+    pub(super) const fn of(order: Order, attempt: Attempt) -> Self {
+        Self { order, attempt, next: 0, outcome: Outcome::Started, closed: Vec::new(), commands: 0 }
+    }
+
+    /// Who ordered it.
+    pub(super) const fn ticket(&self) -> &Ticket {
+        self.order.ticket()
+    }
+
+    /// Which attempt this is.
+    pub(super) const fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// The order, when it is over.
+    pub(super) fn into_order(self) -> Order {
+        self.order
+    }
+
+    /// The end of it. What is done already ends in its time.
+    fn end(&mut self, failure: Option<String>, no_room: bool) -> Done {
+        let outcome = if failure.is_some() { Outcome::Failed } else { self.outcome };
+        Done {
+            outcome,
+            remark: failure.unwrap_or_default(),
+            no_room,
+            closed: std::mem::take(&mut self.closed),
+            commands: if outcome == Outcome::Failed { 0 } else { self.commands },
+        }
+    }
+}
+
 /// What a command is run for.
 enum Label {
     Order(Ticket),
@@ -59,38 +121,66 @@ impl Deeds {
         Self { gatehouse, commands: Commands::default(), undoings }
     }
 
-    /// Does what the order says, one thing after the other.
-    pub(super) fn act(&mut self, order: &Order, loaded: &Loaded) -> Done {
-        let (mut outcome, mut closed, mut commands) = (Outcome::Started, Vec::new(), 0_usize);
-        for (before, effect) in order.effects().iter().enumerate() {
-            let mut no_room = false;
-            let done = match effect {
-                Effect::Open(grants) => match self.gatehouse.grant(grants, loaded) {
-                    Ok(()) => Ok(Outcome::Granted),
-                    Err(error) => {
-                        no_room = before == 0 && error == FirewallError::Full;
-                        Err(error.to_string())
+    /// Does what the order says, one thing after the other, as far as it can be done now.
+    pub(super) fn act(&mut self, underway: &mut Underway, loaded: &Loaded) -> Carried {
+        while let Some(effect) = underway.order.effects().get(underway.next) {
+            let request = match effect {
+                Effect::Open(grants) => Request::Grant(grants.clone()),
+                Effect::Close(action) => {
+                    let client = underway.ticket().client().clone();
+                    Request::Close(Opened { client, action: action.clone() })
+                }
+                Effect::Run { commands, timeout, undo } => {
+                    let launched = self.launch(commands, *timeout, undo.as_ref(), underway.order.ticket());
+                    if let Err(remark) = launched {
+                        return Carried::Over(underway.end(Some(remark), false));
                     }
-                },
-                Effect::Close(action) => self.close(action, order.ticket()).map(|lives| {
-                    closed.extend(lives.into_iter().map(Live::record));
-                    Outcome::Started
-                }),
-                Effect::Run { commands: run, timeout, undo } => {
-                    commands = commands.saturating_add(run.len());
-                    self.launch(run, *timeout, undo.as_ref(), order.ticket())
+                    underway.commands = underway.commands.saturating_add(commands.len());
+                    underway.next = underway.next.saturating_add(1);
+                    continue;
                 }
             };
-            match done {
-                Ok(Outcome::Granted) => outcome = Outcome::Granted,
-                Ok(_) => {}
-                // What is done already ends in its time.
-                Err(remark) => {
-                    return Done { outcome: Outcome::Failed, remark, no_room, closed, commands: 0 };
+            match self.gatehouse.begin(request, loaded) {
+                Progress::Queued(id) => return Carried::Waits(id),
+                Progress::Ended(outcome) => {
+                    if let Some(done) = self.note(underway, outcome) {
+                        return Carried::Over(done);
+                    }
                 }
             }
         }
-        Done { outcome, remark: String::new(), no_room: false, closed, commands }
+        Carried::Over(underway.end(None, false))
+    }
+
+    /// Goes on with an order when the firewall has done, or not, what it has waited for.
+    pub(super) fn go_on(&mut self, underway: &mut Underway, outcome: Closed, loaded: &Loaded) -> Carried {
+        match self.note(underway, outcome) {
+            Some(done) => Carried::Over(done),
+            None => self.act(underway, loaded),
+        }
+    }
+
+    /// Notes what has come of an effect; the order's end, if it has failed.
+    fn note(&mut self, underway: &mut Underway, outcome: Closed) -> Option<Done> {
+        match outcome {
+            Ok(closed) => {
+                match underway.order.effects().get(underway.next) {
+                    Some(Effect::Open(_)) => underway.outcome = Outcome::Granted,
+                    // What the action ran is undone now.
+                    Some(Effect::Close(action)) => {
+                        self.undoings.hasten(underway.order.ticket().client(), action)
+                    }
+                    Some(Effect::Run { .. }) | None => {}
+                }
+                underway.closed.extend(closed.into_iter().map(Live::record));
+                underway.next = underway.next.saturating_add(1);
+                None
+            }
+            Err(error) => {
+                let no_room = underway.next == 0 && error == FirewallError::Full;
+                Some(underway.end(Some(error.to_string()), no_room))
+            }
+        }
     }
 
     /// The gate and its grants.
@@ -117,14 +207,6 @@ impl Deeds {
     /// Closes what is open for clients that are not there any more; returns what is to be recorded.
     pub(super) fn close_for_strangers(&mut self, known: impl Fn(&ClientName) -> bool) -> Vec<Record> {
         self.gatehouse.close_or_tell(&|live| !known(&live.client))
-    }
-
-    /// What the client has opened by this action is closed, and what that ran is undone now.
-    fn close(&mut self, action: &ActionName, ticket: &Ticket) -> Result<Vec<Live>, String> {
-        let its_own = |live: &Live| live.client == *ticket.client() && live.action == *action;
-        let closed = self.gatehouse.close(&its_own).map_err(|error| error.to_string())?;
-        self.undoings.hasten(ticket.client(), action);
-        Ok(closed)
     }
 
     /// Readable when a command says something.
@@ -200,7 +282,7 @@ impl Deeds {
         timeout: Duration,
         undo: Option<&ToUndo>,
         ticket: &Ticket,
-    ) -> Result<Outcome, String> {
+    ) -> Result<(), String> {
         let mut planned = Vec::new();
         for command in undo.iter().flat_map(|undo| &undo.commands) {
             let record = command.ticket(ticket).record(Event::Expired, None);
@@ -229,7 +311,7 @@ impl Deeds {
             // What has been done in part is undone as a whole.
             if begun > 0 { self.undoings.keep(plan) } else { self.undoings.forget(&plan) }
         }
-        failed.map_or(Ok(Outcome::Started), Err)
+        failed.map_or(Ok(()), Err)
     }
 
     /// What is to be recorded of a command that is over.

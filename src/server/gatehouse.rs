@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::standing::Standing;
-use crate::firewall::{Backend, Enforcing, FirewallError, Gate, Live};
+use crate::firewall::{Backend, Ended, Enforcing, FirewallError, Gate, Live, Outcome, Request, RequestId};
 use crate::gate::{Grant, Mode, Record, Way};
 use crate::knock::{Door, Ports, Protocol};
 use crate::os::clock;
@@ -21,6 +21,14 @@ const MEND_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the sets for connections that are older than the gate can take.
 const OLDER_MAX: usize = 65_536;
+
+/// How far what was begun has come.
+pub(super) enum Progress {
+    /// It is over.
+    Ended(Outcome),
+    /// `ended` will report it.
+    Queued(RequestId),
+}
 
 /// What a config says of the gate.
 pub(super) trait Plan {
@@ -76,13 +84,69 @@ impl Gatehouse {
     /// When the firewall does not do it.
     pub(super) fn grant(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
         self.let_in(grants, plan)?;
+        self.confirm(plan);
+        Ok(())
+    }
+
+    /// A knock has worked: a gate on trial stays closed.
+    fn confirm(&mut self, plan: &impl Plan) {
         if matches!(self.standing, Standing::Trial(_)) {
             match self.change(Standing::On, plan) {
                 Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
                 Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
             }
         }
-        Ok(())
+    }
+
+    /// Begins what a knock asks of the firewall.
+    pub(super) fn begin(&mut self, request: Request, plan: &impl Plan) -> Progress {
+        let is_off = self.standing == Standing::Off && matches!(request, Request::Grant(_));
+        let queued = if is_off { None } else { self.firewall.queue(&request) };
+        match queued {
+            Some(Ok(id)) => Progress::Queued(id),
+            Some(Err(error)) => Progress::Ended(Err(error)),
+            None => Progress::Ended(match request {
+                Request::Grant(grants) => self.grant(&grants, plan).map(|()| Vec::new()),
+                Request::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+            }),
+        }
+    }
+
+    /// What was begun and has ended.
+    pub(super) fn ended(&mut self, plan: &impl Plan) -> Vec<(RequestId, Outcome)> {
+        let (gone, mut ended): (Vec<_>, Vec<_>) =
+            self.firewall.ended().into_iter().partition(|ended| ended.outcome == Err(FirewallError::Gone));
+        if !gone.is_empty() {
+            ended.extend(self.begin_again(gone, plan));
+        }
+        if ended.iter().any(|ended| ended.outcome.is_ok() && matches!(ended.request, Request::Grant(_))) {
+            self.confirm(plan);
+        }
+        ended.into_iter().map(|ended| (ended.id, ended.outcome)).collect()
+    }
+
+    /// Waits until all that was begun has ended.
+    pub(super) fn settle(&mut self) {
+        self.firewall.settle();
+    }
+
+    /// Loads our table again, and does what has found it gone.
+    fn begin_again(&mut self, gone: Vec<Ended>, plan: &impl Plan) -> Vec<Ended> {
+        log::warn!("firewall: our table was gone; loading it again, with all live grants");
+        let loaded = self.load(plan);
+        let lists: Vec<Vec<Grant>> = gone.iter().map(|ended| ended.request.grants().to_vec()).collect();
+        let outcomes = match &loaded {
+            Ok(()) => self.firewall.grant_all(&lists),
+            Err(error) => vec![Err(error.clone()); lists.len()],
+        };
+        let again = gone.into_iter().zip(outcomes).map(|(ended, outcome)| {
+            let outcome = match &ended.request {
+                Request::Grant(_) => outcome.map(|()| Vec::new()),
+                Request::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+            };
+            Ended { outcome, ..ended }
+        });
+        again.collect()
     }
 
     /// Lets these in, which says nothing about a gate on trial: that a key still works is not proven by it.
@@ -162,7 +226,7 @@ impl Gatehouse {
         }
     }
 
-    /// Readable when somebody has changed the firewall.
+    /// Readable when somebody has changed the firewall, or when what was begun has ended.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.firewall.descriptor()
     }

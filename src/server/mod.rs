@@ -87,7 +87,7 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Client(ClientCommand::Revoke { client, place }) => {
             exit(clients::revoke(&config, &place.facts(&config), &client))
         }
-        Command::State(StateCommand::Reset) => exit(state::reset(&config)),
+        Command::State(StateCommand::Reset { forget }) => exit(state::reset(&config, forget)),
         Command::Gate { state, confirm, place } => exit(gate::gate(&place.facts(&config), state, confirm)),
         Command::Grants { json, place } => exit(grants::list(&place.facts(&config), json)),
         Command::LetIn(asked) => exit(let_in::let_in(&asked.place.facts(&config), &asked)),

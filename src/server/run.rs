@@ -22,7 +22,7 @@ use super::takeover;
 use super::watcher_process::Post;
 use crate::config::{self, Backend as BackendKind, CaptureKind, Interfaces, ServerConfig};
 use crate::crypto::KeySet;
-use crate::firewall::{Backend, Enforcing, Gate, Iptables, Nftables, NoFirewall};
+use crate::firewall::{Backend, Background, Enforcing, Gate, Iptables, Nftables, NoFirewall};
 use crate::gate::{Client, ClientRules, KeyAge, Mode, Part, Policy, ReplayMemory, WatchedKey};
 use crate::knock::Ports;
 use crate::os::confine::{self, Needs};
@@ -187,7 +187,7 @@ impl Loaded {
     pub(super) fn gatehouse(&self, standing: Standing) -> Result<Gatehouse, Failure> {
         let firewall: Box<dyn Backend> = match self.config.backend {
             BackendKind::Nftables => Box::new(Nftables::open().map_err(Failure::run)?),
-            BackendKind::Iptables => Box::new(self.iptables()?),
+            BackendKind::Iptables => Box::new(Background::new(self.iptables()?).map_err(Failure::run)?),
             BackendKind::None => Box::new(NoFirewall),
         };
         Ok(Gatehouse::new(firewall, standing))

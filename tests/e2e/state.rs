@@ -154,7 +154,7 @@ fn a_journal_whose_end_was_cut_off_believes_nothing_that_the_lease_covers() {
 #[test]
 fn what_cannot_be_put_on_record_is_not_done_and_the_daemon_lives_on() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &open_ssh(1));
+    let site = Site::new("per-key-limit = { burst = 1000, rate = \"100/s\" }", &open_ssh(1));
     lab.server.echo(22);
     let laptop = site.key("laptop");
     // A disk with room for little more than an empty journal.

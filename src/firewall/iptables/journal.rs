@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::firewall::held::{Held, Holder};
 use crate::gate::{Passage, Way};
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError};
 use crate::os::host;
 
 /// The file in the state folder.
@@ -45,7 +45,9 @@ impl Journal {
     /// # Errors
     /// When the disk does not take it; it says then what it said before.
     pub(super) fn write(&self, held: &Held, now: Duration) -> Result<(), FileError> {
-        files::replace(&self.file, Mode::Private, text(held, now, &self.boot).as_bytes())
+        files::prepare(&self.file, text(held, now, &self.boot).as_bytes(), 0)?;
+        files::take_place(&self.file)?;
+        files::sync_folder(self.file.parent().unwrap_or(Path::new("/")))
     }
 }
 

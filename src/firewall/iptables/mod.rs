@@ -7,6 +7,7 @@
 mod direct;
 mod entry;
 mod family;
+mod halves;
 mod journal;
 mod loaded;
 mod present;
@@ -14,6 +15,7 @@ mod program;
 mod rules;
 mod sets;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
@@ -23,7 +25,7 @@ use self::entry::{Entry, Kind};
 use self::family::Family;
 use self::journal::Journal;
 use self::rules::Closing;
-use super::held::Held;
+use super::held::{Before, Held};
 use super::{Backend, Enforcing, FirewallError, Gate, Live};
 use crate::gate::{Grant, Way};
 use crate::knock::{ClientName, Ports};
@@ -224,6 +226,51 @@ impl Iptables {
         Ok(())
     }
 
+    /// Which of these lists this backend can make, one after the other.
+    fn check_all(&self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
+        let now = clock::boot();
+        let live = self.held.changes(now).len();
+        let mut added = BTreeSet::new();
+        let check = |grants: &Vec<Grant>| {
+            let is_new = |grant: &&Grant| self.held.with(grant, now).before == Before::Closed;
+            let new: Vec<_> = grants.iter().filter(is_new).map(Grant::passage).collect();
+            let more = new.iter().filter(|passage| !added.contains(*passage)).count();
+            self.check(grants, live.saturating_add(added.len()).saturating_add(more))
+                .inspect(|()| added.extend(new))
+        };
+        lists.iter().map(check).collect()
+    }
+
+    /// Makes the grants of all these lists, or none, in one transaction of each family.
+    fn hold(&mut self, lists: &[(usize, &Vec<Grant>)]) -> Result<(), FirewallError> {
+        let now = clock::boot();
+        let mut held = self.held.clone();
+        let mut changes = Vec::new();
+        for (_, grants) in lists {
+            changes.extend(grants.iter().map(|grant| held.with(grant, now)));
+            held.note(grants, now);
+        }
+        self.become_held(held, &[], &entry::of(&changes))
+    }
+
+    /// Whether this backend can make these grants, of which there would be so many then.
+    fn check(&self, grants: &[Grant], live: usize) -> Result<(), FirewallError> {
+        for grant in grants {
+            if !self.families.contains(&Family::of(grant.passage().from)) {
+                return Err(FirewallError::Other("this host has no IPv6".to_owned()));
+            }
+            if self.closing == Closing::Rules && matches!(grant.passage().way, Way::Once(_)) {
+                return Err(FirewallError::Other(
+                    "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
+                ));
+            }
+        }
+        if self.closing == Closing::Rules && live > RULES_MAX {
+            return Err(FirewallError::Full);
+        }
+        Ok(())
+    }
+
     fn refuse(&self, gate: &Gate) -> Result<(), FirewallError> {
         let needs = |what| {
             Err(FirewallError::Other(format!("{what} needs ipset with iptables\nhint: apt install ipset")))
@@ -273,24 +320,19 @@ impl Backend for Iptables {
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
-        let now = clock::boot();
-        for grant in grants {
-            if !self.families.contains(&Family::of(grant.passage().from)) {
-                return Err(FirewallError::Other("this host has no IPv6".to_owned()));
+        self.grant_all(&[grants.to_vec()]).pop().unwrap_or(Ok(()))
+    }
+
+    fn grant_all(&mut self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
+        let mut outcomes = self.check_all(lists);
+        let accepted = (0..).zip(lists).zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+        let accepted: Vec<(usize, &Vec<Grant>)> = accepted.map(|(list, _)| list).collect();
+        halves::apply(&accepted, &mut |some| self.hold(some), &mut |(place, _), outcome| {
+            if let Some(known) = outcomes.get_mut(*place) {
+                *known = outcome;
             }
-            if self.closing == Closing::Rules && matches!(grant.passage().way, Way::Once(_)) {
-                return Err(FirewallError::Other(
-                    "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
-                ));
-            }
-        }
-        let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
-        let mut held = self.held.clone();
-        held.note(grants, now);
-        if self.closing == Closing::Rules && held.changes(now).len() > RULES_MAX {
-            return Err(FirewallError::Full);
-        }
-        self.become_held(held, &[], &entry::of(&changes))
+        });
+        outcomes
     }
 
     fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {

@@ -39,6 +39,12 @@ pub struct Bill {
 }
 
 impl Accepted {
+    /// Who knocked.
+    #[must_use]
+    pub const fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
     /// What must be on record.
     #[must_use]
     pub const fn acceptance(&self) -> &Acceptance {
@@ -47,6 +53,12 @@ impl Accepted {
 }
 
 impl Bill {
+    /// Who knocked.
+    #[must_use]
+    pub const fn ticket(&self) -> &Ticket {
+        self.order.ticket()
+    }
+
     /// The one-time password that is used up, for the journal.
     #[must_use]
     pub const fn code(&self) -> Option<&Acceptance> {

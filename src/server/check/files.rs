@@ -11,7 +11,7 @@ use crate::server::keys::{LoadedClient, load_clients};
 use crate::server::legacy;
 use crate::server::revoked::RevokedKeys;
 use crate::server::standing::Standing;
-use crate::server::state::{self, Undoing};
+use crate::server::state::{self, Findings, Undoing};
 
 impl Report {
     /// Who but us may change the config.
@@ -112,8 +112,11 @@ impl Report {
 
     fn state(&mut self, config: &ServerConfig) {
         let place = ["server", "state_dir"];
-        match state::examine(&config.state_dir) {
-            Ok(damaged) => {
+        match state::examine(&config.state_dir, config.window) {
+            Ok(Findings { damaged, ahead }) => {
+                if let Some((message, hint)) = ahead.as_deref().and_then(|text| text.split_once("\nhint: ")) {
+                    self.warning(config, &place, message.to_owned(), hint);
+                }
                 for file in damaged {
                     let message = format!(
                         "{}: not as it was written; what it should have undone may still stand",

@@ -10,7 +10,7 @@ use crate::gate::{
     Accepted, Answer, Bill, Effect, Ending, Order, Outcome, Refusal, Rejection, Sequence, Verdict,
 };
 use crate::os::clock;
-use crate::server::deeds::{Done, Over};
+use crate::server::deeds::{Attempt, Carried, Done, Over, Underway};
 use crate::server::messages::{Sighting, WayBack};
 
 /// Signed but not sealed: so many, and the watcher is not believed any more.
@@ -69,17 +69,17 @@ impl Daemon {
     }
 
     /// Step 7 on disk, then step 8.
-    fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+    pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
         if cfg!(feature = "swap-act-and-record") {
             let acceptance = *accepted.acceptance();
             self.go_on(accepted, key, way);
             return self.state.record(&acceptance).unwrap_or_default();
         }
+        if !self.state.reaches(accepted.acceptance().timestamp) {
+            return self.wait_for_lease(accepted, key, way);
+        }
         if let Err(error) = self.state.record(accepted.acceptance()) {
-            let now = clock::now();
-            let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
-            self.answer(answer, way);
-            return self.keep(&record);
+            return self.give_up(&accepted, &error.to_string(), way);
         }
         self.go_on(accepted, key, way);
     }
@@ -105,25 +105,50 @@ impl Daemon {
         }
     }
 
-    /// What an order uses up is on record before step 9: a code, and one of so many uses, which is waited for.
+    /// The end of a knock that could not be put on record.
+    pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, way: WayBack) {
+        let (record, answer) = self.keeper.give_up(accepted, why, clock::now());
+        self.answer(answer, way);
+        self.keep(&record);
+    }
+
+    /// What an order uses up is on record before step 9: a code right away, and one of so many uses on the disk.
     fn pay(&mut self, bill: Bill, way: WayBack) {
-        let code = bill.code().map_or(Ok(()), |code| self.state.record(code));
-        let paid = code.and_then(|()| match bill.is_counted() {
-            true => self.state.record_uses(self.keeper.uses()),
-            false => Ok(()),
-        });
-        if let Err(error) = paid {
-            let (record, answer) = self.keeper.cancel(&bill, &error.to_string(), clock::now());
-            self.answer(answer, way);
-            return self.keep(&record);
+        if let Some(Err(error)) = bill.code().map(|code| self.state.record(code)) {
+            return self.cancel(&bill, &error.to_string(), way);
+        }
+        if bill.is_counted() {
+            return self.wait_for_count(bill, way);
         }
         self.act(bill.paid(), way);
     }
 
+    /// The end of an order whose price could not be put on record.
+    pub(super) fn cancel(&mut self, bill: &Bill, why: &str, way: WayBack) {
+        let (record, answer) = self.keeper.cancel(bill, why, clock::now());
+        self.answer(answer, way);
+        self.keep(&record);
+    }
+
     /// Step 9 for the first time: what finds no room is tried once more.
-    fn act(&mut self, order: Order, way: WayBack) {
-        let done = self.deeds.act(&order, &self.loaded);
-        if done.no_room && self.postponed.has_room() {
+    pub(super) fn act(&mut self, order: Order, way: WayBack) {
+        self.carry_out(Underway::of(order, Attempt::First), way);
+    }
+
+    fn carry_out(&mut self, mut underway: Underway, way: WayBack) {
+        let carried = self.deeds.act(&mut underway, &self.loaded);
+        self.carried(underway, carried, way);
+    }
+
+    /// What comes after step 9, or after as much of it as has been done.
+    pub(super) fn carried(&mut self, underway: Underway, carried: Carried, way: WayBack) {
+        let done = match carried {
+            Carried::Waits(id) => return self.wait_for_firewall(id, underway, way),
+            Carried::Over(done) => done,
+        };
+        let is_first = underway.attempt() == Attempt::First;
+        let order = underway.into_order();
+        if done.no_room && is_first && self.postponed.has_room() {
             if self.postponed.is_empty() {
                 log::warn!("{}: trying again in a second", done.remark);
             }
@@ -136,17 +161,18 @@ impl Daemon {
 
     /// Step 9 for all that still waits: who knocked may not be known any more in a moment.
     pub(super) fn act_at_last(&mut self) {
+        self.settle();
         while !self.postponed.is_empty() {
             self.act_again(Duration::MAX);
         }
+        self.settle();
     }
 
     /// Step 9 for what has waited until `now`.
     pub(super) fn act_again(&mut self, now: Duration) {
         for _ in 0..BATCH {
             let Some((order, way)) = self.postponed.take_due(now) else { return };
-            let done = self.deeds.act(&order, &self.loaded);
-            self.conclude(&order, &done, way);
+            self.carry_out(Underway::of(order, Attempt::Second), way);
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::model::SimDisk;
-use super::replay::{ReplayState, StateError};
+use super::replay::{Floors, ReplayState, StateError};
 use crate::crypto::{KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use crate::gate::{
     Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Term, Uses, Verdict,
@@ -105,7 +105,13 @@ impl World {
                     return (state, Keeper::new(self.policy(), memory).with_uses(uses));
                 }
                 Err(StateError::Damaged(..)) => {
-                    let _ = ReplayState::reset(self.disk.clone(), self.boot.to_string(), self.now, WINDOW);
+                    let _ = ReplayState::reset(
+                        self.disk.clone(),
+                        self.boot.to_string(),
+                        self.now,
+                        WINDOW,
+                        Floors::Keep,
+                    );
                 }
                 Err(_) => self.disk.fail_every(None),
             }
@@ -141,7 +147,13 @@ fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, da
     }
     match keeper.decide(accepted, world.now) {
         Verdict::Pay(bill) => {
-            state.record(bill.code().unwrap()).is_ok() && state.record_uses(keeper.uses()).is_ok()
+            if state.record(bill.code().unwrap()).is_err() {
+                return false;
+            }
+            state.begin_uses(keeper.uses().clone());
+            // It may die here; what is recorded then is a use that is gone.
+            state.settle();
+            state.ended().uses.is_some_and(|recorded| recorded.is_ok())
         }
         Verdict::Act(_) => panic!("for nothing"),
         _ => false,

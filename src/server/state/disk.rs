@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError};
 
 /// A folder of small files on a disk that may lose everything that it was not told to keep.
 pub(in crate::server) trait Disk: Clone + Send + 'static {
@@ -17,11 +17,17 @@ pub(in crate::server) trait Disk: Clone + Send + 'static {
     /// What the file of this name holds; `None` when there is none.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FileError>;
 
-    /// A new file with this content, on the disk, that is to be called `name` but is not yet.
-    fn create(&self, name: &str, content: &[u8]) -> Result<Self::File, FileError>;
+    /// Writes the next version of the file called `name`, on the disk as a whole, where it takes no room that the disk
+    /// does not have already, if it is no longer than the reserve. Zeros follow up to `room` bytes, where the disk has
+    /// that much. Returns the file and its length.
+    fn create(&self, name: &str, content: &[u8], room: usize) -> Result<(Self::File, u64), FileError>;
 
-    /// Calls the file that was created last for `name` so, in place of another. The disk may forget that it is.
+    /// Gives the version that was created last for `name` this name; the room of the one before is the reserve from now
+    /// on. The disk may forget that it is.
     fn adopt(&self, name: &str) -> Result<(), FileError>;
+
+    /// Keeps a reserve of `room` bytes for the next version.
+    fn reserve(&self, name: &str, room: u64) -> Result<(), FileError>;
 
     /// The disk forgets no name from now on.
     fn sync_names(&self) -> Result<(), FileError>;
@@ -37,7 +43,7 @@ pub(in crate::server) trait Disk: Clone + Send + 'static {
 
     /// A file is replaced as a whole: whatever happens, it holds the old content or, from this call's end on, the new.
     fn replace(&self, name: &str, content: &[u8]) -> Result<Self::File, FileError> {
-        let file = self.create(name, content)?;
+        let (file, _) = self.create(name, content, 0)?;
         self.adopt(name)?;
         self.sync_names()?;
         Ok(file)
@@ -51,10 +57,6 @@ pub(in crate::server) struct Folder(PathBuf);
 impl Folder {
     pub(super) fn new(path: &Path) -> Self {
         Self(path.to_owned())
-    }
-
-    fn coming(&self, name: &str) -> PathBuf {
-        self.0.join(format!("{name}.new"))
     }
 }
 
@@ -73,18 +75,18 @@ impl Disk for Folder {
         }
     }
 
-    fn create(&self, name: &str, content: &[u8]) -> Result<Self::File, FileError> {
-        let path = self.coming(name);
-        // Of a daemon that died here.
-        match files::remove(&path) {
-            Err(error) if !error.missing => return Err(error),
-            _ => {}
-        }
-        Ok((files::create_new(&path, Mode::Private, content)?, self.0.join(name)))
+    fn create(&self, name: &str, content: &[u8], room: usize) -> Result<(Self::File, u64), FileError> {
+        let path = self.0.join(name);
+        let (file, length) = files::prepare(&path, content, room)?;
+        Ok(((file, path), length))
     }
 
     fn adopt(&self, name: &str) -> Result<(), FileError> {
-        files::rename(&self.coming(name), &self.0.join(name))
+        files::take_place(&self.0.join(name))
+    }
+
+    fn reserve(&self, name: &str, room: u64) -> Result<(), FileError> {
+        files::reserve(&self.0.join(name), room)
     }
 
     fn sync_names(&self) -> Result<(), FileError> {

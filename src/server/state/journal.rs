@@ -1,5 +1,6 @@
 //! The journal's bytes: a header, records of one size, an end mark behind the last. Each carries a checksum that
-//! also covers its place and the journal's own number, so that no stale or moved bytes pass for a record.
+//! also covers its place and the journal's own number, so that no stale or moved bytes pass for a record. Zeros may
+//! follow, which are room for more.
 //!
 //! | offset | size | field |
 //! |---|---|---|
@@ -140,6 +141,7 @@ pub(super) fn appended<'a>(
 
 /// Reads a journal. Total: any bytes amount to something.
 pub(super) fn read(bytes: &[u8]) -> Content {
+    let bytes = without_room(bytes);
     let (records, rest) = bytes.as_chunks::<RECORD>();
     let Some((first, others)) = records.split_first() else {
         return if bytes.is_empty() { Content::Empty } else { Content::Damaged };
@@ -162,6 +164,12 @@ pub(super) fn read(bytes: &[u8]) -> Content {
         entries = entries.saturating_add(1);
     }
     if entries == 0 && rest.is_empty() { Content::Empty } else { Content::Torn(memory) }
+}
+
+/// The records alone: no record is all zeros, though one may end in some.
+fn without_room(bytes: &[u8]) -> &[u8] {
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
+    bytes.get(..used.next_multiple_of(RECORD)).unwrap_or(bytes)
 }
 
 fn header(bytes: &[u8; RECORD]) -> Option<Number> {
@@ -264,7 +272,36 @@ mod tests {
             assert!(!matches!(content, Content::Whole(_)), "length {length}");
             assert!(!matches!(content, Content::Empty) || length <= RECORD, "length {length}");
         }
-        assert!(matches!(read(&[bytes.as_slice(), &[0; 5]].concat()), Content::Damaged));
+        // A process that is killed within a write leaves some of it, over the end mark of before and zeros.
+        let (short, _) = journal(&[(1, 50_000, 1), (2, 60_000, 2)]);
+        for written in 0..=2 * RECORD {
+            let mut torn = [short.as_slice(), &[0; 5 * RECORD]].concat();
+            let from = short.len() - RECORD;
+            torn[from..from + written].copy_from_slice(&bytes[from..from + written]);
+            let content = read(&torn);
+            // The checksum of an end mark or a record may end in zeros.
+            let whole = matches!(&content, Content::Whole(_));
+            assert!(whole == (written == 0) || written > 2 * RECORD - 8, "{written} bytes");
+            assert!(whole || matches!(content, Content::Torn(_)), "{written} bytes");
+        }
+    }
+
+    #[test]
+    fn zeros_after_the_end_mark_are_room_and_anything_else_is_damage() {
+        let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
+        for room in [1, 5, 47, 48, 49, 10 * RECORD] {
+            let padded = [bytes.clone(), vec![0; room]].concat();
+            assert!(
+                matches!(read(&padded), Content::Whole(read) if refuses_as_much(&read, &memory)),
+                "{room}"
+            );
+            for bit in bytes.len() * 8..padded.len() * 8 {
+                let mut changed = padded.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert!(!matches!(read(&changed), Content::Whole(_) | Content::Empty), "{room}, bit {bit}");
+            }
+        }
+        assert!(matches!(read(&[0; 4 * RECORD]), Content::Empty));
     }
 
     #[test]

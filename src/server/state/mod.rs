@@ -6,19 +6,21 @@ mod disk;
 #[cfg(fuzzing)]
 pub(super) mod fuzzing;
 mod journal;
+mod journal_file;
 mod lease;
 #[cfg(test)]
 mod model;
 mod otp_pauses;
 mod replay;
-mod scribe;
 mod undoings;
 mod uses;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use self::disk::Folder;
+use self::replay::{Floors, Reset};
 use super::console::{Failure, tell};
 use crate::config::{self, ServerConfig};
 use crate::gate::{ReplayMemory, UseCounts};
@@ -77,7 +79,7 @@ pub(super) fn in_use(folder: &Path) -> Failure {
 
 /// Whether a daemon has kept its state in this folder.
 pub(super) fn has_run(folder: &Path) -> bool {
-    files::exists(&Path::new(folder).join(replay::JOURNAL))
+    files::exists(&Path::new(folder).join(journal_file::JOURNAL))
 }
 
 /// The same; nothing when a daemon uses it.
@@ -107,17 +109,33 @@ pub(super) fn is_locked(folder: &Path) -> bool {
 ///
 /// # Errors
 /// When a daemon uses the state, or it cannot be written.
-pub(super) fn reset(config: &Path) -> Result<(), Failure> {
+pub(super) fn reset(config: &Path, forget: bool) -> Result<(), Failure> {
     let config = config::load(config)?;
     let _lock = lock(&config.state_dir)?;
-    let now = clock::now();
     let boot = boot_id().map_err(Failure::run)?;
-    let warning = State::reset(Folder::new(&config.state_dir), boot, now, config.window);
-    if let Some(warning) = warning.map_err(Failure::run)? {
-        tell(format_args!("warning: {warning}"));
+    let floors = if forget { Floors::Forget } else { Floors::Keep };
+    let reset = State::reset(Folder::new(&config.state_dir), boot, clock::now(), config.window, floors);
+    let Reset { floor, is_ahead, lost } = reset.map_err(Failure::run)?;
+    if forget {
+        tell(
+            "warning: the old floors are gone: a knock that was accepted while the clock was ahead can be accepted again\n\
+             hint: make new keys for clients that knocked in that time",
+        );
+    } else if lost {
+        tell(
+            "warning: the old floors could not be read: make new keys for clients whose clocks may have been ahead",
+        );
     }
-    let until = clock::rfc3339(now.wall.plus(config.window));
-    tell(format_args!("replay state: reset; knocks are believed that are stamped after {until}"));
+    tell(format_args!(
+        "replay state: reset; knocks are accepted that are stamped after {}",
+        clock::rfc3339(floor)
+    ));
+    if is_ahead {
+        tell(
+            "warning: that is further ahead than the window: the clock was ahead when the state was written\n\
+             hint: if the clock is right now, spa-knockd state reset --forget accepts knocks again after the window",
+        );
+    }
     Ok(())
 }
 
@@ -144,15 +162,24 @@ pub(super) fn forget_uses(folder: &Path, client: &ClientName) -> Result<(), Stat
     uses::record(&disk, &counts)
 }
 
-/// Whether a daemon could start with the state of `folder`, and the files that say what to undo but cannot be read.
-/// Changes nothing.
+/// What is wrong with the state of a daemon that could start with it.
+pub(super) struct Findings {
+    /// The files that say what to undo but cannot be read.
+    pub(super) damaged: Vec<PathBuf>,
+    /// What there is to report of a floor that is ahead of the clock.
+    pub(super) ahead: Option<String>,
+}
+
+/// Whether a daemon could start with the state of `folder`. Changes nothing.
 ///
 /// # Errors
 /// When it could not.
-pub(super) fn examine(folder: &Path) -> Result<Vec<PathBuf>, StateError> {
-    replay::remembered(&Folder::new(folder), &boot_id()?, clock::wall())?;
+pub(super) fn examine(folder: &Path, window: Duration) -> Result<Findings, StateError> {
+    let now = clock::wall();
+    let memory = replay::remembered(&Folder::new(folder), &boot_id()?, now)?;
     uses(folder)?;
-    Ok(undoings::damaged(folder)?)
+    let ahead = replay::floor_ahead(&memory, now, window).map(replay::ahead);
+    Ok(Findings { damaged: undoings::damaged(folder)?, ahead })
 }
 
 /// What waits to be undone in the state of `folder`, with its files. Changes nothing.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::disk::Disk;
-use super::replay::{ReplayState, StateError};
+use super::replay::{Floors, ReplayState, StateError};
 use crate::crypto::{KeySet, PairSecret, Secret};
 use crate::gate::{
     Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Rejection, Sequence, Term, Uses,
@@ -21,6 +21,9 @@ use crate::knock::{
 };
 use crate::os::files::FileError;
 use crate::wire::{Datagram, proof, selector, sequence};
+
+/// Bytes that a file takes at a time.
+const BLOCK: usize = 256;
 
 /// A disk of which a power loss keeps what was synced and any part of the rest.
 #[derive(Clone, Default)]
@@ -33,8 +36,11 @@ struct Sim {
     names: BTreeMap<String, usize>,
     kept_names: BTreeMap<String, usize>,
     coming: BTreeMap<String, usize>,
+    kept_coming: BTreeMap<String, usize>,
     /// Every so manieth call fails, half-done.
     fails_every: Option<u32>,
+    /// Whether no file can become longer.
+    full: bool,
     calls: u32,
     dice: u64,
 }
@@ -43,6 +49,13 @@ struct Sim {
 struct Content {
     seen: Vec<u8>,
     kept: Vec<u8>,
+}
+
+fn copy(from: &BTreeMap<String, usize>, to: &mut BTreeMap<String, usize>, name: &str) {
+    match from.get(name) {
+        Some(&file) => to.insert(name.to_owned(), file),
+        None => to.remove(name),
+    };
 }
 
 impl Sim {
@@ -65,6 +78,10 @@ impl Sim {
         }
     }
 
+    fn keep_names(&mut self) {
+        (self.kept_names, self.kept_coming) = (self.names.clone(), self.coming.clone());
+    }
+
     fn spoil(&mut self, name: &str, how: impl FnOnce(&mut Vec<u8>)) {
         if let Some(&file) = self.names.get(name) {
             how(&mut self.files[file].seen);
@@ -72,17 +89,17 @@ impl Sim {
     }
 
     fn lose_power(&mut self) {
-        let names: HashSet<String> = self.names.keys().chain(self.kept_names.keys()).cloned().collect();
+        let maps = [&self.names, &self.kept_names, &self.coming, &self.kept_coming];
+        let names: HashSet<String> = maps.into_iter().flat_map(BTreeMap::keys).cloned().collect();
         for name in names {
-            let kept = if self.roll(2) == 0 { &self.names } else { &self.kept_names };
-            match kept.get(&name).copied() {
-                Some(file) => self.kept_names.insert(name, file),
-                None => self.kept_names.remove(&name),
-            };
+            // A name and that of the next version are exchanged both or not at all.
+            if self.roll(2) == 0 {
+                copy(&self.names, &mut self.kept_names, &name);
+                copy(&self.coming, &mut self.kept_coming, &name);
+            }
         }
-        self.names = self.kept_names.clone();
-        self.coming.clear();
-        let named: Vec<usize> = self.names.values().copied().collect();
+        (self.names, self.coming) = (self.kept_names.clone(), self.kept_coming.clone());
+        let named: Vec<usize> = self.names.values().chain(self.coming.values()).copied().collect();
         for at in named {
             let Content { seen, kept } = self.files[at].clone();
             let length = if self.roll(2) == 0 { seen.len() } else { kept.len() };
@@ -95,6 +112,10 @@ impl Sim {
             self.files[at] = Content { seen: left.clone(), kept: left };
         }
     }
+}
+
+fn no_space() -> FileError {
+    FileError::io(Path::new("sim"), &std::io::Error::from(std::io::ErrorKind::StorageFull))
 }
 
 impl SimDisk {
@@ -125,35 +146,82 @@ impl Disk for SimDisk {
         Ok(sim.names.get(name).map(|&file| sim.files[file].seen.clone()))
     }
 
-    fn create(&self, name: &str, content: &[u8]) -> Result<usize, FileError> {
+    /// Overwrites the reserve in place, as the real one does.
+    fn create(&self, name: &str, content: &[u8], room: usize) -> Result<(usize, u64), FileError> {
         let mut sim = self.sim();
-        sim.call()?;
-        sim.files.push(Content { seen: content.to_vec(), kept: content.to_vec() });
-        let file = sim.files.len() - 1;
+        let failed = sim.call();
+        let spare = sim.coming.get(name).copied();
+        if spare.is_some() {
+            sim.keep_names();
+        }
+        let before = spare.map_or(0, |file| sim.files[file].seen.len().next_multiple_of(BLOCK));
+        if sim.full && content.len() > before {
+            return Err(no_space());
+        }
+        let file = spare.unwrap_or_else(|| {
+            sim.files.push(Content::default());
+            sim.files.len() - 1
+        });
         sim.coming.insert(name.to_owned(), file);
-        Ok(file)
+        if let Err(error) = failed {
+            let half = content.len() / 2;
+            let seen = &mut sim.files[file].seen;
+            seen.resize(seen.len().max(half), 0);
+            seen[..half].copy_from_slice(&content[..half]);
+            return Err(error);
+        }
+        let mut bytes = content.to_vec();
+        let most = if sim.full { before } else { room };
+        bytes.resize(content.len().max(room.min(most)), 0);
+        let length = u64::try_from(bytes.len()).unwrap();
+        sim.files[file] = Content { seen: bytes.clone(), kept: bytes };
+        Ok((file, length))
     }
 
     fn adopt(&self, name: &str) -> Result<(), FileError> {
         let mut sim = self.sim();
         sim.call()?;
         let file = sim.coming.remove(name).unwrap();
-        sim.names.insert(name.to_owned(), file);
+        if let Some(before) = sim.names.insert(name.to_owned(), file) {
+            sim.coming.insert(name.to_owned(), before);
+        }
+        Ok(())
+    }
+
+    fn reserve(&self, name: &str, room: u64) -> Result<(), FileError> {
+        let mut sim = self.sim();
+        sim.call()?;
+        let room = usize::try_from(room).unwrap();
+        let spare = sim.coming.get(name).copied();
+        if spare.is_some_and(|file| sim.files[file].seen.len() >= room) {
+            return Ok(());
+        }
+        if sim.full {
+            return Err(no_space());
+        }
+        sim.keep_names();
+        sim.files.push(Content { seen: vec![0; room], kept: vec![0; room] });
+        let file = sim.files.len() - 1;
+        sim.coming.insert(name.to_owned(), file);
         Ok(())
     }
 
     fn sync_names(&self) -> Result<(), FileError> {
         let mut sim = self.sim();
         sim.call()?;
-        sim.kept_names = sim.names.clone();
+        sim.keep_names();
         Ok(())
     }
 
     fn write_at(&self, file: &usize, bytes: &[u8], offset: u64) -> Result<(), FileError> {
         let mut sim = self.sim();
-        let failed = sim.call();
-        let length = if failed.is_ok() { bytes.len() } else { bytes.len() / 2 };
+        let mut failed = sim.call();
+        let mut length = if failed.is_ok() { bytes.len() } else { bytes.len() / 2 };
         let offset = usize::try_from(offset).unwrap();
+        let room = sim.files[*file].seen.len().next_multiple_of(BLOCK).saturating_sub(offset);
+        if sim.full && length > room {
+            (failed, length) = (Err(no_space()), room);
+        }
         let seen = &mut sim.files[*file].seen;
         seen.resize(seen.len().max(offset + length), 0);
         seen[offset..offset + length].copy_from_slice(&bytes[..length]);
@@ -201,6 +269,8 @@ enum Step {
     Spoil(bool, usize),
     /// From now on every so manieth call to the disk fails.
     Fail(Option<u32>),
+    /// The disk is full, or has room again.
+    Full(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -219,6 +289,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (any::<[bool; 3]>(), 1..120_u64).prop_map(|(clients, window)| Step::Reload(clients, window)),
         1 => (any::<bool>(), any::<usize>()).prop_map(|(lease, at)| Step::Spoil(lease, at)),
         1 => proptest::option::of(2..12_u32).prop_map(Step::Fail),
+        2 => any::<bool>().prop_map(Step::Full),
     ]
 }
 
@@ -309,12 +380,20 @@ impl World {
                     return;
                 }
                 Err(StateError::Damaged(..)) => {
-                    let _ = ReplayState::reset(self.disk.clone(), boot.clone(), self.now, self.window);
+                    let _ = ReplayState::reset(
+                        self.disk.clone(),
+                        boot.clone(),
+                        self.now,
+                        self.window,
+                        Floors::Keep,
+                    );
                 }
                 Err(_) => {}
             }
         }
-        self.disk.sim().fails_every = None;
+        let mut sim = self.disk.sim();
+        (sim.fails_every, sim.full) = (None, false);
+        drop(sim);
         self.start();
     }
 
@@ -384,6 +463,7 @@ impl World {
                 self.start();
             }
             Step::Fail(every) => self.disk.sim().fails_every = every,
+            Step::Full(full) => self.disk.sim().full = full,
         }
         let (keeper, state) = self.running.as_mut().unwrap();
         state.tend(keeper.replay(), self.now, self.window);
@@ -438,10 +518,16 @@ impl World {
             }
         };
         let verdict = match verdict {
-            Verdict::Record(accepted) => match state.record(accepted.acceptance()) {
-                Ok(()) => keeper.decide(accepted, self.now),
-                Err(_) => Verdict::Nothing,
-            },
+            Verdict::Record(accepted) => {
+                if !state.reaches(accepted.acceptance().timestamp) {
+                    state.tend(keeper.replay(), self.now, self.window);
+                    state.settle();
+                }
+                match state.record(accepted.acceptance()) {
+                    Ok(()) => keeper.decide(accepted, self.now),
+                    Err(_) => Verdict::Nothing,
+                }
+            }
             verdict => verdict,
         };
         match verdict {
@@ -467,6 +553,7 @@ proptest! {
             world.take(step);
         }
         // And in the end, everything that was ever sent once more.
+        world.take(&Step::Full(false));
         world.disk.sim().fails_every = None;
         for end in [Step::Crash, Step::Restart(true), Step::LosePower(false)] {
             world.take(&end);
@@ -540,7 +627,7 @@ fn a_journal_with_any_bit_flipped_or_cut_at_any_byte_admits_nothing_again() {
     assert_eq!(world.acted.len(), 12);
     let disk = |world: &World| {
         let sim = world.disk.sim();
-        (sim.files.clone(), sim.names.clone(), sim.kept_names.clone())
+        (sim.files.clone(), sim.names.clone(), sim.kept_names.clone(), sim.coming.clone())
     };
     let whole = disk(&world);
     let length = whole.0[whole.1["replay.journal"]].seen.len();
@@ -548,7 +635,7 @@ fn a_journal_with_any_bit_flipped_or_cut_at_any_byte_admits_nothing_again() {
     for change in 0..length * 9 {
         let (at, bit) = (change % length, change / length);
         let mut sim = world.disk.sim();
-        (sim.files, sim.names, sim.kept_names) = whole.clone();
+        (sim.files, sim.names, sim.kept_names, sim.coming) = whole.clone();
         sim.spoil("replay.journal", |bytes| if bit < 8 { bytes[at] ^= 1 << bit } else { bytes.truncate(at) });
         drop(sim);
         let opened = ReplayState::open(world.disk.clone(), "boot-0".to_owned(), world.now, world.window);
@@ -596,5 +683,29 @@ fn an_honest_knock_works_right_after_a_crash_and_after_a_clean_stop() {
         world.take(&Step::Pass(1));
         let honest = world.send(1, world.now.wall);
         assert_eq!(world.hear(honest), None, "{end:?}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_after_the_first_start_stops_neither_knocks_nor_a_start() {
+    let mut world = World::new(4);
+    world.take(&Step::Full(true));
+    for round in 0..40 {
+        for n in 0..10 {
+            let client = n % 3;
+            let number = world.send(client, world.now.wall.plus(Duration::from_millis(20_000)));
+            assert_eq!(world.hear(number), None, "round {round}, knock {n}");
+            assert!(world.acted.contains(&number), "round {round}, knock {n}");
+            world.take(&Step::Pass(7_000));
+            // The journal is written again in the background.
+            world.running.as_mut().unwrap().1.settle();
+        }
+        let end = [Step::Crash, Step::Restart(false), Step::Restart(true)][round % 3].clone();
+        world.take(&end);
+        assert!(world.disk.sim().full, "round {round}: it has started without room");
+        for number in 0..world.sent.len() {
+            world.hear(number);
+        }
+        world.take(&Step::Pass(700));
     }
 }

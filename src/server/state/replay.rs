@@ -7,18 +7,17 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::disk::Disk;
-use super::journal::{self, Content, Entry, Number, RECORD};
+use super::journal::{self, Content};
+use super::journal_file::{JOURNAL, JournalFile, Written as WrittenJournal};
 use super::lease::{End, Lease};
 use super::otp_pauses::{self, OtpPauses};
-use super::scribe::Scribe;
 use super::uses;
-use crate::crypto::random;
 use crate::gate::{Acceptance, ReplayMemory, UseCounts};
 use crate::knock::{Now, Timestamp};
 use crate::os::clock;
 use crate::os::files::FileError;
+use crate::os::worker::Worker;
 
-pub(super) const JOURNAL: &str = "replay.journal";
 const LEASE: &str = "replay.lease";
 
 /// How far the lease reaches beyond the window.
@@ -29,37 +28,61 @@ const LEASE_MIN: Duration = Duration::from_secs(30);
 const LEASE_SLACK: Duration = Duration::from_secs(600);
 /// Between two tries to renew it.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
-/// Records that are appended before the journal is written anew: 3 MiB.
-const APPENDED_MAX: u64 = if cfg!(test) { 1 << 3 } else { 1 << 16 };
-/// Between two tries to write it anew.
-const APPENDED_RETRY: u64 = APPENDED_MAX >> 3;
-/// Records of a journal that could not be written anew; nothing is appended any more: 12 MiB.
-const RECORDS_MAX: u64 = 1 << 18;
+/// How much sooner, where a knock waits for it.
+const LEASE_HASTE: Duration = Duration::from_millis(800);
+/// Bytes kept for the next version of a small file.
+const RESERVE: u64 = 4096;
 
 /// The open state.
 pub(in crate::server) struct ReplayState<D: Disk> {
     disk: D,
     boot: String,
-    journal: D::File,
-    number: Number,
-    /// Where the end mark stands.
-    end: u64,
-    /// Where it stands when the journal is to be written anew.
-    rewrite_at: u64,
-    /// A journal that is being written anew, until it takes the place of this one.
-    coming: Option<Coming>,
+    journal: JournalFile<D::File>,
     /// What the lease on the disk reaches at least.
     until: Timestamp,
     renewal: Renewal,
+    /// A timestamp beyond the lease that a knock waits for.
+    wanted: Timestamp,
     /// The steady time when this was last tended.
     tended: Duration,
-    scribe: Scribe<Written<D::File>>,
+    worker: Worker<Written<D::File>>,
     /// What the disk knows of them.
     uses: UseCounts,
     /// What the disk knows of these, or will in a moment.
     otp_pauses: OtpPauses,
+    /// Reported once by `ended`.
+    ended: Ended,
     /// What has been told to fail and not yet to work again.
     failing: Vec<Part>,
+}
+
+/// What a reset does with the floors that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Floors {
+    /// They stay, also where they are ahead of the clock.
+    Keep,
+    /// They go: a knock that was accepted while the clock was ahead can be accepted again when its time comes.
+    Forget,
+}
+
+/// What a reset came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) struct Reset {
+    /// No knock stamped at or before this time is accepted.
+    pub(in crate::server) floor: Timestamp,
+    /// Whether that is further ahead than a reset needs.
+    pub(in crate::server) is_ahead: bool,
+    /// Whether the old floors are gone.
+    pub(in crate::server) lost: bool,
+}
+
+/// What has ended in the background that a knock may wait for.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Ended {
+    /// A lease has been written, or could not be.
+    pub(in crate::server) lease: Option<Result<(), String>>,
+    /// Use counts have been recorded, or could not be.
+    pub(in crate::server) uses: Option<Result<(), String>>,
 }
 
 /// What can fail while the others work.
@@ -72,13 +95,6 @@ enum Part {
     OtpPauses,
 }
 
-struct Coming {
-    number: Number,
-    end: u64,
-    /// What has been accepted since it was begun.
-    since: Vec<Acceptance>,
-}
-
 enum Renewal {
     UnderWay,
     /// Nothing is, and nothing will be before this steady time.
@@ -87,9 +103,10 @@ enum Renewal {
 
 enum Written<F> {
     Lease(Result<Timestamp, FileError>),
-    Journal(Result<F, FileError>),
+    Journal(Result<WrittenJournal<F>, StateError>),
     Names(Result<(), FileError>),
     OtpPauses(Result<(), FileError>),
+    Uses(UseCounts, Result<(), StateError>),
 }
 
 /// Why there is no state to go on with.
@@ -108,6 +125,9 @@ pub(in crate::server) enum StateError {
         "use counts {0}: not as it was written\nhint: remove it; what clients with `uses` have used so far is then forgotten, so lower theirs first"
     )]
     Uses(String),
+    /// The lease does not reach this far.
+    #[error("replay state: the disk does not take a lease that reaches this knock's time")]
+    Lease,
     /// The journal has grown to its bound and cannot be written anew.
     #[error("replay state: the journal is full and cannot be written anew")]
     Full,
@@ -128,14 +148,17 @@ impl<D: Disk> ReplayState<D> {
         window: Duration,
     ) -> Result<(Self, ReplayMemory), StateError> {
         let memory = remembered(&disk, &boot, now.wall)?;
+        if let Some(floor) = floor_ahead(&memory, now.wall, window) {
+            log::warn!("{}", ahead(floor));
+        }
         let uses = uses::remembered(&disk)?;
         let otp_pauses = otp_pauses::remembered(&disk)?;
+        uses::reserve(&disk);
         Self::begin(disk, boot, &memory, now, window)
             .map(|state| (Self { uses, otp_pauses, ..state }, memory))
     }
 
     /// Raises every floor to at least `now` + `window`: what was accepted stays refused, whatever is damaged.
-    /// Returns a warning where the old floors could not be read.
     ///
     /// # Errors
     /// When the files cannot be written.
@@ -144,11 +167,13 @@ impl<D: Disk> ReplayState<D> {
         boot: String,
         now: Now,
         window: Duration,
-    ) -> Result<Option<&'static str>, StateError> {
-        // What cannot be read is what this mends.
+        floors: Floors,
+    ) -> Result<Reset, StateError> {
+        // What cannot be read is what this repairs.
         let read = |name| disk.read(name).ok().flatten();
-        let lease = read(LEASE).and_then(|bytes| Lease::read(&bytes));
+        let lease = read(LEASE).and_then(|bytes| Lease::read(&bytes)).filter(|_| floors == Floors::Keep);
         let mut memory = match journal::read(&read(JOURNAL).unwrap_or_default()) {
+            _ if floors == Floors::Forget => ReplayMemory::new(Timestamp::default()),
             Content::Whole(memory) => memory,
             Content::Torn(memory) if lease.is_some() => memory,
             _ => ReplayMemory::new(Timestamp::default()),
@@ -158,13 +183,13 @@ impl<D: Disk> ReplayState<D> {
             memory.raise_floors(lease.until);
         }
         memory.raise_floors(now.wall.plus(window));
+        let floor = memory.highest_floor();
+        let is_ahead = floor_ahead(&memory, now.wall, window).is_some();
         Self::begin(disk, boot, &memory, now, window)?.close()?;
-        Ok(lost.then_some(
-            "the old floors could not be read: make new keys for clients whose clocks may have been ahead",
-        ))
+        Ok(Reset { floor, is_ahead, lost })
     }
 
-    /// Writes both files anew, the journal first: only then does the lease name this boot.
+    /// Writes both files again, the journal first: only then does the lease name this boot.
     fn begin(
         disk: D,
         boot: String,
@@ -172,29 +197,37 @@ impl<D: Disk> ReplayState<D> {
         now: Now,
         window: Duration,
     ) -> Result<Self, StateError> {
-        let number = new_number()?;
-        let (bytes, end) = journal::whole(memory, &number);
-        let journal = disk.replace(JOURNAL, &bytes)?;
+        let journal = JournalFile::write(&disk, memory)?;
         let until = lease_wanted(memory, now.wall, window);
-        let scribe = Scribe::start().map_err(|_| StateError::System("no thread can be started"))?;
+        let worker = Worker::start().map_err(|_| StateError::System("no thread can be started"))?;
         let state = Self {
             disk,
             boot,
             journal,
-            number,
-            end,
-            rewrite_at: end.saturating_add(APPENDED_MAX),
-            coming: None,
             until,
             renewal: Renewal::From(now.steady),
+            wanted: Timestamp::default(),
             tended: now.steady,
-            scribe,
+            worker,
             uses: UseCounts::default(),
             otp_pauses: OtpPauses::new(),
+            ended: Ended::default(),
             failing: Vec::new(),
         };
         state.write_lease(until, End::Open)?;
+        // Without it, a disk that is full later keeps knocks out, which is then in the log.
+        let _ = state.disk.reserve(LEASE, RESERVE);
         Ok(state)
+    }
+
+    /// Whether a knock of this time can be put on record now. If not, a lease that reaches it is asked for, and
+    /// [`Self::ended`] reports when it is there.
+    pub(in crate::server) fn reaches(&mut self, timestamp: Timestamp) -> bool {
+        let reaches = timestamp <= self.until;
+        if !reaches {
+            self.wanted = self.wanted.max(timestamp);
+        }
+        reaches
     }
 
     /// Puts an acceptance on record. Only then may it be acted on.
@@ -202,8 +235,10 @@ impl<D: Disk> ReplayState<D> {
     /// # Errors
     /// When it is not on record now; the journal is as it was.
     pub(in crate::server) fn record(&mut self, acceptance: &Acceptance) -> Result<(), StateError> {
-        self.extend_lease(acceptance.timestamp)?;
-        let appended = self.append(acceptance);
+        if acceptance.timestamp > self.until {
+            return Err(StateError::Lease);
+        }
+        let appended = self.journal.append(&self.disk, acceptance);
         self.tell(Part::Record, &appended);
         appended
     }
@@ -213,17 +248,14 @@ impl<D: Disk> ReplayState<D> {
         &self.uses
     }
 
-    /// Puts on record how often clients have acted, if it has changed; only then may one more act.
-    ///
-    /// # Errors
-    /// When the disk does not say that it will know it after a power loss.
-    pub(in crate::server) fn record_uses(&mut self, uses: &UseCounts) -> Result<(), StateError> {
-        if self.uses == *uses {
-            return Ok(());
-        }
-        let written = uses::record(&self.disk, uses);
-        self.tell(Part::Uses, &written);
-        written.map(|()| self.uses = uses.clone())
+    /// Begins to put on record how often clients have acted; [`Self::ended`] reports when the disk knows it. Only then
+    /// may they act once more.
+    pub(in crate::server) fn begin_uses(&mut self, uses: UseCounts) {
+        let disk = self.disk.clone();
+        self.worker.ask(move || {
+            let recorded = uses::record(&disk, &uses);
+            Written::Uses(uses, recorded)
+        });
     }
 
     /// The pauses of one-time passwords, as an earlier daemon has counted them.
@@ -242,25 +274,49 @@ impl<D: Disk> ReplayState<D> {
         }
         let (disk, text) = (self.disk.clone(), otp_pauses::text(&pauses));
         self.otp_pauses = pauses;
-        self.scribe
+        self.worker
             .ask(move || Written::OtpPauses(disk.replace(otp_pauses::PAUSES, text.as_bytes()).map(drop)));
     }
 
-    /// Work that no knock should wait for: the lease is renewed in the background, a long journal written anew.
+    /// What has ended since the last call.
+    pub(in crate::server) fn ended(&mut self) -> Ended {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Work that no knock should wait for: the lease is renewed in the background, a long journal written again.
     pub(in crate::server) fn tend(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
         self.tended = now.steady;
-        for written in self.scribe.finished() {
+        for written in self.worker.finished() {
             self.take(written);
         }
         self.renew_lease(memory, now, window);
-        if self.end >= self.rewrite_at && self.coming.is_none() {
-            self.begin_rewrite(memory);
+        if self.journal.is_long() {
+            // What is copied here is small; the checksums of all records take longer.
+            let rewrite = self.journal.begin_rewrite(self.disk.clone(), memory.clone());
+            self.worker.ask(move || Written::Journal(rewrite()));
+        }
+    }
+
+    /// In what time `tend` has something to do, if no work ends before.
+    pub(in crate::server) fn patience(&self, steady: Duration) -> Option<Duration> {
+        match self.renewal {
+            Renewal::From(from) if self.wanted > self.until => {
+                Some(from.saturating_sub(LEASE_HASTE).saturating_sub(steady))
+            }
+            _ => None,
         }
     }
 
     /// Readable when work in the background has ended.
     pub(in crate::server) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.scribe.descriptor()
+        self.worker.descriptor()
+    }
+
+    /// Waits for all work in the background.
+    pub(in crate::server) fn settle(&mut self) {
+        for written in self.worker.settle() {
+            self.take(written);
+        }
     }
 
     /// A clean end: the journal is on the disk before the lease says so.
@@ -268,104 +324,55 @@ impl<D: Disk> ReplayState<D> {
     /// # Errors
     /// When that cannot be had; the next start then goes by the boot id.
     pub(in crate::server) fn close(mut self) -> Result<(), StateError> {
-        self.scribe.settle();
-        self.disk.sync(&self.journal)?;
+        self.settle();
+        self.disk.sync(self.journal.file())?;
         self.disk.sync_names()?;
         self.write_lease(self.until, End::Clean)
     }
 
-    /// The disk is waited for only when a renewal in the background came too late.
-    fn extend_lease(&mut self, timestamp: Timestamp) -> Result<(), StateError> {
-        if timestamp <= self.until {
-            return Ok(());
-        }
-        // What is under way first, or it could still overwrite what is written here.
-        for written in self.scribe.settle() {
-            self.take(written);
-        }
-        if timestamp <= self.until {
-            return Ok(());
-        }
-        let until = timestamp.plus(LEASE_AHEAD);
-        let written = self.write_lease(until, End::Open);
-        self.tell(Part::Lease, &written);
-        written.map(|()| self.until = until)
-    }
-
-    fn append(&mut self, acceptance: &Acceptance) -> Result<(), StateError> {
-        if self.end >= RECORDS_MAX {
-            return Err(StateError::Full);
-        }
-        let (bytes, next) = journal::appended([*acceptance].iter(), &self.number, self.end);
-        if let Err(error) = self.disk.write_at(&self.journal, &bytes, offset(self.end)) {
-            self.mend_end();
-            return Err(error.into());
-        }
-        self.end = next;
-        if let Some(coming) = &mut self.coming {
-            coming.since.push(*acceptance);
-        }
-        Ok(())
-    }
-
-    /// After a write that was cut short: the end mark back to where it was.
-    fn mend_end(&self) {
-        let mark = journal::record(Entry::End, &self.number, self.end);
-        // If this fails too, the next start finds a torn end, which it takes for one.
-        let _ = self.disk.write_at(&self.journal, &mark, offset(self.end));
-        let _ = self.disk.cut(&self.journal, offset(self.end.saturating_add(1)));
-    }
-
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
         let Renewal::From(from) = self.renewal else { return };
-        let wanted = lease_wanted(memory, now.wall, window);
+        let usual = lease_wanted(memory, now.wall, window);
+        let is_missed = self.wanted > self.until;
+        let wanted = if is_missed { usual.max(self.wanted.plus(LEASE_AHEAD)) } else { usual };
         let short = self.until < now.wall.plus(window).plus(LEASE_MIN);
         let long = self.until > wanted.plus(LEASE_SLACK);
-        if now.steady < from || !(short || long) {
+        let from = if is_missed { from.saturating_sub(LEASE_HASTE) } else { from };
+        if now.steady < from || !(short || long || is_missed) {
             return;
         }
         // From here on a lower one counts: what is above it must wait for the disk.
         self.until = self.until.min(wanted);
         let (disk, text) = (self.disk.clone(), self.lease(wanted, End::Open).to_text());
         self.renewal = Renewal::UnderWay;
-        self.scribe.ask(move || Written::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
-    }
-
-    /// The new journal is written in the background; what is accepted meanwhile stands in the old one and follows.
-    fn begin_rewrite(&mut self, memory: &ReplayMemory) {
-        self.rewrite_at = self.end.saturating_add(APPENDED_RETRY);
-        let Ok(number) = new_number() else { return };
-        let (bytes, end) = journal::whole(memory, &number);
-        self.coming = Some(Coming { number, end, since: Vec::new() });
-        let disk = self.disk.clone();
-        self.scribe.ask(move || Written::Journal(disk.create(JOURNAL, &bytes)));
-    }
-
-    fn finish_rewrite(&mut self, file: D::File) -> Result<(), StateError> {
-        let Some(Coming { number, end, since }) = self.coming.take() else { return Ok(()) };
-        let (bytes, next) = journal::appended(since.iter(), &number, end);
-        self.disk.write_at(&file, &bytes, offset(end))?;
-        self.disk.adopt(JOURNAL)?;
-        (self.journal, self.number, self.end) = (file, number, next);
-        self.rewrite_at = end.saturating_add(APPENDED_MAX);
-        let disk = self.disk.clone();
-        self.scribe.ask(move || Written::Names(disk.sync_names()));
-        Ok(())
+        self.worker.ask(move || Written::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
     }
 
     fn take(&mut self, written: Written<D::File>) {
         let (part, outcome) = match written {
             Written::Lease(outcome) => {
-                self.renewal = Renewal::From(self.tended.saturating_add(LEASE_RETRY));
-                (Part::Lease, outcome.map(|until| self.until = until).map_err(StateError::from))
+                let retry = if outcome.is_ok() { Duration::ZERO } else { LEASE_RETRY };
+                self.renewal = Renewal::From(self.tended.saturating_add(retry));
+                let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
+                self.wanted = Timestamp::default();
+                self.ended.lease = Some(described(&outcome));
+                (Part::Lease, outcome)
             }
-            Written::Journal(Ok(file)) => (Part::Rewrite, self.finish_rewrite(file)),
-            Written::Journal(Err(error)) => {
-                self.coming = None;
-                (Part::Rewrite, Err(error.into()))
+            Written::Journal(written) => {
+                let outcome = self.journal.finish_rewrite(&self.disk, written);
+                if outcome.is_ok() {
+                    let disk = self.disk.clone();
+                    self.worker.ask(move || Written::Names(disk.sync_names()));
+                }
+                (Part::Rewrite, outcome)
             }
             Written::Names(outcome) => (Part::Rewrite, outcome.map_err(StateError::from)),
             Written::OtpPauses(outcome) => (Part::OtpPauses, outcome.map_err(StateError::from)),
+            Written::Uses(uses, outcome) => {
+                let outcome = outcome.map(|()| self.uses = uses);
+                self.ended.uses = Some(described(&outcome));
+                (Part::Uses, outcome)
+            }
         };
         self.tell(part, &outcome);
     }
@@ -437,15 +444,25 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
     }
 }
 
+/// The highest floor, if it is further ahead than a right clock, a power loss or a reset makes it.
+pub(super) fn floor_ahead(memory: &ReplayMemory, now: Timestamp, window: Duration) -> Option<Timestamp> {
+    let floor = memory.highest_floor();
+    (floor > now.plus(window).plus(LEASE_AHEAD)).then_some(floor)
+}
+
+/// What there is to report of such a floor.
+pub(super) fn ahead(floor: Timestamp) -> String {
+    format!(
+        "replay state: some knocks are refused until {}: the clock was ahead when the state was written\nhint: if the clock is right now, stop the daemon and run spa-knockd state reset --forget",
+        clock::rfc3339(floor)
+    )
+}
+
 /// How far the lease should reach.
 fn lease_wanted(memory: &ReplayMemory, now: Timestamp, window: Duration) -> Timestamp {
     memory.highest().max(now.plus(window).plus(LEASE_AHEAD))
 }
 
-fn new_number() -> Result<Number, StateError> {
-    random().map_err(|_| StateError::System("the system has no random numbers"))
-}
-
-fn offset(place: u64) -> u64 {
-    u64::try_from(RECORD).unwrap_or(u64::MAX).saturating_mul(place)
+fn described(outcome: &Result<(), StateError>) -> Result<(), String> {
+    outcome.as_ref().map_err(ToString::to_string).copied()
 }

@@ -8,6 +8,8 @@ use crate::gate::UseCounts;
 
 /// Its name in the state folder.
 const USES: &str = "uses";
+/// Bytes kept for the next version.
+const RESERVE: u64 = 4096;
 const FORMAT: &str = "spa-knock uses 1\n";
 
 /// What is on record. No file: nothing is.
@@ -28,6 +30,18 @@ pub(super) fn remembered(disk: &impl Disk) -> Result<UseCounts, StateError> {
 pub(super) fn record(disk: &impl Disk, counts: &UseCounts) -> Result<(), StateError> {
     disk.replace(USES, text(counts).as_bytes())?;
     Ok(())
+}
+
+/// Keeps room for the counts, so that a full disk does not stop them from being recorded. Where it has none, they are
+/// refused while it is full.
+pub(super) fn reserve(disk: &impl Disk) {
+    let written = match disk.read(USES) {
+        Ok(None) => record(disk, &UseCounts::default()),
+        _ => Ok(()),
+    };
+    if written.is_ok() {
+        let _ = disk.reserve(USES, RESERVE);
+    }
 }
 
 fn text(counts: &UseCounts) -> String {

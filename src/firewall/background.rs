@@ -1,0 +1,389 @@
+//! A backend whose programs are slow, on a thread of its own. Grants that wait share one transaction, and no event loop
+//! waits for it. What the caller must have at its return, such as a load, waits for the thread.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{Backend, Ended, FirewallError, Gate, Live, Outcome, Request, RequestId};
+use crate::gate::Grant;
+use crate::os::clock;
+use crate::os::worker::Worker;
+
+/// So many requests wait at a time; more are refused.
+const WAITING_MAX: usize = 1_000;
+/// Requests that share a transaction.
+const BATCH_MAX: usize = 256;
+
+/// The backend, its thread, and what waits for it.
+pub struct Background<B> {
+    backend: Arc<Mutex<B>>,
+    worker: Worker<Report>,
+    queue: VecDeque<Job>,
+    next: u64,
+    ended: Vec<Ended>,
+    /// As of the last job.
+    state: State,
+    /// Whether upkeep is queued or running.
+    upkeep: bool,
+    upkept: Result<(), FirewallError>,
+    disturbed: bool,
+    alive: Result<(), FirewallError>,
+}
+
+enum Job {
+    Request(RequestId, Request),
+    /// What is due is closed, and others' changes are looked for.
+    Upkeep,
+    Alive,
+}
+
+/// What a job has ended with.
+enum Report {
+    Requests(Vec<Ended>, State),
+    Upkeep { closed: Result<(), FirewallError>, disturbed: bool, state: State },
+    Alive(Result<(), FirewallError>),
+}
+
+/// What the backend says of itself.
+struct State {
+    live: Vec<Live>,
+    /// When `live` was made, on the clock of this boot.
+    at: Duration,
+    /// When upkeep is due, on the same clock.
+    due: Option<Duration>,
+}
+
+impl State {
+    fn of(backend: &impl Backend) -> Self {
+        let at = clock::boot();
+        Self { live: backend.live(), at, due: backend.due().map(|due| at.saturating_add(due)) }
+    }
+}
+
+impl<B: Backend + Send + 'static> Background<B> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub fn new(backend: B) -> Result<Self, FirewallError> {
+        let worker = Worker::start().map_err(|error| FirewallError::Other(format!("no thread: {error}")))?;
+        let state = State::of(&backend);
+        Ok(Self {
+            backend: Arc::new(Mutex::new(backend)),
+            worker,
+            queue: VecDeque::new(),
+            next: 0,
+            ended: Vec::new(),
+            state,
+            upkeep: false,
+            upkept: Ok(()),
+            disturbed: false,
+            alive: Ok(()),
+        })
+    }
+
+    /// The backend, when the thread has done what it is at; queued jobs come later.
+    fn now<T>(&mut self, act: impl FnOnce(&mut B) -> T) -> T {
+        let mut backend = locked(&self.backend);
+        let result = act(&mut backend);
+        self.state = State::of(&*backend);
+        drop(backend);
+        result
+    }
+
+    /// Hands the next jobs to the thread, if it is idle: all grants in front as one.
+    fn start_next(&mut self) {
+        if !self.worker.is_idle() {
+            return;
+        }
+        let backend = Arc::clone(&self.backend);
+        let grants = self.queue.iter().take_while(|job| job.is_grant()).take(BATCH_MAX).count();
+        if grants > 0 {
+            let batch: Vec<Job> = self.queue.drain(..grants).collect();
+            return self.worker.ask(move || apply_all(&mut *locked(&backend), batch));
+        }
+        match self.queue.pop_front() {
+            Some(Job::Request(id, request)) => self.worker.ask(move || {
+                let mut backend = locked(&backend);
+                let outcome = apply(&mut *backend, &request);
+                Report::Requests(vec![Ended { id, request, outcome }], State::of(&*backend))
+            }),
+            Some(Job::Upkeep) => self.worker.ask(move || {
+                let mut backend = locked(&backend);
+                let closed = backend.close_due();
+                Report::Upkeep { closed, disturbed: backend.disturbed(), state: State::of(&*backend) }
+            }),
+            Some(Job::Alive) => self.worker.ask(move || Report::Alive(locked(&backend).stay_alive())),
+            None => {}
+        }
+    }
+
+    fn take(&mut self, report: Report) {
+        match report {
+            Report::Requests(ended, state) => {
+                self.ended.extend(ended);
+                self.state = state;
+            }
+            Report::Upkeep { closed, disturbed, state } => {
+                self.upkeep = false;
+                self.upkept = closed;
+                self.disturbed |= disturbed;
+                self.state = state;
+            }
+            Report::Alive(outcome) => self.alive = outcome,
+        }
+    }
+}
+
+impl Job {
+    const fn is_grant(&self) -> bool {
+        matches!(self, Self::Request(_, Request::Grant(_)))
+    }
+}
+
+/// A panic in a job is a bug of its own; the backend is used on.
+fn locked<B>(backend: &Mutex<B>) -> MutexGuard<'_, B> {
+    backend.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn apply(backend: &mut impl Backend, request: &Request) -> Outcome {
+    match request {
+        Request::Grant(grants) => backend.grant(grants).map(|()| Vec::new()),
+        Request::Close(of) => backend.close(&|live| of.is_met_by(live)),
+    }
+}
+
+fn apply_all(backend: &mut impl Backend, jobs: Vec<Job>) -> Report {
+    let requests: Vec<(RequestId, Request)> = jobs
+        .into_iter()
+        .filter_map(|job| match job {
+            Job::Request(id, request) => Some((id, request)),
+            Job::Upkeep | Job::Alive => None,
+        })
+        .collect();
+    let grants = |(_, request): &'_ (RequestId, Request)| match request {
+        Request::Grant(grants) => grants.clone(),
+        Request::Close(_) => Vec::new(),
+    };
+    let lists: Vec<Vec<Grant>> = requests.iter().map(grants).collect();
+    let outcomes = backend.grant_all(&lists);
+    let ended = requests.into_iter().zip(outcomes);
+    let ended =
+        ended.map(|((id, request), outcome)| Ended { id, request, outcome: outcome.map(|()| Vec::new()) });
+    Report::Requests(ended.collect(), State::of(backend))
+}
+
+impl<B: Backend + Send + 'static> Backend for Background<B> {
+    fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
+        self.now(|backend| backend.load(gate))
+    }
+
+    fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+        self.now(|backend| backend.grant(grants))
+    }
+
+    fn grant_all(&mut self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
+        self.now(|backend| backend.grant_all(lists))
+    }
+
+    /// After what is queued, so that it closes that, too.
+    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+        self.settle();
+        self.now(|backend| backend.close(which))
+    }
+
+    fn live(&self) -> Vec<Live> {
+        let passed = clock::boot().saturating_sub(self.state.at);
+        let live = self.state.live.iter().filter(|live| live.left > passed);
+        live.map(|live| Live { left: live.left.saturating_sub(passed), ..live.clone() }).collect()
+    }
+
+    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+        if !self.queue.iter().any(|job| matches!(job, Job::Alive)) {
+            self.queue.push_front(Job::Alive);
+        }
+        std::mem::replace(&mut self.alive, Ok(()))
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.worker.descriptor())
+    }
+
+    fn disturbed(&mut self) -> bool {
+        std::mem::take(&mut self.disturbed)
+    }
+
+    fn remove(&mut self) -> Result<(), FirewallError> {
+        self.settle();
+        self.now(Backend::remove)
+    }
+
+    fn due(&self) -> Option<Duration> {
+        if self.disturbed || self.upkept.is_err() || self.alive.is_err() {
+            return Some(Duration::ZERO);
+        }
+        // While it is queued, the descriptor says when it has ended.
+        let due = self.state.due.filter(|_| !self.upkeep);
+        due.map(|due| due.saturating_sub(clock::boot()))
+    }
+
+    fn close_due(&mut self) -> Result<(), FirewallError> {
+        if self.due().is_some_and(|due| due.is_zero()) {
+            self.upkeep = true;
+            // Before grants that wait: what is over must not stay open.
+            self.queue.push_front(Job::Upkeep);
+        }
+        std::mem::replace(&mut self.upkept, Ok(()))
+    }
+
+    fn rest(&mut self) -> Result<(), FirewallError> {
+        self.settle();
+        self.now(Backend::rest)
+    }
+
+    fn queue(&mut self, request: &Request) -> Option<Result<RequestId, FirewallError>> {
+        if self.queue.len() >= WAITING_MAX {
+            return Some(Err(FirewallError::Other(format!("{WAITING_MAX} changes wait for it already"))));
+        }
+        let id = RequestId(self.next);
+        self.next = self.next.wrapping_add(1);
+        self.queue.push_back(Job::Request(id, request.clone()));
+        Some(Ok(id))
+    }
+
+    fn ended(&mut self) -> Vec<Ended> {
+        for report in self.worker.finished() {
+            self.take(report);
+        }
+        self.start_next();
+        std::mem::take(&mut self.ended)
+    }
+
+    fn settle(&mut self) {
+        loop {
+            self.start_next();
+            if self.worker.is_idle() {
+                return;
+            }
+            for report in self.worker.settle() {
+                self.take(report);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::super::Opened;
+    use super::*;
+
+    /// A backend that waits for a token before each call, and notes what it was asked for.
+    struct Slow {
+        tokens: Receiver<()>,
+        calls: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Slow {
+        fn call(&self, what: String) {
+            self.tokens.recv().unwrap();
+            self.calls.lock().unwrap().push(what);
+        }
+    }
+
+    impl Backend for Slow {
+        fn load(&mut self, _: &Gate) -> Result<(), FirewallError> {
+            Ok(())
+        }
+
+        fn grant(&mut self, _: &[Grant]) -> Result<(), FirewallError> {
+            Ok(())
+        }
+
+        fn grant_all(&mut self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
+            self.call(format!("grant {}", lists.len()));
+            lists.iter().map(|_| Ok(())).collect()
+        }
+
+        fn close(&mut self, _: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+            self.call("close".to_owned());
+            Ok(Vec::new())
+        }
+
+        fn live(&self) -> Vec<Live> {
+            Vec::new()
+        }
+
+        fn stay_alive(&mut self) -> Result<(), FirewallError> {
+            Ok(())
+        }
+
+        fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+
+        fn disturbed(&mut self) -> bool {
+            false
+        }
+
+        fn remove(&mut self) -> Result<(), FirewallError> {
+            Ok(())
+        }
+    }
+
+    fn slow() -> (Background<Slow>, Sender<()>, Arc<Mutex<Vec<String>>>) {
+        let (sender, tokens) = channel();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        (Background::new(Slow { tokens, calls: Arc::clone(&calls) }).unwrap(), sender, calls)
+    }
+
+    fn close() -> Request {
+        Request::Close(Opened { client: "laptop".parse().unwrap(), action: "open-ssh".parse().unwrap() })
+    }
+
+    #[test]
+    fn grants_that_wait_share_a_transaction_and_keep_their_order_with_a_close() {
+        let (mut background, tokens, calls) = slow();
+        let mut queue = |request: &Request| background.queue(request).unwrap().unwrap();
+        let grant = || Request::Grant(Vec::new());
+        let ids = [grant(), grant(), grant(), close(), grant()].map(|request| queue(&request));
+        (0..3).for_each(|_| tokens.send(()).unwrap());
+        background.settle();
+        assert_eq!(*calls.lock().unwrap(), ["grant 3", "close", "grant 1"]);
+        let ended: Vec<RequestId> = background.ended().iter().map(|ended| ended.id).collect();
+        assert_eq!(ended, ids);
+    }
+
+    #[test]
+    fn no_caller_waits_for_the_thread_and_what_comes_in_the_meantime_is_one_batch() {
+        let (mut background, tokens, calls) = slow();
+        let mut ended = 0;
+        background.queue(&Request::Grant(Vec::new())).unwrap().unwrap();
+        ended += background.ended().len();
+        // The thread is at the first one, and has no token.
+        for _ in 0..50 {
+            background.queue(&Request::Grant(Vec::new())).unwrap().unwrap();
+            ended += background.ended().len();
+        }
+        assert_eq!((ended, background.live().len()), (0, 0));
+        (0..2).for_each(|_| tokens.send(()).unwrap());
+        background.settle();
+        assert_eq!(background.ended().len(), 51);
+        assert_eq!(*calls.lock().unwrap(), ["grant 1", "grant 50"]);
+    }
+
+    #[test]
+    fn so_many_may_wait_and_one_more_is_refused() {
+        let (mut background, tokens, _) = slow();
+        for _ in 0..WAITING_MAX {
+            assert!(background.queue(&Request::Grant(Vec::new())).unwrap().is_ok());
+        }
+        assert!(background.queue(&Request::Grant(Vec::new())).unwrap().is_err());
+        (0..4).for_each(|_| tokens.send(()).unwrap());
+        background.settle();
+        assert_eq!(background.ended().len(), WAITING_MAX);
+    }
+}
