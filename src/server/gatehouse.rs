@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::standing::Standing;
 use crate::firewall::{Backend, Enforcing, FirewallError, Gate, Live};
 use crate::gate::{Grant, Mode, Record, Way};
-use crate::knock::{Door, Ports, Protocol};
+use crate::knock::{ClientName, Door, Ports, Protocol};
 use crate::os::clock;
 use crate::os::connections::{self, Connection};
 use crate::os::files::FileError;
@@ -45,11 +45,18 @@ pub(super) struct Gatehouse {
     /// When our table is to be loaded again.
     mend: Option<Duration>,
     unremembered: Option<FileError>,
+    /// Whose knocks alone confirm a trial; none = those of any client.
+    confirmer: Option<ClientName>,
 }
 
 impl Gatehouse {
     pub(super) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
-        Self { firewall, standing, alive: clock::steady(), mend: None, unremembered: None }
+        Self { firewall, standing, alive: clock::steady(), mend: None, unremembered: None, confirmer: None }
+    }
+
+    /// From now on only this client's knocks confirm a trial; none = those of any client.
+    pub(super) fn set_confirmer(&mut self, client: Option<ClientName>) {
+        self.confirmer = client;
     }
 
     /// What is to become of the gate.
@@ -76,13 +83,19 @@ impl Gatehouse {
     /// When the firewall does not do it.
     pub(super) fn grant(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
         self.let_in(grants, plan)?;
-        if matches!(self.standing, Standing::Trial(_)) {
+        if matches!(self.standing, Standing::Trial(_)) && self.can_confirm(grants) {
             match self.change(Standing::On, plan) {
                 Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
                 Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
             }
         }
         Ok(())
+    }
+
+    /// Whether these are grants of a client whose knocks confirm a trial.
+    fn can_confirm(&self, grants: &[Grant]) -> bool {
+        let is_named = |client: &ClientName| grants.iter().any(|grant| grant.client() == client);
+        self.confirmer.as_ref().is_none_or(is_named)
     }
 
     /// Lets these in, which says nothing about a gate on trial: that a key still works is not proven by it.
@@ -139,7 +152,7 @@ impl Gatehouse {
         };
         changed.inspect_err(|_| self.standing = before)?;
         // A full disk must not keep the admin from opening or closing it.
-        self.unremembered = standing.write(plan.state_dir()).err();
+        self.unremembered = standing.write_for(plan.state_dir(), self.confirmer.as_ref()).err();
         if let Some(error) = &self.unremembered {
             log::error!("gate: {standing} now, but not remembered for the next start: {error}");
         }
