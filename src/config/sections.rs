@@ -11,6 +11,7 @@ use super::server::Outline;
 use super::{
     Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, PacketLog, Places, ServerConfig,
 };
+use crate::crypto::is_host;
 use crate::gate::{Action, Failsafe, KeyLimit, Mode, PacketMark};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
 
@@ -37,6 +38,7 @@ const USER_MAX: usize = 32;
 /// What the sections say; where they are wrong, the default, and a problem in the document.
 pub(super) struct Sections {
     id: Option<ServerId>,
+    address: Option<String>,
     interfaces: Interfaces,
     capture: CaptureKind,
     port: u16,
@@ -77,6 +79,7 @@ impl Sections {
     ) -> Option<ServerConfig> {
         Some(ServerConfig {
             id: self.id?,
+            address: self.address,
             interfaces: self.interfaces,
             capture: self.capture,
             port: self.port,
@@ -117,6 +120,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
     let legacy = root.take("legacy").and_then(|value| read_legacy(&value, capture, ports.is_some()));
     let sections = Sections {
         id: id.and_then(|value| value.parsed()),
+        address: server.take("address").and_then(|value| read_address(&value)),
         interfaces,
         capture,
         port: or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT),
@@ -341,6 +345,16 @@ fn read_audit(value: &Value<'_>) -> Option<Audit> {
         "journal" => Some(Audit::Journal),
         _ => absolute_path(value).map(Audit::File),
     }
+}
+
+/// What clients connect to, as their keys name it.
+fn read_address(value: &Value<'_>) -> Option<String> {
+    let text = value.text()?;
+    if !is_host(text) {
+        value.problem("not a host name or address", Some("address = \"bastion.example.org\""));
+        return None;
+    }
+    Some(text.to_owned())
 }
 
 fn read_metrics(value: &Value<'_>) -> Option<SocketAddr> {

@@ -14,6 +14,8 @@ use crate::knock::{ActionName, Band, ClientName, Ports, ServerId, Timestamp};
 pub struct ServerConfig {
     /// What knocks are bound to.
     pub id: ServerId,
+    /// What clients connect to; new keys name it.
+    pub address: Option<String>,
     /// Where knocks are looked for.
     pub interfaces: Interfaces,
     /// How they are seen.

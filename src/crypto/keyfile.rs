@@ -201,7 +201,9 @@ fn parse_secret(text: &str) -> Option<Secret> {
     Some(Secret::from_bytes(whole))
 }
 
-pub(super) fn is_host(text: &str) -> bool {
+/// Whether this can be a host name or an address, as a key file names one.
+#[must_use]
+pub fn is_host(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && !text.starts_with('-')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'%'))

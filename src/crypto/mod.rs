@@ -10,7 +10,7 @@ mod seal;
 mod secret;
 mod token;
 
-pub use keyfile::{Holder, KeyFile, KeyFileError};
+pub use keyfile::{Holder, KeyFile, KeyFileError, is_host};
 pub use mac::{MacKey, Tag, checksum};
 pub use otp::{OtpDigits, OtpFileError, OtpHash, OtpSeed, OtpStep};
 pub use random::{RandomFailed, random};

@@ -14,8 +14,9 @@ use super::console;
 use super::control::OnOff;
 use super::facts::Facts;
 use super::init::DEFAULT_CONFIG;
-use crate::crypto::{OtpDigits, OtpHash};
-use crate::knock::{ActionName, ClientName, Ports, ServerId};
+use crate::crypto::{OtpDigits, OtpHash, is_host};
+use crate::gate::Rate;
+use crate::knock::{ActionName, AddressPolicy, ClientName, Ports, ServerId};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,7 +58,12 @@ pub(super) enum Command {
     ///
     /// Every problem is told with its file, line and a hint. The exit code is 0, or 1 for any problem, a bad
     /// config too; warnings do not count.
-    Check,
+    /// With a running daemon, it also reports what of the config only a restart takes up.
+    Check {
+        /// As one JSON object: problems, warnings and what is fine
+        #[arg(long)]
+        json: bool,
+    },
     /// Write a commented config with an open-ssh action, and the folders
     ///
     /// Changes nothing that is there. With --config outside of /etc/spa-knock, keys, state, audit log and control
@@ -66,6 +72,9 @@ pub(super) enum Command {
         /// What knocks are bound to, and what clients call the server; default: this host's name
         #[arg(long, value_parser = typed_id)]
         id: Option<ServerId>,
+        /// Where clients find this server, a name or address: each new key names it, so that the key is enough
+        #[arg(long, value_parser = typed_host)]
+        address: Option<String>,
     },
     /// Add, list, show, rotate and revoke clients; the daemon need not run
     #[command(subcommand, arg_required_else_help = true)]
@@ -124,6 +133,9 @@ pub(super) enum Command {
         /// Only on trial: off again after this time, unless a knock works or it is confirmed
         #[arg(long, value_name = "DURATION", value_parser = trial)]
         confirm: Option<Duration>,
+        /// Only a knock of this client confirms the trial: one of a scheduled job does not prove that you get in
+        #[arg(long, value_name = "CLIENT", requires = "confirm")]
+        by: Option<ClientName>,
         #[command(flatten)]
         place: Place,
     },
@@ -217,12 +229,21 @@ pub(super) enum ClientCommand {
     /// Make a key for a new client, and let it do some actions
     Add(AddClient),
     /// All clients: what they may do, until when, and their keys' fingerprints
-    List,
+    List {
+        /// As one JSON array
+        #[arg(long)]
+        json: bool,
+    },
     /// Everything about a client but its secret
     Show {
         /// The client
         name: ClientName,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
     },
+    /// Change what a client may do; its key stays
+    Set(SetClient),
     /// A new key for a client; the one that it has stays good for a while
     Rotate(RotateClient),
     /// Take a client out of the running daemon, close its grants, and remove its key
@@ -235,6 +256,26 @@ pub(super) enum ClientCommand {
         #[command(flatten)]
         place: Place,
     },
+}
+
+/// What changes about a client.
+#[derive(Debug, Args)]
+#[group(id = "change", required = true, multiple = true, args = ["allow", "source", "rate", "expires"])]
+pub(super) struct SetClient {
+    /// The client
+    pub(super) name: ClientName,
+    /// The actions that it may do from now on
+    #[arg(long, value_delimiter = ',', value_name = "ACTION[,ACTION]")]
+    pub(super) allow: Vec<ActionName>,
+    /// How it may name the address to let in: exact, observed, listed
+    #[arg(long, value_delimiter = ',', value_name = "SOURCE[,SOURCE]", value_parser = source)]
+    pub(super) source: Vec<AddressPolicy>,
+    /// How often it may act, 10/m or 1/s; none = as often as it likes
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(super) rate: Option<Limit>,
+    /// From when on it may do nothing, as for `client add`; never = no such time
+    #[arg(long, value_name = "WHEN")]
+    pub(super) expires: Option<String>,
 }
 
 /// A new key for a client.
@@ -285,6 +326,19 @@ pub(super) struct AddClient {
     /// The actions that it may do
     #[arg(long, required = true, value_delimiter = ',', value_name = "ACTION[,ACTION]")]
     pub(super) allow: Vec<ActionName>,
+    /// How it may name the address to let in: exact, observed, listed; exact alone stops captured knocks from working
+    /// elsewhere
+    #[arg(long, value_delimiter = ',', value_name = "SOURCE[,SOURCE]", default_value = "exact", value_parser = source)]
+    pub(super) source: Vec<AddressPolicy>,
+    /// How often it may act, 10/m or 1/s; none = as often as it likes
+    #[arg(long, value_name = "RATE", default_value = "60/m", value_parser = rate)]
+    pub(super) rate: Limit,
+    /// Where it finds this server, a name or address, so that the key is enough; default: server.address of the config
+    #[arg(long, value_parser = typed_host)]
+    pub(super) address: Option<String>,
+    /// Do nothing, with exit code 0, where there is a client of this name that may do these actions
+    #[arg(long)]
+    pub(super) if_missing: bool,
     /// From when on it may do nothing: 2027-01-31 (00:00 UTC), 2027-01-31T18:00:00+01:00, or 90d from now
     #[arg(long, value_name = "WHEN")]
     pub(super) expires: Option<String>,
@@ -337,6 +391,26 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Options, ExitCode> {
         }
         ExitCode::from(if asked_for { 0 } else { 2 })
     })
+}
+
+/// How often a client may act.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit(pub(super) Option<Rate>);
+
+fn rate(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    text.parse().map(|rate| Limit(Some(rate))).map_err(|error: crate::gate::InvalidRate| error.to_string())
+}
+
+fn source(text: &str) -> Result<AddressPolicy, &'static str> {
+    let all = [AddressPolicy::Exact, AddressPolicy::Observed, AddressPolicy::Listed];
+    all.into_iter().find(|policy| policy.as_str() == text).ok_or("a source is exact, observed or listed")
+}
+
+fn typed_host(text: &str) -> Result<String, &'static str> {
+    if is_host(text) { Ok(text.to_owned()) } else { Err("not a host name or address") }
 }
 
 fn digits(text: &str) -> Result<OtpDigits, &'static str> {

@@ -1,11 +1,15 @@
 //! `spa-knockd client …`: a client is its key file in `keys_dir` and its `clients.d/NAME.toml`. The latter makes
 //! it count, so it comes last and goes first.
 
+mod amendment;
 mod handover;
+mod listing;
 mod on_disk;
 mod revocation;
 
+pub(super) use self::amendment::set;
 pub(super) use self::handover::{handed_over, pair_key, readmit};
+pub(super) use self::listing::{list, show};
 pub(super) use self::on_disk::{Created, remove_keys};
 pub(super) use self::revocation::revoke;
 
@@ -15,9 +19,8 @@ use std::path::Path;
 use self::handover::show_otp;
 use self::on_disk::ClientFiles;
 use super::cli::AddClient;
-use super::console::{Failure, print, table, tell};
-use super::keys::{load_clients, load_keys};
-use super::{reload, rotation, state};
+use super::console::{Failure, print, tell};
+use super::{reload, state};
 use crate::config::{self, ClientEntry, Instant, ServerConfig, full_name};
 use crate::crypto::OtpSeed;
 use crate::gate::Part;
@@ -32,6 +35,11 @@ use crate::os::files::{self, Mode};
 pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
     let expires = add.expires.as_deref().map(expiry).transpose()?;
     let config = config::load(path)?;
+    if add.if_missing
+        && let Some(entry) = config.clients.get(&add.name)
+    {
+        return check_same(entry, add);
+    }
     check_new(&config, add)?;
     let files = ClientFiles::of(path, &config, &add.name);
     let otp = add.otp.then(|| OtpSeed::generate(add.otp_hash, add.otp_digits)).transpose();
@@ -44,7 +52,10 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
             file.display()
         )));
     }
-    let key = pair_key(&config, &add.name, add.key.as_deref())?;
+    let mut key = pair_key(&config, &add.name, add.key.as_deref())?;
+    if let Some(address) = &add.address {
+        key.address = Some(address.clone());
+    }
     let handed_over = handed_over(&key, &add.form)?;
     readmit(&config, &key)?;
     // An earlier client of this name that was removed by hand.
@@ -74,56 +85,6 @@ pub(super) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
     reload::tell_daemon(&config, &format!("client {}", add.name))
 }
 
-/// Prints a table of all clients.
-///
-/// # Errors
-/// When the config is bad or a key cannot be used; what can be shown is printed nevertheless.
-pub(super) fn list(path: &Path) -> Result<(), Failure> {
-    let config = config::load(path)?;
-    let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
-    for (name, entry) in &config.clients {
-        let fingerprint = load_keys(&config, name, &entry.key)
-            .map_or_else(|_| "-".to_owned(), |keys| keys.fingerprint.to_string());
-        rows.push([name.to_string(), comma(&entry.rules.allow), expires_text(entry), fingerprint]);
-    }
-    print(&table(&rows))?;
-    load_clients(&config)?;
-    Ok(())
-}
-
-/// Prints everything about a client but its secret.
-///
-/// # Errors
-/// When the config or the key is bad, or there is no such client.
-pub(super) fn show(path: &Path, name: &ClientName) -> Result<(), Failure> {
-    let config = config::load(path)?;
-    let entry = find(&config, name)?;
-    let keys = load_keys(&config, name, &entry.key);
-    let fingerprint = keys.as_ref().map_or_else(|_| "-".to_owned(), |keys| keys.fingerprint.to_string());
-    let rate = entry.rules.rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
-    let mut lines = vec![
-        ("name", name.to_string()),
-        ("server", config.id.to_string()),
-        ("allow", comma(&entry.rules.allow)),
-        ("source", comma(&entry.rules.sources)),
-        ("rate", rate),
-        ("expires", expires_text(entry)),
-        ("uses", uses_text(&config, name, entry)),
-        ("one-time passwords", otp_text(entry)),
-        ("key", entry.key.display().to_string()),
-        ("fingerprint", fingerprint),
-        ("defined", config.places.of(&["client", name.as_str()]).to_string()),
-    ];
-    if let Some(previous) = &entry.previous {
-        lines.push(("previous key", rotation::previous_text(&config, name, previous)));
-    }
-    print(&lines.iter().map(|(label, value)| format!("{label}: {value}\n")).collect::<String>())?;
-    match keys {
-        Ok(_) => Ok(()),
-        Err(problem) => Err(Failure::key(problem)),
-    }
-}
-
 /// Whether a client is defined in a file of its own, which commands may change.
 pub(super) fn check_own_file(
     path: &Path,
@@ -141,6 +102,21 @@ pub(super) fn check_own_file(
         full_name("client", name.as_str()),
         config.places.of(&["client", name.as_str()])
     )))
+}
+
+/// A client that is there already is left as it is; one that may do something else is not what was asked for.
+fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), Failure> {
+    let name = &add.name;
+    let allow: BTreeSet<_> = add.allow.iter().cloned().collect();
+    if entry.rules.allow != allow {
+        return Err(Failure::run(format_args!(
+            "client {name}: there is one already, which may do {}\nhint: spa-knockd client set {name} --allow {}",
+            comma(&entry.rules.allow),
+            comma(&allow)
+        )));
+    }
+    tell(format_args!("client {name}: left alone (is there already)"));
+    Ok(())
 }
 
 fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
@@ -186,15 +162,19 @@ pub(super) fn day_or_time(time: Timestamp) -> String {
 fn definition(add: &AddClient, expires: Option<Timestamp>) -> String {
     let allow: BTreeSet<_> = add.allow.iter().collect();
     let quoted: Vec<String> = allow.iter().map(|action| format!("\"{action}\"")).collect();
+    let sources: BTreeSet<_> = add.source.iter().collect();
+    let sources: Vec<String> = sources.iter().map(|source| format!("\"{source}\"")).collect();
     let table = full_name("client", add.name.as_str());
     let mut text = format!(
         "# Made by `spa-knockd client add`; `spa-knockd client revoke {}` removes it.\n\
-         [{table}]\nkey = \"{}.key\"\nallow = [{}]\n",
+         [{table}]\nkey = \"{}.key\"\nallow = [{}]\nsource = [{}]\n",
         add.name,
         add.name,
-        quoted.join(", ")
+        quoted.join(", "),
+        sources.join(", ")
     );
     let lines = [
+        add.rate.0.map(|rate| format!("rate = \"{rate}\"")),
         expires.map(|expires| format!("expires = {}", day_or_time(expires))),
         add.uses.map(|uses| format!("uses = {uses}")),
         add.otp.then(|| format!("otp = \"{}.otp\"", add.name)),
@@ -240,32 +220,6 @@ pub(super) fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'
             if known.is_empty() { "there are no clients".to_owned() } else { format!("clients: {known}") };
         Failure::run(format_args!("client {name}: there is none of this name\nhint: {hint}"))
     })
-}
-
-fn expires_text(entry: &ClientEntry) -> String {
-    match entry.rules.expires {
-        None => "never".to_owned(),
-        Some(time) if time <= clock::wall() => format!("{} (over)", day_or_time(time)),
-        Some(time) => day_or_time(time),
-    }
-}
-
-fn uses_text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String {
-    let Some(uses) = entry.rules.uses else { return "unlimited".to_owned() };
-    match state::uses(&config.state_dir) {
-        Ok(counts) => {
-            let used = counts.of(name);
-            format!("{used} of {uses} used, {} left", uses.saturating_sub(used))
-        }
-        Err(error) => format!("of {uses}: {error}"),
-    }
-}
-
-fn otp_text(entry: &ClientEntry) -> String {
-    entry
-        .otp
-        .as_ref()
-        .map_or_else(|| "not needed".to_owned(), |file| format!("needed, from {}", file.display()))
 }
 
 fn comma(items: impl IntoIterator<Item: ToString>) -> String {

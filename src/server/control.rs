@@ -39,6 +39,8 @@ pub(super) enum Question {
         to: OnOff,
         /// For how many milliseconds it is on trial.
         trial_ms: Option<u64>,
+        /// Whose knocks alone confirm a trial; none = those of any client.
+        by: Option<String>,
     },
     /// The live grants.
     Grants {},

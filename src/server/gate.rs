@@ -14,6 +14,7 @@ use super::{run, state};
 use crate::config::Backend;
 use crate::firewall::{FirewallError, LoadedGates};
 use crate::gate::Mode;
+use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::files::FileError;
 
@@ -21,11 +22,16 @@ use crate::os::files::FileError;
 ///
 /// # Errors
 /// When the firewall does not take it, or it is not known what to close.
-pub(super) fn gate(facts: &Facts, to: OnOff, trial: Option<Duration>) -> Result<(), Failure> {
+pub(super) fn gate(
+    facts: &Facts,
+    to: OnOff,
+    trial: Option<Duration>,
+    by: Option<ClientName>,
+) -> Result<(), Failure> {
     match (to, trial) {
         (OnOff::Off, Some(_)) => Err(Failure::usage("gate off: only `gate on` can be on trial")),
         (OnOff::Off, None) => open(facts),
-        (OnOff::On, trial) => close(facts, trial),
+        (OnOff::On, trial) => close(facts, trial, by),
     }
 }
 
@@ -103,7 +109,7 @@ fn open(facts: &Facts) -> Result<(), Failure> {
 }
 
 fn opened_by_daemon(facts: &Facts) -> ByDaemon {
-    match facts.ask(&Question::Gate { to: OnOff::Off, trial_ms: None }) {
+    match facts.ask(&Question::Gate { to: OnOff::Off, trial_ms: None, by: None }) {
         Ok(Heard::Answer(Answer::Done)) => ByDaemon::Opened { unremembered: None },
         Ok(Heard::Answer(Answer::DoneBut { remark })) => ByDaemon::Opened { unremembered: Some(remark) },
         Ok(Heard::Answer(other)) => ByDaemon::Refused(unexpected(other).text()),
@@ -121,9 +127,9 @@ fn remember_off(facts: &Facts) -> Result<(), FileError> {
 }
 
 /// Closes the protected ports.
-fn close(facts: &Facts, trial: Option<Duration>) -> Result<(), Failure> {
+fn close(facts: &Facts, trial: Option<Duration>, by: Option<ClientName>) -> Result<(), Failure> {
     let trial_ms = trial.map(|trial| u64::try_from(trial.as_millis()).unwrap_or(u64::MAX));
-    let question = Question::Gate { to: OnOff::On, trial_ms };
+    let question = Question::Gate { to: OnOff::On, trial_ms, by: by.as_ref().map(ToString::to_string) };
     let (ports, runs) = match facts.ask(&question)? {
         Heard::Answer(Answer::Done) => (protected(facts), true),
         Heard::Answer(Answer::DoneBut { remark }) => {
@@ -131,15 +137,16 @@ fn close(facts: &Facts, trial: Option<Duration>) -> Result<(), Failure> {
             (protected(facts), true)
         }
         Heard::Answer(other) => return Err(unexpected(other)),
-        Heard::Nobody => (close_without_daemon(facts, trial)?, false),
+        Heard::Nobody => (close_without_daemon(facts, trial, by.clone())?, false),
     };
     let effect = mode(facts).when_on(&ports);
     match trial {
         None => tell(format_args!("gate: on; {effect}")),
         Some(trial) => tell(format_args!(
             "gate: on trial; {effect}\n\
-             knock within {}, or say `spa-knockd gate on`: else it is off again, and {}",
+             knock within {}{}, or say `spa-knockd gate on`: else it is off again, and {}",
             humantime::format_duration(trial),
+            by.map(|client| format!(" with the key of {client}")).unwrap_or_default(),
             mode(facts).when_off()
         )),
     }
@@ -152,7 +159,11 @@ fn close(facts: &Facts, trial: Option<Duration>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn close_without_daemon(facts: &Facts, trial: Option<Duration>) -> Result<String, Failure> {
+fn close_without_daemon(
+    facts: &Facts,
+    trial: Option<Duration>,
+    by: Option<ClientName>,
+) -> Result<String, Failure> {
     let Some(plan) = &facts.plan else {
         return Err(Failure::run(format_args!(
             "gate: which ports to close is unknown: the config has errors, and {} has none that worked before\n\
@@ -165,6 +176,7 @@ fn close_without_daemon(facts: &Facts, trial: Option<Duration>) -> Result<String
     }
     let _lock = lock(facts)?;
     let mut gatehouse = plan.gatehouse(Standing::read(&facts.state_dir)?)?;
+    gatehouse.set_confirmer(by);
     gatehouse.change(standing(OnOff::On, trial), plan).map_err(Failure::run)?;
     gatehouse.rest().map_err(Failure::run)?;
     if let Some(error) = gatehouse.unremembered() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::standing::Standing;
 use crate::firewall::{Backend, Ended, Enforcing, FirewallError, Gate, Live, Outcome, Request, RequestId};
 use crate::gate::{Grant, Mode, Record, Way};
-use crate::knock::{Door, Ports, Protocol};
+use crate::knock::{ClientName, Door, Ports, Protocol};
 use crate::os::clock;
 use crate::os::connections::{self, Connection};
 use crate::os::files::FileError;
@@ -53,11 +53,18 @@ pub(super) struct Gatehouse {
     /// When our table is to be loaded again.
     mend: Option<Duration>,
     unremembered: Option<FileError>,
+    /// Whose knocks alone confirm a trial; none = those of any client.
+    confirmer: Option<ClientName>,
 }
 
 impl Gatehouse {
     pub(super) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
-        Self { firewall, standing, alive: clock::steady(), mend: None, unremembered: None }
+        Self { firewall, standing, alive: clock::steady(), mend: None, unremembered: None, confirmer: None }
+    }
+
+    /// From now on only this client's knocks confirm a trial; none = those of any client.
+    pub(super) fn set_confirmer(&mut self, client: Option<ClientName>) {
+        self.confirmer = client;
     }
 
     /// What is to become of the gate.
@@ -84,7 +91,9 @@ impl Gatehouse {
     /// When the firewall does not do it.
     pub(super) fn grant(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
         self.let_in(grants, plan)?;
-        self.confirm(plan);
+        if self.can_confirm(grants) {
+            self.confirm(plan);
+        }
         Ok(())
     }
 
@@ -119,7 +128,8 @@ impl Gatehouse {
         if !gone.is_empty() {
             ended.extend(self.begin_again(gone, plan));
         }
-        if ended.iter().any(|ended| ended.outcome.is_ok() && matches!(ended.request, Request::Grant(_))) {
+        let confirms = |ended: &Ended| ended.outcome.is_ok() && self.can_confirm(ended.request.grants());
+        if ended.iter().any(confirms) {
             self.confirm(plan);
         }
         ended.into_iter().map(|ended| (ended.id, ended.outcome)).collect()
@@ -147,6 +157,12 @@ impl Gatehouse {
             Ended { outcome, ..ended }
         });
         again.collect()
+    }
+
+    /// Whether these are grants of a client whose knocks confirm a trial.
+    fn can_confirm(&self, grants: &[Grant]) -> bool {
+        let is_named = |client: &ClientName| grants.iter().any(|grant| grant.client() == client);
+        !grants.is_empty() && self.confirmer.as_ref().is_none_or(is_named)
     }
 
     /// Lets these in, which says nothing about a gate on trial: that a key still works is not proven by it.
@@ -203,7 +219,7 @@ impl Gatehouse {
         };
         changed.inspect_err(|_| self.standing = before)?;
         // A full disk must not keep the admin from opening or closing it.
-        self.unremembered = standing.write(plan.state_dir()).err();
+        self.unremembered = standing.write_for(plan.state_dir(), self.confirmer.as_ref()).err();
         if let Some(error) = &self.unremembered {
             log::error!("gate: {standing} now, but not remembered for the next start: {error}");
         }

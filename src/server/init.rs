@@ -45,16 +45,22 @@ impl Folders {
 ///
 /// # Errors
 /// When the id is not valid, the config that is there is not, or something cannot be written.
-pub(super) fn init(path: &Path, id: Option<ServerId>) -> Result<(), Failure> {
+pub(super) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> Result<(), Failure> {
     if files::exists(path) {
         left_alone(path);
         if id.is_some() {
             tell("warning: the id in the config that is there has not been changed");
         }
+        if address.is_some() {
+            tell("warning: the address in the config that is there has not been changed");
+        }
     } else {
         let id = id.map_or_else(host_id, Ok)?;
         let mode = suggest_mode(Door::new(Protocol::Tcp, SSH).map(Ports::from).as_slice());
-        let text = first_config(path, &id, suggest_backend(), mode)?;
+        let mut text = first_config(path, &id, suggest_backend(), mode)?;
+        if let Some(address) = address {
+            text = with_line(&text, "address", &quoted(address));
+        }
         if let Some(folder) = path.parent() {
             create_folder(folder, Mode::Public)?;
         }
@@ -235,7 +241,9 @@ mod tests {
         let uncommented: String = TEMPLATE
             .lines()
             .take_while(|line| !line.contains("[action.restart-web]"))
-            .filter(|line| !["# max", "# metrics"].iter().any(|example| line.starts_with(example)))
+            .filter(|line| {
+                !["# max", "# metrics", "# address"].iter().any(|example| line.starts_with(example))
+            })
             .map(|line| {
                 line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n"
             })

@@ -78,17 +78,20 @@ fn dispatch(options: Options) -> ExitCode {
         Command::Watch => watch::main(),
         Command::WatchKnocks => knockd::watch(),
         Command::FollowLog { file } => packet_log::main(file.as_deref()),
-        Command::Check => check::check(&config),
-        Command::Init { id } => exit(init::init(&config, id)),
+        Command::Check { json } => check::check(&config, json),
+        Command::Init { id, address } => exit(init::init(&config, id, address.as_deref())),
         Command::Client(ClientCommand::Add(add)) => exit(clients::add(&config, &add)),
-        Command::Client(ClientCommand::List) => exit(clients::list(&config)),
-        Command::Client(ClientCommand::Show { name }) => exit(clients::show(&config, &name)),
+        Command::Client(ClientCommand::List { json }) => exit(clients::list(&config, json)),
+        Command::Client(ClientCommand::Show { name, json }) => exit(clients::show(&config, &name, json)),
+        Command::Client(ClientCommand::Set(set)) => exit(clients::set(&config, &set)),
         Command::Client(ClientCommand::Rotate(rotate)) => exit(rotation::rotate(&config, &rotate)),
         Command::Client(ClientCommand::Revoke { client, place }) => {
             exit(clients::revoke(&config, &place.facts(&config), &client))
         }
         Command::State(StateCommand::Reset { forget }) => exit(state::reset(&config, forget)),
-        Command::Gate { state, confirm, place } => exit(gate::gate(&place.facts(&config), state, confirm)),
+        Command::Gate { state, confirm, by, place } => {
+            exit(gate::gate(&place.facts(&config), state, confirm, by))
+        }
         Command::Grants { json, place } => exit(grants::list(&place.facts(&config), json)),
         Command::LetIn(asked) => exit(let_in::let_in(&asked.place.facts(&config), &asked)),
         Command::Migrate { file, id } => exit(migrate::migrate(&file, id)),

@@ -16,7 +16,7 @@ use super::keys::{LoadedClient, load_clients};
 use super::knockd::Written;
 use super::legacy::{self, PlainSequences};
 use super::revoked::RevokedKeys;
-use super::standing::Standing;
+use super::standing::{self, Standing};
 use super::state::{self, Left, State, Undoings};
 use super::takeover;
 use super::watcher_process::Post;
@@ -190,7 +190,9 @@ impl Loaded {
             BackendKind::Iptables => Box::new(Background::new(self.iptables()?).map_err(Failure::run)?),
             BackendKind::None => Box::new(NoFirewall),
         };
-        Ok(Gatehouse::new(firewall, standing))
+        let mut gatehouse = Gatehouse::new(firewall, standing);
+        gatehouse.set_confirmer(standing::confirmer(&self.config.state_dir));
+        Ok(gatehouse)
     }
 
     fn iptables(&self) -> Result<Iptables, Failure> {

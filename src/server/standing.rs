@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::state;
+use crate::knock::ClientName;
 use crate::os::files::{self, FileError, Mode};
 use crate::os::{clock, host};
 
@@ -60,12 +61,22 @@ impl Standing {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn write(self, state: &Path) -> Result<(), FileError> {
+        self.write_for(state, None)
+    }
+
+    /// The same; a trial is confirmed by this client's knocks alone, if one is named.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn write_for(self, state: &Path, confirmer: Option<&ClientName>) -> Result<(), FileError> {
         let text = match self {
             Self::Never => return Ok(()),
             Self::On => "on\n".to_owned(),
             Self::Off => "off\n".to_owned(),
             Self::Trial(until) => {
-                format!("trial {} {}\n", until.as_millis(), host::boot_id().unwrap_or_default())
+                let boot = host::boot_id().unwrap_or_default();
+                let by = confirmer.map(|client| format!(" {client}")).unwrap_or_default();
+                format!("trial {} {boot}{by}\n", until.as_millis())
             }
         };
         files::replace(&file(state), Mode::Private, text.as_bytes())
@@ -75,12 +86,14 @@ impl Standing {
         let words: Vec<&str> = text.split_whitespace().collect();
         match words.as_slice() {
             ["off"] => Self::Off,
-            ["trial", until, boot] => match until.parse().map(Duration::from_millis) {
-                Ok(until) if Some(*boot) == host::boot_id().as_deref() && until > clock::boot() => {
-                    Self::Trial(until)
+            ["trial", until, boot] | ["trial", until, boot, _] => {
+                match until.parse().map(Duration::from_millis) {
+                    Ok(until) if Some(*boot) == host::boot_id().as_deref() && until > clock::boot() => {
+                        Self::Trial(until)
+                    }
+                    _ => Self::Off,
                 }
-                _ => Self::Off,
-            },
+            }
             // Closed where in doubt.
             _ => Self::On,
         }
@@ -96,6 +109,15 @@ impl fmt::Display for Standing {
                 write!(f, "on trial, off again in {} s", until.saturating_sub(clock::boot()).as_secs())
             }
         }
+    }
+}
+
+/// The client whose knocks alone confirm the trial that the state folder names; none = those of any client.
+pub(super) fn confirmer(state: &Path) -> Option<ClientName> {
+    let text = files::read_text(&file(state)).ok()?;
+    match text.split_whitespace().collect::<Vec<_>>().as_slice() {
+        ["trial", _, _, client] => client.parse().ok(),
+        _ => None,
     }
 }
 
@@ -116,6 +138,10 @@ mod tests {
             standing.write(scratch.path()).unwrap();
             assert_eq!(Standing::read(scratch.path()).unwrap(), standing);
         }
+        let laptop: ClientName = "laptop".parse().unwrap();
+        Standing::Trial(later).write_for(scratch.path(), Some(&laptop)).unwrap();
+        assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Trial(later));
+        assert_eq!(confirmer(scratch.path()), Some(laptop));
         Standing::Trial(Duration::from_millis(1)).write(scratch.path()).unwrap();
         assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Off);
         assert_eq!(Standing::parse(&format!("trial {} another-boot", later.as_millis())), Standing::Off);

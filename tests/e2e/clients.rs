@@ -33,7 +33,7 @@ fn a_client_is_known_as_soon_as_it_is_added_and_a_stranger_as_soon_as_it_is_revo
     let site = Site::new("", &open_ssh(30));
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
-    let phone = made(&site, &["add", "phone", "--allow", "open-ssh"], "phone.key");
+    let phone = made(&site, &["add", "phone", "--allow", "open-ssh", "--source", "observed"], "phone.key");
     let socket = lab.client.udp(CLIENT4);
     assert!(ask(&socket, SERVER4, &phone.good()).is_some());
     assert!(ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &site.key("laptop").good()).is_some());
@@ -56,7 +56,11 @@ fn what_two_clients_hold_together_ends_with_the_last_of_them() {
     let mut daemon = Daemon::start(&lab.server, &site);
     let socket = lab.client.udp(CLIENT4);
     for name in ["phone", "tablet"] {
-        let key = made(&site, &["add", name, "--allow", "open-ssh"], &format!("{name}.key"));
+        let key = made(
+            &site,
+            &["add", name, "--allow", "open-ssh", "--source", "observed"],
+            &format!("{name}.key"),
+        );
         assert!(ask(&socket, SERVER4, &key.good()).is_some());
     }
     said(&client(&site, &["revoke", "tablet"]));
@@ -76,7 +80,7 @@ fn a_rotated_key_and_the_one_before_it_are_both_good_for_a_while_and_uses_of_the
     let site = Site::new("", &open_ssh(5));
     let daemon = Daemon::start(&lab.server, &site);
     let socket = lab.client.udp(CLIENT4);
-    let first = made(&site, &["add", "phone", "--allow", "open-ssh"], "phone.key");
+    let first = made(&site, &["add", "phone", "--allow", "open-ssh", "--source", "observed"], "phone.key");
     let second = made(&site, &["rotate", "phone"], "phone2.key");
     for key in [&second, &first, &first] {
         assert!(ask(&socket, SERVER4, &key.good()).is_some());
@@ -112,7 +116,7 @@ fn a_previous_key_is_refused_once_its_time_is_over_without_any_reload() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let _daemon = Daemon::start(&lab.server, &site);
-    let first = made(&site, &["add", "phone", "--allow", "open-ssh"], "phone.key");
+    let first = made(&site, &["add", "phone", "--allow", "open-ssh", "--source", "observed"], "phone.key");
     let second = made(&site, &["rotate", "phone", "--overlap", "2s"], "phone2.key");
     std::thread::sleep(Duration::from_millis(2_100));
     let socket = lab.client.udp(CLIENT4);
@@ -126,7 +130,7 @@ fn a_change_that_the_daemon_does_not_take_up_is_told_with_its_reason() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(5));
     let _daemon = Daemon::start(&lab.server, &site);
-    made(&site, &["add", "phone", "--allow", "open-ssh"], "phone.key");
+    made(&site, &["add", "phone", "--allow", "open-ssh", "--source", "observed"], "phone.key");
     std::fs::write(site.path("keys/laptop.key"), "rubbish").unwrap();
     let output = client(&site, &["rotate", "phone"]);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -172,3 +176,33 @@ syswrite($s, "{\"do\":\"reload\"}\n");
 sysread($s, my $answer, 1000);
 print $answer;
 "#;
+
+#[test]
+fn a_new_client_names_its_address_and_knocks_once_a_second_and_can_be_changed_and_listed() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    let _daemon = Daemon::start(&lab.server, &site);
+    let phone = made(&site, &["add", "phone", "--allow", "open-ssh"], "phone.key");
+    let file = std::fs::read_to_string(site.path("clients.d/phone.toml")).unwrap();
+    assert!(file.contains("source = [\"exact\"]") && file.contains("rate = \"60/m\""), "{file}");
+    let socket = lab.client.udp(CLIENT4);
+    let granted = || ask(&socket, SERVER4, &phone.good()).is_some() && !site.audit_of("granted").is_empty();
+    assert!(!granted(), "a knock that names no address");
+    let told = said(&client(&site, &["set", "phone", "--source", "exact,observed", "--rate", "none"]));
+    assert!(told.contains("the running daemon has taken this up"), "{told}");
+    assert!(granted());
+    let output = client(&site, &["list", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let phone = listed.as_array().unwrap().iter().find(|client| client["name"] == "phone").unwrap();
+    assert_eq!((&phone["rate"], &phone["expires"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+    said(&client(&site, &["set", "phone", "--expires", "2099-01-31"]));
+    let output = client(&site, &["show", "phone", "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(shown["expires"].as_str().unwrap().starts_with("2099-01-31"), "{shown}");
+    let output = client(&site, &["set", "phone", "--allow", "open-door"]);
+    assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
+    // Adding it again can be no error.
+    let again = ["add", "phone", "--allow", "open-ssh", "--if-missing"];
+    assert!(said(&client(&site, &again)).contains("left alone"));
+    assert!(!client(&site, &again[..4]).status.success());
+}

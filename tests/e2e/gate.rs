@@ -87,6 +87,33 @@ fn a_knock_that_works_or_gate_on_confirms_a_trial() {
 }
 
 #[test]
+fn only_a_knock_of_the_named_client_confirms_a_trial_also_after_a_restart() {
+    let Some(lab) = Lab::new() else { return };
+    let more = "[client.job]\nkey = \"job.key\"\nallow = [\"open-ssh\"]\n";
+    let site = Site::new("", &format!("{}{more}", open_ssh(1)));
+    let job = site.add_key("job");
+    let mut daemon = Daemon::start(&lab.server, &site);
+    let stranger = lab.server.output(&mut site.admin(&["gate", "on", "--confirm", "60s", "--by", "tablet"]));
+    assert!(!stranger.status.success(), "there is no such client");
+    let output = admin(&lab, &site, &["gate", "on", "--confirm", "60s", "--by", "laptop"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("with the key of laptop"), "{output:?}");
+    let on_trial = || {
+        let output = admin(&lab, &site, &["status", "--json"]);
+        String::from_utf8_lossy(&output.stdout).contains("\"state\":\"trial\"")
+    };
+    for restarted in [false, true] {
+        if restarted {
+            assert!(daemon.terminate().success());
+            daemon = Daemon::start(&lab.server, &site);
+        }
+        assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &job.good()).is_some());
+        assert!(on_trial(), "restarted: {restarted}");
+    }
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(!on_trial());
+}
+
+#[test]
 fn gate_off_removes_all_of_ours_and_gate_on_closes_again() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &open_ssh(30));

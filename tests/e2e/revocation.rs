@@ -16,8 +16,11 @@ fn admin(lab: &Lab, site: &Site, words: &[&str]) -> (bool, String) {
 /// A client of a file of its own, and its key.
 fn added(lab: &Lab, site: &Site, name: &str) -> Key {
     let file = site.path(&format!("{name}.handed-over"));
-    let (done, text) =
-        admin(lab, site, &["client", "add", name, "--allow", "open-ssh", "-o", file.to_str().unwrap()]);
+    let (done, text) = admin(
+        lab,
+        site,
+        &["client", "add", name, "--allow", "open-ssh", "--source", "observed", "-o", file.to_str().unwrap()],
+    );
     assert!(done, "{text}");
     Key::read(&file, SERVER_ID)
 }

@@ -7,6 +7,7 @@ use crate::config::{self, Audit, Backend, ServerConfig};
 use crate::gate::undo_is_of;
 use crate::knockd::Door;
 use crate::os::files;
+use crate::server::control::{self, Answer, Heard, Question};
 use crate::server::keys::{LoadedClient, load_clients};
 use crate::server::legacy;
 use crate::server::revoked::RevokedKeys;
@@ -146,6 +147,16 @@ impl Report {
                     "run it by hand if it is yours, then remove the file; or restore the action's `undo`",
                 );
             }
+        }
+    }
+
+    /// What a running daemon would not take up with a reload.
+    pub(super) fn restart(&mut self, config: &ServerConfig) {
+        if let Ok(Heard::Answer(Answer::Failed { reason })) =
+            control::ask(&config.control, &Question::CheckReload {})
+        {
+            let (message, hint) = reason.split_once("\nhint: ").unwrap_or((&reason, "spa-knockd reload"));
+            self.warning(config, &["server"], format!("the running daemon: {message}"), hint);
         }
     }
 

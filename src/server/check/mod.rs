@@ -33,7 +33,7 @@ pub(super) fn firewall_problems(config: &ServerConfig) -> Vec<String> {
 }
 
 /// Tells every problem on standard output. Exit code 0 when there is none but warnings, else 1.
-pub(super) fn check(path: &Path) -> ExitCode {
+pub(super) fn check(path: &Path, json: bool) -> ExitCode {
     let mut report = Report::default();
     let config = config::load(path);
     report.permissions_of_config(path);
@@ -49,11 +49,13 @@ pub(super) fn check(path: &Path) -> ExitCode {
             report.host(&config);
             report.firewall(&config);
             report.actions(&config);
+            report.restart(&config);
         }
         Err(errors) => report.problems(errors.problems()),
     }
     let clean = report.is_clean();
-    match print(&report.text()) {
+    let text = if json { report.json() } else { report.text() };
+    match print(&text) {
         Ok(()) if clean => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(failure) => Failure::exit(failure),

@@ -49,6 +49,23 @@ impl Report {
         format!("{problems}{warnings}{ok}{counts}")
     }
 
+    /// The same as one JSON object on a line.
+    pub(super) fn json(mut self) -> String {
+        self.warnings.sort();
+        self.warnings.dedup();
+        let problems = match self.problems.is_empty() {
+            true => Vec::new(),
+            false => ConfigErrors::of(self.problems).problems().to_vec(),
+        };
+        let each = |problems: &[Problem]| problems.iter().map(found).collect::<Vec<_>>();
+        let whole = serde_json::json!({
+            "problems": each(&problems),
+            "warnings": each(&self.warnings),
+            "ok": self.ok,
+        });
+        format!("{whole}\n")
+    }
+
     /// Something that is fine.
     pub(super) fn ok(&mut self, line: String) {
         self.ok.push(line);
@@ -78,6 +95,14 @@ impl Report {
         let place = config.places.of(place).clone();
         self.warnings.push(Problem { place, message, hint: Some(hint.to_owned()) });
     }
+}
+
+fn found(problem: &Problem) -> serde_json::Value {
+    serde_json::json!({
+        "place": problem.place.to_string(),
+        "message": problem.message,
+        "hint": problem.hint,
+    })
 }
 
 fn counted(count: usize, what: &str) -> String {

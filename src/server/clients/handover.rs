@@ -26,7 +26,7 @@ pub(in crate::server) fn pair_key(
     };
     let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
     let holder = Holder::Pair { server: config.id.clone(), secret };
-    Ok(KeyFile { client: Some(name.clone()), holder, address: None, port })
+    Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port })
 }
 
 /// Whoever is given a revoked key on purpose may use it.

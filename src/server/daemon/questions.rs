@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Daemon;
 use crate::firewall::Live;
+use crate::knock::ClientName;
 use crate::server::control::{Answer as Reply, Control, Question};
 use crate::server::grants;
 use crate::server::status::exposition;
@@ -24,6 +25,13 @@ impl Daemon {
         self.metrics = Some(metrics);
     }
 
+    fn known_client(&self, name: &str) -> Result<ClientName, String> {
+        let known = self.loaded.clients.iter().find(|client| client.name.as_str() == name);
+        known
+            .map(|client| client.name.clone())
+            .ok_or_else(|| format!("client {name}: there is none of this name"))
+    }
+
     fn reply(&mut self, question: Question) -> Reply {
         let done = |result: Result<(), String>| match result {
             Ok(()) => Reply::Done,
@@ -32,8 +40,13 @@ impl Daemon {
         match question {
             Question::Reload {} => done(self.reload()),
             Question::CheckReload {} => done(self.check_reload()),
-            Question::Gate { to, trial_ms } => {
+            Question::Gate { to, trial_ms, by } => {
                 let standing = crate::server::gate::standing(to, trial_ms.map(Duration::from_millis));
+                let confirmer = match by.map(|by| self.known_client(&by)).transpose() {
+                    Ok(confirmer) => confirmer,
+                    Err(reason) => return Reply::Failed { reason },
+                };
+                self.deeds.gatehouse().set_confirmer(confirmer);
                 let changed = self.deeds.gatehouse().change(standing, &self.loaded);
                 match &changed {
                     Ok(()) => log::info!("gate: {standing}"),
