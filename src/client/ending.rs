@@ -7,7 +7,7 @@ use super::exchange::{Exchange, Heard, Resend};
 use super::failure::{Cause, Failure};
 use super::intent::Intent;
 use super::report::Report;
-use crate::knock::{Reply, Status};
+use crate::knock::{Reply, ReplyText, Status};
 use crate::os::clock;
 
 /// When copies ask for the end, counted from the first reply (`docs/protocol.md`, section 4).
@@ -35,8 +35,8 @@ impl Stage {
     /// What a reply without a refusal reports.
     pub(super) fn of(reply: &Reply) -> Self {
         match reply.text.as_str() {
-            "started" => Self::Started,
-            "done" => Self::Ended,
+            ReplyText::STARTED => Self::Started,
+            ReplyText::DONE => Self::Ended,
             _ => Self::Unknown,
         }
     }

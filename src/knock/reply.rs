@@ -98,6 +98,10 @@ pub struct ReplyText(String);
 impl ReplyText {
     /// The longest remark, in bytes.
     pub const MAX: usize = 63;
+    /// What a server writes of commands that run (docs/protocol.md, section 4).
+    pub const STARTED: &str = "started";
+    /// What it writes of commands that have ended well.
+    pub const DONE: &str = "done";
 
     /// What of `text` fits: control characters go, then what is too long, at a character's end.
     #[must_use]

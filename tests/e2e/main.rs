@@ -67,4 +67,5 @@ mod strace;
 mod transit;
 mod trust;
 mod undo;
+mod wait_done;
 mod worst_day;

@@ -12,10 +12,6 @@ use crate::gate::replay::KnockId;
 use crate::knock::{Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
 use crate::wire::seal_reply;
 
-/// What a client is told of commands that run, and of commands that have ended well (docs/protocol.md, section 4).
-const STARTED: &str = "started";
-const DONE: &str = "done";
-
 /// A refused knock.
 #[derive(Debug)]
 pub struct Refusal {
@@ -66,12 +62,12 @@ impl Keeper {
 
     /// The same for an order whose commands have been started: the client is told that there is more to come.
     pub fn conclude_started(&self, ticket: &Ticket, outcome: Outcome, now: Now) -> (Record, Option<Answer>) {
-        self.conclude_with(ticket, outcome, ("", STARTED), now)
+        self.conclude_with(ticket, outcome, ("", ReplyText::STARTED), now)
     }
 
     /// What to answer from now on, once all commands of an order that was answered so have ended: well, or `failed`.
     pub fn end(&self, ticket: &Ticket, outcome: Outcome, failed: Option<&str>, now: Now) -> Option<Answer> {
-        let (outcome, text) = failed.map_or((outcome, DONE), |failed| (Outcome::Failed, failed));
+        let (outcome, text) = failed.map_or((outcome, ReplyText::DONE), |failed| (Outcome::Failed, failed));
         self.conclude_with(ticket, outcome, ("", text), now).1
     }
 
