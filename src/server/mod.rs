@@ -31,6 +31,7 @@ mod packet_log;
 mod qr;
 mod reload;
 mod revoked;
+mod restart;
 mod rotation;
 mod run;
 mod standing;

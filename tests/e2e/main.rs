@@ -68,3 +68,4 @@ mod transit;
 mod trust;
 mod undo;
 mod worst_day;
+mod watcher;

@@ -47,9 +47,50 @@ fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
     drop(Daemon::start(&lab.server, &site));
     lab.server.nft("flush ruleset");
-    site.write_config("interfaces = [\"lan0\", \"eth99\"]\n", &open_ssh(2));
-    assert_says(&outcome(&lab.server, &site, &[]), 1, &["eth99"]);
-    assert!(!lab.client.reaches(SERVER4, 22), "as after a boot at which an interface is missing");
+    fs::write(site.path("state/replay.journal"), "damaged").unwrap();
+    assert_says(&outcome(&lab.server, &site, &[]), 1, &["replay.journal"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "the gate is closed before anything else that can fail");
+}
+
+#[test]
+fn a_read_only_state_folder_closes_the_gate_before_the_start_fails() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let site = Site::new("", &open_ssh(2));
+    drop(Daemon::start(&lab.server, &site));
+    lab.server.nft("flush ruleset");
+    assert!(lab.client.reaches(SERVER4, 22), "as after a boot");
+    let state = site.path("state");
+    let read_only =
+        format!("mount --bind {0} {0} && mount -o remount,bind,ro {0} && exec \"$@\"", state.display());
+    let before = ["unshare", "--mount", "sh", "-c", &read_only, "-"];
+    let output = outcome(&lab.server, &site, &before);
+    assert_says(&output, FAILED, &["read-only", "gate: tcp/22 closed", "gate off"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "closed before");
+
+    let mut command = limited("unshare");
+    command.args(&before[1..]).arg(Daemon::PROGRAM).args(["check", "-c"]).arg(site.path("spa-knockd.toml"));
+    let output = lab.server.output(&mut command);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be written") && said.contains(&state.display().to_string()), "{said}");
+}
+
+#[test]
+fn a_container_without_the_capabilities_for_a_watcher_is_told_which_to_add() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    // What root has is what the bounding set leaves it, as in a container.
+    let before = ["setpriv", "--bounding-set", "-all,+net_admin,+net_raw"];
+    let output = outcome(&lab.server, &site, &before);
+    let words = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "--cap-add"];
+    assert_says(&output, FAILED, &words);
+    let mut command = limited("setpriv");
+    command.args(&before[1..]).arg(Daemon::PROGRAM).args(["check", "-c"]).arg(site.path("spa-knockd.toml"));
+    let output = lab.server.output(&mut command);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
 }
 
 #[test]
