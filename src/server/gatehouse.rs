@@ -4,7 +4,9 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use super::boot_gate::BootGate;
 use super::standing::Standing;
+use crate::config::Backend as BackendKind;
 use crate::firewall::{Backend, Enforcing, FirewallError, Gate, Live};
 use crate::gate::{Grant, Mode, Record, Way};
 use crate::knock::{Door, Ports, Protocol};
@@ -27,6 +29,9 @@ pub(super) trait Plan {
     /// What it consists of, with the connections that there are now.
     fn gate(&self, enforcing: Enforcing) -> Gate;
 
+    /// What loads it.
+    fn backend(&self) -> BackendKind;
+
     /// The folder that remembers what is to become of it.
     fn state_dir(&self) -> &Path;
 
@@ -45,11 +50,20 @@ pub(super) struct Gatehouse {
     /// When our table is to be loaded again.
     mend: Option<Duration>,
     unremembered: Option<FileError>,
+    /// What the next boot closes.
+    boot: BootGate,
 }
 
 impl Gatehouse {
     pub(super) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
-        Self { firewall, standing, alive: clock::steady(), mend: None, unremembered: None }
+        Self {
+            firewall,
+            standing,
+            alive: clock::steady(),
+            mend: None,
+            unremembered: None,
+            boot: BootGate::default(),
+        }
     }
 
     /// What is to become of the gate.
@@ -67,7 +81,10 @@ impl Gatehouse {
             Standing::Never | Standing::On => Enforcing::Always,
             Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
         };
-        self.firewall.load(&plan.gate(enforcing))
+        let gate = plan.gate(enforcing);
+        self.firewall.load(&gate)?;
+        self.boot.remember(plan.state_dir(), plan.backend(), &gate);
+        Ok(())
     }
 
     /// Lets these in. A grant that works confirms a gate on trial.

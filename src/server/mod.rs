@@ -1,6 +1,7 @@
 //! The daemon: startup, its two processes, and the commands for its admin.
 
 mod audit;
+mod boot_gate;
 mod check;
 mod cli;
 mod clients;
@@ -89,6 +90,7 @@ fn dispatch(options: Options) -> ExitCode {
             exit(clients::revoke(&config, &place.facts(&config), &client))
         }
         Command::State(StateCommand::Reset) => exit(state::reset(&config)),
+        Command::RestoreGate { state_dir } => exit(boot_gate::restore(&config, state_dir.as_deref())),
         Command::Gate { state, confirm, place } => exit(gate::gate(&place.facts(&config), state, confirm)),
         Command::Grants { json, place } => exit(grants::list(&place.facts(&config), json)),
         Command::LetIn(asked) => exit(let_in::let_in(&asked.place.facts(&config), &asked)),

@@ -283,6 +283,10 @@ impl Plan for Loaded {
         }
     }
 
+    fn backend(&self) -> BackendKind {
+        self.config.backend
+    }
+
     fn state_dir(&self) -> &Path {
         &self.config.state_dir
     }

@@ -67,5 +67,5 @@ mod strace;
 mod transit;
 mod trust;
 mod undo;
-mod worst_day;
 mod watcher;
+mod worst_day;
