@@ -21,8 +21,6 @@ use crate::os::files::{self, FileError, Mode as FileMode};
 /// Twice the same: one that a worn disk has damaged leaves the other.
 const FIRST: &str = "boot-gate";
 const FILES: [&str; 2] = [FIRST, "boot-gate.copy"];
-/// Where the state is if no config that can be read states another folder.
-const STATE_DIR: &str = "/var/lib/spa-knock";
 /// Of the format.
 const VERSION: u32 = 1;
 
@@ -176,50 +174,67 @@ fn read(state_dir: &Path) -> Result<Option<Record>, Failure> {
     }
 }
 
+/// What became of the gate.
+#[derive(Debug, PartialEq, Eq)]
+enum Restored {
+    /// These ports are closed again.
+    Closed(String),
+    /// Nothing is to be closed, for this reason.
+    Nothing(String),
+}
+
 /// `spa-knockd restore-gate`: closes the gate as it was last closed, unless it is off or a daemon has it.
 ///
 /// # Errors
 /// When it is to be closed and cannot be.
 pub(super) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Failure> {
-    let configured = || config::load(config).map_or_else(|_| STATE_DIR.into(), |config| config.state_dir);
-    let state_dir = state_dir.map_or_else(configured, Path::to_owned);
-    let standing = Standing::read(&state_dir).unwrap_or_else(|error| {
+    let state_dir = state_dir.map_or_else(|| config::outline(config).state_dir, Path::to_owned);
+    match try_restore(&state_dir)? {
+        Restored::Closed(ports) => tell(format_args!("gate: {ports} closed but for grants")),
+        Restored::Nothing(reason) => tell(format_args!("{reason}; nothing to restore")),
+    }
+    Ok(())
+}
+
+/// The same for a daemon that cannot start with its config or keys: what was closed before does not open for that.
+pub(super) fn close_despite_config(config: &Path) {
+    match try_restore(&config::outline(config).state_dir) {
+        Ok(Restored::Closed(ports)) => log::warn!("gate: {ports} closed, as it was last loaded"),
+        Ok(Restored::Nothing(_)) => {}
+        Err(failure) => log::error!("gate: {}", failure.text()),
+    }
+}
+
+fn try_restore(state_dir: &Path) -> Result<Restored, Failure> {
+    let nothing = |reason: &str| Ok(Restored::Nothing(reason.to_owned()));
+    let standing = Standing::read(state_dir).unwrap_or_else(|error| {
         tell(format_args!("warning: {error}; closing the gate, as it may be on"));
         Standing::On
     });
     let enforcing = match standing {
-        Standing::Never => {
-            tell("gate: it has never been closed; nothing to restore");
-            return Ok(());
-        }
-        Standing::Off => {
-            tell("gate: off; nothing to restore");
-            return Ok(());
-        }
+        Standing::Never => return nothing("gate: it has never been closed"),
+        Standing::Off => return nothing("gate: off"),
         Standing::On => Enforcing::Always,
         Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
     };
-    let Some(record) = read(&state_dir)? else {
-        tell(format_args!(
-            "warning: {}: not there yet; the ports stay open until the daemon is started, which writes it",
-            state_dir.join(FIRST).display()
-        ));
-        return Ok(());
+    let Some(record) = read(state_dir)? else {
+        let file = state_dir.join(FIRST);
+        return Ok(Restored::Nothing(format!(
+            "warning: {}: not there yet: the ports stay open until the daemon is started, which writes it",
+            file.display()
+        )));
     };
     if !record.closes || record.backend == BackendName::None {
-        tell("gate: other rules than ours close the ports; nothing to restore");
-        return Ok(());
+        return nothing("gate: other rules than ours close the ports");
     }
     let Ok(_lock) = lock_gate("stop it first") else {
-        tell("gate: a running daemon has it, and keeps it closed; nothing to restore");
-        return Ok(());
+        return nothing("gate: a running daemon has it, and keeps it closed");
     };
     let gate = record.gate(enforcing).ok_or_else(|| {
         Failure::run(format_args!("{}: its ports cannot be read", state_dir.join(FIRST).display()))
     })?;
-    load(record.backend, &state_dir, &gate).map_err(Failure::run)?;
-    tell(format_args!("gate: {} closed but for grants", record.protect.join(", ")));
-    Ok(())
+    load(record.backend, state_dir, &gate).map_err(Failure::run)?;
+    Ok(Restored::Closed([record.protect, record.published].concat().join(", ")))
 }
 
 fn load(backend: BackendName, state_dir: &Path, gate: &Gate) -> Result<(), FirewallError> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::audit::AuditLog;
 use super::check;
+use super::boot_gate;
 use super::console::Failure;
 use super::daemon::Daemon;
 use super::deeds::{self, Deeds};
@@ -40,7 +41,8 @@ pub(super) fn run(path: &Path) -> ExitCode {
     // First of all: a SIGHUP while keys are loaded must not end us.
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
-        Loaded::load(path)?
+        Loaded::load(path)
+            .inspect_err(|_| boot_gate::close_despite_config(path))?
             .confine()?
             .lock()?
             .close_proven_gate()?

@@ -47,6 +47,15 @@ fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
     drop(Daemon::start(&lab.server, &site));
     lab.server.nft("flush ruleset");
+    fs::write(
+        site.path("spa-knockd.toml"),
+        format!("[server]\nstate_dir = {:?}\nnonsense", site.path("state")),
+    )
+    .unwrap();
+    assert_says(&outcome(&lab.server, &site, &[]), BAD_CONFIG, &["nonsense", "gate: tcp/22 closed"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "a bad config closes what was closed before");
+    site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
+    lab.server.nft("flush ruleset");
     fs::write(site.path("state/replay.journal"), "damaged").unwrap();
     assert_says(&outcome(&lab.server, &site, &[]), 1, &["replay.journal"]);
     assert!(!lab.client.reaches(SERVER4, 22), "the gate is closed before anything else that can fail");
