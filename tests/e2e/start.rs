@@ -52,7 +52,7 @@ fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed
         format!("[server]\nstate_dir = {:?}\nnonsense", site.path("state")),
     )
     .unwrap();
-    assert_says(&outcome(&lab.server, &site, &[]), BAD_CONFIG, &["nonsense", "gate: tcp/22 closed"]);
+    assert_says(&outcome(&lab.server, &site, &[]), BAD_CONFIG, &["spa-knockd.toml:3:9", "gate: tcp/22 closed"]);
     assert!(!lab.client.reaches(SERVER4, 22), "a bad config closes what was closed before");
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
     lab.server.nft("flush ruleset");
