@@ -52,7 +52,11 @@ fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed
         format!("[server]\nstate_dir = {:?}\nnonsense", site.path("state")),
     )
     .unwrap();
-    assert_says(&outcome(&lab.server, &site, &[]), BAD_CONFIG, &["spa-knockd.toml:3:9", "gate: tcp/22 closed"]);
+    assert_says(
+        &outcome(&lab.server, &site, &[]),
+        BAD_CONFIG,
+        &["spa-knockd.toml:3:9", "gate: tcp/22 closed"],
+    );
     assert!(!lab.client.reaches(SERVER4, 22), "a bad config closes what was closed before");
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
     lab.server.nft("flush ruleset");
@@ -100,6 +104,29 @@ fn a_container_without_the_capabilities_for_a_watcher_is_told_which_to_add() {
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
+}
+
+#[test]
+fn a_user_namespace_with_one_id_is_told_what_it_needs() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    // The network namespace has to belong to it.
+    let output = outcome(&lab.server, &site, &["unshare", "--map-root-user", "--net"]);
+    assert_says(&output, FAILED, &["cannot become user", "user namespace", "hint: give it more ids"]);
+}
+
+#[test]
+fn a_watcher_that_has_to_be_nobody_is_warned_of() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    let config = site.path("spa-knockd.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(!daemon.log().contains("runs as nobody"), "{}", daemon.log());
+    drop(daemon);
+    fs::write(&config, text.replace("user = \"nobody\"", "user = \"no-such-user\"")).unwrap();
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(daemon.log().contains("no user no-such-user: the watcher runs as nobody"), "{}", daemon.log());
 }
 
 #[test]
