@@ -207,7 +207,7 @@ pub(super) fn close_despite_config(config: &Path) {
 
 fn try_restore(state_dir: &Path) -> Result<Restored, Failure> {
     let nothing = |reason: &str| Ok(Restored::Nothing(reason.to_owned()));
-    let standing = Standing::read(state_dir).unwrap_or_else(|error| {
+    let standing = Standing::read_trusted(state_dir).unwrap_or_else(|error| {
         tell(format_args!("warning: {error}; closing the gate, as it may be on"));
         Standing::On
     });
