@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::audit::AuditLog;
-use super::check;
 use super::boot_gate;
+use super::check;
 use super::console::Failure;
 use super::daemon::Daemon;
 use super::deeds::{self, Deeds};

@@ -112,7 +112,7 @@ fn a_user_namespace_with_one_id_is_told_what_it_needs() {
     let site = Site::new("", &open_ssh(5));
     // The network namespace has to belong to it.
     let output = outcome(&lab.server, &site, &["unshare", "--map-root-user", "--net"]);
-    assert_says(&output, FAILED, &["cannot become user", "user namespace", "hint: give it more ids"]);
+    assert_says(&output, FAILED, &["this user namespace has no user", "hint: map more ids"]);
 }
 
 #[test]
