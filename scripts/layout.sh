@@ -12,12 +12,16 @@ lay_out() {
 
     install -D "$from/spa-knock" "$tree$prefix/bin/spa-knock"
     install -D "$from/spa-knockd" "$tree$prefix/sbin/spa-knockd"
-    strip "$tree$prefix/bin/spa-knock" "$tree$prefix/sbin/spa-knockd"
+    if command -v strip >/dev/null; then
+        strip "$tree$prefix/bin/spa-knock" "$tree$prefix/sbin/spa-knockd"
+    else
+        echo 'strip (binutils) is missing: the programs keep their symbols and are larger'
+    fi
 
     install -d "$tree/etc/spa-knock" "$tree$units"
     install -d -m 700 "$tree/etc/spa-knock/keys"
-    for unit in spa-knockd.service spa-knockd-legacy.service; do
-        sed "s|/usr/local/sbin|$prefix/sbin|" "$top/packaging/$unit" >"$tree$units/$unit"
+    for unit in spa-knockd.service spa-knock-gate.service spa-knockd-legacy.service; do
+        sed "s|/usr/local/sbin|$prefix/sbin|g" "$top/packaging/$unit" >"$tree$units/$unit"
     done
 
     install -d "$share/man/man"{1,5,8} "$share/bash-completion/completions" "$share/zsh/$zsh" "$share/fish/vendor_completions.d"

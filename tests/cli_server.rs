@@ -81,7 +81,7 @@ fn check_is_clean_when_nothing_is_wrong_and_says_what_it_looked_at() {
     assert_eq!(
         check(scratch.path()),
         (
-            "ok: config D/spa-knockd.toml: actions 1, clients 1\nok: folders: closed to others\nok: keys: 1 loaded\n\
+            "ok: config D/spa-knockd.toml: actions 1, clients 1\nok: folders: closed to others, and can be written\nok: keys: 1 loaded\n\
              ok: port: udp/62201 is free or ours\n"
                 .to_owned(),
             Some(0)

@@ -99,11 +99,17 @@ fn everything_lies_where_it_is_looked_for_and_the_units_find_the_daemon() {
         ] {
             assert_eq!(machine.mode(&path), mode, "{path}");
         }
-        for (unit, words) in
-            [("spa-knockd.service", " run"), ("spa-knockd-legacy.service", " knockd $KNOCKD_OPTS")]
-        {
+        for (unit, words) in [
+            ("spa-knockd.service", " run"),
+            ("spa-knock-gate.service", " restore-gate"),
+            ("spa-knockd-legacy.service", " knockd $KNOCKD_OPTS"),
+        ] {
             let text = machine.read(&format!("{units}/{unit}"));
             assert!(text.contains(&format!("\nExecStart={prefix}/sbin/spa-knockd{words}\n")), "{text}");
+            let commands = text.lines().filter(|line| line.starts_with("Exec"));
+            let other: Vec<_> =
+                commands.filter(|line| line.contains("/usr/local/") && prefix != "/usr/local").collect();
+            assert!(other.is_empty(), "{other:?}");
         }
         assert!(!machine.path(&below("sbin/knockd")).exists(), "nobody has asked for it");
     }
@@ -134,6 +140,46 @@ fn what_is_installed_can_be_taken_away_to_the_last_file_but_no_config_key_or_sta
     assert_eq!(left, expected);
     assert!(!machine.path("usr/local/share").exists(), "nor does an empty folder stay");
     assert!(!machine.run("/usr/local", &["--uninstall"]).status.success(), "there is nothing any more");
+}
+
+#[test]
+fn an_installation_beside_another_one_leaves_its_daemon_alone_when_it_goes() {
+    let machine = Machine::new();
+    machine.runs_well("/usr", &[]);
+    machine.runs_well("/opt/spa-knock", &[]);
+    let said = machine.runs_well("/opt/spa-knock", &["--uninstall"]);
+    assert!(said.contains("/usr/sbin/spa-knockd is another installation"), "{said}");
+    assert!(machine.path("usr/sbin/spa-knockd").exists());
+    let said = machine.runs_well("/usr", &["--uninstall"]);
+    assert!(!said.contains("another installation"), "{said}");
+}
+
+#[test]
+fn programs_are_installed_where_there_is_no_strip() {
+    let machine = Machine::new();
+    // A PATH with all programs but that one.
+    let bin = tempfile::tempdir().unwrap();
+    for folder in ["/usr/bin", "/bin", "/usr/sbin", "/sbin"] {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if !name.to_string_lossy().ends_with("strip") {
+                let _ = symlink(entry.path(), bin.path().join(name));
+            }
+        }
+    }
+    let binaries = Path::new(env!("CARGO_BIN_EXE_spa-knockd")).parent().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/layout.sh");
+    let lay_out = format!(
+        "set -euo pipefail; top={}; source {}; lay_out {} {} /usr/local /usr/local/lib/systemd/system site-functions",
+        env!("CARGO_MANIFEST_DIR"),
+        script.display(),
+        binaries.display(),
+        machine.path("").display()
+    );
+    let output = Command::new("bash").args(["-c", &lay_out]).env("PATH", bin.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("binutils"), "{output:?}");
+    assert_eq!(first_word_of(&machine.path("usr/local/bin/spa-knock")), "spa-knock");
 }
 
 #[test]

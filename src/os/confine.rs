@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::stat;
 use nix::unistd::{Gid, SysconfVar, Uid, User, geteuid, setgroups, setresgid, setresuid, sysconf};
 
-use super::{capabilities, files};
+use super::{capabilities, files, host};
 
 /// What a process may map besides what it has when it is confined, in bytes; libraries and capture rings are there by
 /// then. It is five times what 10,000 clients, their successors at a reload, and all tags that are remembered take
@@ -41,6 +41,14 @@ pub fn unprivileged(name: &str) -> io::Result<Option<Identity>> {
         }
     }
     Err(io::Error::new(io::ErrorKind::NotFound, format!("neither a user {name} nor nobody, other than root")))
+}
+
+/// The capabilities that this process is missing to become `identity`; none where it stays who it is.
+#[must_use]
+pub fn lacking(identity: Option<Identity>) -> Vec<host::Capability> {
+    let needed = [host::Capability::SetUid, host::Capability::SetGid, host::Capability::SetPcap];
+    let is_missing = |capability: &host::Capability| host::has_capability(*capability) == Some(false);
+    needed.into_iter().filter(|_| identity.is_some()).filter(is_missing).collect()
 }
 
 /// Gives all of it up: becomes `identity`, if there is one to become, and takes no rights any more, not even from

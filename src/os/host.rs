@@ -31,6 +31,12 @@ pub enum Capability {
     NetAdmin,
     /// To capture packets.
     NetRaw,
+    /// To become another user.
+    SetUid,
+    /// To leave all groups.
+    SetGid,
+    /// To give up capabilities for good.
+    SetPcap,
 }
 
 impl Capability {
@@ -40,16 +46,31 @@ impl Capability {
         match self {
             Self::NetAdmin => "CAP_NET_ADMIN",
             Self::NetRaw => "CAP_NET_RAW",
+            Self::SetUid => "CAP_SETUID",
+            Self::SetGid => "CAP_SETGID",
+            Self::SetPcap => "CAP_SETPCAP",
         }
     }
 
     /// Its bit in the sets of /proc/PID/status, from linux/capability.h.
     const fn mask(self) -> u64 {
         match self {
+            Self::SetGid => 1 << 6,
+            Self::SetUid => 1 << 7,
+            Self::SetPcap => 1 << 8,
             Self::NetAdmin => 1 << 12,
             Self::NetRaw => 1 << 13,
         }
     }
+}
+
+/// What is wrong where these are missing, and what to do about it.
+#[must_use]
+pub fn lacking(capabilities: &[Capability]) -> String {
+    let names: Vec<_> = capabilities.iter().map(|capability| capability.as_str()).collect();
+    let options: Vec<_> =
+        names.iter().map(|name| format!("--cap-add {}", name.trim_start_matches("CAP_"))).collect();
+    format!("needs {} to become another user\nhint: in a container: {}", names.join(", "), options.join(" "))
 }
 
 /// The host's name, if it has one in UTF-8.

@@ -139,6 +139,15 @@ pub(super) enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Close the protected ports as they were closed last; systemd does this at each boot, before the network is up
+    ///
+    /// Needs no daemon, no valid config and no key: the daemon writes what to close into the state folder. Changes
+    /// nothing if the gate is off, has never been closed or is kept closed by a running daemon.
+    RestoreGate {
+        /// The state folder, if it is not what the config states or the config cannot be read
+        #[arg(long, value_name = "FOLDER")]
+        state_dir: Option<PathBuf>,
+    },
     /// Print a knockd.conf as a config with sealed knocks
     ///
     /// What opens ports for the source, by iptables, nft or ufw, becomes a grant, and what closes them again its time;

@@ -6,21 +6,25 @@ use std::time::Duration;
 
 use super::console::Failure;
 use super::messages::{MESSAGE, Missing, Seen, WayBack};
+use super::restart::{Restart, SILENCE_MAX};
 use super::run::Loaded;
 use super::watcher_process::{Gone, Post, WatcherProcess};
 use crate::config::CaptureKind;
+use crate::os::confine::Identity;
 use crate::os::udp::{Incoming, UdpPort};
-use crate::os::{clock, files};
+use crate::os::{clock, confine, files, host};
 
-/// Before another watcher is started: at first, and at most.
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-const RESTART_MAX: Duration = Duration::from_secs(30);
+/// How often a port that another process has is tried again.
+const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// The port and its watcher.
 pub(super) struct Ears {
     post: Post,
-    /// Bound for as long as the daemon runs, or the host would answer that nobody listens.
-    socket: UdpPort,
+    /// Bound for as long as the daemon runs, or the host would answer that nobody listens. None while another process
+    /// has the port: captures work without it, but replies leave from no other port.
+    socket: Option<UdpPort>,
+    /// When the port is tried again.
+    bind_due: Duration,
     /// Missing while another one is on its way.
     watcher: Option<WatcherProcess>,
     /// It hears until another one does, even if that one hears less.
@@ -32,56 +36,61 @@ pub(super) struct Ears {
     restarts: u64,
 }
 
-/// When another watcher is started: later each time, unless the last one lived for a while.
-struct Restart {
-    /// None = all is well.
-    due: Option<Duration>,
-    last: Duration,
-    delay: Duration,
-}
-
-impl Restart {
-    fn new() -> Self {
-        Self { due: None, last: clock::steady(), delay: Duration::ZERO }
-    }
-
-    fn postpone(&mut self) {
-        let now = clock::steady();
-        let lived_well = now.saturating_sub(self.last) > RESTART_MAX.saturating_mul(2);
-        self.delay = if lived_well {
-            RESTART_FIRST
-        } else {
-            self.delay.saturating_mul(2).clamp(RESTART_FIRST, RESTART_MAX)
-        };
-        self.due = Some(now.saturating_add(self.delay));
-    }
-
-    /// What is due stays due: a watcher that asks for this again and again must not put off its own end.
-    fn postpone_unless_due(&mut self) {
-        if self.due.is_none() {
-            self.postpone();
-        }
-    }
+/// What may be missing when the watcher is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Nothing: the gate has never been closed, so a failure locks no one out and shows what is wrong.
+    First,
+    /// Interfaces: the gate is closed already, and only a daemon can open it.
+    Later,
 }
 
 impl Ears {
     /// Binds the port and starts a watcher.
     ///
     /// # Errors
-    /// When the port is taken or the watcher does not watch.
-    pub(super) fn open(loaded: &Loaded) -> Result<Self, Failure> {
+    /// When the watcher does not watch, or the port that it receives from is taken.
+    pub(super) fn open(loaded: &Loaded, start: Start) -> Result<Self, Failure> {
         let post = loaded.post()?;
-        let socket = bind(loaded)?;
-        let watcher = start(loaded, &post, &socket, Missing::Fails).map_err(Failure::run)?;
-        Ok(Self {
+        warn_of_nobody(&loaded.config.user, post.identity());
+        let lacking = confine::lacking(post.identity());
+        if !lacking.is_empty() {
+            return Err(Failure::run(format_args!("watcher: {}", host::lacking(&lacking))));
+        }
+        let socket = match bind(loaded) {
+            Ok(socket) => Some(socket),
+            Err(failure) if loaded.config.capture == CaptureKind::Udp => return Err(failure),
+            Err(failure) => {
+                log::warn!(
+                    "{}\nknocks are captured, but get no reply; trying the port again",
+                    failure.text()
+                );
+                None
+            }
+        };
+        let mut ears = Self {
             post,
             socket,
-            watcher: Some(watcher),
+            bind_due: clock::steady(),
+            watcher: None,
             distrusted: false,
             restart: Restart::new(),
             before: Seen::default(),
             restarts: 0,
-        })
+        };
+        let missing = match start {
+            Start::First => Missing::Fails,
+            Start::Later => Missing::IsLost,
+        };
+        match ears.start(loaded, missing) {
+            Ok(watcher) => ears.watcher = Some(watcher),
+            Err(reason) if start == Start::Later && ears.post.misses_everything() => {
+                log::error!("{reason}\nno knock is seen until an interface is there; looking for it");
+                ears.restart.look_later();
+            }
+            Err(reason) => return Err(Failure::run(reason)),
+        }
+        Ok(ears)
     }
 
     /// Readable when the watcher has something to report.
@@ -93,21 +102,34 @@ impl Ears {
     ///
     /// # Errors
     /// When the watcher is gone.
-    pub(super) fn try_recv(&self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
-        self.watcher.as_ref().map_or(Ok(None), |watcher| watcher.try_recv(buffer))
+    pub(super) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
+        self.watcher.as_mut().map_or(Ok(None), |watcher| watcher.try_recv(buffer))
     }
 
     /// Sends an answer from the address that was knocked at.
     ///
     /// # Errors
-    /// When the system does not take it.
+    /// When the system does not take it, or another process has the port.
     pub(super) fn answer(&self, bytes: &[u8], way: WayBack) -> std::io::Result<()> {
-        self.socket.send(bytes, way.from, way.to, way.interface)
+        let Some(socket) = &self.socket else { return Err(std::io::ErrorKind::AddrInUse.into()) };
+        socket.send(bytes, way.from, way.to, way.interface)
+    }
+
+    /// Whether replies can be sent.
+    pub(super) const fn replies(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// The interfaces that are not captured on because they are not there, or down.
+    pub(super) fn missing_interfaces(&self) -> Vec<String> {
+        self.post.missing_interfaces().into_iter().map(str::to_owned).collect()
     }
 
     /// When `mind` has something to do.
-    pub(super) const fn due(&self) -> Option<Duration> {
-        self.restart.due
+    pub(super) fn due(&self) -> Option<Duration> {
+        let silent = self.watcher.as_ref().map(WatcherProcess::silent_at);
+        let bind = self.socket.is_none().then_some(self.bind_due);
+        self.restart.due().into_iter().chain(silent).chain(bind).min()
     }
 
     /// The watcher, if there is one.
@@ -118,6 +140,11 @@ impl Ears {
     /// Since when the watcher watches, on the steady clock.
     pub(super) fn since(&self) -> Option<Duration> {
         self.watcher.as_ref().map(WatcherProcess::since)
+    }
+
+    /// How long ago the watcher last reported.
+    pub(super) fn report_age(&self) -> Option<Duration> {
+        self.watcher.as_ref().map(|watcher| watcher.silence(clock::steady()))
     }
 
     /// How often the watcher had to be replaced.
@@ -143,13 +170,13 @@ impl Ears {
             self.retire(old);
         }
         self.restart.postpone();
-        log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay.as_millis());
+        log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay().as_millis());
     }
 
     /// The watcher goes on with the interfaces that are left; one that watches all of them is tried for.
     pub(super) fn miss(&mut self, why: &str) {
         // Told once, not at each try that finds nothing changed.
-        if self.restart.delay < RESTART_MAX {
+        if !self.restart.is_longest() {
             log::error!("{why}\nwatching the rest, and trying this one again");
         }
         self.restart.postpone_unless_due();
@@ -158,20 +185,27 @@ impl Ears {
     /// The watcher is not believed any more.
     pub(super) fn distrust(&mut self) {
         self.distrusted = true;
-        self.restart.due = Some(clock::steady());
+        self.restart.hurry();
     }
 
     /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
     pub(super) fn mind(&mut self, loaded: &Loaded) -> Option<WatcherProcess> {
-        let now = clock::steady();
-        if self.restart.due.is_none_or(|due| now < due) {
+        self.bind_again(loaded);
+        self.replace_if_silent();
+        if !self.restart.take_due() {
             return None;
         }
-        self.restart = Restart { due: None, last: now, delay: self.restart.delay };
         // While a watcher that is believed watches some interfaces, only one that watches all is better.
         let is_good = self.watcher.is_some() && !self.distrusted;
+        let waits =
+            if is_good { !self.post.missing_interfaces().is_empty() } else { self.post.misses_everything() };
+        if waits && (is_good || self.watcher.is_none()) {
+            // No process is started to find out what a look shows.
+            self.restart.look_later();
+            return None;
+        }
         let missing = if is_good { Missing::Fails } else { Missing::IsLost };
-        match start(loaded, &self.post, &self.socket, missing) {
+        match self.start(loaded, missing) {
             Ok(watcher) => {
                 log::info!("watching again");
                 self.restarts = self.restarts.saturating_add(1);
@@ -182,6 +216,33 @@ impl Ears {
             Err(reason) => self.lose(&reason),
         }
         None
+    }
+
+    /// A watcher that hangs is replaced. To be called after its messages have been taken: a keeper that was stopped
+    /// itself has not seen them yet.
+    fn replace_if_silent(&mut self) {
+        let now = clock::steady();
+        let Some(mut old) = self.watcher.take_if(|watcher| watcher.silence(now) >= SILENCE_MAX) else {
+            return;
+        };
+        let seconds = old.silence(now).as_secs();
+        log::error!("the watcher has reported nothing for {seconds} s; replacing it");
+        old.kill();
+        self.retire(old);
+        self.restart.hurry();
+    }
+
+    /// Binds the port once the process that had it is gone.
+    fn bind_again(&mut self, loaded: &Loaded) {
+        let now = clock::steady();
+        if self.socket.is_some() || now < self.bind_due {
+            return;
+        }
+        self.bind_due = now.saturating_add(BIND_EVERY);
+        if let Ok(socket) = bind(loaded) {
+            log::info!("UDP port {}: ours now; knocks get replies again", loaded.config.port);
+            self.socket = Some(socket);
+        }
     }
 
     /// New keys for the watcher, or another watcher where it must watch elsewhere; returns the old one then.
@@ -198,15 +259,33 @@ impl Ears {
             }
             return Ok(None);
         }
-        if self.post.port() != post.port() {
-            let next = Self { before: self.before, restarts: self.restarts, ..Self::open(new)? };
-            return Ok(std::mem::replace(self, next).watcher);
+        let socket = match self.post.port() == post.port() {
+            true => None,
+            false => Some(bind(new)?),
+        };
+        let watcher = start(new, &post, socket.as_ref().or(self.socket.as_ref()), Missing::Fails);
+        let watcher = watcher.map_err(Failure::run)?;
+        if socket.is_some() {
+            self.socket = socket;
         }
-        let watcher = start(new, &post, &self.socket, Missing::Fails).map_err(Failure::run)?;
         self.post = post;
         self.distrusted = false;
         self.restart = Restart::new();
         Ok(self.watcher.replace(watcher))
+    }
+
+    fn start(&self, loaded: &Loaded, missing: Missing) -> Result<WatcherProcess, String> {
+        start(loaded, &self.post, self.socket.as_ref(), missing)
+    }
+}
+
+/// Processes of the same user can stop the watcher, and there may be others that run as nobody.
+pub(super) fn warn_of_nobody(user: &str, identity: Option<Identity>) {
+    if identity.is_some() && !host::has_user(user) {
+        log::warn!(
+            "server.user: there is no user {user}: the watcher runs as nobody, whose other processes can stop it\n\
+             hint: useradd --system --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin {user}"
+        );
     }
 }
 
@@ -227,23 +306,11 @@ fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
     })
 }
 
-fn start(loaded: &Loaded, post: &Post, socket: &UdpPort, missing: Missing) -> Result<WatcherProcess, String> {
+fn start(
+    loaded: &Loaded,
+    post: &Post,
+    socket: Option<&UdpPort>,
+    missing: Missing,
+) -> Result<WatcherProcess, String> {
     WatcherProcess::start(post, missing, loaded.config.window, socket, loaded.watched_keys())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_watcher_that_keeps_losing_interfaces_does_not_put_off_the_one_that_replaces_it() {
-        let mut restart = Restart::new();
-        restart.postpone_unless_due();
-        let due = restart.due;
-        assert!(due.is_some());
-        for _ in 0..100 {
-            restart.postpone_unless_due();
-        }
-        assert_eq!((restart.due, restart.delay), (due, RESTART_FIRST));
-    }
 }

@@ -4,7 +4,9 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use super::boot_gate::BootGate;
 use super::standing::Standing;
+use crate::config::Backend as BackendKind;
 use crate::firewall::{Backend, Ended, Enforcing, FirewallError, Gate, Live, Outcome, Request, RequestId};
 use crate::gate::{Grant, Mode, Record, Way};
 use crate::knock::{ClientName, Door, Ports, Protocol};
@@ -35,6 +37,9 @@ pub(super) trait Plan {
     /// What it consists of, with the connections that there are now.
     fn gate(&self, enforcing: Enforcing) -> Gate;
 
+    /// What loads it.
+    fn backend(&self) -> BackendKind;
+
     /// The folder that remembers what is to become of it.
     fn state_dir(&self) -> &Path;
 
@@ -55,11 +60,21 @@ pub(super) struct Gatehouse {
     unremembered: Option<FileError>,
     /// Whose knocks alone confirm a trial; none = those of any client.
     confirmer: Option<ClientName>,
+    /// What the next boot closes.
+    boot: BootGate,
 }
 
 impl Gatehouse {
     pub(super) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
-        Self { firewall, standing, alive: clock::steady(), mend: None, unremembered: None, confirmer: None }
+        Self {
+            firewall,
+            standing,
+            alive: clock::steady(),
+            mend: None,
+            unremembered: None,
+            confirmer: None,
+            boot: BootGate::default(),
+        }
     }
 
     /// From now on only this client's knocks confirm a trial; none = those of any client.
@@ -82,7 +97,10 @@ impl Gatehouse {
             Standing::Never | Standing::On => Enforcing::Always,
             Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
         };
-        self.firewall.load(&plan.gate(enforcing))
+        let gate = plan.gate(enforcing);
+        self.firewall.load(&gate)?;
+        self.boot.remember(plan.state_dir(), plan.backend(), &gate);
+        Ok(())
     }
 
     /// Lets these in. A grant that works confirms a gate on trial.

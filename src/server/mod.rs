@@ -1,6 +1,7 @@
 //! The daemon: startup, its two processes, and the commands for its admin.
 
 mod audit;
+mod boot_gate;
 mod check;
 mod cli;
 mod clients;
@@ -30,6 +31,7 @@ mod pace;
 mod packet_log;
 mod qr;
 mod reload;
+mod restart;
 mod revoked;
 mod rotation;
 mod run;
@@ -89,6 +91,7 @@ fn dispatch(options: Options) -> ExitCode {
             exit(clients::revoke(&config, &place.facts(&config), &client))
         }
         Command::State(StateCommand::Reset { forget }) => exit(state::reset(&config, forget)),
+        Command::RestoreGate { state_dir } => exit(boot_gate::restore(&config, state_dir.as_deref())),
         Command::Gate { state, confirm, by, place } => {
             exit(gate::gate(&place.facts(&config), state, confirm, by))
         }

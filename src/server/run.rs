@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::audit::AuditLog;
+use super::boot_gate;
 use super::check;
 use super::console::Failure;
 use super::daemon::Daemon;
 use super::deeds::{self, Deeds};
-use super::ears::Ears;
+use super::ears::{Ears, Start};
 use super::gate_lock::lock_gate;
 use super::gatehouse::{Gatehouse, Plan, older};
 use super::keys::{LoadedClient, load_clients};
@@ -27,8 +28,9 @@ use crate::gate::{Client, ClientRules, KeyAge, Mode, Part, Policy, ReplayMemory,
 use crate::knock::Ports;
 use crate::os::confine::{self, Needs};
 use crate::os::files::{self, FileError};
+use crate::os::host::{self, Link};
 use crate::os::signals::Signals;
-use crate::os::{clock, descriptors, host, log as os_log};
+use crate::os::{clock, descriptors, log as os_log};
 
 /// Runs the daemon in the foreground until it is told to stop.
 #[must_use]
@@ -39,7 +41,8 @@ pub(super) fn run(path: &Path) -> ExitCode {
     // First of all: a SIGHUP while keys are loaded must not end us.
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
-        Loaded::load(path)?
+        Loaded::load(path)
+            .inspect_err(|_| boot_gate::close_despite_config(path))?
             .confine()?
             .lock()?
             .close_proven_gate()?
@@ -263,7 +266,10 @@ impl Plan for Loaded {
         let silent_port = (config.capture == CaptureKind::Pcap).then_some(config.port);
         let early = match &config.interfaces {
             // What is passed on between networks comes by here too, and may use this port number.
-            Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => names.clone(),
+            // One that is not there yet would cost the others their early drop.
+            Interfaces::Named(names) if silent_port.is_some() && !host::forwards() => {
+                names.iter().filter(|name| host::link(name) != Link::Missing).cloned().collect()
+            }
             _ => Vec::new(),
         };
         let gated = config.gated();
@@ -279,6 +285,10 @@ impl Plan for Loaded {
             early,
             older,
         }
+    }
+
+    fn backend(&self) -> BackendKind {
+        self.config.backend
     }
 
     fn state_dir(&self) -> &Path {
@@ -318,8 +328,12 @@ impl Locked {
 
 impl Remembering {
     fn listen(self) -> Result<Listening, Failure> {
-        let ears = Ears::open(&self.locked.loaded)?;
-        let plain = PlainSequences::start(&self.locked.loaded)?;
+        let start = match self.locked.gatehouse.standing() {
+            Standing::Never => Start::First,
+            Standing::On | Standing::Off | Standing::Trial(_) => Start::Later,
+        };
+        let ears = Ears::open(&self.locked.loaded, start)?;
+        let plain = PlainSequences::start(&self.locked.loaded, start)?;
         Ok(Listening { remembering: self, ears, plain })
     }
 }

@@ -5,12 +5,13 @@ use std::process::Child;
 use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
+use super::restart::SILENCE_MAX;
 use crate::config::{CaptureKind, Interfaces, PacketLog, ServerConfig};
 use crate::gate::WatchedKey;
 use crate::knock::Band;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::{self, Identity};
-use crate::os::host::Capability;
+use crate::os::host::{self, Capability, Link};
 use crate::os::udp::UdpPort;
 use crate::os::{capabilities, clock, runner, wait};
 
@@ -27,6 +28,8 @@ pub(super) struct WatcherProcess {
     channel: Channel,
     /// When it was started, on the steady clock.
     since: Duration,
+    /// When its last message came.
+    heard: Duration,
     /// What it said last that it has seen.
     seen: Seen,
     /// When that came.
@@ -81,6 +84,23 @@ impl Post {
     pub(super) const fn port(&self) -> u16 {
         self.port
     }
+
+    /// The interfaces to capture on that are not there, or down.
+    pub(super) fn missing_interfaces(&self) -> Vec<&str> {
+        let captures = self.source == Source::Capture;
+        let names = self.interfaces.iter().filter(|_| captures).map(String::as_str);
+        names.filter(|name| host::link(name) != Link::Up).collect()
+    }
+
+    /// Whether all of them are missing.
+    pub(super) fn misses_everything(&self) -> bool {
+        !self.interfaces.is_empty() && self.missing_interfaces().len() == self.interfaces.len()
+    }
+
+    /// The user that the watcher becomes, if it becomes another one.
+    pub(super) const fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
 }
 
 impl WatcherProcess {
@@ -92,14 +112,14 @@ impl WatcherProcess {
         post: &Post,
         missing: Missing,
         window: Duration,
-        socket: &UdpPort,
+        socket: Option<&UdpPort>,
         keys: impl Iterator<Item = WatchedKey>,
     ) -> Result<Self, String> {
         let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::plain(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
         let socket = match post.source {
             Source::Capture => None,
-            Source::Socket => Some(socket.share().map_err(plain)?),
+            Source::Socket => socket.map(UdpPort::share).transpose().map_err(plain)?,
         };
         let start = || runner::start_ourselves("watch", theirs, socket);
         let child = match post.source {
@@ -107,8 +127,9 @@ impl WatcherProcess {
             Source::Socket => start(),
         }
         .map_err(plain)?;
+        let now = clock::steady();
         let mut watcher =
-            Self { asked: None, child, channel, since: clock::steady(), seen: Seen::default(), told: None };
+            Self { child, channel, since: now, heard: now, seen: Seen::default(), told: None, asked: None };
         let instructed = watcher.send_all(post, missing, window, keys);
         // Of one that ended early, its own words say more than that the channel broke.
         watcher.wait_until_it_watches()?;
@@ -164,9 +185,12 @@ impl WatcherProcess {
     ///
     /// # Errors
     /// When the watcher is gone.
-    pub(super) fn try_recv(&self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
+    pub(super) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
         match self.channel.try_recv(buffer) {
-            Ok(Received::Message(length)) => Ok(Some(length)),
+            Ok(Received::Message(length)) => {
+                self.heard = clock::steady();
+                Ok(Some(length))
+            }
             Ok(Received::Nothing) => Ok(None),
             Ok(Received::Closed) | Err(_) => Err(Gone),
         }
@@ -175,6 +199,21 @@ impl WatcherProcess {
     /// When it was started, on the steady clock.
     pub(super) const fn since(&self) -> Duration {
         self.since
+    }
+
+    /// How long ago its last message came.
+    pub(super) const fn silence(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.heard)
+    }
+
+    /// When it has been silent for too long, unless a message comes before.
+    pub(super) const fn silent_at(&self) -> Duration {
+        self.heard.saturating_add(SILENCE_MAX)
+    }
+
+    /// Ends it without waiting for it: one that hangs does not end by itself.
+    pub(super) fn kill(&mut self) {
+        runner::kill_group(&self.child);
     }
 
     /// What it has seen, as far as it has said so.
@@ -206,7 +245,7 @@ impl WatcherProcess {
         self.channel.try_send(&ToWatcher::Count.to_bytes()).is_ok()
     }
 
-    fn wait_until_it_watches(&self) -> Result<(), String> {
+    fn wait_until_it_watches(&mut self) -> Result<(), String> {
         let deadline = clock::steady().saturating_add(START_MAX);
         let mut buffer = [0; MESSAGE];
         loop {

@@ -1,5 +1,6 @@
 //! The gate as a whole: on trial, off, flushed by somebody else, and what the kernel does when nobody is alive.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -341,4 +342,61 @@ fn while_somebody_else_owns_the_table_knocks_fail_and_say_why() {
     assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "the gate is back: {}", daemon.log());
     assert!(ask(&socket, SERVER4, &laptop.good()).is_some());
     assert!(lab.client.reaches(SERVER4, 22));
+}
+
+#[test]
+fn a_boot_closes_the_gate_as_it_was_last_loaded_whatever_the_config_and_the_keys_are_now() {
+    for backend in ["nftables", "iptables"] {
+        let Some(lab) = Lab::new() else { return };
+        lab.server.echo(22);
+        let firewall = open_ssh(2).replace("[firewall]", &format!("[firewall]\nbackend = \"{backend}\""));
+        let site = Site::new("", &firewall);
+        let state = site.path("state").display().to_string();
+        let restore = || {
+            let output = lab.server.output(&mut site.admin(&["restore-gate", "--state-dir", &state]));
+            (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let boot = || {
+            lab.server.nft("flush ruleset");
+            assert!(lab.client.reaches(SERVER4, 22), "{backend}: as after a boot");
+        };
+        let (done, said) = restore();
+        assert!(done && said.contains("never") && lab.client.reaches(SERVER4, 22), "{said}");
+
+        let daemon = Daemon::start(&lab.server, &site);
+        let (done, said) = restore();
+        assert!(done && said.contains("running daemon"), "{said}");
+        assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+        lab.client.closing(SERVER4, 22);
+        drop(daemon);
+        fs::write(site.path("spa-knockd.toml"), "nonsense").unwrap();
+        fs::remove_file(site.key_path("laptop")).unwrap();
+        for damage in [None, Some("boot-gate"), Some("boot-gate.copy")] {
+            boot();
+            if let Some(name) = damage {
+                fs::write(site.path("state").join(name), "damaged").unwrap();
+            }
+            let (done, said) = restore();
+            if damage == Some("boot-gate.copy") {
+                assert!(!done && said.contains("stay open until the daemon is started"), "{said}");
+            } else {
+                assert!(done && !lab.client.reaches(SERVER4, 22), "{backend}: {said}");
+            }
+        }
+
+        // A daemon that starts takes over what the boot has closed, and writes the files again.
+        site.write_config("", &firewall);
+        site.add_key("laptop");
+        let daemon = Daemon::start(&lab.server, &site);
+        assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+        assert!(lab.client.reaches(SERVER4, 22), "{backend}");
+        lab.client.closing(SERVER4, 22);
+        drop(daemon);
+        boot();
+        assert!(restore().0 && !lab.client.reaches(SERVER4, 22), "{backend}");
+        assert!(lab.server.output(&mut site.admin(&["gate", "off"])).status.success());
+        boot();
+        let (done, said) = restore();
+        assert!(done && said.contains("off") && lab.client.reaches(SERVER4, 22), "{said}");
+    }
 }

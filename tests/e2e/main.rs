@@ -68,4 +68,5 @@ mod transit;
 mod trust;
 mod undo;
 mod wait_done;
+mod watcher;
 mod worst_day;

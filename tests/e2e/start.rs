@@ -47,9 +47,86 @@ fn a_first_start_that_fails_leaves_ports_open_and_a_later_one_leaves_them_closed
     site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
     drop(Daemon::start(&lab.server, &site));
     lab.server.nft("flush ruleset");
-    site.write_config("interfaces = [\"lan0\", \"eth99\"]\n", &open_ssh(2));
-    assert_says(&outcome(&lab.server, &site, &[]), 1, &["eth99"]);
-    assert!(!lab.client.reaches(SERVER4, 22), "as after a boot at which an interface is missing");
+    fs::write(
+        site.path("spa-knockd.toml"),
+        format!("[server]\nstate_dir = {:?}\nnonsense", site.path("state")),
+    )
+    .unwrap();
+    assert_says(
+        &outcome(&lab.server, &site, &[]),
+        BAD_CONFIG,
+        &["spa-knockd.toml:3:9", "gate: tcp/22 closed"],
+    );
+    assert!(!lab.client.reaches(SERVER4, 22), "a bad config closes what was closed before");
+    site.write_config("interfaces = [\"lan0\"]\n", &open_ssh(2));
+    lab.server.nft("flush ruleset");
+    fs::write(site.path("state/replay.journal"), "damaged").unwrap();
+    assert_says(&outcome(&lab.server, &site, &[]), 1, &["replay.journal"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "the gate is closed before anything else that can fail");
+}
+
+#[test]
+fn a_read_only_state_folder_closes_the_gate_before_the_start_fails() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let site = Site::new("", &open_ssh(2));
+    drop(Daemon::start(&lab.server, &site));
+    lab.server.nft("flush ruleset");
+    assert!(lab.client.reaches(SERVER4, 22), "as after a boot");
+    let state = site.path("state");
+    let read_only =
+        format!("mount --bind {0} {0} && mount -o remount,bind,ro {0} && exec \"$@\"", state.display());
+    let before = ["unshare", "--mount", "sh", "-c", &read_only, "-"];
+    let output = outcome(&lab.server, &site, &before);
+    assert_says(&output, FAILED, &["read-only"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "closed before");
+
+    let mut command = limited("unshare");
+    command.args(&before[1..]).arg(Daemon::PROGRAM).args(["check", "-c"]).arg(site.path("spa-knockd.toml"));
+    let output = lab.server.output(&mut command);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot be written") && said.contains(&state.display().to_string()), "{said}");
+}
+
+#[test]
+fn a_container_without_the_capabilities_for_a_watcher_is_told_which_to_add() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    // What root has is what the bounding set leaves it, as in a container.
+    let before = ["setpriv", "--bounding-set", "-all,+net_admin,+net_raw"];
+    let output = outcome(&lab.server, &site, &before);
+    let words = ["CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "--cap-add"];
+    assert_says(&output, FAILED, &words);
+    let mut command = limited("setpriv");
+    command.args(&before[1..]).arg(Daemon::PROGRAM).args(["check", "-c"]).arg(site.path("spa-knockd.toml"));
+    let output = lab.server.output(&mut command);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+}
+
+#[test]
+fn a_user_namespace_with_one_id_is_told_what_it_needs() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    // The network namespace has to belong to it.
+    let output = outcome(&lab.server, &site, &["unshare", "--map-root-user", "--net"]);
+    assert_says(&output, FAILED, &["this user namespace has no user", "hint: map more ids"]);
+}
+
+#[test]
+fn a_watcher_that_has_to_be_nobody_is_warned_of() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(5));
+    let config = site.path("spa-knockd.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(!daemon.log().contains("runs as nobody"), "{}", daemon.log());
+    drop(daemon);
+    fs::write(&config, text.replace("user = \"nobody\"", "user = \"no-such-user\"")).unwrap();
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(daemon.log().contains("no user no-such-user: the watcher runs as nobody"), "{}", daemon.log());
 }
 
 #[test]

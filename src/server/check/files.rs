@@ -43,8 +43,16 @@ impl Report {
         {
             self.file(files::check_unwritable(folder));
         }
+        let audit = match &config.audit {
+            Audit::File(file) => file.parent(),
+            _ => None,
+        };
+        let written = [Some(config.state_dir.as_path()), audit];
+        for folder in written.into_iter().flatten().filter(|folder| files::exists(folder)) {
+            self.file(files::try_folder(folder));
+        }
         if self.count() == before {
-            self.ok("folders: closed to others".to_owned());
+            self.ok("folders: closed to others, and can be written".to_owned());
         }
     }
 

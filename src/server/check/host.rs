@@ -6,6 +6,7 @@ use super::report::Report;
 use crate::config::{Backend, CaptureKind, Interfaces, ServerConfig, written};
 use crate::gate::Part;
 use crate::knock::{Ports, Protocol};
+use crate::os::confine;
 use crate::os::connections;
 use crate::os::discipline::{self, Discipline};
 use crate::os::host::{self, Capability, Link};
@@ -165,6 +166,12 @@ impl Report {
     }
 
     fn watcher_user(&mut self, config: &ServerConfig) {
+        let lacking = confine::unprivileged(&config.user).map(confine::lacking).unwrap_or_default();
+        if !lacking.is_empty() {
+            let message = host::lacking(&lacking);
+            let (message, hint) = message.split_once("\nhint: ").unwrap_or((&message, ""));
+            self.problem(config, &["server", "user"], format!("server.user: the watcher {message}"), hint);
+        }
         if !host::has_user(&config.user) {
             let message = format!("server.user: no user {}: the watcher becomes nobody", config.user);
             self.warning(

@@ -61,6 +61,8 @@ impl Daemon {
                     Interfaces::Any => vec!["any".to_owned()],
                     Interfaces::Named(names) => names.clone(),
                 },
+                missing: self.ears.missing_interfaces(),
+                replies: self.ears.replies(),
                 frames: seen.intake.map(|intake| Frames {
                     received: intake.received,
                     dropped: intake.dropped,
@@ -69,6 +71,7 @@ impl Daemon {
             },
             watcher: WatcherState {
                 uptime: self.ears.since().map(|since| now.saturating_sub(since).as_secs()),
+                report_age: self.ears.report_age().map(|age| age.as_secs()),
                 restarts: self.ears.restarts(),
             },
             clients: self.loaded.clients.len(),

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::restart::{Restart, SILENCE_MAX};
 use super::super::state::{self, StateError};
 use super::book::{Book, Turn};
 use super::ears::{Ears, Gone, Post};
@@ -23,9 +24,6 @@ use crate::os::files::{self, Mode};
 const TICK: Duration = Duration::from_secs(10);
 /// Reports taken before the rest of the loop has its turn.
 const BATCH: usize = 256;
-/// Before another watcher is started: at first, and at most.
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-const RESTART_MAX: Duration = Duration::from_secs(30);
 /// How long a daemon that stops waits for start commands.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 
@@ -37,8 +35,7 @@ pub(in crate::server) struct Doors {
     /// None = nothing is watched; what is open is still closed.
     post: Option<Post>,
     ears: Option<Ears>,
-    restart: Option<Duration>,
-    delay: Duration,
+    restart: Restart,
     addresses_due: Duration,
     book: Book,
     leases: Leases,
@@ -91,8 +88,7 @@ impl Doors {
             lists: BTreeMap::new(),
             post: None,
             ears: None,
-            restart: None,
-            delay: RESTART_FIRST,
+            restart: Restart::new(),
             addresses_due: clock::steady().saturating_add(TICK),
             book,
             leases: Leases::new(undoings, client),
@@ -110,12 +106,19 @@ impl Doors {
         post: Post,
         some: bool,
     ) -> Result<Coming, String> {
-        let well = self.ears.is_some() && self.restart.is_none();
-        let ears = match well && self.post.as_ref() == Some(&post) {
+        // One that has lost an interface is tried for anyway: what is missing must not keep a reload from the rest.
+        let ears = match self.post.as_ref() == Some(&post) {
             true => None,
             false => Some(Ears::start(&post, some)?),
         };
         Ok(Coming { post, ears, doors: written.doors, lists: written.lists })
+    }
+
+    /// The same where no interface is there yet: it is tried again until one is.
+    pub(in crate::server) fn prepare_without_interfaces(&mut self, written: Written, post: Post) -> Coming {
+        log::error!("plain sequences: no interface is there yet; looking for one");
+        self.restart.look_later();
+        Coming { post, ears: None, doors: written.doors, lists: written.lists }
     }
 
     /// From now on these are the doors.
@@ -124,7 +127,7 @@ impl Doors {
         (self.post, self.doors, self.lists) = (Some(post), doors, lists);
         if let Some(ears) = ears {
             self.ears = Some(ears);
-            (self.restart, self.delay) = (None, RESTART_FIRST);
+            self.restart = Restart::new();
         }
         self.leases.confirm(&self.doors);
         self.tell_sequences();
@@ -132,7 +135,7 @@ impl Doors {
 
     /// There are no doors any more. What is open is closed in its time.
     pub(in crate::server) fn close(&mut self) {
-        (self.post, self.ears, self.restart) = (None, None, None);
+        (self.post, self.ears, self.restart) = (None, None, Restart::new());
         self.doors.clear();
         self.lists.clear();
         self.leases.confirm(&self.doors);
@@ -156,15 +159,17 @@ impl Doors {
 
     /// Until `tend` has something to do, if nothing happens before.
     pub(in crate::server) fn patience(&self) -> Option<Duration> {
-        let restart = self.restart.map(|due| due.saturating_sub(clock::steady()));
-        restart.into_iter().chain(self.leases.patience()).chain(self.book.patience()).min()
+        let silent = self.ears.as_ref().map(Ears::silent_at);
+        let due = self.restart.due().into_iter().chain(silent);
+        let due = due.map(|due| due.saturating_sub(clock::steady()));
+        due.chain(self.leases.patience()).chain(self.book.patience()).min()
     }
 
     /// Takes what the watcher reports.
     pub(in crate::server) fn hear(&mut self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for _ in 0..BATCH {
-            let report = match self.ears.as_ref().map(Ears::try_recv) {
+            let report = match self.ears.as_mut().map(Ears::try_recv) {
                 Some(Ok(Some(report))) => report,
                 Some(Ok(None)) | None => return outcomes,
                 Some(Err(Gone)) => {
@@ -177,6 +182,7 @@ impl Doors {
                 FromWatcher::Untold(number) => {
                     log::warn!("a flood: {number} stages and timeouts of a second are not logged");
                 }
+                FromWatcher::Alive => {}
                 FromWatcher::Lost(reason) => self.miss(&reason),
                 FromWatcher::Failed(reason) => self.lose(&reason),
                 FromWatcher::Watching => self.lose("the watcher talks nonsense"),
@@ -285,38 +291,47 @@ impl Doors {
     /// The watcher is gone, or goes now.
     fn lose(&mut self, why: &str) {
         self.ears = None;
-        log::error!("plain sequences: {why}\nstarting another watcher in {} ms", self.delay.as_millis());
-        self.postpone();
+        self.restart.postpone();
+        let delay = self.restart.delay().as_millis();
+        log::error!("plain sequences: {why}\nstarting another watcher in {delay} ms");
     }
 
     /// The watcher goes on with the interfaces that are left.
     fn miss(&mut self, why: &str) {
-        log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
-        if self.restart.is_none() {
-            self.postpone();
+        if !self.restart.is_longest() {
+            log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
         }
+        self.restart.postpone_unless_due();
     }
 
-    fn postpone(&mut self) {
-        self.restart = Some(clock::steady().saturating_add(self.delay));
-        self.delay = self.delay.saturating_mul(2).min(RESTART_MAX);
+    /// A watcher that hangs is replaced. To be called after its messages have been taken.
+    fn replace_if_silent(&mut self) {
+        let now = clock::steady();
+        let Some(mut old) = self.ears.take_if(|ears| ears.silence(now) >= SILENCE_MAX) else { return };
+        let seconds = old.silence(now).as_secs();
+        log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
+        old.kill();
+        self.restart.hurry();
     }
 
     /// Starts another watcher where one is due: one that watches everywhere, or anywhere if there is none.
     fn mind(&mut self) {
-        if self.restart.is_none_or(|due| clock::steady() < due) {
+        self.replace_if_silent();
+        if !self.restart.take_due() {
             return;
         }
-        self.restart = None;
         let Some(post) = &self.post else { return };
+        if self.ears.is_none() && post.misses_everything() {
+            return self.restart.look_later();
+        }
         match Ears::start(post, self.ears.is_none()) {
             Ok(ears) => {
                 log::info!("plain sequences: watching again");
-                self.delay = RESTART_FIRST;
                 self.ears = Some(ears);
                 self.tell_sequences();
             }
-            Err(_) => self.postpone(),
+            Err(_) if self.ears.is_some() => self.restart.postpone(),
+            Err(reason) => self.lose(&reason),
         }
     }
 }

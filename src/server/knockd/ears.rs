@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::time::Duration;
 
+use super::super::restart::SILENCE_MAX;
 use super::messages::{FromWatcher, MESSAGE, TEXT_MAX, ToWatcher};
 use crate::config::PacketLog;
 use crate::knockd::Sequence;
 use crate::os::channel::{Channel, Received};
 use crate::os::confine::Identity;
-use crate::os::host::{self, Capability};
+use crate::os::host::{self, Capability, Link};
 use crate::os::{capabilities, clock, files, runner, wait};
 
 /// How long opening the captures may take.
@@ -35,10 +36,20 @@ pub(in crate::server) struct Post {
     pub(in crate::server) identity: Option<Identity>,
 }
 
+impl Post {
+    /// Whether none of the interfaces to capture on is there and up.
+    pub(in crate::server) fn misses_everything(&self) -> bool {
+        let is_missing = |name: &String| host::link(name) != Link::Up;
+        self.log.is_none() && !self.interfaces.is_empty() && self.interfaces.iter().all(is_missing)
+    }
+}
+
 /// A running watcher. Dropping it ends it.
 pub(super) struct Ears {
     child: Child,
     channel: Channel,
+    /// When its last message came, on the steady clock.
+    heard: Duration,
     addresses: BTreeSet<IpAddr>,
 }
 
@@ -60,7 +71,7 @@ impl Ears {
             None => capabilities::lend(&[Capability::NetRaw], start),
         }
         .map_err(plain)?;
-        let mut ears = Self { child, channel, addresses: BTreeSet::new() };
+        let mut ears = Self { child, channel, heard: clock::steady(), addresses: BTreeSet::new() };
         let instructed = ears.instruct(post, some);
         // Of one that ended early, its own words say more than that the channel broke.
         ears.wait_until_it_watches()?;
@@ -73,15 +84,31 @@ impl Ears {
     ///
     /// # Errors
     /// When the watcher is gone, or talks nonsense.
-    pub(super) fn try_recv(&self) -> Result<Option<FromWatcher>, Gone> {
+    pub(super) fn try_recv(&mut self) -> Result<Option<FromWatcher>, Gone> {
         let mut buffer = [0; MESSAGE];
         match self.channel.try_recv(&mut buffer) {
             Ok(Received::Message(length)) => {
+                self.heard = clock::steady();
                 FromWatcher::read(buffer.get(..length).unwrap_or_default()).map(Some).ok_or(Gone)
             }
             Ok(Received::Nothing) => Ok(None),
             Ok(Received::Closed) | Err(_) => Err(Gone),
         }
+    }
+
+    /// How long ago its last message came.
+    pub(super) const fn silence(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.heard)
+    }
+
+    /// When it has been silent for too long, unless a message comes before.
+    pub(super) const fn silent_at(&self) -> Duration {
+        self.heard.saturating_add(SILENCE_MAX)
+    }
+
+    /// Ends it without waiting for it: one that hangs does not end by itself.
+    pub(super) fn kill(&mut self) {
+        runner::kill_group(&self.child);
     }
 
     /// A door opens to this sequence from now on, or to none. A watcher that is gone is found out when it is listened
@@ -125,7 +152,7 @@ impl Ears {
         self.channel.send(&ToWatcher::Go { only_v4: post.only_v4, some }.to_bytes())
     }
 
-    fn wait_until_it_watches(&self) -> Result<(), String> {
+    fn wait_until_it_watches(&mut self) -> Result<(), String> {
         let deadline = clock::steady().saturating_add(START_MAX);
         loop {
             let left = deadline.saturating_sub(clock::steady());

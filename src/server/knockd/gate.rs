@@ -15,6 +15,7 @@ use super::super::standing::Standing;
 use super::doors::Outcome;
 use super::openings::{NotOpened, Openings};
 use super::written::Written;
+use crate::config::Backend;
 use crate::firewall::{self, Enforcing, FirewallError, Nftables};
 use crate::knock::Ports;
 use crate::knockd::Opening;
@@ -217,6 +218,10 @@ impl Plan for Guarded {
             older: older(|door| self.ports.iter().any(|ports| ports.contain(door))),
             ..firewall::Gate::default()
         }
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::Nftables
     }
 
     fn state_dir(&self) -> &Path {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::super::console::Failure;
+use super::super::ears::warn_of_nobody;
 use super::super::state;
 use super::book::Book;
 use super::doors::Doors;
@@ -20,7 +21,7 @@ use crate::knockd::Message;
 use crate::os::confine::{self, Identity};
 use crate::os::files::{self, Mode};
 use crate::os::signals::Signals;
-use crate::os::wait;
+use crate::os::{host, wait};
 
 /// How long the loop sleeps at most.
 const TICK: Duration = Duration::from_secs(10);
@@ -55,6 +56,11 @@ impl Keeper {
         let client = CLIENT.parse().map_err(Failure::run)?;
         let identity = confine::unprivileged(USER)
             .map_err(|error| Failure::run(format_args!("watcher: {}", files::plain(&error))))?;
+        let lacking = confine::lacking(identity);
+        if !lacking.is_empty() {
+            return Err(Failure::run(format_args!("watcher: {}", host::lacking(&lacking))));
+        }
+        warn_of_nobody(USER, identity);
         let shown_interfaces = settings.shown_interfaces();
         let Settings { path, written, interfaces, log_file, pid_file } = settings;
         let verbose = options.verbose || options.debug;

@@ -53,6 +53,8 @@ pub(super) enum FromWatcher {
     Event(Event),
     /// So many stages and timeouts were not told, as there were too many.
     Untold(u32),
+    /// It is still there.
+    Alive,
 }
 
 impl<'a> ToWatcher<'a> {
@@ -106,6 +108,7 @@ impl FromWatcher {
                 [&[4][..], &mapped(*source).octets(), &door, &[kind, stage]].concat()
             }
             Self::Untold(number) => [&[5][..], &number.to_be_bytes()].concat(),
+            Self::Alive => vec![6],
         }
     }
 
@@ -128,6 +131,7 @@ impl FromWatcher {
                 Self::Event(Event { source, door, step })
             }
             5 => Self::Untold(reader.u32()?),
+            6 => Self::Alive,
             _ => return None,
         })
     }
@@ -177,6 +181,7 @@ mod tests {
             event(Step::Open),
             event(Step::Timeout(1)),
             FromWatcher::Untold(9),
+            FromWatcher::Alive,
         ] {
             assert_eq!(FromWatcher::read(&report.to_bytes()), Some(report));
         }

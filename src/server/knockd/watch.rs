@@ -46,6 +46,8 @@ struct Watch {
     addresses: Vec<IpAddr>,
     only_v4: bool,
     quiet: Quiet,
+    /// When the last sign of life was given, on the steady clock.
+    alive: Duration,
 }
 
 /// What is to be watched, until it is said as a whole.
@@ -101,6 +103,7 @@ impl Watch {
             addresses: Vec::new(),
             only_v4,
             quiet: Quiet::default(),
+            alive: clock::steady(),
         };
         watch.report(&FromWatcher::Watching)?;
         lost.into_iter().try_for_each(|reason| watch.report(&FromWatcher::Lost(reason)))?;
@@ -125,6 +128,20 @@ impl Watch {
             let (now, mut told) = (clock::wall(), Vec::new());
             self.matcher.expire(now, &mut |event| told.push(event));
             self.tell(&told, now)?;
+            self.report_alive()?;
+        }
+    }
+
+    /// Every now and then, as a watcher that says nothing is replaced. Not waited for: a full channel says as much.
+    fn report_alive(&mut self) -> Result<(), Ended> {
+        let now = clock::steady();
+        if now.saturating_sub(self.alive) < TICK {
+            return Ok(());
+        }
+        self.alive = now;
+        match self.channel.try_send(&FromWatcher::Alive.to_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(Ended),
+            _ => Ok(()),
         }
     }
 

@@ -8,6 +8,7 @@ use super::census::Census;
 use crate::config::{Interfaces, ServerConfig};
 use crate::os::{clock, confine, files};
 use crate::server::console::Failure;
+use crate::server::ears::Start;
 use crate::server::knockd::{Book, CLIENT, Coming, Doors, Outcome, Post, Written, tell_danger};
 use crate::server::run::Loaded;
 use crate::server::status::{LegacyState, LegacyUser};
@@ -39,13 +40,13 @@ impl PlainSequences {
     ///
     /// # Errors
     /// When it cannot be watched for them, or it is not known what is still to be closed.
-    pub(in crate::server) fn start(loaded: &Loaded) -> Result<Self, Failure> {
+    pub(in crate::server) fn start(loaded: &Loaded, start: Start) -> Result<Self, Failure> {
         let folder = loaded.config.state_dir.join(FOLDER);
         let mut sequences = Self { folder, doors: None, census: Census::default(), opened: 0 };
         if loaded.legacy.is_none() && files::exists(&sequences.folder) {
             sequences.doors = Some(sequences.open()?);
         }
-        let coming = sequences.prepare(loaded)?;
+        let coming = sequences.prepare_for(loaded, start)?;
         sequences.take_up(coming);
         tell_danger(sequences.count());
         Ok(sequences)
@@ -56,6 +57,10 @@ impl PlainSequences {
     /// # Errors
     /// When it does not watch; nothing has changed then.
     pub(in crate::server) fn prepare(&mut self, new: &Loaded) -> Result<ComingSequences, Failure> {
+        self.prepare_for(new, Start::First)
+    }
+
+    fn prepare_for(&mut self, new: &Loaded, start: Start) -> Result<ComingSequences, Failure> {
         let Some(written) = new.legacy.clone() else {
             return Ok(ComingSequences { coming: None, log_file: PathBuf::new(), syslog: false });
         };
@@ -63,11 +68,15 @@ impl PlainSequences {
         // Where it does not say where to log, nowhere.
         let log_file = written.options.log_file.clone().unwrap_or_default();
         let syslog = written.options.syslog;
-        let doors = match self.doors.take() {
+        let mut doors = match self.doors.take() {
             Some(doors) => doors,
             None => self.open()?,
         };
-        let coming = doors.prepare(written, post, false);
+        let misses_everything = start == Start::Later && post.misses_everything();
+        let coming = match misses_everything {
+            true => Ok(doors.prepare_without_interfaces(written, post)),
+            false => doors.prepare(written, post, start == Start::Later),
+        };
         self.doors = Some(doors);
         Ok(ComingSequences { coming: Some(coming.map_err(Failure::run)?), log_file, syslog })
     }

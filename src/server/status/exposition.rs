@@ -46,6 +46,16 @@ pub(in crate::server) fn exposition(status: &Status) -> String {
         "How often the watcher had to be replaced.",
         status.watcher.restarts,
     );
+    if let Some(age) = status.watcher.report_age {
+        page.gauge("watcher_report_age_seconds", "Since the watcher's last report.", age);
+    }
+    page.gauge(
+        "capture_missing_interfaces",
+        "Configured interfaces that are not there, or down.",
+        number(status.capture.missing.len()),
+    );
+    let replies = u64::from(status.capture.replies);
+    page.gauge("replies_possible", "0 while another process has the knock port.", replies);
     if let Some(frames) = status.capture.frames {
         page.counter("capture_received_total", "Frames that passed the kernel's filter.", frames.received);
         page.counter("capture_dropped_total", "Frames missed as the watcher was too slow.", frames.dropped);
@@ -189,6 +199,15 @@ spa_knock_watcher_up 1
 # HELP spa_knock_watcher_restarts_total How often the watcher had to be replaced.
 # TYPE spa_knock_watcher_restarts_total counter
 spa_knock_watcher_restarts_total 1
+# HELP spa_knock_watcher_report_age_seconds Since the watcher's last report.
+# TYPE spa_knock_watcher_report_age_seconds gauge
+spa_knock_watcher_report_age_seconds 0
+# HELP spa_knock_capture_missing_interfaces Configured interfaces that are not there, or down.
+# TYPE spa_knock_capture_missing_interfaces gauge
+spa_knock_capture_missing_interfaces 0
+# HELP spa_knock_replies_possible 0 while another process has the knock port.
+# TYPE spa_knock_replies_possible gauge
+spa_knock_replies_possible 1
 # HELP spa_knock_capture_received_total Frames that passed the kernel's filter.
 # TYPE spa_knock_capture_received_total counter
 spa_knock_capture_received_total 1207
@@ -235,7 +254,7 @@ spa_knock_knocks_total{event="refused",reason="expired"} 1
         assert_eq!(exposition(&example()), expected);
         let mut udp = example();
         udp.capture.frames = None;
-        assert!(!exposition(&udp).contains("capture"));
+        assert!(!exposition(&udp).contains("_dropped"));
     }
 
     #[test]

@@ -91,6 +91,11 @@ pub(super) struct CaptureState {
     pub(super) port: u16,
     /// Names, or `any`.
     pub(super) interfaces: Vec<String>,
+    /// Those of them that are not there, or down. They are waited for.
+    #[serde(default)]
+    pub(super) missing: Vec<String>,
+    /// Whether knocks can be replied to: not while another process has the knock port.
+    pub(super) replies: bool,
     /// Frames; missing where a socket cannot tell.
     pub(super) frames: Option<Frames>,
 }
@@ -111,6 +116,8 @@ pub(super) struct Frames {
 pub(super) struct WatcherState {
     /// Since it was started; missing while another one is on its way.
     pub(super) uptime: Option<u64>,
+    /// Since its last report; missing like that.
+    pub(super) report_age: Option<u64>,
     /// How often it had to be replaced.
     pub(super) restarts: u64,
 }
@@ -232,9 +239,11 @@ pub(super) mod tests {
                 kind: "pcap".to_owned(),
                 port: 62201,
                 interfaces: vec!["lan0".to_owned(), "wg0".to_owned()],
+                missing: Vec::new(),
+                replies: true,
                 frames: Some(Frames { received: 1_207, dropped: 0, if_dropped: 2 }),
             },
-            watcher: WatcherState { uptime: Some(3_600), restarts: 1 },
+            watcher: WatcherState { uptime: Some(3_600), report_age: Some(0), restarts: 1 },
             clients: 3,
             actions: 2,
             grants: 1,

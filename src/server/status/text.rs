@@ -14,6 +14,9 @@ pub(super) enum Colour {
     Off,
 }
 
+/// Seconds after which a report is late: an idle watcher reports every 10 s.
+const REPORT_LATE: u64 = 12;
+
 /// What a colour says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tone {
@@ -114,9 +117,13 @@ fn clients(status: &Status, colour: Colour) -> String {
 }
 
 fn watcher(status: &Status, colour: Colour) -> String {
-    let state = match status.watcher.uptime {
-        Some(uptime) => format!("since {}", lasting(uptime)),
-        None => colour.paint(Tone::Bad, "none; another one is on its way".to_owned()),
+    let state = match (status.watcher.uptime, status.watcher.report_age.unwrap_or_default()) {
+        (Some(uptime), age) if age > REPORT_LATE => {
+            let late = format!("no report for {}", lasting(age));
+            format!("since {}; {}", lasting(uptime), colour.paint(Tone::Bad, late))
+        }
+        (Some(uptime), _) => format!("since {}", lasting(uptime)),
+        (None, _) => colour.paint(Tone::Bad, "none; another one is on its way".to_owned()),
     };
     match status.watcher.restarts {
         0 => state,
@@ -126,7 +133,15 @@ fn watcher(status: &Status, colour: Colour) -> String {
 
 fn capture(status: &Status, colour: Colour) -> String {
     let capture = &status.capture;
-    let place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
+    let mut place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
+    if !capture.missing.is_empty() {
+        let missing = format!("missing: {}", capture.missing.join(", "));
+        place.push_str(&format!("; {}", colour.paint(Tone::Bad, missing)));
+    }
+    if !capture.replies {
+        let taken = format!("no replies: another process has udp/{}", capture.port);
+        place.push_str(&format!("; {}", colour.paint(Tone::Bad, taken)));
+    }
     let Some(frames) = capture.frames else { return place };
     let dropped = format!("{} dropped, {} by the interface", frames.dropped, frames.if_dropped);
     let dropped = if frames.dropped.saturating_add(frames.if_dropped) > 0 {
