@@ -38,8 +38,8 @@ pub struct ServerConfig {
     pub key_limit: KeyLimit,
     /// The user that the watcher becomes.
     pub user: String,
-    /// Where the audit log goes.
-    pub audit: Audit,
+    /// The audit log.
+    pub audit: AuditSettings,
     /// What opens and closes ports.
     pub backend: Backend,
     /// Whose rules close the protected ports.
@@ -146,6 +146,19 @@ pub enum CaptureKind {
     Pcap,
     /// With an ordinary UDP socket.
     Udp,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// Where it goes.
+    pub to: Audit,
+    /// Bytes of a file before it is rotated; at least 64 KiB.
+    pub size: u64,
+    /// How many files there are, the current one included; 2 to 100.
+    pub files: u32,
+    /// Whether a knock that may not be recorded is refused.
+    pub required: bool,
 }
 
 /// Where the audit log goes.

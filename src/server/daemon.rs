@@ -38,7 +38,7 @@ use crate::gate::{Ending, Keeper, Record, Tally};
 use crate::knock::ClientName;
 use crate::os::notify::{self, Watchdog};
 use crate::os::signals::Signals;
-use crate::os::{clock, host, wait};
+use crate::os::{clock, host, log as os_log, wait};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -162,6 +162,7 @@ impl Daemon {
             self.note_end(&over);
         }
         self.send_ends_again();
+        self.audit.write_due();
         self.note_own_addresses();
         self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
         Ok(())
@@ -169,7 +170,13 @@ impl Daemon {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let due = [self.ears.due(), self.watchdog.due(), self.postponed.due(), self.ends.due()];
+        let due = [
+            self.ears.due(),
+            self.watchdog.due(),
+            self.postponed.due(),
+            self.ends.due(),
+            self.audit.deadline(),
+        ];
         let due = due.into_iter().flatten().map(|due| due.saturating_sub(clock::steady()));
         let metrics = self.metrics.as_ref().and_then(Metrics::patience);
         let asking = self.control.as_ref().and_then(Control::patience);
@@ -242,8 +249,10 @@ impl Daemon {
     fn note_throttled(&mut self, key: Fingerprint, count: u64) {
         // Of a key that was removed in the meantime, nothing is said.
         let Some(client) = self.keeper.name_of(key).cloned() else { return };
+        let record = Record::throttled(client.clone());
         let total = self.throttled.entry(client).or_default();
         *total = total.saturating_add(count);
+        self.audit.write_many(&record, count, clock::wall());
     }
 
     /// A line in the audit log, and one more of its kind.
@@ -330,7 +339,9 @@ impl Daemon {
         if let Err(error) = self.state.close() {
             log::error!("{error}");
         }
+        self.audit.close();
         log::info!("stopped: {last_words}");
+        os_log::flush();
         ExitCode::SUCCESS
     }
 }

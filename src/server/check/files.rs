@@ -37,7 +37,7 @@ impl Report {
         if files::exists(&config.state_dir) {
             self.file(files::check_private_tree(&config.state_dir));
         }
-        if let Audit::File(file) = &config.audit
+        if let Audit::File(file) = &config.audit.to
             && let Some(folder) = file.parent()
         {
             self.file(files::check_unwritable(folder));

@@ -7,11 +7,13 @@ use super::ends::End;
 use super::{BATCH, Daemon};
 use crate::crypto::{Fingerprint, random};
 use crate::gate::{
-    Accepted, Answer, Bill, Effect, Ending, Order, Outcome, Refusal, Rejection, Sequence, Verdict,
+    Accepted, Answer, Bill, Cause, Effect, Ending, Explanation, Order, Outcome, Refusal, Rejection, Sequence,
+    Verdict,
 };
 use crate::os::clock;
 use crate::server::deeds::{Done, Over};
 use crate::server::messages::{Sighting, WayBack};
+use crate::server::state::StateError;
 
 /// Signed but not sealed: so many, and the watcher is not believed any more.
 const ALARMS_MAX: u32 = 8;
@@ -70,6 +72,12 @@ impl Daemon {
 
     /// Step 7 on disk, then step 8.
     fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+        if let Err(why) = self.audit.check_available() {
+            let why = Explanation::new(Cause::AuditUnavailable, why);
+            let (record, answer) = self.keeper.give_up(&accepted, why, clock::now());
+            self.answer(answer, way);
+            return self.keep(&record);
+        }
         if cfg!(feature = "swap-act-and-record") {
             let acceptance = *accepted.acceptance();
             self.go_on(accepted, key, way);
@@ -77,7 +85,7 @@ impl Daemon {
         }
         if let Err(error) = self.state.record(accepted.acceptance()) {
             let now = clock::now();
-            let (record, answer) = self.keeper.give_up(&accepted, &error.to_string(), now);
+            let (record, answer) = self.keeper.give_up(&accepted, not_recorded(&error), now);
             self.answer(answer, way);
             return self.keep(&record);
         }
@@ -113,7 +121,7 @@ impl Daemon {
             false => Ok(()),
         });
         if let Err(error) = paid {
-            let (record, answer) = self.keeper.cancel(&bill, &error.to_string(), clock::now());
+            let (record, answer) = self.keeper.cancel(&bill, not_recorded(&error), clock::now());
             self.answer(answer, way);
             return self.keep(&record);
         }
@@ -234,4 +242,9 @@ impl Daemon {
             log::debug!("answer to {}: {error}", way.to);
         }
     }
+}
+
+/// What could not be put on record does not act.
+fn not_recorded(error: &StateError) -> Explanation {
+    Explanation::new(Cause::StateUnavailable, error.to_string())
 }
