@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::document::{Table, Value};
 use super::server::Outline;
 use super::{
-    Audit, AuditSettings, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, PacketLog, Places,
-    ServerConfig,
+    Audit, AuditSettings, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, MetricsPlace,
+    PacketLog, Places, ServerConfig,
 };
 use crate::gate::{Action, Failsafe, KeyLimit, Mode, PacketMark};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
@@ -53,7 +53,7 @@ pub(super) struct Sections {
     state_dir: PathBuf,
     pub(super) keys_dir: PathBuf,
     control: PathBuf,
-    metrics: Option<SocketAddr>,
+    metrics: Option<MetricsPlace>,
     key_limit: KeyLimit,
     user: String,
     audit: AuditSettings,
@@ -362,9 +362,20 @@ fn read_audit_target(value: &Value<'_>) -> Option<Audit> {
     }
 }
 
-fn read_metrics(value: &Value<'_>) -> Option<SocketAddr> {
+fn read_metrics(value: &Value<'_>) -> Option<MetricsPlace> {
+    /// What fits into an address of unix(7), with its NUL.
+    const PATH_MAX: usize = 107;
+    if value.text()?.starts_with('/') {
+        let path = absolute_path(value)?;
+        if path.as_os_str().len() > PATH_MAX {
+            value.problem("the path of a socket has at most 107 bytes", None);
+            return None;
+        }
+        return Some(MetricsPlace::Unix(path));
+    }
     let Ok(address) = value.text()?.parse::<SocketAddr>() else {
-        value.problem("not an address with a port", Some("write it like \"127.0.0.1:9842\""));
+        let hint = "write it like \"127.0.0.1:9842\" or \"/run/spa-knock/metrics.sock\"";
+        value.problem("neither an address with a port nor a path", Some(hint));
         return None;
     };
     if !address.ip().is_loopback() {
@@ -378,7 +389,7 @@ fn read_metrics(value: &Value<'_>) -> Option<SocketAddr> {
         value.problem("port 0 cannot be asked at", None);
         return None;
     }
-    Some(address)
+    Some(MetricsPlace::Tcp(address))
 }
 
 /// `{ burst = 128, rate = "4/s" }`, in `[server]` or of one client.

@@ -1,6 +1,7 @@
 //! What `spa-knockd.toml` means, once every value has been checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,8 +33,8 @@ pub struct ServerConfig {
     pub keys_dir: PathBuf,
     /// The control socket.
     pub control: PathBuf,
-    /// Where metrics are served over HTTP: a loopback address; nothing = nowhere.
-    pub metrics: Option<SocketAddr>,
+    /// Where metrics are served over HTTP; nothing = nowhere.
+    pub metrics: Option<MetricsPlace>,
     /// How many knocks of each key are looked at, unless its client has a limit of its own.
     pub key_limit: KeyLimit,
     /// The user that the watcher becomes.
@@ -146,6 +147,24 @@ pub enum CaptureKind {
     Pcap,
     /// With an ordinary UDP socket.
     Udp,
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsPlace {
+    /// At a loopback address.
+    Tcp(SocketAddr),
+    /// At a Unix socket, by its absolute path of at most 107 bytes.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
 }
 
 /// The audit log.

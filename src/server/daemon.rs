@@ -89,8 +89,8 @@ impl Daemon {
         let control = Control::open(&loaded.config.control)
             .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
             .ok();
-        let metrics = loaded.config.metrics.and_then(|address| {
-            Metrics::open(address).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
+        let metrics = loaded.config.metrics.clone().and_then(|place| {
+            Metrics::open(place).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
         });
         let mut daemon = Self {
             loaded,

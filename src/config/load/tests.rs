@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Audit, Backend, CaptureKind, Interfaces};
+use crate::config::{Audit, Backend, CaptureKind, Interfaces, MetricsPlace};
 use crate::gate::{Action, Arguments, Part, Term, Uses};
 use crate::knock::{ActionName, AddressPolicy, Band, Timestamp};
 
@@ -92,7 +92,7 @@ expires = 2027-01-31
     assert_eq!(config.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "wg0".to_owned()]));
     assert_eq!((config.capture, config.port, config.reply), (CaptureKind::Udp, 4_000, false));
     assert_eq!(config.window, Duration::from_secs(120));
-    assert_eq!(config.metrics, Some("[::1]:9842".parse().unwrap()));
+    assert_eq!(config.metrics, Some(MetricsPlace::Tcp("[::1]:9842".parse().unwrap())));
     assert_eq!((config.user.as_str(), &config.audit.to), ("nobody", &Audit::Journal));
     assert_eq!(config.protect.len(), 2);
     let action = |name: &str| config.actions[&name.parse::<ActionName>().unwrap()].clone();
@@ -196,7 +196,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ),
         (
             "metrics = 'localhost:9842'",
-            "f:3:11: server.metrics: not an address with a port\nhint: write it like \"127.0.0.1:9842\"",
+            "f:3:11: server.metrics: neither an address with a port nor a path\nhint: write it like \"127.0.0.1:9842\" or \"/run/spa-knock/metrics.sock\"",
         ),
         ("metrics = '127.0.0.1:0'", "f:3:11: server.metrics: port 0 cannot be asked at"),
         ("user = ''", "f:3:8: server.user: not a user name"),

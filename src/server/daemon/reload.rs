@@ -63,8 +63,8 @@ impl Daemon {
         new.keep_out(&self.loaded.revoked);
         self.check_restart(&new)?;
         self.audit.prepare(&new.config).map_err(Failure::run)?;
-        let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);
-        let metrics = new.config.metrics.filter(|_| moves).map(Metrics::open).transpose();
+        let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
+        let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(Failure::run)?;
         let plain = self.plain.prepare(&new)?;
         self.deeds.gatehouse().load(&new).map_err(Failure::run)?;

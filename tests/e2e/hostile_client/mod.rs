@@ -1,4 +1,5 @@
 //! A client with a valid key that is stolen or hostile: for each resource of the server, one key cannot keep another out.
 
+mod audit;
 mod commands;
 mod knocks;
