@@ -6,7 +6,8 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -74,7 +75,7 @@ fn an_audit_log_that_cannot_be_written_keeps_no_one_out_is_named_and_is_made_up_
             |_, folder| {
                 nix::unistd::mkfifo(&folder.join("audit.jsonl"), nix::sys::stat::Mode::S_IRWXU).unwrap();
             },
-            "no such device or address",
+            "is not a regular file",
         ),
         (
             "a folder",
@@ -88,7 +89,7 @@ fn an_audit_log_that_cannot_be_written_keeps_no_one_out_is_named_and_is_made_up_
                 fs::write(folder.join("audit.jsonl"), "").unwrap();
                 chown(folder.join("audit.jsonl"), Some(4_711), None).unwrap();
             },
-            "belongs to user 4711",
+            "permission denied",
         ),
     ];
     std::thread::scope(|scope| {
@@ -235,6 +236,23 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
     assert!(lines(&log).iter().any(|line| line["reason"] == "audit-unavailable"));
 }
 
+/// A daemon whose standard error no one reads; ended when dropped.
+struct Ended(Child);
+
+impl Ended {
+    fn stops(&mut self) -> bool {
+        kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        within(SOON, || self.0.try_wait().unwrap().is_some())
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A pipe that takes nothing more: its end to read, and its end to write.
 fn full_pipe() -> (OwnedFd, OwnedFd) {
     let (read, full) = pipe().unwrap();
@@ -259,7 +277,9 @@ fn a_standard_error_that_is_not_read_holds_no_knock_up_and_lost_lines_are_counte
         }
         let (read, full) = full_pipe();
         let mut command = Daemon::command(&site);
-        let mut child = lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::from(full)));
+        let mut child = Ended(lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::from(full))));
+        // The daemon alone has the pipe's end.
+        drop(command);
         // No line says that it is ready.
         assert!(within(SOON, || site.admin(&["status"]).output().unwrap().status.success()), "it starts");
         let (key, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
@@ -278,23 +298,21 @@ fn a_standard_error_that_is_not_read_holds_no_knock_up_and_lost_lines_are_counte
 
         // Somebody reads again.
         let mut reader = File::from(read);
-        let heard = std::sync::Mutex::new(Vec::new());
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut buffer = [0; 65_536];
-                while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                    heard.lock().unwrap().extend_from_slice(&buffer[..length]);
-                }
-            });
-            let says = |word: &str| String::from_utf8_lossy(&heard.lock().unwrap()).contains(word);
-            let knocks = || ask_patiently(&socket, SERVER4, &key.good()).is_some();
-            assert!(within(SOON, || knocks() && says("lines of the log are lost")), "{audit}");
-            if audit == "journal" {
-                assert!(within(SOON, || knocks() && says("\"event\":\"lost\"")), "{audit}");
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let copy = Arc::clone(&heard);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 65_536];
+            while let Ok(length @ 1..) = reader.read(&mut buffer) {
+                copy.lock().unwrap().extend_from_slice(&buffer[..length]);
             }
-            kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
-            assert!(within(SOON, || child.try_wait().unwrap().is_some()), "{audit}: it stops");
         });
+        let says = |word: &str| String::from_utf8_lossy(&heard.lock().unwrap()).contains(word);
+        let knocks = || ask_patiently(&socket, SERVER4, &key.good()).is_some();
+        assert!(within(SOON, || knocks() && says("lines of the log are lost")), "{audit}");
+        if audit == "journal" {
+            assert!(within(SOON, || knocks() && says("\"event\":\"lost\"")), "{audit}");
+        }
+        assert!(child.stops(), "{audit}: it stops");
     }
 }
 
@@ -303,10 +321,10 @@ fn a_daemon_whose_standard_error_is_not_read_stops_when_it_must() {
     let Some(lab) = Lab::new() else { return };
     let site = site("");
     let (_read, full) = full_pipe();
-    let mut child = lab.server.spawn(Daemon::command(&site).stdout(Stdio::null()).stderr(Stdio::from(full)));
+    let mut command = Daemon::command(&site);
+    let mut child = Ended(lab.server.spawn(command.stdout(Stdio::null()).stderr(Stdio::from(full))));
     assert!(within(SOON, || site.admin(&["status"]).output().unwrap().status.success()), "it starts");
-    kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
     let begun = Instant::now();
-    assert!(within(SOON, || child.try_wait().unwrap().is_some()), "it stops");
+    assert!(child.stops(), "it stops");
     println!("stopped after {:?}", begun.elapsed());
 }
