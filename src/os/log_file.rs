@@ -40,8 +40,8 @@ struct OpenFile {
     /// Device and inode.
     id: (u64, u64),
     length: u64,
-    /// When its name was last looked at, on the steady clock.
-    looked: Duration,
+    /// When its name is looked at again, on the steady clock.
+    look_at: Duration,
     /// Whether half of a line is at its end.
     half: bool,
 }
@@ -87,10 +87,10 @@ impl LogFile {
     fn let_go_of_a_moved_file(&mut self) {
         let Some(open) = &mut self.open else { return };
         let now = clock::steady();
-        if now.saturating_sub(open.looked) < LOOK_EVERY {
+        if now < open.look_at {
             return;
         }
-        open.looked = now;
+        open.look_at = now.saturating_add(LOOK_EVERY);
         if fs::symlink_metadata(&self.path).map_or(true, |metadata| id(&metadata) != open.id) {
             self.open = None;
         }
@@ -149,7 +149,13 @@ impl OpenFile {
         if let Some(end) = length.checked_sub(1) {
             file.read_exact_at(&mut last, end).map_err(failure)?;
         }
-        Ok(Self { file, id: id(&metadata), length, looked: clock::steady(), half: last != [b'\n'] })
+        Ok(Self {
+            file,
+            id: id(&metadata),
+            length,
+            look_at: clock::steady().saturating_add(LOOK_EVERY),
+            half: last != [b'\n'],
+        })
     }
 
     fn would_exceed(&self, size: u64, line: &str) -> bool {
@@ -250,7 +256,7 @@ mod tests {
                 }
                 _ => fs::remove_file(scratch.path().join("audit.jsonl")).unwrap(),
             }
-            log.open.as_mut().unwrap().looked = Duration::ZERO;
+            log.open.as_mut().unwrap().look_at = Duration::ZERO;
             log.append(LINE).unwrap();
             assert_eq!(read(scratch.path(), "audit.jsonl"), LINE, "{end}");
         }
