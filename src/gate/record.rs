@@ -89,6 +89,8 @@ pub enum Cause {
     DaemonStopped,
     /// A command that undoes another ended with an error.
     UndoFailed,
+    /// A command that should undo something is not of the config, and is not run.
+    UndoRefused,
     /// An earlier daemon ended while this was undone; it is unknown whether it was.
     UndoUnknown,
 }
@@ -107,6 +109,7 @@ impl Cause {
             Self::Timeout => "timeout",
             Self::DaemonStopped => "daemon-stopped",
             Self::UndoFailed => "undo-failed",
+            Self::UndoRefused => "undo-refused",
             Self::UndoUnknown => "undo-unknown",
         }
     }

@@ -271,7 +271,8 @@ fn not_of_the_config(file: &Path, undoing: Undoing) -> Record {
         undoing.record.client,
         undoing.argv
     );
-    let reason = Some("undo: not run: no action of this config makes this command".to_owned());
+    let reason = "undo: not run: no action of this config makes this command";
+    let reason = Some(Explanation::new(Cause::UndoRefused, reason));
     Record { event: Event::Failed, reason, ..undoing.record }
 }
 
