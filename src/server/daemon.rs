@@ -339,7 +339,9 @@ impl Daemon {
         if let Err(error) = self.state.close() {
             log::error!("{error}");
         }
-        self.audit.close();
+        if let Err(error) = self.audit.close() {
+            log::error!("{error}");
+        }
         log::info!("stopped: {last_words}");
         os_log::flush();
         ExitCode::SUCCESS

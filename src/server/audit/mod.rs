@@ -144,12 +144,17 @@ impl AuditLog {
     }
 
     /// Writes what is left, and waits a moment for it.
-    pub(super) fn close(mut self) {
+    ///
+    /// # Errors
+    /// How many records are lost now, and why, for people.
+    pub(super) fn close(mut self) -> Result<(), String> {
         self.flush_repeats();
-        if let Target::File(outbox) = &self.target {
-            let left = outbox.flush(FLUSH_MAX);
-            if left > 0 {
-                log::error!("audit log: {left} records could not be written before the daemon ended");
+        let Target::File(outbox) = &self.target else { return Ok(()) };
+        match outbox.flush(FLUSH_MAX) {
+            0 => Ok(()),
+            left => {
+                let reason = outbox.state().error.unwrap_or_else(|| "the disk is too slow".to_owned());
+                Err(format!("audit log: {left} records are lost: {reason}"))
             }
         }
     }

@@ -181,7 +181,7 @@ impl Daemon {
     pub(super) fn note_end(&mut self, over: &Over) {
         if let Some(ticket) = &over.ticket
             && let Some(End { outcome, failed, asker }) =
-                self.ends.over(ticket, over.record.reason.as_deref())
+                self.ends.over(ticket, over.record.reason.as_ref().map(|reason| reason.detail.as_str()))
         {
             let now = clock::now();
             let answer = self.keeper.end(ticket, outcome, failed.as_deref(), now);
