@@ -24,6 +24,8 @@ lay_out() {
         sed "s|/usr/local/sbin|$prefix/sbin|g" "$top/packaging/$unit" >"$tree$units/$unit"
     done
 
+    install -D -m 644 "$top/packaging/logrotate" "$tree/etc/logrotate.d/spa-knock"
+
     install -d "$share/man/man"{1,5,8} "$share/bash-completion/completions" "$share/zsh/$zsh" "$share/fish/vendor_completions.d"
     for page in "$top"/docs/man/*.5; do gzip -9nc "$page" >"$share/man/man5/${page##*/}.gz"; done
     for program in spa-knock:1 spa-knockd:8; do

@@ -826,7 +826,11 @@ fn a_client_never_learns_that_its_one_time_password_will_be_right_later() {
         let later = seed.code(OtpStep::of(server.now.wall).plus(off));
         let datagram = Knock { otp: Some(later), ..knock_at(server.now.wall) };
         let refusal = server.refusal(&datagram, SOURCE);
-        assert!(refusal.record.is_some_and(|record| record.reason.is_some_and(|why| why.contains("later"))));
+        assert!(
+            refusal
+                .record
+                .is_some_and(|record| record.reason.is_some_and(|why| why.detail.contains("later")))
+        );
         let said = (refusal.rejection.status(), refusal.rejection.reply_text());
         assert_eq!((said.0, said.1, refusal.rejection.reason().as_str()), plain, "{off}");
     }

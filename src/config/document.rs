@@ -282,6 +282,21 @@ impl<'d> Value<'d> {
         Some(duration)
     }
 
+    /// A number of bytes in this range, e.g. `"64MiB"`.
+    pub fn size(&self, range: RangeInclusive<u64>) -> Option<u64> {
+        const FORM: &str = "write it like \"512KiB\", \"64MiB\" or \"1GiB\"";
+        let Some(size) = self.value.as_str().and_then(read_size) else {
+            self.problem("not a size", Some(FORM));
+            return None;
+        };
+        if !range.contains(&size) {
+            let [from, to] = [range.start(), range.end()].map(|&end| written_size(end));
+            self.problem(format_args!("not from {from} to {to}"), None);
+            return None;
+        }
+        Some(size)
+    }
+
     /// A date, or a time with its offset.
     pub fn instant(&self) -> Option<Timestamp> {
         let datetime = self.value.as_datetime().map(ToString::to_string);
@@ -378,6 +393,24 @@ pub fn written(duration: Duration) -> String {
     }
 }
 
+/// Units of a size, the largest first, and the bytes of each.
+const SIZE_UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+
+fn read_size(text: &str) -> Option<u64> {
+    let (number, bytes) =
+        SIZE_UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)))?;
+    number.trim_end().parse::<u64>().ok()?.checked_mul(bytes)
+}
+
+/// A size in the largest unit that divides it, as a config writes it.
+fn written_size(size: u64) -> String {
+    let unit = SIZE_UNITS.iter().find(|(_, bytes)| size >= *bytes && size.is_multiple_of(*bytes));
+    match unit.and_then(|(unit, bytes)| Some((size.checked_div(*bytes)?, unit))) {
+        Some((number, unit)) => format!("{number}{unit}"),
+        None => format!("{size} bytes"),
+    }
+}
+
 /// The known key that one slip of the fingers makes `key` from.
 fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let slips = |word: &str| -> BTreeSet<String> {
@@ -409,7 +442,7 @@ mod tests {
     fn every_getter_says_where_and_why_it_has_nothing() {
         const MINUTE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
         type Getter = fn(&Value<'_>) -> bool;
-        let cases: [(&str, Getter, &str); 14] = [
+        let cases: [(&str, Getter, &str); 16] = [
             ("k = 1", |v| v.text().is_some(), "f.toml:1:5: k: not a string but an integer"),
             ("k = 'x'", |v| v.flag().is_some(), "f.toml:1:5: k: not true or false but a string"),
             ("k = 1.0", |v| v.integer(1..=9_u16).is_some(), "f.toml:1:5: k: not a whole number but a float"),
@@ -430,6 +463,12 @@ mod tests {
                 |v| v.duration(MINUTE).is_some(),
                 "f.toml:1:5: k: not a duration\nhint: write it like \"30s\", \"5m\" or \"2h\"",
             ),
+            (
+                "k = '64 MB'",
+                |v| v.size(1..=9).is_some(),
+                "f.toml:1:5: k: not a size\nhint: write it like \"512KiB\", \"64MiB\" or \"1GiB\"",
+            ),
+            ("k = '2MiB'", |v| v.size(65_536..=1 << 20).is_some(), "f.toml:1:5: k: not from 64KiB to 1MiB"),
             ("k = '61s'", |v| v.duration(MINUTE).is_some(), "f.toml:1:5: k: not from 1s to 1m"),
             ("k = []", |v| v.list().is_some(), "f.toml:1:5: k: empty list"),
             ("k = 'a'", |v| v.list().is_some(), "f.toml:1:5: k: not a list but a string"),

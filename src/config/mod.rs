@@ -31,6 +31,6 @@ pub use load::{
 pub use sections::USER;
 #[cfg(feature = "server")]
 pub use server::{
-    Audit, Backend, CaptureKind, ClientEntry, Interfaces, Legacy, LogSource, Outline, PacketLog, PreviousKey,
-    ServerConfig,
+    Audit, AuditSettings, Backend, CaptureKind, ClientEntry, Interfaces, Legacy, LogSource, MetricsPlace,
+    Outline, PacketLog, PreviousKey, ServerConfig,
 };

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::document::{Table, Value};
 use super::server::Outline;
 use super::{
-    Audit, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, PacketLog, Places, ServerConfig,
+    Audit, AuditSettings, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, MetricsPlace,
+    PacketLog, Places, ServerConfig,
 };
 use crate::crypto::is_host;
 use crate::gate::{Action, Failsafe, KeyLimit, Mode, PacketMark};
@@ -19,6 +20,12 @@ const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
 const CONTROL: &str = "/run/spa-knock/control.sock";
 const AUDIT: &str = "/var/log/spa-knock/audit.jsonl";
+/// Bytes of one file of the audit log.
+const AUDIT_SIZE: u64 = 64 << 20;
+const AUDIT_SIZES: RangeInclusive<u64> = (64 << 10)..=(1 << 40);
+/// Files of the audit log.
+const AUDIT_FILES_USUAL: u32 = 4;
+const AUDIT_FILES: RangeInclusive<u32> = 2..=100;
 /// The user that the watcher becomes, unless another is configured.
 pub const USER: &str = "spa-knock";
 const WINDOW: Duration = Duration::from_secs(30);
@@ -48,10 +55,10 @@ pub(super) struct Sections {
     state_dir: PathBuf,
     pub(super) keys_dir: PathBuf,
     control: PathBuf,
-    metrics: Option<SocketAddr>,
+    metrics: Option<MetricsPlace>,
     key_limit: KeyLimit,
     user: String,
-    audit: Audit,
+    audit: AuditSettings,
     pub(super) backend: Backend,
     mode: Mode,
     protect: Vec<Ports>,
@@ -133,7 +140,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         metrics: server.take("metrics").and_then(|value| read_metrics(&value)),
         key_limit: or(server.take(KEY_LIMIT), read_key_limit, KeyLimit::default()),
         user: or(server.take("user"), read_user, USER.to_owned()),
-        audit: or(server.take("audit"), read_audit, Audit::File(PathBuf::from(AUDIT))),
+        audit: read_audit(&mut server),
         backend,
         mode,
         protect: or(firewall.take("protect"), read_ports, Vec::new()),
@@ -339,7 +346,19 @@ fn read_spared(value: &Value<'_>) -> Option<Vec<Prefix>> {
     Some(spared)
 }
 
-fn read_audit(value: &Value<'_>) -> Option<Audit> {
+fn read_audit(server: &mut Table<'_>) -> AuditSettings {
+    let to = or(server.take("audit"), read_audit_target, Audit::File(PathBuf::from(AUDIT)));
+    let size = or(server.take("audit-size"), |value| value.size(AUDIT_SIZES), AUDIT_SIZE);
+    let files = or(server.take("audit-files"), |value| value.integer(AUDIT_FILES), AUDIT_FILES_USUAL);
+    let required = server.take("audit-required");
+    let is_required = required.as_ref().and_then(Value::flag).unwrap_or(false);
+    if let Some(required) = required.filter(|_| is_required && to == Audit::Off) {
+        required.problem("there is no audit log", Some("audit = \"/var/log/spa-knock/audit.jsonl\""));
+    }
+    AuditSettings { to, size, files, required: is_required }
+}
+
+fn read_audit_target(value: &Value<'_>) -> Option<Audit> {
     match value.text()? {
         "" => Some(Audit::Off),
         "journal" => Some(Audit::Journal),
@@ -357,9 +376,20 @@ fn read_address(value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn read_metrics(value: &Value<'_>) -> Option<SocketAddr> {
+fn read_metrics(value: &Value<'_>) -> Option<MetricsPlace> {
+    /// What fits into an address of unix(7), with its NUL.
+    const PATH_MAX: usize = 107;
+    if value.text()?.starts_with('/') {
+        let path = absolute_path(value)?;
+        if path.as_os_str().len() > PATH_MAX {
+            value.problem("the path of a socket has at most 107 bytes", None);
+            return None;
+        }
+        return Some(MetricsPlace::Unix(path));
+    }
     let Ok(address) = value.text()?.parse::<SocketAddr>() else {
-        value.problem("not an address with a port", Some("write it like \"127.0.0.1:9842\""));
+        let hint = "write it like \"127.0.0.1:9842\" or \"/run/spa-knock/metrics.sock\"";
+        value.problem("neither an address with a port nor a path", Some(hint));
         return None;
     };
     if !address.ip().is_loopback() {
@@ -373,7 +403,7 @@ fn read_metrics(value: &Value<'_>) -> Option<SocketAddr> {
         value.problem("port 0 cannot be asked at", None);
         return None;
     }
-    Some(address)
+    Some(MetricsPlace::Tcp(address))
 }
 
 /// `{ burst = 128, rate = "4/s" }`, in `[server]` or of one client.

@@ -1,6 +1,7 @@
 //! What `spa-knockd.toml` means, once every value has been checked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,14 +35,14 @@ pub struct ServerConfig {
     pub keys_dir: PathBuf,
     /// The control socket.
     pub control: PathBuf,
-    /// Where metrics are served over HTTP: a loopback address; nothing = nowhere.
-    pub metrics: Option<SocketAddr>,
+    /// Where metrics are served over HTTP; nothing = nowhere.
+    pub metrics: Option<MetricsPlace>,
     /// How many knocks of each key are looked at, unless its client has a limit of its own.
     pub key_limit: KeyLimit,
     /// The user that the watcher becomes.
     pub user: String,
-    /// Where the audit log goes.
-    pub audit: Audit,
+    /// The audit log.
+    pub audit: AuditSettings,
     /// What opens and closes ports.
     pub backend: Backend,
     /// Whose rules close the protected ports.
@@ -148,6 +149,37 @@ pub enum CaptureKind {
     Pcap,
     /// With an ordinary UDP socket.
     Udp,
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsPlace {
+    /// At a loopback address.
+    Tcp(SocketAddr),
+    /// At a Unix socket, by its absolute path of at most 107 bytes.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for MetricsPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// The audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// Where it goes.
+    pub to: Audit,
+    /// Bytes of a file before it is rotated; at least 64 KiB.
+    pub size: u64,
+    /// How many files there are, the current one included; 2 to 100.
+    pub files: u32,
+    /// Whether a knock that may not be recorded is refused.
+    pub required: bool,
 }
 
 /// Where the audit log goes.

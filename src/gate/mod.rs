@@ -52,7 +52,7 @@ pub use otp::{OtpFault, OtpPause};
 pub use plain::PlainDoor;
 pub use policy::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
 pub use rate::{InvalidRate, Rate, RecentActs};
-pub use record::{Event, Record, Via};
+pub use record::{Cause, Event, Explanation, Record, Via};
 pub use rejection::{Reason, Rejection};
 pub use replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};
 pub use tally::{Ending, Tally};

@@ -9,7 +9,7 @@ use super::grant::{Grant, Passage, Way};
 use super::otp::Guesses;
 use super::policy::{Action, Client, KeyAge, Part, Policy, Uses};
 use super::rate::RecentActs;
-use super::record::{Event, Record, Via};
+use super::record::{Event, Explanation, Record, Via};
 use super::rejection::Rejection;
 use super::replay::{KnockId, ReplayMemory};
 use super::undo::Values;
@@ -128,7 +128,7 @@ impl Ticket {
 
     /// The record of what came of it.
     #[must_use]
-    pub fn record(&self, event: Event, reason: Option<String>) -> Record {
+    pub fn record(&self, event: Event, reason: Option<Explanation>) -> Record {
         Record {
             event,
             client: self.client.clone(),

@@ -366,6 +366,16 @@ pub fn make_private(path: &Path) -> Result<(), FileError> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|error| FileError::io(path, &error))
 }
 
+/// Lets its owner and its group at what is there under this name, to read and to write.
+///
+/// # Errors
+/// When that fails.
+#[cfg(all(unix, feature = "server"))]
+pub fn share_with_group(path: &Path) -> Result<(), FileError> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(|error| FileError::io(path, &error))
+}
+
 /// Removes a file.
 ///
 /// # Errors

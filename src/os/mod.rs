@@ -33,9 +33,13 @@ pub mod host;
 #[cfg(feature = "server")]
 pub mod log;
 #[cfg(feature = "server")]
+pub mod log_file;
+#[cfg(feature = "server")]
 pub mod netlink;
 #[cfg(feature = "server")]
 pub mod notify;
+#[cfg(feature = "server")]
+pub mod outbox;
 #[cfg(feature = "server")]
 pub mod peer;
 #[cfg(feature = "server")]

@@ -1,7 +1,7 @@
 //! Waiting for descriptors.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -20,4 +20,12 @@ pub fn readable(fds: &[BorrowedFd<'_>], limit: Duration) -> io::Result<Vec<bool>
         Ok(_) | Err(Errno::EINTR) => Ok(polled.iter().map(|fd| fd.any().unwrap_or(false)).collect()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether something can be written there within `limit`, or writing fails immediately.
+#[must_use]
+pub fn writable(to: &impl AsFd, limit: Duration) -> bool {
+    let mut polled = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+    let timeout = u16::try_from(limit.as_millis()).map_or(PollTimeout::MAX, PollTimeout::from);
+    poll(&mut polled, timeout).is_ok_and(|ready| ready > 0)
 }

@@ -167,6 +167,28 @@ pub(super) fn is_open(path: &Path) -> bool {
     UnixStream::connect(path).is_ok()
 }
 
+/// Listens at `path`, in place of a daemon that was killed. Its folder is made if it is missing.
+///
+/// # Errors
+/// When another process listens there, or the socket cannot be made.
+pub(super) fn listen(path: &Path) -> Result<UnixListener, FileError> {
+    if let Some(folder) = path.parent() {
+        files::create_folder(folder, Mode::Public)?;
+    }
+    if is_open(path) {
+        let error = std::io::Error::from(ErrorKind::AddrInUse);
+        return Err(FileError::io(path, &error));
+    }
+    match files::remove(path) {
+        Err(error) if !error.missing => return Err(error),
+        _ => {}
+    }
+    let io = |error: std::io::Error| FileError::io(path, &error);
+    let listener = UnixListener::bind(path).map_err(io)?;
+    listener.set_nonblocking(true).map_err(io)?;
+    Ok(listener)
+}
+
 /// Who waits for an answer.
 pub(super) struct Asker(UnixStream);
 
@@ -176,23 +198,9 @@ impl Control {
     /// # Errors
     /// When another daemon does, or the socket cannot be made.
     pub(super) fn open(path: &Path) -> Result<Self, FileError> {
-        if let Some(folder) = path.parent() {
-            files::create_folder(folder, Mode::Public)?;
-        }
-        if is_open(path) {
-            let error = std::io::Error::from(ErrorKind::AddrInUse);
-            return Err(FileError::io(path, &error));
-        }
-        // Of a daemon that was killed.
-        match files::remove(path) {
-            Err(error) if !error.missing => return Err(error),
-            _ => {}
-        }
-        let io = |error: std::io::Error| FileError::io(path, &error);
-        let listener = UnixListener::bind(path).map_err(io)?;
+        let listener = listen(path)?;
         let control = Self { listener, path: path.to_owned(), asking: Vec::new() };
         files::make_private(path)?;
-        control.listener.set_nonblocking(true).map_err(io)?;
         Ok(control)
     }
 

@@ -40,7 +40,7 @@ use crate::gate::{Ending, Keeper, Record, Tally};
 use crate::knock::ClientName;
 use crate::os::notify::{self, Watchdog};
 use crate::os::signals::Signals;
-use crate::os::{clock, host, wait};
+use crate::os::{clock, host, log as os_log, wait};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -92,8 +92,8 @@ impl Daemon {
         let control = Control::open(&loaded.config.control)
             .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
             .ok();
-        let metrics = loaded.config.metrics.and_then(|address| {
-            Metrics::open(address).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
+        let metrics = loaded.config.metrics.clone().and_then(|place| {
+            Metrics::open(place).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
         });
         let mut daemon = Self {
             loaded,
@@ -166,6 +166,7 @@ impl Daemon {
             self.note_end(&over);
         }
         self.send_ends_again();
+        self.audit.write_due();
         self.note_own_addresses();
         self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
         self.go_on_with_waiting();
@@ -175,8 +176,14 @@ impl Daemon {
     /// How long nothing is due.
     fn patience(&self) -> Duration {
         let now = clock::steady();
-        let due =
-            [self.ears.due(), self.watchdog.due(), self.postponed.due(), self.ends.due(), self.waiting.due()];
+        let due = [
+            self.ears.due(),
+            self.watchdog.due(),
+            self.postponed.due(),
+            self.ends.due(),
+            self.waiting.due(),
+            self.audit.deadline(),
+        ];
         let due = due.into_iter().flatten().map(|due| due.saturating_sub(now));
         let metrics = self.metrics.as_ref().and_then(Metrics::patience);
         let asking = self.control.as_ref().and_then(Control::patience);
@@ -250,8 +257,10 @@ impl Daemon {
     fn note_throttled(&mut self, key: Fingerprint, count: u64) {
         // Of a key that was removed in the meantime, nothing is said.
         let Some(client) = self.keeper.name_of(key).cloned() else { return };
+        let record = Record::throttled(client.clone());
         let total = self.throttled.entry(client).or_default();
         *total = total.saturating_add(count);
+        self.audit.write_many(&record, count, clock::wall());
     }
 
     /// A line in the audit log, and one more of its kind.
@@ -339,7 +348,11 @@ impl Daemon {
         if let Err(error) = self.state.close() {
             log::error!("{error}");
         }
+        if let Err(error) = self.audit.close() {
+            log::error!("{error}");
+        }
         log::info!("stopped: {last_words}");
+        os_log::flush();
         ExitCode::SUCCESS
     }
 }

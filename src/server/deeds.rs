@@ -10,7 +10,9 @@ use super::standing::Standing;
 use super::state::{Begun, Left, Undoing, Undoings};
 use super::status::CommandsState;
 use crate::firewall::{FirewallError, Live, Opened, Outcome as Closed, Request, RequestId};
-use crate::gate::{Command, Effect, Event, Order, Outcome, Record, Ticket, Undoing as ToUndo, undo_is_of};
+use crate::gate::{
+    Cause, Command, Effect, Event, Explanation, Order, Outcome, Record, Ticket, Undoing as ToUndo, undo_is_of,
+};
 use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::commands::{self, Commands, Ended, Job};
@@ -259,7 +261,8 @@ impl Deeds {
         }
         let ended = |label| match label {
             Label::Order(ticket) => {
-                let record = ticket.record(Event::Failed, Some("ended as the daemon stopped".to_owned()));
+                let reason = Explanation::new(Cause::DaemonStopped, "ended as the daemon stopped");
+                let record = ticket.record(Event::Failed, Some(reason));
                 Some(Over { record, ticket: Some(ticket) })
             }
             Label::Undoing(..) => None,
@@ -318,8 +321,8 @@ impl Deeds {
     fn conclude(&self, done: commands::Done<Label>) -> Over {
         let bad = match done.ended {
             Ended::Well => None,
-            Ended::Badly(how) => Some(how),
-            Ended::TooLate => Some("ended at its timeout".to_owned()),
+            Ended::Badly(how) => Some(Explanation::new(Cause::CommandFailed, how)),
+            Ended::TooLate => Some(Explanation::new(Cause::Timeout, "ended at its timeout")),
         };
         let (record, ticket) = match done.label {
             Label::Order(ticket) => {
@@ -329,7 +332,9 @@ impl Deeds {
             Label::Undoing(begun, record) => {
                 self.undoings.end(begun);
                 let event = if bad.is_none() { record.event } else { Event::Failed };
-                (Record { event, reason: bad.map(|how| format!("undo: {how}")), ..record }, None)
+                let undo =
+                    |bad: Explanation| Explanation::new(Cause::UndoFailed, format!("undo: {}", bad.detail));
+                (Record { event, reason: bad.map(undo), ..record }, None)
             }
         };
         if !done.said.is_empty() {
@@ -348,7 +353,8 @@ fn not_of_the_config(file: &Path, undoing: Undoing) -> Record {
         undoing.record.client,
         undoing.argv
     );
-    let reason = Some("undo: not run: no action of this config makes this command".to_owned());
+    let reason = "undo: not run: no action of this config makes this command";
+    let reason = Some(Explanation::new(Cause::UndoRefused, reason));
     Record { event: Event::Failed, reason, ..undoing.record }
 }
 
@@ -361,7 +367,8 @@ pub(super) fn tell_left(left: Vec<Left>) -> Vec<Record> {
                 log::error!(
                     "undo: the daemon ended as this began, and it may not have run: {argv:?}\nhint: look whether it has, else run it by hand"
                 );
-                let reason = Some("undo: the daemon ended as it began; it may not have run".to_owned());
+                let reason = "undo: the daemon ended as it began; it may not have run";
+                let reason = Some(Explanation::new(Cause::UndoUnknown, reason));
                 records.push(Record { event: Event::Failed, reason, ..record });
             }
             Left::Damaged(path) => log::error!(

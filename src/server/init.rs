@@ -28,7 +28,7 @@ struct Folders {
 
 impl Folders {
     fn of(config_path: &Path, config: &config::ServerConfig) -> Self {
-        let audit = match &config.audit {
+        let audit = match &config.audit.to {
             Audit::File(file) => file.parent().map(Path::to_owned),
             Audit::Journal | Audit::Off => None,
         };
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(config.keys_dir, Path::new("/srv/a \"b\\\u{7}/keys"));
         assert_eq!(config.state_dir, Path::new("/srv/a \"b\\\u{7}/state"));
         assert_eq!(config.control, Path::new("/srv/a \"b\\\u{7}/control.sock"));
-        assert_eq!(config.audit, Audit::File("/srv/a \"b\\\u{7}/audit.jsonl".into()));
+        assert_eq!(config.audit.to, Audit::File("/srv/a \"b\\\u{7}/audit.jsonl".into()));
         assert_eq!(parsed(DEFAULT_CONFIG).keys_dir, Path::new("/etc/spa-knock/keys"));
     }
 }

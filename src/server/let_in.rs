@@ -115,10 +115,11 @@ fn let_in_directly(facts: &Facts, asked: &LetIn) -> Result<Vec<String>, Failure>
 
 fn put_on_record(facts: &Facts, asked: &LetIn) {
     let Some(plan) = &facts.plan else { return };
-    let audit = AuditLog::open(&plan.config.audit)
-        .inspect_err(|error| tell(format_args!("warning: not in the audit log: {error}")));
-    if let (Ok(mut audit), Some(record)) = (audit, record(asked.address, asked.time)) {
-        audit.write(&record, clock::wall());
+    let Some(record) = record(asked.address, asked.time) else { return };
+    let mut audit = AuditLog::open(&plan.config);
+    audit.write(&record, clock::wall());
+    if let Err(error) = audit.close() {
+        tell(format_args!("warning: {error}"));
     }
 }
 

@@ -1,17 +1,21 @@
-//! `GET /metrics` over HTTP/1.1, on a loopback address alone: one request a connection, answered from the daemon's own
+//! `GET /metrics` over HTTP/1.1, on a loopback address or a Unix socket: one request a connection, answered from the daemon's own
 //! loop. Bounded in size, number and time, so that nobody on this host can hold the daemon up; knows nothing of HTTP
 //! that this does not need.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use super::control;
+use crate::config::MetricsPlace;
 use crate::os::{clock, files};
 
 /// The longest request, its headers included.
 const REQUEST_MAX: usize = 4096;
-/// How many connections there may be at a time; more wait in the kernel's queue.
+/// How many connections there may be at a time: one more takes the place of the oldest, so that no local user can hold
+/// all of them.
 const CONNECTIONS_MAX: usize = 16;
 /// How long a connection may last.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,13 +26,23 @@ const READS_MAX: usize = 8;
 
 /// The listening socket and those who ask.
 pub(super) struct Metrics {
-    address: SocketAddr,
-    listener: TcpListener,
+    place: MetricsPlace,
+    listener: Listener,
     connections: Vec<Connection>,
 }
 
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     since: Duration,
     request: Vec<u8>,
     stage: Stage,
@@ -58,30 +72,43 @@ enum Verdict {
 }
 
 impl Metrics {
-    /// Listens at this address.
+    /// Listens there. A Unix socket is for its owner and its group.
     ///
     /// # Errors
     /// Why that is not possible, for people.
-    pub(super) fn open(address: SocketAddr) -> Result<Self, String> {
-        let listener = TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        });
-        let listener =
-            listener.map_err(|error| format!("server.metrics {address}: {}", files::plain(&error)))?;
-        Ok(Self { address, listener, connections: Vec::new() })
+    pub(super) fn open(place: MetricsPlace) -> Result<Self, String> {
+        let listener = match &place {
+            MetricsPlace::Tcp(address) => {
+                let listener = TcpListener::bind(address).and_then(|listener| {
+                    listener.set_nonblocking(true)?;
+                    Ok(listener)
+                });
+                let plain = |error| format!("server.metrics {address}: {}", files::plain(&error));
+                Listener::Tcp(listener.map_err(plain)?)
+            }
+            MetricsPlace::Unix(path) => {
+                let text = |error: files::FileError| format!("server.metrics: {error}");
+                let listener = control::listen(path).map_err(text)?;
+                files::share_with_group(path).map_err(text)?;
+                Listener::Unix(listener)
+            }
+        };
+        Ok(Self { place, listener, connections: Vec::new() })
     }
 
     /// Where it listens.
-    pub(super) const fn address(&self) -> SocketAddr {
-        self.address
+    pub(super) const fn place(&self) -> &MetricsPlace {
+        &self.place
     }
 
     /// Readable when somebody connects, asks or leaves.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let room = self.connections.len() < CONNECTIONS_MAX;
-        let listener = room.then(|| self.listener.as_fd());
-        listener.into_iter().chain(self.connections.iter().filter_map(Connection::descriptor))
+        let listener = match &self.listener {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener) => listener.as_fd(),
+        };
+        let listener = std::iter::once(listener);
+        listener.chain(self.connections.iter().filter_map(Connection::descriptor))
     }
 
     /// In what time `tend` has something to do, if nobody does anything before.
@@ -92,20 +119,84 @@ impl Metrics {
 
     /// Hears and answers; `page` is made only if somebody asks for it now.
     pub(super) fn tend(&mut self, page: &mut dyn FnMut() -> String) {
-        while self.connections.len() < CONNECTIONS_MAX
-            && let Ok((stream, _)) = self.listener.accept()
-        {
-            if stream.set_nonblocking(true).is_ok() {
-                self.connections.push(Connection::new(stream));
+        for _ in 0..CONNECTIONS_MAX {
+            let Ok(stream) = self.listener.accept() else { break };
+            if self.connections.len() >= CONNECTIONS_MAX {
+                self.connections.remove(0);
             }
+            self.connections.push(Connection::new(stream));
         }
         let now = clock::steady();
         self.connections.retain_mut(|connection| connection.tend(now, page).is_some());
     }
 }
 
+impl Listener {
+    fn accept(&self) -> std::io::Result<Stream> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true).map(|()| Stream::Tcp(stream))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true).map(|()| Stream::Unix(stream))
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn end(&self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Metrics {
+    fn drop(&mut self) {
+        if let MetricsPlace::Unix(path) = &self.place {
+            // What is left, the next daemon removes.
+            let _ = files::remove(path);
+        }
+    }
+}
+
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self { stream, since: clock::steady(), request: Vec::new(), stage: Stage::Hearing }
     }
 
@@ -166,7 +257,7 @@ impl Connection {
             }
         }
         self.stage = Stage::Leaving;
-        self.stream.shutdown(Shutdown::Write).ok()
+        self.stream.end().ok()
     }
 
     /// Waits for the other end to close; what it still says is not listened to.
@@ -296,11 +387,12 @@ mod tests {
     }
 
     fn metrics() -> Metrics {
-        Metrics::open("127.0.0.1:0".parse().unwrap()).unwrap()
+        Metrics::open(MetricsPlace::Tcp("127.0.0.1:0".parse().unwrap())).unwrap()
     }
 
     fn connect(metrics: &Metrics) -> TcpStream {
-        TcpStream::connect(metrics.listener.local_addr().unwrap()).unwrap()
+        let Listener::Tcp(listener) = &metrics.listener else { panic!("a Unix socket") };
+        TcpStream::connect(listener.local_addr().unwrap()).unwrap()
     }
 
     #[test]
@@ -346,17 +438,43 @@ mod tests {
     }
 
     #[test]
-    fn those_who_say_nothing_are_few_and_leave_soon() {
+    fn those_who_say_nothing_are_few_leave_soon_and_keep_no_other_out() {
         let mut metrics = metrics();
         let silent: Vec<_> = (0..40).map(|_| connect(&metrics)).collect();
-        metrics.tend(&mut String::new);
-        assert_eq!(metrics.connections.len(), CONNECTIONS_MAX);
-        assert_eq!(metrics.descriptors().count(), CONNECTIONS_MAX, "who waits to connect does not wake us");
+        let mut scraper = connect(&metrics);
+        scraper.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        scraper.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        for _ in 0..3 {
+            metrics.tend(&mut || "page\n".to_owned());
+            assert_eq!(metrics.connections.len(), CONNECTIONS_MAX);
+        }
+        let mut heard = String::new();
+        scraper.read_to_string(&mut heard).unwrap();
+        assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
         assert!(metrics.patience().unwrap() <= PATIENCE);
         let over = clock::steady().saturating_add(PATIENCE);
         metrics.connections.retain_mut(|connection| connection.tend(over, &mut String::new).is_some());
         assert!(metrics.connections.is_empty());
         drop(silent);
+    }
+
+    #[test]
+    fn a_unix_socket_is_answered_at_and_removed_in_the_end() {
+        use std::os::unix::fs::PermissionsExt;
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("made/metrics.sock");
+        let mut metrics = Metrics::open(MetricsPlace::Unix(path.clone())).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(Metrics::open(MetricsPlace::Unix(path.clone())).is_err(), "another one listens there");
+        metrics.tend(&mut String::new);
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+        metrics.tend(&mut || "page\n".to_owned());
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
+        drop(metrics);
+        assert!(!path.exists());
     }
 
     proptest! {

@@ -99,7 +99,7 @@ const FOLLOWER: &str = "follow-log";
 /// The process that follows: this file, or the journal. Ends when nobody reads its lines any more.
 #[must_use]
 pub(super) fn main(path: Option<&Path>) -> ExitCode {
-    os_log::start("spa-knockd log");
+    os_log::start_without_waiting("spa-knockd log");
     let Ok(mut out) = stdio::output() else { return ExitCode::FAILURE };
     let followed = match path {
         Some(path) => follow(path, &out),

@@ -143,6 +143,7 @@ impl Loaded {
             Iptables::prime(&self.tables());
         }
         confine::keep(needs).map_err(|error| Failure::run(format_args!("giving up rights: {error}")))?;
+        os_log::start_thread();
         Ok(self)
     }
 
@@ -349,7 +350,7 @@ impl Listening {
             left,
         } = self.remembering;
         let (ears, plain) = (self.ears, self.plain);
-        let mut audit = AuditLog::open(&loaded.config.audit)?;
+        let mut audit = AuditLog::open(&loaded.config);
         for record in deeds::tell_left(left) {
             audit.write(&record, clock::wall());
         }

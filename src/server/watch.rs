@@ -33,7 +33,7 @@ const REST: Duration = Duration::from_millis(1);
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
 pub(super) fn main() -> ExitCode {
-    crate::os::log::start("spa-knockd watch");
+    crate::os::log::start_without_waiting("spa-knockd watch");
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     if signals::ignore_all().is_err() {
         return ExitCode::FAILURE;

@@ -172,7 +172,7 @@ fn each_one_time_password_opens_once_and_every_refusal_says_why() {
     let _last = Daemon::start(&lab.server, &site);
     refused(&ask(&["--otp", &code(&seed, 1)]), paused);
     let reasons: Vec<_> =
-        site.audit_of("refused").iter().map(|record| record["reason"].to_string()).collect();
+        site.audit_of("refused").iter().map(|record| record["detail"].to_string()).collect();
     assert!(reasons.iter().any(|reason| reason.contains("too many wrong")), "{reasons:?}");
     assert!(!site.audit().iter().any(|record| record.to_string().contains(&this)), "no code in the log");
 

@@ -233,7 +233,7 @@ fn what_finds_no_room_is_tried_once_more_and_then_told() {
     assert_eq!(patiently(), Some(Status::ActionFailed));
     let failed = site.audit_of("failed");
     assert!(!failed.is_empty());
-    assert!(failed[0]["reason"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
+    assert!(failed[0]["detail"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
     assert!(!lab.client.reaches(SERVER4, 22));
     // Room that comes within a second is enough.
     let granted = thread::scope(|scope| {
@@ -309,7 +309,7 @@ fn without_nft_the_daemon_says_what_to_install_and_mends_the_gate_when_it_is_the
     lab.server.nft("flush ruleset");
     assert_eq!(status(), Status::ActionFailed);
     let failed = site.audit_of("failed");
-    assert!(failed[0]["reason"].as_str().unwrap().contains("nft not found"), "{}", failed[0]);
+    assert!(failed[0]["detail"].as_str().unwrap().contains("nft not found"), "{}", failed[0]);
     assert!(within(SOON, || daemon.log().contains("trying again")), "{}", daemon.log());
     nft.show();
     assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "the gate is back: {}", daemon.log());
@@ -336,7 +336,7 @@ fn while_somebody_else_owns_the_table_knocks_fail_and_say_why() {
     let answer = ask(&socket, SERVER4, datagram.as_bytes()).expect("an answer");
     assert_eq!(laptop.open(&answer, &datagram).status, Status::ActionFailed);
     let failed = site.audit_of("failed");
-    assert!(failed[0]["reason"].as_str().unwrap().contains("not allowed to change it"), "{}", failed[0]);
+    assert!(failed[0]["detail"].as_str().unwrap().contains("not allowed to change it"), "{}", failed[0]);
     drop(words);
     owner.wait().unwrap();
     assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "the gate is back: {}", daemon.log());

@@ -92,7 +92,7 @@ fn of_a_knock_whose_last_doors_find_no_room_none_opens_and_what_was_open_stays()
 
     let failed = site.audit_of("failed");
     assert_eq!(failed.len(), 1, "{}", daemon.log());
-    assert!(failed[0]["reason"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
+    assert!(failed[0]["detail"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
     let set = lab.server.nft("list set inet spa_knock grants4");
     assert_eq!(set.matches(" comment ").count(), 1, "of those by knocks, the older one alone");
     assert!(!lab.client.reaches(SERVER4, FIRST) && !lab.client.reaches(SERVER4, FIRST + DOORS - 1));

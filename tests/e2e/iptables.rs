@@ -333,7 +333,7 @@ fn a_lock_that_another_program_holds_is_waited_for_and_then_named() {
             setless
                 .audit_of("failed")
                 .iter()
-                .any(|record| record["reason"].to_string().contains("xtables.lock"))
+                .any(|record| record["detail"].to_string().contains("xtables.lock"))
         }),
         "{}",
         daemon.log()

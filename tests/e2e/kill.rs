@@ -91,7 +91,7 @@ impl Notebook {
         let untold: Vec<&str> =
             acted().filter(|old| self.times_undone(old) == 0).map(|old| old.name.as_str()).collect();
         let failed = self.site.audit_of("failed");
-        let told = failed.iter().filter(|record| record["reason"].to_string().contains("may not have run"));
+        let told = failed.iter().filter(|record| record["reason"] == "undo-unknown");
         let told = told.count();
         println!(
             "undone: {} of {}, {told} told of as unknown",

@@ -16,6 +16,7 @@
 mod net;
 
 mod addresses;
+mod audit;
 mod capture;
 mod check;
 mod clients;

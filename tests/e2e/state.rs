@@ -172,7 +172,7 @@ fn what_cannot_be_put_on_record_is_not_done_and_the_daemon_lives_on() {
     }
     let failed = site.audit_of("failed");
     assert!(!failed.is_empty(), "{}", daemon.log());
-    assert!(failed[0]["reason"].as_str().unwrap().contains("replay state"), "{}", failed[0]);
+    assert!(failed[0]["detail"].as_str().unwrap().contains("replay state"), "{}", failed[0]);
     lab.client.closing(SERVER4, 22);
     let knock = laptop.seal(&knock("open-ssh"));
     let answer = ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap();

@@ -115,7 +115,7 @@ fn an_action_that_cannot_be_put_on_record_for_its_undoing_is_not_done() {
     fs::remove_dir(&undo).unwrap();
     knock_for(&lab, &site, 0);
     assert!(within(SOON, || site.audit_of("failed").len() == 1), "{:?}", site.audit());
-    assert!(site.audit_of("failed")[0]["reason"].as_str().unwrap().contains("undo"));
+    assert!(site.audit_of("failed")[0]["detail"].as_str().unwrap().contains("undo"));
     assert!(notes(&site, "on").is_empty());
     fs::create_dir(&undo).unwrap();
     knock_for(&lab, &site, 0);

@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Audit, Backend, CaptureKind, Interfaces};
+use crate::config::{Audit, Backend, CaptureKind, Interfaces, MetricsPlace};
 use crate::gate::{Action, Arguments, Part, Term, Uses};
 use crate::knock::{ActionName, AddressPolicy, Band, Timestamp};
 
@@ -43,7 +43,8 @@ fn a_config_that_says_nothing_else_gets_the_defaults() {
     assert_eq!(config.control, Path::new("/run/spa-knock/control.sock"));
     assert_eq!(config.metrics, None);
     assert_eq!(config.user, "spa-knock");
-    assert_eq!(config.audit, Audit::File("/var/log/spa-knock/audit.jsonl".into()));
+    assert_eq!(config.audit.to, Audit::File("/var/log/spa-knock/audit.jsonl".into()));
+    assert_eq!((config.audit.size, config.audit.files, config.audit.required), (64 << 20, 4, false));
     assert_eq!(config.backend, Backend::Nftables);
     assert!(config.protect.is_empty() && config.actions.is_empty() && config.clients.is_empty());
 }
@@ -91,8 +92,8 @@ expires = 2027-01-31
     assert_eq!(config.interfaces, Interfaces::Named(vec!["eth0".to_owned(), "wg0".to_owned()]));
     assert_eq!((config.capture, config.port, config.reply), (CaptureKind::Udp, 4_000, false));
     assert_eq!(config.window, Duration::from_secs(120));
-    assert_eq!(config.metrics, Some("[::1]:9842".parse().unwrap()));
-    assert_eq!((config.user.as_str(), &config.audit), ("nobody", &Audit::Journal));
+    assert_eq!(config.metrics, Some(MetricsPlace::Tcp("[::1]:9842".parse().unwrap())));
+    assert_eq!((config.user.as_str(), &config.audit.to), ("nobody", &Audit::Journal));
     assert_eq!(config.protect.len(), 2);
     let action = |name: &str| config.actions[&name.parse::<ActionName>().unwrap()].clone();
     assert_eq!(
@@ -174,6 +175,16 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ),
         ("audit = 'audit.log'", "f:3:9: server.audit: not an absolute path"),
         (
+            "audit-size = 64",
+            "f:3:14: server.audit-size: not a size\nhint: write it like \"512KiB\", \"64MiB\" or \"1GiB\"",
+        ),
+        ("audit-size = '1KiB'", "f:3:14: server.audit-size: not from 64KiB to 1TiB"),
+        ("audit-files = 1", "f:3:15: server.audit-files: not a number from 2 to 100"),
+        (
+            "audit = ''\naudit-required = true",
+            "f:4:18: server.audit-required: there is no audit log\nhint: audit = \"/var/log/spa-knock/audit.jsonl\"",
+        ),
+        (
             "metrics = '0.0.0.0:9842'",
             "f:3:11: server.metrics: 0.0.0.0 is not a loopback address: metrics are for this host alone\n\
              hint: \"127.0.0.1:9842\", and something that encrypts to carry it elsewhere",
@@ -185,7 +196,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ),
         (
             "metrics = 'localhost:9842'",
-            "f:3:11: server.metrics: not an address with a port\nhint: write it like \"127.0.0.1:9842\"",
+            "f:3:11: server.metrics: neither an address with a port nor a path\nhint: write it like \"127.0.0.1:9842\" or \"/run/spa-knock/metrics.sock\"",
         ),
         ("metrics = '127.0.0.1:0'", "f:3:11: server.metrics: port 0 cannot be asked at"),
         ("user = ''", "f:3:8: server.user: not a user name"),
@@ -269,7 +280,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit",
+            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
         ),
     ];
     for (line, message) in cases {

@@ -6,7 +6,7 @@ use super::Keeper;
 use super::verdict::{Accepted, Bill, Verdict};
 use crate::crypto::{Fingerprint, Nonce, NotSealed};
 use crate::gate::order::Ticket;
-use crate::gate::record::{Event, Record};
+use crate::gate::record::{Cause, Event, Explanation, Record};
 use crate::gate::rejection::Rejection;
 use crate::gate::replay::KnockId;
 use crate::knock::{Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
@@ -57,25 +57,26 @@ impl Keeper {
         remark: &str,
         now: Now,
     ) -> (Record, Option<Answer>) {
-        self.conclude_with(ticket, outcome, (remark, ""), now)
+        let reason = (!remark.is_empty()).then(|| Explanation::new(Cause::ActionFailed, remark));
+        self.conclude_with(ticket, outcome, (reason, ""), now)
     }
 
     /// The same for an order whose commands have been started: the client is told that there is more to come.
     pub fn conclude_started(&self, ticket: &Ticket, outcome: Outcome, now: Now) -> (Record, Option<Answer>) {
-        self.conclude_with(ticket, outcome, ("", ReplyText::STARTED), now)
+        self.conclude_with(ticket, outcome, (None, ReplyText::STARTED), now)
     }
 
     /// What to answer from now on, once all commands of an order that was answered so have ended: well, or `failed`.
     pub fn end(&self, ticket: &Ticket, outcome: Outcome, failed: Option<&str>, now: Now) -> Option<Answer> {
         let (outcome, text) = failed.map_or((outcome, ReplyText::DONE), |failed| (Outcome::Failed, failed));
-        self.conclude_with(ticket, outcome, ("", text), now).1
+        self.conclude_with(ticket, outcome, (None, text), now).1
     }
 
     fn conclude_with(
         &self,
         ticket: &Ticket,
         outcome: Outcome,
-        (remark, text): (&str, &str),
+        (reason, text): (Option<Explanation>, &str),
         now: Now,
     ) -> (Record, Option<Answer>) {
         let (event, status) = match outcome {
@@ -84,7 +85,6 @@ impl Keeper {
             Outcome::Failed => (Event::Failed, Status::ActionFailed),
         };
         let seconds = if outcome == Outcome::Failed { 0 } else { ticket.seconds };
-        let reason = (!remark.is_empty()).then(|| remark.to_owned());
         // What went wrong on the server is for its admin to read, not for the client.
         (ticket.record(event, reason), self.answer(ticket, status, seconds, text, now.wall))
     }
@@ -101,13 +101,13 @@ impl Keeper {
     }
 
     /// The end of a knock that could not be put on record.
-    pub fn give_up(&self, accepted: &Accepted, why: &str, now: Now) -> (Record, Option<Answer>) {
-        self.conclude(&accepted.ticket, Outcome::Failed, why, now)
+    pub fn give_up(&self, accepted: &Accepted, why: Explanation, now: Now) -> (Record, Option<Answer>) {
+        self.conclude_with(&accepted.ticket, Outcome::Failed, (Some(why), ""), now)
     }
 
     /// The end of an order whose price could not be put on record.
-    pub fn cancel(&self, bill: &Bill, why: &str, now: Now) -> (Record, Option<Answer>) {
-        self.conclude(bill.order.ticket(), Outcome::Failed, why, now)
+    pub fn cancel(&self, bill: &Bill, why: Explanation, now: Now) -> (Record, Option<Answer>) {
+        self.conclude_with(bill.order.ticket(), Outcome::Failed, (Some(why), ""), now)
     }
 
     /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
@@ -120,7 +120,7 @@ impl Keeper {
         // What is used up by now comes here once; the others can be sent again and again.
         let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
         let record = (!once || self.told.first((ticket.fingerprint, ticket.id), event))
-            .then(|| ticket.record(event, Some(rejection.to_string())));
+            .then(|| ticket.record(event, Some(Explanation::from(&rejection))));
         let answer = rejection
             .status()
             .and_then(|status| self.answer(ticket, status, 0, &rejection.reply_text(), now.wall));

@@ -38,15 +38,13 @@ impl Report {
         if files::exists(&config.state_dir) {
             self.file(files::check_private_tree(&config.state_dir));
         }
-        if let Audit::File(file) = &config.audit
-            && let Some(folder) = file.parent()
-        {
+        let audit = match &config.audit.to {
+            Audit::File(file) => file.parent(),
+            Audit::Journal | Audit::Off => None,
+        };
+        if let Some(folder) = audit {
             self.file(files::check_unwritable(folder));
         }
-        let audit = match &config.audit {
-            Audit::File(file) => file.parent(),
-            _ => None,
-        };
         let written = [Some(config.state_dir.as_path()), audit];
         for folder in written.into_iter().flatten().filter(|folder| files::exists(folder)) {
             self.file(files::try_folder(folder));

@@ -7,7 +7,8 @@ use super::ends::End;
 use super::{BATCH, Daemon};
 use crate::crypto::{Fingerprint, random};
 use crate::gate::{
-    Accepted, Answer, Bill, Effect, Ending, Order, Outcome, Refusal, Rejection, Sequence, Verdict,
+    Accepted, Answer, Bill, Cause, Effect, Ending, Explanation, Order, Outcome, Refusal, Rejection, Sequence,
+    Verdict,
 };
 use crate::os::clock;
 use crate::server::deeds::{Attempt, Carried, Done, Over, Underway};
@@ -70,6 +71,12 @@ impl Daemon {
 
     /// Step 7 on disk, then step 8.
     pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+        if let Err(why) = self.audit.check_available() {
+            let why = Explanation::new(Cause::AuditUnavailable, why);
+            let (record, answer) = self.keeper.give_up(&accepted, why, clock::now());
+            self.answer(answer, way);
+            return self.keep(&record);
+        }
         if cfg!(feature = "swap-act-and-record") {
             let acceptance = *accepted.acceptance();
             self.go_on(accepted, key, way);
@@ -107,7 +114,7 @@ impl Daemon {
 
     /// The end of a knock that could not be put on record.
     pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, way: WayBack) {
-        let (record, answer) = self.keeper.give_up(accepted, why, clock::now());
+        let (record, answer) = self.keeper.give_up(accepted, not_recorded(why), clock::now());
         self.answer(answer, way);
         self.keep(&record);
     }
@@ -125,7 +132,7 @@ impl Daemon {
 
     /// The end of an order whose price could not be put on record.
     pub(super) fn cancel(&mut self, bill: &Bill, why: &str, way: WayBack) {
-        let (record, answer) = self.keeper.cancel(bill, why, clock::now());
+        let (record, answer) = self.keeper.cancel(bill, not_recorded(why), clock::now());
         self.answer(answer, way);
         self.keep(&record);
     }
@@ -199,7 +206,7 @@ impl Daemon {
     pub(super) fn note_end(&mut self, over: &Over) {
         if let Some(ticket) = &over.ticket
             && let Some(End { outcome, failed, asker }) =
-                self.ends.over(ticket, over.record.reason.as_deref())
+                self.ends.over(ticket, over.record.reason.as_ref().map(|reason| reason.detail.as_str()))
         {
             let now = clock::now();
             let answer = self.keeper.end(ticket, outcome, failed.as_deref(), now);
@@ -260,4 +267,9 @@ impl Daemon {
             log::debug!("answer to {}: {error}", way.to);
         }
     }
+}
+
+/// What could not be put on record does not act.
+fn not_recorded(why: &str) -> Explanation {
+    Explanation::new(Cause::StateUnavailable, why)
 }

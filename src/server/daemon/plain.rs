@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Daemon;
-use crate::gate::{Event, KeyAge, Record, Via};
+use crate::gate::{Event, Explanation, KeyAge, Record, Via};
 use crate::knockd::Opening;
 use crate::os::{clock, host};
 use crate::server::knockd::{CLIENT, NotOpened, Outcome, action};
@@ -56,7 +56,7 @@ impl Daemon {
     }
 }
 
-fn record(door: &str, source: IpAddr, event: Event, reason: Option<String>) -> Option<Record> {
+fn record(door: &str, source: IpAddr, event: Event, reason: Option<Explanation>) -> Option<Record> {
     Some(Record {
         event,
         client: CLIENT.parse().ok()?,

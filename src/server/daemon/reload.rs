@@ -2,7 +2,6 @@
 
 use super::Daemon;
 use crate::os::clock;
-use crate::server::audit::AuditLog;
 use crate::server::console::Failure;
 use crate::server::metrics::Metrics;
 use crate::server::revoked::RevokedKeys;
@@ -63,9 +62,9 @@ impl Daemon {
         // Also what a full disk could not take.
         new.keep_out(&self.loaded.revoked);
         self.check_restart(&new)?;
-        let audit = AuditLog::open(&new.config.audit)?;
-        let moves = new.config.metrics != self.metrics.as_ref().map(Metrics::address);
-        let metrics = new.config.metrics.filter(|_| moves).map(Metrics::open).transpose();
+        self.audit.prepare(&new.config).map_err(Failure::run)?;
+        let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
+        let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(Failure::run)?;
         let plain = self.plain.prepare(&new)?;
         self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
@@ -78,7 +77,7 @@ impl Daemon {
         self.act_at_last();
         self.keeper.replace_policy(new.policy());
         self.forget_strangers();
-        self.audit = audit;
+        self.audit.turn_to(&new.config);
         if moves {
             self.metrics = metrics;
         }

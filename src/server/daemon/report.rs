@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::{COUNT_MAX, Daemon};
 use crate::config::{CaptureKind, Interfaces};
 use crate::gate::{Ending, Mode};
-use crate::os::{clock, wait};
+use crate::os::{clock, log as os_log, wait};
 use crate::server::standing::Standing;
 use crate::server::status::{
-    CaptureState, Datagrams, Ended, Frames, Gate, GateState, PortsState, PreviousKey, Status,
+    CaptureState, Datagrams, Ended, Frames, Gate, GateState, LogState, PortsState, PreviousKey, Status,
     ThrottledClient, WatcherState,
 };
 
@@ -78,6 +78,8 @@ impl Daemon {
             actions: config.actions.len(),
             grants: self.deeds.live().len(),
             commands,
+            audit: self.audit.state(),
+            log: LogState { lost: os_log::lost() },
             undoings,
             datagrams: Datagrams {
                 authentic: counts.authentic,

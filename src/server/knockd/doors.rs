@@ -14,7 +14,7 @@ use super::ears::{Ears, Gone, Post};
 use super::leases::{Leases, Told, tell_left};
 use super::messages::FromWatcher;
 use super::written::{Written, read_list};
-use crate::gate::Event as Ending;
+use crate::gate::{Event as Ending, Explanation};
 use crate::knock::ClientName;
 use crate::knockd::{Door, Event, Message, OneTimeList, Opening, Step};
 use crate::os::clock;
@@ -71,7 +71,7 @@ pub(in crate::server) enum Outcome {
         /// How it ended.
         event: Ending,
         /// Why not well.
-        reason: Option<String>,
+        reason: Option<Explanation>,
     },
 }
 

@@ -201,7 +201,9 @@ impl Closed {
         let Self { guarded, gatehouse, openings, .. } = self;
         match openings.open((door, source, opening), own, gatehouse, guarded) {
             Ok(()) => log::info!("{door}: {ports} open for {source}, for {term}"),
-            Err(NotOpened { reason, .. }) => log::warn!("{door}: {ports} not opened for {source}: {reason}"),
+            Err(NotOpened { reason, .. }) => {
+                log::warn!("{door}: {ports} not opened for {source}: {}", reason.detail)
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::super::state::{Begun, Left, Planned, UndoError, Undoing, Undoings};
-use crate::gate::{Event, KeyAge, Record};
+use crate::gate::{Cause, Event, Explanation, KeyAge, Record};
 use crate::knock::ClientName;
 use crate::knockd::{Door, Orders, Truncated};
 use crate::os::clock;
@@ -70,7 +70,7 @@ pub(super) enum Told {
     /// A command is too long.
     Truncated(Truncated),
     /// A command is over, or was never started: nothing for the log, but for the record.
-    Over { door: String, source: IpAddr, event: Event, reason: Option<String> },
+    Over { door: String, source: IpAddr, event: Event, reason: Option<Explanation> },
 }
 
 impl Leases {
@@ -303,17 +303,25 @@ fn phase(undoing: &Undoing) -> &str {
 }
 
 fn failed(door: &str, source: IpAddr, reason: String) -> Told {
+    ended_badly(door, source, Explanation::new(Cause::ActionFailed, reason))
+}
+
+fn ended_badly(door: &str, source: IpAddr, reason: Explanation) -> Told {
     Told::Over { door: door.to_owned(), source, event: Event::Failed, reason: Some(reason) }
 }
 
 /// What the record says of a command that is over; `event` is how it ends if it ends well.
 fn over(door: String, source: IpAddr, event: Event, ended: &Ended) -> Told {
-    let bad = match ended {
+    let (cause, bad) = match ended {
         Ended::Well => return Told::Over { door, source, event, reason: None },
-        Ended::Badly(how) => how.clone(),
-        Ended::TooLate => "ended at its timeout".to_owned(),
+        Ended::Badly(how) => (Cause::CommandFailed, how.as_str()),
+        Ended::TooLate => (Cause::Timeout, "ended at its timeout"),
     };
-    failed(&door, source, if event == Event::Expired { format!("stop command: {bad}") } else { bad })
+    let reason = match event {
+        Event::Expired => Explanation::new(Cause::UndoFailed, format!("stop command: {bad}")),
+        _ => Explanation::new(cause, bad),
+    };
+    ended_badly(&door, source, reason)
 }
 
 fn shell(command: &str) -> Vec<String> {
@@ -386,7 +394,7 @@ mod tests {
                 Told::Timeout { source, door: "d".to_owned() },
                 running("exit 4"),
                 Told::Status { door: "d".to_owned(), status: 4 },
-                failed("d", source, "stop command: exit status: 4".to_owned()),
+                ended_badly("d", source, Explanation::new(Cause::UndoFailed, "stop command: exit status: 4")),
             ]
         );
         assert_eq!(leases.undoings.waiting(), 0);

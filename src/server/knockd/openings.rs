@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::gatehouse::{Gatehouse, Plan};
 use super::CLIENT;
-use crate::gate::{Event, PlainDoor};
+use crate::gate::{Cause, Event, Explanation, PlainDoor};
 use crate::knock::ActionName;
 use crate::knockd::Opening;
 use crate::os::clock;
@@ -25,8 +25,8 @@ pub(in crate::server) struct Openings(Vec<Duration>);
 pub(in crate::server) struct NotOpened {
     /// Whether it was not to be opened, or could not.
     pub(in crate::server) event: Event,
-    /// For people.
-    pub(in crate::server) reason: String,
+    /// Why, for the record.
+    pub(in crate::server) reason: Explanation,
 }
 
 impl Openings {
@@ -41,15 +41,19 @@ impl Openings {
         gatehouse: &mut Gatehouse,
         plan: &impl Plan,
     ) -> Result<(), NotOpened> {
-        let failed = |reason| NotOpened { event: Event::Failed, reason };
+        let failed = |detail: String| NotOpened {
+            event: Event::Failed,
+            reason: Explanation::new(Cause::ActionFailed, detail),
+        };
         let (now, term) = (clock::steady(), opening.term);
         let (Ok(client), Some(action)) = (CLIENT.parse(), action(door)) else {
             return Err(failed("it has no name for the records".to_owned()));
         };
         let plain = PlainDoor { ports: opening.ports, term, client, action };
-        let grants = plain
-            .grants(source, own)
-            .map_err(|rejection| NotOpened { event: Event::Refused, reason: rejection.to_string() })?;
+        let grants = plain.grants(source, own).map_err(|rejection| NotOpened {
+            event: Event::Refused,
+            reason: Explanation::from(&rejection),
+        })?;
         if !self.have_room(now) {
             return Err(failed("too much is open by plain sequences".to_owned()));
         }

@@ -24,7 +24,7 @@ const BATCH: usize = 256;
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
 pub(in crate::server) fn main() -> ExitCode {
-    crate::os::log::start("knockd watch");
+    crate::os::log::start_without_waiting("knockd watch");
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     if signals::ignore_all().is_err() {
         return ExitCode::FAILURE;

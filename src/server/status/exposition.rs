@@ -40,6 +40,20 @@ pub(in crate::server) fn exposition(status: &Status) -> String {
         "Commands that wait for their time to undo something.",
         number(status.undoings),
     );
+    if let Some(audit) = &status.audit {
+        page.gauge("audit_up", "1 while the audit log can be written.", u64::from(audit.error.is_none()));
+        page.gauge(
+            "audit_waiting",
+            "Records of the audit log that are not written yet.",
+            number(audit.waiting),
+        );
+        page.counter("audit_lost_total", "Records of the audit log that are lost.", audit.lost);
+    }
+    page.counter(
+        "log_lost_total",
+        "Lines of the daemon's log that are lost as standard error was not read.",
+        status.log.lost,
+    );
     page.gauge("watcher_up", "1 while a watcher watches.", u64::from(status.watcher.uptime.is_some()));
     page.counter(
         "watcher_restarts_total",
@@ -193,6 +207,18 @@ spa_knock_commands_waiting 0
 # HELP spa_knock_undoings_waiting Commands that wait for their time to undo something.
 # TYPE spa_knock_undoings_waiting gauge
 spa_knock_undoings_waiting 4
+# HELP spa_knock_audit_up 1 while the audit log can be written.
+# TYPE spa_knock_audit_up gauge
+spa_knock_audit_up 1
+# HELP spa_knock_audit_waiting Records of the audit log that are not written yet.
+# TYPE spa_knock_audit_waiting gauge
+spa_knock_audit_waiting 0
+# HELP spa_knock_audit_lost_total Records of the audit log that are lost.
+# TYPE spa_knock_audit_lost_total counter
+spa_knock_audit_lost_total 3
+# HELP spa_knock_log_lost_total Lines of the daemon's log that are lost as standard error was not read.
+# TYPE spa_knock_log_lost_total counter
+spa_knock_log_lost_total 2
 # HELP spa_knock_watcher_up 1 while a watcher watches.
 # TYPE spa_knock_watcher_up gauge
 spa_knock_watcher_up 1

@@ -37,6 +37,12 @@ pub(super) struct Status {
     pub(super) grants: usize,
     /// The commands of actions.
     pub(super) commands: CommandsState,
+    /// The audit log; missing where there is none.
+    #[serde(default)]
+    pub(super) audit: Option<AuditState>,
+    /// The daemon's log.
+    #[serde(default)]
+    pub(super) log: LogState,
     /// How many commands wait for their time to undo something.
     pub(super) undoings: usize,
     /// Datagrams of a knock's length, by what the watcher did with them.
@@ -120,6 +126,24 @@ pub(super) struct WatcherState {
     pub(super) report_age: Option<u64>,
     /// How often it had to be replaced.
     pub(super) restarts: u64,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct AuditState {
+    /// Records that are not written yet.
+    pub(super) waiting: usize,
+    /// Records that are lost.
+    pub(super) lost: u64,
+    /// Why they cannot be written, while that is so.
+    pub(super) error: Option<String>,
+}
+
+/// The daemon's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct LogState {
+    /// Lines that are lost as standard error was not read.
+    pub(super) lost: u64,
 }
 
 /// The commands of actions.
@@ -248,6 +272,8 @@ pub(super) mod tests {
             actions: 2,
             grants: 1,
             commands: CommandsState { running: 1, waiting: 0 },
+            audit: Some(AuditState { waiting: 0, lost: 3, error: None }),
+            log: LogState { lost: 2 },
             undoings: 4,
             datagrams: Datagrams {
                 authentic: 7,

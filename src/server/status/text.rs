@@ -57,6 +57,7 @@ pub(super) fn text(status: &Status, colour: Colour) -> String {
             ),
         ),
         ("watcher", watcher(status, colour)),
+        ("audit", audit(status, colour)),
         ("capture", capture(status, colour)),
         ("datagrams", datagrams(status)),
     ];
@@ -131,6 +132,30 @@ fn watcher(status: &Status, colour: Colour) -> String {
     }
 }
 
+fn audit(status: &Status, colour: Colour) -> String {
+    let notice = |text: String| colour.paint(Tone::Notice, text);
+    let mut text = match &status.audit {
+        None => "off".to_owned(),
+        Some(audit) => {
+            let mut text = match &audit.error {
+                None => "written".to_owned(),
+                Some(error) => {
+                    let state = format!("cannot be written: {error}");
+                    format!("{}; {} records wait", colour.paint(Tone::Bad, state), audit.waiting)
+                }
+            };
+            if audit.lost > 0 {
+                text.push_str(&format!("; {}", notice(format!("{} records lost", audit.lost))));
+            }
+            text
+        }
+    };
+    if status.log.lost > 0 {
+        text.push_str(&format!("; {}", notice(format!("{} lines of the log lost", status.log.lost))));
+    }
+    text
+}
+
 fn capture(status: &Status, colour: Colour) -> String {
     let capture = &status.capture;
     let mut place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
@@ -201,6 +226,7 @@ fn lasting(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::status::AuditState;
     use crate::server::status::tests::example;
 
     #[test]
@@ -214,6 +240,7 @@ spa-knockd 0.1.0: bastion.test
   grants     1 live
   commands   1 running, 0 waiting; 4 to be undone later
   watcher    since 1h; replaced 1x
+  audit      written; 3 records lost; 2 lines of the log lost
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
   datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 8 over a limit, 0 of a wrong length
   ports      20480-28671; 24 packets without a payload, 1 sequences looked at
@@ -234,6 +261,13 @@ spa-knockd 0.1.0: bastion.test
             }
             assert_eq!(plain, text(&status, Colour::Off));
         }
+        status.audit = Some(AuditState { waiting: 7, lost: 0, error: Some("/a: no space left".to_owned()) });
+        status.log.lost = 0;
+        let shown = text(&status, Colour::Off);
+        assert!(
+            shown.contains("  audit      cannot be written: /a: no space left; 7 records wait\n"),
+            "{shown}"
+        );
         status.watcher.uptime = None;
         assert!(text(&status, Colour::On).contains("\x1b[31mnone;"));
     }

@@ -40,7 +40,7 @@ fn answer(lab: &Lab, key: &Key, action: &str, argument: &str, seconds: u32) -> S
 
 fn reasons(site: &Site, client: &str) -> Vec<String> {
     let failed = site.audit_of("failed").into_iter().filter(|record| record["client"] == client);
-    failed.map(|record| record["reason"].as_str().unwrap().to_owned()).collect()
+    failed.map(|record| record["detail"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A client with a valid key that is stolen or hostile: for each resource of the server, one key cannot keep another out.
 
+mod audit;
 mod commands;
 mod full_disk;
 mod keeper_time;
