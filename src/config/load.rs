@@ -10,6 +10,7 @@ use super::problem::full_name;
 use super::sections::read_sections;
 use super::server::Outline;
 use super::{ClientEntry, ConfigErrors, Place, Places, Problem, ServerConfig};
+use crate::gate::Action;
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
 
@@ -231,7 +232,13 @@ fn read_main(document: &Document<'_>, file: &Path) -> Main {
     let actions = read_actions(root.table("action"), sections.backend);
     let context = ClientContext {
         keys_dir: sections.keys_dir.clone(),
-        actions: Some(actions.keys().cloned().collect()),
+        actions: Some(
+            actions
+                .iter()
+                .map(|(name, action)| (name.clone(), action.as_ref().map_or(0, Action::passages)))
+                .collect(),
+        ),
+        grants: sections.grants,
     };
     let clients = read_clients(root.table("client"), file, &context);
     root.finish();

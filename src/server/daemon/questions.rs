@@ -63,7 +63,7 @@ impl Daemon {
             Question::Revoke { grant } => {
                 let is_meant =
                     |live: &Live| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
-                match self.deeds.gatehouse().close(&is_meant) {
+                match self.deeds.gatehouse().revoke(&is_meant) {
                     Ok(closed) => {
                         let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
                         closed.into_iter().for_each(|live| self.keep(&live.record()));
