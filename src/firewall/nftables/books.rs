@@ -89,17 +89,21 @@ impl Books {
         self.held.forget(which, now);
     }
 
-    /// Takes an element of the kernel's into the books. It may be another element from now on, as the rest of an
-    /// interval can be a single port.
-    pub(super) fn adopt(&mut self, entry: Entry, holder: Holder, now: Duration) {
+    /// Takes an element of the kernel's into the books. Whether it stays that element: the rest of an interval can be a
+    /// single port, and then is another one from now on.
+    pub(super) fn adopt(&mut self, entry: Entry, holder: Holder, now: Duration) -> bool {
         let (area, rectangle) = match entry {
-            Entry::Passage(passage) => return self.held.hold(passage, holder),
+            Entry::Passage(passage) => {
+                self.held.hold(passage, holder);
+                return true;
+            }
             Entry::Interval(area, rectangle) => (area, rectangle),
         };
         let passages = element::passages(area, &rectangle);
         let piece = |passage| Piece::of(passage, holder.clone());
         let same = passages.iter().all(|passage| piece(passage).is_some_and(|piece| piece.area == area));
-        if !same || !self.plane.adopt(Piece { area, rectangle, holder: holder.clone() }) {
+        let same = same && self.plane.adopt(Piece { area, rectangle, holder: holder.clone() });
+        if !same {
             for piece in passages.iter().filter_map(piece) {
                 self.plane.open(&piece, now, &mut Patch::default());
             }
@@ -107,6 +111,7 @@ impl Books {
         for passage in passages {
             self.held.hold(passage, holder.clone());
         }
+        same
     }
 
     /// Who holds, as far as the books know, what this element opens.

@@ -25,7 +25,7 @@ use self::element::Element;
 use self::kernel::Kernel;
 use self::ruleset::{Before, TABLE};
 use self::structure::Structure;
-use self::watch::Watch;
+use self::watch::{Changed, Watch};
 use super::{Backend, FirewallError, Gate, Live};
 use crate::gate::Grant;
 use crate::knock::{ClientName, Ports};
@@ -59,6 +59,10 @@ pub struct Nftables {
     /// The sets that were full, and until when nothing is added to them.
     full: BTreeMap<&'static [u8], Duration>,
     watch: Watch,
+    /// What others have changed and nobody has looked at yet.
+    heard: Changed,
+    /// When books and kernel were last compared.
+    compared: Duration,
     /// When the table is looked at again.
     look: Duration,
     /// When all elements must be looked at, however many they are.
@@ -79,6 +83,8 @@ impl Nftables {
             failsafe: None,
             full: BTreeMap::new(),
             watch: Watch::start(),
+            heard: Changed::default(),
+            compared: Duration::ZERO,
             look: Duration::ZERO,
             reconcile: None,
         })
@@ -106,6 +112,10 @@ impl Nftables {
             (true, false) => (Before::Replaced, self.books.elements(now).collect()),
             (false, _) => (Before::Kept, self.books.elements(now).collect()),
         })
+    }
+
+    fn listen(&mut self) {
+        self.heard = self.heard.or(self.watch.changed(self.kernel.port()));
     }
 
     /// Fails without a transaction while one of these sets is known to be full.
@@ -180,10 +190,11 @@ impl Backend for Nftables {
         self.full.clear();
         // What we have just replaced ourselves is no change by others.
         self.watch.changed(self.kernel.port());
+        self.heard = Changed::default();
         self.structure = Some(Structure::read(&mut self.kernel)?);
         // What another program has put there opens nothing from here on.
         if self.reconcile.is_some() || self.books.count() <= FEW {
-            self.reconcile()?;
+            self.reconcile_at(clock::steady())?;
         }
         self.look = clock::steady().saturating_add(LOOK_EVERY);
         Ok(())
@@ -222,7 +233,14 @@ impl Backend for Nftables {
     }
 
     fn reconcile(&mut self) -> Result<(), FirewallError> {
-        self.reconcile_at(clock::steady())
+        let now = clock::steady();
+        self.listen();
+        // Whatever others change is heard of.
+        let same = self.adopted && !self.heard.elements && self.reconcile.is_none();
+        if same && now < self.compared.saturating_add(LOOK_EVERY) {
+            return Ok(());
+        }
+        self.reconcile_at(now)
     }
 
     fn live(&self) -> Vec<Live> {
@@ -241,7 +259,8 @@ impl Backend for Nftables {
 
     fn disturbed(&mut self) -> bool {
         let now = clock::steady();
-        let changed = self.watch.changed(self.kernel.port());
+        self.listen();
+        let changed = std::mem::take(&mut self.heard);
         if self.structure.is_none() {
             return false;
         }
@@ -267,7 +286,7 @@ impl Backend for Nftables {
     fn remove(&mut self) -> Result<(), FirewallError> {
         Self::remove_table()?;
         self.books = Books::default();
-        (self.structure, self.reconcile) = (None, None);
+        (self.structure, self.reconcile, self.heard) = (None, None, Changed::default());
         self.full.clear();
         self.watch.changed(self.kernel.port());
         Ok(())

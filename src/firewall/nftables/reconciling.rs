@@ -30,23 +30,28 @@ impl Nftables {
     /// # Errors
     /// When it cannot be read as a whole; the books may have a part of it then.
     pub(super) fn adopt(&mut self, now: Duration) -> Result<(), FirewallError> {
+        let mut same = true;
         for set in element::SETS {
             for listed in self.kernel.elements(set)? {
                 // What is not as we write it is not granted by us, and goes when books and kernel are compared.
-                let Some((entry, holder)) = element::entry(&listed.element).zip(holder(&listed, now)) else {
-                    continue;
+                same &= match element::entry(&listed.element).zip(holder(&listed, now)) {
+                    Some((entry, holder)) => self.books.adopt(entry, holder, now),
+                    None => false,
                 };
-                self.books.adopt(entry, holder, now);
             }
         }
         self.adopted = true;
-        self.reconcile = Some(now);
+        self.compared = now;
+        self.reconcile = (!same).then_some(now);
         Ok(())
     }
 
     pub(super) fn reconcile_at(&mut self, now: Duration) -> Result<(), FirewallError> {
         if !self.adopted {
             self.adopt(now)?;
+            if self.reconcile.is_none() {
+                return Ok(());
+            }
         }
         let differences = self.differences(now)?;
         for changes in differences.changes.chunks(AT_A_TIME) {
@@ -64,7 +69,7 @@ impl Nftables {
                 differences.missing
             );
         }
-        self.reconcile = None;
+        (self.reconcile, self.compared) = (None, now);
         Ok(())
     }
 

@@ -23,7 +23,7 @@ impl Changed {
     /// There was more than could be heard.
     const ALL: Self = Self { structure: true, elements: true };
 
-    const fn or(self, other: Self) -> Self {
+    pub(super) const fn or(self, other: Self) -> Self {
         Self { structure: self.structure || other.structure, elements: self.elements || other.elements }
     }
 }
