@@ -70,7 +70,7 @@ pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
 /// Reads the client files beside a config that has errors; one that has errors itself is left out.
 #[must_use]
 pub fn load_client_files(path: &Path, keys_dir: &Path) -> Vec<(ClientName, ClientEntry)> {
-    let context = ClientContext { keys_dir: keys_dir.to_owned(), actions: None };
+    let context = ClientContext { keys_dir: keys_dir.to_owned(), actions: None, grants: None };
     let mut clients = Vec::new();
     for source in client_files(path).unwrap_or_default().iter().filter_map(|file| read_source(file).ok()) {
         let Ok(document) = Document::parse(&source.file, &source.text) else { continue };

@@ -294,9 +294,8 @@ impl Part {
 }
 
 /// Why a link-local address is refused (see `docs/protocol.md`).
-pub(super) const NO_LINK: &str =
-    "link-local address: granted only on the interface that the knock came in on, and that is not known";
-const NOT_ON_A_LINK: &str = "link-local address: `once` and `forward` are not available for it";
+pub(super) const NO_LINK: &str = "link-local address, and its interface is not known";
+const NOT_ON_A_LINK: &str = "link-local address: not with `once` or `forward`";
 
 /// A knock that may have what it asks for, and how that is to be understood.
 struct Asked<'a> {

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use spa_knock::knock::Status;
 
 use crate::grants::{elements, holder, start_with};
-use crate::net::{
-    CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, ask_patiently, converse, knock, open_ssh, within,
-};
+use crate::net::{CLIENT4, Daemon, Lab, Mounts, SERVER4, Site, ask, converse, knock, open_ssh, within};
 
 /// How long the daemon may take to mend what somebody has broken.
 const SOON: Duration = Duration::from_secs(3);

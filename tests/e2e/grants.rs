@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use std::time::Duration;
+
 use serde_json::Value;
 use spa_knock::knock::{Knock, Status};
 
 use crate::doors::site;
-use crate::net::{BOTH, CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, ask, ask_patiently, knock};
+use crate::net::{BOTH, CLIENT4, Daemon, Lab, Namespace, SERVER4, Site, ask, ask_patiently, knock, within};
 
 /// As long as a name may be: all that the kernel is told of a grant is then as long as it can get.
 const MANY: &str = "open-as-many-doors-as-there-are-";
@@ -26,7 +28,7 @@ fn doors(count: u16) -> Site {
 }
 
 /// The live grants, as the daemon tells them.
-fn listed(site: &Site) -> Vec<Value> {
+pub(crate) fn listed(site: &Site) -> Vec<Value> {
     let output = site.admin(&["grants", "--json"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -78,7 +80,11 @@ pub(crate) fn start_with(lab: &Lab, site: &Site, elements: &str) -> Daemon {
     let path = site.path("elements.nft");
     std::fs::write(&path, elements).unwrap();
     lab.server.nft(&format!("-f {}", path.display()));
-    Daemon::start(&lab.server, site)
+    let daemon = Daemon::launch(&lab.server, Daemon::command(site));
+    // Tens of thousands of them take a while on a machine that has other things to do.
+    assert!(within(Duration::from_secs(60), || daemon.says("ready")), "{}", daemon.log());
+    std::thread::sleep(Duration::from_millis(5));
+    daemon
 }
 
 #[test]

@@ -14,7 +14,15 @@ impl Daemon {
     pub(super) fn answer_questions(&mut self) {
         let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
         for (asker, question) in questions {
-            asker.tell(&self.reply(question));
+            if question == (Question::Grants {}) {
+                let lives = self.deeds.live();
+                let Some(control) = self.control.as_mut() else { return };
+                control.answer_grants(asker, Box::new(lives.into_iter().map(|live| grants::line(&live))));
+                continue;
+            }
+            let reply = self.reply(question);
+            let Some(control) = self.control.as_mut() else { return };
+            control.answer(asker, &reply);
         }
     }
 
