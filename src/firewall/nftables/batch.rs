@@ -169,19 +169,19 @@ impl<'a> Iterator for Attributes<'a> {
 /// An element as the kernel lists it.
 pub(super) struct ListedElement {
     pub(super) element: Element,
-    /// For how long it still is there; none = for ever.
-    pub(super) left: Option<Duration>,
+    /// Until when it is there, on the steady clock; none = for ever.
+    pub(super) end: Option<Duration>,
     pub(super) comment: Option<String>,
 }
 
-/// The elements in one message of a set's list.
-pub(super) fn elements(set: &'static [u8], message: &Message<'_>) -> Vec<ListedElement> {
+/// The elements in one message of a set's list that was read at `now`: a long list takes its time.
+pub(super) fn elements(set: &'static [u8], message: &Message<'_>, now: Duration) -> Vec<ListedElement> {
     let list = message.attributes().within(NFTA_SET_ELEM_LIST_ELEMENTS);
     let elements = list.into_iter().flatten().filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
-    elements.filter_map(|(_, bytes)| listed(set, Attributes(bytes))).collect()
+    elements.filter_map(|(_, bytes)| listed(set, Attributes(bytes), now)).collect()
 }
 
-fn listed(set: &'static [u8], attributes: Attributes<'_>) -> Option<ListedElement> {
+fn listed(set: &'static [u8], attributes: Attributes<'_>, now: Duration) -> Option<ListedElement> {
     let bytes = |kind| Some(attributes.within(kind)?.get(NFTA_DATA_VALUE)?.to_vec());
     let element = Element {
         set,
@@ -191,12 +191,13 @@ fn listed(set: &'static [u8], attributes: Attributes<'_>) -> Option<ListedElemen
     };
     let expires = attributes.get(NFTA_SET_ELEM_EXPIRATION).and_then(<[u8]>::first_chunk);
     let left = expires.map(|bytes| Duration::from_millis(u64::from_be_bytes(*bytes)));
+    let end = left.map(|left| now.saturating_add(left));
     let comment = attributes.get(NFTA_SET_ELEM_USERDATA).and_then(|userdata| {
         let [UDATA_COMMENT, length, text @ ..] = userdata else { return None };
         let text = text.get(..usize::from(*length))?.strip_suffix(b"\0")?;
         String::from_utf8(text.to_vec()).ok()
     });
-    Some(ListedElement { element, left, comment })
+    Some(ListedElement { element, end, comment })
 }
 
 /// Messages that follow each other.
@@ -347,7 +348,7 @@ mod tests {
         fn any_bytes_are_answers_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = answers(&bytes);
             for message in messages(&bytes) {
-                let _ = elements(b"grants4\0", &message);
+                let _ = elements(b"grants4\0", &message, Duration::ZERO);
             }
         }
     }

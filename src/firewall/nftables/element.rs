@@ -90,7 +90,8 @@ pub(super) fn of_piece(piece: &Piece) -> Element {
     let (low, high) = ports.bounds();
     let with = |address, port| {
         let mut key = match piece.area {
-            Area::Linked(link) => link.get().to_ne_bytes().to_vec(),
+            // In sets of intervals nft has numbers of the host big-endian, too, so that they can be compared.
+            Area::Linked(link) => link.get().to_be_bytes().to_vec(),
             Area::Spans | Area::Nets => Vec::new(),
         };
         key.extend(octets(address));
@@ -168,7 +169,7 @@ impl Key<'_> {
     }
 
     fn link(&mut self) -> Option<NonZeroU32> {
-        NonZeroU32::new(u32::from_ne_bytes(self.take()?))
+        NonZeroU32::new(u32::from_be_bytes(self.take()?))
     }
 
     fn address(&mut self, v4: bool) -> Option<IpAddr> {

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use super::batch::{self, Attributes, Fate, ListedElement, Message};
 use super::element::Element;
 use crate::firewall::FirewallError;
+use crate::os::clock;
 use crate::os::netlink::Netlink;
 
 /// A list is longer than one datagram, and the kernel makes none longer than this.
@@ -67,7 +68,9 @@ impl Kernel {
     /// # Errors
     /// When the list is not whole.
     pub(super) fn elements(&mut self, set: &'static [u8]) -> Result<Vec<ListedElement>, FirewallError> {
-        self.list(batch::NFT_MSG_GETSETELEM, Some(set), |message| batch::elements(set, message))
+        self.list(batch::NFT_MSG_GETSETELEM, Some(set), |message| {
+            batch::elements(set, message, clock::steady())
+        })
     }
 
     /// All objects of a kind in our table, as `read` makes them of their attributes.

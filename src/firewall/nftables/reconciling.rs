@@ -10,6 +10,7 @@ use super::books;
 use super::element::{self, Element};
 use crate::firewall::FirewallError;
 use crate::firewall::held::Holder;
+use crate::os::clock;
 
 /// How much longer than in the books an element may last in the kernel.
 const SLACK: Duration = Duration::from_secs(1);
@@ -34,14 +35,14 @@ impl Nftables {
         for set in element::SETS {
             for listed in self.kernel.elements(set)? {
                 // What is not as we write it is not granted by us, and goes when books and kernel are compared.
-                same &= match element::entry(&listed.element).zip(holder(&listed, now)) {
+                same &= match element::entry(&listed.element).zip(holder(&listed)) {
                     Some((entry, holder)) => self.books.adopt(entry, holder, now),
                     None => false,
                 };
             }
         }
         self.adopted = true;
-        self.compared = now;
+        self.compared = clock::steady();
         self.reconcile = (!same).then_some(now);
         Ok(())
     }
@@ -69,7 +70,7 @@ impl Nftables {
                 differences.missing
             );
         }
-        (self.reconcile, self.compared) = (None, now);
+        (self.reconcile, self.compared) = (None, clock::steady());
         Ok(())
     }
 
@@ -86,6 +87,8 @@ impl Nftables {
                 }
             }
         }
+        // Reading may have taken a while.
+        let now = clock::steady();
         for (element, holder) in self.books.elements(now) {
             let left = holder.end.saturating_sub(now);
             let once = element::entry(&element).is_some_and(|entry| books::is_once(&entry));
@@ -101,18 +104,13 @@ impl Nftables {
     /// Whether the books have this element, and for as long.
     fn is_in_books(&self, listed: &ListedElement, now: Duration) -> bool {
         let holder = element::entry(&listed.element).and_then(|entry| self.books.holder(&entry).cloned());
-        let Some((holder, left)) = holder.zip(listed.left) else { return false };
-        let end = now.saturating_add(left);
+        let Some((holder, end)) = holder.zip(listed.end) else { return false };
         books::lingers(&holder, now) && end <= holder.end.saturating_add(SLACK)
     }
 }
 
 /// Who holds an element of the kernel's, as its comment says.
-fn holder(listed: &ListedElement, now: Duration) -> Option<Holder> {
+fn holder(listed: &ListedElement) -> Option<Holder> {
     let (client, action) = listed.comment.as_ref()?.split_once(' ')?;
-    Some(Holder {
-        client: client.parse().ok()?,
-        action: action.parse().ok()?,
-        end: now.saturating_add(listed.left?),
-    })
+    Some(Holder { client: client.parse().ok()?, action: action.parse().ok()?, end: listed.end? })
 }
