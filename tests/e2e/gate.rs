@@ -217,10 +217,14 @@ fn in_set_mode_the_admins_own_rules_close_and_ours_only_name_who_may_come_in() {
 #[test]
 fn what_finds_no_room_is_tried_once_more_and_then_told() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &(open_ssh(30) + &holder("filler", "open-ssh")));
-    site.add_key("filler");
+    let config = open_ssh(30) + &holder("filler", "open-ssh");
+    let site = Site::new("", &(config.clone() + &holder("other", "open-ssh")));
+    for name in ["filler", "other"] {
+        site.add_key(name);
+    }
     lab.server.echo(22);
-    let daemon = start_with(&lab, &site, &elements("filler", "open-ssh", 0..65_536));
+    let full = elements("filler", "open-ssh", 9..65_536) + &elements("other", "open-ssh", 0..9);
+    let daemon = start_with(&lab, &site, &full);
     let laptop = site.key("laptop");
     // The answer comes when a second try has found no room either.
     let patiently = || {
@@ -238,7 +242,8 @@ fn what_finds_no_room_is_tried_once_more_and_then_told() {
     let granted = thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(300));
-            admin(&lab, &site, &["revoke", "--all"]);
+            site.write_config("", &config);
+            daemon.reload();
         });
         patiently()
     });
