@@ -85,6 +85,7 @@ impl Orders {
             expires: None,
             uses: None,
             key_limit: None,
+            grants: u32::MAX,
         };
         let client = Client {
             name: "laptop".parse().unwrap(),

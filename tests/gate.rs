@@ -58,6 +58,7 @@ fn rules() -> ClientRules {
         expires: None,
         uses: None,
         key_limit: None,
+        grants: 64,
     }
 }
 

@@ -115,6 +115,7 @@ impl Rules {
             expires: (self == Self::Listed).then(|| NOW.wall.plus(Duration::from_secs(60))),
             uses: None,
             key_limit: None,
+            grants: 64,
         };
         let name = "laptop".parse().expect("a client name");
         Some(Client {

@@ -1,6 +1,7 @@
 //! `[client.NAME]`, in the config or in a file of its own: what one client may do, and where its key lies.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 
 use super::document::{Document, Table, Value};
@@ -16,20 +17,29 @@ const SOURCES: [(&str, AddressPolicy); 3] = [
     (AddressPolicy::Listed.as_str(), AddressPolicy::Listed),
 ];
 
+/// How many passages a client may hold at a time. A set of the kernel has 65,536 elements.
+pub(super) const GRANTS: RangeInclusive<u32> = 1..=32_768;
+const GRANTS_USUAL: u32 = 64;
+/// Without a limit in the config, a client may always do its largest action for so many addresses, as when it moves
+/// from one network to another.
+const MOVES: u32 = 4;
+
 /// How often a client may be allowed to act; TOML has no greater number.
 const USES_MAX: u64 = i64::MAX.unsigned_abs();
 
 /// What clients refer to.
 pub(super) struct ClientContext {
     pub(super) keys_dir: PathBuf,
-    /// The names of all actions, if they are known.
-    pub(super) actions: Option<BTreeSet<ActionName>>,
+    /// All actions, if they are known, and how many passages each opens for one address.
+    pub(super) actions: Option<BTreeMap<ActionName, u32>>,
+    /// `server.grants`.
+    pub(super) grants: Option<u32>,
 }
 
 impl ClientContext {
     /// When the main file could not be read.
     pub(super) fn unknown() -> Self {
-        Self { keys_dir: PathBuf::new(), actions: None }
+        Self { keys_dir: PathBuf::new(), actions: None, grants: None }
     }
 }
 
@@ -81,20 +91,24 @@ pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContex
 fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
     let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
     let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
-    let [source, rate, expires, previous, grant_prefix, uses, otp, key_limit] =
-        ["source", "rate", "expires", "previous", "grant-prefix", "uses", "otp", KEY_LIMIT]
+    let [source, rate, expires, previous, grant_prefix, uses, otp, key_limit, grants] =
+        ["source", "rate", "expires", "previous", "grant-prefix", "uses", "otp", KEY_LIMIT, "grants"]
             .map(|key| table.take(key));
     let key = key.and_then(|value| read_key(&value, &context.keys_dir));
     let otp = otp.and_then(|value| read_key(&value, &context.keys_dir));
     let previous = previous.and_then(|value| read_previous(value.table()?, &context.keys_dir));
-    let allow = allow.and_then(|value| read_allow(&value, context.actions.as_ref()));
+    let allowed = allow.as_ref().and_then(|value| read_allow(value, context.actions.as_ref()));
     let sources = match source {
         Some(value) => read_sources(&value),
         None => Some(BTreeSet::from([AddressPolicy::Exact, AddressPolicy::Observed])),
     };
+    let (allowed, sources) = (allowed.unwrap_or_default(), sources.unwrap_or_default());
+    let grants =
+        read_grants(grants.as_ref(), allow.as_ref(), most_passages(&allowed, &sources, context), context);
     let rules = ClientRules {
-        allow: allow.unwrap_or_default(),
-        sources: sources.unwrap_or_default(),
+        allow: allowed,
+        sources,
+        grants,
         grant_prefix: grant_prefix.and_then(|value| read_lengths(&value)).unwrap_or(PrefixLengths::SINGLE),
         rate: rate.and_then(|value| value.parsed()),
         expires: expires.and_then(|value| value.instant()),
@@ -103,6 +117,45 @@ fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Op
     };
     table.finish();
     Some(ClientEntry { key: key?, otp, defined_in: file.to_owned(), previous, rules })
+}
+
+/// The most passages that one knock of such a client opens, and by which action.
+fn most_passages<'a>(
+    allowed: &'a BTreeSet<ActionName>,
+    sources: &BTreeSet<AddressPolicy>,
+    context: &ClientContext,
+) -> Option<(u32, &'a ActionName)> {
+    // A list has an address of each IP version.
+    let addresses = if sources.contains(&AddressPolicy::Listed) { 2 } else { 1 };
+    let actions = context.actions.as_ref()?;
+    let of_action = |name| Some((actions.get(name)?.saturating_mul(addresses), name));
+    allowed.iter().filter_map(of_action).max_by_key(|(passages, _)| *passages)
+}
+
+/// How many passages a client may hold: as the config says, else the usual number, or more where an action needs it.
+fn read_grants(
+    own: Option<&Value<'_>>,
+    allow: Option<&Value<'_>>,
+    most: Option<(u32, &ActionName)>,
+    context: &ClientContext,
+) -> u32 {
+    let written = match own {
+        Some(value) => value.integer(GRANTS),
+        None => context.grants,
+    };
+    let largest = most.map_or(0, |(passages, _)| passages);
+    let Some(limit) = written else {
+        return GRANTS_USUAL.max(largest.saturating_mul(MOVES)).min(*GRANTS.end());
+    };
+    if let (Some(value), Some((passages, action))) = (own.or(allow), most.filter(|(most, _)| *most > limit)) {
+        value.problem(
+            format_args!(
+                "action {action} opens {passages} ports or ranges in one knock, but `grants` is {limit}"
+            ),
+            Some("grants = a larger number, or write neighboring ports as one range, e.g. tcp/8000-8099"),
+        );
+    }
+    limit
 }
 
 fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
@@ -142,12 +195,12 @@ fn read_previous(mut table: Table<'_>, keys_dir: &Path) -> Option<PreviousKey> {
     Some(PreviousKey { key: key?, until: until? })
 }
 
-fn read_allow(value: &Value<'_>, known: Option<&BTreeSet<ActionName>>) -> Option<BTreeSet<ActionName>> {
+fn read_allow(value: &Value<'_>, known: Option<&BTreeMap<ActionName, u32>>) -> Option<BTreeSet<ActionName>> {
     let mut allow = BTreeSet::new();
     for item in value.list()? {
         let Some(name) = item.parsed::<ActionName>() else { continue };
-        if let Some(known) = known.filter(|known| !known.contains(&name)) {
-            let names: Vec<_> = known.iter().map(ActionName::as_str).collect();
+        if let Some(known) = known.filter(|known| !known.contains_key(&name)) {
+            let names: Vec<_> = known.keys().map(ActionName::as_str).collect();
             let hint = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
             item.problem(
                 format_args!("no action is called {name}"),

@@ -10,6 +10,7 @@ use super::problem::full_name;
 use super::sections::read_sections;
 use super::server::Outline;
 use super::{ClientEntry, ConfigErrors, Place, Places, Problem, ServerConfig};
+use crate::gate::Action;
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
 
@@ -69,7 +70,7 @@ pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
 /// Reads the client files beside a config that has errors; one that has errors itself is left out.
 #[must_use]
 pub fn load_client_files(path: &Path, keys_dir: &Path) -> Vec<(ClientName, ClientEntry)> {
-    let context = ClientContext { keys_dir: keys_dir.to_owned(), actions: None };
+    let context = ClientContext { keys_dir: keys_dir.to_owned(), actions: None, grants: None };
     let mut clients = Vec::new();
     for source in client_files(path).unwrap_or_default().iter().filter_map(|file| read_source(file).ok()) {
         let Ok(document) = Document::parse(&source.file, &source.text) else { continue };
@@ -231,7 +232,13 @@ fn read_main(document: &Document<'_>, file: &Path) -> Main {
     let actions = read_actions(root.table("action"), sections.backend);
     let context = ClientContext {
         keys_dir: sections.keys_dir.clone(),
-        actions: Some(actions.keys().cloned().collect()),
+        actions: Some(
+            actions
+                .iter()
+                .map(|(name, action)| (name.clone(), action.as_ref().map_or(0, Action::passages)))
+                .collect(),
+        ),
+        grants: sections.grants,
     };
     let clients = read_clients(root.table("client"), file, &context);
     root.finish();

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use super::clients::GRANTS;
 use super::document::{Table, Value};
 use super::server::Outline;
 use super::{
@@ -51,6 +52,8 @@ pub(super) struct Sections {
     port: u16,
     ports: Option<Band>,
     window: Duration,
+    /// Unless it is left to the clients' actions.
+    pub(super) grants: Option<u32>,
     reply: bool,
     state_dir: PathBuf,
     pub(super) keys_dir: PathBuf,
@@ -133,6 +136,7 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
         port: or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT),
         ports: ports.and_then(|value| read_band(&value, capture, legacy.as_ref())),
         window: or(server.take("window"), |value| value.duration(WINDOWS), WINDOW),
+        grants: server.take("grants").and_then(|value| value.integer(GRANTS)),
         reply: or(server.take("reply"), |value| value.flag(), true),
         state_dir: or(server.take("state_dir"), absolute_path, PathBuf::from(STATE_DIR)),
         keys_dir: or(server.take("keys_dir"), absolute_path, PathBuf::from(KEYS_DIR)),

@@ -4,6 +4,7 @@ mod background;
 mod found;
 mod held;
 mod iptables;
+mod kind;
 mod nftables;
 mod none;
 mod text;
@@ -50,6 +51,15 @@ pub trait Backend {
     /// # Errors
     /// When the firewall does not do it; all of it is open then, but with iptables maybe for that of one IP version.
     fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError>;
+
+    /// Brings the books and the kernel together: what only the kernel has is closed, what only the books have opens
+    /// again. Before the first load, what the kernel has is taken into the books.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read as a whole, or does not do it.
+    fn reconcile(&mut self) -> Result<(), FirewallError> {
+        Ok(())
+    }
 
     /// All live grants, once for each who holds them.
     fn live(&self) -> Vec<Live>;
@@ -246,6 +256,9 @@ pub enum FirewallError {
         "firewall: another program has held the lock /run/xtables.lock for 5 s\nhint: fuser -v /run/xtables.lock tells which"
     )]
     Locked,
+    /// The client holds as many grants as it may.
+    #[error("firewall: the client holds as many grants as it may ({0})")]
+    TooMany(u32),
     /// A range of addresses or ports overlaps one that is open already.
     #[error(
         "firewall: these addresses and ports overlap others that are open\nhint: knock again when those are closed"

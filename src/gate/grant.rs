@@ -1,7 +1,8 @@
 //! A grant: who is let in to what, for how long, and by whose knock.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::knock::{ActionName, ClientName, Door, Ports, Prefix};
@@ -13,6 +14,8 @@ pub struct Grant {
     pub(super) duration: Duration,
     pub(super) client: ClientName,
     pub(super) action: ActionName,
+    /// How many passages the client may hold at a time; none = the limit is elsewhere.
+    pub(super) limit: Option<u32>,
 }
 
 /// What a grant opens, and for which addresses. Two grants of one passage are one that is renewed.
@@ -20,6 +23,8 @@ pub struct Grant {
 pub struct Passage {
     /// For whom.
     pub from: Prefix,
+    /// For a link-local address: the index of the interface that it belongs to.
+    pub link: Option<NonZeroU32>,
     /// What.
     pub way: Way,
 }
@@ -47,15 +52,10 @@ impl Grant {
         self.passage
     }
 
-    /// The same, with a grant of its own for each port of a range.
-    pub fn port_by_port(&self) -> impl Iterator<Item = Self> {
-        let Passage { from, way } = self.passage;
-        let (ports, other) = match way {
-            Way::Ports(ports) => (Some(ports), None),
-            Way::Once(_) | Way::Forward { .. } => (None, Some(way)),
-        };
-        let ways = ports.into_iter().flat_map(|ports| ports.each().map(|door| Way::Ports(door.into())));
-        ways.chain(other).map(move |way| Self { passage: Passage { from, way }, ..self.clone() })
+    /// How many passages the client may hold at a time, if this knock's client has a limit.
+    #[must_use]
+    pub const fn limit(&self) -> Option<u32> {
+        self.limit
     }
 
     /// For how long.
@@ -75,6 +75,28 @@ impl Grant {
     pub const fn action(&self) -> &ActionName {
         &self.action
     }
+}
+
+impl Passage {
+    /// A passage for addresses that mean the same on every interface.
+    #[must_use]
+    pub const fn new(from: Prefix, way: Way) -> Self {
+        Self { from, link: None, way }
+    }
+
+    /// The addresses as they are listed; of a link-local one with the index of its interface.
+    #[must_use]
+    pub fn source(&self) -> String {
+        match self.link {
+            Some(link) => format!("{}%{link}", self.from),
+            None => self.from.to_string(),
+        }
+    }
+}
+
+/// Whether an address means another host on each interface (RFC 4291, section 2.5.6).
+pub(super) const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 impl fmt::Display for Way {

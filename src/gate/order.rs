@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::fresh::Fresh;
-use super::grant::{Grant, Passage, Way};
+use super::grant::{Grant, Passage, Way, is_link_local};
 use super::otp::Guesses;
 use super::policy::{Action, Client, KeyAge, Part, Policy, Uses};
 use super::rate::RecentActs;
@@ -126,6 +127,12 @@ impl Ticket {
         self.reply == ReplyWanted::Yes
     }
 
+    /// With which key.
+    #[must_use]
+    pub const fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
     /// The record of what came of it.
     #[must_use]
     pub fn record(&self, event: Event, reason: Option<Explanation>) -> Record {
@@ -190,9 +197,15 @@ pub(super) fn decide(
     }
     let duration = action.term.map(|term| term.granted(knock.seconds)).unwrap_or_default();
     ticket.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let asked = Asked { knock, ticket, argument, duration, lengths: rules.grant_prefix };
-    let effects: Vec<Effect> =
-        action.parts.iter().map(|part| asked.effect(part)).collect::<Result<_, _>>()?;
+    let asked = Asked { knock, ticket, argument, duration, lengths: rules.grant_prefix, limit: rules.grants };
+    let mut effects: Vec<Effect> = Vec::with_capacity(action.parts.len());
+    for part in &action.parts {
+        match (effects.last_mut(), asked.effect(part)?) {
+            // In one step: all that the action opens, or nothing of it.
+            (Some(Effect::Open(grants)), Effect::Open(more)) => grants.extend(more),
+            (_, effect) => effects.push(effect),
+        }
+    }
     let Account { recent, guesses, used, replay } = account;
     let otp = client.otp.as_ref().map(|seed| guesses.check(seed, knock.otp, replay, now));
     let code = otp.transpose().map_err(Rejection::Otp)?;
@@ -280,6 +293,10 @@ impl Part {
     }
 }
 
+/// Why a link-local address is refused (see `docs/protocol.md`).
+pub(super) const NO_LINK: &str = "link-local address, and its interface is not known";
+const NOT_ON_A_LINK: &str = "link-local address: not with `once` or `forward`";
+
 /// A knock that may have what it asks for, and how that is to be understood.
 struct Asked<'a> {
     knock: &'a Knock,
@@ -287,13 +304,14 @@ struct Asked<'a> {
     argument: Option<Ports>,
     duration: Duration,
     lengths: PrefixLengths,
+    limit: u32,
 }
 
 impl Asked<'_> {
     fn effect(&self, part: &Part) -> Result<Effect, Rejection> {
         match part {
-            Part::Open { ports, uses } => Ok(self.open(ports, *uses)),
-            Part::OpenArgument { uses, .. } => Ok(self.open(self.argument.as_slice(), *uses)),
+            Part::Open { ports, uses } => self.open(ports, *uses),
+            Part::OpenArgument { uses, .. } => self.open(self.argument.as_slice(), *uses),
             Part::Forward { door, to } => self.forward(*door, to),
             Part::Close(action) => Ok(Effect::Close(action.clone())),
             Part::Run { argv, timeout, undo, .. } => Ok(Effect::Run {
@@ -304,19 +322,44 @@ impl Asked<'_> {
         }
     }
 
-    fn open(&self, ports: &[Ports], uses: Uses) -> Effect {
-        let grant = |address: IpAddr, ports: Ports| match (uses, ports.single()) {
-            // One connection is one address's.
-            (Uses::One, Some(door)) => self.grant(address.into(), Way::Once(door)),
-            _ => self.grant(self.lengths.around(address), Way::Ports(ports)),
+    fn open(&self, ports: &[Ports], uses: Uses) -> Result<Effect, Rejection> {
+        let mut grants = Vec::with_capacity(ports.len());
+        for &address in &self.ticket.addresses {
+            let link = self.link(address)?;
+            for &ports in ports {
+                grants.push(match (uses, ports.single()) {
+                    (Uses::One, Some(_)) if link.is_some() => {
+                        return Err(Rejection::LinkLocal(NOT_ON_A_LINK));
+                    }
+                    // One connection is one address's.
+                    (Uses::One, Some(door)) => self.grant(address.into(), Way::Once(door)),
+                    _ => self.grant_on(link, self.lengths.around(address), Way::Ports(ports)),
+                });
+            }
+        }
+        Ok(Effect::Open(grants))
+    }
+
+    /// The interface that a link-local address belongs to: the one that the knock came in on.
+    fn link(&self, address: IpAddr) -> Result<Option<NonZeroU32>, Rejection> {
+        if !is_link_local(address) {
+            return Ok(None);
+        }
+        let scope = match self.ticket.source {
+            SocketAddr::V6(source) if IpAddr::V6(*source.ip()) == address => {
+                NonZeroU32::new(source.scope_id())
+            }
+            _ => None,
         };
-        let addresses = self.ticket.addresses.iter();
-        Effect::Open(addresses.flat_map(|&address| ports.iter().map(move |&p| grant(address, p))).collect())
+        scope.map(Some).ok_or(Rejection::LinkLocal(NO_LINK))
     }
 
     fn forward(&self, door: Door, to: &[SocketAddr]) -> Result<Effect, Rejection> {
         let mut grants = Vec::new();
         for &address in &self.ticket.addresses {
+            if is_link_local(address) {
+                return Err(Rejection::LinkLocal(NOT_ON_A_LINK));
+            }
             let to = to.iter().find(|to| to.is_ipv4() == address.is_ipv4()).ok_or(Rejection::NoWayInside)?;
             grants.push(self.grant(address.into(), Way::Forward { door, to: *to }));
             // Led to another port of this host, packets come to the gate there.
@@ -328,8 +371,13 @@ impl Asked<'_> {
     }
 
     fn grant(&self, from: Prefix, way: Way) -> Grant {
+        self.grant_on(None, from, way)
+    }
+
+    fn grant_on(&self, link: Option<NonZeroU32>, from: Prefix, way: Way) -> Grant {
         Grant {
-            passage: Passage { from, way },
+            passage: Passage { from, link, way },
+            limit: Some(self.limit),
             duration: self.duration,
             client: self.ticket.client.clone(),
             action: self.knock.action.clone(),

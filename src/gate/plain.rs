@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::grant::{Grant, Passage, Way};
-use super::order::check_address;
+use super::grant::{Grant, Passage, Way, is_link_local};
+use super::order::{NO_LINK, check_address};
 use super::rejection::Rejection;
 use crate::knock::{ActionName, ClientName, Ports};
 
@@ -30,8 +30,12 @@ impl PlainDoor {
     /// When the source is nobody's address, or one of `own`, this host's.
     pub fn grants(&self, source: IpAddr, own: &BTreeSet<IpAddr>) -> Result<Vec<Grant>, Rejection> {
         check_address(source, own)?;
+        if is_link_local(source) {
+            return Err(Rejection::LinkLocal(NO_LINK));
+        }
         let grant = |&ports: &Ports| Grant {
-            passage: Passage { from: source.into(), way: Way::Ports(ports) },
+            passage: Passage::new(source.into(), Way::Ports(ports)),
+            limit: None,
             duration: self.term,
             client: self.client.clone(),
             action: self.action.clone(),
@@ -56,8 +60,7 @@ mod tests {
         let source: IpAddr = "10.0.0.1".parse().unwrap();
         let grants = door.grants(source, &own).unwrap();
         let opened: Vec<_> = grants.iter().map(Grant::passage).collect();
-        let expected =
-            door.ports.iter().map(|&ports| Passage { from: source.into(), way: Way::Ports(ports) });
+        let expected = door.ports.iter().map(|&ports| Passage::new(source.into(), Way::Ports(ports)));
         assert_eq!(opened, expected.collect::<Vec<_>>());
         assert!(grants.iter().all(|grant| grant.duration() == door.term));
         for nobody in ["127.0.0.1", "::", "224.0.0.1", "255.255.255.255", "10.0.0.9"] {

@@ -27,6 +27,20 @@ impl Part {
 }
 
 impl Action {
+    /// How many passages one knock opens for each of its addresses.
+    #[must_use]
+    pub fn passages(&self) -> u32 {
+        let of_part = |part: &Part| match part {
+            Part::Open { ports, .. } => u32::try_from(ports.len()).unwrap_or(u32::MAX),
+            Part::OpenArgument { .. } => 1,
+            // Behind a port that leads to another port of this host, that one opens too.
+            Part::Forward { to, .. } if to.iter().any(|to| to.ip().is_unspecified()) => 2,
+            Part::Forward { .. } => 1,
+            Part::Close(_) | Part::Run { .. } => 0,
+        };
+        self.parts.iter().map(of_part).fold(0, u32::saturating_add)
+    }
+
     /// Whether some of what it opens is for one connection only.
     #[must_use]
     pub fn opens_once(&self) -> bool {
@@ -121,6 +135,8 @@ pub struct ClientRules {
     pub uses: Option<u64>,
     /// How many knocks of each of its keys are looked at; none = as many as of any other.
     pub key_limit: Option<KeyLimit>,
+    /// How many passages it may hold at a time: a port, a range of ports or a prefix of addresses is one.
+    pub grants: u32,
 }
 
 /// Whether a client's key has been replaced.

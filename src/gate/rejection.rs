@@ -32,6 +32,8 @@ pub enum Rejection {
     NothingListed,
     /// Step 8: to let in an address that nobody else has, or that is many.
     NobodysAddress,
+    /// Step 8: a link-local address, where it cannot be told from that of another link.
+    LinkLocal(&'static str),
     /// Step 8: a way inside that is not there for this IP version.
     NoWayInside,
     /// Step 8: an argument that the action does not take, or none where it needs one.
@@ -44,6 +46,8 @@ pub enum Rejection {
     RateExceeded,
     /// Step 8: the client has acted as often as it may in all.
     UsesExhausted,
+    /// Step 9: the client holds as many grants as it may.
+    GrantsExceeded(u32),
 }
 
 /// The same without its particulars: what is counted, under a short name for machines.
@@ -61,6 +65,7 @@ pub enum Reason {
     PolicyNotAllowed,
     NothingListed,
     NobodysAddress,
+    LinkLocal,
     NoWayInside,
     Argument,
     Expired,
@@ -71,11 +76,12 @@ pub enum Reason {
     OtpPaused,
     RateExceeded,
     UsesExhausted,
+    GrantsExceeded,
 }
 
 impl Reason {
     /// All of them, in the order of the ladder.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::UnknownKey,
         Self::NotSealed,
         Self::Stale,
@@ -87,6 +93,7 @@ impl Reason {
         Self::PolicyNotAllowed,
         Self::NothingListed,
         Self::NobodysAddress,
+        Self::LinkLocal,
         Self::NoWayInside,
         Self::Argument,
         Self::Expired,
@@ -97,6 +104,7 @@ impl Reason {
         Self::OtpPaused,
         Self::RateExceeded,
         Self::UsesExhausted,
+        Self::GrantsExceeded,
     ];
 
     /// What the audit log calls a knock that ended so.
@@ -124,6 +132,7 @@ impl Reason {
             Self::PolicyNotAllowed => "policy-not-allowed",
             Self::NothingListed => "nothing-listed",
             Self::NobodysAddress => "nobodys-address",
+            Self::LinkLocal => "link-local",
             Self::NoWayInside => "no-way-inside",
             Self::Argument => "argument",
             Self::Expired => "expired",
@@ -134,6 +143,7 @@ impl Reason {
             Self::OtpPaused => "otp-paused",
             Self::RateExceeded => "rate-exceeded",
             Self::UsesExhausted => "uses-exhausted",
+            Self::GrantsExceeded => "grants-exceeded",
         }
     }
 }
@@ -154,6 +164,7 @@ impl Rejection {
             Self::PolicyNotAllowed(_) => Reason::PolicyNotAllowed,
             Self::NothingListed => Reason::NothingListed,
             Self::NobodysAddress => Reason::NobodysAddress,
+            Self::LinkLocal(_) => Reason::LinkLocal,
             Self::NoWayInside => Reason::NoWayInside,
             Self::Argument(_) => Reason::Argument,
             Self::Expired => Reason::Expired,
@@ -165,6 +176,7 @@ impl Rejection {
             Self::Otp(OtpFault::Paused(_)) => Reason::OtpPaused,
             Self::RateExceeded => Reason::RateExceeded,
             Self::UsesExhausted => Reason::UsesExhausted,
+            Self::GrantsExceeded(_) => Reason::GrantsExceeded,
         }
     }
 
@@ -182,15 +194,19 @@ impl Rejection {
     pub const fn status(&self) -> Option<Status> {
         match self {
             Self::UnknownKey | Self::NotSealed | Self::Stale(_) | Self::Replayed => None,
-            Self::OtherAddress | Self::NothingListed | Self::NobodysAddress | Self::NoWayInside => {
-                Some(Status::AddressRefused)
-            }
+            Self::OtherAddress
+            | Self::NothingListed
+            | Self::NobodysAddress
+            | Self::LinkLocal(_)
+            | Self::NoWayInside => Some(Status::AddressRefused),
             Self::NotUnderstood => Some(Status::NotUnderstood),
             Self::UnknownAction(_) => Some(Status::UnknownAction),
             Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(Status::NotAllowed),
             Self::Argument(_) => Some(Status::ArgumentRefused),
             Self::Otp(_) => Some(Status::OtpRefused),
-            Self::Expired | Self::RateExceeded | Self::UsesExhausted => Some(Status::Exhausted),
+            Self::Expired | Self::RateExceeded | Self::UsesExhausted | Self::GrantsExceeded(_) => {
+                Some(Status::Exhausted)
+            }
         }
     }
 }
@@ -212,7 +228,7 @@ impl fmt::Display for Rejection {
             Self::NothingListed => f.write_str("source 'listed' without an address"),
             Self::NobodysAddress => f.write_str("this address is nobody's to be let in by"),
             Self::NoWayInside => f.write_str("nothing inside has an address of this IP version"),
-            Self::Argument(why) => f.write_str(why),
+            Self::LinkLocal(why) | Self::Argument(why) => f.write_str(why),
             Self::Expired => f.write_str("key has expired"),
             Self::Otp(OtpFault::Missing) => f.write_str("a one-time password is needed"),
             Self::Otp(OtpFault::Wrong) => f.write_str("one-time password is wrong"),
@@ -230,6 +246,9 @@ impl fmt::Display for Rejection {
             }
             Self::RateExceeded => f.write_str("too many knocks: wait and try again"),
             Self::UsesExhausted => f.write_str("key has been used as often as it may be"),
+            Self::GrantsExceeded(limit) => {
+                write!(f, "too many active grants (at most {limit}): wait until one ends")
+            }
         }
     }
 }

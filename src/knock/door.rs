@@ -105,6 +105,16 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// The first in their order.
+    pub const LOWEST: Self = Self { protocol: Protocol::Tcp, first: NonZeroU16::MIN, last: NonZeroU16::MIN };
+
+    /// Those from the first to the last; none where one of them is 0 or they run down.
+    #[must_use]
+    pub fn between(protocol: Protocol, first: u16, last: u16) -> Option<Self> {
+        let (first, last) = (NonZeroU16::new(first)?, NonZeroU16::new(last)?);
+        (first <= last).then_some(Self { protocol, first, last })
+    }
+
     /// The protocol.
     #[must_use]
     pub const fn protocol(self) -> Protocol {

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt,
-    socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname, recv, sendto,
+    setsockopt, socket,
 };
 
 /// The socket.
@@ -42,6 +42,14 @@ impl Netlink {
         )?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self(fd))
+    }
+
+    /// The number by which the kernel names this socket to others.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn port(&self) -> io::Result<u32> {
+        Ok(getsockname::<NetlinkAddr>(self.0.as_raw_fd())?.pid())
     }
 
     /// Hands messages to the kernel, which works on them before this returns: all in one piece, for which the socket's

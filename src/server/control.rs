@@ -1,6 +1,8 @@
 //! The control socket: root asks in one line of JSON and is answered in one. Bounded in size, number and time, so that
 //! nobody who may ask can hold the daemon up.
 
+mod answering;
+
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use self::answering::Answering;
 use super::console::Failure;
 use super::status::Status;
 use crate::os::files::{self, FileError, Mode};
@@ -16,8 +19,10 @@ use crate::os::{clock, peer};
 
 /// The longest question.
 const QUESTION_MAX: usize = 4096;
-/// The longest answer.
-const ANSWER_MAX: u64 = 1 << 20;
+/// The longest answer: every set of grants full, some 150 bytes each.
+const ANSWER_MAX: u64 = 256 << 20;
+/// Between two looks at whether an answer can go on.
+const ANSWER_EVERY: Duration = Duration::from_millis(20);
 /// How many may be asking at a time.
 const ASKING_MAX: usize = 16;
 /// How long asking may take.
@@ -153,6 +158,7 @@ pub(super) struct Control {
     listener: UnixListener,
     path: PathBuf,
     asking: Vec<Asking>,
+    answering: Vec<Answering>,
 }
 
 /// Somebody who has not said all yet.
@@ -199,14 +205,14 @@ impl Control {
     /// When another daemon does, or the socket cannot be made.
     pub(super) fn open(path: &Path) -> Result<Self, FileError> {
         let listener = listen(path)?;
-        let control = Self { listener, path: path.to_owned(), asking: Vec::new() };
+        let control = Self { listener, path: path.to_owned(), asking: Vec::new(), answering: Vec::new() };
         files::make_private(path)?;
         Ok(control)
     }
 
     /// Readable when somebody asks.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let room = self.asking.len() < ASKING_MAX;
+        let room = self.has_room();
         let listener = room.then(|| self.listener.as_fd());
         listener.into_iter().chain(self.asking.iter().map(|asking| asking.stream.as_fd()))
     }
@@ -214,7 +220,34 @@ impl Control {
     /// In what time `questions` gives somebody up, if nobody says anything before.
     pub(super) fn patience(&self) -> Option<Duration> {
         let waited = |asking: &Asking| clock::steady().saturating_sub(asking.since);
-        self.asking.iter().map(|asking| PATIENCE.saturating_sub(waited(asking))).min()
+        let asking = self.asking.iter().map(|asking| PATIENCE.saturating_sub(waited(asking))).min();
+        let answering = self.answering.first().map(|_| ANSWER_EVERY);
+        asking.into_iter().chain(answering).min()
+    }
+
+    /// Whether one more is listened to.
+    fn has_room(&self) -> bool {
+        self.asking.len().saturating_add(self.answering.len()) < ASKING_MAX
+    }
+
+    /// Answers. A reader that is too slow goes without.
+    pub(super) fn answer(&mut self, asker: Asker, answer: &Answer) {
+        let now = clock::steady();
+        self.begin(Answering::short(asker.0, answer, now), now);
+    }
+
+    /// Answers with a list that may be long.
+    pub(super) fn answer_grants(&mut self, asker: Asker, grants: Box<dyn Iterator<Item = GrantLine>>) {
+        let now = clock::steady();
+        self.begin(Some(Answering::grants(asker.0, grants, now)), now);
+    }
+
+    fn begin(&mut self, answering: Option<Answering>, now: Duration) {
+        if let Some(mut answering) = answering
+            && answering.go_on(now)
+        {
+            self.answering.push(answering);
+        }
     }
 
     /// What is asked now, and by whom.
@@ -223,7 +256,8 @@ impl Control {
     }
 
     fn questions_at(&mut self, now: Duration) -> Vec<(Asker, Question)> {
-        while self.asking.len() < ASKING_MAX
+        self.answering.retain_mut(|answering| answering.go_on(now));
+        while self.has_room()
             && let Ok((stream, _)) = self.listener.accept()
         {
             if peer::is_trusted(&stream) && stream.set_nonblocking(true).is_ok() {
@@ -233,7 +267,10 @@ impl Control {
         let mut questions = Vec::new();
         for mut asking in std::mem::take(&mut self.asking) {
             match asking.hear(now) {
-                Some(true) => questions.extend(asking.finish()),
+                Some(true) => match asking.finish() {
+                    (asker, Ok(question)) => questions.push((asker, question)),
+                    (asker, Err(reason)) => self.answer(asker, &Answer::Failed { reason }),
+                },
                 Some(false) => self.asking.push(asking),
                 None => {}
             }
@@ -274,26 +311,9 @@ impl Asking {
         }
     }
 
-    fn finish(self) -> Option<(Asker, Question)> {
-        let asker = Asker(self.stream);
-        match serde_json::from_slice(self.bytes.trim_ascii_end()) {
-            Ok(question) => Some((asker, question)),
-            Err(error) => {
-                asker.tell(&Answer::Failed { reason: format!("control: {error}") });
-                None
-            }
-        }
-    }
-}
-
-impl Asker {
-    /// Answers. Who does not listen any more goes without.
-    pub(super) fn tell(mut self, answer: &Answer) {
-        let Ok(mut line) = serde_json::to_vec(answer) else { return };
-        line.push(b'\n');
-        if self.0.set_nonblocking(false).is_ok() && self.0.set_write_timeout(Some(PATIENCE)).is_ok() {
-            let _ = self.0.write_all(&line);
-        }
+    fn finish(self) -> (Asker, Result<Question, String>) {
+        let question = serde_json::from_slice(self.bytes.trim_ascii_end());
+        (Asker(self.stream), question.map_err(|error| format!("control: {error}")))
     }
 }
 
@@ -348,7 +368,7 @@ mod tests {
     fn answered(control: &mut Control, answer: &Answer) -> Question {
         for _ in 0..500 {
             if let Some((asker, question)) = control.questions().pop() {
-                asker.tell(answer);
+                control.answer(asker, answer);
                 return question;
             }
             thread::sleep(Duration::from_millis(5));
@@ -377,6 +397,49 @@ mod tests {
         assert!(matches!(asked.join().unwrap(), Ok(Heard::Answer(Answer::Count { count: 3 }))));
         drop(control);
         assert!(!files::exists(&path));
+    }
+
+    #[test]
+    fn a_long_list_is_read_whole_and_a_reader_that_stops_is_given_up() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("control.sock");
+        let mut control = Control::open(&path).unwrap();
+        let line = |n: u64| GrantLine {
+            grant: format!("{n:08x}"),
+            client: "x".repeat(32),
+            action: "y".repeat(32),
+            from: "2001:db8::1".to_owned(),
+            opens: "tcp/22".to_owned(),
+            seconds: n,
+        };
+        let ask_for_grants = || {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.write_all(b"{\"do\":\"grants\"}\n").unwrap();
+            stream
+        };
+        // More than a socket takes at once, and more than an answer could have before.
+        let _stuck = ask_for_grants();
+        let asked = thread::spawn({
+            let path = path.clone();
+            move || ask(&path, &Question::Grants {}).map_err(|failure| failure.text())
+        });
+        let mut answered = 0;
+        let start = clock::steady();
+        while !asked.is_finished() {
+            assert!(clock::steady() < start + Duration::from_secs(60));
+            for (asker, _) in control.questions() {
+                control.answer_grants(asker, Box::new((0..20_000).map(line)));
+                answered += 1;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        let Ok(Heard::Answer(Answer::Grants { grants })) = asked.join().unwrap() else { panic!("no grants") };
+        assert_eq!((grants.len(), answered), (20_000, 2));
+        assert_eq!(grants.last(), Some(&line(19_999)));
+        assert_eq!(control.answering.len(), 1, "one does not read");
+        assert_eq!(control.patience(), Some(ANSWER_EVERY));
+        assert!(control.questions_at(clock::steady().saturating_add(PATIENCE)).is_empty());
+        assert!(control.answering.is_empty(), "given up");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use super::state::{Begun, Left, Undoing, Undoings};
 use super::status::CommandsState;
 use crate::firewall::{FirewallError, Live, Opened, Outcome as Closed, Request, RequestId};
 use crate::gate::{
-    Cause, Command, Effect, Event, Explanation, Order, Outcome, Record, Ticket, Undoing as ToUndo, undo_is_of,
+    Cause, Command, Effect, Event, Explanation, Order, Outcome, Record, Rejection, Ticket, Undoing as ToUndo,
+    undo_is_of,
 };
 use crate::knock::ClientName;
 use crate::os::clock;
@@ -63,6 +64,8 @@ pub(super) struct Done {
     pub(super) remark: String,
     /// Whether nothing of it is done, only because the firewall is full.
     pub(super) no_room: bool,
+    /// Why it is refused after all: what its client holds already.
+    pub(super) refused: Option<Rejection>,
     /// The records of what it has closed.
     pub(super) closed: Vec<Record>,
     /// How many commands run or wait.
@@ -105,6 +108,7 @@ impl Underway {
             outcome,
             remark: failure.unwrap_or_default(),
             no_room,
+            refused: None,
             closed: std::mem::take(&mut self.closed),
             commands: if outcome == Outcome::Failed { 0 } else { self.commands },
         }
@@ -180,7 +184,11 @@ impl Deeds {
             }
             Err(error) => {
                 let no_room = underway.next == 0 && error == FirewallError::Full;
-                Some(underway.end(Some(error.to_string()), no_room))
+                let refused = match error {
+                    FirewallError::TooMany(limit) => Some(Rejection::GrantsExceeded(limit)),
+                    _ => None,
+                };
+                Some(Done { refused, ..underway.end(Some(error.to_string()), no_room) })
             }
         }
     }

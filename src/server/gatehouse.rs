@@ -209,8 +209,30 @@ impl Gatehouse {
         self.firewall.close(which)
     }
 
+    /// The same for all that the kernel has, also what is missing in the books: for a client that must not come in any
+    /// more. What the books have is closed even where the kernel cannot be read.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read, or the firewall does not do it.
+    pub(super) fn revoke(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+        let reconciled = self.reconcile();
+        let closed = self.close(which)?;
+        reconciled.map(|()| closed)
+    }
+
+    /// With the gate off there is no table of ours to compare the books with.
+    fn reconcile(&mut self) -> Result<(), FirewallError> {
+        match self.standing {
+            Standing::Off => Ok(()),
+            Standing::Never | Standing::On | Standing::Trial(_) => self.firewall.reconcile(),
+        }
+    }
+
     /// The same for what no failure can be told of; returns what is to be recorded.
     pub(super) fn close_or_tell(&mut self, which: &dyn Fn(&Live) -> bool) -> Vec<Record> {
+        if let Err(error) = self.reconcile() {
+            log::error!("{error}; grants that only the kernel knows of could not be closed");
+        }
         match self.close(which) {
             Ok(closed) => closed.into_iter().map(Live::record).collect(),
             Err(error) => {

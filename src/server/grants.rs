@@ -8,7 +8,7 @@ use crate::firewall::Live;
 
 /// What names a grant: the same for as long as it is renewed.
 pub(super) fn number(live: &Live) -> String {
-    let what = format!("{} {} {} {}", live.client, live.action, live.passage.from, live.passage.way);
+    let what = format!("{} {} {} {}", live.client, live.action, live.passage.source(), live.passage.way);
     checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -18,7 +18,7 @@ pub(super) fn line(live: &Live) -> GrantLine {
         grant: number(live),
         client: live.client.to_string(),
         action: live.action.to_string(),
-        from: live.passage.from.to_string(),
+        from: live.passage.source(),
         opens: live.passage.way.to_string(),
         seconds: live.left.as_secs(),
     }

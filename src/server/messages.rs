@@ -1,7 +1,7 @@
 //! What keeper and watcher tell each other: messages of one fixed size. Total in both directions; what comes from
 //! the watcher is trusted for one thing alone, that a signature was checked.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -132,6 +132,16 @@ pub(super) struct WayBack {
 }
 
 impl Sighting<'_> {
+    /// Where it came from, for a link-local address with the interface as its scope.
+    pub(super) fn linked_source(&self) -> SocketAddr {
+        match self.source {
+            SocketAddr::V6(source) if source.ip().is_unicast_link_local() => {
+                SocketAddrV6::new(*source.ip(), source.port(), 0, self.interface).into()
+            }
+            source => source,
+        }
+    }
+
     /// Which way an answer to it goes.
     pub(super) const fn way_back(&self) -> WayBack {
         WayBack { from: self.destination, to: self.source, interface: self.interface }

@@ -34,6 +34,7 @@ pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> Client {
             expires: None,
             uses: None,
             key_limit: None,
+            grants: 64,
         },
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn of(changes: &[Change]) -> Vec<Entry> {
 }
 
 fn of_change(Change { passage, holder, .. }: &Change) -> Entry {
-    let Passage { from, way } = *passage;
+    let Passage { from, way, .. } = *passage;
     let (kind, ports) = match way {
         Way::Ports(ports) if from.single().is_some() => (Kind::Single, ports),
         Way::Ports(ports) => (Kind::Span, ports),

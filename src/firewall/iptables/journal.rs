@@ -87,7 +87,7 @@ fn line(text: &str) -> Option<(Passage, Holder)> {
     };
     let end = Duration::from_millis(end.parse().ok()?);
     let holder = Holder { client: client.parse().ok()?, action: action.parse().ok()?, end };
-    Some((Passage { from: from.parse().ok()?, way }, holder))
+    Some((Passage::new(from.parse().ok()?, way), holder))
 }
 
 #[cfg(test)]

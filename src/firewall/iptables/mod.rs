@@ -231,12 +231,17 @@ impl Iptables {
         let now = clock::boot();
         let live = self.held.changes(now).len();
         let mut added = BTreeSet::new();
+        // What a client holds after the lists before.
+        let mut held = self.held.clone();
         let check = |grants: &Vec<Grant>| {
             let is_new = |grant: &&Grant| self.held.with(grant, now).before == Before::Closed;
             let new: Vec<_> = grants.iter().filter(is_new).map(Grant::passage).collect();
             let more = new.iter().filter(|passage| !added.contains(*passage)).count();
-            self.check(grants, live.saturating_add(added.len()).saturating_add(more))
-                .inspect(|()| added.extend(new))
+            self.check(grants, live.saturating_add(added.len()).saturating_add(more))?;
+            held.admit(grants, now)?;
+            held.note(grants, now);
+            added.extend(new);
+            Ok(())
         };
         lists.iter().map(check).collect()
     }
@@ -258,6 +263,11 @@ impl Iptables {
         for grant in grants {
             if !self.families.contains(&Family::of(grant.passage().from)) {
                 return Err(FirewallError::Other("this host has no IPv6".to_owned()));
+            }
+            if grant.passage().link.is_some() {
+                return Err(FirewallError::Other(
+                    "a link-local address cannot be bound to its interface with iptables\nhint: knock from another address, or firewall.backend = \"nftables\"".to_owned(),
+                ));
             }
             if self.closing == Closing::Rules && matches!(grant.passage().way, Way::Once(_)) {
                 return Err(FirewallError::Other(

@@ -11,11 +11,7 @@ fn change(from: &str, way: Way, end: u64) -> Change {
         action: "open".parse().unwrap(),
         end: Duration::from_secs(end),
     };
-    Change {
-        passage: Passage { from: from.parse().unwrap(), way },
-        holder: Some(holder),
-        before: Before::Open,
-    }
+    Change { passage: Passage::new(from.parse().unwrap(), way), holder: Some(holder), before: Before::Open }
 }
 
 fn ports(text: &str) -> Way {

@@ -4,21 +4,26 @@
 
 use std::time::Duration;
 
-use super::element::{self, Element};
-use crate::firewall::held::{Before, Change};
+use super::element::Element;
 
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_DUMP: u16 = 0x300;
 const NLM_F_CREATE: u16 = 0x400;
 const NLMSG_HEADER: usize = 16;
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 pub(super) const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
-const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
+pub(super) const NFT_MSG_NEWSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 12;
+pub(super) const NFT_MSG_GETSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 13;
+pub(super) const NFT_MSG_DELSETELEM: u16 = NFNL_SUBSYS_NFTABLES << 8 | 14;
 const NFPROTO_INET: u8 = 1;
+/// The name of our table, as a C string.
+pub(super) const TABLE: &[u8] = b"spa_knock\0";
 
 const NLA_F_NESTED: u16 = 0x8000;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
@@ -28,6 +33,7 @@ const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFTA_DATA_VALUE: u16 = 1;
@@ -42,18 +48,6 @@ pub(super) enum Fate {
     Comes(Duration, Option<String>),
     /// It is not there any more.
     Goes,
-}
-
-/// The element that a change is about, and what becomes of it.
-pub(super) fn fate(change: &Change, now: Duration) -> (Element, Fate) {
-    let element = element::of(&change.passage);
-    let Some(holder) = &change.holder else { return (element, Fate::Goes) };
-    let (left, comment) = (holder.end.saturating_sub(now), Some(holder.comment()));
-    // In a set of ranges each step costs as much as all that is there.
-    match change.before {
-        Before::Closed if element.last_key.is_some() => (element, Fate::Comes(left, comment)),
-        _ => (element, Fate::Stays(left, comment)),
-    }
 }
 
 /// One transaction for these elements, however many: each has messages of its own, so that their bounds (64 KiB an
@@ -86,38 +80,145 @@ pub(super) fn transaction(elements: &[(Element, Fate)], sequence: u32) -> Option
 
 /// The answers in one datagram of the kernel: sequence number and errno, 0 for success.
 pub(super) fn answers(bytes: &[u8]) -> Vec<(u32, i32)> {
-    let errors = Messages(bytes).filter(|message| message.kind == NLMSG_ERROR);
-    let answer = |message: Message<'_>| {
-        let errno = i32::from_ne_bytes(*message.body.first_chunk()?);
-        Some((message.sequence, errno.saturating_neg()))
+    Messages(bytes).filter_map(|message| Some((message.sequence, message.error()?))).collect()
+}
+
+/// A request for all objects of a kind in our table, or for all elements of one of its sets.
+pub(super) fn dump(kind: u16, set: Option<&[u8]>, sequence: u32) -> Option<Vec<u8>> {
+    // The first attribute of each kind is the name of the table.
+    const TABLE_NAME: u16 = 1;
+    let mut batch = Batch { bytes: Vec::with_capacity(64), sequence };
+    batch.message(kind, NLM_F_REQUEST | NLM_F_DUMP, NFPROTO_INET, 0, |batch| {
+        batch.attribute(TABLE_NAME, TABLE)?;
+        set.map_or(Some(()), |set| batch.attribute(NFTA_SET_ELEM_LIST_SET, set))
+    })?;
+    Some(batch.bytes)
+}
+
+/// The messages in one datagram.
+pub(super) const fn messages(bytes: &[u8]) -> Messages<'_> {
+    Messages(bytes)
+}
+
+/// One message.
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    flags: u16,
+    pub(super) sequence: u32,
+    /// The socket whose change or question it is about.
+    pub(super) port: u32,
+    /// What follows its header.
+    pub(super) body: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// Whether it ends a list.
+    pub(super) const fn is_end(&self) -> bool {
+        self.kind == NLMSG_DONE
+    }
+
+    /// Whether what is listed has changed in the middle of the list.
+    pub(super) const fn is_interrupted(&self) -> bool {
+        self.flags & NLM_F_DUMP_INTR != 0
+    }
+
+    /// The errno of an error.
+    pub(super) fn error(&self) -> Option<i32> {
+        let errno = i32::from_ne_bytes(*self.body.first_chunk()?);
+        (self.kind == NLMSG_ERROR).then_some(errno.saturating_neg())
+    }
+
+    /// The attributes of a message of nf_tables.
+    pub(super) fn attributes(&self) -> Attributes<'a> {
+        /// struct nfgenmsg.
+        const BEFORE: usize = 4;
+        Attributes(self.body.get(BEFORE..).unwrap_or_default())
+    }
+}
+
+/// Attributes that follow each other: kind, without the bit that says that others are in it, and value.
+#[derive(Clone, Copy)]
+pub(super) struct Attributes<'a>(pub(super) &'a [u8]);
+
+impl<'a> Attributes<'a> {
+    /// The value of the first of a kind.
+    pub(super) fn get(self, kind: u16) -> Option<&'a [u8]> {
+        self.into_iter().find(|(of, _)| *of == kind).map(|(_, value)| value)
+    }
+
+    /// The attributes within the first of a kind.
+    pub(super) fn within(self, kind: u16) -> Option<Self> {
+        self.get(kind).map(Attributes)
+    }
+}
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<(u16, &'a [u8])> {
+        const HEADER: usize = 4;
+        let [l0, l1, k0, k1] = *self.0.first_chunk::<HEADER>()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let value = self.0.get(HEADER..length)?;
+        self.0 = self.0.get(aligned(length)?..).unwrap_or_default();
+        // NLA_F_NESTED and NLA_F_NET_BYTEORDER.
+        Some((u16::from_ne_bytes([k0, k1]) & 0x3FFF, value))
+    }
+}
+
+/// An element as the kernel lists it.
+pub(super) struct ListedElement {
+    pub(super) element: Element,
+    /// Until when it is there, on the steady clock; none = for ever.
+    pub(super) end: Option<Duration>,
+    pub(super) comment: Option<String>,
+}
+
+/// The elements in one message of a set's list that was read at `now`: a long list takes its time.
+pub(super) fn elements(set: &'static [u8], message: &Message<'_>, now: Duration) -> Vec<ListedElement> {
+    let list = message.attributes().within(NFTA_SET_ELEM_LIST_ELEMENTS);
+    let elements = list.into_iter().flatten().filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
+    elements.filter_map(|(_, bytes)| listed(set, Attributes(bytes), now)).collect()
+}
+
+fn listed(set: &'static [u8], attributes: Attributes<'_>, now: Duration) -> Option<ListedElement> {
+    let bytes = |kind| Some(attributes.within(kind)?.get(NFTA_DATA_VALUE)?.to_vec());
+    let element = Element {
+        set,
+        key: bytes(NFTA_SET_ELEM_KEY)?,
+        last_key: bytes(NFTA_SET_ELEM_KEY_END),
+        value: bytes(NFTA_SET_ELEM_DATA),
     };
-    errors.filter_map(answer).collect()
+    let expires = attributes.get(NFTA_SET_ELEM_EXPIRATION).and_then(<[u8]>::first_chunk);
+    let left = expires.map(|bytes| Duration::from_millis(u64::from_be_bytes(*bytes)));
+    let end = left.map(|left| now.saturating_add(left));
+    let comment = attributes.get(NFTA_SET_ELEM_USERDATA).and_then(|userdata| {
+        let [UDATA_COMMENT, length, text @ ..] = userdata else { return None };
+        let text = text.get(..usize::from(*length))?.strip_suffix(b"\0")?;
+        String::from_utf8(text.to_vec()).ok()
+    });
+    Some(ListedElement { element, end, comment })
 }
 
-/// The messages in one datagram: kind and body.
-pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    Messages(bytes).map(|message| (message.kind, message.body))
-}
-
-struct Message<'a> {
-    kind: u16,
-    sequence: u32,
-    body: &'a [u8],
-}
-
-struct Messages<'a>(&'a [u8]);
+/// Messages that follow each other.
+pub(super) struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
 
     fn next(&mut self) -> Option<Message<'a>> {
         let header: &[u8; NLMSG_HEADER] = self.0.first_chunk()?;
-        let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
+        let [l0, l1, l2, l3, t0, t1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3] = *header;
         let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
         let body = self.0.get(NLMSG_HEADER..length)?;
         self.0 = self.0.get(aligned(length)?..).unwrap_or_default();
-        let (kind, sequence) = (u16::from_ne_bytes([t0, t1]), u32::from_ne_bytes([s0, s1, s2, s3]));
-        Some(Message { kind, sequence, body })
+        Some(Message {
+            kind: u16::from_ne_bytes([t0, t1]),
+            flags: u16::from_ne_bytes([f0, f1]),
+            sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
+            port: u32::from_ne_bytes([p0, p1, p2, p3]),
+            body,
+        })
     }
 }
 
@@ -130,7 +231,7 @@ impl Batch {
     /// One element is added or deleted.
     fn element(&mut self, kind: u16, flags: u16, element: &Element, fate: &Fate) -> Option<()> {
         self.message(kind, NLM_F_REQUEST | flags, NFPROTO_INET, 0, |batch| {
-            batch.attribute(NFTA_SET_ELEM_LIST_TABLE, b"spa_knock\0")?;
+            batch.attribute(NFTA_SET_ELEM_LIST_TABLE, TABLE)?;
             batch.attribute(NFTA_SET_ELEM_LIST_SET, element.set)?;
             batch.nested(NFTA_SET_ELEM_LIST_ELEMENTS, |batch| {
                 batch.nested(NFTA_LIST_ELEM, |batch| {
@@ -246,6 +347,9 @@ mod tests {
         #[test]
         fn any_bytes_are_answers_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = answers(&bytes);
+            for message in messages(&bytes) {
+                let _ = elements(b"grants4\0", &message, Duration::ZERO);
+            }
         }
     }
 }

@@ -1,12 +1,31 @@
-//! Which element of which set or map stands for a passage.
+//! Which element of which set or map stands for a passage or an interval, and back.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 
+use super::plane::{Area, Piece, Rectangle, is_bounded};
 use crate::gate::{Passage, Way};
-use crate::knock::{Door, Ports, Prefix, Protocol};
+use crate::knock::{Door, Ports, Protocol};
+
+/// The sets and maps that grants are in, as C strings.
+pub(super) const SETS: [&[u8]; 13] = [
+    b"grants4\0",
+    b"grants6\0",
+    b"spans4\0",
+    b"spans6\0",
+    b"nets4\0",
+    b"nets6\0",
+    b"linked6\0",
+    b"once4\0",
+    b"once6\0",
+    b"forwards4\0",
+    b"forwards6\0",
+    b"locals4\0",
+    b"locals6\0",
+];
 
 /// An element, as bytes of the kernel's: each part of a concatenation is padded to four bytes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Element {
     /// The set's name, as a C string.
     pub(super) set: &'static [u8],
@@ -16,6 +35,15 @@ pub(super) struct Element {
     pub(super) last_key: Option<Vec<u8>>,
     /// What a map maps it to.
     pub(super) value: Option<Vec<u8>>,
+}
+
+/// What an element opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// One address' way.
+    Passage(Passage),
+    /// Addresses and ports.
+    Interval(Area, Rectangle),
 }
 
 /// Those by which the kernel sees that the daemon lives.
@@ -28,16 +56,13 @@ pub(super) fn alive() -> [Element; 2] {
     })
 }
 
-/// The element that opens a passage.
-pub(super) fn of(passage: &Passage) -> Element {
-    let from = passage.from;
-    let v4 = from.first().is_ipv4();
-    let one = |set, door: Door, value| {
-        let key = key(from.first(), door.into()).0;
-        Element { set, key, last_key: None, value }
-    };
-    match passage.way {
-        Way::Ports(ports) => open(from, ports),
+/// The element that opens a passage; none for an interval, which others may overlap.
+pub(super) fn of(passage: &Passage) -> Option<Element> {
+    let from = passage.from.single().filter(|_| passage.link.is_none())?;
+    let v4 = from.is_ipv4();
+    let one = |set, door: Door, value| Element { set, key: key(from, door), last_key: None, value };
+    Some(match passage.way {
+        Way::Ports(ports) => one(if v4 { b"grants4\0" } else { b"grants6\0" }, ports.single()?, None),
         Way::Once(door) => one(if v4 { b"once4\0" } else { b"once6\0" }, door, None),
         Way::Forward { door, to } if to.ip().is_unspecified() => {
             let set: &[u8] = if v4 { b"locals4\0" } else { b"locals6\0" };
@@ -49,30 +74,131 @@ pub(super) fn of(passage: &Passage) -> Element {
             value.extend(padded_port(to.port()));
             one(set, door, Some(value))
         }
-    }
+    })
 }
 
-fn open(from: Prefix, ports: Ports) -> Element {
-    let v4 = from.first().is_ipv4();
-    let (first, _) = key(from.first(), ports);
-    if from.single().is_some() && ports.single().is_some() {
-        let set: &[u8] = if v4 { b"grants4\0" } else { b"grants6\0" };
-        return Element { set, key: first, last_key: None, value: None };
-    }
-    let set: &[u8] = if v4 { b"spans4\0" } else { b"spans6\0" };
-    Element { set, key: first, last_key: Some(key(from.last(), ports).1), value: None }
-}
-
-/// Address, protocol and port: the lowest and the highest key of these ports.
-fn key(address: IpAddr, ports: Ports) -> (Vec<u8>, Vec<u8>) {
-    let (first, last) = ports.bounds();
-    let with = |port: u16| {
-        let mut key = octets(address);
+/// The element that opens an interval.
+pub(super) fn of_piece(piece: &Piece) -> Element {
+    let Rectangle { first, last, ports } = piece.rectangle;
+    let set: &[u8] = match (piece.area, first.is_ipv4()) {
+        (Area::Spans, true) => b"spans4\0",
+        (Area::Spans, false) => b"spans6\0",
+        (Area::Nets, true) => b"nets4\0",
+        (Area::Nets, false) => b"nets6\0",
+        (Area::Linked(_), _) => b"linked6\0",
+    };
+    let (low, high) = ports.bounds();
+    let with = |address, port| {
+        let mut key = match piece.area {
+            // In sets of intervals nft has numbers of the host big-endian, too, so that they can be compared.
+            Area::Linked(link) => link.get().to_be_bytes().to_vec(),
+            Area::Spans | Area::Nets => Vec::new(),
+        };
+        key.extend(octets(address));
         key.extend([ports.protocol().number(), 0, 0, 0]);
         key.extend(padded_port(port));
         key
     };
-    (with(first), with(last))
+    Element { set, key: with(first, low), last_key: Some(with(last, high)), value: None }
+}
+
+/// What this element opens; none where it is not as we write it.
+pub(super) fn entry(element: &Element) -> Option<Entry> {
+    let Element { set, key, last_key, value } = element;
+    let is = |name: &str| set.strip_suffix(b"\0").is_some_and(|set| set.starts_with(name.as_bytes()));
+    let v4 = set.ends_with(b"4\0");
+    let mut first = Key(key);
+    if is("spans") || is("nets") || is("linked") {
+        let mut last = Key(last_key.as_ref()?);
+        let area = if is("linked") {
+            let link = first.link().filter(|link| last.link() == Some(*link))?;
+            Area::Linked(link)
+        } else if is("nets") {
+            Area::Nets
+        } else {
+            Area::Spans
+        };
+        let (first_address, protocol, low) = first.rest(v4)?;
+        let (last_address, last_protocol, high) = last.rest(v4)?;
+        let ports = Ports::between(protocol, low, high)?;
+        let rectangle = Rectangle { first: first_address, last: last_address, ports };
+        let fits = protocol == last_protocol && is_bounded(first_address, last_address);
+        let one = first_address == last_address;
+        return (fits && (one || area != Area::Spans)).then_some(Entry::Interval(area, rectangle));
+    }
+    if last_key.is_some() {
+        return None;
+    }
+    let (from, protocol, port) = first.rest(v4)?;
+    let door = Door::new(protocol, port)?;
+    let way = if is("grants") {
+        Way::Ports(door.into())
+    } else if is("once") {
+        Way::Once(door)
+    } else {
+        let mut value = Key(value.as_ref()?);
+        let to = if is("locals") {
+            let here: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            SocketAddr::new(here, value.port()?)
+        } else {
+            SocketAddr::new(value.address(v4)?, value.port()?)
+        };
+        Way::Forward { door, to }
+    };
+    Some(Entry::Passage(Passage::new(from.into(), way)))
+}
+
+/// The passages that together are an interval.
+pub(super) fn passages(area: Area, rectangle: &Rectangle) -> Vec<Passage> {
+    let link = match area {
+        Area::Linked(link) => Some(link),
+        Area::Spans | Area::Nets => None,
+    };
+    let passage = |from| Passage { from, link, way: Way::Ports(rectangle.ports) };
+    rectangle.prefixes().into_iter().map(passage).collect()
+}
+
+/// What is left to read of a key or value.
+struct Key<'a>(&'a [u8]);
+
+impl Key<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    fn link(&mut self) -> Option<NonZeroU32> {
+        NonZeroU32::new(u32::from_be_bytes(self.take()?))
+    }
+
+    fn address(&mut self, v4: bool) -> Option<IpAddr> {
+        if v4 {
+            return self.take::<4>().map(|octets| Ipv4Addr::from(octets).into());
+        }
+        self.take::<16>().map(|octets| Ipv6Addr::from(octets).into())
+    }
+
+    fn protocol(&mut self) -> Option<Protocol> {
+        let [number, ..] = self.take::<4>()?;
+        [Protocol::Tcp, Protocol::Udp].into_iter().find(|protocol| protocol.number() == number)
+    }
+
+    fn port(&mut self) -> Option<u16> {
+        self.take::<2>().map(u16::from_be_bytes)
+    }
+
+    fn rest(&mut self, v4: bool) -> Option<(IpAddr, Protocol, u16)> {
+        Some((self.address(v4)?, self.protocol()?, self.port()?))
+    }
+}
+
+/// Address, protocol and port.
+fn key(address: IpAddr, door: Door) -> Vec<u8> {
+    let mut key = octets(address);
+    key.extend([door.protocol().number(), 0, 0, 0]);
+    key.extend(padded_port(door.port()));
+    key
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -89,45 +215,69 @@ fn padded_port(port: u16) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    fn one(from: &str, way: Way) -> Element {
-        of(&Passage { from: from.parse().unwrap(), way })
+    use super::*;
+    use crate::firewall::held::Holder;
+
+    fn passage(from: &str, way: Way) -> Passage {
+        Passage::new(from.parse().unwrap(), way)
+    }
+
+    fn one(passage: &Passage) -> Element {
+        let holder =
+            Holder { client: "a".parse().unwrap(), action: "b".parse().unwrap(), end: Duration::ZERO };
+        of(passage).unwrap_or_else(|| of_piece(&Piece::of(passage, holder).unwrap()))
     }
 
     #[test]
     fn elements_are_the_bytes_that_nft_sends_for_the_same() {
         let ports = |text: &str| Way::Ports(text.parse().unwrap());
-        // nft 1.0.6: add element inet spa_knock spans4 { 10.2.0.0/24 . tcp . 80-90 }
-        let span = one("10.2.0.0/24", ports("tcp/80-90"));
-        assert_eq!(span.set, b"spans4\0");
-        assert_eq!(span.key, b"\x0a\x02\x00\x00\x06\x00\x00\x00\x00\x50\x00\x00");
-        assert_eq!(span.last_key.unwrap(), b"\x0a\x02\x00\xff\x06\x00\x00\x00\x00\x5a\x00\x00");
+        // nft 1.0.6: add element inet spa_knock nets4 { 10.2.0.0/24 . tcp . 80-90 }
+        let net = one(&passage("10.2.0.0/24", ports("tcp/80-90")));
+        assert_eq!(net.set, b"nets4\0");
+        assert_eq!(net.key, b"\x0a\x02\x00\x00\x06\x00\x00\x00\x00\x50\x00\x00");
+        assert_eq!(net.last_key.unwrap(), b"\x0a\x02\x00\xff\x06\x00\x00\x00\x00\x5a\x00\x00");
         // nft 1.0.6: add element inet spa_knock forwards4 { 10.0.0.7 . tcp . 80 : 10.9.0.1 . 8080 }
         let door = "tcp/80".parse().unwrap();
-        let forward = one("10.0.0.7", Way::Forward { door, to: "10.9.0.1:8080".parse().unwrap() });
+        let forward = one(&passage("10.0.0.7", Way::Forward { door, to: "10.9.0.1:8080".parse().unwrap() }));
         assert_eq!(forward.set, b"forwards4\0");
         assert_eq!(forward.key, b"\x0a\x00\x00\x07\x06\x00\x00\x00\x00\x50\x00\x00");
         assert_eq!(forward.value.unwrap(), b"\x0a\x09\x00\x01\x1f\x90\x00\x00");
     }
 
     #[test]
-    fn each_kind_of_passage_has_its_set() {
+    fn each_kind_of_passage_has_its_set_and_is_read_back_from_its_element() {
         let door: Door = "tcp/80".parse().unwrap();
         let ports = |text: &str| Way::Ports(text.parse().unwrap());
-        for (from, way, set) in [
-            ("10.0.0.7", ports("tcp/22"), "grants4\0"),
-            ("fd00::7", ports("udp/53"), "grants6\0"),
-            ("10.0.0.7", ports("tcp/22-23"), "spans4\0"),
-            ("fd00::/64", ports("tcp/22"), "spans6\0"),
-            ("10.0.0.7", Way::Once(door), "once4\0"),
-            ("fd00::7", Way::Once(door), "once6\0"),
-            ("10.0.0.7", Way::Forward { door, to: "10.0.0.8:1".parse().unwrap() }, "forwards4\0"),
-            ("fd00::7", Way::Forward { door, to: "[fd00::8]:1".parse().unwrap() }, "forwards6\0"),
-            ("10.0.0.7", Way::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }, "locals4\0"),
-            ("fd00::7", Way::Forward { door, to: "[::]:8080".parse().unwrap() }, "locals6\0"),
-        ] {
-            assert_eq!(one(from, way).set, set.as_bytes(), "{from} {way}");
+        let link = NonZeroU32::new(7);
+        let passages = [
+            (passage("10.0.0.7", ports("tcp/22")), "grants4\0"),
+            (passage("fd00::7", ports("udp/53")), "grants6\0"),
+            (passage("10.0.0.7", ports("tcp/22-23")), "spans4\0"),
+            (passage("fd00::7", ports("tcp/22-23")), "spans6\0"),
+            (passage("10.0.0.0/24", ports("tcp/22")), "nets4\0"),
+            (passage("fd00::/64", ports("tcp/22")), "nets6\0"),
+            (Passage { link, ..passage("fe80::7", ports("tcp/22")) }, "linked6\0"),
+            (Passage { link, ..passage("fe80::/64", ports("tcp/22-23")) }, "linked6\0"),
+            (passage("10.0.0.7", Way::Once(door)), "once4\0"),
+            (passage("fd00::7", Way::Once(door)), "once6\0"),
+            (passage("10.0.0.7", Way::Forward { door, to: "10.0.0.8:1".parse().unwrap() }), "forwards4\0"),
+            (passage("fd00::7", Way::Forward { door, to: "[fd00::8]:1".parse().unwrap() }), "forwards6\0"),
+            (passage("10.0.0.7", Way::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }), "locals4\0"),
+            (passage("fd00::7", Way::Forward { door, to: "[::]:8080".parse().unwrap() }), "locals6\0"),
+        ];
+        for (passage, set) in passages {
+            let element = one(&passage);
+            assert_eq!(element.set, set.as_bytes(), "{passage:?}");
+            assert!(SETS.contains(&element.set));
+            let read = match entry(&element).unwrap() {
+                Entry::Passage(read) => vec![read],
+                Entry::Interval(area, rectangle) => super::passages(area, &rectangle),
+            };
+            assert_eq!(read, [passage]);
+            let short = Element { key: element.key[1..].to_vec(), ..element };
+            assert_eq!(entry(&short), None, "{passage:?}");
         }
     }
 }

@@ -1,50 +1,72 @@
 //! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
 
 mod batch;
+mod books;
 mod direct;
 mod element;
-mod live;
+mod json;
+mod kernel;
+mod plane;
+mod reconciling;
 mod ruleset;
+mod structure;
 mod watch;
 
-pub use self::live::prefix_from_json;
+pub use self::json::prefix_from_json;
 
-use std::io;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use nix::errno::Errno;
-
 use self::batch::Fate;
+use self::books::Books;
 use self::element::Element;
-use self::live::Listed;
-use self::ruleset::{Before, SCHEMA, TABLE};
-use self::watch::{Heard, Watch};
-use super::held::{Change, Held};
+use self::kernel::Kernel;
+use self::ruleset::{Before, TABLE};
+use self::structure::Structure;
+use self::watch::{Changed, Watch};
 use super::{Backend, FirewallError, Gate, Live};
-use crate::gate::{Grant, Passage, Way};
+use crate::gate::Grant;
 use crate::knock::{ClientName, Ports};
 use crate::os::host::Capability;
-use crate::os::netlink::Netlink;
 use crate::os::runner::{self, RunError};
 use crate::os::{capabilities, clock};
 
 /// How long loading may take before it counts as failed.
 const NFT_MAX: Duration = Duration::from_secs(10);
-/// The widest range of ports that is opened one by one where it overlaps another grant.
-const APART_MAX: u32 = 1024;
+/// After a set was full nothing is added to it for so long. The kernel collects what has expired about once a second,
+/// begins again after each transaction, and a transaction that fails costs it and us 12 ms or more.
+const HOLD_OFF: Duration = Duration::from_millis(1_900);
+/// Between two looks at whether the table is as we left it; a change that is heard of is looked at earlier.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// What others change in one go is looked at once.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
+/// How many elements are looked at every time. More of them take too long for a loop that others wait for, and only a
+/// change that is heard of is looked at.
+const FEW: usize = 4_096;
 
 /// The table `inet spa_knock`.
 pub struct Nftables {
-    netlink: Netlink,
-    sequence: u32,
-    held: Held,
-    /// Whether what an earlier daemon granted has been taken up.
+    kernel: Kernel,
+    books: Books,
+    /// Whether what an earlier daemon granted has been taken into the books.
     adopted: bool,
+    /// What the table was after the last load; none before the first.
+    structure: Option<Structure>,
     /// How long the kernel waits for a sign of life.
     failsafe: Option<Duration>,
+    /// The sets that were full, and until when nothing is added to them.
+    full: BTreeMap<&'static [u8], Duration>,
     watch: Watch,
+    /// What others have changed and nobody has looked at yet.
+    heard: Changed,
+    /// When books and kernel were last compared.
+    compared: Duration,
+    /// When the table is looked at again.
+    look: Duration,
+    /// When all elements must be looked at, however many they are.
+    reconcile: Option<Duration>,
 }
 
 impl Nftables {
@@ -53,15 +75,54 @@ impl Nftables {
     /// # Errors
     /// When the kernel has no nftables.
     pub fn open() -> Result<Self, FirewallError> {
-        let netlink = Netlink::open().map_err(|error| FirewallError::Other(format!("netlink: {error}")))?;
         Ok(Self {
-            netlink,
-            sequence: 0,
-            held: Held::default(),
+            kernel: Kernel::open()?,
+            books: Books::default(),
             adopted: false,
+            structure: None,
             failsafe: None,
+            full: BTreeMap::new(),
             watch: Watch::start(),
+            heard: Changed::default(),
+            compared: Duration::ZERO,
+            look: Duration::ZERO,
+            reconcile: None,
         })
+    }
+
+    /// What a load does with the table that is there, and which grants it must make again.
+    fn before(
+        &mut self,
+        now: Duration,
+    ) -> Result<(Before, Vec<(Element, super::held::Holder)>), FirewallError> {
+        let there = Structure::read(&mut self.kernel)?;
+        if !self.adopted
+            && let Err(error) = self.adopt(now)
+        {
+            log::error!(
+                "firewall: the active grants of an earlier daemon cannot be read, and are closed: {error}\nhint: knock again"
+            );
+            self.books = Books::default();
+            self.adopted = true;
+            let before = if there.is_current() { Before::Emptied } else { Before::Replaced };
+            return Ok((if there.is_there() { before } else { Before::Kept }, Vec::new()));
+        }
+        Ok(match (there.is_there(), there.is_current()) {
+            (true, true) => (Before::Kept, Vec::new()),
+            (true, false) => (Before::Replaced, self.books.elements(now).collect()),
+            (false, _) => (Before::Kept, self.books.elements(now).collect()),
+        })
+    }
+
+    fn listen(&mut self) {
+        self.heard = self.heard.or(self.watch.changed(self.kernel.port()));
+    }
+
+    /// Fails without a transaction while one of these sets is known to be full.
+    fn check_full(&mut self, elements: &[(Element, Fate)], now: Duration) -> Result<(), FirewallError> {
+        self.full.retain(|_, until| *until > now);
+        let full = growing(elements).any(|set| self.full.contains_key(set));
+        if full { Err(FirewallError::Full) } else { Ok(()) }
     }
 }
 
@@ -123,50 +184,73 @@ impl Nftables {
 impl Backend for Nftables {
     fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
         let now = clock::steady();
-        // With tens of thousands of grants it takes seconds to tell them all: once is enough.
-        let listed = list(if self.adopted { Detail::Chains } else { Detail::Grants }, now);
-        if !std::mem::replace(&mut self.adopted, true) {
-            // What an earlier daemon granted must not be shortened either, and may have to be closed.
-            for (passage, holder) in listed.iter().flat_map(|listed| &listed.grants) {
-                self.held.hold(*passage, holder.clone());
-            }
-        }
-        let (before, live) = match &listed {
-            Some(listed) if listed.has_chain(SCHEMA) => (Before::Kept, Vec::new()),
-            Some(_) => (Before::Replaced, self.held.changes(now)),
-            None => (Before::Kept, self.held.changes(now)),
-        };
+        let (before, live) = self.before(now)?;
         load(gate, |gate| ruleset::text(gate, before, &live, now))?;
         self.failsafe = gate.failsafe.as_ref().map(|failsafe| failsafe.after);
-        // What we have just replaced ourselves is no loss.
-        self.watch.heard();
+        self.full.clear();
+        // What we have just replaced ourselves is no change by others.
+        self.watch.changed(self.kernel.port());
+        self.heard = Changed::default();
+        self.structure = Some(Structure::read(&mut self.kernel)?);
+        // What another program has put there opens nothing from here on.
+        if self.reconcile.is_some() || self.books.count() <= FEW {
+            self.reconcile_at(clock::steady())?;
+        }
+        self.look = clock::steady().saturating_add(LOOK_EVERY);
         Ok(())
     }
 
     fn grant(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
-        match self.open_for(grants) {
-            // Two ranges that overlap cannot stand in one set. Ports that stand alone can, in another one.
-            Err(FirewallError::Overlap) => self.open_for(&port_by_port(grants)?),
-            opened => opened,
+        let now = clock::steady();
+        let draft = self.books.draft_grant(grants, now)?;
+        let done = match self.check_full(&draft.elements, now) {
+            Ok(()) => self.kernel.transact(&draft.elements).inspect_err(|error| {
+                if *error == FirewallError::Full {
+                    // From the end of the transaction, which may have taken long.
+                    self.full.extend(
+                        growing(&draft.elements).map(|set| (set, clock::steady().saturating_add(HOLD_OFF))),
+                    );
+                }
+            }),
+            full => full,
+        };
+        match done {
+            Ok(()) => self.books.keep_grant(draft, grants, now),
+            Err(_) => self.books.drop(draft),
         }
+        done
     }
 
     fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
         let now = clock::steady();
-        let (changes, closed) = self.held.without(which, now);
-        self.change(&changes, now)?;
-        self.held.forget(which, now);
+        let (draft, closed) = self.books.draft_close(which, now);
+        if let Err(error) = self.kernel.transact(&draft.elements) {
+            self.books.drop(draft);
+            return Err(error);
+        }
+        self.books.keep_close(which, now);
         Ok(closed)
     }
 
+    fn reconcile(&mut self) -> Result<(), FirewallError> {
+        let now = clock::steady();
+        self.listen();
+        // Whatever others change is heard of.
+        let same = self.adopted && !self.heard.elements && self.reconcile.is_none();
+        if same && now < self.compared.saturating_add(LOOK_EVERY) {
+            return Ok(());
+        }
+        self.reconcile_at(now)
+    }
+
     fn live(&self) -> Vec<Live> {
-        self.held.live(clock::steady())
+        self.books.live(clock::steady())
     }
 
     fn stay_alive(&mut self) -> Result<(), FirewallError> {
         let Some(after) = self.failsafe else { return Ok(()) };
         let elements = element::alive().map(|element| (element, Fate::Stays(after, None)));
-        self.transact(&elements)
+        self.kernel.transact(&elements)
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -174,94 +258,64 @@ impl Backend for Nftables {
     }
 
     fn disturbed(&mut self) -> bool {
-        match self.watch.heard() {
-            Heard::Nothing => false,
-            Heard::Loss => true,
-            // Whoever adds thousands of elements somewhere drowns what else is said.
-            Heard::TooMuch => !list(Detail::Chains, clock::steady()).is_some_and(|listed| listed.is_whole()),
+        let now = clock::steady();
+        self.listen();
+        let changed = std::mem::take(&mut self.heard);
+        if self.structure.is_none() {
+            return false;
         }
+        if changed.elements {
+            self.reconcile.get_or_insert(now.saturating_add(LOOK_AFTER));
+        }
+        if !changed.structure && now < self.look {
+            return false;
+        }
+        self.look = now.saturating_add(LOOK_EVERY);
+        if self.books.count() <= FEW {
+            self.reconcile.get_or_insert(now);
+        }
+        // What cannot be read is taken for what it was until the next look.
+        let same =
+            Structure::read(&mut self.kernel).map_or(true, |structure| self.structure == Some(structure));
+        if !same {
+            self.reconcile.get_or_insert(now);
+        }
+        !same
     }
 
     fn remove(&mut self) -> Result<(), FirewallError> {
         Self::remove_table()?;
-        self.held = Held::default();
-        self.watch.heard();
+        self.books = Books::default();
+        (self.structure, self.reconcile, self.heard) = (None, None, Changed::default());
+        self.full.clear();
+        self.watch.changed(self.kernel.port());
         Ok(())
     }
-}
 
-impl Nftables {
-    /// What is held is what the kernel has, so that all of it can be told again, listed and closed: all of these are in
-    /// one transaction, however many they are.
-    fn open_for(&mut self, grants: &[Grant]) -> Result<(), FirewallError> {
+    fn due(&self) -> Option<Duration> {
+        self.structure.as_ref()?;
         let now = clock::steady();
-        let changes: Vec<_> = grants.iter().map(|grant| self.held.with(grant, now)).collect();
-        self.change(&changes, now)?;
-        self.held.note(grants, now);
-        Ok(())
+        let due = self.reconcile.map_or(self.look, |due| due.min(self.look));
+        Some(due.saturating_sub(now))
     }
 
-    fn change(&mut self, changes: &[Change], now: Duration) -> Result<(), FirewallError> {
-        let elements: Vec<_> = changes.iter().map(|change| batch::fate(change, now)).collect();
-        self.transact(&elements)
-    }
-
-    fn transact(&mut self, elements: &[(Element, Fate)]) -> Result<(), FirewallError> {
-        if elements.is_empty() {
+    fn close_due(&mut self) -> Result<(), FirewallError> {
+        let now = clock::steady();
+        if self.structure.is_none() || self.reconcile.is_none_or(|due| due > now) {
             return Ok(());
         }
-        self.sequence = self.sequence.wrapping_add(1);
-        let messages = batch::transaction(elements, self.sequence)
-            .ok_or(FirewallError::Other("too many grants at once".to_owned()))?;
-        self.netlink.send(&messages).map_err(netlink_failed)?;
-        self.answer()
-    }
-
-    /// What came of the last transaction. The kernel has done its work: all answers are there, and all are taken, as
-    /// those that stay take the room of the next one's.
-    fn answer(&self) -> Result<(), FirewallError> {
-        let mut answer = None;
-        let mut buffer = [0; 8192];
-        loop {
-            let length = match self.netlink.try_recv(&mut buffer) {
-                Ok(Some(length)) => length,
-                Ok(None) => break,
-                // Each message that fails has an answer of its own, and thousands have no room. The first is among
-                // those that had.
-                Err(error) if error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOBUFS) => continue,
-                Err(error) => return Err(netlink_failed(error)),
-            };
-            let answers = batch::answers(buffer.get(..length).unwrap_or_default());
-            // What an earlier batch left behind is passed over.
-            let ours = answers.into_iter().find(|(sequence, _)| *sequence == self.sequence);
-            answer = answer.or(ours.map(|(_, errno)| errno));
+        let done = self.reconcile_at(now);
+        if done.is_err() {
+            self.reconcile = Some(now.saturating_add(LOOK_EVERY));
         }
-        match answer {
-            Some(0) => Ok(()),
-            Some(errno) => Err(describe(errno)),
-            None => Err(FirewallError::Other("netlink: no answer".to_owned())),
-        }
+        done
     }
 }
 
-fn netlink_failed(error: io::Error) -> FirewallError {
-    FirewallError::Other(format!("netlink: {error}"))
-}
-
-/// The same in elements that cannot overlap.
-fn port_by_port(grants: &[Grant]) -> Result<Vec<Grant>, FirewallError> {
-    let mut all = Vec::new();
-    for grant in grants {
-        match grant.passage() {
-            Passage { from, way: Way::Ports(ports) }
-                if from.single().is_none() || ports.count() > APART_MAX =>
-            {
-                return Err(FirewallError::Overlap);
-            }
-            _ => all.extend(grant.port_by_port()),
-        }
-    }
-    Ok(all)
+/// The sets that these changes add something to.
+fn growing(elements: &[(Element, Fate)]) -> impl Iterator<Item = &'static [u8]> {
+    let growing = elements.iter().filter(|(_, fate)| !matches!(fate, Fate::Goes));
+    growing.map(|(element, _)| element.set)
 }
 
 /// Loads the gate, without its early drop if that is what the kernel does not take.
@@ -276,35 +330,6 @@ fn load(gate: &Gate, text: impl Fn(&Gate) -> String) -> Result<(), FirewallError
     submit(&text(&late)).map_err(|_| error.clone())?;
     log::warn!("no early drop on {}: {error}", gate.early.join(", "));
     Ok(())
-}
-
-/// How much of our table is to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Detail {
-    /// Its chains and their rules.
-    Chains,
-    /// Those and all that is open.
-    Grants,
-}
-
-/// What there is of our table.
-fn list(detail: Detail, now: Duration) -> Option<Listed> {
-    let text = match detail {
-        Detail::Chains => nft(&["-j", "-t", "list", "table", "inet", "spa_knock"], ""),
-        Detail::Grants => nft(&["-j", "list", "table", "inet", "spa_knock"], ""),
-    };
-    text.ok().map(|text| live::read(&text, now))
-}
-
-fn describe(errno: i32) -> FirewallError {
-    match Errno::from_raw(errno) {
-        Errno::EPERM => FirewallError::NotAllowed,
-        Errno::ENOENT => FirewallError::Gone,
-        Errno::ENFILE => FirewallError::Full,
-        // Of an interval: a part of it is there already.
-        Errno::EEXIST | Errno::ENOTEMPTY => FirewallError::Overlap,
-        other => FirewallError::Other(other.desc().to_lowercase()),
-    }
 }
 
 fn submit(text: &str) -> Result<(), FirewallError> {

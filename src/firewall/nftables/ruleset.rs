@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::{Enforcing, Gate};
-use crate::firewall::held::Change;
+use super::element::{self, Element, Entry};
+use super::plane::Area;
+use crate::firewall::held::Holder;
 use crate::firewall::text::Text;
 use crate::gate::{Failsafe, Mode, PacketMark, Passage, Way};
 use crate::knock::{Ports, Prefix};
@@ -13,7 +15,9 @@ use crate::knock::{Ports, Prefix};
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
 /// A chain that does nothing but say that the table's sets are those of this version. To be renamed with them.
-pub(super) const SCHEMA: &str = "schema-2";
+pub(super) const SCHEMA: &str = "schema-3";
+/// The chains that close and open. `early` only saves work, and goes with its interfaces.
+pub(super) const CHAIN_NAMES: [&str; 5] = ["input", "outside", "inside", "marks", "gate"];
 
 /// For as long as conntrack itself would remember an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
@@ -25,6 +29,9 @@ add set inet spa_knock grants4 { type ipv4_addr . inet_proto . inet_service; fla
 add set inet spa_knock grants6 { type ipv6_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
 add set inet spa_knock spans4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
 add set inet spa_knock spans6 { type ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock nets4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock nets6 { type ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock linked6 { type iface_index . ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
 add set inet spa_knock once4 { type ipv4_addr . inet_proto . inet_service; flags timeout, dynamic; size 65536; }
 add set inet spa_knock once6 { type ipv6_addr . inet_proto . inet_service; flags timeout, dynamic; size 65536; }
 add map inet spa_knock forwards4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; flags timeout; size 65536; }
@@ -68,6 +75,9 @@ add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @grants6
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @spans4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @spans6
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @nets4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @nets6
+add rule inet spa_knock gate meta iif . ip6 saddr . meta l4proto . th dport @linked6
 add rule inet spa_knock gate ct state new ip saddr . meta l4proto . th dport @once4 delete @once4 { ip saddr . meta l4proto . th dport }
 add rule inet spa_knock gate ct state new ip6 saddr . meta l4proto . th dport @once6 delete @once6 { ip6 saddr . meta l4proto . th dport }
 add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @older4
@@ -105,10 +115,12 @@ pub(super) enum Before {
     Kept,
     /// It is of another version, and goes.
     Replaced,
+    /// It is taken over, but for its grants: who holds them is not known.
+    Emptied,
 }
 
 /// The whole transaction; `live` is what it opens besides, from `now` on.
-pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) -> String {
+pub(super) fn text(gate: &Gate, before: Before, live: &[(Element, Holder)], now: Duration) -> String {
     let mut text = Text::default();
     if before == Before::Replaced {
         text.line(format_args!("delete table {TABLE}"));
@@ -116,6 +128,14 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) 
     text.line(format_args!("add table {TABLE} {{ comment \"spa-knock: ports that open by a knock\"; }}"));
     text.line(format_args!("add chain {TABLE} {SCHEMA}"));
     text.0.push_str(SETS);
+    if before == Before::Emptied {
+        for set in element::SETS {
+            text.line(format_args!(
+                "flush set {TABLE} {}",
+                String::from_utf8_lossy(set).trim_end_matches('\0')
+            ));
+        }
+    }
     text.0.push_str(CHAINS);
     text.silence(gate);
     text.line(format_args!("add rule {TABLE} input iif lo accept"));
@@ -141,8 +161,9 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[Change], now: Duration) 
         }
     }
     text.0.push_str(INSIDE);
-    for change in live {
-        text.grant(change, now);
+    for (element, holder) in live {
+        // What is not as we write it is not written.
+        let _ = text.grant(element, holder, now);
     }
     text.0
 }
@@ -240,29 +261,37 @@ impl Text {
         }
     }
 
-    fn grant(&mut self, Change { passage, holder, .. }: &Change, now: Duration) {
-        let Some(holder) = holder else { return };
-        let Passage { from, way } = *passage;
-        let version = if from.first().is_ipv4() { 4 } else { 6 };
-        let (set, ports, to) = match way {
-            Way::Ports(ports) if from.single().is_some() && ports.single().is_some() => {
-                ("grants", ports, String::new())
+    /// Nothing where the element is not one of ours.
+    fn grant(&mut self, element: &Element, holder: &Holder, now: Duration) -> Option<()> {
+        let set = std::str::from_utf8(element.set.strip_suffix(b"\0")?).ok()?;
+        let (link, from, ports, to) = match element::entry(element)? {
+            Entry::Interval(area, rectangle) => {
+                let link = match area {
+                    Area::Linked(link) => format!("{link} . "),
+                    Area::Spans | Area::Nets => String::new(),
+                };
+                (link, span(rectangle.first, rectangle.last), rectangle.ports, String::new())
             }
-            Way::Ports(ports) => ("spans", ports, String::new()),
-            // Whether it has been used is not known: it is not given twice.
-            Way::Once(_) => return,
-            Way::Forward { door, to } if to.ip().is_unspecified() => {
-                ("locals", door.into(), format!(" : {}", to.port()))
+            Entry::Passage(Passage { from, way, .. }) => {
+                let (ports, to) = match way {
+                    Way::Ports(ports) => (ports, String::new()),
+                    // Whether it has been used is not known: it is not given twice.
+                    Way::Once(_) => return None,
+                    Way::Forward { door, to } if to.ip().is_unspecified() => {
+                        (door.into(), format!(" : {}", to.port()))
+                    }
+                    Way::Forward { door, to } => (door.into(), format!(" : {} . {}", to.ip(), to.port())),
+                };
+                (String::new(), range(from), ports, to)
             }
-            Way::Forward { door, to } => ("forwards", door.into(), format!(" : {} . {}", to.ip(), to.port())),
         };
         let timeout = written(holder.end.saturating_sub(now));
         self.line(format_args!(
-            "add element {TABLE} {set}{version} {{ {} . {} timeout {timeout} comment \"{}\"{to} }}",
-            range(from),
+            "add element {TABLE} {set} {{ {link}{from} . {} timeout {timeout} comment \"{}\"{to} }}",
             dotted(ports),
             holder.comment()
         ));
+        Some(())
     }
 }
 
@@ -276,10 +305,11 @@ fn dotted(ports: Ports) -> String {
 
 /// As a range: some versions of nft do not take a prefix of no bits.
 fn range(prefix: Prefix) -> String {
-    match prefix.single() {
-        Some(address) => address.to_string(),
-        None => format!("{}-{}", prefix.first(), prefix.last()),
-    }
+    span(prefix.first(), prefix.last())
+}
+
+fn span(first: IpAddr, last: IpAddr) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 fn written(time: Duration) -> String {

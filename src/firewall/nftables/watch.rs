@@ -1,25 +1,31 @@
-//! Hears what anybody changes in nftables, and tells when something of ours was taken away.
+//! Hears what other programs change in our table.
 
 use crate::os::netlink::Netlink;
 
-use super::batch::{NFNL_SUBSYS_NFTABLES, messages};
+use super::batch::{Message, NFNL_SUBSYS_NFTABLES, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, TABLE, messages};
 
-/// NFT_MSG_DELTABLE, DELCHAIN, DELRULE and DELSET of linux/netfilter/nf_tables.h. Elements go by themselves when their
-/// time is over.
-const TAKEN_AWAY: [u16; 4] = [2, 5, 8, 11];
-/// NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, …: the first attribute of each of these messages is the name of the table.
+/// NFT_MSG_NEWTABLE, DELTABLE, NEWCHAIN, DELCHAIN, NEWRULE, DELRULE, NEWSET and DELSET of
+/// linux/netfilter/nf_tables.h.
+const STRUCTURE: [u16; 8] = [0, 2, 3, 5, 6, 8, 9, 11];
+/// NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, ...: the first attribute of each of these messages is the name of the table.
 const TABLE_NAME: u16 = 1;
-const TABLE: &[u8] = b"spa_knock\0";
 
-/// What others did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Nothing that is our business.
-    Nothing,
-    /// They took something of ours away.
-    Loss,
-    /// More than there was room for: it may have been about us.
-    TooMuch,
+/// What others changed in our table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Changed {
+    /// The table, its chains, rules or sets.
+    pub(super) structure: bool,
+    /// Elements of its sets.
+    pub(super) elements: bool,
+}
+
+impl Changed {
+    /// There was more than could be heard.
+    const ALL: Self = Self { structure: true, elements: true };
+
+    pub(super) const fn or(self, other: Self) -> Self {
+        Self { structure: self.structure || other.structure, elements: self.elements || other.elements }
+    }
 }
 
 /// The ear; none where the system does not let us listen.
@@ -38,35 +44,39 @@ impl Watch {
         self.0.as_ref()
     }
 
-    /// What was said since this was last asked.
-    pub(super) fn heard(&self) -> Heard {
-        let Some(socket) = &self.0 else { return Heard::Nothing };
-        let mut all = Heard::Nothing;
+    /// What others have changed since this was last asked. Changes with the number `own` are ours.
+    pub(super) fn changed(&self, own: u32) -> Changed {
+        let Some(socket) = &self.0 else { return Changed::default() };
+        let mut all = Changed::default();
         let mut buffer = [0; 16 << 10];
         loop {
             match socket.try_recv(&mut buffer) {
                 Ok(Some(length)) => {
-                    let heard = buffer.get(..length).unwrap_or_default();
-                    if messages(heard).any(|(kind, body)| is_loss(kind, body)) {
-                        all = Heard::Loss;
-                    }
+                    let heard = messages(buffer.get(..length).unwrap_or_default());
+                    all = heard
+                        .filter(|message| message.port != own)
+                        .map(|message| meaning(&message))
+                        .fold(all, Changed::or);
                 }
                 Ok(None) => return all,
-                Err(_) if all == Heard::Nothing => all = Heard::TooMuch,
-                Err(_) => {}
+                // It goes on with what comes next.
+                Err(_) if all != Changed::ALL => all = Changed::ALL,
+                Err(_) => return all,
             }
         }
     }
 }
 
-/// Whether a message says that something of our table was taken away.
-fn is_loss(kind: u16, body: &[u8]) -> bool {
-    /// nfgenmsg, and the length of the first attribute.
-    const BEFORE: usize = 6;
-    let attribute = body.get(BEFORE..).and_then(<[u8]>::split_first_chunk);
-    let is_table = attribute
-        .is_some_and(|(&kind, name)| u16::from_ne_bytes(kind) == TABLE_NAME && name.starts_with(TABLE));
-    kind >> 8 == NFNL_SUBSYS_NFTABLES && TAKEN_AWAY.contains(&(kind & 0xFF)) && is_table
+/// What a message means for our table.
+fn meaning(message: &Message<'_>) -> Changed {
+    let (kind, subsystem) = (message.kind & 0xFF, message.kind >> 8);
+    if subsystem != NFNL_SUBSYS_NFTABLES || message.attributes().get(TABLE_NAME) != Some(TABLE) {
+        return Changed::default();
+    }
+    Changed {
+        structure: STRUCTURE.contains(&kind),
+        elements: [NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM].contains(&message.kind),
+    }
 }
 
 #[cfg(test)]
@@ -74,23 +84,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_our_table_loses_is_a_loss() {
-        let body = |name: &str| {
-            let mut body = vec![1, 0, 0, 10];
-            body.extend(u16::try_from(name.len() + 5).unwrap().to_ne_bytes());
-            body.extend(1_u16.to_ne_bytes());
-            body.extend(name.as_bytes());
-            body.extend([0; 4]);
-            body
+    fn only_changes_of_our_table_mean_something() {
+        let heard = |kind: u16, name: &str| {
+            let mut bytes = Vec::new();
+            let padded = (name.len() + 5).next_multiple_of(4);
+            bytes.extend(u32::try_from(20 + padded).unwrap().to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend([1, 0, 0, 10]);
+            bytes.extend(u16::try_from(name.len() + 5).unwrap().to_ne_bytes());
+            bytes.extend(1_u16.to_ne_bytes());
+            bytes.extend(name.as_bytes());
+            bytes.resize(20 + padded, 0);
+            let all: Vec<Changed> = messages(&bytes).map(|message| meaning(&message)).collect();
+            assert_eq!(all.len(), 1);
+            (all[0].structure, all[0].elements)
         };
-        for kind in [2, 5, 8, 11] {
-            assert!(is_loss(10 << 8 | kind, &body("spa_knock")), "{kind}");
-            assert!(!is_loss(10 << 8 | kind, &body("spa_knocker")), "{kind}");
-            assert!(!is_loss(11 << 8 | kind, &body("spa_knock")), "{kind}");
-            assert!(!is_loss(10 << 8 | kind, &[1, 0, 0]), "{kind}");
+        for kind in [0, 2, 3, 5, 6, 8, 9, 11] {
+            assert_eq!(heard(10 << 8 | kind, "spa_knock"), (true, false), "{kind}");
+            assert_eq!(heard(10 << 8 | kind, "spa_knocker"), (false, false), "{kind}");
+            assert_eq!(heard(11 << 8 | kind, "spa_knock"), (false, false), "{kind}");
         }
-        for kind in [0, 1, 3, 6, 9, 12, 14, 15] {
-            assert!(!is_loss(10 << 8 | kind, &body("spa_knock")), "{kind}");
+        for kind in [12, 14] {
+            assert_eq!(heard(10 << 8 | kind, "spa_knock"), (false, true), "{kind}");
+        }
+        for kind in [1, 15, 16] {
+            assert_eq!(heard(10 << 8 | kind, "spa_knock"), (false, false), "{kind}");
         }
     }
 }

@@ -115,7 +115,8 @@ impl Keeper {
         self.answers.promise((ticket.fingerprint, ticket.id), ticket.source, now.steady);
     }
 
-    pub(super) fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {
+    /// The end of an order that the firewall has no room for because of what its client holds already.
+    pub fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {
         let event = rejection.reason().event();
         // What is used up by now comes here once; the others can be sent again and again.
         let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);

@@ -41,7 +41,7 @@ impl Alarms {
 impl Daemon {
     /// Steps 4 to 11 for one signed knock.
     pub(super) fn judge(&mut self, sighting: &Sighting<'_>) {
-        let verdict = self.keeper.judge(&sighting.knock, sighting.source, clock::now());
+        let verdict = self.keeper.judge(&sighting.knock, sighting.linked_source(), clock::now());
         if matches!(verdict, Verdict::AnswerAgain(_)) {
             self.ends.ask((sighting.knock.fingerprint(), *sighting.knock.envelope().nonce));
         }
@@ -157,7 +157,7 @@ impl Daemon {
         let order = underway.into_order();
         if done.no_room && is_first && self.postponed.has_room() {
             if self.postponed.is_empty() {
-                log::warn!("{}: trying again in a second", done.remark);
+                log::warn!("{}: trying again in two seconds", done.remark);
             }
             let now = clock::now();
             self.keeper.postpone(order.ticket(), now);
@@ -185,6 +185,11 @@ impl Daemon {
 
     /// Steps 10 and 11.
     fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
+        if let Some(rejection) = &done.refused {
+            let key = order.ticket().fingerprint();
+            let verdict = self.keeper.refuse(order.ticket(), rejection.clone(), clock::now());
+            return self.obey(verdict, key, way);
+        }
         let (ticket, now) = (order.ticket(), clock::now());
         let (record, answer) = match done.commands {
             0 => self.keeper.conclude(ticket, done.outcome, &done.remark, now),

@@ -1,5 +1,6 @@
 //! Orders that found no room in the firewall. What has expired still takes room there until the kernel collects it,
-//! about once a second: so they are tried once more.
+//! about once a second while nothing else changes the set: so they are tried once more, one after the other, and the
+//! first that finds no room again spares the kernel those behind it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::gate::Order;
 use crate::server::messages::WayBack;
 
 /// Before they are tried again.
-const AFTER: Duration = Duration::from_secs(1);
+const AFTER: Duration = Duration::from_secs(2);
 /// So many wait at a time; of more, each fails at once.
 const MAX: usize = 1_000;
 

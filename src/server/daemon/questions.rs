@@ -14,7 +14,15 @@ impl Daemon {
     pub(super) fn answer_questions(&mut self) {
         let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
         for (asker, question) in questions {
-            asker.tell(&self.reply(question));
+            if question == (Question::Grants {}) {
+                let lives = self.deeds.live();
+                let Some(control) = self.control.as_mut() else { return };
+                control.answer_grants(asker, Box::new(lives.into_iter().map(|live| grants::line(&live))));
+                continue;
+            }
+            let reply = self.reply(question);
+            let Some(control) = self.control.as_mut() else { return };
+            control.answer(asker, &reply);
         }
     }
 
@@ -63,7 +71,7 @@ impl Daemon {
             Question::Revoke { grant } => {
                 let is_meant =
                     |live: &Live| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
-                match self.deeds.gatehouse().close(&is_meant) {
+                match self.deeds.gatehouse().revoke(&is_meant) {
                     Ok(closed) => {
                         let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
                         closed.into_iter().for_each(|live| self.keep(&live.record()));

@@ -77,6 +77,7 @@ impl World {
             expires: None,
             uses: Some(USES),
             key_limit: None,
+            grants: 64,
         };
         let client = Client {
             name: "c".parse().unwrap(),

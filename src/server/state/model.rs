@@ -345,6 +345,7 @@ impl World {
             expires: None,
             uses: None,
             key_limit: None,
+            grants: 64,
         };
         let second = Duration::from_secs(1);
         let action = Action {

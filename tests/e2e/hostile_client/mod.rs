@@ -5,3 +5,4 @@ mod commands;
 mod full_disk;
 mod keeper_time;
 mod knocks;
+mod set_elements;

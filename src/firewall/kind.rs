@@ -1,0 +1,51 @@
+//! What kind of entry stands for a passage: each kind has sets of its own, and each set has its own room.
+
+use crate::gate::{Passage, Way};
+
+/// What a set of grants takes, with nftables and with ipset.
+pub(super) const SIZE: usize = 65_536;
+
+/// The kind of a passage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// One address to one port.
+    Single,
+    /// One address to a range of ports.
+    Range,
+    /// A prefix of addresses.
+    Prefix,
+    /// A link-local address on its interface.
+    Linked,
+    /// One connection.
+    Once,
+    /// A port that leads to another host.
+    Forward,
+    /// A port that leads to another port of this host.
+    Local,
+}
+
+impl Kind {
+    /// The kind of this passage.
+    pub(super) fn of(passage: &Passage) -> Self {
+        match passage.way {
+            _ if passage.link.is_some() => Self::Linked,
+            Way::Ports(_) if passage.from.single().is_none() => Self::Prefix,
+            Way::Ports(ports) if ports.single().is_none() => Self::Range,
+            Way::Ports(_) => Self::Single,
+            Way::Once(_) => Self::Once,
+            Way::Forward { to, .. } if to.ip().is_unspecified() => Self::Local,
+            Way::Forward { .. } => Self::Forward,
+        }
+    }
+
+    /// Whether its entries are intervals, which must not overlap in one set.
+    pub(super) const fn is_interval(self) -> bool {
+        matches!(self, Self::Range | Self::Prefix | Self::Linked)
+    }
+
+    /// How many passages fill a set up to its reserve. Where ranges overlap, one passage can need two intervals.
+    pub(super) const fn room(self) -> usize {
+        let unreserved = SIZE - SIZE / 8;
+        if self.is_interval() { unreserved / 2 } else { unreserved }
+    }
+}

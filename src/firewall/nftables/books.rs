@@ -1,0 +1,217 @@
+//! Who holds what, and which elements the kernel has for it. A change is drafted first, put to the kernel, and then
+//! kept, or dropped if the kernel did not take it.
+
+use std::time::Duration;
+
+use super::batch::Fate;
+use super::element::{self, Element, Entry};
+use super::plane::{Patch, Piece, Plane};
+use crate::firewall::held::{Held, Holder, LINGER};
+use crate::firewall::kind::Kind;
+use crate::firewall::{FirewallError, Live};
+use crate::gate::{Grant, Passage, Way};
+
+/// How many intervals one knock may be cut into: as many as overlap it, so that only knocks from prefixes within
+/// prefixes come near it.
+const PIECES_MAX: usize = 4_096;
+
+/// The books.
+#[derive(Default)]
+pub(super) struct Books {
+    held: Held,
+    plane: Plane,
+}
+
+/// A change that the kernel has not taken yet.
+#[derive(Default)]
+pub(super) struct Draft {
+    /// What to tell the kernel; what goes is in front.
+    pub(super) elements: Vec<(Element, Fate)>,
+    patch: Patch,
+    /// Forwards that another target takes the place of.
+    replaced: Vec<Passage>,
+}
+
+impl Books {
+    /// What must change so that these are open; they are of one knock.
+    ///
+    /// # Errors
+    /// When the client may not hold so many, or there is no room for them.
+    pub(super) fn draft_grant(&mut self, grants: &[Grant], now: Duration) -> Result<Draft, FirewallError> {
+        self.held.admit(grants, now)?;
+        let mut draft = Draft::default();
+        for grant in grants {
+            self.open(grant, now, &mut draft);
+        }
+        if draft.patch.coming() > PIECES_MAX {
+            self.plane.revert(draft.patch);
+            return Err(FirewallError::Overlap);
+        }
+        self.finish(&mut draft, now);
+        Ok(draft)
+    }
+
+    /// The kernel has taken it.
+    pub(super) fn keep_grant(&mut self, draft: Draft, grants: &[Grant], now: Duration) {
+        for replaced in &draft.replaced {
+            self.held.forget_passage(replaced);
+        }
+        self.held.note(grants, now);
+        if self.plane.count() > self.held.count().saturating_mul(2) {
+            self.plane.prune(now);
+        }
+    }
+
+    /// The kernel has not taken it.
+    pub(super) fn drop(&mut self, draft: Draft) {
+        self.plane.revert(draft.patch);
+    }
+
+    /// What must change so that these are held no more, and what that ends.
+    pub(super) fn draft_close(&mut self, which: &dyn Fn(&Live) -> bool, now: Duration) -> (Draft, Vec<Live>) {
+        let (changes, closed) = self.held.without(which, now);
+        let mut draft = Draft::default();
+        for change in changes.iter().filter(|change| !Kind::of(&change.passage).is_interval()) {
+            let Some(element) = element::of(&change.passage) else { continue };
+            let fate = match &change.holder {
+                None => Fate::Goes,
+                Some(holder) => Fate::Stays(holder.end.saturating_sub(now), Some(holder.comment())),
+            };
+            draft.elements.push((element, fate));
+        }
+        self.close_intervals(&closed, which, now, &mut draft);
+        self.finish(&mut draft, now);
+        (draft, closed)
+    }
+
+    /// The kernel has taken it.
+    pub(super) fn keep_close(&mut self, which: &dyn Fn(&Live) -> bool, now: Duration) {
+        self.held.forget(which, now);
+    }
+
+    /// Takes an element of the kernel's into the books. Whether it stays that element: the rest of an interval can be a
+    /// single port, and then is another one from now on.
+    pub(super) fn adopt(&mut self, entry: Entry, holder: Holder, now: Duration) -> bool {
+        let (area, rectangle) = match entry {
+            Entry::Passage(passage) => {
+                self.held.hold(passage, holder);
+                return true;
+            }
+            Entry::Interval(area, rectangle) => (area, rectangle),
+        };
+        let passages = element::passages(area, &rectangle);
+        let piece = |passage| Piece::of(passage, holder.clone());
+        let same = passages.iter().all(|passage| piece(passage).is_some_and(|piece| piece.area == area));
+        let same = same && self.plane.adopt(Piece { area, rectangle, holder: holder.clone() });
+        if !same {
+            for piece in passages.iter().filter_map(piece) {
+                self.plane.open(&piece, now, &mut Patch::default());
+            }
+        }
+        for passage in passages {
+            self.held.hold(passage, holder.clone());
+        }
+        same
+    }
+
+    /// Who holds, as far as the books know, what this element opens.
+    pub(super) fn holder(&self, entry: &Entry) -> Option<&Holder> {
+        match entry {
+            Entry::Passage(passage) => self.held.longest(passage),
+            Entry::Interval(area, rectangle) => self.plane.get(*area, rectangle).map(|piece| &piece.holder),
+        }
+    }
+
+    /// All elements that the kernel should have at `now`, and for whom.
+    pub(super) fn elements(&self, now: Duration) -> impl Iterator<Item = (Element, Holder)> {
+        let changes = self.held.changes(now).into_iter().filter_map(|change| {
+            let interval = Kind::of(&change.passage).is_interval();
+            Some((element::of(&change.passage).filter(|_| !interval)?, change.holder?))
+        });
+        let pieces = self.plane.live(now).map(|piece| (element::of_piece(piece), piece.holder.clone()));
+        changes.chain(pieces)
+    }
+
+    /// How many passages and pieces there are.
+    pub(super) fn count(&self) -> usize {
+        self.held.count().saturating_add(self.plane.count())
+    }
+
+    /// All that is live, once for each who holds it.
+    pub(super) fn live(&self, now: Duration) -> Vec<Live> {
+        self.held.live(now)
+    }
+
+    fn open(&mut self, grant: &Grant, now: Duration, draft: &mut Draft) {
+        let passage = grant.passage();
+        if let Some(piece) = Piece::of(&passage, Holder::of(grant, now)) {
+            return self.plane.open(&piece, now, &mut draft.patch);
+        }
+        let (Some(element), Some(holder)) = (element::of(&passage), self.held.with(grant, now).holder) else {
+            return;
+        };
+        // One port of one address leads to one target: the one that was asked for last.
+        let is_open = self.held.longest(&passage).is_some_and(|holder| holder.end > now);
+        for rival in self.held.rivals(&passage, now) {
+            if !is_open {
+                draft.elements.extend(element::of(&rival).map(|element| (element, Fate::Goes)));
+            }
+            draft.replaced.push(rival);
+        }
+        let left = holder.end.saturating_sub(now);
+        draft.elements.push((element, Fate::Stays(left, Some(holder.comment()))));
+    }
+
+    fn close_intervals(
+        &mut self,
+        closed: &[Live],
+        which: &dyn Fn(&Live) -> bool,
+        now: Duration,
+        draft: &mut Draft,
+    ) {
+        for live in closed {
+            let holder = Holder {
+                client: live.client.clone(),
+                action: live.action.clone(),
+                end: now.saturating_add(live.left),
+            };
+            let Some(gone) = Piece::of(&live.passage, holder) else { continue };
+            self.plane.close(&gone, now, &mut draft.patch);
+            // What others hold there, and what it holds there besides, is open again within the same transaction.
+            for (passage, holder) in self.held.near(&live.passage, now) {
+                if which(&holder.live(*passage, now)) {
+                    continue;
+                }
+                if let Some(piece) = Piece::of(passage, holder.clone()) {
+                    self.plane.open_within(&piece, &gone, now, &mut draft.patch);
+                }
+            }
+        }
+    }
+
+    /// Writes down which elements the patch is about.
+    fn finish(&self, draft: &mut Draft, now: Duration) {
+        let (gone, come) = self.plane.changes(&draft.patch);
+        let gone = gone.map(|piece| (element::of_piece(piece), Fate::Goes));
+        let come = come.map(|piece| {
+            let Holder { end, .. } = &piece.holder;
+            let left = end.saturating_sub(now);
+            (element::of_piece(piece), Fate::Comes(left, Some(piece.holder.comment())))
+        });
+        let elements = std::mem::take(&mut draft.elements);
+        draft.elements = gone.chain(come).chain(elements).collect();
+    }
+}
+
+/// Whether something of an element may still be in the kernel at `now`.
+pub(super) fn lingers(holder: &Holder, now: Duration) -> bool {
+    holder.end.saturating_add(LINGER) > now
+}
+
+/// Whether who knocked can only have been let in once by this: whether it has been used is not known.
+pub(super) const fn is_once(entry: &Entry) -> bool {
+    matches!(entry, Entry::Passage(Passage { way: Way::Once(_), .. }))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! Intervals that overlap, beside an oracle that knows of each port of each address who may come in until when.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::gate::Way;
+use crate::knock::{Ports, Prefix, Protocol};
+
+const ADDRESSES: u8 = 8;
+const PORTS: u16 = 12;
+
+/// What is done.
+#[derive(Debug, Clone)]
+enum Step {
+    Open { client: u8, action: u8, prefix: (u8, u8), ports: (u16, u16), seconds: u64 },
+    Close { client: u8 },
+    CloseBy { client: u8, action: u8 },
+    Wait { seconds: u64 },
+}
+
+/// Where the intervals are.
+#[derive(Debug, Clone, Copy)]
+enum Where {
+    /// Single addresses.
+    Spans,
+    /// Prefixes within prefixes.
+    Nets,
+    /// Both, on an interface.
+    Linked,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ports = (1..=PORTS, 1..=PORTS).prop_map(|(a, b)| (a.min(b), a.max(b)));
+    prop_oneof![
+        8 => (0..3_u8, 0..2_u8, (0..ADDRESSES, 125..=128_u8), ports, 1..60_u64).prop_map(
+            |(client, action, prefix, ports, seconds)| Step::Open { client, action, prefix, ports, seconds }
+        ),
+        1 => (0..3_u8).prop_map(|client| Step::Close { client }),
+        2 => (0..3_u8, 0..2_u8).prop_map(|(client, action)| Step::CloseBy { client, action }),
+        3 => (1..20_u64).prop_map(|seconds| Step::Wait { seconds }),
+    ]
+}
+
+fn client(number: u8) -> crate::knock::ClientName {
+    format!("client-{number}").parse().unwrap()
+}
+
+fn action(number: u8) -> crate::knock::ActionName {
+    format!("action-{number}").parse().unwrap()
+}
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(last)])
+}
+
+impl Where {
+    /// The passage for these addresses and ports, if such a one is an interval here.
+    fn passage(self, (first, length): (u8, u8), (low, high): (u16, u16)) -> Option<Passage> {
+        let from = Prefix::of(address(first), length);
+        let way = Way::Ports(Ports::between(Protocol::Tcp, low, high)?);
+        let (passage, kind) = match self {
+            Self::Spans => (Passage::new(address(first).into(), way), Kind::Range),
+            Self::Nets => (Passage::new(from, way), Kind::Prefix),
+            Self::Linked => (Passage { link: NonZeroU32::new(3), ..Passage::new(from, way) }, Kind::Linked),
+        };
+        (Kind::of(&passage) == kind).then_some(passage)
+    }
+}
+
+/// Takes what the daemon would tell the kernel, and refuses what the kernel would.
+#[derive(Default)]
+struct Model(BTreeMap<Element, Duration>);
+
+impl Model {
+    fn apply(&mut self, draft: &Draft, now: Duration) {
+        // What has expired is looked over by the kernel.
+        self.0.retain(|_, end| *end > now);
+        for (element, fate) in &draft.elements {
+            match fate {
+                Fate::Goes => {
+                    self.0.remove(element);
+                }
+                Fate::Comes(left, _) => {
+                    assert!(!self.0.keys().any(|other| overlap(other, element)), "{element:?} {:?}", self.0);
+                    self.0.insert(element.clone(), now + *left);
+                }
+                Fate::Stays(..) => panic!("not of an interval"),
+            }
+        }
+    }
+
+    fn open_until(&self, address: IpAddr, port: u16, now: Duration) -> Option<Duration> {
+        let covers = |element: &Element| match element::entry(element) {
+            Some(Entry::Interval(_, rectangle)) => {
+                let (low, high) = rectangle.ports.bounds();
+                rectangle.first <= address && address <= rectangle.last && low <= port && port <= high
+            }
+            _ => panic!("no interval"),
+        };
+        let mut ends = self.0.iter().filter(|(element, end)| **end > now && covers(element));
+        let end = ends.next().map(|(_, end)| *end);
+        assert!(ends.next().is_none(), "two intervals for one port");
+        end
+    }
+}
+
+fn overlap(one: &Element, other: &Element) -> bool {
+    let rectangle = |element: &Element| match element::entry(element) {
+        Some(Entry::Interval(area, rectangle)) => (area, rectangle),
+        _ => panic!("no interval"),
+    };
+    let ((area, one), (of, other)) = (rectangle(one), rectangle(other));
+    let (a, b) = (one.ports.bounds(), other.ports.bounds());
+    area == of && one.first <= other.last && other.first <= one.last && a.0 <= b.1 && b.0 <= a.1
+}
+
+/// The end of each port of each address for each who may use it.
+type Oracle = BTreeMap<(IpAddr, u16, u8, u8), Duration>;
+
+fn run(place: Where, steps: Vec<Step>) {
+    let (mut books, mut model, mut oracle) = (Books::default(), Model::default(), Oracle::new());
+    let mut now = Duration::from_secs(1_000);
+    for step in steps {
+        match step {
+            Step::Wait { seconds } => now += Duration::from_secs(seconds),
+            Step::Open { client: who, action: by, prefix, ports, seconds } => {
+                let Some(passage) = place.passage(prefix, ports) else { continue };
+                let end = now + Duration::from_secs(seconds);
+                let holder = Holder { client: client(who), action: action(by), end };
+                let mut draft = Draft::default();
+                let piece = Piece::of(&passage, holder.clone()).unwrap();
+                books.plane.open(&piece, now, &mut draft.patch);
+                books.finish(&mut draft, now);
+                model.apply(&draft, now);
+                books.held.hold(passage, holder);
+                for host in 0..ADDRESSES {
+                    for port in ports.0..=ports.1 {
+                        if passage.from.contains(address(host)) {
+                            let known = oracle.entry((address(host), port, who, by)).or_default();
+                            *known = end.max(*known);
+                        }
+                    }
+                }
+            }
+            Step::Close { client: who } => {
+                close(&mut books, &mut model, &|live| live.client == client(who), now);
+                oracle.retain(|(_, _, of, _), _| *of != who);
+            }
+            Step::CloseBy { client: who, action: by } => {
+                let which = |live: &Live| live.client == client(who) && live.action == action(by);
+                close(&mut books, &mut model, &which, now);
+                oracle.retain(|(_, _, of, with), _| (*of, *with) != (who, by));
+            }
+        }
+        for host in (0..ADDRESSES).map(address) {
+            for port in 1..=PORTS {
+                let ends = oracle.iter().filter(|((of, at, _, _), _)| (*of, *at) == (host, port));
+                let expected = ends.map(|(_, end)| *end).max().filter(|end| *end > now);
+                assert_eq!(model.open_until(host, port, now), expected, "{host} {port} at {now:?}");
+            }
+        }
+    }
+    // All that the books have is what the kernel has, and is read back as it is.
+    let live: BTreeMap<Element, Duration> =
+        books.elements(now).map(|(element, holder)| (element, holder.end)).collect();
+    model.0.retain(|_, end| *end > now);
+    assert_eq!(live, model.0);
+    let mut again = Books::default();
+    for (element, holder) in books.elements(now) {
+        again.adopt(element::entry(&element).unwrap(), holder, now);
+    }
+    let passages = |books: &Books| {
+        let ports = books.live(now).into_iter().flat_map(|live| {
+            let Way::Ports(ports) = live.passage.way else { panic!("a range") };
+            let hosts = (0..ADDRESSES).map(address).filter(move |host| live.passage.from.contains(*host));
+            hosts.flat_map(move |host| ports.each().map(move |door| (host, door.port())))
+        });
+        ports.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(passages(&again), passages(&books));
+}
+
+fn close(books: &mut Books, model: &mut Model, which: &dyn Fn(&Live) -> bool, now: Duration) {
+    let (draft, _) = books.draft_close(which, now);
+    model.apply(&draft, now);
+    books.keep_close(which, now);
+}
+
+proptest! {
+    // Each case looks at each port of each address after each step.
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn each_port_is_open_exactly_as_long_as_its_longest_grant(
+        place in prop_oneof![Just(Where::Spans), Just(Where::Nets), Just(Where::Linked)],
+        steps in proptest::collection::vec(step(), 1..24),
+    ) {
+        run(place, steps);
+    }
+}
+
+#[test]
+fn a_range_that_overlaps_another_costs_a_few_intervals_and_not_one_for_each_port() {
+    let mut books = Books::default();
+    let now = Duration::from_secs(10);
+    let mut most = 0;
+    for round in 0..200_u16 {
+        let ports = (8_000 + round % 7, 8_900 + round % 11);
+        let passage = Where::Spans.passage((1, 128), ports).unwrap();
+        let end = now + Duration::from_secs(60 + u64::from(round) * 7 % 30);
+        let holder = Holder { client: client(1), action: action(1), end };
+        let mut draft = Draft::default();
+        books.plane.open(&Piece::of(&passage, holder.clone()).unwrap(), now, &mut draft.patch);
+        books.finish(&mut draft, now);
+        books.held.hold(passage, holder);
+        most = most.max(draft.elements.len());
+    }
+    assert!(most <= 40 && books.plane.count() <= 40, "{most} {}", books.plane.count());
+}
+
+#[test]
+fn a_draft_that_the_kernel_did_not_take_leaves_nothing_behind() {
+    let mut books = Books::default();
+    let now = Duration::from_secs(10);
+    let piece = |ports, seconds| {
+        let passage = Where::Spans.passage((1, 128), ports).unwrap();
+        let end = now + Duration::from_secs(seconds);
+        Piece::of(&passage, Holder { client: client(1), action: action(1), end }).unwrap()
+    };
+    let mut kept = Draft::default();
+    books.plane.open(&piece((1, 6), 30), now, &mut kept.patch);
+    books.plane.open(&piece((8, 9), 90), now, &mut kept.patch);
+    let before: Vec<_> = books.elements(now).collect();
+    let mut dropped = Draft::default();
+    books.plane.open(&piece((3, 10), 60), now, &mut dropped.patch);
+    assert_ne!(books.elements(now).collect::<Vec<_>>(), before);
+    books.drop(dropped);
+    assert_eq!(books.elements(now).collect::<Vec<_>>(), before);
+}

@@ -1,0 +1,285 @@
+//! The intervals of addresses and ports as the kernel has them. The kernel refuses intervals that overlap in one set:
+//! grants that overlap are cut into intervals that do not, each of which lasts as long as the longest grant over it.
+//! One grant changes only the intervals that it overlaps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use crate::firewall::held::{Holder, LINGER};
+use crate::firewall::kind::Kind;
+use crate::gate::{Passage, Way};
+use crate::knock::{Ports, Prefix, Protocol};
+
+/// The widest prefixes that a client may be let in by (`grant-prefix` in the config).
+const WIDEST: (u8, u8) = (16, 33);
+
+/// Intervals that must not overlap each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Area {
+    /// Ranges of ports of single addresses.
+    Spans,
+    /// Prefixes of addresses.
+    Nets,
+    /// Link-local addresses of the interface with this index.
+    Linked(NonZeroU32),
+}
+
+/// Addresses of one IP version and ports of one protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rectangle {
+    pub(super) first: IpAddr,
+    pub(super) last: IpAddr,
+    pub(super) ports: Ports,
+}
+
+/// One interval of the kernel's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) area: Area,
+    pub(super) rectangle: Rectangle,
+    /// Who holds it for the longest time.
+    pub(super) holder: Holder,
+}
+
+/// Where a piece begins: no two begin at one place.
+type Place = (Area, IpAddr, Protocol, u16);
+
+/// All pieces; no two of an area overlap.
+#[derive(Debug, Default)]
+pub(super) struct Plane(BTreeMap<Place, Piece>);
+
+/// What the kernel must be told, and what takes it back.
+#[derive(Debug, Default)]
+pub(super) struct Patch {
+    removed: BTreeMap<Place, Piece>,
+    added: BTreeSet<Place>,
+}
+
+impl Rectangle {
+    fn of(passage: &Passage) -> Option<Self> {
+        let Way::Ports(ports) = passage.way else { return None };
+        Some(Self { first: passage.from.first(), last: passage.from.last(), ports })
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last && self.ports.overlap(other.ports)
+    }
+
+    /// What both have in common.
+    fn common(&self, other: &Self) -> Option<Self> {
+        let (first, last) = (self.first.max(other.first), self.last.min(other.last));
+        let (a, b) = (self.ports.bounds(), other.ports.bounds());
+        let ports = Ports::between(self.ports.protocol(), a.0.max(b.0), a.1.min(b.1))?;
+        (first <= last && self.ports.overlap(other.ports)).then_some(Self { first, last, ports })
+    }
+
+    /// What is left of it without `cut`: at most four rectangles.
+    fn without(&self, cut: &Self) -> Vec<Self> {
+        let Some(common) = self.common(cut) else { return vec![*self] };
+        let (low, high) = self.ports.bounds();
+        let (cut_low, cut_high) = common.ports.bounds();
+        let beside = |first, last| (first <= last).then_some(Self { first, last, ports: self.ports });
+        let above = |low, high| {
+            let ports = Ports::between(self.ports.protocol(), low, high)?;
+            Some(Self { ports, ..common })
+        };
+        let rest = [
+            before(common.first).and_then(|last| beside(self.first, last)),
+            after(common.last).and_then(|first| beside(first, self.last)),
+            cut_low.checked_sub(1).and_then(|last| above(low, last)),
+            cut_high.checked_add(1).and_then(|first| above(first, high)),
+        ];
+        rest.into_iter().flatten().collect()
+    }
+
+    /// The prefixes that together have its addresses.
+    pub(super) fn prefixes(&self) -> Vec<Prefix> {
+        let mut prefixes = Vec::new();
+        let mut next = Some(self.first);
+        while let Some(first) = next.filter(|first| *first <= self.last) {
+            let widest = (0..=128).map(|length| Prefix::of(first, length));
+            let fits = |prefix: &Prefix| prefix.first() == first && prefix.last() <= self.last;
+            let prefix = widest.into_iter().find(fits).unwrap_or_else(|| Prefix::from(first));
+            prefixes.push(prefix);
+            next = after(prefix.last());
+        }
+        prefixes
+    }
+}
+
+impl Piece {
+    /// The piece that opens this passage, where that is an interval.
+    pub(super) fn of(passage: &Passage, holder: Holder) -> Option<Self> {
+        Some(Self { area: area(passage)?, rectangle: Rectangle::of(passage)?, holder })
+    }
+
+    fn place(&self) -> Place {
+        let Rectangle { first, ports, .. } = self.rectangle;
+        (self.area, first, ports.protocol(), ports.bounds().0)
+    }
+
+    fn cut_to(&self, rectangle: Rectangle) -> Self {
+        Self { rectangle, ..self.clone() }
+    }
+}
+
+impl Plane {
+    /// Opens a piece at `now`, where nothing that lasts longer is open already.
+    pub(super) fn open(&mut self, piece: &Piece, now: Duration, patch: &mut Patch) {
+        let mut coming = vec![piece.rectangle];
+        for old in self.overlapping(piece.area, &piece.rectangle) {
+            if old.holder.end > now && old.holder.end > piece.holder.end {
+                coming = coming.iter().flat_map(|part| part.without(&old.rectangle)).collect();
+            } else {
+                self.take_away(&old, &piece.rectangle, now, patch);
+            }
+        }
+        for part in coming {
+            self.put(piece.cut_to(part), patch);
+        }
+    }
+
+    /// Closes at `now`, within the addresses and ports of this piece, what has the same holder.
+    pub(super) fn close(&mut self, piece: &Piece, now: Duration, patch: &mut Patch) {
+        let same = |old: &Piece| {
+            (&old.holder.client, &old.holder.action) == (&piece.holder.client, &piece.holder.action)
+        };
+        for old in self.overlapping(piece.area, &piece.rectangle) {
+            if same(&old) {
+                self.take_away(&old, &piece.rectangle, now, patch);
+            }
+        }
+    }
+
+    /// Opens, within the addresses and ports of `limits`, a piece that others may have to share.
+    pub(super) fn open_within(&mut self, piece: &Piece, limits: &Piece, now: Duration, patch: &mut Patch) {
+        if let Some(common) = piece.rectangle.common(&limits.rectangle).filter(|_| piece.area == limits.area)
+        {
+            self.open(&piece.cut_to(common), now, patch);
+        }
+    }
+
+    /// Takes a piece of the kernel's as it is there; refused where it overlaps another.
+    pub(super) fn adopt(&mut self, piece: Piece) -> bool {
+        let alone = self.overlapping(piece.area, &piece.rectangle).is_empty();
+        if alone {
+            self.0.insert(piece.place(), piece);
+        }
+        alone
+    }
+
+    /// The piece with exactly these addresses and ports.
+    pub(super) fn get(&self, area: Area, rectangle: &Rectangle) -> Option<&Piece> {
+        let place = (area, rectangle.first, rectangle.ports.protocol(), rectangle.ports.bounds().0);
+        self.0.get(&place).filter(|piece| piece.rectangle == *rectangle)
+    }
+
+    /// All that is open at `now`.
+    pub(super) fn live(&self, now: Duration) -> impl Iterator<Item = &Piece> {
+        self.0.values().filter(move |piece| piece.holder.end > now)
+    }
+
+    /// How many pieces there are, some of which may have ended.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets what ended so long before `now` that the kernel has forgotten it, too.
+    pub(super) fn prune(&mut self, now: Duration) {
+        self.0.retain(|_, piece| piece.holder.end.saturating_add(LINGER) > now);
+    }
+
+    /// The pieces that must go from the kernel and those that must come, of a patch that has just been made.
+    pub(super) fn changes<'a>(
+        &'a self,
+        patch: &'a Patch,
+    ) -> (impl Iterator<Item = &'a Piece>, impl Iterator<Item = &'a Piece>) {
+        (patch.removed.values(), patch.added.iter().filter_map(|place| self.0.get(place)))
+    }
+
+    /// As it was before the patch.
+    pub(super) fn revert(&mut self, patch: Patch) {
+        for place in &patch.added {
+            self.0.remove(place);
+        }
+        self.0.extend(patch.removed);
+    }
+
+    fn overlapping(&self, area: Area, rectangle: &Rectangle) -> Vec<Piece> {
+        // No piece goes beyond the widest prefix around its first address.
+        let Rectangle { first, last, .. } = *rectangle;
+        let from = match area {
+            Area::Spans => first,
+            Area::Nets | Area::Linked(_) => {
+                Prefix::of(first, if first.is_ipv4() { WIDEST.0 } else { WIDEST.1 }).first()
+            }
+        };
+        let range = (area, from, Protocol::Tcp, 0)..=(area, last, Protocol::Udp, u16::MAX);
+        let pieces = self.0.range(range).map(|(_, piece)| piece);
+        pieces.filter(|piece| piece.rectangle.overlaps(rectangle)).cloned().collect()
+    }
+
+    /// Leaves of a piece what is outside of `cut`.
+    fn take_away(&mut self, old: &Piece, cut: &Rectangle, now: Duration, patch: &mut Patch) {
+        self.take(old, now, patch);
+        if old.holder.end > now {
+            for rest in old.rectangle.without(cut) {
+                self.put(old.cut_to(rest), patch);
+            }
+        }
+    }
+
+    fn take(&mut self, old: &Piece, now: Duration, patch: &mut Patch) {
+        let place = old.place();
+        let Some(piece) = self.0.remove(&place) else { return };
+        let is_new = patch.added.remove(&place);
+        // What ended long ago is not in the kernel any more.
+        if !is_new && piece.holder.end.saturating_add(LINGER) > now {
+            patch.removed.insert(place, piece);
+        }
+    }
+
+    fn put(&mut self, piece: Piece, patch: &mut Patch) {
+        let place = piece.place();
+        patch.added.insert(place);
+        self.0.insert(place, piece);
+    }
+}
+
+impl Patch {
+    /// How many pieces come.
+    pub(super) fn coming(&self) -> usize {
+        self.added.len()
+    }
+}
+
+/// The area of an interval.
+fn area(passage: &Passage) -> Option<Area> {
+    match Kind::of(passage) {
+        Kind::Range => Some(Area::Spans),
+        Kind::Prefix => Some(Area::Nets),
+        Kind::Linked => passage.link.map(Area::Linked),
+        Kind::Single | Kind::Once | Kind::Forward | Kind::Local => None,
+    }
+}
+
+/// Whether no prefix that a client may be let in by is wider.
+pub(super) fn is_bounded(first: IpAddr, last: IpAddr) -> bool {
+    Prefix::of(first, if first.is_ipv4() { WIDEST.0 } else { WIDEST.1 }).contains(last) && first <= last
+}
+
+fn before(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).checked_sub(1).map(|v4| Ipv4Addr::from(v4).into()),
+        IpAddr::V6(v6) => u128::from(v6).checked_sub(1).map(|v6| Ipv6Addr::from(v6).into()),
+    }
+}
+
+fn after(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|v4| Ipv4Addr::from(v4).into()),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|v6| Ipv6Addr::from(v6).into()),
+    }
+}

@@ -1,0 +1,83 @@
+//! What our table consists of besides the elements of its sets, as the kernel lists it: compared with what it was after
+//! the last load, it shows whatever another program has changed.
+
+use super::batch::Attributes;
+use super::kernel::{Kernel, Object};
+use super::ruleset::{CHAIN_NAMES, SCHEMA};
+use crate::firewall::FirewallError;
+
+// Of linux/netfilter/nf_tables.h: NFTA_TABLE_*, NFTA_CHAIN_*, NFTA_RULE_*, NFTA_SET_*, NFTA_EXPR_*. What is left out
+// are handles, and numbers that change with traffic and use.
+const TABLE_FLAGS: u16 = 2;
+const TABLE_OWNER: u16 = 7;
+const CHAIN_NAME: u16 = 3;
+const CHAIN: [u16; 5] = [3, 4, 5, 7, 10];
+const RULE_CHAIN: u16 = 2;
+const RULE_EXPRESSIONS: u16 = 4;
+const SET_NAME: u16 = 2;
+const SET: [u16; 7] = [2, 3, 4, 5, 6, 7, 9];
+const EXPR_NAME: u16 = 1;
+
+/// The table's flags, its chains, rules and sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Structure {
+    tables: Vec<Vec<u8>>,
+    chains: Vec<Vec<u8>>,
+    rules: Vec<Vec<u8>>,
+    sets: Vec<Vec<u8>>,
+    schema: bool,
+}
+
+impl Structure {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the kernel does not list all of it.
+    pub(super) fn read(kernel: &mut Kernel) -> Result<Self, FirewallError> {
+        let tables =
+            kernel.objects(Object::Table, |table| Some(some_of(table, &[TABLE_FLAGS, TABLE_OWNER])))?;
+        let names = kernel.objects(Object::Chain, |chain| Some(chain.get(CHAIN_NAME)?.to_vec()))?;
+        let chains = kernel.objects(Object::Chain, |chain| {
+            is_ours(chain.get(CHAIN_NAME)?).then(|| some_of(chain, &CHAIN))
+        })?;
+        let rules = kernel.objects(Object::Rule, |rule| {
+            let chain = rule.get(RULE_CHAIN).filter(|chain| is_ours(chain))?;
+            Some([chain, &expressions(rule.within(RULE_EXPRESSIONS)?)].concat())
+        })?;
+        let sets = kernel.objects(Object::Set, |set| {
+            // Sets without a name belong to rules.
+            (!set.get(SET_NAME)?.starts_with(b"__")).then(|| some_of(set, &SET))
+        })?;
+        let schema = names.iter().any(|name| name.strip_suffix(b"\0") == Some(SCHEMA.as_bytes()));
+        Ok(Self { tables, chains, rules, sets, schema })
+    }
+
+    /// Whether there is a table of ours at all.
+    pub(super) fn is_there(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
+    /// Whether its sets are those of this version.
+    pub(super) const fn is_current(&self) -> bool {
+        self.schema
+    }
+}
+
+/// Whether a chain of this name, a C string, is one that we write. `early` goes with its interfaces.
+fn is_ours(name: &[u8]) -> bool {
+    let name = name.strip_suffix(b"\0").unwrap_or(name);
+    CHAIN_NAMES.iter().any(|ours| ours.as_bytes() == name)
+}
+
+fn some_of(attributes: Attributes<'_>, kinds: &[u16]) -> Vec<u8> {
+    let values = attributes.filter(|(kind, _)| kinds.contains(kind));
+    values.flat_map(|(kind, value)| [&kind.to_ne_bytes(), value].concat()).collect()
+}
+
+/// The expressions of a rule, but for its counters.
+fn expressions(list: Attributes<'_>) -> Vec<u8> {
+    let counts = |expression: &[u8]| Attributes(expression).get(EXPR_NAME) == Some(b"counter\0");
+    list.filter(|(_, expression)| !counts(expression))
+        .flat_map(|(_, expression)| expression.to_vec())
+        .collect()
+}

@@ -1,0 +1,60 @@
+//! What other programs do to our table: what they add opens nothing, what they remove comes back.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, open_ssh, within};
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[test]
+fn a_saved_ruleset_that_is_loaded_again_brings_no_grant_back() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(60));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(lab.client.reaches(SERVER4, 22));
+    let saved = lab.server.nft("list ruleset");
+    let output = site.admin(&["revoke", "--all"]).output().unwrap();
+    assert!(output.status.success());
+    for (name, text) in [("merged", saved.clone()), ("replaced", format!("flush ruleset\n{saved}"))] {
+        assert!(!lab.client.reaches(SERVER4, 22));
+        let path = site.path(name);
+        fs::write(&path, text).unwrap();
+        let before = daemon.log().matches("were not granted by this daemon").count();
+        lab.server.nft(&format!("-f {}", path.display()));
+        let noticed = || daemon.log().matches("were not granted by this daemon").count() > before;
+        assert!(within(SOON, noticed), "{name}: {}", daemon.log());
+        assert!(within(SOON, || !lab.client.reaches(SERVER4, 22)), "{name}: {}", daemon.log());
+        assert!(!lab.server.nft("list set inet spa_knock grants4").contains("laptop"), "{name}");
+    }
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(lab.client.reaches(SERVER4, 22), "its next knock opens");
+}
+
+#[test]
+fn a_table_that_another_program_has_opened_or_emptied_is_restored() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(60));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    for line in [
+        "add table inet spa_knock { flags dormant ; }",
+        "insert rule inet spa_knock gate accept",
+        "insert rule inet spa_knock input accept",
+        "flush chain inet spa_knock input",
+    ] {
+        lab.server.nft(line);
+        assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "{line}: {}", daemon.log());
+        assert!(lab.client.reaches(SERVER4, 22), "{line}: the grant stays");
+    }
+    for line in
+        ["flush set inet spa_knock grants4", "delete element inet spa_knock grants4 { 10.77.0.2 . tcp . 22 }"]
+    {
+        lab.server.nft(line);
+        assert!(within(SOON, || lab.client.reaches(SERVER4, 22)), "{line}: {}", daemon.log());
+        assert!(!lab.neighbour.reaches(SERVER4, 22), "{line}");
+    }
+}
