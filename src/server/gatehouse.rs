@@ -99,7 +99,10 @@ impl Gatehouse {
         };
         let gate = plan.gate(enforcing);
         self.firewall.load(&gate)?;
-        self.boot.remember(plan.state_dir(), plan.backend(), &gate);
+        // A trial is over with this boot.
+        if enforcing == Enforcing::Always {
+            self.boot.remember(plan.state_dir(), plan.backend(), &gate);
+        }
         Ok(())
     }
 
