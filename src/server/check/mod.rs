@@ -23,7 +23,7 @@ use std::process::ExitCode;
 pub(super) use self::survey::{needed_rules, suggest_backend, suggest_mode};
 
 use self::report::Report;
-use super::console::{Failure, print_lines};
+use super::console::{Failure, print, print_lines};
 use crate::config::{self, ServerConfig};
 
 /// What in the firewalls of this host keeps a grant from opening, or opens without one, for the log of a daemon that
