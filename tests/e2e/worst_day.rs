@@ -8,7 +8,9 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, open_ssh};
+use spa_knock::knock::Status;
+
+use crate::net::{CLIENT4, Daemon, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, knock, open_ssh};
 
 /// The backends that have a gate.
 const BACKENDS: [&str; 2] = ["nftables", "iptables"];
@@ -16,69 +18,83 @@ const BACKENDS: [&str; 2] = ["nftables", "iptables"];
 /// One row: what is damaged, and what is documented about it.
 struct Row {
     name: &'static str,
+    /// Done before the daemon starts.
+    prepare: fn(&Stage),
     /// Damages it, seen by every process in `mounts`.
     damage: fn(&Stage),
     /// Whether `gate off` is remembered for the next start.
     remembered: bool,
+    /// Whether a running daemon still grants knocks.
+    grants: bool,
     /// What the words of `gate off` contain.
     words: &'static [&'static str],
 }
 
+/// Nothing to prepare, all is remembered and granted.
+const FINE: Row = Row {
+    name: "nothing",
+    prepare: |_| {},
+    damage: |_| {},
+    remembered: true,
+    grants: true,
+    words: &["gate: off"],
+};
+
 const ROWS: [Row; 8] = [
-    Row { name: "nothing", damage: |_| {}, remembered: true, words: &["gate: off"] },
+    FINE,
     Row {
         name: "config with an unknown key",
         damage: |stage| append(&stage.site.path("spa-knockd.toml"), "x = 1\n"),
-        remembered: true,
         words: &["unknown key", "last-good.toml", "gate: off"],
+        ..FINE
     },
     Row {
         name: "config without its syntax",
         damage: |stage| append(&stage.site.path("spa-knockd.toml"), "[[[\n"),
-        remembered: true,
         words: &["last-good.toml", "gate: off"],
+        ..FINE
     },
     Row {
         name: "key for others to read",
         damage: |stage| chmod(&stage.site.key_path("laptop"), 0o644),
-        remembered: true,
-        words: &["gate: off"],
+        ..FINE
     },
     Row {
         name: "state folder read-only",
         damage: |stage| {
+            // What the daemon has open already stays writable.
             let state = stage.site.path("state");
             stage.mounts.mount(&["--bind", state.to_str().unwrap()], &state);
             stage.mounts.mount(&["-o", "remount,bind,ro"], &state);
         },
         remembered: false,
         words: &["read-only", "only until the daemon or the host starts again", "hint: make"],
+        ..FINE
     },
     Row {
         name: "state folder full",
-        damage: |stage| {
+        prepare: |stage| {
             let state = stage.site.path("state");
-            let copy = stage.site.path("copy");
-            stage.mounts.run("cp", &["-a", state.to_str().unwrap(), copy.to_str().unwrap()]);
-            stage.mounts.mount(&["-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs"], &state);
-            stage.mounts.run("sh", &["-c", &format!("cp -a {0}/. {1}/", copy.display(), state.display())]);
-            let fill = format!("head -c 2m /dev/zero > {}/filler || true", state.display());
+            stage.mounts.mount(&["-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs"], &state);
+        },
+        damage: |stage| {
+            let fill =
+                format!("head -c 65m /dev/zero > {}/filler || true", stage.site.path("state").display());
             stage.mounts.run("sh", &["-c", &fill]);
         },
         remembered: false,
         words: &["no space left", "only until the daemon or the host starts again", "hint: make"],
+        ..FINE
     },
     Row {
         name: "state folder gone",
         damage: |stage| fs::remove_dir_all(stage.site.path("state")).unwrap(),
-        remembered: true,
-        words: &["gate: off"],
+        ..FINE
     },
     Row {
         name: "state folder for all to write",
         damage: |stage| chmod(&stage.site.path("state"), 0o777),
-        remembered: true,
-        words: &["gate: off"],
+        ..FINE
     },
 ];
 
@@ -151,6 +167,20 @@ fn gate_off_opens_the_ports_whatever_is_broken_with_and_without_a_daemon() {
 }
 
 #[test]
+fn a_running_daemon_answers_the_knocks_of_others_as_documented_whatever_is_broken() {
+    on_each_row(|stage, row, runs| {
+        if runs {
+            let knock = stage.site.key("laptop").seal(&knock("open-ssh"));
+            let answer = ask(&stage.lab.neighbour.udp(NEIGHBOUR4), SERVER4, knock.as_bytes());
+            let answer = answer.unwrap_or_else(|| panic!("{}: no answer", stage.row));
+            let granted = stage.site.key("laptop").open(&answer, &knock).status == Status::Granted;
+            assert_eq!(granted, row.grants, "{}", stage.row);
+            assert_eq!(stage.lab.neighbour.reaches(SERVER4, 22), row.grants, "{}", stage.row);
+        }
+    });
+}
+
+#[test]
 fn a_client_is_revoked_whatever_is_broken_with_and_without_a_daemon() {
     on_each_row(|stage, row, runs| {
         // Where nothing remembers it, that is a failure: the client is in the config itself.
@@ -199,6 +229,7 @@ fn on_each_row(check: impl Fn(&Stage, &Row, bool) + Sync) {
                             continue;
                         }
                         let stage = Stage::new(&lab, backend, &format!("{}, daemon {runs}", row.name));
+                        (row.prepare)(&stage);
                         let mut daemon = stage.start();
                         assert!(!stage.is_open() && stage.knocks() && stage.is_open(), "{}", stage.row);
                         if !runs {

@@ -53,6 +53,8 @@ pub struct Iptables {
     due: Option<Duration>,
     /// When our rules are looked at again.
     look: Duration,
+    /// Whether the last change is missing in the journal: reported once.
+    unwritten: bool,
 }
 
 /// What was loaded last.
@@ -85,7 +87,16 @@ impl Iptables {
         }
         let journal = Journal::of(state);
         let held = journal.read();
-        Ok(Self { families, closing, journal, held, loaded: None, due: None, look: Duration::ZERO })
+        Ok(Self {
+            families,
+            closing,
+            journal,
+            held,
+            loaded: None,
+            due: None,
+            look: Duration::ZERO,
+            unwritten: false,
+        })
     }
 
     /// Whether the kernel can close what is opened: ipset is there and works.
@@ -198,15 +209,26 @@ impl Iptables {
         live.iter().filter(is_rule).map(|entry| entry.end).min()
     }
 
+    /// Whether the kernel closes these by itself.
+    fn kernel_closes_all(&self, entries: &[Entry]) -> bool {
+        self.closing == Closing::Sets && !entries.iter().any(|entry| matches!(entry.kind, Kind::Forward(_)))
+    }
+
     /// The file first, then the firewall; as it was where the firewall does not take it.
     fn become_held(&mut self, held: Held, ended: &[Entry], touched: &[Entry]) -> Result<(), FirewallError> {
         let unwritten = |error| FirewallError::Other(format!("not remembered: {error}"));
-        if let Err(error) = self.journal.write(&held, clock::boot()) {
-            if ended.is_empty() {
+        match self.journal.write(&held, clock::boot()) {
+            Ok(()) => self.unwritten = false,
+            // Nothing else would close these after a crash.
+            Err(error) if ended.is_empty() && !self.kernel_closes_all(touched) => {
                 return Err(unwritten(error));
             }
-            // A full disk keeps nobody in: it closes now.
-            log::error!("firewall: {error}: closed now, but a restart within its time opens it again");
+            Err(error) => {
+                // A full disk keeps no one in and no one out.
+                if !std::mem::replace(&mut self.unwritten, true) {
+                    log::error!("firewall: {error}: a restart now would close or open again what changes");
+                }
+            }
         }
         if let Err(error) = self.change(&held, ended, touched) {
             // Without sets the lock is waited for before anything is done, in each family.
@@ -219,8 +241,8 @@ impl Iptables {
                     log::error!("{error}; what could be done in part is not taken back");
                 }
             }
-            self.journal.write(&self.held, clock::boot()).map_err(unwritten)?;
-            return Err(error);
+            let written = self.journal.write(&self.held, clock::boot());
+            return Err(written.map_err(unwritten).err().filter(|_| !self.unwritten).unwrap_or(error));
         }
         self.held = held;
         Ok(())
