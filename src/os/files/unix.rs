@@ -35,6 +35,12 @@ pub fn trust_daemon_user(name: &str, folder: &Path) {
     }
 }
 
+/// Whether files of a user besides us and root are trusted.
+#[must_use]
+pub fn trusts_daemon_user() -> bool {
+    DAEMON_USER.load(Ordering::Relaxed) != NO_USER
+}
+
 /// A file that we have opened in a folder of the daemon's user belongs to that user, too: it must be able to read it.
 pub(super) fn give_to_trusted_owner(file: &File, path: &Path) -> Result<(), FileError> {
     let user = DAEMON_USER.load(Ordering::Relaxed);
