@@ -8,7 +8,7 @@ mod permissions;
 mod reserved;
 mod secret;
 
-pub use self::permissions::trust_daemon_user;
+pub use self::permissions::{trust_daemon_user, trusts_daemon_user};
 #[cfg(feature = "server")]
 pub use self::reserved::{prepare, reserve, take_place};
 pub(super) use self::secret::read_zeroizing;

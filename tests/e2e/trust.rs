@@ -217,7 +217,15 @@ fn root_can_administer_the_daemon_of_another_user_and_leaves_files_that_it_can_r
     let run = |words: &[&str]| lab.server.output(&mut site.admin(words));
     let check = run(&["check"]);
     let text = String::from_utf8_lossy(&check.stdout).into_owned();
-    assert!(!text.contains("belongs to user"), "{text}");
+    assert!(!text.contains("neither to user"), "{text}");
+    assert!(text.contains("warning") && text.contains("a daemon of root's refuses it"), "{text}");
+    // Another name of a file of root's does not make it that user's.
+    let (roots, lock) = (site.path("roots"), site.path("state/lock"));
+    fs::write(&roots, "").unwrap();
+    fs::hard_link(&roots, &lock).unwrap();
+    assert!(run(&["gate", "on"]).status.success());
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&fs::metadata(&roots).unwrap()), 0);
+    fs::remove_file(&lock).unwrap();
     let key = site.path("u7.key");
     for words in [
         vec!["client", "add", "u7", "--allow", "open-ssh", "-o", key.to_str().unwrap()],

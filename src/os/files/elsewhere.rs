@@ -33,6 +33,12 @@ pub(super) fn check_private_folder(_: &Path, _: &Metadata) -> Result<(), FileErr
 /// There is no daemon here.
 pub const fn trust_daemon_user(_: &str, _: &Path) {}
 
+/// There is no daemon here.
+#[must_use]
+pub const fn trusts_daemon_user() -> bool {
+    false
+}
+
 pub(super) fn give_to_trusted_owner(_: &File, _: &Path) -> Result<(), FileError> {
     Ok(())
 }

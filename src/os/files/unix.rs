@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,15 +35,26 @@ pub fn trust_daemon_user(name: &str, folder: &Path) {
     }
 }
 
+/// Whether files of a user besides us and root are trusted.
+#[must_use]
+pub fn trusts_daemon_user() -> bool {
+    DAEMON_USER.load(Ordering::Relaxed) != NO_USER
+}
+
 /// A file that we have opened in a folder of the daemon's user belongs to that user, too: it must be able to read it.
 pub(super) fn give_to_trusted_owner(file: &File, path: &Path) -> Result<(), FileError> {
     let user = DAEMON_USER.load(Ordering::Relaxed);
     if user == NO_USER {
         return Ok(());
     }
-    let given = folder_of(path).metadata().and_then(|folder| match folder.uid() == user {
-        true => std::os::unix::fs::fchown(file, Some(folder.uid()), Some(folder.gid())),
-        false => Ok(()),
+    let given = folder_of(path).metadata().and_then(|folder| {
+        let is = file.metadata()?;
+        // That user could have put another name of a file of root's there.
+        let has_other_names = is.is_file() && is.nlink() != 1;
+        if folder.uid() != user || is.uid() == user || has_other_names {
+            return Ok(());
+        }
+        fchown(file, Some(folder.uid()), Some(folder.gid()))
     });
     given.map_err(|error| FileError::io(path, &error))
 }
@@ -154,8 +165,10 @@ pub(super) fn create_folder(path: &Path, mode: Mode) -> io::Result<()> {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(mode).create(path)?;
-    let given = File::open(path).map(|folder| give_to_trusted_owner(&folder, path));
-    given?.map_err(io::Error::other)
+    // A link in its place leads to a folder that is not ours to give away.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+    let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    give_to_trusted_owner(&folder, path).map_err(io::Error::other)
 }
 
 pub(super) fn sync_folder(folder: &Path) -> Result<(), FileError> {

@@ -21,12 +21,25 @@ impl Report {
     }
 
     pub(super) fn files(&mut self, config: &ServerConfig) {
+        self.daemon_user(config);
         self.folders(config);
         self.keys(config);
         self.legacy(config);
         self.state(config);
         self.undo_tasks(config);
         self.standing(config);
+    }
+
+    /// Files of the daemon's own user are right for a daemon that runs as that user, and for no other.
+    fn daemon_user(&mut self, config: &ServerConfig) {
+        if files::trusts_daemon_user() {
+            self.warning(
+                config,
+                &["server", "user"],
+                format!("server.user: the config belongs to user {}: a daemon of root's refuses it", config.user),
+                "run the daemon as that user (10-unprivileged.conf), or chown -R root: the folder of the config",
+            );
+        }
     }
 
     fn folders(&mut self, config: &ServerConfig) {

@@ -246,9 +246,10 @@ impl Undoings {
 
     /// In what time the next one is due of those that `may` be run now.
     pub(in crate::server) fn next_due(&self, may: impl Fn(&Undoing) -> bool) -> Option<Duration> {
-        let runs = self.waiting.iter().filter(|waiting| waiting.is_run() && may(&waiting.undoing));
-        let due = runs.map(|waiting| waiting.due).min()?;
-        let left = due.saturating_sub(clock::boot());
+        let now = clock::boot();
+        let runs = self.waiting.iter().filter(|waiting| waiting.is_run());
+        let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.undoing));
+        let left = runs.map(|waiting| waiting.due).min()?.saturating_sub(now);
         Some(if self.failing { left.max(RETRY) } else { left })
     }
 
