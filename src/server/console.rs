@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use crate::config::ConfigErrors;
 use crate::os::files::{FileError, plain};
+use crate::os::log as os_log;
 
 /// Why a command ended without success. Its text may have several lines; hints stand on lines of their own.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ impl Failure {
 
     /// Tells it, and gives the process's exit code for it.
     pub(super) fn exit(self) -> ExitCode {
+        // What was logged before comes first.
+        os_log::flush();
         for message in &self.messages {
             complain(message);
         }
