@@ -143,7 +143,7 @@ fn where_nothing_is_kept_no_state_folder_is_needed_and_else_its_option_is_named(
 #[test]
 fn a_log_file_that_is_a_link_of_roots_or_a_standard_stream_is_written() {
     let Some(lab) = Lab::new() else { return };
-    let config = |log: &str| [format!("[options]\nlogfile = {log}\n").as_bytes(), &DOOR[24..]].concat();
+    let config = |log: &str| [format!("[options]\nlogfile = {log}\n").as_bytes(), &DOOR[26..]].concat();
     let state = |host: &Host| host.path("state").to_str().unwrap().to_owned();
     for log in ["/dev/stdout", "/proc/self/fd/1"] {
         let mut host = Host::new(&config(log));
