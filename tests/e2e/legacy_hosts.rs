@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -150,9 +151,13 @@ fn a_log_file_that_is_a_link_of_roots_or_a_standard_stream_is_written() {
         let folder = state(&host);
         host.start(&lab, &["-i", "lan0", "--state-dir", &folder], Stdio::piped());
         let mut out = host.child.as_mut().unwrap().stdout.take().unwrap();
-        let mut heard = [0; 256];
-        let length = out.read(&mut heard).unwrap();
-        let heard = String::from_utf8_lossy(&heard[..length]).into_owned();
+        let (told, hears) = channel();
+        std::thread::spawn(move || {
+            let mut heard = [0; 256];
+            let length = out.read(&mut heard).unwrap();
+            told.send(String::from_utf8_lossy(&heard[..length]).into_owned()).unwrap();
+        });
+        let heard = hears.recv_timeout(PATIENCE).expect("a line");
         assert!(heard.contains("starting up, listening on lan0"), "{log}: {heard}");
     }
     let mut host = Host::new(&config("@/link"));
