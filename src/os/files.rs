@@ -350,6 +350,31 @@ pub fn append(path: &Path, mode: Mode) -> Result<File, FileError> {
     Ok(file)
 }
 
+/// Opens a log for appending, creating it for all to read. A link is followed if no other user can change it.
+///
+/// # Errors
+/// When that fails, or the link is not to be trusted.
+#[cfg(all(unix, feature = "server"))]
+pub fn append_log(path: &Path) -> Result<File, FileError> {
+    use std::os::unix::fs::MetadataExt;
+    let Some(link) = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_symlink) else {
+        return append(path, Mode::Public);
+    };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let us = nix::unistd::geteuid().as_raw();
+    if ![us, 0].contains(&link.uid()) || check_unwritable(folder).is_err() {
+        let hint = format!(
+            "name the file itself, or a link of root's that others cannot replace: {}",
+            path.display()
+        );
+        return Err(FileError::new(path, "is a link, which is not followed", Some(hint)));
+    }
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    permissions::set_mode(&mut options, Mode::Public);
+    options.open(path).map_err(|error| FileError::io(path, &error))
+}
+
 /// Whatever this process and what it starts create is for its owner alone, unless they say otherwise (umask 077).
 #[cfg(all(unix, feature = "server"))]
 pub fn close_to_others() {

@@ -30,6 +30,15 @@ pub fn output() -> io::Result<File> {
     return Ok(io::stdout().as_handle().try_clone_to_owned()?.into());
 }
 
+/// Standard error, unbuffered.
+///
+/// # Errors
+/// When it is closed or no descriptor is left.
+#[cfg(unix)]
+pub fn error() -> io::Result<File> {
+    Ok(io::stderr().as_fd().try_clone_to_owned()?.into())
+}
+
 /// Tells the reader of our standard output that nothing more comes, be it a pipe or a socket: what was got from
 /// [`output`] is closed with it. Standard input stays.
 ///

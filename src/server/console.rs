@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::wrap::wrapped;
 use crate::config::ConfigErrors;
 use crate::os::files::{FileError, plain};
+use crate::os::log as os_log;
 use crate::os::terminal;
 
 /// Why a command ended without success. Its text may have several lines; hints stand on lines of their own.
@@ -50,6 +51,8 @@ impl Failure {
 
     /// Tells it, and gives the process's exit code for it.
     pub(super) fn exit(self) -> ExitCode {
+        // What was logged before comes first.
+        os_log::flush();
         for message in &self.messages {
             complain(message);
         }

@@ -42,6 +42,7 @@ mod laboratory;
 mod legacy;
 mod legacy_cases;
 mod legacy_gate;
+mod legacy_hosts;
 mod legacy_mended;
 mod legacy_names;
 mod legacy_programs;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::Daemon;
-use crate::gate::{Event, Explanation, KeyAge, Record, Via};
+use crate::gate::{Cause, Event, Explanation, KeyAge, Record, Via};
 use crate::knockd::Opening;
 use crate::os::{clock, host};
 use crate::server::knockd::{CLIENT, NotOpened, Outcome, action};
@@ -44,6 +44,10 @@ impl Daemon {
         opening: Opening,
         own: &BTreeSet<IpAddr>,
     ) -> Option<Record> {
+        if let Err(why) = self.audit.check_available() {
+            let why = Explanation::new(Cause::AuditUnavailable, why);
+            return record(door, source, Event::Failed, Some(why));
+        }
         let seconds = u32::try_from(opening.term.as_secs()).unwrap_or(u32::MAX);
         let gatehouse = self.deeds.gatehouse();
         match self.openings.open((door, source, opening), own, gatehouse, &self.loaded) {

@@ -81,6 +81,11 @@ impl Book {
         self.hold(Line::Of { source, door: door.to_owned(), turn }, now);
     }
 
+    /// Waits a moment until what is written is where it goes.
+    pub(super) fn flush_sinks(&self) {
+        self.sinks.flush();
+    }
+
     /// Only for who watches (`-v`).
     pub(super) fn say(&self, text: &str) {
         self.sinks.say(text);
@@ -201,6 +206,7 @@ mod tests {
 
         /// What stands in a file of the folder, without times.
         fn lines(&self, name: &str) -> Vec<String> {
+            self.book.sinks.flush();
             let text = files::read_text(&self.scratch.path().join(name)).unwrap();
             text.lines().filter_map(|line| Some(line.split_once("] ")?.1.to_owned())).collect()
         }

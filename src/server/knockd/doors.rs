@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::super::restart::{Restart, SILENCE_MAX};
-use super::super::state::{self, StateError};
+use super::super::state::{self, StateError, Undoings};
 use super::book::{Book, Turn};
 use super::ears::{Ears, Gone, Post};
 use super::leases::{Leases, Told, tell_left};
@@ -76,12 +76,19 @@ pub(in crate::server) enum Outcome {
 }
 
 impl Doors {
-    /// No doors yet, but what an earlier daemon left to be closed in the state folder `folder`.
+    /// No doors yet, but what an earlier daemon left to be closed in the state folder `folder`, if there is one.
     ///
     /// # Errors
     /// When that cannot be read.
-    pub(in crate::server) fn open(folder: &Path, client: ClientName, book: Book) -> Result<Self, StateError> {
-        let (undoings, left) = state::open_undoings_in(folder)?;
+    pub(in crate::server) fn open(
+        folder: Option<&Path>,
+        client: ClientName,
+        book: Book,
+    ) -> Result<Self, StateError> {
+        let (undoings, left) = match folder {
+            Some(folder) => state::open_undoings_in(folder)?,
+            None => (Undoings::nowhere(), Vec::new()),
+        };
         tell_left(left);
         Ok(Self {
             doors: Vec::new(),
@@ -270,7 +277,7 @@ impl Doors {
         for told in told {
             match told {
                 Told::Running { door, command } => {
-                    self.book.write(&Message::Running(&door, command.as_bytes()));
+                    self.book.write(&Message::Running(&door, &command));
                 }
                 Told::Status { door, status } => self.book.write(&Message::Status(&door, status)),
                 Told::Timeout { source, door } => {

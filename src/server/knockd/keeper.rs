@@ -39,7 +39,8 @@ pub(super) struct Keeper {
     identity: Option<Identity>,
     pid_file: Option<PathBuf>,
     wanted_pid_file: PathBuf,
-    _lock: File,
+    /// Held, not used; none where nothing is kept.
+    lock: Option<File>,
 }
 
 impl Keeper {
@@ -49,10 +50,17 @@ impl Keeper {
     /// When one of them fails.
     pub(super) fn start(settings: Settings, options: Options) -> Result<Self, Failure> {
         let folder = options.state_dir.join(folder_name(&settings.path));
-        let lock = state::lock(&folder)?;
+        let lock = match state::lock(&folder) {
+            Ok(lock) => Some(lock),
+            // Where nothing is kept, none is needed: as in a container without root.
+            Err(_) if !settings.written.keeps_state() && !files::exists(&folder) => None,
+            Err(failure) => return Err(with_hint(&failure)),
+        };
         let mut gate = Gate::open(&folder, &settings.written)?;
-        // What is in it decides what runs.
-        files::check_private_tree(&folder)?;
+        if lock.is_some() {
+            // What is in it decides what runs.
+            files::check_private_tree(&folder)?;
+        }
         let client = CLIENT.parse().map_err(Failure::run)?;
         let identity = confine::unprivileged(USER)
             .map_err(|error| Failure::run(format_args!("watcher: {}", files::plain(&error))))?;
@@ -66,7 +74,8 @@ impl Keeper {
         let verbose = options.verbose || options.debug;
         let names = options.lookup.then(|| Names::new(identity));
         let book = Book::open(log_file, written.options.syslog, verbose).with_names(names);
-        let mut doors = Doors::open(&folder, client, book).map_err(Failure::run)?;
+        let kept = lock.is_some().then_some(folder.as_path());
+        let mut doors = Doors::open(kept, client, book).map_err(Failure::run)?;
         let post = Post {
             config: written.text.clone(),
             interfaces: interfaces.clone(),
@@ -80,6 +89,7 @@ impl Keeper {
         tell_danger(doors.count());
         doors.book().write(&Message::Starting(&shown_interfaces));
         doors.book().say(&format!("listening on {shown_interfaces}..."));
+        doors.book().flush_sinks();
         Ok(Self {
             path,
             options,
@@ -89,7 +99,7 @@ impl Keeper {
             identity,
             pid_file: None,
             wanted_pid_file: pid_file,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -147,6 +157,12 @@ impl Keeper {
     fn reload(&mut self) {
         self.doors.book().write(&Message::Rereading(&self.path));
         let taken = Settings::read(&self.options).and_then(|new| {
+            if self.lock.is_none() && new.written.keeps_state() {
+                return Err(
+                    "a door has something to close later, and no state folder is in use: restart the daemon"
+                        .to_owned(),
+                );
+            }
             let post = Post {
                 config: new.written.text.clone(),
                 interfaces: self.interfaces.clone(),
@@ -172,6 +188,17 @@ impl Keeper {
             }
         }
     }
+}
+
+/// A folder that cannot be used is mostly one that another user could use.
+fn with_hint(failure: &Failure) -> Failure {
+    let text = failure.text();
+    if text.contains("\nhint: ") {
+        return Failure::run(text);
+    }
+    Failure::run(format_args!(
+        "{text}\nhint: --state-dir FOLDER names another folder, that this user can write to"
+    ))
 }
 
 /// One folder for each config: its path, in characters that a name can have (as systemd-escape(1) does).

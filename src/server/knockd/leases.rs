@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::super::state::{Begun, Left, Planned, UndoError, Undoing, Undoings};
+use super::script::{script, shown};
 use crate::gate::{Cause, Event, Explanation, KeyAge, Record};
 use crate::knock::ClientName;
 use crate::knockd::{Door, Orders, Truncated};
@@ -60,7 +61,7 @@ enum Label {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Told {
     /// A command is started.
-    Running { door: String, command: String },
+    Running { door: String, command: Vec<u8> },
     /// One ended with this status.
     Status { door: String, status: i32 },
     /// One could not be started; why, for people.
@@ -117,11 +118,7 @@ impl Leases {
             let of_record = failed(&door.name, source, reason.clone());
             vec![Told::NotStarted { door: door.name.clone(), reason }, of_record]
         };
-        // Checked as the config was read.
-        let (Ok(start), Ok(stop)) = (String::from_utf8(start), stop.map(String::from_utf8).transpose())
-        else {
-            return not_started("a command is not UTF-8 text".to_owned());
-        };
+        let (start, stop) = (script(start), stop.map(script));
         let lease = stop.zip(door.stop_after()).map(|(stop, after)| self.lease(door, source, stop, after));
         let planned = match lease.as_ref().map(|lease| self.plan(lease)).transpose() {
             Ok(planned) => planned.flatten(),
@@ -134,7 +131,7 @@ impl Leases {
             Ok(()) => {
                 planned.into_iter().for_each(|planned| self.undoings.keep(planned));
                 self.opening.extend(lease);
-                vec![Told::Running { door: door.name.clone(), command: start }]
+                vec![Told::Running { door: door.name.clone(), command: shown(&start) }]
             }
             Err(error) => {
                 planned.iter().for_each(|planned| self.undoings.forget(planned));
@@ -226,7 +223,7 @@ impl Leases {
             return self.undoings.end(begun);
         };
         told.push(Told::Timeout { source: lease.source, door: lease.door.clone() });
-        told.push(Told::Running { door: lease.door.clone(), command: lease.stop });
+        told.push(Told::Running { door: lease.door.clone(), command: shown(&lease.stop) });
         let owner = lease.door.clone();
         let label = Label::Stop { door: lease.door, source: lease.source, begun };
         let argv = stop.into_iter().take(COMMAND_WORDS).collect();
@@ -270,7 +267,7 @@ fn stops(door: &Door, undoing: &Undoing) -> bool {
     let Some(lease) = Lease::of(undoing) else { return false };
     let stop = door.orders(lease.source).ok().flatten().and_then(|orders| orders.stop);
     door.name == lease.door
-        && stop.and_then(|stop| String::from_utf8(stop).ok()).as_ref() == Some(&lease.stop)
+        && stop.map(script).as_ref() == Some(&lease.stop)
         && undoing.argv.starts_with(&shell(&lease.stop))
 }
 
@@ -377,7 +374,7 @@ mod tests {
     }
 
     fn running(command: &str) -> Told {
-        Told::Running { door: "d".to_owned(), command: command.to_owned() }
+        Told::Running { door: "d".to_owned(), command: command.as_bytes().to_vec() }
     }
 
     #[test]

@@ -13,8 +13,10 @@ mod names;
 mod openings;
 mod options;
 mod quiet;
+mod script;
 mod settings;
 mod sinks;
+mod twins;
 mod watch;
 mod written;
 
@@ -71,6 +73,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         return Background::start(words);
     }
     let background = options.daemon.then(Background::enter);
+    os_log::start_thread();
     let started = Signals::listen()
         .map_err(|error| Failure::run(format_args!("signals: {error}")))
         .and_then(|signals| Keeper::start(settings, options).map(|keeper| (keeper, signals)));
@@ -78,6 +81,7 @@ pub(super) fn main(words: &[OsString]) -> ExitCode {
         Ok((mut keeper, signals)) => {
             if let Some(background) = background {
                 keeper.write_pid_file();
+                os_log::flush();
                 background.ready();
             }
             keeper.run(signals)

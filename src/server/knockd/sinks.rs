@@ -1,34 +1,68 @@
-//! Where the lines of the log go: a file, syslog, standard output.
+//! Where the lines of the log go: a file, syslog, standard output. A thread writes them, so that no disk, no syslog
+//! daemon and no terminal holds a knock up.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::knock::Timestamp;
 use crate::knockd::line;
-use crate::os::clock;
-use crate::os::files::{self, Mode};
+use crate::os::files;
+use crate::os::outbox::{OnFailure, Outbox, Sink};
+use crate::os::{clock, stdio};
 
 /// Facility daemon, level notice (RFC 5424): as Debian's knockd.
 const PRIORITY: u8 = 29;
 const SYSLOG: &str = "/dev/log";
+/// Lines that wait for the thread. Besides what opens there are 200 a second (`quiet.rs`).
+const ROOM: usize = 4_096;
+/// How long a daemon that ends waits for the thread.
+const FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// All of them; a line goes to each.
 pub(super) struct Sinks {
+    outbox: Outbox<Entry, Places>,
     path: Option<PathBuf>,
-    file: Option<File>,
     /// Sticky, as in knockd: a reload can only turn it on.
     syslog: bool,
     verbose: bool,
 }
 
+/// What the thread does.
+enum Entry {
+    /// Writes what happened at this time wherever lines go.
+    Line(String, Timestamp, Syslog),
+    /// Writes it to standard output.
+    Say(String),
+    /// Closes the file, so that whoever has moved it away can have it.
+    Close,
+    /// Continues in this file.
+    Open(Option<PathBuf>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Syslog {
+    On,
+    Off,
+}
+
+/// What the thread writes to.
+struct Places {
+    file: Option<File>,
+    verbose: bool,
+}
+
 impl Sinks {
-    /// Opens the file; one that cannot be written is told and done without.
+    /// Opens the file; one that cannot be written is reported and done without.
     pub(super) fn open(path: Option<PathBuf>, syslog: bool, verbose: bool) -> Self {
-        let mut sinks = Self { path: None, file: None, syslog, verbose };
+        let outbox = Outbox::start(Places { file: None, verbose }, ROOM, OnFailure::Drop);
+        let mut sinks = Self { outbox, path: None, syslog, verbose };
         sinks.set_path(path);
         sinks.reopen();
+        // What is wrong with the file is reported before anything else.
+        sinks.flush();
         sinks
     }
 
@@ -36,7 +70,7 @@ impl Sinks {
     /// file's path from now on.
     pub(super) fn close(&mut self, path: Option<PathBuf>, syslog: bool) -> Option<&Path> {
         self.syslog |= syslog;
-        self.file = None;
+        self.outbox.push(Entry::Close);
         if path.is_some() {
             self.set_path(path);
         }
@@ -45,34 +79,83 @@ impl Sinks {
 
     /// Goes on in the file.
     pub(super) fn reopen(&mut self) {
-        self.file = self.path.as_deref().and_then(|path| {
-            files::append(path, Mode::Public).inspect_err(|error| log::warn!("{error}")).ok()
-        });
+        self.outbox.push(Entry::Open(self.path.clone()));
     }
 
-    /// Writes what happened at this time wherever lines go. Where nobody can be told, nothing is lost that could be
-    /// helped.
+    /// Writes what happened at this time wherever lines go.
     pub(super) fn write(&self, text: &str, at: Timestamp) {
-        if let Some(mut file) = self.file.as_ref() {
-            let _ = file.write_all(line(text, &clock::local(at, "%Y-%m-%d %H:%M")).as_bytes());
-        }
-        if self.syslog {
-            let stamp = clock::local(at, "%b %e %H:%M:%S");
-            let datagram = format!("<{PRIORITY}>{stamp} knockd: {text}");
-            let _ = UnixDatagram::unbound().and_then(|socket| socket.send_to(datagram.as_bytes(), SYSLOG));
-        }
-        self.say(text);
+        let syslog = if self.syslog { Syslog::On } else { Syslog::Off };
+        self.outbox.push(Entry::Line(text.to_owned(), at, syslog));
     }
 
     /// Only for who watches (`-v`).
     pub(super) fn say(&self, text: &str) {
         if self.verbose {
-            let _ = writeln!(std::io::stdout().lock(), "{text}");
+            self.outbox.push(Entry::Say(text.to_owned()));
         }
+    }
+
+    /// Waits a moment until all is written.
+    pub(super) fn flush(&self) {
+        self.outbox.flush(FLUSH_MAX);
     }
 
     /// An empty path is none.
     fn set_path(&mut self, path: Option<PathBuf>) {
         self.path = path.filter(|path| !path.as_os_str().is_empty());
+    }
+}
+
+impl Drop for Sinks {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl Sink<Entry> for Places {
+    fn write(&mut self, entry: &Entry) -> Result<(), String> {
+        match entry {
+            Entry::Line(text, at, syslog) => {
+                if let Some(file) = &mut self.file {
+                    // A line that a full disk does not take is lost, as with knockd.
+                    let _ = file.write_all(line(text, &clock::local(*at, "%Y-%m-%d %H:%M")).as_bytes());
+                }
+                if *syslog == Syslog::On {
+                    let stamp = clock::local(*at, "%b %e %H:%M:%S");
+                    let datagram = format!("<{PRIORITY}>{stamp} knockd: {text}");
+                    let send = |socket: UnixDatagram| socket.send_to(datagram.as_bytes(), SYSLOG);
+                    let _ = UnixDatagram::unbound().and_then(send);
+                }
+                if self.verbose {
+                    say(text);
+                }
+            }
+            Entry::Say(text) => say(text),
+            Entry::Close => self.file = None,
+            Entry::Open(path) => {
+                let open = |path: &Path| open(path).inspect_err(|error| log::warn!("{error}")).ok();
+                self.file = path.as_deref().and_then(open);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_loss(&mut self, count: u64) -> Result<(), String> {
+        log::warn!("log: {count} lines are lost: they could not be written fast enough");
+        Ok(())
+    }
+}
+
+fn say(text: &str) {
+    let _ = writeln!(io::stdout().lock(), "{text}");
+}
+
+/// Opens a log file. Standard output and error are what they are, also where they are pipes or sockets.
+fn open(path: &Path) -> Result<File, files::FileError> {
+    let io = |error: io::Error| files::FileError::io(path, &error);
+    match path.to_str() {
+        Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => stdio::output().map_err(io),
+        Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => stdio::error().map_err(io),
+        _ => files::append_log(path),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::messages::{FromWatcher, MESSAGE, ToWatcher};
 use super::quiet::Quiet;
+use super::twins::Twins;
 use crate::capture::{Packets, Seen, Sequences};
 use crate::config::PacketLog;
 use crate::knock::{Protocol, Timestamp};
@@ -43,6 +44,7 @@ struct Watch {
     channel: Channel,
     captures: Vec<Box<dyn Packets>>,
     matcher: Matcher,
+    twins: Twins,
     addresses: Vec<IpAddr>,
     only_v4: bool,
     quiet: Quiet,
@@ -100,6 +102,7 @@ impl Watch {
             channel,
             captures,
             matcher: Matcher::new(doors),
+            twins: Twins::default(),
             addresses: Vec::new(),
             only_v4,
             quiet: Quiet::default(),
@@ -190,6 +193,9 @@ impl Watch {
                 Ok(Seen::Empty) => return Ok(()),
                 Err(error) => return self.lose(place, error.to_string()),
             };
+            if self.twins.has_seen(&packet, place, time) {
+                continue;
+            }
             let packet = knocked(&packet, time);
             if self.only_v4 && packet.source.is_ipv6() {
                 continue;

@@ -57,7 +57,6 @@ impl Written {
         let text = files::read_bytes(path)?;
         let Config { options, doors } =
             Config::read(&text).map_err(|error| Wrong { line: error.line(), reason: error.to_string() })?;
-        check(&doors)?;
         let mut lists = BTreeMap::new();
         for (place, door) in doors.iter().enumerate() {
             if let Some(file) = &door.one_time {
@@ -65,6 +64,11 @@ impl Written {
             }
         }
         Ok(Self { text, options, doors, lists })
+    }
+
+    /// Whether a door has something that a later daemon must know: what it still has to close, or the gate.
+    pub(in crate::server) fn keeps_state(&self) -> bool {
+        self.opens().is_some() || self.doors.iter().any(|door| door.stop.is_some() || door.stop_6.is_some())
     }
 
     /// Whether a door has a command.
@@ -98,15 +102,4 @@ pub(super) fn read_list(file: &Path, door: &Door) -> Result<OneTimeList, String>
         return Err(message.trim_end().to_owned());
     }
     Ok(list)
-}
-
-/// What the grammar allows but a program started here cannot be given.
-fn check(doors: &[Door]) -> Result<(), String> {
-    for door in doors {
-        let commands = [&door.start, &door.start_6, &door.stop, &door.stop_6];
-        if commands.into_iter().flatten().any(|command| std::str::from_utf8(command.text()).is_err()) {
-            return Err(format!("config: section {}: a command is not UTF-8 text", door.name));
-        }
-    }
-    Ok(())
 }

@@ -149,7 +149,7 @@ impl PlainSequences {
         let folder: &Path = &self.folder;
         files::create_folder(folder, files::Mode::Private)?;
         let client = CLIENT.parse().map_err(Failure::run)?;
-        Doors::open(folder, client, Book::open(None, false, false)).map_err(Failure::run)
+        Doors::open(Some(folder), client, Book::open(None, false, false)).map_err(Failure::run)
     }
 }
 

@@ -126,6 +126,13 @@ impl Undoings {
         Ok((undoings, left))
     }
 
+    /// Without a folder: nothing can be planned.
+    #[must_use]
+    pub(in crate::server) fn nowhere() -> Self {
+        let (folder, boot) = (PathBuf::from("/nonexistent"), String::new());
+        Self { folder, boot, waiting: Vec::new(), each: EACH_MAX, next: 1, failing: false }
+    }
+
     /// The same, where all of them may be one client's.
     #[must_use]
     pub(in crate::server) fn shared(self) -> Self {
