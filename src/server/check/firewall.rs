@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::journey::{Journey, both, granted, is_ours};
-use super::packets::{Mark, Packets, Target, Version};
+use super::mark::Mark;
+use super::packets::{Packets, Target, Version};
 use super::remedy::{self, Maker};
 use super::report::Report;
 use super::ruleset::{Base, Chain, Ruleset, TableName};
+use super::saved;
 use super::survey::{list, needed_in_saved, versions};
 use super::walk::{Kind, Obstacle, Share, Wanted, obstacles};
 use crate::config::{Backend, CaptureKind, ServerConfig};
@@ -18,8 +20,6 @@ use crate::server::standing::Standing;
 
 /// As much of a rule, in characters, as finds it.
 const TEXT_MAX: usize = 160;
-/// The kernel tracks connections from this priority on (NF_IP_PRI_CONNTRACK).
-const TRACKED: i64 = -200;
 
 impl Report {
     pub(super) fn firewall(&mut self, config: &ServerConfig) {
@@ -36,7 +36,8 @@ impl Report {
         }
         let legacy = host::has_legacy_filter();
         if legacy && (nftables || granted(config) != Mark::None) {
-            let message = "firewall: iptables-legacy has rules too, which have not been looked at".to_owned();
+            let message =
+                "firewall: iptables-legacy has rules too; only the policy of INPUT is checked".to_owned();
             let hint = "iptables-legacy -S; ip6tables-legacy -S: see that none drops what an action opens";
             self.warning(config, &["firewall"], message, hint);
         }
@@ -45,7 +46,10 @@ impl Report {
             Ok(ruleset) if legacy && !nftables => self.silence(config, Some(&ruleset), &versions()),
             Ok(ruleset) => self.judge(config, &ruleset, &versions()),
             // That it is missing has been told already.
-            Err(_) if host::program("nft").is_none() => {}
+            Err(_) if host::program("nft").is_none() => {
+                let ruleset = Ruleset::default().with_unlisted(saved::read());
+                self.open_without_grant(config, &ruleset, &versions());
+            }
             Err(error) => {
                 let message = format!("firewall: its rules cannot be looked at: {error}");
                 self.warning(config, &["firewall"], message, "run this as root");
@@ -79,63 +83,6 @@ impl Report {
                     "firewall: nothing is known to drop what an action opens".to_owned()
                 }
             });
-        }
-    }
-
-    /// In mode `mark`: what is open to everybody, as nothing closes it.
-    fn open_without_grant(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
-        let mark = granted(config).cleared();
-        if mark == Mark::None {
-            return;
-        }
-        let is_door = |ports: &Ports| {
-            let parts = config.actions.values().flat_map(|action| &action.parts);
-            parts
-                .into_iter()
-                .any(|part| matches!(part, Part::Forward { door, .. } if Ports::from(*door) == *ports))
-        };
-        for ports in config.gated().into_iter().filter(|ports| !is_door(ports)) {
-            let open = |version: &&Version| {
-                let met = Journey::here(ports, **version, mark).obstacles(ruleset);
-                met.iter().all(|obstacle| obstacle.share < Share::Part)
-            };
-            let open: Vec<Version> = versions.iter().filter(open).copied().collect();
-            let Some(first) = open.first() else { continue };
-            let over = if open.len() == versions.len() {
-                String::new()
-            } else {
-                format!(" over {}", first.as_str())
-            };
-            let message = format!(
-                "firewall.mode: {ports} is open to everybody{over}: mode \"mark\" closes nothing, and no other rule does"
-            );
-            let hint =
-                "remove the rule that accepts it, and drop by default; or mode = \"guard\", which closes it";
-            self.problem(config, &["firewall", "mode"], message, hint);
-        }
-    }
-
-    /// What keeps the kernel from knowing which packets belong to a connection.
-    fn untracked(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
-        for ports in config.gated() {
-            let mut seen = BTreeSet::new();
-            for (version, base) in both(versions, ruleset) {
-                let early =
-                    |at: &Base| at.hook == "prerouting" && at.priority < TRACKED && at.kind == "filter";
-                if !base.base.as_ref().is_some_and(early) {
-                    continue;
-                }
-                let packets = Packets { version, ports, to: Target::Here, mark: granted(config).cleared() };
-                let found = obstacles(ruleset, base, packets, Wanted::Untracking);
-                seen.extend(found.iter().filter(|met| met.share >= Share::Part).map(Finding::of));
-            }
-            for finding in seen {
-                let verb = if finding.share == Share::Whole { "is not" } else { "may not be" };
-                let message =
-                    format!("firewall.protect: {ports} {verb} tracked as connections: {}", finding.place);
-                let hint = "a session then ends with its grant: exempt the port from notrack";
-                self.warning(config, &["firewall", "protect"], message, hint);
-            }
         }
     }
 
@@ -241,16 +188,16 @@ impl Report {
 
 /// An obstacle as it is told.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Finding {
+pub(super) struct Finding {
     kind: Kind,
-    share: Share,
+    pub(super) share: Share,
     table: TableName,
     base: String,
-    place: String,
+    pub(super) place: String,
 }
 
 impl Finding {
-    fn of(obstacle: &Obstacle<'_>) -> Self {
+    pub(super) fn of(obstacle: &Obstacle<'_>) -> Self {
         let way = match obstacle.base.name == obstacle.chain.name {
             true => obstacle.base.to_string(),
             false => format!("{}, from there chain {}", obstacle.base, obstacle.chain.name),

@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::packets::{Mark, Packets, Target, Version};
+use super::mark::Mark;
+use super::packets::{Packets, Target, Version};
 use super::ruleset::{Chain, Ruleset};
 use super::walk::{Obstacle, Wanted, obstacles};
 use crate::config::ServerConfig;

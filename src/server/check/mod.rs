@@ -5,6 +5,7 @@ mod files;
 mod firewall;
 mod host;
 mod journey;
+mod mark;
 mod packet_log;
 mod packets;
 mod remedy;
@@ -12,6 +13,7 @@ mod report;
 mod ruleset;
 mod saved;
 mod steps;
+mod surroundings;
 mod survey;
 mod walk;
 

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use super::saved::Saved;
+
 /// A table's family and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct TableName {
@@ -19,6 +21,8 @@ pub(super) struct Ruleset {
     pub(super) chains: Vec<Chain>,
     /// The elements of named sets and maps, by table and name.
     sets: BTreeMap<(TableName, String), Vec<Value>>,
+    /// Rules that nft does not list.
+    pub(super) unlisted: Vec<Saved>,
 }
 
 /// One chain.
@@ -73,6 +77,11 @@ impl Ruleset {
             let _ = ruleset.take(object, &texts);
         }
         Ok(ruleset)
+    }
+
+    /// The same with rules that nft does not list.
+    pub(super) fn with_unlisted(self, unlisted: Vec<Saved>) -> Self {
+        Self { unlisted, ..self }
     }
 
     /// The chain that rules of this table mean by a name.

@@ -1,6 +1,7 @@
 //! The rules of iptables that nft does not list: those of iptables-legacy, and all where nft is missing. Only what their
 //! chain INPUT does by default is looked at.
 
+use super::packets::Version;
 use super::remedy::{self, Maker};
 use super::ruleset::TableName;
 use super::survey::{NFT_MAX, NeededRule};
@@ -10,6 +11,7 @@ use crate::os::host::{self, Capability};
 use crate::os::{capabilities, runner};
 
 /// The table filter of an IP version, as iptables-save writes it.
+#[derive(Debug)]
 pub(super) struct Saved {
     /// `ip` or `ip6`.
     family: &'static str,
@@ -37,6 +39,11 @@ pub(super) fn read() -> Vec<Saved> {
 }
 
 impl Saved {
+    /// Whether its packets are of this IP version.
+    pub(super) fn sees(&self, version: Version) -> bool {
+        self.family == version.family()
+    }
+
     /// Whether it drops new connections to these ports unless they have the mark.
     pub(super) fn drops(&self, ports: Ports) -> bool {
         let protocol = ports.protocol().as_str();

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::journey::{Journey, granted};
-use super::packets::{Mark, Version};
+use super::mark::Mark;
+use super::packets::Version;
 use super::remedy::{self, Maker};
 use super::ruleset::Ruleset;
 use super::saved;
@@ -117,7 +118,8 @@ pub(super) fn list() -> Result<Ruleset, String> {
     let json = nft(&["-j", "list", "ruleset"])?;
     // Without the texts, only the findings say less.
     let text = nft(&["-a", "list", "ruleset"]).unwrap_or_default();
-    Ruleset::read(&json, &text).map_err(|error| format!("nft -j list ruleset: {error}"))
+    let listed = Ruleset::read(&json, &text).map_err(|error| format!("nft -j list ruleset: {error}"))?;
+    Ok(listed.with_unlisted(saved::read()))
 }
 
 /// The IP versions in which others reach this host; both when it has no address yet.
