@@ -1,8 +1,8 @@
-//! A question to the person at the terminal, whatever standard input and output are tied to.
+//! A question to the person at the terminal, whatever standard input and output are tied to; and how wide it is.
 #![allow(clippy::disallowed_methods, reason = "the terminal is no file that anybody names")]
 
 use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 /// The longest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 256;
@@ -12,6 +12,15 @@ const ANSWER_MAX: u64 = 256;
 const TERMINAL: &str = "/dev/tty";
 #[cfg(windows)]
 const TERMINAL: &str = "CON";
+
+/// How many columns standard output has, if it is a terminal.
+#[must_use]
+pub fn width() -> Option<usize> {
+    if !io::stdout().is_terminal() {
+        return None;
+    }
+    terminal_size::terminal_size_of(io::stdout()).map(|(terminal_size::Width(columns), _)| columns.into())
+}
 
 /// Asks for one line.
 ///

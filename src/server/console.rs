@@ -4,8 +4,10 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use super::wrap::wrapped;
 use crate::config::ConfigErrors;
 use crate::os::files::{FileError, plain};
+use crate::os::terminal;
 
 /// Why a command ended without success. Its text may have several lines; hints stand on lines of their own.
 #[derive(Debug)]
@@ -75,6 +77,14 @@ pub(super) fn complain(message: impl Display) {
 /// Prints a remark to standard error. Where nobody listens, nothing is lost.
 pub(super) fn tell(message: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{message}");
+}
+
+/// Prints lines of text, broken at spaces where a terminal is narrower.
+///
+/// # Errors
+/// When it could not be written.
+pub(super) fn print_lines(text: &str) -> Result<(), Failure> {
+    print(&wrapped(text, terminal::width()))
 }
 
 /// Prints what was asked for, to standard output.

@@ -170,9 +170,12 @@ fn say_what_next(path: &Path, config: &config::ServerConfig) {
     let option = config_option(path);
     tell(format_args!(
         "\nnext:\n  \
-         spa-knockd client add{option} NAME --allow open-ssh -o NAME.key    a key for each client\n  \
-         spa-knockd check{option}    look for what is wrong\n  \
-         spa-knockd run{option}    or, with systemd: systemctl enable --now spa-knockd"
+         # a key for each client\n  \
+         spa-knockd client add{option} NAME --allow open-ssh -o NAME.key\n  \
+         # look for what is wrong\n  \
+         spa-knockd check{option}\n  \
+         # start it; with systemd: systemctl enable --now spa-knockd\n  \
+         spa-knockd run{option}"
     ));
     say_what_the_firewall_needs(config);
     if config.protect.is_empty() || config.mode != gate::Mode::Guard {

@@ -41,6 +41,7 @@ mod status;
 mod takeover;
 mod watch;
 mod watcher_process;
+mod wrap;
 
 use std::ffi::OsString;
 use std::path::Path;

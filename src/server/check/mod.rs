@@ -23,7 +23,7 @@ use std::process::ExitCode;
 pub(super) use self::survey::{needed_rules, suggest_backend, suggest_mode};
 
 use self::report::Report;
-use super::console::{Failure, print};
+use super::console::{Failure, print, print_lines};
 use crate::config::{self, ServerConfig};
 
 /// What in the firewalls of this host keeps a grant from opening, or opens without one, for the log of a daemon that
@@ -56,8 +56,8 @@ pub(super) fn check(path: &Path, json: bool) -> ExitCode {
         Err(errors) => report.problems(errors.problems()),
     }
     let clean = report.is_clean();
-    let text = if json { report.json() } else { report.text() };
-    match print(&text) {
+    let printed = if json { print(&report.json()) } else { print_lines(&report.text()) };
+    match printed {
         Ok(()) if clean => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
         Err(failure) => Failure::exit(failure),

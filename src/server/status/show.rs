@@ -7,12 +7,13 @@ use std::time::Duration;
 use super::text::{self, Colour};
 use super::{Status, exposition};
 use crate::os::signals::Signals;
-use crate::os::{env, wait};
+use crate::os::{env, terminal, wait};
 use crate::server::console::{Failure, print, tell};
 use crate::server::control::{Answer, Question};
 use crate::server::facts::Facts;
 use crate::server::grants::{self, unexpected};
 use crate::server::takeover;
+use crate::server::wrap::wrapped;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -74,7 +75,7 @@ fn watch(facts: &Facts, form: Form) -> Result<(), Failure> {
 fn once(facts: &Facts, form: Form) -> Result<String, Failure> {
     let status = status(facts)?;
     Ok(match form {
-        Form::Text => text::text(&status, colour()),
+        Form::Text => wrapped(&text::text(&status, colour()), terminal::width()),
         Form::Json => format!("{}\n", serde_json::to_string(&status).map_err(Failure::run)?),
         Form::Exposition => exposition(&status),
     })
