@@ -1,5 +1,6 @@
 //! Step 9 of the ladder: what an order says is done here, and undone in its time.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -7,16 +8,18 @@ use std::time::Duration;
 use super::gatehouse::{Gatehouse, Progress};
 use super::run::Loaded;
 use super::standing::Standing;
-use super::state::{Begun, Left, Undoing, Undoings};
+use super::state::{Begun, FileWork, Left, Planned, Undoing, Undoings};
 use super::status::CommandsState;
 use crate::firewall::{FirewallError, Live, Opened, Outcome as Closed, Request, RequestId};
 use crate::gate::{
-    Cause, Command, Effect, Event, Explanation, Order, Outcome, Record, Rejection, Ticket, Undoing as ToUndo,
+    Cause, Effect, Event, Explanation, Order, Outcome, Record, Rejection, Ticket, Undoing as ToUndo,
     undo_is_of,
 };
 use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::commands::{self, Commands, Ended, Job};
+use crate::os::files::FileError;
+use crate::os::worker::Worker;
 
 /// How long a daemon that stops waits for what undoes something.
 const STOP_MAX: Duration = Duration::from_secs(5);
@@ -26,6 +29,13 @@ pub(super) struct Deeds {
     gatehouse: Gatehouse,
     commands: Commands<Label>,
     undoings: Undoings,
+    /// Waits for the disk.
+    files: Worker<FilesDone>,
+    next_plan: u64,
+    /// Whether one is about to be undone: one at a time, so that no more are than may run.
+    beginning: bool,
+    /// What could not be started and is not reported yet.
+    unstarted: Vec<commands::Done<Label>>,
 }
 
 /// An order that is being carried out.
@@ -52,8 +62,38 @@ pub(super) enum Attempt {
 pub(super) enum Carried {
     /// It is over.
     Over(Done),
-    /// The firewall is at it: `go_on` with what comes of this request.
-    Waits(RequestId),
+    /// `ended` will report what it waits for, and `go_on` goes on.
+    Waits(Wait),
+}
+
+/// What an order waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Wait {
+    /// The firewall.
+    Firewall(RequestId),
+    /// The disk, which must know what is to be undone.
+    Disk(u64),
+}
+
+impl Wait {
+    /// Whether an order waits for it only for a while. The firewall always reports an end.
+    pub(super) const fn has_an_end(self) -> bool {
+        matches!(self, Self::Disk(_))
+    }
+}
+
+/// What has come of it.
+pub(super) enum Met {
+    /// What the firewall has done.
+    Firewall(Closed),
+    /// What is planned to be undone, and whether that is on the disk.
+    Disk(Vec<Planned>, Result<(), String>),
+}
+
+/// Work on the disk that has ended.
+enum FilesDone {
+    Planned(u64, Vec<Planned>, Result<(), String>),
+    Begun(u64, Result<(), FileError>),
 }
 
 /// What has come of an order.
@@ -101,6 +141,11 @@ impl Underway {
         self.order
     }
 
+    /// The end of one that has waited too long.
+    pub(super) fn end_late(&mut self, remark: &str) -> Done {
+        self.end(Some(remark.to_owned()), false)
+    }
+
     /// The end of it. What is done already ends in its time.
     fn end(&mut self, failure: Option<String>, no_room: bool) -> Done {
         let outcome = if failure.is_some() { Outcome::Failed } else { self.outcome };
@@ -123,8 +168,19 @@ enum Label {
 
 impl Deeds {
     /// With the gate closed and what an earlier daemon left to be undone.
-    pub(super) fn new(gatehouse: Gatehouse, undoings: Undoings) -> Self {
-        Self { gatehouse, commands: Commands::default(), undoings }
+    ///
+    /// # Errors
+    /// When the system starts no thread.
+    pub(super) fn new(gatehouse: Gatehouse, undoings: Undoings) -> io::Result<Self> {
+        Ok(Self {
+            gatehouse,
+            commands: Commands::default(),
+            undoings,
+            files: Worker::start()?,
+            next_plan: 0,
+            beginning: false,
+            unstarted: Vec::new(),
+        })
     }
 
     /// Does what the order says, one thing after the other, as far as it can be done now.
@@ -136,18 +192,19 @@ impl Deeds {
                     let client = underway.ticket().client().clone();
                     Request::Close(Opened { client, action: action.clone() })
                 }
-                Effect::Run { commands, timeout, undo } => {
-                    let launched = self.launch(commands, *timeout, undo.as_ref(), underway.order.ticket());
-                    if let Err(remark) = launched {
-                        return Carried::Over(underway.end(Some(remark), false));
+                Effect::Run { timeout, undo: Some(undo), .. } => {
+                    match self.plan(undo, *timeout, underway.order.ticket()) {
+                        Ok(id) => return Carried::Waits(Wait::Disk(id)),
+                        Err(remark) => return Carried::Over(underway.end(Some(remark), false)),
                     }
-                    underway.commands = underway.commands.saturating_add(commands.len());
-                    underway.next = underway.next.saturating_add(1);
-                    continue;
                 }
+                Effect::Run { undo: None, .. } => match self.launch(underway, Vec::new()) {
+                    Some(done) => return Carried::Over(done),
+                    None => continue,
+                },
             };
             match self.gatehouse.begin(request, loaded) {
-                Progress::Queued(id) => return Carried::Waits(id),
+                Progress::Queued(id) => return Carried::Waits(Wait::Firewall(id)),
                 Progress::Ended(outcome) => {
                     if let Some(done) = self.note(underway, outcome) {
                         return Carried::Over(done);
@@ -158,12 +215,57 @@ impl Deeds {
         Carried::Over(underway.end(None, false))
     }
 
-    /// Goes on with an order when the firewall has done, or not, what it has waited for.
-    pub(super) fn go_on(&mut self, underway: &mut Underway, outcome: Closed, loaded: &Loaded) -> Carried {
-        match self.note(underway, outcome) {
+    /// Goes on with an order when what it has waited for has ended.
+    pub(super) fn go_on(&mut self, underway: &mut Underway, met: Met, loaded: &Loaded) -> Carried {
+        let failed = match met {
+            Met::Firewall(outcome) => self.note(underway, outcome),
+            Met::Disk(planned, Ok(())) => self.launch(underway, planned),
+            Met::Disk(planned, Err(remark)) => {
+                self.forget_all(&planned);
+                Some(underway.end(Some(remark), false))
+            }
+        };
+        match failed {
             Some(done) => Carried::Over(done),
             None => self.act(underway, loaded),
         }
+    }
+
+    /// What orders waited for and has ended.
+    pub(super) fn ended(&mut self, loaded: &Loaded) -> Vec<(Wait, Met)> {
+        let firewall = self.gatehouse.ended(loaded).into_iter();
+        let mut ended: Vec<_> =
+            firewall.map(|(id, outcome)| (Wait::Firewall(id), Met::Firewall(outcome))).collect();
+        for done in self.files.finished() {
+            match done {
+                FilesDone::Planned(id, planned, outcome) => {
+                    ended.push((Wait::Disk(id), Met::Disk(planned, outcome)));
+                }
+                FilesDone::Begun(number, outcome) => self.undo(number, outcome),
+            }
+        }
+        ended
+    }
+
+    /// What came too late: its order has ended, and nothing was done that must be undone.
+    pub(super) fn drop_late(&mut self, met: Met) {
+        if let Met::Disk(planned, _) = met {
+            self.forget_all(&planned);
+        }
+    }
+
+    fn forget_all(&mut self, planned: &[Planned]) {
+        planned.iter().for_each(|planned| self.undoings.forget(planned));
+    }
+
+    /// Runs what undoes something, when the disk knows that it begins.
+    fn undo(&mut self, number: u64, outcome: Result<(), FileError>) {
+        self.beginning = false;
+        let Some((begun, undoing)) = self.undoings.begun(number, outcome) else { return };
+        let Undoing { argv, timeout, record, .. } = undoing;
+        let owner = record.client.to_string();
+        let job = Job { argv, timeout, owner, label: Label::Undoing(begun, record) };
+        self.unstarted.extend(self.commands.undo(job, clock::steady()).err());
     }
 
     /// Notes what has come of an effect; the order's end, if it has failed.
@@ -221,14 +323,22 @@ impl Deeds {
 
     /// Readable when a command says something.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.commands.descriptors().chain(self.gatehouse.descriptor())
+        let files = [self.files.descriptor()];
+        self.commands.descriptors().chain(self.gatehouse.descriptor()).chain(files)
+    }
+
+    /// Readable when the disk has taken what is to be undone.
+    pub(super) fn file_descriptor(&self) -> BorrowedFd<'_> {
+        self.files.descriptor()
     }
 
     /// In what time `tend` has something to do, if no command ends before.
     pub(super) fn patience(&self) -> Duration {
         let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
         let first = self.gatehouse.patience();
-        let due = self.undoings.next_due(|undoing| self.may_undo(undoing));
+        // While one begins, the thread tells when it has.
+        let due =
+            if self.beginning { None } else { self.undoings.next_due(|undoing| self.may_undo(undoing)) };
         deadline.into_iter().chain(due).fold(first, Duration::min)
     }
 
@@ -250,13 +360,13 @@ impl Deeds {
         self.gatehouse.tend(loaded);
         self.commands.listen();
         let mut over = self.commands.tend(clock::steady());
-        while let Some((begun, undoing)) =
-            self.undoings.begin(|undoing| self.commands.may_undo(undoing.record.client.as_str()))
+        over.append(&mut self.unstarted);
+        let may = |undoing: &Undoing| self.commands.may_undo(undoing.record.client.as_str());
+        if !self.beginning
+            && let Some(work) = self.undoings.prepare_to_begin(may)
         {
-            let Undoing { argv, timeout, record, .. } = undoing;
-            let owner = record.client.to_string();
-            let job = Job { argv, timeout, owner, label: Label::Undoing(begun, record) };
-            over.extend(self.commands.undo(job, clock::steady()).err());
+            self.beginning = true;
+            self.files.ask(move || FilesDone::Begun(work.number(), work.run()));
         }
         over.into_iter().map(|done| self.conclude(done)).collect()
     }
@@ -275,6 +385,13 @@ impl Deeds {
             }
             Label::Undoing(..) => None,
         };
+        // What is about to be undone is undone yet.
+        for done in self.files.settle() {
+            match done {
+                FilesDone::Begun(number, outcome) => self.undo(number, outcome),
+                FilesDone::Planned(_, planned, _) => self.forget_all(&planned),
+            }
+        }
         let killed = self.commands.kill(|label| matches!(label, Label::Order(_)));
         let mut records: Vec<_> = killed.into_iter().filter_map(ended).collect();
         let deadline = clock::steady().saturating_add(STOP_MAX);
@@ -287,42 +404,58 @@ impl Deeds {
         records
     }
 
-    fn launch(
-        &mut self,
-        commands: &[Command],
-        timeout: Duration,
-        undo: Option<&ToUndo>,
-        ticket: &Ticket,
-    ) -> Result<(), String> {
-        let mut planned = Vec::new();
-        for command in undo.iter().flat_map(|undo| &undo.commands) {
+    /// Begins to put on record what is to be undone later; gives that a name.
+    fn plan(&mut self, undo: &ToUndo, timeout: Duration, ticket: &Ticket) -> Result<u64, String> {
+        let (mut planned, mut works) = (Vec::new(), Vec::new());
+        for command in &undo.commands {
             let record = command.ticket(ticket).record(Event::Expired, None);
-            let argument = undo.map(|undo| undo.argument.clone()).unwrap_or_default();
+            let argument = undo.argument.clone();
             let undoing = Undoing { argv: command.argv().to_vec(), timeout, argument, record };
-            match self.undoings.plan(undoing, undo.map(|undo| undo.after).unwrap_or_default()) {
-                Ok(plan) => planned.extend(plan),
+            match self.undoings.prepare(undoing, undo.after) {
+                Ok(plan) => plan.into_iter().for_each(|(plan, work)| {
+                    planned.push(plan);
+                    works.push(work);
+                }),
                 Err(error) => {
-                    planned.iter().for_each(|plan| self.undoings.forget(plan));
+                    self.forget_all(&planned);
                     return Err(error.to_string());
                 }
             }
         }
+        let id = self.next_plan;
+        self.next_plan = id.wrapping_add(1);
+        self.files.ask(move || {
+            let written = works.into_iter().try_for_each(FileWork::run);
+            FilesDone::Planned(id, planned, written.map_err(|error| format!("undo: {error}")))
+        });
+        Ok(id)
+    }
+
+    /// Starts the commands of the effect that comes next; the order's end, if that fails.
+    fn launch(&mut self, underway: &mut Underway, planned: Vec<Planned>) -> Option<Done> {
         let mut begun = 0_usize;
         let mut failed = None;
-        for command in commands {
-            let label = Label::Order(command.ticket(ticket));
-            let owner = ticket.client().to_string();
-            let job = Job { argv: command.argv().to_vec(), timeout, owner, label };
-            match self.commands.start(job, clock::steady()) {
-                Ok(()) => begun = begun.saturating_add(1),
-                Err(error) => failed = Some(error.to_string()),
+        if let Some(Effect::Run { commands, timeout, .. }) = underway.order.effects().get(underway.next) {
+            let ticket = underway.order.ticket();
+            for command in commands {
+                let label = Label::Order(command.ticket(ticket));
+                let owner = ticket.client().to_string();
+                let job = Job { argv: command.argv().to_vec(), timeout: *timeout, owner, label };
+                match self.commands.start(job, clock::steady()) {
+                    Ok(()) => begun = begun.saturating_add(1),
+                    Err(error) => failed = Some(error.to_string()),
+                }
             }
         }
         for plan in planned {
             // What has been done in part is undone as a whole.
             if begun > 0 { self.undoings.keep(plan) } else { self.undoings.forget(&plan) }
         }
-        failed.map_or(Ok(()), Err)
+        underway.next = underway.next.saturating_add(1);
+        if failed.is_none() {
+            underway.commands = underway.commands.saturating_add(begun);
+        }
+        failed.map(|remark| underway.end(Some(remark), false))
     }
 
     /// What is to be recorded of a command that is over.

@@ -365,7 +365,8 @@ impl Listening {
         if gatehouse.standing() != Standing::Off {
             check::firewall_problems(&loaded.config).iter().for_each(|problem| log::warn!("{problem}"));
         }
-        let mut deeds = Deeds::new(gatehouse, undoings);
+        let mut deeds = Deeds::new(gatehouse, undoings)
+            .map_err(|error| Failure::run(format_args!("no thread: {}", files::plain(&error))))?;
         for record in deeds.confirm_undoings(&loaded) {
             audit.write(&record, clock::wall());
         }

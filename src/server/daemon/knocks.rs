@@ -150,7 +150,7 @@ impl Daemon {
     /// What comes after step 9, or after as much of it as has been done.
     pub(super) fn carried(&mut self, underway: Underway, carried: Carried, way: WayBack) {
         let done = match carried {
-            Carried::Waits(id) => return self.wait_for_firewall(id, underway, way),
+            Carried::Waits(wait) => return self.wait_to_act(wait, underway, way),
             Carried::Over(done) => done,
         };
         let is_first = underway.attempt() == Attempt::First;
@@ -184,7 +184,7 @@ impl Daemon {
     }
 
     /// Steps 10 and 11.
-    fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
+    pub(super) fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
         if let Some(rejection) = &done.refused {
             let key = order.ticket().fingerprint();
             let verdict = self.keeper.refuse(order.ticket(), rejection.clone(), clock::now());

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use super::Daemon;
 use crate::crypto::Fingerprint;
-use crate::firewall::RequestId;
 use crate::gate::{Accepted, Bill, Ticket};
 use crate::os::{clock, wait};
-use crate::server::deeds::Underway;
+use crate::server::deeds::{Underway, Wait};
 use crate::server::messages::WayBack;
 
 /// So many wait for the disk at a time, of each kind; more are refused.
@@ -19,13 +18,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks at a disk that is waited for.
 const AGAIN: Duration = Duration::from_millis(50);
 /// What is recorded of those.
-const TOO_LATE: &str = "replay state: the disk does not answer";
-const TOO_MANY: &str = "replay state: too many knocks wait for the disk";
+const TOO_LATE: &str = "state folder: the disk does not answer";
+const TOO_MANY: &str = "state folder: too many knocks wait for the disk";
 
 /// All that wait.
 #[derive(Default)]
 pub(super) struct Waiting {
-    acting: HashMap<RequestId, (Underway, WayBack)>,
+    acting: HashMap<Wait, Timed<(Underway, WayBack)>>,
     /// Until the lease reaches them.
     accepted: VecDeque<Timed<(Accepted, Fingerprint, WayBack)>>,
     /// Until the next use counts are recorded.
@@ -56,7 +55,8 @@ impl Waiting {
     pub(super) fn due(&self) -> Option<Duration> {
         let accepted = self.accepted.front().map(|timed| timed.due);
         let bills = [&self.bills, &self.recording].into_iter().filter_map(|bills| Some(bills.front()?.due));
-        accepted.into_iter().chain(bills).min()
+        let acting = self.acting.iter().filter(|(wait, _)| wait.has_an_end()).map(|(_, timed)| timed.due);
+        accepted.into_iter().chain(bills).chain(acting).min()
     }
 
     /// Use counts are to be recorded though no knock waits for them.
@@ -96,10 +96,10 @@ impl Daemon {
         self.waiting.bills.push_back(Timed::new((bill, way)));
     }
 
-    /// Until the firewall has done what the order asks of it.
-    pub(super) fn wait_for_firewall(&mut self, id: RequestId, underway: Underway, way: WayBack) {
+    /// Until the firewall has done what the order asks of it, or the disk knows what is to be undone.
+    pub(super) fn wait_to_act(&mut self, wait: Wait, underway: Underway, way: WayBack) {
         self.promise(underway.ticket());
-        self.waiting.acting.insert(id, (underway, way));
+        self.waiting.acting.insert(wait, Timed::new((underway, way)));
     }
 
     /// What can go on goes on. All use counts of a turn share one flush of the disk.
@@ -134,8 +134,9 @@ impl Daemon {
             self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
             self.deeds.gatehouse().settle();
             self.go_on_with_waiting();
-            if self.waiting.acting.is_empty() && !self.waiting.is_empty() {
-                let _ = wait::readable(&[self.state.descriptor()], AGAIN);
+            if !self.waiting.is_empty() {
+                let fds = [self.deeds.file_descriptor(), self.state.descriptor()];
+                let _ = wait::readable(&fds, AGAIN);
             }
         }
     }
@@ -155,14 +156,17 @@ impl Daemon {
 
     fn go_on_with_acting(&mut self) {
         loop {
-            let ended = self.deeds.gatehouse().ended(&self.loaded);
+            let ended = self.deeds.ended(&self.loaded);
             if ended.is_empty() {
                 return;
             }
-            for (id, outcome) in ended {
-                if let Some((mut underway, way)) = self.waiting.acting.remove(&id) {
-                    let carried = self.deeds.go_on(&mut underway, outcome, &self.loaded);
-                    self.carried(underway, carried, way);
+            for (wait, met) in ended {
+                match self.waiting.acting.remove(&wait) {
+                    Some(Timed { knock: (mut underway, way), .. }) => {
+                        let carried = self.deeds.go_on(&mut underway, met, &self.loaded);
+                        self.carried(underway, carried, way);
+                    }
+                    None => self.deeds.drop_late(met),
                 }
             }
         }
@@ -171,6 +175,15 @@ impl Daemon {
     fn end_those_too_late(&mut self, now: Duration) {
         while let Some((accepted, _, way)) = take_due(&mut self.waiting.accepted, now) {
             self.give_up(&accepted, TOO_LATE, way);
+        }
+        let is_late =
+            |(wait, timed): (&Wait, &Timed<_>)| (wait.has_an_end() && timed.due <= now).then_some(*wait);
+        let late: Vec<Wait> = self.waiting.acting.iter().filter_map(is_late).collect();
+        for wait in late {
+            if let Some(Timed { knock: (mut underway, way), .. }) = self.waiting.acting.remove(&wait) {
+                let done = underway.end_late(TOO_LATE);
+                self.conclude(&underway.into_order(), &done, way);
+            }
         }
         // The use of one that is being recorded may be gone.
         while let Some((bill, way)) = take_due(&mut self.waiting.recording, now) {

@@ -17,7 +17,7 @@ const SLACK: u64 = if cfg!(test) { 1 << 3 } else { 1 << 11 };
 /// Records between two attempts to write it again.
 const RETRY: u64 = APPENDED_MAX >> 3;
 /// Records that are appended where it cannot be written again: 12 MiB. Then knocks are refused.
-const UNWRITTEN_MAX: u64 = 1 << 18;
+pub(super) const UNWRITTEN_MAX: u64 = if cfg!(test) { 1 << 7 } else { 1 << 18 };
 
 /// The open journal.
 pub(super) struct JournalFile<F> {

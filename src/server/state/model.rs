@@ -10,11 +10,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::disk::Disk;
+use super::journal_file::{JournalFile, UNWRITTEN_MAX};
 use super::replay::{Floors, ReplayState, StateError};
-use crate::crypto::{KeySet, PairSecret, Secret};
+use crate::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use crate::gate::{
-    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Rejection, Sequence, Term, Uses,
-    Verdict,
+    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Lane, Part, Policy, Rejection, ReplayMemory,
+    Sequence, Term, Uses, Verdict,
 };
 use crate::knock::{
     AddressPolicy, Argument, Band, Knock, Now, PrefixLengths, ReplyWanted, Step as HalfMinute, Timestamp,
@@ -398,6 +399,10 @@ impl World {
         self.start();
     }
 
+    fn take_time(&mut self, ms: i64) {
+        self.now.wall = Timestamp::from_millis(self.now.wall.as_millis().saturating_add_signed(ms));
+    }
+
     fn take(&mut self, step: &Step) {
         match *step {
             Step::Knock(client, off) => {
@@ -419,9 +424,7 @@ impl World {
                 self.now.steady += Duration::from_millis(ms);
                 self.now.wall = self.now.wall.plus(Duration::from_millis(ms));
             }
-            Step::Jump(ms) => {
-                self.now.wall = Timestamp::from_millis(self.now.wall.as_millis().saturating_add_signed(ms));
-            }
+            Step::Jump(ms) => self.take_time(ms),
             Step::Crash => {
                 self.running = None;
                 self.start();
@@ -709,4 +712,45 @@ fn a_disk_that_is_full_after_the_first_start_stops_neither_knocks_nor_a_start() 
         }
         world.take(&Step::Pass(700));
     }
+}
+
+#[test]
+fn a_reset_names_a_floor_that_is_ahead_of_the_clock_and_lowers_it_where_it_is_asked_to() {
+    let mut world = World::new(5);
+    let year = 365 * 86_400_000;
+    // The clock is ahead at the very first start, and then it is set right.
+    world.running = None;
+    world.disk = SimDisk::default();
+    world.take_time(year);
+    world.start();
+    world.running.take().unwrap().1.close().unwrap();
+    world.take_time(-year);
+    let (now, window) = (world.now, world.window);
+    let reset =
+        |floors| ReplayState::reset(world.disk.clone(), "boot-0".to_owned(), now, window, floors).unwrap();
+    let kept = reset(Floors::Keep);
+    assert!(kept.is_ahead && kept.floor > now.wall.plus(Duration::from_secs(364 * 86_400)), "{kept:?}");
+    let forgotten = reset(Floors::Forget);
+    assert_eq!((forgotten.floor, forgotten.is_ahead), (now.wall.plus(window), false));
+    world.start();
+    world.take(&Step::Pass(31_000));
+    let honest = world.send(0, world.now.wall);
+    assert_eq!(world.hear(honest), None, "accepted after the window");
+}
+
+#[test]
+fn a_journal_that_begins_long_is_appended_to() {
+    let mut memory = ReplayMemory::new(Timestamp::default());
+    let window = Duration::from_secs(30);
+    let key = |n: u64| Fingerprint::from_bytes(n.to_be_bytes());
+    for n in 0..UNWRITTEN_MAX + 10 {
+        memory.accept(key(n), Lane::Datagrams, Timestamp::from_millis(100_000), [1; 12], window).unwrap();
+    }
+    let disk = SimDisk::default();
+    let mut journal = JournalFile::write(&disk, &memory).unwrap();
+    let accepted =
+        memory.accept(key(0), Lane::Datagrams, Timestamp::from_millis(100_001), [2; 12], window).unwrap();
+    assert!(journal.append(&disk, &accepted).is_ok());
+    let appended = (0..UNWRITTEN_MAX).take_while(|_| journal.append(&disk, &accepted).is_ok());
+    assert!(appended.count() < usize::try_from(UNWRITTEN_MAX).unwrap(), "and not without end");
 }

@@ -66,14 +66,56 @@ enum Origin {
     File,
     /// A file, and the config does not make it. Reported once.
     FileAlone,
+    /// This daemon, but its file is being written, or renamed as it is to be run: not now.
+    UnderWay,
 }
 
-/// One that is on the disk, and whose action has not begun.
+/// One whose action has not begun.
+#[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub(in crate::server) struct Planned {
+pub(in crate::server) struct Planned(u64);
+
+/// Work on a file that waits for the disk.
+#[must_use]
+pub(in crate::server) struct FileWork {
+    folder: PathBuf,
     number: u64,
-    due: Duration,
-    undoing: Undoing,
+    kind: FileWorkKind,
+}
+
+enum FileWorkKind {
+    /// It is to be done later.
+    Write(String),
+    /// It is to be done now.
+    Begin,
+}
+
+impl FileWork {
+    /// Which one it is about.
+    pub(in crate::server) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Does it; when this returns, a power loss does not undo it.
+    ///
+    /// # Errors
+    /// When the disk does not take it. What was to be written is not there then.
+    pub(in crate::server) fn run(self) -> Result<(), FileError> {
+        let file = self.folder.join(self.number.to_string());
+        let sync = |()| files::sync_folder(&self.folder);
+        match self.kind {
+            FileWorkKind::Begin => files::rename(&file, &file.with_extension(BEGUN)).and_then(sync),
+            FileWorkKind::Write(text) => {
+                let coming = file.with_extension(COMING);
+                files::create_new(&coming, Mode::Private, text.as_bytes())?;
+                // The action begins next: a power cut must find the name as well as the content.
+                files::rename(&coming, &file).and_then(sync).inspect_err(|_| {
+                    let _ = files::remove(&file);
+                    let _ = files::remove(&coming);
+                })
+            }
+        }
+    }
 }
 
 /// One that has begun.
@@ -145,7 +187,8 @@ impl Undoings {
     pub(in crate::server) fn confirm(&mut self, makes: impl Fn(&Undoing) -> bool) -> Vec<(PathBuf, Undoing)> {
         let mut refused = Vec::new();
         for place in 0..self.waiting.len() {
-            let Some(waiting) = self.waiting.get(place).filter(|w| w.origin != Origin::Config) else {
+            let is_ours = |origin| matches!(origin, Origin::Config | Origin::UnderWay);
+            let Some(waiting) = self.waiting.get(place).filter(|waiting| !is_ours(waiting.origin)) else {
                 continue;
             };
             let (reported, number) = (waiting.origin == Origin::FileAlone, waiting.number);
@@ -169,6 +212,26 @@ impl Undoings {
         undoing: Undoing,
         after: Duration,
     ) -> Result<Option<Planned>, UndoError> {
+        let Some((planned, work)) = self.prepare(undoing, after)? else { return Ok(None) };
+        match work.run() {
+            Ok(()) => Ok(Some(planned)),
+            Err(error) => {
+                self.forget(&planned);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The same, but the work that puts it on record is left to the caller: a thread that may wait for the disk. Where it
+    /// fails, the plan must be forgotten.
+    ///
+    /// # Errors
+    /// When no more may wait.
+    pub(in crate::server) fn prepare(
+        &mut self,
+        undoing: Undoing,
+        after: Duration,
+    ) -> Result<Option<(Planned, FileWork)>, UndoError> {
         let due = clock::boot().saturating_add(after);
         let does_the_same = |waiting: &Waiting| waiting.undoing.argv == undoing.argv && waiting.due >= due;
         if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
@@ -184,33 +247,38 @@ impl Undoings {
         }
         let number = self.next;
         self.next = number.saturating_add(1);
-        let entry = Entry::of(&undoing, &self.boot, due, after);
-        let coming = self.file(number).with_extension(COMING);
-        files::create_new(&coming, Mode::Private, entry.to_text().as_bytes())?;
-        // The action begins next: a power cut must find the name as well as the content.
-        let named =
-            files::rename(&coming, &self.file(number)).and_then(|()| files::sync_folder(&self.folder));
-        if let Err(error) = named {
-            let _ = files::remove(&self.file(number));
-            let _ = files::remove(&coming);
-            return Err(error.into());
-        }
-        Ok(Some(Planned { number, due, undoing }))
+        let text = Entry::of(&undoing, &self.boot, due, after).to_text();
+        self.waiting.push(Waiting { number, due, undoing, origin: Origin::UnderWay });
+        Ok(Some((
+            Planned(number),
+            FileWork { folder: self.folder.clone(), number, kind: FileWorkKind::Write(text) },
+        )))
     }
 
     /// The action has begun: this will be done, and what was to be done sooner is not.
-    pub(in crate::server) fn keep(&mut self, planned: Planned) {
-        let Planned { number, due, undoing } = planned;
-        self.waiting.push(Waiting { number, due, undoing, origin: Origin::Config });
+    pub(in crate::server) fn keep(&mut self, Planned(number): Planned) {
+        let Some(kept) = self.waiting.iter().find(|waiting| waiting.number == number) else { return };
+        let due = kept.due;
+        let does_the_same =
+            |waiting: &Waiting| waiting.undoing.argv == kept.undoing.argv && waiting.due >= due;
+        if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
+            // That was planned at the same time.
+            return self.forget(&Planned(number));
+        }
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == number) {
+            waiting.origin = Origin::Config;
+        }
         if let Err(error) = self.drop_shorter(number, due) {
             log::error!("undo: {error}");
         }
     }
 
     /// The action has not begun, and there is nothing to undo.
-    pub(in crate::server) fn forget(&self, planned: &Planned) {
-        if let Err(error) = files::remove(&self.file(planned.number)) {
-            log::error!("undo: {error}");
+    pub(in crate::server) fn forget(&mut self, planned: &Planned) {
+        self.waiting.retain(|waiting| waiting.number != planned.0);
+        match files::remove(&self.file(planned.0)) {
+            Err(error) if !error.missing => log::error!("undo: {error}"),
+            _ => {}
         }
     }
 
@@ -262,22 +330,41 @@ impl Undoings {
 
     /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
     pub(in crate::server) fn begin(&mut self, may: impl Fn(&Undoing) -> bool) -> Option<(Begun, Undoing)> {
+        let work = self.prepare_to_begin(may)?;
+        let number = work.number;
+        let outcome = work.run();
+        self.begun(number, outcome)
+    }
+
+    /// The work that must be done before one is run that is due and that `may` be run now, for a thread that may wait for
+    /// the disk.
+    pub(in crate::server) fn prepare_to_begin(&mut self, may: impl Fn(&Undoing) -> bool) -> Option<FileWork> {
         let now = clock::boot();
-        let runs = |waiting: &Waiting| waiting.due <= now && waiting.is_run() && may(&waiting.undoing);
-        let place = self.waiting.iter().position(runs)?;
-        let number = self.waiting.get(place)?.number;
-        let begun = files::rename(&self.file(number), &self.file(number).with_extension(BEGUN))
-            .and_then(|()| files::sync_folder(&self.folder));
-        match begun {
-            Ok(()) => self.failing = false,
+        let runs = |waiting: &&mut Waiting| waiting.due <= now && waiting.is_run() && may(&waiting.undoing);
+        let waiting = self.waiting.iter_mut().find(runs)?;
+        waiting.origin = Origin::UnderWay;
+        Some(FileWork { folder: self.folder.clone(), number: waiting.number, kind: FileWorkKind::Begin })
+    }
+
+    /// That work has ended: what is to be run. It counts as done from here on, whatever comes.
+    pub(in crate::server) fn begun(
+        &mut self,
+        number: u64,
+        outcome: Result<(), FileError>,
+    ) -> Option<(Begun, Undoing)> {
+        let place = self.waiting.iter().position(|waiting| waiting.number == number)?;
+        if let Err(error) = outcome {
             // Not done now, it is done later; done twice it could not be undone.
-            Err(error) => {
-                if !std::mem::replace(&mut self.failing, true) {
-                    log::error!("undo: cannot begin: {error}");
-                }
-                return None;
+            if !std::mem::replace(&mut self.failing, true) {
+                log::error!("undo: cannot begin: {error}");
             }
+            if let Some(waiting) = self.waiting.get_mut(place) {
+                waiting.origin = Origin::Config;
+                waiting.due = clock::boot().saturating_add(RETRY);
+            }
+            return None;
         }
+        self.failing = false;
         let waiting = self.waiting.swap_remove(place);
         Some((Begun(number), waiting.undoing))
     }
@@ -324,7 +411,8 @@ impl Undoings {
         let Some(argv) = self.waiting.iter().find(|waiting| waiting.number == number) else { return Ok(()) };
         let argv = argv.undoing.argv.clone();
         let shorter = |waiting: &Waiting| {
-            waiting.number != number && waiting.undoing.argv == argv && waiting.due <= due
+            let is_under_way = waiting.origin == Origin::UnderWay;
+            waiting.number != number && waiting.undoing.argv == argv && waiting.due <= due && !is_under_way
         };
         for waiting in self.waiting.iter().filter(|waiting| shorter(waiting)) {
             files::remove(&self.file(waiting.number))?;
