@@ -1,7 +1,7 @@
 //! A gateway with `forward`: only connections to the gateway itself lead inside, never those that pass through it.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use super::doors::{knock_at, site, stand_before_the_inside};
 use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6};
 
 /// Sends its name to each connection.
-fn name_at(namespace: &Namespace, address: IpAddr, port: u16, name: &'static str) {
-    let listener = namespace.enter(|| TcpListener::bind(SocketAddr::new(address, port))).unwrap();
+fn name_at(namespace: &Namespace, port: u16, name: &'static str) {
+    let listener = namespace.enter(|| TcpListener::bind(("::", port))).unwrap();
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let _ = stream.write_all(name.as_bytes());
@@ -45,12 +45,10 @@ fn a_connection_that_passes_through_a_gateway_is_not_redirected() {
         ];
         let site = site(&format!("backend = \"{backend}\"\nprotect = [\"tcp/8080\"]"), &actions, "");
         let ways = [(CLIENT4, SERVER4, NEIGHBOUR4), (CLIENT6, SERVER6, NEIGHBOUR6)];
-        for (_, server, neighbour) in ways {
-            name_at(&lab.neighbour, neighbour, 443, "transit");
-            name_at(&lab.neighbour, neighbour, 80, "transit");
-            name_at(&lab.neighbour, neighbour, 5432, "database");
-            name_at(&lab.server, server, 8080, "web");
+        for (port, name) in [(443, "transit"), (80, "transit"), (5432, "database")] {
+            name_at(&lab.neighbour, port, name);
         }
+        name_at(&lab.server, 8080, "web");
         let _daemon = Daemon::start(&lab.server, &site);
         for (client, server, neighbour) in ways {
             assert_eq!(read_name(&lab.client, neighbour, 443), "transit", "{backend}");
