@@ -84,7 +84,7 @@ fn kind(record: &Record) -> Option<Kind> {
     let repeats = match record.event {
         Event::Refused | Event::Replayed | Event::Stale => true,
         Event::Failed => {
-            matches!(cause, Cause::Throttled | Cause::AuditUnavailable | Cause::StateUnavailable)
+            cause == Cause::AuditUnavailable
         }
         Event::Granted | Event::Done | Event::Expired | Event::Revoked => false,
     };
