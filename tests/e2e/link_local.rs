@@ -99,6 +99,6 @@ fn iptables_refuses_a_link_local_address_and_says_why() {
     let _daemon = Daemon::start(&lab.server, &site);
     assert_eq!(knock_over_link(&lab, &site, "ssh"), Status::ActionFailed);
     let failed = site.audit_of("failed");
-    assert!(failed[0]["reason"].as_str().unwrap().contains("link-local"), "{}", failed[0]);
+    assert!(failed[0]["detail"].as_str().unwrap().contains("link-local"), "{}", failed[0]);
     assert!(!reaches(&lab.client, 22) && !reaches(&lab.neighbour, 22));
 }
