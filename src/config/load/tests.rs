@@ -280,7 +280,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, port, window, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
+            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, address, port, window, grants, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
         ),
     ];
     for (line, message) in cases {
