@@ -249,7 +249,7 @@ fn a_first_door_with_a_command_needs_a_restart_and_one_that_opens_a_port_does_no
     site.write_config("", &with_legacy(&site));
     write_doors(&site, &format!("{SSH}command = true\n"));
     daemon.reload();
-    assert!(daemon.log().contains("only a restart adds it"), "{}", daemon.log());
+    assert!(daemon.log().contains("only a restart changes"), "{}", daemon.log());
     assert_eq!(daemon.children().len(), 1, "the old config stays");
     write_doors(&site, &format!("{SSH}open = tcp/22\nfor = 3s\n"));
     daemon.reload();

@@ -157,7 +157,7 @@ fn the_keeper_has_no_more_rights_than_its_config_needs() {
     let command = "[action.lamp]\nrun = [\"/bin/true\"]\n";
     site.write_config("", &(open_ssh(2) + command));
     daemon.reload();
-    assert!(daemon.log().contains("only a restart adds it"), "{}", daemon.log());
+    assert!(daemon.log().contains("only a restart changes"), "{}", daemon.log());
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
     assert_ne!(field(&status_of(daemon.id()), "CapEff"), ["00000000000031e0"], "commands may need anything");
