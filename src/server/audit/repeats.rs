@@ -83,9 +83,7 @@ fn kind(record: &Record) -> Option<Kind> {
     let cause = record.reason.as_ref()?.cause;
     let repeats = match record.event {
         Event::Refused | Event::Replayed | Event::Stale => true,
-        Event::Failed => {
-            cause == Cause::AuditUnavailable
-        }
+        Event::Failed => cause == Cause::AuditUnavailable,
         Event::Granted | Event::Done | Event::Expired | Event::Revoked => false,
     };
     repeats.then(|| (record.client.clone(), record.event, cause))
