@@ -6,7 +6,6 @@ use std::process::ExitCode;
 
 use super::audit::AuditLog;
 use super::boot_gate;
-use super::check;
 use super::console::Failure;
 use super::daemon::Daemon;
 use super::deeds::{self, Deeds};
@@ -362,9 +361,6 @@ impl Listening {
             _ => takeover::remove_other_gates(loaded.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
-        if gatehouse.standing() != Standing::Off {
-            check::firewall_problems(&loaded.config).iter().for_each(|problem| log::warn!("{problem}"));
-        }
         let mut deeds = Deeds::new(gatehouse, undoings)
             .map_err(|error| Failure::run(format_args!("no thread: {}", files::plain(&error))))?;
         for record in deeds.confirm_undoings(&loaded) {

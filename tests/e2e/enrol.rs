@@ -80,12 +80,14 @@ fn the_disk_knows_of_a_code_and_a_use_before_the_port_opens() {
     let Ok(seed) = OtpSeed::parse(&text) else { panic!("no seed file") };
     let log = site.path("calls");
     let calls = "trace=pwrite64,fsync,rename,renameat,renameat2,sendto,sendmsg";
-    let strace = Strace::attach(daemon.id(), &["-y", "-s", "9999", "-e", calls], &log);
+    let strace = Strace::attach(daemon.id(), &["-f", "-y", "-s", "9999", "-e", calls], &log);
     let granted = lab.client.output(&mut knock(&site, &key, &["--otp", &code(&seed, 0)]));
     assert!(granted.status.success(), "{}", outcome(&granted).1);
     drop(strace);
     let log = std::fs::read_to_string(log).unwrap();
-    let lines: Vec<&str> = log.lines().collect();
+    // A thread flushes; each line begins with the number of its thread.
+    let lines: Vec<&str> =
+        log.lines().map(|line| line.split_once(' ').map_or(line, |(_, call)| call.trim_start())).collect();
     let next = |from: usize, what: &dyn Fn(&str) -> bool| {
         let found = lines.iter().skip(from).position(|line| what(line));
         from + found.unwrap_or_else(|| panic!("missing after line {from}:\n{log}")) + 1

@@ -24,15 +24,7 @@ pub(super) use self::survey::{needed_rules, suggest_backend, suggest_mode};
 
 use self::report::Report;
 use super::console::{Failure, print, print_lines};
-use crate::config::{self, ServerConfig};
-
-/// What in the firewalls of this host keeps a grant from opening, or opens without one, for the log of a daemon that
-/// starts.
-pub(super) fn firewall_problems(config: &ServerConfig) -> Vec<String> {
-    let mut report = Report::default();
-    report.firewall(config);
-    report.into_problems().iter().map(ToString::to_string).collect()
-}
+use crate::config;
 
 /// Tells every problem on standard output. Exit code 0 when there is none but warnings, else 1.
 pub(super) fn check(path: &Path, json: bool) -> ExitCode {

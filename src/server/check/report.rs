@@ -27,11 +27,6 @@ impl Report {
         self.problems.len().saturating_add(self.warnings.len())
     }
 
-    /// The problems alone.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
-        self.problems
-    }
-
     /// Problems, warnings, what is fine if nothing is wrong, and how many there are of the first two.
     pub(super) fn text(mut self) -> String {
         let (mut problems, mut found) = (String::new(), 0);
