@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use spa_knock::crypto::{ClientKeys, Fingerprint, KeySet, PairSecret, Secret};
+use spa_knock::crypto::{ClientKeys, KeySet, PairSecret, Secret};
 use spa_knock::gate::{
-    Action, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses,
+    Action, Arguments, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses,
     WatchedKey, Watcher,
 };
 use spa_knock::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
@@ -161,6 +161,7 @@ fn actions() -> BTreeMap<ActionName, Action> {
         argv: argv(words),
         timeout: Duration::from_secs(10),
         undo: undo.map(argv),
+        arguments: Arguments::default(),
     };
     let named = Part::OpenArgument { allowed: all(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many };
     let inside = Part::Forward {
