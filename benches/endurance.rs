@@ -19,7 +19,7 @@ use std::fs;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, knock, open_ssh};
+use net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NO_LIMITS, SERVER4, Site, ask, knock, open_ssh};
 use spread::Spread;
 
 const KNOCKS: u32 = 1_000_000;
@@ -40,7 +40,7 @@ fn main() {
     let Some(lab) = Lab::new() else { return };
     let name = |n: usize| format!("client-{n}");
     let client = |n: usize| format!("[client.{0}]\nkey = \"{0}.key\"\nallow = [\"open-ssh\"]\n", name(n));
-    let site = Site::new("", &(open_ssh(1) + &(0..CLIENTS).map(client).collect::<String>()));
+    let site = Site::new(NO_LIMITS, &(open_ssh(1) + &(0..CLIENTS).map(client).collect::<String>()));
     // A million lines of it are not what is measured.
     let config = site.path("spa-knockd.toml");
     let is_audit = |line: &&str| !line.starts_with("audit");

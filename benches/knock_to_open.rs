@@ -20,7 +20,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use net::{Daemon, KNOCK_PORT, Lab, SERVER4, Site, open_ssh};
+use net::{Daemon, KNOCK_PORT, Lab, NO_LIMITS, SERVER4, Site, open_ssh};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, getpeername, socket};
 use spread::Spread;
@@ -35,7 +35,7 @@ fn main() {
         return;
     }
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &open_ssh(30));
+    let site = Site::new(NO_LIMITS, &open_ssh(30));
     for host in 0..KNOCKS {
         lab.client.ip(&format!("addr add {}/24 dev eth0", source(host)));
     }

@@ -24,7 +24,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use net::{Daemon, Lab, SERVER4, Site, await_step, open_ssh};
+use net::{Daemon, Lab, NO_LIMITS, SERVER4, Site, await_step, open_ssh};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, socket,
 };
@@ -48,7 +48,7 @@ fn main() {
     }
     complete_sets();
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &format!("[ports]\n{}", open_ssh(60)));
+    let site = Site::new(NO_LIMITS, &format!("[ports]\n{}", open_ssh(60)));
     for host in 0..=u8::MAX - FIRST {
         lab.client.ip(&format!("addr add {}/24 dev eth0", source(host)));
     }

@@ -22,7 +22,8 @@ use std::thread;
 use std::time::Duration;
 
 use net::{
-    CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOUR4, SERVER4, Site, ask, flood, forged, open_ssh, within,
+    CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOUR4, NO_LIMITS, SERVER4, Site, ask, flood, forged,
+    open_ssh, within,
 };
 
 /// Copies a second, and for how many seconds.
@@ -46,7 +47,7 @@ fn main() {
         return;
     }
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &open_ssh(30));
+    let site = Site::new(NO_LIMITS, &open_ssh(30));
     replays(&lab, &site);
     others(&lab, &site);
     forgeries(&lab, &site);

@@ -111,17 +111,21 @@ impl Held {
         coming.dedup();
         let total =
             |held: &Self| held.clients.get(client).map_or(0, BTreeSet::len).saturating_add(coming.len());
-        if coming.is_empty() || total(self) <= RESERVE_SHARE.min(limit_of(first)) {
+        if coming.is_empty() {
+            return Ok(());
+        }
+        // What has ended is looked for only where it would make a difference: a client may hold thousands.
+        if total(self) > limit_of(first) {
+            self.drop_ended_of(client, now);
+            if let Some(limit) = first.limit().filter(|_| total(self) > limit_of(first)) {
+                return Err(FirewallError::TooMany(limit));
+            }
+        }
+        if total(self) <= RESERVE_SHARE || self.has_room(&coming, now) {
             return Ok(());
         }
         self.drop_ended_of(client, now);
-        if let Some(limit) = first.limit().filter(|_| total(self) > limit_of(first)) {
-            return Err(FirewallError::TooMany(limit));
-        }
-        if total(self) > RESERVE_SHARE && !self.has_room(&coming, now) {
-            return Err(FirewallError::Full);
-        }
-        Ok(())
+        if total(self) > RESERVE_SHARE { Err(FirewallError::Full) } else { Ok(()) }
     }
 
     /// Whether the client holds this passage at `now`.

@@ -17,12 +17,11 @@ use serde_json::Value;
 use spa_knock::knock::Status;
 
 use crate::net::{
-    CLIENT4, Daemon, Key, Lab, Mounts, SERVER4, Site, ask_patiently, knock, limited, open_ssh, within,
+    CLIENT4, Daemon, Key, Lab, Mounts, NO_LIMITS, SERVER4, Site, ask_patiently, knock, limited, open_ssh,
+    within,
 };
 
 const SOON: Duration = Duration::from_secs(20);
-/// More than any test sends.
-const NO_LIMIT: &str = "per-key-limit = { burst = 100000, rate = \"10000/s\" }\n";
 
 fn status(site: &Site) -> Value {
     let output = site.admin(&["status", "--json"]).output().unwrap();
@@ -32,7 +31,7 @@ fn status(site: &Site) -> Value {
 
 /// A site whose audit log is in a folder of its own.
 fn site(server: &str) -> Site {
-    let site = Site::new(&format!("{NO_LIMIT}{server}"), &open_ssh(30));
+    let site = Site::new(&format!("{NO_LIMITS}{server}"), &open_ssh(30));
     let config = site.path("spa-knockd.toml");
     let text = fs::read_to_string(&config).unwrap().replace("/audit.jsonl", "/log/audit.jsonl");
     fs::write(&config, text).unwrap();
@@ -203,7 +202,7 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
     assert!(!lab.server.nft("list set inet spa_knock grants4").contains("expires"), "nothing is open");
 
     // The same where it is not required: knocks act, and more than can wait is lost.
-    site.write_config(&format!("{NO_LIMIT}metrics = \"127.0.0.1:9842\"\n"), &open_ssh(30));
+    site.write_config(&format!("{NO_LIMITS}metrics = \"127.0.0.1:9842\"\n"), &open_ssh(30));
     let config = site.path("spa-knockd.toml");
     let text = fs::read_to_string(&config).unwrap().replace("/audit.jsonl", "/log/audit.jsonl");
     fs::write(&config, text).unwrap();

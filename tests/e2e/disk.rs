@@ -13,7 +13,7 @@ use spa_knock::knock::Status;
 
 use crate::kill::points::{Point, Victim};
 use crate::kill::sample;
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Mounts, SERVER4, ask, full, within};
+use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Mounts, NO_LIMITS, SERVER4, ask, full, within};
 use crate::notebook::{Note, Notebook};
 use crate::strace::Strace;
 
@@ -143,9 +143,7 @@ fn a_journal_that_cannot_be_written_anew_is_appended_to_until_it_can() {
     if !full() {
         return;
     }
-    let Some(book) =
-        Notebook::new(Path::new(Daemon::PROGRAM), "per-key-limit = { burst = 100000, rate = \"10000/s\" }\n")
-    else {
+    let Some(book) = Notebook::new(Path::new(Daemon::PROGRAM), NO_LIMITS) else {
         return;
     };
     let mut daemon = book.start();

@@ -41,7 +41,7 @@ pub(crate) use mounts::Mounts;
 pub(crate) use namespace::{Namespace, limited};
 pub(crate) use probe::{LATE, ask, ask_patiently, assert_on_time, converse};
 pub(crate) use prober::Prober;
-pub(crate) use site::{Key, SERVER_ID, Site, await_step, knock, open_ssh, step};
+pub(crate) use site::{Key, NO_LIMITS, SERVER_ID, Site, await_step, knock, open_ssh, step};
 pub(crate) use touch::{Touch, syn_frames, touch, touch_as_clients_do};
 
 use std::time::{Duration, Instant};

@@ -21,6 +21,9 @@ use super::{Daemon, limited};
 /// What knocks are bound to in every test.
 pub(crate) const SERVER_ID: &str = "bastion.test";
 
+/// For `[server]`: a client may send as many knocks, and hold as many grants, as a test needs.
+pub(crate) const NO_LIMITS: &str = "per-key-limit = { burst = 100000, rate = \"10000/s\" }\ngrants = 32768\n";
+
 /// Port 22 is protected and `laptop` may open it for so many seconds.
 pub(crate) fn open_ssh(seconds: u32) -> String {
     format!(

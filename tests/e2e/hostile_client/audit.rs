@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use spa_knock::knock::{AddressPolicy, Knock, Timestamp};
 
-use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask_patiently, full, knock, within};
+use crate::net::{
+    CLIENT4, Daemon, KNOCK_PORT, Lab, NO_LIMITS, SERVER4, Site, ask_patiently, full, knock, within,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 const CONFIG: &str = r#"
@@ -46,7 +48,7 @@ fn refused(number: usize) -> Knock {
 #[test]
 fn a_flood_of_refused_knocks_is_a_few_lines_and_every_knock_is_counted() {
     let Some(lab) = Lab::new() else { return };
-    let limit = "per-key-limit = { burst = 100000, rate = \"10000/s\" }\n";
+    let limit = NO_LIMITS;
     let site = Site::new(limit, CONFIG);
     let evil = site.add_key("evil");
     let mut daemon = Daemon::start(&lab.server, &site);

@@ -8,13 +8,11 @@ use spa_knock::knock::Status;
 
 use crate::iptables::Host;
 use crate::net::{
-    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, SERVER4, Site, ask, ask_patiently, flood, full, knock,
-    within,
+    CLIENT4, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, NO_LIMITS, SERVER4, Site, ask, ask_patiently, flood,
+    full, knock, within,
 };
 use crate::strace::Strace;
 
-/// All knocks of a key are looked at.
-const WITHOUT_LIMIT: &str = "per-key-limit = { burst = 100000, rate = \"10000/s\" }";
 /// Knocks of the other client.
 const KNOCKS: usize = 50;
 
@@ -75,7 +73,7 @@ fn almost_all(times: &mut [Duration]) -> Duration {
 #[test]
 fn use_counts_of_one_key_on_the_disk_keep_no_other_key_waiting() {
     // Without a limit for the key, so that the keeper sees all of them; and as many as come, with the usual limit.
-    let without_limit = (600, 250, WITHOUT_LIMIT);
+    let without_limit = (600, 250, NO_LIMITS);
     let as_usual = (3_000, 50, "");
     for (rate, limit, evil) in if full() { vec![without_limit, as_usual] } else { vec![without_limit] } {
         let Some(lab) = Lab::new() else { return };
@@ -96,7 +94,7 @@ fn grants_of_one_key_in_iptables_keep_no_other_key_waiting() {
     for host in [Host::Usual, Host::Setless] {
         for rate in if full() { vec![100, 500] } else { vec![200] } {
             let Some(lab) = Lab::new() else { return };
-            let site = site("backend = \"iptables\"", WITHOUT_LIMIT);
+            let site = site("backend = \"iptables\"", NO_LIMITS);
             let _daemon = host.start(&lab, &site);
             let mut times = beside_a_flood(&lab, &site, rate);
             let almost_all = almost_all(&mut times);
@@ -112,7 +110,7 @@ fn grants_of_one_key_in_iptables_keep_no_other_key_waiting() {
 #[test]
 fn a_lock_on_the_tables_delays_neither_a_refusal_nor_a_command() {
     let Some(lab) = Lab::new() else { return };
-    let site = site("backend = \"iptables\"", WITHOUT_LIMIT);
+    let site = site("backend = \"iptables\"", NO_LIMITS);
     let note = site.path("note");
     let config = fs::read_to_string(site.path("spa-knockd.toml")).unwrap();
     let run = format!("[action.note]\nrun = [\"/bin/touch\", \"{}\"]\n[client.evil]", note.display());
