@@ -187,15 +187,14 @@ impl Host {
 }
 
 #[test]
-fn a_daemon_that_starts_behind_a_default_drop_names_what_closes() {
+fn check_names_what_closes_behind_a_default_drop_and_calls_nothing_ok() {
     let Some(host) = Host::new() else { return };
     host.run("iptables -P INPUT DROP");
     host.init();
     let guarding = host.config().replace("mode = \"mark\"", "mode = \"guard\"");
     fs::write(host.site.path("spa-knockd.toml"), guarding).unwrap();
-    let daemon = Daemon::start(&host.lab.server, &host.site);
+    let _daemon = Daemon::start(&host.lab.server, &host.site);
     let said = "action.open-ssh.open: tcp/22 is dropped all the same over IPv4: table ip filter, chain INPUT: policy drop";
-    assert!(daemon.log().contains(said), "{}", daemon.log());
     let text = host.check();
     assert!(text.contains(said) && !text.contains("nothing is known to drop"), "{text}");
 }
