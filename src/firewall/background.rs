@@ -221,7 +221,7 @@ impl<B: Backend + Send + 'static> Backend for Background<B> {
     }
 
     fn due(&self) -> Option<Duration> {
-        if self.disturbed || self.upkept.is_err() || self.alive.is_err() {
+        if self.disturbed || self.upkept.is_err() {
             return Some(Duration::ZERO);
         }
         // While it is queued, the descriptor says when it has ended.
@@ -230,7 +230,8 @@ impl<B: Backend + Send + 'static> Backend for Background<B> {
     }
 
     fn close_due(&mut self) -> Result<(), FirewallError> {
-        if self.due().is_some_and(|due| due.is_zero()) {
+        // A second one would do nothing that the first does not.
+        if !self.upkeep && self.due().is_some_and(|due| due.is_zero()) {
             self.upkeep = true;
             // Before grants that wait: what is over must not stay open.
             self.queue.push_front(Job::Upkeep);
