@@ -70,12 +70,15 @@ pub(super) fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> 
 
 /// Closes what is open by this client's knocks; how much that was.
 pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
-    let mut count = 0_usize;
-    let saved = program::ipset(&["save"]).unwrap_or_default();
-    for (set, key) in saved.lines().filter_map(|line| entry(line, client)) {
-        program::ipset(&["del", set, key])?;
-        count = count.saturating_add(1);
-    }
+    let names = program::ipset(&["list", "-n"]).unwrap_or_default();
+    let has_sets = names.lines().any(|name| name.starts_with(loaded::SETS));
+    let saved = if has_sets { program::ipset(&["save"])? } else { String::new() };
+    let entries: Vec<(&str, &str)> = saved.lines().filter_map(|line| entry(line, client)).collect();
+    // What has ended since is passed over.
+    program::ipset_restore(
+        &entries.iter().map(|(set, key)| format!("del {set} {key}\n")).collect::<String>(),
+    )?;
+    let mut count = entries.len();
     for (save, restore) in loaded::programs() {
         let present = loaded::present(save)?;
         let rules = present.by_client(client);

@@ -29,7 +29,7 @@ impl Journal {
     /// What was live when it was written; nothing after another boot, which ends all grants. A line that is not as
     /// we write it is passed over, and what it held is closed.
     pub(super) fn read(&self) -> Held {
-        match files::read_text(&self.file) {
+        match files::read_trusted_text(&self.file) {
             Ok(text) => parse(&text, &self.boot),
             Err(error) => {
                 if !error.missing {

@@ -11,6 +11,9 @@ use super::{nft, submit};
 use crate::firewall::FirewallError;
 use crate::knock::{ClientName, Ports};
 
+/// So often a change is tried that what is listed may end under.
+const TRIES: usize = 4;
+
 /// The ports that only a grant opens, as the rules name them.
 pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
     let table = table()?;
@@ -48,6 +51,12 @@ pub(super) fn let_in(
 
 /// Closes what is open by this client's knocks; how much that was.
 pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
+    // A grant that ends between the list and the change makes the kernel refuse all of it.
+    let tries = (1..TRIES).find_map(|_| try_close_client(client).ok());
+    tries.map_or_else(|| try_close_client(client), Ok)
+}
+
+fn try_close_client(client: &ClientName) -> Result<usize, FirewallError> {
     let table = table()?;
     let sets = objects(&table).filter_map(|object| object.get("set").or_else(|| object.get("map")));
     let mut deletions = Vec::new();
