@@ -155,21 +155,24 @@ fn read(state_dir: &Path) -> Result<Option<Record>, Failure> {
     if !places.iter().any(|place| files::exists(place)) {
         return Ok(None);
     }
-    let read = |file: &PathBuf| files::read_text(file).ok().and_then(|text| Record::parse(&text));
+    // What another user can change does not say which ports to close: he would open the others.
+    let read = |file: &PathBuf| match files::read_trusted_text(file) {
+        Ok(text) => Record::parse(&text).ok_or_else(|| format!("{}: damaged", file.display())),
+        Err(error) => Err(error.to_string()),
+    };
     let [first, copy] = &places;
-    if let Some(record) = read(first) {
-        return Ok(Some(record));
-    }
-    let what = if files::exists(first) { "damaged" } else { "not there" };
+    let problem = match read(first) {
+        Ok(record) => return Ok(Some(record)),
+        Err(problem) => problem,
+    };
     match read(copy) {
-        Some(record) => {
-            tell(format_args!("warning: {}: {what}; using its copy", first.display()));
+        Ok(record) => {
+            tell(format_args!("warning: {problem}\nusing its copy, {}", copy.display()));
             Ok(Some(record))
         }
-        None => Err(Failure::run(format_args!(
-            "{}: {what}, and its copy cannot be used either: which ports to close is not known, and they stay open \
-             until the daemon is started\nhint: systemctl restart spa-knockd writes it again",
-            first.display()
+        Err(other) => Err(Failure::run(format_args!(
+            "{problem}\n{other}\nwhich ports to close is not known: the gate stays as it is until the daemon is \
+             started\nhint: systemctl restart spa-knockd writes both files again"
         ))),
     }
 }
@@ -188,7 +191,7 @@ enum Restored {
 /// # Errors
 /// When it is to be closed and cannot be.
 pub(super) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Failure> {
-    let state_dir = state_dir.map_or_else(|| config::outline(config).state_dir, Path::to_owned);
+    let state_dir = state_dir.map_or_else(|| state_dir_of(config), Path::to_owned);
     match try_restore(&state_dir)? {
         Restored::Closed(ports) => tell(format_args!("gate: {ports} closed but for grants")),
         Restored::Nothing(reason) => tell(format_args!("{reason}; nothing to restore")),
@@ -198,11 +201,17 @@ pub(super) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Fai
 
 /// The same for a daemon that cannot start with its config or keys: what was closed before does not open for that.
 pub(super) fn close_despite_config(config: &Path) {
-    match try_restore(&config::outline(config).state_dir) {
+    match try_restore(&state_dir_of(config)) {
         Ok(Restored::Closed(ports)) => log::warn!("gate: {ports} closed, as it was last loaded"),
         Ok(Restored::Nothing(_)) => {}
         Err(failure) => log::error!("gate: {}", failure.text()),
     }
+}
+
+/// The state folder that a config names; the usual one where another user can change the config.
+fn state_dir_of(config: &Path) -> PathBuf {
+    let is_trusted = config::writers(config).is_empty();
+    config::outline(if is_trusted { config } else { Path::new("") }).state_dir
 }
 
 fn try_restore(state_dir: &Path) -> Result<Restored, Failure> {
@@ -242,7 +251,10 @@ fn load(backend: BackendName, state_dir: &Path, gate: &Gate) -> Result<(), Firew
         BackendName::Nftables => Nftables::open()?.load(gate),
         BackendName::Iptables => {
             Iptables::prime(&["filter", "mangle"]);
-            Iptables::open(state_dir)?.load(gate)
+            let mut firewall = Iptables::open(state_dir)?;
+            firewall.load(gate)?;
+            // Nobody is here to close a grant that only a daemon ends.
+            firewall.rest()
         }
         BackendName::None => Ok(()),
     }
@@ -304,6 +316,6 @@ mod tests {
         assert_eq!(read(scratch.path()).ok().flatten().as_ref(), Some(&expected));
         files::replace(&copy, FileMode::Private, b"damaged").unwrap();
         let error = read(scratch.path()).unwrap_err().text();
-        assert!(error.contains("not there") && error.contains("stay open"), "{error}");
+        assert!(error.contains("stays as it is") && error.contains("boot-gate.copy: damaged"), "{error}");
     }
 }

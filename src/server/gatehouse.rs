@@ -62,6 +62,19 @@ pub(super) struct Gatehouse {
     confirmer: Option<ClientName>,
     /// What the next boot closes.
     boot: BootGate,
+    /// Whether our table is loaded and this process looks after it.
+    tended: bool,
+}
+
+impl Drop for Gatehouse {
+    /// A start that fails after the table is loaded leaves nothing open that only a daemon would close.
+    fn drop(&mut self) {
+        if self.tended
+            && let Err(error) = self.rest()
+        {
+            log::error!("{error}; grants that only a daemon closes may stay open until the next start");
+        }
+    }
 }
 
 impl Gatehouse {
@@ -74,12 +87,13 @@ impl Gatehouse {
             unremembered: None,
             confirmer: None,
             boot: BootGate::default(),
+            tended: false,
         }
     }
 
-    /// From now on only this client's knocks confirm a trial; none = those of any client.
-    pub(super) fn set_confirmer(&mut self, client: Option<ClientName>) {
-        self.confirmer = client;
+    /// From now on only this client's knocks confirm a trial; none = those of any client. Returns who did before.
+    pub(super) const fn set_confirmer(&mut self, client: Option<ClientName>) -> Option<ClientName> {
+        std::mem::replace(&mut self.confirmer, client)
     }
 
     /// What is to become of the gate.
@@ -99,6 +113,7 @@ impl Gatehouse {
         };
         let gate = plan.gate(enforcing);
         self.firewall.load(&gate)?;
+        self.tended = true;
         // A trial is over with this boot.
         if enforcing == Enforcing::Always {
             self.boot.remember(plan.state_dir(), plan.backend(), &gate);
@@ -223,8 +238,11 @@ impl Gatehouse {
         reconciled.map(|()| closed)
     }
 
-    /// With the gate off there is no table of ours to compare the books with.
-    fn reconcile(&mut self) -> Result<(), FirewallError> {
+    /// Compares the books with what the kernel has. With the gate off there is no table of ours to compare them with.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub(super) fn reconcile(&mut self) -> Result<(), FirewallError> {
         match self.standing {
             Standing::Off => Ok(()),
             Standing::Never | Standing::On | Standing::Trial(_) => self.firewall.reconcile(),
@@ -257,7 +275,7 @@ impl Gatehouse {
     pub(super) fn change(&mut self, standing: Standing, plan: &impl Plan) -> Result<(), FirewallError> {
         let before = std::mem::replace(&mut self.standing, standing);
         let changed = match standing {
-            Standing::Off => self.firewall.remove(),
+            Standing::Off => self.firewall.remove().inspect(|()| self.tended = false),
             _ => self.load(plan),
         };
         changed.inspect_err(|_| self.standing = before)?;
@@ -279,6 +297,7 @@ impl Gatehouse {
     /// # Errors
     /// When the firewall does not do it.
     pub(super) fn rest(&mut self) -> Result<(), FirewallError> {
+        self.tended = false;
         match self.firewall.rest() {
             Err(FirewallError::Gone) | Ok(()) => Ok(()),
             failed => failed,

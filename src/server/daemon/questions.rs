@@ -54,8 +54,11 @@ impl Daemon {
                     Ok(confirmer) => confirmer,
                     Err(reason) => return Reply::Failed { reason },
                 };
-                self.deeds.gatehouse().set_confirmer(confirmer);
+                let before = self.deeds.gatehouse().set_confirmer(confirmer);
                 let changed = self.deeds.gatehouse().change(standing, &self.loaded);
+                if changed.is_err() {
+                    self.deeds.gatehouse().set_confirmer(before);
+                }
                 match &changed {
                     Ok(()) => log::info!("gate: {standing}"),
                     Err(error) => log::error!("gate: not {standing}: {error}"),
