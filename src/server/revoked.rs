@@ -45,6 +45,15 @@ impl RevokedKeys {
         files::replace(&file, Mode::Private, (HEADER.to_owned() + &lines).as_bytes())
     }
 
+    /// Writes them beside what the folder lists already: a command may have added to it since it was read.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub(super) fn join_with(&mut self, state_dir: &Path) -> Result<(), FileError> {
+        self.merge(Self::read(state_dir)?);
+        self.write(state_dir)
+    }
+
     /// Adds to the list and writes it.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ impl Daemon {
         let mut remarks = Vec::new();
         if !meant.is_empty() {
             self.loaded.revoked.extend(&fingerprints);
-            if let Err(error) = self.loaded.revoked.write(&self.loaded.config.state_dir) {
+            if let Err(error) = self.loaded.revoked.join_with(&self.loaded.config.state_dir) {
                 remarks.push(format!("the next start does not know of it: {error}"));
             }
             self.keeper.replace_policy(self.loaded.policy());
@@ -38,6 +38,10 @@ impl Daemon {
         // Also of a client that is not configured any more.
         let names: Vec<_> = meant.iter().map(|client| client.name.to_string()).collect();
         let holds = |name: &str| name == wanted || names.iter().any(|dropped| dropped == name);
+        // Also what the kernel has and the books do not.
+        if let Err(error) = self.deeds.gatehouse().reconcile() {
+            remarks.push(format!("grants that only the kernel knows of could not be closed: {error}"));
+        }
         let closed = match self.deeds.gatehouse().close(&|live| holds(live.client.as_str())) {
             Ok(closed) => closed,
             Err(error) => {
