@@ -388,7 +388,7 @@ fn a_boot_closes_the_gate_as_it_was_last_loaded_whatever_the_config_and_the_keys
             }
             let (done, said) = restore();
             if damage == Some("boot-gate.copy") {
-                assert!(!done && said.contains("stay open until the daemon is started"), "{said}");
+                assert!(!done && said.contains("stays as it is until the daemon is started"), "{said}");
             } else {
                 assert!(done && !lab.client.reaches(SERVER4, 22), "{backend}: {said}");
             }
