@@ -198,7 +198,8 @@ fn without_files(
             Err(Failure::run(format_args!("client {wanted}: the running daemon was not reached: {reason}")))
         }
         ByDaemon::Dropped { .. } => Ok(()),
-        _ if own.is_some() => Ok(()),
+        // No daemon closes what it has open.
+        _ if own.is_some() => wanted.parse().map_or(Ok(()), |name| close_in_kernel(&name)),
         _ => {
             let names: Vec<_> =
                 known.iter().flat_map(|config| config.clients.keys()).map(ToString::to_string).collect();
