@@ -98,11 +98,16 @@ fn a_client_of_the_config_itself_stays_out_until_it_is_removed_or_has_another_ke
 }
 
 #[test]
-fn without_a_daemon_a_revoked_client_loses_its_grants_in_the_kernel() {
+fn without_a_daemon_a_revoked_client_loses_its_grants_in_the_kernel_and_in_every_gate_to_come() {
     let Some(lab) = Lab::new() else { return };
     lab.server.echo(22);
-    for backend in ["nftables", "iptables"] {
-        let rest = open_ssh(30).replace("[firewall]", &format!("[firewall]\nbackend = \"{backend}\""));
+    for (backend, broken) in [
+        ("nftables", "spa-knockd.toml"),
+        ("nftables", "clients.d/evil.toml"),
+        ("iptables", "spa-knockd.toml"),
+        ("iptables", "clients.d/evil.toml"),
+    ] {
+        let rest = open_ssh(60).replace("[firewall]", &format!("[firewall]\nbackend = \"{backend}\""));
         let site = Site::new("", &rest);
         let mut daemon = Daemon::start(&lab.server, &site);
         let [evil, phone] = ["evil", "phone"].map(|name| added(&lab, &site, name));
@@ -110,10 +115,18 @@ fn without_a_daemon_a_revoked_client_loses_its_grants_in_the_kernel() {
         assert!(ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, &phone.good()).is_some());
         assert!(daemon.terminate().success());
         assert!(lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22));
-        site.write_config("", &format!("{rest}x = 1\n"));
+        let broken = site.path(broken);
+        fs::write(&broken, fs::read_to_string(&broken).unwrap() + "x = 1\n").unwrap();
+        let row = format!("{backend}, {}", broken.display());
         let (done, text) = admin(&lab, &site, &["client", "revoke", "evil"]);
-        assert!(done && text.contains("grants closed: 1"), "{backend}: {text}");
-        assert!(!lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22), "{backend}");
+        assert!(done && text.contains("client evil: revoked"), "{row}: {text}");
+        assert!(text.contains("grants closed: 1"), "{row}: {text}");
+        assert!(!lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22), "{row}");
+        for words in [&["restore-gate"][..], &["gate", "off"], &["gate", "on"]] {
+            admin(&lab, &site, words);
+            let is_open = words == ["gate", "off"];
+            assert_eq!(lab.client.reaches(SERVER4, 22), is_open, "{row}: {words:?}");
+        }
         admin(&lab, &site, &["gate", "off"]);
     }
 }

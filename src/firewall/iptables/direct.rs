@@ -9,7 +9,7 @@ use super::family::Family;
 use super::journal::Journal;
 use super::rules::GRANTS;
 use super::{loaded, program, sets};
-use crate::firewall::FirewallError;
+use crate::firewall::{FirewallError, Live};
 use crate::gate::Grant;
 use crate::knock::{ClientName, Ports};
 use crate::os::clock;
@@ -66,6 +66,18 @@ pub(super) fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> 
     let mut held = journal.read();
     held.note(grants, clock::boot());
     journal.write(&held, clock::boot())
+}
+
+/// Has no later start open again what this client holds.
+pub(super) fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
+    let (journal, now) = (Journal::of(state), clock::boot());
+    let mut held = journal.read();
+    let is_its_own = |live: &Live| live.client == *client;
+    if !held.live(now).iter().any(is_its_own) {
+        return Ok(());
+    }
+    held.forget(&is_its_own, now);
+    journal.write(&held, now)
 }
 
 /// Closes what is open by this client's knocks; how much that was.

@@ -156,6 +156,15 @@ impl Iptables {
         direct::remember(state, grants)
     }
 
+    /// Has no later start open again what this client holds. To be called before [`Self::close_client`], while no daemon
+    /// runs.
+    ///
+    /// # Errors
+    /// When the state folder does not take it.
+    pub fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
+        direct::forget(state, client)
+    }
+
     /// Removes all chains and sets of ours, whoever loaded them.
     ///
     /// # Errors

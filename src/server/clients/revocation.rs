@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::on_disk::{ClientFiles, remove_keys};
 use crate::config::{self, ClientEntry, ConfigErrors, ServerConfig, full_name};
-use crate::firewall::LoadedGates;
+use crate::firewall::{Iptables, LoadedGates};
 use crate::knock::ClientName;
 use crate::os::files;
 use crate::server::console::{Failure, complain, tell};
@@ -41,7 +41,7 @@ pub(in crate::server) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Res
     };
     let found = known.as_ref().and_then(|config| Some((config, find(config, wanted, &daemon)?)));
     let Some((config, (name, entry))) = found else {
-        return without_files(path, wanted, daemon, known.as_ref(), valid.err());
+        return without_files(path, facts, wanted, daemon, known.as_ref(), valid.err());
     };
     let fingerprints: Vec<String> =
         keys_of(entry).filter_map(|key| Some(fingerprint_of(config, key)?.to_string())).collect();
@@ -49,7 +49,7 @@ pub(in crate::server) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Res
     let subject = format!("client {name}");
     let mut trouble = Vec::new();
     if matches!(daemon, ByDaemon::Nothing) {
-        trouble.extend(close_in_kernel(name).err().map(|failure| failure.text()));
+        trouble.extend(close_in_kernel(facts, name).err().map(|failure| failure.text()));
     }
     match &removed {
         Ok(()) => tell(format_args!("{subject}: revoked")),
@@ -172,6 +172,7 @@ fn remove_files(
 /// No file is known that makes this client.
 fn without_files(
     path: &Path,
+    facts: &Facts,
     wanted: &str,
     daemon: ByDaemon,
     known: Option<&ServerConfig>,
@@ -199,7 +200,7 @@ fn without_files(
         }
         ByDaemon::Dropped { .. } => Ok(()),
         // No daemon closes what it has open.
-        _ if own.is_some() => wanted.parse().map_or(Ok(()), |name| close_in_kernel(&name)),
+        _ if own.is_some() => wanted.parse().map_or(Ok(()), |name| close_in_kernel(facts, &name)),
         _ => {
             let names: Vec<_> =
                 known.iter().flat_map(|config| config.clients.keys()).map(ToString::to_string).collect();
@@ -217,9 +218,11 @@ fn without_files(
 }
 
 /// Without a daemon, the grants that the kernel names by this client are closed here.
-fn close_in_kernel(name: &ClientName) -> Result<(), Failure> {
+fn close_in_kernel(facts: &Facts, name: &ClientName) -> Result<(), Failure> {
     // The gate may be that of a daemon with another config, and a client of its own of this name.
     let Ok(_gate) = lock_gate("") else { return Ok(()) };
+    // Also where the kernel has no gate now: the file says what the next one opens again.
+    let forgotten = Iptables::forget(&facts.state_dir, name);
     let mut closed = 0_usize;
     for kind in LoadedGates::find().kinds {
         closed = closed.saturating_add(kind.close_client(name).map_err(Failure::run)?);
@@ -227,5 +230,7 @@ fn close_in_kernel(name: &ClientName) -> Result<(), Failure> {
     if closed > 0 {
         tell(format_args!("client {name}: grants closed: {closed}"));
     }
-    Ok(())
+    forgotten.map_err(|error| {
+        Failure::run(format_args!("client {name}: a gate that is restored opens its grants again: {error}"))
+    })
 }
