@@ -87,6 +87,8 @@ pub enum Cause {
     Timeout,
     /// The daemon stopped before a command had ended.
     DaemonStopped,
+    /// The client was removed before its command had its turn.
+    ClientRemoved,
     /// A command that undoes another ended with an error.
     UndoFailed,
     /// A command that should undo something is not of the config, and is not run.
@@ -108,6 +110,7 @@ impl Cause {
             Self::CommandFailed => "command-failed",
             Self::Timeout => "timeout",
             Self::DaemonStopped => "daemon-stopped",
+            Self::ClientRemoved => "client-removed",
             Self::UndoFailed => "undo-failed",
             Self::UndoRefused => "undo-refused",
             Self::UndoUnknown => "undo-unknown",

@@ -246,6 +246,14 @@ impl<T> Commands<T> {
         self.running.iter_mut().for_each(|running| running.said.take());
     }
 
+    /// Takes away those of these that wait for their turn; returns whose they were.
+    pub fn drop_waiting(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
+        let (dropped, stay): (VecDeque<_>, _) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|job| which(&job.label));
+        self.waiting = stay;
+        dropped.into_iter().map(|job| job.label).collect()
+    }
+
     /// Ends those of these that still run or wait, at once; returns whose they were.
     pub fn kill(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
         let kill = |mut running: Running<T>| {
@@ -254,10 +262,7 @@ impl<T> Commands<T> {
             running.label
         };
         let running: Vec<_> = self.running.extract_if(.., |running| which(&running.label)).collect();
-        let (waiting, stay): (VecDeque<_>, _) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|job| which(&job.label));
-        self.waiting = stay;
-        running.into_iter().map(kill).chain(waiting.into_iter().map(|job| job.label)).collect()
+        running.into_iter().map(kill).chain(self.drop_waiting(&which)).collect()
     }
 
     /// How many run, and how many wait for their turn.

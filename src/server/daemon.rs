@@ -23,8 +23,9 @@ use self::postponed::Postponed;
 use self::waiting::Waiting;
 use super::audit::AuditLog;
 use super::control::Control;
-use super::deeds::Deeds;
+use super::deeds::{Deeds, Over};
 use super::ears::Ears;
+use super::gatehouse::Revoked;
 use super::knockd::Openings;
 use super::last_good;
 use super::legacy::{PlainSequences, is_plain};
@@ -118,7 +119,7 @@ impl Daemon {
             own_addresses_due: clock::steady().saturating_add(TICK),
             _locks: locks,
         };
-        daemon.close_for_strangers();
+        daemon.end_for_strangers();
         daemon.forget_strangers();
         daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
@@ -298,17 +299,24 @@ impl Daemon {
         }
     }
 
-    /// Nobody keeps what he was granted under a name that is not known any more.
-    fn close_for_strangers(&mut self) {
+    /// Nothing goes on for a name that is not known any more.
+    fn end_for_strangers(&mut self) {
         let plain = self.loaded.legacy.is_some();
         let known = |name: &ClientName| {
             self.loaded.clients.iter().any(|client| client.name == *name)
                 || (plain && is_plain(name))
                 || is_console(name)
         };
-        for record in self.deeds.close_for_strangers(known) {
-            self.keep(&record);
-        }
+        let ended = self.deeds.end_for(&|name| !known(name));
+        let Revoked { failures, .. } = self.note_ended(ended);
+        failures.iter().for_each(|failure| log::error!("{failure}"));
+    }
+
+    /// Step 11 for all that has ended with its client.
+    fn note_ended(&mut self, (revoked, dropped): (Revoked, Vec<Over>)) -> Revoked {
+        revoked.records.iter().for_each(|record| self.keep(record));
+        dropped.iter().for_each(|over| self.note_end(over));
+        revoked
     }
 
     fn summary(&self) -> String {

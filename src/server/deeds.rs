@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::gatehouse::{Gatehouse, Progress};
+use super::gatehouse::{Gatehouse, Progress, Revoked};
 use super::run::Loaded;
 use super::standing::Standing;
 use super::state::{Begun, FileWork, Left, Planned, Undoing, Undoings};
@@ -166,6 +166,19 @@ enum Label {
     Undoing(Begun, Record),
 }
 
+impl Label {
+    /// What is to be recorded of a knock's command that has failed for this reason.
+    fn end(self, reason: &Explanation) -> Option<Over> {
+        match self {
+            Self::Order(ticket) => {
+                let record = ticket.record(Event::Failed, Some(reason.clone()));
+                Some(Over { record, ticket: Some(ticket) })
+            }
+            Self::Undoing(..) => None,
+        }
+    }
+}
+
 impl Deeds {
     /// With the gate closed and what an earlier daemon left to be undone.
     ///
@@ -276,7 +289,10 @@ impl Deeds {
                     Some(Effect::Open(_)) => underway.outcome = Outcome::Granted,
                     // What the action ran is undone now.
                     Some(Effect::Close(action)) => {
-                        self.undoings.hasten(underway.order.ticket().client(), action)
+                        let client = underway.order.ticket().client();
+                        self.undoings.hasten(|undone| {
+                            undone.client == *client && undone.action.as_ref() == Some(action)
+                        });
                     }
                     Some(Effect::Run { .. }) | None => {}
                 }
@@ -316,9 +332,17 @@ impl Deeds {
         self.gatehouse.live()
     }
 
-    /// Closes what is open for clients that are not there any more; returns what is to be recorded.
-    pub(super) fn close_for_strangers(&mut self, known: impl Fn(&ClientName) -> bool) -> Vec<Record> {
-        self.gatehouse.close_or_tell(&|live| !known(&live.client))
+    /// Ends all that goes on for clients that are not there any more: what is open for them is closed, commands that wait
+    /// for their turn do not run, what is to be undone is undone now. A command that runs goes on. Returns the grants and
+    /// the commands that have ended so.
+    pub(super) fn end_for(&mut self, is_gone: &dyn Fn(&ClientName) -> bool) -> (Revoked, Vec<Over>) {
+        let is_theirs = |label: &Label| matches!(label, Label::Order(ticket) if is_gone(ticket.client()));
+        let reason =
+            Explanation::new(Cause::ClientRemoved, "not run: its client was removed before its turn");
+        let dropped = self.commands.drop_waiting(is_theirs);
+        let dropped = dropped.into_iter().filter_map(|label| label.end(&reason)).collect();
+        self.undoings.hasten(|undone| is_gone(&undone.client));
+        (self.gatehouse.revoke(&|live| is_gone(&live.client)), dropped)
     }
 
     /// Readable when a command says something.
@@ -377,14 +401,7 @@ impl Deeds {
         if let Err(error) = self.gatehouse.rest() {
             log::error!("{error}; what is open stays open until the next start");
         }
-        let ended = |label| match label {
-            Label::Order(ticket) => {
-                let reason = Explanation::new(Cause::DaemonStopped, "ended as the daemon stopped");
-                let record = ticket.record(Event::Failed, Some(reason));
-                Some(Over { record, ticket: Some(ticket) })
-            }
-            Label::Undoing(..) => None,
-        };
+        let reason = Explanation::new(Cause::DaemonStopped, "ended as the daemon stopped");
         // What is about to be undone is undone yet.
         for done in self.files.settle() {
             match done {
@@ -393,7 +410,7 @@ impl Deeds {
             }
         }
         let killed = self.commands.kill(|label| matches!(label, Label::Order(_)));
-        let mut records: Vec<_> = killed.into_iter().filter_map(ended).collect();
+        let mut records: Vec<_> = killed.into_iter().filter_map(|label| label.end(&reason)).collect();
         let deadline = clock::steady().saturating_add(STOP_MAX);
         while !self.commands.is_idle() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));

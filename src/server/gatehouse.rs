@@ -32,6 +32,14 @@ pub(super) enum Progress {
     Queued(RequestId),
 }
 
+/// What has come of ending grants before their time.
+pub(super) struct Revoked {
+    /// What was ended; to be recorded.
+    pub(super) records: Vec<Record>,
+    /// What could not be done; for people.
+    pub(super) failures: Vec<String>,
+}
+
 /// What a config says of the gate.
 pub(super) trait Plan {
     /// What it consists of, with the connections that there are now.
@@ -227,39 +235,28 @@ impl Gatehouse {
         self.firewall.close(which)
     }
 
-    /// The same for all that the kernel has, also what is missing in the books: for a client that must not come in any
-    /// more. What the books have is closed even where the kernel cannot be read.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read, or the firewall does not do it.
-    pub(super) fn revoke(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
-        let reconciled = self.reconcile();
-        let closed = self.close(which)?;
-        reconciled.map(|()| closed)
+    /// The same for all that the kernel has, also what is missing in the books: for who must not come in any more. What
+    /// the books have is closed even where the kernel cannot be read.
+    pub(super) fn revoke(&mut self, which: &dyn Fn(&Live) -> bool) -> Revoked {
+        let mut failures = Vec::new();
+        if let Err(error) = self.reconcile() {
+            failures.push(format!("grants that only the kernel knows of could not be closed: {error}"));
+        }
+        let closed = self.close(which).unwrap_or_else(|error| {
+            failures.push(format!("grants could not be closed: {error}"));
+            Vec::new()
+        });
+        Revoked { records: closed.into_iter().map(Live::record).collect(), failures }
     }
 
     /// Compares the books with what the kernel has. With the gate off there is no table of ours to compare them with.
     ///
     /// # Errors
     /// When the kernel cannot be read.
-    pub(super) fn reconcile(&mut self) -> Result<(), FirewallError> {
+    fn reconcile(&mut self) -> Result<(), FirewallError> {
         match self.standing {
             Standing::Off => Ok(()),
             Standing::Never | Standing::On | Standing::Trial(_) => self.firewall.reconcile(),
-        }
-    }
-
-    /// The same for what no failure can be told of; returns what is to be recorded.
-    pub(super) fn close_or_tell(&mut self, which: &dyn Fn(&Live) -> bool) -> Vec<Record> {
-        if let Err(error) = self.reconcile() {
-            log::error!("{error}; grants that only the kernel knows of could not be closed");
-        }
-        match self.close(which) {
-            Ok(closed) => closed.into_iter().map(Live::record).collect(),
-            Err(error) => {
-                log::error!("grants could not be closed: {error}");
-                Vec::new()
-            }
         }
     }
 

@@ -4,8 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, Site, ask, open_ssh, within};
+use crate::net::{
+    CLIENT4, Daemon, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, Site, ask, knock, open_ssh, within,
+};
 
 /// `spa-knockd` with these words; whether it succeeded, and what it printed.
 fn admin(lab: &Lab, site: &Site, words: &[&str]) -> (bool, String) {
@@ -94,7 +97,7 @@ fn a_client_of_the_config_itself_stays_out_until_it_is_removed_or_has_another_ke
     site.add_key("laptop");
     daemon.reload();
     assert!(!refused(), "with another key");
-    assert!(within(std::time::Duration::from_secs(2), || !site.path("state/revoked").exists()));
+    assert!(within(Duration::from_secs(2), || !site.path("state/revoked").exists()));
 }
 
 #[test]
@@ -140,5 +143,58 @@ fn a_client_that_is_unknown_is_named_and_changes_nothing() {
         let (done, text) = admin(&lab, &site, &["client", "revoke", "tablet"]);
         assert!(!done && text.contains("client tablet: there is none of this name"), "{text}");
         assert!(text.contains("clients: laptop"), "{text}");
+    }
+}
+
+#[test]
+fn a_client_s_waiting_commands_never_run_and_what_it_did_is_undone_once_it_is_removed() {
+    let Some(lab) = Lab::new() else { return };
+    for by_command in [true, false] {
+        let site = Site::new("", "");
+        let (noted, undone) = (site.path("noted"), site.path("undone"));
+        let actions = format!(
+            "[firewall]\nbackend = \"none\"\n\
+             [action.wait]\nrun = [\"/bin/sleep\", \"3\"]\n\
+             [action.note]\nrun = [\"/usr/bin/touch\", \"{}-{{client}}\"]\n\
+             [action.lamp]\nrun = [\"/bin/true\"]\nundo = [\"/usr/bin/touch\", \"{}\"]\nfor = \"10m\"\nmax = \"10m\"\n",
+            noted.display(),
+            undone.display()
+        );
+        let client = |name: &str| {
+            format!("[client.{name}]\nkey = \"{name}.key\"\nallow = [\"wait\", \"note\", \"lamp\"]\n")
+        };
+        site.write_config("", &[&actions, &client("laptop"), &client("evil")].map(String::as_str).concat());
+        site.add_key("evil");
+        let daemon = Daemon::start(&lab.server, &site);
+        let socket = lab.client.udp(CLIENT4);
+        let [laptop, evil] = ["laptop", "evil"].map(|name| site.key(name));
+        let knocks = |key: &Key, action: &str| {
+            let answer = ask(&socket, SERVER4, key.seal(&knock(action)).as_bytes());
+            assert!(answer.is_some(), "{action}: {}", daemon.log());
+        };
+        knocks(&evil, "lamp");
+        for (key, action) in [(&evil, "wait"), (&laptop, "wait")].repeat(4) {
+            knocks(key, action);
+        }
+        knocks(&evil, "note");
+        knocks(&laptop, "note");
+        if by_command {
+            let (done, text) = admin(&lab, &site, &["client", "revoke", "evil"]);
+            assert!(done, "{text}");
+        } else {
+            site.write_config("", &format!("{actions}{}", client("laptop")));
+            daemon.reload();
+        }
+        let row = format!("by command: {by_command}");
+        assert!(within(Duration::from_secs(2), || undone.exists()), "{row}: {}", daemon.log());
+        let ran = |name: &str| site.path(&format!("noted-{name}")).exists();
+        assert!(within(Duration::from_secs(10), || ran("laptop")), "{row}: {}", daemon.log());
+        assert!(!ran("evil"), "{row}");
+        let dropped = site.audit_of("failed");
+        assert_eq!(dropped.len(), 1, "{row}: {dropped:?}");
+        assert_eq!(
+            (&dropped[0]["client"], &dropped[0]["reason"]),
+            (&"evil".into(), &"client-removed".into())
+        );
     }
 }

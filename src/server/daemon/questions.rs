@@ -6,6 +6,7 @@ use super::Daemon;
 use crate::firewall::Live;
 use crate::knock::ClientName;
 use crate::server::control::{Answer as Reply, Control, Question};
+use crate::server::gatehouse::Revoked;
 use crate::server::grants;
 use crate::server::status::exposition;
 
@@ -74,13 +75,11 @@ impl Daemon {
             Question::Revoke { grant } => {
                 let is_meant =
                     |live: &Live| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
-                match self.deeds.gatehouse().revoke(&is_meant) {
-                    Ok(closed) => {
-                        let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
-                        closed.into_iter().for_each(|live| self.keep(&live.record()));
-                        Reply::Count { count }
-                    }
-                    Err(error) => done(Err(error.to_string())),
+                let Revoked { records, failures } = self.deeds.gatehouse().revoke(&is_meant);
+                records.iter().for_each(|record| self.keep(record));
+                match failures.is_empty() {
+                    true => Reply::Count { count: u64::try_from(records.len()).unwrap_or(u64::MAX) },
+                    false => done(Err(failures.join("\n"))),
                 }
             }
             Question::DropClient { client } => self.drop_client(&client),

@@ -84,7 +84,7 @@ impl Daemon {
         self.plain.take_up(plain);
         self.loaded = new;
         self.remember_config();
-        self.close_for_strangers();
+        self.end_for_strangers();
         for record in self.deeds.confirm_undoings(&self.loaded) {
             self.keep(&record);
         }

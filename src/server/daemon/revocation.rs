@@ -2,6 +2,7 @@
 
 use super::Daemon;
 use crate::server::control::Answer;
+use crate::server::gatehouse::Revoked;
 use crate::server::keys::LoadedClient;
 
 impl Daemon {
@@ -38,23 +39,14 @@ impl Daemon {
         // Also of a client that is not configured any more.
         let names: Vec<_> = meant.iter().map(|client| client.name.to_string()).collect();
         let holds = |name: &str| name == wanted || names.iter().any(|dropped| dropped == name);
-        // Also what the kernel has and the books do not.
-        if let Err(error) = self.deeds.gatehouse().reconcile() {
-            remarks.push(format!("grants that only the kernel knows of could not be closed: {error}"));
-        }
-        let closed = match self.deeds.gatehouse().close(&|live| holds(live.client.as_str())) {
-            Ok(closed) => closed,
-            Err(error) => {
-                remarks.push(format!("its grants could not be closed: {error}"));
-                Vec::new()
-            }
-        };
-        let count = u64::try_from(closed.len()).unwrap_or(u64::MAX);
-        closed.into_iter().for_each(|live| self.keep(&live.record()));
+        let ended = self.deeds.end_for(&|name| holds(name.as_str()));
+        let Revoked { records, failures } = self.note_ended(ended);
+        remarks.extend(failures);
+        let closed = u64::try_from(records.len()).unwrap_or(u64::MAX);
         for name in &names {
             log::warn!("client {name}: revoked; its knocks are refused from now on");
         }
         remarks.iter().for_each(|remark| log::error!("client {wanted}: {remark}"));
-        Answer::Dropped { clients: names, fingerprints, closed: count, remarks }
+        Answer::Dropped { clients: names, fingerprints, closed, remarks }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::checksum;
 use crate::gate::{Event, KeyAge, Record, Via};
-use crate::knock::{ActionName, ClientName, Timestamp};
+use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
 
@@ -282,11 +282,10 @@ impl Undoings {
         }
     }
 
-    /// What undoes this action of this client is due now.
-    pub(in crate::server) fn hasten(&mut self, client: &ClientName, action: &ActionName) {
+    /// What undoes these is due now.
+    pub(in crate::server) fn hasten(&mut self, which: impl Fn(&Record) -> bool) {
         let now = clock::boot();
-        let its_own = |record: &Record| record.client == *client && record.action.as_ref() == Some(action);
-        for waiting in self.waiting.iter_mut().filter(|waiting| its_own(&waiting.undoing.record)) {
+        for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.undoing.record)) {
             waiting.due = waiting.due.min(now);
         }
     }
