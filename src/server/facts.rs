@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::console::{Failure, tell};
 use super::control::{self, Answer, Heard, Question};
-use super::last_good;
 use super::run::Loaded;
+use super::{gate_lock, last_good, state};
 use crate::config::{self, Backend, ConfigErrors, ServerConfig};
 
 /// Where the daemon keeps its state, where it answers, and what its gate consists of.
@@ -65,6 +65,16 @@ impl Facts {
             }
         }
         Ok(Heard::Nobody)
+    }
+
+    /// Why a daemon runs although none answers; nothing where none does. What it looks after is not to be changed without
+    /// it: it would set it right again.
+    pub(super) fn silent_daemon(&self) -> Option<String> {
+        if state::is_locked(&self.state_dir) {
+            return Some(format!("it uses {}, but does not answer", self.state_dir.display()));
+        }
+        gate_lock::is_taken()
+            .then(|| "it has the gate of this network namespace, and another config than this one".to_owned())
     }
 
     /// Asks a daemon that must be running.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::console::{Failure, tell};
 use super::control::{Answer, Heard, OnOff, Question};
 use super::facts::Facts;
+use super::gate_lock::lock_gate;
 use super::grants::unexpected;
 use super::standing::Standing;
 use super::takeover;
@@ -92,7 +93,7 @@ fn open(facts: &Facts) -> Result<(), Failure> {
             let _ = remember_off(facts);
             return Err(Failure::run(format_args!(
                 "gate: open now, but a daemon runs that will close it again: {reason}\n\
-                 hint: systemctl stop spa-knockd, then again: spa-knockd gate off"
+                 hint: -c names the config that it runs with; or systemctl stop spa-knockd, then again: spa-knockd gate off"
             )));
         }
     };
@@ -114,10 +115,7 @@ fn opened_by_daemon(facts: &Facts) -> ByDaemon {
         Ok(Heard::Answer(Answer::DoneBut { remark })) => ByDaemon::Opened { unremembered: Some(remark) },
         Ok(Heard::Answer(other)) => ByDaemon::Refused(unexpected(other).text()),
         Err(failure) => ByDaemon::Refused(failure.text()),
-        Ok(Heard::Nobody) if state::is_locked(&facts.state_dir) => {
-            ByDaemon::Refused(format!("it uses {}, but does not answer", facts.state_dir.display()))
-        }
-        Ok(Heard::Nobody) => ByDaemon::Nothing,
+        Ok(Heard::Nobody) => facts.silent_daemon().map_or(ByDaemon::Nothing, ByDaemon::Refused),
     }
 }
 
@@ -174,7 +172,13 @@ fn close_without_daemon(
     if plan.config.backend == Backend::None {
         return Err(Failure::run("gate: firewall.backend is \"none\", which closes no port"));
     }
-    let _lock = lock(facts)?;
+    if let Some(reason) = facts.silent_daemon() {
+        return Err(Failure::run(format_args!(
+            "gate: a daemon runs: {reason}\n\
+             hint: -c names the config that it runs with; or systemctl restart spa-knockd"
+        )));
+    }
+    let _locks = (lock_state(facts), lock_gate("try again")?);
     let mut gatehouse = plan.gatehouse(Standing::read(&facts.state_dir)?)?;
     gatehouse.set_confirmer(by);
     gatehouse.change(standing(OnOff::On, trial), plan).map_err(Failure::run)?;
@@ -190,18 +194,11 @@ fn close_without_daemon(
 
 /// Keeps a daemon from starting while the gate changes. A state folder that cannot be written is no reason to leave
 /// it open.
-fn lock(facts: &Facts) -> Result<Option<File>, Failure> {
-    match state::try_lock(&facts.state_dir) {
-        Ok(Some(lock)) => Ok(Some(lock)),
-        Ok(None) => Err(Failure::run(format_args!(
-            "gate: a daemon uses {}, but does not answer\nhint: systemctl restart spa-knockd",
-            facts.state_dir.display()
-        ))),
-        Err(error) => {
-            tell(format_args!("warning: {error}"));
-            Ok(None)
-        }
-    }
+fn lock_state(facts: &Facts) -> Option<File> {
+    state::try_lock(&facts.state_dir).unwrap_or_else(|error| {
+        tell(format_args!("warning: {error}"));
+        None
+    })
 }
 
 fn not_remembered(reason: &str) {

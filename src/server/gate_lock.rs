@@ -16,12 +16,7 @@ const GATES: &str = "/run/spa-knock";
 /// # Errors
 /// When another daemon has it.
 pub(super) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
-    let folder = Path::new(GATES);
-    let lock = host::network_namespace().and_then(|namespace| {
-        files::create_folder(folder, Mode::Public).ok()?;
-        files::lock(&folder.join(format!("gate-{namespace}.lock"))).ok()
-    });
-    match lock {
+    match try_lock() {
         Some(Some(lock)) => Ok(Some(lock)),
         Some(None) => Err(Failure::run(format_args!(
             "the gate of this network namespace: another spa-knockd has it\nhint: {hint}"
@@ -31,4 +26,16 @@ pub(super) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
             Ok(None)
         }
     }
+}
+
+/// Whether a daemon has the gate, whatever its config; a command that closes it has it for a moment.
+pub(super) fn is_taken() -> bool {
+    matches!(try_lock(), Some(None))
+}
+
+/// The lock, unless another process has it; nothing where none can be taken.
+fn try_lock() -> Option<Option<File>> {
+    let (folder, namespace) = (Path::new(GATES), host::network_namespace()?);
+    files::create_folder(folder, Mode::Public).ok()?;
+    files::lock(&folder.join(format!("gate-{namespace}.lock"))).ok()
 }

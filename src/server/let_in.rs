@@ -41,14 +41,23 @@ pub(super) fn let_in(facts: &Facts, asked: &LetIn) -> Result<(), Failure> {
     if let Some(trouble) = &trouble {
         tell(format_args!("warning: the daemon did not do it: {trouble}; trying it without the daemon"));
     }
+    let silent = if trouble.is_some() { None } else { facts.silent_daemon() };
     // A daemon that starts meanwhile must not miss it; one that hangs is no reason to stay out.
     let _lock = state::try_lock(&facts.state_dir).ok();
     let ports = let_in_directly(facts, asked)?;
     tell_opened(asked.address, &ports, asked.time)?;
-    if trouble.is_some() && !ports.is_empty() {
-        tell("warning: the daemon does not know of it: a reload or restart may close it early");
+    match silent {
+        _ if ports.is_empty() => Ok(()),
+        Some(reason) => Err(Failure::run(format_args!(
+            "let-in: a daemon runs that does not know of it, and may close it any moment: {reason}\n\
+             hint: -c names the config that it runs with; or systemctl restart spa-knockd, then again: spa-knockd let-in"
+        ))),
+        None if trouble.is_some() => {
+            tell("warning: the daemon does not know of it: a reload or restart may close it early");
+            Ok(())
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The grants that let `address` in to these ports from the console.

@@ -410,3 +410,27 @@ fn a_boot_closes_the_gate_as_it_was_last_loaded_whatever_the_config_and_the_keys
         assert!(done && said.contains("off") && lab.client.reaches(SERVER4, 22), "{said}");
     }
 }
+
+#[test]
+fn a_command_that_does_not_reach_the_daemon_with_the_gate_says_that_it_does_not_last() {
+    let Some(lab) = Lab::new() else { return };
+    lab.server.echo(22);
+    let (site, other) = (Site::new("", &open_ssh(30)), Site::new("", &open_ssh(30)));
+    let _daemon = Daemon::start(&lab.server, &site);
+    let closed = || within(SOON, || !lab.client.reaches(SERVER4, 22));
+    for (row, asked) in [("another config", &other), ("its socket is gone", &site)] {
+        if row != "another config" {
+            fs::remove_file(site.path("control.sock")).unwrap();
+        }
+        for words in [&["gate", "off"][..], &["gate", "on"], &["let-in", "10.77.1.2"]] {
+            let output = lab.server.output(&mut asked.admin(words));
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{row}: {words:?}: {text}");
+            assert!(
+                text.contains("a daemon runs") && text.contains("hint: -c names"),
+                "{row}: {words:?}: {text}"
+            );
+            assert!(closed(), "{row}: {words:?}");
+        }
+    }
+}
