@@ -296,7 +296,8 @@ impl Asking {
                 Ok(length) => {
                     self.bytes.extend(buffer.iter().take(length));
                     if self.bytes.contains(&b'\n') {
-                        return Some(true);
+                        // Who has given up has told so to somebody: nothing is done behind his back.
+                        return (!peer::has_gone(&self.stream)).then_some(true);
                     }
                     if self.bytes.len() > QUESTION_MAX {
                         return None;
@@ -330,12 +331,23 @@ pub(super) enum Heard {
 /// # Errors
 /// When there is one, but it cannot be asked or does not answer.
 pub(super) fn ask(path: &Path, question: &Question) -> Result<Heard, Failure> {
+    ask_within(path, question, ANSWER_TIME)
+}
+
+fn ask_within(path: &Path, question: &Question, patience: Duration) -> Result<Heard, Failure> {
     let failure = |error: &std::io::Error| {
-        let hint = match error.kind() {
-            ErrorKind::PermissionDenied => "\nhint: only root may ask a daemon that root runs",
-            _ => "",
+        let reason = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                format!("{}\nhint: only root may ask a daemon that root runs", files::plain(error))
+            }
+            ErrorKind::WouldBlock => format!(
+                "the daemon has not answered within {}; if it has begun, it may still do it\n\
+                 hint: it hangs, or waits for a disk or a program; systemctl restart spa-knockd ends that",
+                humantime::format_duration(patience)
+            ),
+            _ => files::plain(error),
         };
-        Failure::run(format_args!("control socket {}: {}{hint}", path.display(), files::plain(error)))
+        Failure::run(format_args!("control socket {}: {reason}", path.display()))
     };
     let mut stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
@@ -347,7 +359,8 @@ pub(super) fn ask(path: &Path, question: &Question) -> Result<Heard, Failure> {
     let line = serde_json::to_string(question).map_err(Failure::run)?;
     let mut answer = String::new();
     stream
-        .set_read_timeout(Some(ANSWER_TIME))
+        .set_read_timeout(Some(patience))
+        .and_then(|()| stream.set_write_timeout(Some(patience)))
         .and_then(|()| stream.write_all(format!("{line}\n").as_bytes()))
         .and_then(|()| stream.take(ANSWER_MAX).read_to_string(&mut answer))
         .map_err(|error| failure(&error))?;
@@ -397,6 +410,21 @@ mod tests {
         assert!(matches!(asked.join().unwrap(), Ok(Heard::Answer(Answer::Count { count: 3 }))));
         drop(control);
         assert!(!files::exists(&path));
+    }
+
+    #[test]
+    fn who_gets_no_answer_is_told_that_the_daemon_hangs_and_what_was_asked_is_not_done_later() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("control.sock");
+        let mut control = Control::open(&path).unwrap();
+        let Err(failure) = ask_within(&path, &Question::Reload {}, Duration::from_millis(50)) else {
+            panic!("nobody answers")
+        };
+        let text = failure.text();
+        assert!(text.contains("the daemon has not answered within 50ms"), "{text}");
+        assert!(text.contains("hint: it hangs") && text.contains("systemctl restart spa-knockd"), "{text}");
+        assert!((0..5).all(|_| control.questions().is_empty()));
+        assert!(control.asking.is_empty());
     }
 
     #[test]

@@ -11,7 +11,13 @@ use crate::config::ServerConfig;
 /// # Errors
 /// When one runs and does not: it goes on as before.
 pub(super) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Failure> {
-    match control::ask(&config.control, &Question::Reload {})? {
+    let heard = control::ask(&config.control, &Question::Reload {}).map_err(|failure| {
+        Failure::run(format_args!(
+            "{subject}: changed, but the running daemon was not reached: {}",
+            failure.text()
+        ))
+    })?;
+    match heard {
         Heard::Answer(Answer::Done) => {
             tell(format_args!("{subject}: the running daemon has taken this up"));
             Ok(())

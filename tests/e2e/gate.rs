@@ -1,12 +1,14 @@
 //! The gate as a whole: on trial, off, flushed by somebody else, and what the kernel does when nobody is alive.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use spa_knock::knock::Status;
 
 use crate::grants::{elements, holder, start_with};
@@ -433,4 +435,27 @@ fn a_command_that_does_not_reach_the_daemon_with_the_gate_says_that_it_does_not_
             assert!(closed(), "{row}: {words:?}");
         }
     }
+}
+
+#[test]
+fn what_a_hanging_daemon_was_asked_by_a_command_that_has_given_up_is_not_done_later() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    lab.server.echo(22);
+    let daemon = Daemon::start(&lab.server, &site);
+    assert!(!lab.client.reaches(SERVER4, 22));
+    kill(daemon.id(), Signal::SIGSTOP).unwrap();
+    let mut asker = UnixStream::connect(site.path("control.sock")).unwrap();
+    asker.write_all(b"{\"do\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
+    drop(asker);
+    kill(daemon.id(), Signal::SIGCONT).unwrap();
+    // Once this is answered, so is all that was asked before.
+    admin(&lab, &site, &["status"]);
+    assert!(!lab.client.reaches(SERVER4, 22), "{}", daemon.log());
+    // Asked by who waits for the answer, it is done.
+    let mut asker = UnixStream::connect(site.path("control.sock")).unwrap();
+    asker.write_all(b"{\"do\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
+    let mut answer = String::new();
+    asker.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("done") && lab.client.reaches(SERVER4, 22), "{answer}");
 }
