@@ -239,6 +239,10 @@ impl<B: Backend + Send + 'static> Backend for Background<B> {
         std::mem::replace(&mut self.upkept, Ok(()))
     }
 
+    fn kernel_closes(&self) -> bool {
+        locked(&self.backend).kernel_closes()
+    }
+
     fn rest(&mut self) -> Result<(), FirewallError> {
         self.settle();
         self.now(Backend::rest)

@@ -109,6 +109,11 @@ pub trait Backend {
     /// Waits until all that is queued has ended.
     fn settle(&mut self) {}
 
+    /// Whether the kernel closes by itself what is opened; else only a daemon does.
+    fn kernel_closes(&self) -> bool {
+        true
+    }
+
     /// Nobody will call `close_due` from now on: what only it would close is closed until the next load.
     ///
     /// # Errors

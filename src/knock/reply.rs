@@ -103,6 +103,9 @@ impl ReplyText {
     /// What it writes of commands that have ended well.
     pub const DONE: &str = "done";
 
+    /// What it writes where a knock may not act because it cannot be put on record.
+    pub const UNRECORDED: &str = "the server cannot record it now";
+
     /// What of `text` fits: control characters go, then what is too long, at a character's end.
     #[must_use]
     pub fn fitting(text: &str) -> Self {

@@ -265,15 +265,14 @@ pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
 /// Checks that files can be written in a folder, by writing one and removing it.
 ///
 /// # Errors
-/// When that fails, naming the folder.
-pub fn try_folder(folder: &Path) -> Result<(), FileError> {
+/// When that fails, naming the folder and, as a hint, what follows from it.
+pub fn try_folder(folder: &Path, consequence: &str) -> Result<(), FileError> {
     let probe = folder.join(format!(".probe.{}", std::process::id()));
     // Of a predecessor with our process number that died here.
     let _ = fs::remove_file(&probe);
     create_new(&probe, Mode::Private, b"probe\n").and_then(|_| remove(&probe)).map_err(|error| {
-        let hint =
-            "df and mount show whether it is full or read-only; nothing is granted that cannot be recorded";
-        FileError::new(folder, format!("cannot be written: {}", error.reason), Some(hint.to_owned()))
+        let hint = format!("df and mount show whether it is full or read-only; {consequence}");
+        FileError::new(folder, format!("cannot be written: {}", error.reason), Some(hint))
     })
 }
 

@@ -340,10 +340,11 @@ impl Daemon {
     }
 
     fn stop(mut self) -> ExitCode {
+        let grants = self.deeds.gatehouse().grants_at_the_end();
         let last_words = match self.deeds.standing() {
-            Standing::Off => "the gate is off",
-            Standing::Trial(_) => "grants stay until they expire, the gate until its trial is over",
-            Standing::Never | Standing::On => "grants stay until they expire, protected ports stay closed",
+            Standing::Off => "the gate is off".to_owned(),
+            Standing::Trial(_) => format!("{grants}, the gate stays until its trial is over"),
+            Standing::Never | Standing::On => format!("{grants}, protected ports stay closed"),
         };
         notify::tell(notify::State::Stopping);
         self.act_at_last();

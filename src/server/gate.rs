@@ -13,7 +13,7 @@ use super::standing::Standing;
 use super::takeover;
 use super::{run, state};
 use crate::config::Backend;
-use crate::firewall::{FirewallError, LoadedGates};
+use crate::firewall::{FirewallError, Iptables, LoadedGates};
 use crate::gate::Mode;
 use crate::knock::ClientName;
 use crate::os::clock;
@@ -149,10 +149,14 @@ fn close(facts: &Facts, trial: Option<Duration>, by: Option<ClientName>) -> Resu
         )),
     }
     if !runs {
-        tell(
-            "warning: no daemon runs, so no knock is accepted\n\
-             hint: systemctl start spa-knockd, or spa-knockd let-in ADDRESS for one address",
-        );
+        let by_hand = match facts.backend == Backend::Iptables && !Iptables::has_sets() {
+            // Nothing would close it again.
+            true => "",
+            false => ", or spa-knockd let-in ADDRESS for one address",
+        };
+        tell(format_args!(
+            "warning: no daemon runs, so no knock is accepted\nhint: systemctl start spa-knockd{by_hand}"
+        ));
     }
     Ok(())
 }

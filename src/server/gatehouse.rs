@@ -289,6 +289,14 @@ impl Gatehouse {
         self.unremembered.as_ref()
     }
 
+    /// What becomes of grants when this process ends.
+    pub(super) fn grants_at_the_end(&self) -> &'static str {
+        match self.firewall.kernel_closes() {
+            true => "grants stay until they expire",
+            false => "grants are closed until the next start, as only a daemon ends them without ipset",
+        }
+    }
+
     /// This process looks after nothing any more: what only a daemon would close is closed until the next one starts.
     ///
     /// # Errors

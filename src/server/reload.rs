@@ -22,6 +22,10 @@ pub(super) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Fa
             tell(format_args!("{subject}: the running daemon has taken this up"));
             Ok(())
         }
+        Heard::Answer(Answer::DoneBut { remark }) => {
+            tell(format_args!("{subject}: the running daemon has taken this up\nwarning: {remark}"));
+            Ok(())
+        }
         Heard::Answer(Answer::Failed { reason }) => Err(Failure::run(format_args!(
             "{subject}: changed, but the running daemon goes on as before: {reason}"
         ))),
@@ -46,6 +50,10 @@ pub(super) fn reload(facts: &Facts) -> Result<(), Failure> {
     match facts.require(&Question::Reload {})? {
         Answer::Done => {
             tell("reloaded");
+            Ok(())
+        }
+        Answer::DoneBut { remark } => {
+            tell(format_args!("reloaded\nwarning: {remark}"));
             Ok(())
         }
         Answer::Failed { reason } => {

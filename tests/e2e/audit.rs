@@ -17,8 +17,8 @@ use serde_json::Value;
 use spa_knock::knock::Status;
 
 use crate::net::{
-    CLIENT4, Daemon, Key, Lab, Mounts, NO_LIMITS, SERVER4, Site, ask_patiently, knock, limited, open_ssh,
-    within,
+    CLIENT4, Daemon, Key, Lab, Mounts, NO_LIMITS, SERVER4, Site, ask, ask_patiently, knock, limited,
+    open_ssh, within,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -105,8 +105,13 @@ fn cannot_be_written((what, break_it, reason): (&str, fn(&Mounts, &Path), &str))
     fs::create_dir(&folder).unwrap();
     break_it(&mounts, &folder);
     let [nsenter, entrance] = mounts.words();
-    let mut command = Command::new(nsenter);
-    command.arg(entrance).arg(Daemon::PROGRAM).args(Daemon::words(&site));
+    let inside = || {
+        let mut command = Command::new(&nsenter);
+        command.arg(&entrance).arg(Daemon::PROGRAM);
+        command
+    };
+    let mut command = inside();
+    command.args(Daemon::words(&site));
     let daemon = Daemon::start_command(&lab.server, command);
     let key = site.key("laptop");
     assert_eq!(answer(&lab, &key), Some(Status::Granted), "{what}");
@@ -115,6 +120,21 @@ fn cannot_be_written((what, break_it, reason): (&str, fn(&Mounts, &Path), &str))
     assert!(state["error"].as_str().unwrap().contains(reason), "{what}: {state}");
     assert_eq!((&state["waiting"], &state["lost"]), (&1.into(), &0.into()), "{what}");
     assert!(daemon.log().contains("audit log: cannot be written: "), "{what}: {}", daemon.log());
+    if matches!(what, "full" | "read-only") {
+        for (required, words, clean) in [
+            ("", "warning", true),
+            ("audit-required = true\n", "no knock acts that is not in the audit log", false),
+        ] {
+            let config = site.path(&format!("required-{clean}.toml"));
+            let text = fs::read_to_string(site.path("spa-knockd.toml")).unwrap();
+            fs::write(&config, text.replace("[server]\n", &format!("[server]\n{required}"))).unwrap();
+            let mut check = inside();
+            let output = lab.server.output(check.args(["check", "-c"]).arg(&config));
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(said.contains("cannot be written") && said.contains(words), "{what}: {said}");
+            assert_eq!(output.status.success(), clean, "{what}: {said}");
+        }
+    }
     // Repaired.
     let in_daemon = format!("/proc/{}/root{}", daemon.id(), folder.display());
     match what {
@@ -198,7 +218,12 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
     let daemon = Daemon::start(&lab.server, &site);
     let key = site.key("laptop");
     assert!(within(SOON, || status(&site)["audit"]["error"].is_string()));
-    assert_eq!(answer(&lab, &key), Some(Status::ActionFailed));
+    let knock = key.seal(&knock("open-ssh"));
+    let reply = key.open(&ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap(), &knock);
+    assert_eq!(
+        (reply.status, reply.text.as_str()),
+        (Status::ActionFailed, "the server cannot record it now")
+    );
     assert!(!lab.server.nft("list set inet spa_knock grants4").contains("expires"), "nothing is open");
 
     // The same where it is not required: knocks act, and more than can wait is lost.
@@ -232,7 +257,8 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
     assert!(within(SOON, || noted() == lost), "{} of {lost}", noted());
     assert!(within(SOON, || daemon.log().contains("audit log: can be written again")));
     assert_eq!(answer(&lab, &key), Some(Status::Granted));
-    assert!(lines(&log).iter().any(|line| line["reason"] == "audit-unavailable"));
+    let refused = |line: &Value| line["reason"] == "audit-unavailable" && line["action"] == "open-ssh";
+    assert!(lines(&log).iter().any(refused), "{:?}", lines(&log).first());
 }
 
 /// A daemon whose standard error no one reads; ended when dropped.

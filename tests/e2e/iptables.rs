@@ -178,6 +178,7 @@ fn without_ipset_nothing_stays_open_while_a_daemon_that_was_stopped_is_away() {
     assert!(lab.client.reaches(SERVER4, 22));
     assert!(daemon.terminate().success());
     assert!(!lab.client.reaches(SERVER4, 22), "nobody would close it");
+    assert!(daemon.log().contains("stopped: grants are closed until the next start"), "{}", daemon.log());
     let _daemon = Host::Setless.start(&lab, &site);
     assert!(lab.client.reaches(SERVER4, 22), "for the rest of its time");
     assert_on_time(times, lab.client.closing(SERVER4, 22), 8);
@@ -450,6 +451,20 @@ fn the_kernel_ends_a_trial_and_lets_some_in_by_a_failsafe_and_without_ipset_both
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(refused).contains("a gate on trial needs ipset"));
     assert!(lab.client.reaches(SERVER4, 22), "and nothing has been closed");
+    let closed = said(Host::Setless.admin(&lab, &site, &["gate", "on"]));
+    assert!(closed.contains("gate: on") && !closed.contains("let-in"), "{closed}");
+    let words = ["let-in", "10.77.0.2", "--port", "tcp/22", "--port", "tcp/80-90"];
+    let refused = Host::Setless.admin(&lab, &site, &words);
+    assert_eq!(refused.status.code(), Some(1));
+    // What it says to do by hand does what it says.
+    let text = said(refused);
+    let (_, rules) = text.trim_end().split_once("closes it: ").expect("a hint");
+    for (port, rule) in [22, 80].into_iter().zip(rules.split("; ")) {
+        assert!(!lab.client.reaches(SERVER4, port), "{rule}");
+        lab.server.run(rule);
+        assert_eq!(lab.client.reaches(SERVER4, port), port == 22, "{rule}");
+    }
+    assert!(Host::Setless.admin(&lab, &site, &["gate", "off"]).status.success());
 
     let check = |lines: &str, action: &str| {
         let site = self::site(&format!("{SSH}\n{lines}"), &[("ssh", action)], "");

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::net::{CLIENT4, Daemon, Lab, Prober, SERVER4, Site, ask, full, knock, open_ssh};
+use crate::net::{CLIENT4, Daemon, Lab, NO_LIMITS, Prober, SERVER4, Site, ask, full, knock, open_ssh};
 
 #[test]
 fn nobody_slips_through_while_the_daemon_starts_reloads_stops_is_replaced_or_killed() {
@@ -55,7 +55,7 @@ fn a_client_that_renews_its_grant_is_never_shut_out_meanwhile() {
 #[test]
 fn knocks_change_not_a_byte_of_what_others_have_in_the_firewall() {
     let Some(lab) = Lab::new() else { return };
-    let site = Site::new("", &open_ssh(5));
+    let site = Site::new(NO_LIMITS, &open_ssh(5));
     for line in [
         "add table inet other",
         "add set inet other banned { type ipv4_addr ; flags timeout ; }",

@@ -71,3 +71,23 @@ fn status_grants_and_revoke_need_neither_a_valid_config_nor_valid_keys() {
         fs::set_permissions(site.key_path("laptop"), fs::Permissions::from_mode(0o600)).unwrap();
     }
 }
+
+#[test]
+fn a_reload_names_what_the_next_start_would_refuse() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let daemon = Daemon::start(&lab.server, &site);
+    let (done, text) = admin(&lab, &site, &["reload"]);
+    assert!(done && !text.contains("warning"), "{text}");
+    fs::set_permissions(site.path("state"), fs::Permissions::from_mode(0o777)).unwrap();
+    for (words, says) in [
+        (&["reload"][..], "reloaded"),
+        (&["client", "add", "phone", "--allow", "open-ssh"], "the running daemon has taken this up"),
+    ] {
+        let (done, text) = admin(&lab, &site, words);
+        assert!(done && text.contains(says), "{words:?}: {text}");
+        assert!(text.contains("warning: the next start refuses the state folder"), "{words:?}: {text}");
+        assert!(text.contains("hint: chmod"), "{words:?}: {text}");
+    }
+    assert!(daemon.log().contains("the next start refuses"), "{}", daemon.log());
+}

@@ -78,7 +78,7 @@ fn a_read_only_state_folder_closes_the_gate_before_the_start_fails() {
         format!("mount --bind {0} {0} && mount -o remount,bind,ro {0} && exec \"$@\"", state.display());
     let before = ["unshare", "--mount", "sh", "-c", &read_only, "-"];
     let output = outcome(&lab.server, &site, &before);
-    assert_says(&output, FAILED, &["read-only"]);
+    assert_says(&output, FAILED, &["read-only", "hint: mount and df show"]);
     assert!(!lab.client.reaches(SERVER4, 22), "closed before");
 
     let mut command = limited("unshare");

@@ -40,16 +40,16 @@ pub(super) fn let_in(
     let set = sets::name("single", family);
     let there = program::ipset(&["list", "-n"]).unwrap_or_default();
     if !there.lines().any(|name| name == set) {
-        let rule = ports.first().map(|ports| {
+        let rule = |ports: &Ports| {
             let (program, protocol) = (family.program(), ports.protocol().as_str());
-            format!(
-                "{program} -I {GRANTS} 1 -s {address} -p {protocol} --dport {} -j RETURN opens it, the same with -D and without the 1 closes it",
-                ports.numbers(':')
-            )
-        });
+            let door = format!("-s {address} -p {protocol} --dport {} -j RETURN", ports.numbers(':'));
+            format!("{program} -I {GRANTS} 1 {door}")
+        };
+        let rules: Vec<String> = ports.iter().map(rule).collect();
         return Err(FirewallError::Other(format!(
-            "without ipset nothing would close it again while no daemon runs\nhint: {}",
-            rule.unwrap_or_default()
+            "without ipset nothing would close it again while no daemon runs\n\
+             hint: this opens it, and the same with -D and without the 1 closes it: {}",
+            rules.join("; ")
         )));
     }
     let seconds = time.as_secs().max(1);

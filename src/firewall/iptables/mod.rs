@@ -105,12 +105,6 @@ impl Iptables {
         host::program("ipset").is_some() && program::ipset(&["list", "-n"]).is_ok()
     }
 
-    /// Whether the kernel closes what this one opens.
-    #[must_use]
-    pub fn kernel_closes(&self) -> bool {
-        self.closing == Closing::Sets
-    }
-
     /// Whether the kernel has chains of ours, whoever loaded them.
     ///
     /// # Errors
@@ -453,6 +447,10 @@ impl Backend for Iptables {
             self.due = Some(now.saturating_add(RETRY));
         }
         closed
+    }
+
+    fn kernel_closes(&self) -> bool {
+        self.closing == Closing::Sets
     }
 
     fn rest(&mut self) -> Result<(), FirewallError> {

@@ -102,12 +102,14 @@ impl Keeper {
 
     /// The end of a knock that could not be put on record.
     pub fn give_up(&self, accepted: &Accepted, why: Explanation, now: Now) -> (Record, Option<Answer>) {
-        self.conclude_with(&accepted.ticket, Outcome::Failed, (Some(why), ""), now)
+        let action = accepted.fresh.understand().ok().map(|knock| knock.action.clone());
+        let ticket = Ticket { action, ..accepted.ticket.clone() };
+        self.conclude_with(&ticket, Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 
     /// The end of an order whose price could not be put on record.
     pub fn cancel(&self, bill: &Bill, why: Explanation, now: Now) -> (Record, Option<Answer>) {
-        self.conclude_with(bill.order.ticket(), Outcome::Failed, (Some(why), ""), now)
+        self.conclude_with(bill.order.ticket(), Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 
     /// Notes that an order takes a while: copies of its knock get nothing meanwhile.

@@ -43,7 +43,7 @@ impl Report {
     }
 
     fn folders(&mut self, config: &ServerConfig) {
-        let before = self.count();
+        let before = self.remarks();
         for folder in [&config.keys_dir, &config.state_dir] {
             self.file(files::check_private_folder(folder));
         }
@@ -58,12 +58,26 @@ impl Report {
         if let Some(folder) = audit {
             self.file(files::check_unwritable(folder));
         }
-        let written = [Some(config.state_dir.as_path()), audit];
-        for folder in written.into_iter().flatten().filter(|folder| files::exists(folder)) {
-            self.file(files::try_folder(folder));
+        if files::exists(&config.state_dir) {
+            self.file(files::try_folder(&config.state_dir, "nothing is granted that cannot be recorded"));
         }
-        if self.count() == before {
+        if let Some(folder) = audit.filter(|folder| files::exists(folder)) {
+            self.audit_folder(config, folder);
+        }
+        if self.remarks() == before {
             self.ok("folders: closed to others, and can be written".to_owned());
+        }
+    }
+
+    /// Without it knocks act all the same, unless each must be recorded.
+    fn audit_folder(&mut self, config: &ServerConfig, folder: &Path) {
+        if config.audit.required {
+            return self.file(files::try_folder(folder, "no knock acts that is not in the audit log"));
+        }
+        if let Err(error) = files::try_folder(folder, "knocks act all the same, but are not in the audit log")
+        {
+            let message = format!("{}: {}", error.path, error.reason);
+            self.warning(config, &["server", "audit"], message, &error.hint.unwrap_or_default());
         }
     }
 

@@ -17,11 +17,6 @@ impl Report {
         self.problems.is_empty()
     }
 
-    /// How many problems there are so far.
-    pub(super) fn count(&self) -> usize {
-        self.problems.len()
-    }
-
     /// How many problems and warnings there are so far.
     pub(super) fn remarks(&self) -> usize {
         self.problems.len().saturating_add(self.warnings.len())

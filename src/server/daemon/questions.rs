@@ -47,7 +47,11 @@ impl Daemon {
             Err(reason) => Reply::Failed { reason },
         };
         match question {
-            Question::Reload {} => done(self.reload()),
+            Question::Reload {} => match self.reload() {
+                Ok(None) => Reply::Done,
+                Ok(Some(remark)) => Reply::DoneBut { remark },
+                Err(reason) => Reply::Failed { reason },
+            },
             Question::CheckReload {} => done(self.check_reload()),
             Question::Gate { to, trial_ms, by } => {
                 let standing = crate::server::gate::standing(to, trial_ms.map(Duration::from_millis));

@@ -1,21 +1,29 @@
 //! Taking up another config: everything of it, or nothing.
 
 use super::Daemon;
-use crate::os::clock;
+use crate::os::{clock, files};
 use crate::server::console::Failure;
 use crate::server::metrics::Metrics;
 use crate::server::revoked::RevokedKeys;
 use crate::server::run::Loaded;
 
 impl Daemon {
-    /// SIGHUP: everything new, or everything as it was.
-    pub(super) fn reload(&mut self) -> Result<(), String> {
+    /// SIGHUP: everything new, or everything as it was. Returns what the next start would refuse, for people.
+    ///
+    /// # Errors
+    /// Why everything is as it was.
+    pub(super) fn reload(&mut self) -> Result<Option<String>, String> {
         // One that goes wrong everywhere takes almost as long as the service manager waits.
         self.watchdog.mind(clock::steady());
         match self.try_reload() {
             Ok(()) => {
                 log::info!("reloaded: {}", self.summary());
-                Ok(())
+                // A folder that is gone is made again.
+                let refused = files::check_private_tree(&self.loaded.config.state_dir);
+                let refused = refused.err().filter(|error| !error.missing);
+                let remark = refused.map(|error| format!("the next start refuses the state folder: {error}"));
+                remark.iter().for_each(|remark| log::warn!("{remark}"));
+                Ok(remark)
             }
             Err(error) => {
                 let text = error.text();

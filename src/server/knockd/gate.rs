@@ -144,7 +144,8 @@ impl Gate {
         if let Err(error) = closed.gatehouse.rest() {
             log::error!("{error}; what is open stays open until the next start");
         }
-        log::info!("gate: grants stay until they expire, {} closed", closed.guarded);
+        let grants = closed.gatehouse.grants_at_the_end();
+        log::info!("gate: {grants}, {} closed", closed.guarded);
     }
 
     fn guarded(&self, written: &Written) -> Option<Guarded> {

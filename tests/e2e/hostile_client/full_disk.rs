@@ -29,7 +29,7 @@ impl Machine {
         let rest = "[firewall]\nprotect = [\"tcp/22\"]\n\
              [action.open-ssh]\nopen = [\"tcp/22\"]\nfor = \"1s\"\n\
              [client.laptop]\nkey = \"laptop.key\"\nallow = [\"open-ssh\"]\nuses = 100000\n\
-             per-key-limit = { burst = 1000, rate = \"100/s\" }\n";
+             per-key-limit = { burst = 100000, rate = \"1000/s\" }\n";
         site.write_config("", rest);
         let config = site.path("spa-knockd.toml");
         let text = fs::read_to_string(&config).unwrap();
