@@ -75,12 +75,19 @@ pub(super) fn read_client_file(
     read
 }
 
+/// The client that grants from the console belong to: no other may be called so.
+pub const CONSOLE: &str = "console";
+
 /// The clients of a table.
 pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContext) -> Vec<ReadClient> {
     let mut clients = Vec::new();
     for (name, value) in table.entries() {
         let entry = value.table().and_then(|table| read_client(table, file, context));
         match name.parse::<ClientName>() {
+            Ok(name) if name.as_str() == CONSOLE => value.problem(
+                "the name of grants from the console (spa-knockd let-in)",
+                Some("another name for this client"),
+            ),
             Ok(name) => clients.push(ReadClient { name, place: value.place(), entry }),
             Err(error) => value.problem(error, None),
         }

@@ -23,6 +23,8 @@ pub use profile::{Profile, ProfileError};
 pub const KNOCK_PORT: u16 = 62_201;
 
 #[cfg(feature = "server")]
+pub use clients::CONSOLE;
+#[cfg(feature = "server")]
 pub use load::{
     CLIENTS_FOLDER, Source, load, load_client_files, load_main, load_trusted, load_with, outline, read,
     writers,

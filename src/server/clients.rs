@@ -20,6 +20,8 @@ use self::handover::show_otp;
 use self::on_disk::ClientFiles;
 use super::cli::AddClient;
 use super::console::{Failure, print, tell};
+use super::legacy::is_plain;
+use super::let_in::is_console;
 use super::{reload, state};
 use crate::config::{self, ClientEntry, Instant, ServerConfig, full_name};
 use crate::crypto::OtpSeed;
@@ -121,6 +123,11 @@ fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), Failure> {
 
 fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
     let name = &add.name;
+    if is_console(name) || (config.legacy.is_some() && is_plain(name)) {
+        return Err(Failure::run(format_args!(
+            "client {name}: the daemon's own name for grants of no client\nhint: choose another name"
+        )));
+    }
     if config.clients.contains_key(name) {
         return Err(Failure::run(format_args!(
             "client {name}: there is one already, at {}\nhint: choose another name, or first: spa-knockd client revoke {name}",

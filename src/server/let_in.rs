@@ -11,13 +11,12 @@ use super::control::{Answer, Heard, Question};
 use super::facts::Facts;
 use super::grants::unexpected;
 use super::{run, state};
+use crate::config::CONSOLE;
 use crate::firewall::{GateKind, Iptables, LoadedGates};
 use crate::gate::{Event, Grant, KeyAge, PlainDoor, Record};
 use crate::knock::{ClientName, Ports};
 use crate::os::{clock, host};
 
-/// Whose grants these are, as `grants`, the audit log and the kernel name them.
-pub(super) const CLIENT: &str = "console";
 /// By which action.
 const ACTION: &str = "let-in";
 
@@ -65,7 +64,7 @@ pub(super) fn let_in(facts: &Facts, asked: &LetIn) -> Result<(), Failure> {
 /// # Errors
 /// When it is no address that can be let in.
 pub(super) fn grants(address: IpAddr, ports: Vec<Ports>, time: Duration) -> Result<Vec<Grant>, String> {
-    let (Ok(client), Ok(action)) = (CLIENT.parse(), ACTION.parse()) else { return Ok(Vec::new()) };
+    let (Ok(client), Ok(action)) = (CONSOLE.parse(), ACTION.parse()) else { return Ok(Vec::new()) };
     let door = PlainDoor { ports, term: time, client, action };
     door.grants(address, &host::own_addresses()).map_err(|rejection| format!("{address}: {rejection}"))
 }
@@ -74,7 +73,7 @@ pub(super) fn grants(address: IpAddr, ports: Vec<Ports>, time: Duration) -> Resu
 pub(super) fn record(address: IpAddr, time: Duration) -> Option<Record> {
     Some(Record {
         event: Event::Granted,
-        client: CLIENT.parse().ok()?,
+        client: CONSOLE.parse().ok()?,
         key: KeyAge::Current,
         action: ACTION.parse().ok(),
         addresses: vec![address],
@@ -88,7 +87,7 @@ pub(super) fn record(address: IpAddr, time: Duration) -> Option<Record> {
 
 /// Whether this is the name of grants from the console.
 pub(super) fn is_console(name: &ClientName) -> bool {
-    name.as_str() == CLIENT
+    name.as_str() == CONSOLE
 }
 
 /// In each gate that the kernel has; the ports that are open now.
@@ -106,7 +105,7 @@ fn let_in_directly(facts: &Facts, asked: &LetIn) -> Result<Vec<String>, Failure>
             ports => ports.to_vec(),
         };
         let grants = grants(asked.address, ports.clone(), asked.time).map_err(Failure::run)?;
-        kind.let_in(asked.address, &ports, asked.time, &format!("{CLIENT} {ACTION}"))
+        kind.let_in(asked.address, &ports, asked.time, &format!("{CONSOLE} {ACTION}"))
             .map_err(Failure::run)?;
         if kind == GateKind::Iptables
             && let Err(error) = Iptables::remember(&facts.state_dir, &grants)

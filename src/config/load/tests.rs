@@ -494,6 +494,12 @@ fn a_client_file_defines_the_client_that_it_is_called_after() {
             "[client.laptop]\nkey = 'l.key'\nallow = ['p']\n",
             "d/laptop.toml:3:10: client.laptop.allow: no action is called p\nhint: defined actions: o",
         ),
+        (
+            "d/console.toml",
+            "[client.console]\nkey = 'l.key'\nallow = ['o']\n",
+            "d/console.toml:1:9: client.console: the name of grants from the console (spa-knockd let-in)\n\
+             hint: another name for this client",
+        ),
     ];
     for (file, text, message) in cases {
         assert_eq!(told_with(OPEN, &[(file, text)]), message);
