@@ -323,7 +323,17 @@ mod tests {
         }
 
         fn stay_alive(&mut self) -> Result<(), FirewallError> {
-            Ok(())
+            self.call("alive".to_owned());
+            Err(FirewallError::Gone)
+        }
+
+        fn due(&self) -> Option<Duration> {
+            Some(Duration::ZERO)
+        }
+
+        fn close_due(&mut self) -> Result<(), FirewallError> {
+            self.call("upkeep".to_owned());
+            Err(FirewallError::Gone)
         }
 
         fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -378,6 +388,25 @@ mod tests {
         background.settle();
         assert_eq!(background.ended().len(), 51);
         assert_eq!(*calls.lock().unwrap(), ["grant 1", "grant 50"]);
+    }
+
+    #[test]
+    fn upkeep_waits_once_however_often_the_loop_turns_after_a_sign_of_life_has_failed() {
+        let (mut background, tokens, calls) = slow();
+        assert!(background.stay_alive().is_ok());
+        tokens.send(()).unwrap();
+        background.settle();
+        background.queue(&Request::Grant(Vec::new())).unwrap().unwrap();
+        assert!(background.ended().is_empty());
+        // The thread is at that one.
+        for _ in 0..50 {
+            assert!(background.close_due().is_ok());
+            assert!(background.ended().is_empty());
+        }
+        (0..60).for_each(|_| tokens.send(()).unwrap());
+        background.settle();
+        assert_eq!(*calls.lock().unwrap(), ["alive", "grant 1", "upkeep"]);
+        assert!(background.stay_alive().is_err() && background.close_due().is_err(), "told at the next call");
     }
 
     #[test]

@@ -301,6 +301,18 @@ mod tests {
     }
 
     #[test]
+    fn a_config_that_others_can_write_names_no_state_folder() {
+        let scratch = tempfile::tempdir().unwrap();
+        let config = scratch.path().join("spa-knockd.toml");
+        let text = "[server]\nstate_dir = '/somewhere'\n";
+        files::replace(&config, FileMode::Private, text.as_bytes()).unwrap();
+        assert_eq!(state_dir_of(&config), Path::new("/somewhere"));
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(&config, permissions).unwrap();
+        assert_eq!(state_dir_of(&config), config::outline(Path::new("")).state_dir);
+    }
+
+    #[test]
     fn a_damaged_file_is_replaced_by_its_copy_and_two_damaged_ones_are_an_error() {
         let scratch = tempfile::tempdir().unwrap();
         assert_eq!(read(scratch.path()).ok(), Some(None));

@@ -137,6 +137,11 @@ mod tests {
         RevokedKeys::add_to(scratch.path(), &two).unwrap();
         let mut keys = RevokedKeys::read(scratch.path()).unwrap();
         assert_eq!(keys.0.iter().cloned().collect::<Vec<_>>(), two);
+        // A daemon that has read it before loses nothing that was added since.
+        let mut earlier = RevokedKeys::parse("ffeeddccbbaa9988\n");
+        earlier.join_with(scratch.path()).unwrap();
+        assert_eq!(earlier.0.len(), 3);
+        assert_eq!(RevokedKeys::read(scratch.path()).unwrap(), earlier);
         keys.0.clear();
         keys.write(scratch.path()).unwrap();
         assert!(!path(scratch.path()).exists());

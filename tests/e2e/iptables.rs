@@ -1,6 +1,6 @@
 //! The gate in iptables and ip6tables: with ipset and without, with nftables beneath and with the older kernel parts.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::IpAddr;
 use std::process::{Command, Output};
 use std::thread;
@@ -182,6 +182,27 @@ fn without_ipset_nothing_stays_open_while_a_daemon_that_was_stopped_is_away() {
     let _daemon = Host::Setless.start(&lab, &site);
     assert!(lab.client.reaches(SERVER4, 22), "for the rest of its time");
     assert_on_time(times, lab.client.closing(SERVER4, 22), 8);
+}
+
+#[test]
+fn without_ipset_nothing_stays_open_after_a_gate_is_restored_or_a_start_fails() {
+    let Some(lab) = Lab::new() else { return };
+    let site = ssh(60);
+    lab.server.echo(22);
+    let mut daemon = Host::Setless.start(&lab, &site);
+    granted(&lab, BOTH[0], &site, "ssh");
+    daemon.kill9();
+    assert!(lab.client.reaches(SERVER4, 22), "nobody is there to close it");
+    assert!(Host::Setless.admin(&lab, &site, &["restore-gate"]).status.success());
+    assert!(!lab.client.reaches(SERVER4, 22), "restored");
+
+    let mut daemon = Host::Setless.start(&lab, &site);
+    assert!(lab.client.reaches(SERVER4, 22), "a daemon gives it the rest of its time");
+    daemon.kill9();
+    fs::write(site.path("state/replay.journal"), "damaged").unwrap();
+    let refused = lab.server.output(&mut Host::Setless.command(&site, &Daemon::command(&site)));
+    assert!(!refused.status.success());
+    assert!(!lab.client.reaches(SERVER4, 22), "after a start that has failed");
 }
 
 /// Without ipset a daemon that dies as it opens or closes must leave the next one all it needs.

@@ -6,6 +6,9 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
+use spa_knock::knock::Status;
+
+use crate::doors::{self, knock_at};
 use crate::net::{
     CLIENT4, Daemon, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, Site, ask, knock, open_ssh, within,
 };
@@ -196,5 +199,67 @@ fn a_client_s_waiting_commands_never_run_and_what_it_did_is_undone_once_it_is_re
             (&dropped[0]["client"], &dropped[0]["reason"]),
             (&"evil".into(), &"client-removed".into())
         );
+    }
+}
+
+#[test]
+fn without_a_daemon_a_client_whose_grants_end_at_this_very_moment_is_closed_whole() {
+    let Some(lab) = Lab::new() else { return };
+    let site = Site::new("", &open_ssh(30));
+    let mut daemon = Daemon::start(&lab.server, &site);
+    added(&lab, &site, "evil");
+    assert!(daemon.terminate().success());
+    // One ends every few milliseconds, some in an hour.
+    let element = |n: u32| {
+        let time = if n.is_multiple_of(4) { 3_600_000 } else { 1 + n };
+        format!("10.1.{}.{} . tcp . 22 timeout {time}ms comment \"evil open-ssh\"", n / 256, n % 256)
+    };
+    let elements: Vec<String> = (0..4_000).map(element).collect();
+    let path = site.path("elements.nft");
+    fs::write(&path, format!("add element inet spa_knock grants4 {{ {} }}\n", elements.join(", "))).unwrap();
+    lab.server.nft(&format!("-f {}", path.display()));
+    let (done, text) = admin(&lab, &site, &["client", "revoke", "evil"]);
+    assert!(done && text.contains("grants closed: "), "{text}");
+    assert_eq!(lab.server.nft("list set inet spa_knock grants4").matches("evil").count(), 0);
+}
+
+#[test]
+fn without_a_daemon_a_revoked_client_loses_grants_of_every_kind_in_either_backend() {
+    let Some(lab) = Lab::new() else { return };
+    let actions = [
+        ("one", "open = [\"tcp/22\"]\nfor = \"1m\""),
+        ("range", "open = [\"tcp/8000-8010\"]\nfor = \"1m\""),
+        ("once", "open = [\"tcp/23\"]\nonce = true\nfor = \"1m\""),
+        ("inside", "forward = { from = \"tcp/15432\", to = \"10.77.1.2:5432\" }\nfor = \"1m\""),
+        ("local", "forward = { from = \"tcp/80\", to = \":8080\" }\nfor = \"1m\""),
+    ];
+    for (backend, client) in [
+        ("nftables", ""),
+        ("nftables", "grant-prefix = [\"/24\", \"/64\"]"),
+        ("iptables", ""),
+        ("iptables", "grant-prefix = [\"/24\", \"/64\"]"),
+    ] {
+        let firewall = format!("backend = \"{backend}\"\nprotect = [\"tcp/22-23\", \"tcp/8000-8010\"]");
+        let actions = if client.is_empty() { &actions[..] } else { &actions[..2] };
+        let site = doors::site(&firewall, actions, client);
+        let mut daemon = Daemon::start(&lab.server, &site);
+        for (action, _) in actions {
+            let status = knock_at(&lab.client, CLIENT4, SERVER4, &site, action, "");
+            assert_eq!(status, Status::Granted, "{backend} {client}: {action}: {}", daemon.log());
+        }
+        assert!(daemon.terminate().success());
+        let programs: &[&str] = match backend {
+            "nftables" => &["nft list table inet spa_knock"],
+            _ => &["ipset save", "iptables-save"],
+        };
+        let left = || {
+            let text: String = programs.iter().map(|program| lab.server.run(program)).collect();
+            text.lines().filter(|line| line.contains("laptop")).count()
+        };
+        assert!(left() > 0, "{backend} {client}");
+        let (done, text) = admin(&lab, &site, &["client", "revoke", "laptop"]);
+        assert!(done && text.contains("grants closed: "), "{backend} {client}: {text}");
+        assert_eq!(left(), 0, "{backend} {client}: {text}");
+        admin(&lab, &site, &["gate", "off"]);
     }
 }

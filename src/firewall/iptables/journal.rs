@@ -114,6 +114,17 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_others_can_write_opens_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let journal = Journal::of(scratch.path());
+        journal.write(&parse(TEXT, "boot"), Duration::ZERO).unwrap();
+        assert_eq!(journal.read().live(Duration::ZERO).len(), 4);
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(scratch.path().join(FILE), permissions).unwrap();
+        assert!(journal.read().live(Duration::ZERO).is_empty());
+    }
+
+    #[test]
     fn another_boot_and_rubbish_open_nothing() {
         for (text, boot) in [
             (TEXT, "another"),

@@ -11,9 +11,6 @@ use super::{nft, submit};
 use crate::firewall::FirewallError;
 use crate::knock::{ClientName, Ports};
 
-/// So often a change is tried that what is listed may end under.
-const TRIES: usize = 4;
-
 /// The ports that only a grant opens, as the rules name them.
 pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
     let table = table()?;
@@ -51,31 +48,28 @@ pub(super) fn let_in(
 
 /// Closes what is open by this client's knocks; how much that was.
 pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
-    // A grant that ends between the list and the change makes the kernel refuse all of it.
-    let tries = (1..TRIES).find_map(|_| try_close_client(client).ok());
-    tries.map_or_else(|| try_close_client(client), Ok)
-}
-
-fn try_close_client(client: &ClientName) -> Result<usize, FirewallError> {
     let table = table()?;
     let sets = objects(&table).filter_map(|object| object.get("set").or_else(|| object.get("map")));
-    let mut deletions = Vec::new();
+    let mut changes = Vec::new();
+    let mut count = 0_usize;
     for set in sets {
         let (Some(name), Some(elements)) = (set.get("name"), set.get("elem").and_then(Value::as_array))
         else {
             continue;
         };
         for element in elements.iter().filter_map(|element| key_of(element, client)) {
-            deletions.push(json!({"delete": {"element": {
+            let element = json!({"element": {
                 "family": "inet", "table": "spa_knock", "name": name, "elem": [element]
-            }}}));
+            }});
+            // One that has ended since it was listed would make the kernel refuse all: it is there again first.
+            changes.extend([json!({ "add": element }), json!({ "delete": element })]);
+            count = count.saturating_add(1);
         }
     }
-    if deletions.is_empty() {
+    if count == 0 {
         return Ok(0);
     }
-    let count = deletions.len();
-    let text = json!({ "nftables": deletions }).to_string();
+    let text = json!({ "nftables": changes }).to_string();
     nft(&["-j", "-f", "-"], &text).map_err(|error| FirewallError::Other(error.to_string()))?;
     Ok(count)
 }
