@@ -9,7 +9,11 @@
     reason = "tests read files and may fail loudly"
 )]
 
-use std::path::{Path, PathBuf};
+mod source;
+
+use std::path::Path;
+
+use source::{before_tests, is_word, rust_files, without_comments_and_strings};
 
 /// Modules from the ground up, and what each may import besides the layers below and itself.
 const LAYERS: &[&[(&str, &[&str])]] = &[
@@ -33,8 +37,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 #[test]
 fn no_arrow_runs_up() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    collect(&source, &mut files);
+    let files = rust_files(&source);
     assert!(files.len() > 20, "the source is missing");
     let faults: Vec<String> = files
         .iter()
@@ -105,11 +108,6 @@ fn faults(file: &str, module: &str, text: &str) -> Vec<String> {
         }
     }
     faults
-}
-
-/// Tests may use any library; by custom they stand at a file's end.
-fn before_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod ").next().unwrap_or(text)
 }
 
 fn may_import(module: &str, target: &str) -> bool {
@@ -203,73 +201,11 @@ fn manifest_libraries() -> Vec<String> {
     names
 }
 
-/// The same text, comments and literals blanked, so that places stay where they are.
-fn without_comments_and_strings(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let blank = token_to_blank(rest);
-        let length = if blank == 0 { first.len_utf8() } else { blank };
-        let (token, after) = rest.split_at(length);
-        if blank == 0 {
-            code.push_str(token);
-        } else {
-            code.extend(token.bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }));
-        }
-        rest = after;
-    }
-    code
-}
-
-/// How many bytes at the front are a comment or a literal; 0 for code.
-fn token_to_blank(rest: &str) -> usize {
-    let until = |end: &str, from: usize| {
-        rest[from..].find(end).map_or(rest.len(), |at| from.saturating_add(at).saturating_add(end.len()))
-    };
-    if rest.starts_with("//") {
-        return rest.find('\n').unwrap_or(rest.len());
-    }
-    if rest.starts_with("/*") {
-        return until("*/", 2);
-    }
-    if rest.starts_with("r#\"") {
-        return until("\"#", 3);
-    }
-    if rest.starts_with("'\"'") || rest.starts_with("'\\\"'") {
-        return until("'", 2);
-    }
-    if !rest.starts_with('"') {
-        return 0;
-    }
-    let mut escaped = false;
-    for (at, c) in rest.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            '"' => return at.saturating_add(1),
-            _ => {}
-        }
-    }
-    rest.len()
-}
-
 /// `wire/reply.rs` → `wire`, `packet.rs` → `packet`; the crate's root and the mains stand above all layers.
 fn module_of(path: &Path) -> Option<String> {
     let first = path.components().next()?.as_os_str().to_str()?;
     let module = first.strip_suffix(".rs").unwrap_or(first);
     (!matches!(module, "lib" | "bin")).then(|| module.to_owned())
-}
-
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
 }
 
 fn line(code: &str, at: usize) -> usize {
@@ -278,8 +214,4 @@ fn line(code: &str, at: usize) -> usize {
 
 fn word(text: &str) -> String {
     text.chars().take_while(|c| is_word(*c)).collect()
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
 }

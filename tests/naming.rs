@@ -1,0 +1,150 @@
+//! Type names in `src/`: no name is defined twice, and none is a bare participle that says nothing outside its module.
+//!
+//! What is left of both is listed in `tests/naming/allowed.txt`. An entry may only become smaller: the test fails when a
+//! file has more than its entry, and also when it has less, so that the entry is lowered.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests read files and may fail loudly"
+)]
+
+mod source;
+
+use std::collections::BTreeMap;
+
+use source::{
+    before_tests, is_word, name_of, project, rust_files, without_comments_and_strings, without_test_files,
+};
+
+/// Words that name no thing. Proof types and startup states are named after the check that they have passed.
+const PARTICIPLES: [&str; 36] = [
+    "Again",
+    "Asked",
+    "Asking",
+    "Begun",
+    "Calling",
+    "Coming",
+    "Decided",
+    "Ended",
+    "Gated",
+    "Gone",
+    "Heard",
+    "Held",
+    "Keyed",
+    "Kept",
+    "Known",
+    "Learnt",
+    "Led",
+    "Left",
+    "Listed",
+    "Logged",
+    "Named",
+    "Opened",
+    "Passed",
+    "Planned",
+    "Postponed",
+    "Present",
+    "Profiled",
+    "Running",
+    "Said",
+    "Seen",
+    "Sent",
+    "Told",
+    "Touched",
+    "Underway",
+    "Waiting",
+    "Written",
+];
+
+#[test]
+fn no_type_name_is_defined_twice_and_none_is_a_bare_participle() {
+    let mut defined: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for folder in ["src", "core/src"].map(project).iter().filter(|folder| folder.is_dir()) {
+        for path in without_test_files(rust_files(folder)) {
+            for name in types(&std::fs::read_to_string(&path).unwrap()) {
+                defined.entry(name).or_default().push(name_of(&path));
+            }
+        }
+    }
+    assert!(defined.len() > 100, "the source is missing");
+    let found = findings(&defined);
+    let allowed = std::fs::read_to_string(project("tests/naming/allowed.txt")).unwrap();
+    let faults = compare(&found, &allowed);
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+#[test]
+fn a_planted_fault_is_found() {
+    let text = "pub(super) struct Verdict;\nenum Told {\n}\n    type Item = u8;\n// struct Comment;\n\
+                let text = \"struct Text\";\n#[cfg(test)]\nmod tests {\n    struct Verdict;\n}";
+    assert_eq!(types(text), ["Verdict", "Told"]);
+    let defined = BTreeMap::from([
+        ("Verdict".to_owned(), vec!["src/a.rs".to_owned(), "src/b.rs".to_owned()]),
+        ("Told".to_owned(), vec!["src/a.rs".to_owned()]),
+        ("Knock".to_owned(), vec!["src/a.rs".to_owned()]),
+    ]);
+    let found = findings(&defined);
+    assert_eq!(
+        compare(&found, ""),
+        ["participle Told 1: not allowed (src/a.rs)", "twice Verdict 2: not allowed (src/a.rs, src/b.rs)",]
+    );
+    assert_eq!(compare(&found, "participle Told 1\ntwice Verdict 2\n"), [""; 0]);
+    assert_eq!(
+        compare(&found, "participle Told 1\ntwice Verdict 3\ntwice Gate 2\n"),
+        [
+            "twice Verdict 3: there are fewer: lower the entry",
+            "twice Gate 2: there are fewer: lower the entry",
+        ]
+    );
+}
+
+/// What is wrong, as the allowance names it, and where it is.
+fn findings(defined: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, (usize, String)> {
+    let mut found = BTreeMap::new();
+    for (name, files) in defined {
+        if files.len() > 1 {
+            found.insert(format!("twice {name}"), (files.len(), files.join(", ")));
+        }
+        if PARTICIPLES.contains(&name.as_str()) {
+            found.insert(format!("participle {name}"), (files.len(), files.join(", ")));
+        }
+    }
+    found
+}
+
+/// What is not as the allowance states it.
+fn compare(found: &BTreeMap<String, (usize, String)>, allowed: &str) -> Vec<String> {
+    let entries: Vec<(&str, usize)> = allowed
+        .lines()
+        .map(|line| line.rsplit_once(' ').expect("KIND NAME COUNT"))
+        .map(|(what, count)| (what, count.parse().unwrap()))
+        .collect();
+    let allowance = |what: &str| entries.iter().find(|(entry, _)| *entry == what).map_or(0, |(_, n)| *n);
+    let more = found
+        .iter()
+        .filter(|(what, (count, _))| *count > allowance(what))
+        .map(|(what, (count, files))| format!("{what} {count}: not allowed ({files})"));
+    let fewer = entries
+        .iter()
+        .filter(|(what, count)| found.get(*what).map_or(0, |(count, _)| *count) < *count)
+        .map(|(what, count)| format!("{what} {count}: there are fewer: lower the entry"));
+    more.chain(fewer).collect()
+}
+
+/// The names of the types that a file defines, its tests left out. An indented `type` belongs to a trait.
+fn types(text: &str) -> Vec<String> {
+    let code = without_comments_and_strings(before_tests(text));
+    let mut names = Vec::new();
+    for line in code.lines() {
+        let is_indented = line.starts_with(' ');
+        let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
+        let (Some(kind), Some(name)) = (words.next(), words.next()) else { continue };
+        let is_type =
+            matches!(kind, "struct" | "enum" | "trait" | "union") || (kind == "type" && !is_indented);
+        if is_type {
+            names.push(name.chars().take_while(|c| is_word(*c)).collect());
+        }
+    }
+    names
+}
