@@ -117,7 +117,7 @@ fn findings(defined: &BTreeMap<String, Vec<String>>) -> BTreeMap<String, (usize,
 fn compare(found: &BTreeMap<String, (usize, String)>, allowed: &str) -> Vec<String> {
     let entries: Vec<(&str, usize)> = allowed
         .lines()
-        .map(|line| line.rsplit_once(' ').expect("KIND NAME COUNT"))
+        .map(|line| line.rsplit_once(' ').unwrap())
         .map(|(what, count)| (what, count.parse().unwrap()))
         .collect();
     let allowance = |what: &str| entries.iter().find(|(entry, _)| *entry == what).map_or(0, |(_, n)| *n);

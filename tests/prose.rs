@@ -141,7 +141,7 @@ fn hits(patterns: &Regex, text: &str) -> Vec<(usize, String)> {
 fn compare(found: &BTreeMap<String, usize>, allowed: &str) -> Vec<String> {
     let entries: BTreeMap<&str, usize> = allowed
         .lines()
-        .map(|line| line.rsplit_once(' ').expect("FILE COUNT"))
+        .map(|line| line.rsplit_once(' ').unwrap())
         .map(|(file, count)| (file, count.parse().unwrap()))
         .collect();
     let allowance = |file: &str| entries.get(file).copied().unwrap_or_default();
