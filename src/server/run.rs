@@ -169,7 +169,10 @@ impl Loaded {
         let (mut locks, mut state) = (Vec::new(), Ok(()));
         match state::try_lock(folder) {
             Ok(lock) => locks.push(lock.ok_or_else(|| state::in_use(folder))?),
-            Err(error) => state = Err(error),
+            Err(error) => {
+                let hint = "mount and df show whether it is read-only or full";
+                state = Err(FileError { hint: error.hint.or_else(|| Some(hint.to_owned())), ..error });
+            }
         }
         if self.config.backend != BackendKind::None {
             locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);

@@ -87,10 +87,8 @@ pub(super) fn has_run(folder: &Path) -> bool {
 /// # Errors
 /// When it cannot be made or locked.
 pub(super) fn try_lock(folder: &Path) -> Result<Option<File>, FileError> {
-    let hint = "mount and df show whether it is read-only or full; the daemon must be able to write there";
-    create(folder)
-        .and_then(|()| files::lock(&folder.join(LOCK)))
-        .map_err(|error| FileError { hint: error.hint.or_else(|| Some(hint.to_owned())), ..error })
+    create(folder)?;
+    files::lock(&folder.join(LOCK))
 }
 
 /// Makes the state folder, if it is missing.
