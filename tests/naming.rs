@@ -76,7 +76,7 @@ fn no_type_name_is_defined_twice_and_none_is_a_bare_participle() {
 
 #[test]
 fn a_planted_fault_is_found() {
-    let text = "pub(super) struct Verdict;\nenum Told {\n}\n    type Item = u8;\n// struct Comment;\n\
+    let text = "pub(in crate::auth) struct Verdict;\nenum Told {\n}\n    type Item = u8;\n// struct Comment;\n\
                 let text = \"struct Text\";\n#[cfg(test)]\nmod tests {\n    struct Verdict;\n}";
     assert_eq!(types(text), ["Verdict", "Told"]);
     let defined = BTreeMap::from([
@@ -138,7 +138,11 @@ fn types(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     for line in code.lines() {
         let is_indented = line.starts_with(' ');
-        let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
+        let line = match line.trim_start().strip_prefix("pub(") {
+            Some(rest) => rest.split_once(')').map_or("", |(_, rest)| rest),
+            None => line.trim_start().trim_start_matches("pub "),
+        };
+        let mut words = line.split_whitespace();
         let (Some(kind), Some(name)) = (words.next(), words.next()) else { continue };
         let is_type =
             matches!(kind, "struct" | "enum" | "trait" | "union") || (kind == "type" && !is_indented);
