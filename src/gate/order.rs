@@ -115,6 +115,12 @@ impl Ticket {
         &self.client
     }
 
+    /// For what, once that is understood.
+    #[must_use]
+    pub const fn action(&self) -> Option<&ActionName> {
+        self.action.as_ref()
+    }
+
     /// The knock, and whose it is.
     #[must_use]
     pub const fn knock(&self) -> (Fingerprint, KnockId) {

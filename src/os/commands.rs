@@ -246,6 +246,12 @@ impl<T> Commands<T> {
         self.running.iter_mut().for_each(|running| running.said.take());
     }
 
+    /// Whether one of these runs or waits.
+    pub fn has(&self, which: impl Fn(&T) -> bool) -> bool {
+        self.running.iter().any(|running| which(&running.label))
+            || self.waiting.iter().any(|job| which(&job.label))
+    }
+
     /// Takes away those of these that wait for their turn; returns whose they were.
     pub fn drop_waiting(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
         let (dropped, stay): (VecDeque<_>, _) =

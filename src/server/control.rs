@@ -198,6 +198,13 @@ pub(super) fn listen(path: &Path) -> Result<UnixListener, FileError> {
 /// Who waits for an answer.
 pub(super) struct Asker(UnixStream);
 
+impl Asker {
+    /// Whether nobody reads an answer any more.
+    pub(super) fn has_gone(&self) -> bool {
+        peer::has_gone(&self.0)
+    }
+}
+
 impl Control {
     /// Listens at `path`, for root and the daemon's own user alone.
     ///
@@ -425,6 +432,20 @@ mod tests {
         assert!(text.contains("hint: it hangs") && text.contains("systemctl restart spa-knockd"), "{text}");
         assert!((0..5).all(|_| control.questions().is_empty()));
         assert!(control.asking.is_empty());
+    }
+
+    #[test]
+    fn who_gives_up_while_others_are_answered_is_seen_to_have_gone() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("control.sock");
+        let mut control = Control::open(&path).unwrap();
+        let mut askers: Vec<UnixStream> = (0..2).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        askers.iter_mut().for_each(|asker| asker.write_all(b"{\"do\":\"status\"}\n").unwrap());
+        let asked = control.questions();
+        assert_eq!(asked.len(), 2);
+        drop(askers.pop());
+        let gone: Vec<bool> = asked.iter().map(|(asker, _)| asker.has_gone()).collect();
+        assert_eq!(gone, [false, true]);
     }
 
     #[test]

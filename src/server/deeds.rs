@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::gatehouse::{Gatehouse, Progress, Revoked};
 use super::run::Loaded;
 use super::standing::Standing;
-use super::state::{Begun, FileWork, Left, Planned, Undoing, Undoings};
+use super::state::{Begun, Due, FileWork, Left, Planned, Undoing, Undoings};
 use super::status::CommandsState;
 use crate::firewall::{FirewallError, Live, Opened, Outcome as Closed, Request, RequestId};
 use crate::gate::{
@@ -361,13 +361,12 @@ impl Deeds {
         let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
         let first = self.gatehouse.patience();
         // While one begins, the thread tells when it has.
-        let due =
-            if self.beginning { None } else { self.undoings.next_due(|undoing| self.may_undo(undoing)) };
+        let due = if self.beginning {
+            None
+        } else {
+            self.undoings.next_due(|undoing, why| may_undo(&self.commands, undoing, why))
+        };
         deadline.into_iter().chain(due).fold(first, Duration::min)
-    }
-
-    fn may_undo(&self, undoing: &Undoing) -> bool {
-        self.commands.may_undo(undoing.record.client.as_str())
     }
 
     /// Lets what an earlier daemon left be undone as far as this config makes it; returns what is to be recorded of the
@@ -385,9 +384,9 @@ impl Deeds {
         self.commands.listen();
         let mut over = self.commands.tend(clock::steady());
         over.append(&mut self.unstarted);
-        let may = |undoing: &Undoing| self.commands.may_undo(undoing.record.client.as_str());
+        let Self { commands, undoings, .. } = self;
         if !self.beginning
-            && let Some(work) = self.undoings.prepare_to_begin(may)
+            && let Some(work) = undoings.prepare_to_begin(|undoing, why| may_undo(commands, undoing, why))
         {
             self.beginning = true;
             self.files.ask(move || FilesDone::Begun(work.number(), work.run()));
@@ -501,6 +500,14 @@ impl Deeds {
         }
         Over { record, ticket }
     }
+}
+
+/// One that is hastened waits for commands of its action: undone before they end, their effect would stay. They end by
+/// their timeout.
+fn may_undo(commands: &Commands<Label>, undoing: &Undoing, why: Due) -> bool {
+    let Record { client, action, .. } = &undoing.record;
+    let is_before = |label: &Label| matches!(label, Label::Order(ticket) if ticket.client() == client && ticket.action() == action.as_ref());
+    commands.may_undo(client.as_str()) && (why == Due::InTime || !commands.has(is_before))
 }
 
 /// What an earlier daemon left to be undone and the config does not make: nothing is run that only a file names.

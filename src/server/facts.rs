@@ -2,12 +2,18 @@
 //! read for it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::console::{Failure, tell};
 use super::control::{self, Answer, Heard, Question};
 use super::run::Loaded;
 use super::{gate_lock, last_good, state};
 use crate::config::{self, Backend, ConfigErrors, ServerConfig};
+
+/// So often a lock is looked at before a daemon is taken to have it.
+const LOOKS: u32 = 10;
+/// Between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Where the daemon keeps its state, where it answers, and what its gate consists of.
 pub(super) struct Facts {
@@ -70,6 +76,19 @@ impl Facts {
     /// Why a daemon runs although none answers; nothing where none does. What it looks after is not to be changed without
     /// it: it would set it right again.
     pub(super) fn silent_daemon(&self) -> Option<String> {
+        let mut reason = None;
+        // A command has these locks for a moment, too.
+        for _ in 0..LOOKS {
+            reason = self.taken();
+            if reason.is_none() {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        reason
+    }
+
+    fn taken(&self) -> Option<String> {
         if state::is_locked(&self.state_dir) {
             return Some(format!("it uses {}, but does not answer", self.state_dir.display()));
         }

@@ -182,7 +182,7 @@ fn close_without_daemon(
              hint: -c names the config that it runs with; or systemctl restart spa-knockd"
         )));
     }
-    let _locks = (lock_state(facts), lock_gate("try again")?);
+    let _locks = (lock_state(facts)?, lock_gate("try again")?);
     let mut gatehouse = plan.gatehouse(Standing::read(&facts.state_dir)?)?;
     gatehouse.set_confirmer(by);
     gatehouse.change(standing(OnOff::On, trial), plan).map_err(Failure::run)?;
@@ -198,11 +198,15 @@ fn close_without_daemon(
 
 /// Keeps a daemon from starting while the gate changes. A state folder that cannot be written is no reason to leave
 /// it open.
-fn lock_state(facts: &Facts) -> Option<File> {
-    state::try_lock(&facts.state_dir).unwrap_or_else(|error| {
-        tell(format_args!("warning: {error}"));
-        None
-    })
+fn lock_state(facts: &Facts) -> Result<Option<File>, Failure> {
+    match state::try_lock(&facts.state_dir) {
+        Ok(Some(lock)) => Ok(Some(lock)),
+        Ok(None) => Err(state::in_use(&facts.state_dir)),
+        Err(error) => {
+            tell(format_args!("warning: {error}"));
+            Ok(None)
+        }
+    }
 }
 
 fn not_remembered(reason: &str) {

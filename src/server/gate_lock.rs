@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::time::Duration;
 
 use super::console::Failure;
 use crate::os::files::{self, Mode};
@@ -10,13 +11,27 @@ use crate::os::host;
 /// Where the locks of gates lie, one for each network namespace.
 const GATES: &str = "/run/spa-knock";
 
+/// So often it is tried again.
+const TRIES: u32 = 10;
+/// Between two tries.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
 /// Takes the gate for as long as the returned handle lives; nothing where no lock can be taken. `hint` is what to do
 /// where another daemon has it.
 ///
 /// # Errors
 /// When another daemon has it.
 pub(super) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
-    match try_lock() {
+    let mut lock = try_lock();
+    // A command has it for a moment, and one that looks for a daemon for an instant.
+    for _ in 0..TRIES {
+        if !matches!(lock, Some(None)) {
+            break;
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+        lock = try_lock();
+    }
+    match lock {
         Some(Some(lock)) => Ok(Some(lock)),
         Some(None) => Err(Failure::run(format_args!(
             "the gate of this network namespace: another spa-knockd has it\nhint: {hint}"

@@ -433,6 +433,10 @@ fn a_command_that_does_not_reach_the_daemon_with_the_gate_says_that_it_does_not_
             );
             assert!(closed(), "{row}: {words:?}");
         }
+        let output = lab.server.output(&mut asked.admin(&["client", "revoke", "laptop"]));
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{row}: {text}");
+        assert!(text.contains("the running daemon still accepts it"), "{row}: {text}");
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
+use serde_json::Value;
 use spa_knock::knock::Status;
 
 use crate::doors::{self, knock_at};
@@ -154,17 +155,22 @@ fn a_client_s_waiting_commands_never_run_and_what_it_did_is_undone_once_it_is_re
     let Some(lab) = Lab::new() else { return };
     for by_command in [true, false] {
         let site = Site::new("", "");
-        let (noted, undone) = (site.path("noted"), site.path("undone"));
+        let (noted, undone, slow) = (site.path("noted"), site.path("undone"), site.path("slow"));
         let actions = format!(
             "[firewall]\nbackend = \"none\"\n\
              [action.wait]\nrun = [\"/bin/sleep\", \"3\"]\n\
              [action.note]\nrun = [\"/usr/bin/touch\", \"{}-{{client}}\"]\n\
-             [action.lamp]\nrun = [\"/bin/true\"]\nundo = [\"/usr/bin/touch\", \"{}\"]\nfor = \"10m\"\nmax = \"10m\"\n",
+             [action.lamp]\nrun = [\"/bin/true\"]\nundo = [\"/usr/bin/touch\", \"{}\"]\nfor = \"10m\"\nmax = \"10m\"\n\
+             [action.slow]\nrun = [\"/bin/sh\", \"-c\", \"sleep 2; touch {slow}\"]\nundo = [\"/bin/rm\", \"{slow}\"]\n\
+             for = \"10m\"\nmax = \"10m\"\n",
             noted.display(),
-            undone.display()
+            undone.display(),
+            slow = slow.display()
         );
         let client = |name: &str| {
-            format!("[client.{name}]\nkey = \"{name}.key\"\nallow = [\"wait\", \"note\", \"lamp\"]\n")
+            format!(
+                "[client.{name}]\nkey = \"{name}.key\"\nallow = [\"wait\", \"note\", \"lamp\", \"slow\"]\n"
+            )
         };
         site.write_config("", &[&actions, &client("laptop"), &client("evil")].map(String::as_str).concat());
         site.add_key("evil");
@@ -176,6 +182,7 @@ fn a_client_s_waiting_commands_never_run_and_what_it_did_is_undone_once_it_is_re
             assert!(answer.is_some(), "{action}: {}", daemon.log());
         };
         knocks(&evil, "lamp");
+        knocks(&evil, "slow");
         for (key, action) in [(&evil, "wait"), (&laptop, "wait")].repeat(4) {
             knocks(key, action);
         }
@@ -193,12 +200,15 @@ fn a_client_s_waiting_commands_never_run_and_what_it_did_is_undone_once_it_is_re
         let ran = |name: &str| site.path(&format!("noted-{name}")).exists();
         assert!(within(Duration::from_secs(10), || ran("laptop")), "{row}: {}", daemon.log());
         assert!(!ran("evil"), "{row}");
+        // What ran as its client was removed is undone after it has ended.
+        let gone = || !slow.exists() && fs::read_dir(site.path("state/undo")).unwrap().next().is_none();
+        assert!(within(Duration::from_secs(5), gone), "{row}: {}", daemon.log());
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!slow.exists(), "{row}: {}", daemon.log());
         let dropped = site.audit_of("failed");
-        assert_eq!(dropped.len(), 1, "{row}: {dropped:?}");
-        assert_eq!(
-            (&dropped[0]["client"], &dropped[0]["reason"]),
-            (&"evil".into(), &"client-removed".into())
-        );
+        let is_its_own = |line: &Value| line["client"] == "evil" && line["reason"] == "client-removed";
+        assert!(dropped.iter().all(is_its_own), "{row}: {dropped:?}");
+        assert!(dropped.iter().any(|line| line["action"] == "note"), "{row}: {dropped:?}");
     }
 }
 

@@ -48,6 +48,11 @@ pub(super) fn let_in(
 
 /// Closes what is open by this client's knocks; how much that was.
 pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
+    // Somebody else may change a full set in between.
+    try_close_client(client).or_else(|_| try_close_client(client))
+}
+
+fn try_close_client(client: &ClientName) -> Result<usize, FirewallError> {
     let table = table()?;
     let sets = objects(&table).filter_map(|object| object.get("set").or_else(|| object.get("map")));
     let mut changes = Vec::new();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::on_disk::{ClientFiles, remove_keys};
-use crate::config::{self, ClientEntry, ConfigErrors, ServerConfig, full_name};
+use crate::config::{self, Backend, ClientEntry, ConfigErrors, ServerConfig, full_name};
 use crate::firewall::{Iptables, LoadedGates};
 use crate::knock::ClientName;
 use crate::os::files;
@@ -110,10 +110,11 @@ fn dropped_by_daemon(facts: &Facts, wanted: &str) -> ByDaemon {
         Ok(Heard::Answer(Answer::Failed { reason })) => ByDaemon::Failed(reason),
         Ok(Heard::Answer(_)) => ByDaemon::Failed("its answer makes no sense".to_owned()),
         Err(failure) => ByDaemon::Failed(failure.text()),
-        Ok(Heard::Nobody) if state::is_locked(&facts.state_dir) => {
-            ByDaemon::Failed(format!("it uses {}, but does not answer", facts.state_dir.display()))
+        // A daemon that rules no firewall leaves the gate to another one.
+        Ok(Heard::Nobody) if facts.backend == Backend::None && !state::is_locked(&facts.state_dir) => {
+            ByDaemon::Nothing
         }
-        Ok(Heard::Nobody) => ByDaemon::Nothing,
+        Ok(Heard::Nobody) => facts.silent_daemon().map_or(ByDaemon::Nothing, ByDaemon::Failed),
     }
 }
 
@@ -219,18 +220,26 @@ fn without_files(
 
 /// Without a daemon, the grants that the kernel names by this client are closed here.
 fn close_in_kernel(facts: &Facts, name: &ClientName) -> Result<(), Failure> {
-    // The gate may be that of a daemon with another config, and a client of its own of this name.
-    let Ok(_gate) = lock_gate("") else { return Ok(()) };
+    if facts.backend == Backend::None {
+        return Ok(());
+    }
+    // A daemon that starts, or a command that lets somebody in, waits for it.
+    let _state = state::try_lock(&facts.state_dir).ok();
+    let _gate = lock_gate("try again")?;
+    let mut trouble = Vec::new();
     // Also where the kernel has no gate now: the file says what the next one opens again.
-    let forgotten = Iptables::forget(&facts.state_dir, name);
+    if let Err(error) = Iptables::forget(&facts.state_dir, name) {
+        trouble.push(format!("client {name}: a gate that is restored opens its grants again: {error}"));
+    }
     let mut closed = 0_usize;
     for kind in LoadedGates::find().kinds {
-        closed = closed.saturating_add(kind.close_client(name).map_err(Failure::run)?);
+        match kind.close_client(name) {
+            Ok(count) => closed = closed.saturating_add(count),
+            Err(error) => trouble.push(format!("client {name}: grants in the {kind} may be open: {error}")),
+        }
     }
     if closed > 0 {
         tell(format_args!("client {name}: grants closed: {closed}"));
     }
-    forgotten.map_err(|error| {
-        Failure::run(format_args!("client {name}: a gate that is restored opens its grants again: {error}"))
-    })
+    if trouble.is_empty() { Ok(()) } else { Err(Failure::run(trouble.join("\n"))) }
 }

@@ -21,6 +21,11 @@ impl Daemon {
                 control.answer_grants(asker, Box::new(lives.into_iter().map(|live| grants::line(&live))));
                 continue;
             }
+            // The questions before this one may have taken long.
+            if asker.has_gone() {
+                log::warn!("control socket: not done, as nobody waits for it any more: {question:?}");
+                continue;
+            }
             let reply = self.reply(question);
             let Some(control) = self.control.as_mut() else { return };
             control.answer(asker, &reply);

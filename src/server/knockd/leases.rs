@@ -149,7 +149,7 @@ impl Leases {
         }
         self.prolong();
         while let Some((begun, undoing)) =
-            self.undoings.begin(|undoing| self.commands.may_undo(door_of(undoing)))
+            self.undoings.begin(|undoing, _| self.commands.may_undo(door_of(undoing)))
         {
             self.close(begun, undoing, &mut told);
         }
@@ -158,7 +158,7 @@ impl Leases {
 
     /// Until `tend` has something to do, if no command ends before.
     pub(super) fn patience(&self) -> Option<Duration> {
-        self.undoings.next_due(|undoing| self.commands.may_undo(door_of(undoing)))
+        self.undoings.next_due(|undoing, _| self.commands.may_undo(door_of(undoing)))
     }
 
     /// Whether a command runs that opens what is to be closed.

@@ -29,7 +29,7 @@ use crate::os::files::{self, FileError, Mode};
 use crate::os::{clock, host};
 
 pub(super) use replay::{ReplayState, StateError};
-pub(super) use undoings::{Begun, FileWork, Left, Planned, UndoError, Undoing, Undoings};
+pub(super) use undoings::{Begun, Due, FileWork, Left, Planned, UndoError, Undoing, Undoings};
 
 /// The replay state in the state folder.
 pub(super) type State = ReplayState<Folder>;

@@ -53,8 +53,19 @@ struct Waiting {
     number: u64,
     /// On the clock of this boot.
     due: Duration,
+    /// When it was due before it was hastened.
+    planned: Option<Duration>,
     undoing: Undoing,
     origin: Origin,
+}
+
+/// Why a command is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Due {
+    /// Its time has come.
+    InTime,
+    /// Before its time: what it undoes may still be under way.
+    Hastened,
 }
 
 /// Who says that a command is to be run.
@@ -248,7 +259,7 @@ impl Undoings {
         let number = self.next;
         self.next = number.saturating_add(1);
         let text = Entry::of(&undoing, &self.boot, due, after).to_text();
-        self.waiting.push(Waiting { number, due, undoing, origin: Origin::UnderWay });
+        self.waiting.push(Waiting { number, due, undoing, planned: None, origin: Origin::UnderWay });
         Ok(Some((
             Planned(number),
             FileWork { folder: self.folder.clone(), number, kind: FileWorkKind::Write(text) },
@@ -286,7 +297,10 @@ impl Undoings {
     pub(in crate::server) fn hasten(&mut self, which: impl Fn(&Record) -> bool) {
         let now = clock::boot();
         for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.undoing.record)) {
-            waiting.due = waiting.due.min(now);
+            if waiting.due > now {
+                waiting.planned = Some(waiting.due);
+                waiting.due = now;
+            }
         }
     }
 
@@ -319,16 +333,19 @@ impl Undoings {
     }
 
     /// In what time the next one is due of those that `may` be run now.
-    pub(in crate::server) fn next_due(&self, may: impl Fn(&Undoing) -> bool) -> Option<Duration> {
+    pub(in crate::server) fn next_due(&self, may: impl Fn(&Undoing, Due) -> bool) -> Option<Duration> {
         let now = clock::boot();
         let runs = self.waiting.iter().filter(|waiting| waiting.is_run());
-        let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.undoing));
+        let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.undoing, waiting.why(now)));
         let left = runs.map(|waiting| waiting.due).min()?.saturating_sub(now);
         Some(if self.failing { left.max(RETRY) } else { left })
     }
 
     /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
-    pub(in crate::server) fn begin(&mut self, may: impl Fn(&Undoing) -> bool) -> Option<(Begun, Undoing)> {
+    pub(in crate::server) fn begin(
+        &mut self,
+        may: impl Fn(&Undoing, Due) -> bool,
+    ) -> Option<(Begun, Undoing)> {
         let work = self.prepare_to_begin(may)?;
         let number = work.number;
         let outcome = work.run();
@@ -337,9 +354,14 @@ impl Undoings {
 
     /// The work that must be done before one is run that is due and that `may` be run now, for a thread that may wait for
     /// the disk.
-    pub(in crate::server) fn prepare_to_begin(&mut self, may: impl Fn(&Undoing) -> bool) -> Option<FileWork> {
+    pub(in crate::server) fn prepare_to_begin(
+        &mut self,
+        may: impl Fn(&Undoing, Due) -> bool,
+    ) -> Option<FileWork> {
         let now = clock::boot();
-        let runs = |waiting: &&mut Waiting| waiting.due <= now && waiting.is_run() && may(&waiting.undoing);
+        let runs = |waiting: &&mut Waiting| {
+            waiting.due <= now && waiting.is_run() && may(&waiting.undoing, waiting.why(now))
+        };
         let waiting = self.waiting.iter_mut().find(runs)?;
         waiting.origin = Origin::UnderWay;
         Some(FileWork { folder: self.folder.clone(), number: waiting.number, kind: FileWorkKind::Begin })
@@ -401,7 +423,7 @@ impl Undoings {
             return Ok(Some(Left::Begun(undoing)));
         }
         let due = clock::boot().saturating_add(left);
-        self.waiting.push(Waiting { number, due, undoing, origin: Origin::File });
+        self.waiting.push(Waiting { number, due, undoing, planned: None, origin: Origin::File });
         Ok(None)
     }
 
@@ -426,6 +448,13 @@ impl Undoings {
 }
 
 impl Waiting {
+    fn why(&self, now: Duration) -> Due {
+        match self.planned {
+            Some(planned) if now < planned => Due::Hastened,
+            _ => Due::InTime,
+        }
+    }
+
     /// Whether its command is known to be the config's.
     fn is_run(&self) -> bool {
         self.origin == Origin::Config
@@ -614,16 +643,16 @@ mod tests {
         let (mut second, left) = open(state.path());
         assert!(left.is_empty());
         assert_eq!(waiting(&second), ["soon", "later"]);
-        assert_eq!(second.next_due(|_| true), Some(Duration::ZERO));
-        let (begun, what) = second.begin(|_| true).unwrap();
+        assert_eq!(second.next_due(|_, _| true), Some(Duration::ZERO));
+        let (begun, what) = second.begin(|_, _| true).unwrap();
         assert_eq!(what, undoing("soon"));
-        assert_eq!(second.begin(|_| true), None);
+        assert_eq!(second.begin(|_, _| true), None);
         // It dies before this one ends: nobody knows whether it has.
         drop(second);
         let (mut third, left) = open(state.path());
         assert_eq!(left, [Left::Begun(undoing("soon"))]);
         assert_eq!(waiting(&third), ["later"]);
-        assert_eq!((third.begin(|_| true), begun), (None, Begun(1)));
+        assert_eq!((third.begin(|_, _| true), begun), (None, Begun(1)));
 
         drop(third);
         assert!(open(state.path()).1.is_empty(), "that was told");
@@ -634,7 +663,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (mut undoings, _) = open(state.path());
         assert!(plan(&mut undoings, "soon", Duration::ZERO));
-        let (begun, _) = undoings.begin(|_| true).unwrap();
+        let (begun, _) = undoings.begin(|_, _| true).unwrap();
         undoings.end(begun);
         let planned = undoings.plan(undoing("never"), HOUR).unwrap().unwrap();
         undoings.forget(&planned);
@@ -697,7 +726,7 @@ mod tests {
         let of = |client: usize, word: usize| {
             let mut undoing = undoing(&format!("{client} {word}"));
             undoing.record.client = format!("client-{client}").parse().unwrap();
-            Waiting { number: 0, due: HOUR, undoing, origin: Origin::Config }
+            Waiting { number: 0, due: HOUR, planned: None, undoing, origin: Origin::Config }
         };
         undoings.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
         let full = undoings.plan(of(0, EACH_MAX).undoing, HOUR).err().unwrap();
@@ -718,16 +747,16 @@ mod tests {
         assert!(plan(&mut first, "bad", Duration::ZERO));
         drop(first);
         let (mut second, _) = Undoings::open(state.path(), "boot-1".to_owned()).unwrap();
-        assert_eq!(second.begin(|_| true), None, "nothing runs before it is confirmed");
+        assert_eq!(second.begin(|_, _| true), None, "nothing runs before it is confirmed");
         let is_good = |undoing: &Undoing| undoing.argv[1] == "good";
         let refused = second.confirm(is_good);
         assert_eq!(refused, [(second.file(2), undoing("bad"))]);
         assert_eq!(second.confirm(is_good), [], "once");
-        assert_eq!(second.begin(|_| true).unwrap().1, undoing("good"));
-        assert_eq!((second.begin(|_| true), second.next_due(|_| true)), (None, None));
+        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("good"));
+        assert_eq!((second.begin(|_, _| true), second.next_due(|_, _| true)), (None, None));
         assert!(files::exists(&second.file(2)));
         assert!(plan(&mut second, "bad", Duration::ZERO), "the same of a knock of now is run");
-        assert_eq!(second.begin(|_| true).unwrap().1, undoing("bad"));
+        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("bad"));
         assert_eq!(second.confirm(|_| true), [], "a config that makes it again has it run");
     }
 
@@ -746,6 +775,6 @@ mod tests {
         let (mut second, left) = open(state.path());
         assert_eq!((left, waiting(&second)), (vec![], vec!["whole"]));
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [whole]);
-        assert_eq!(second.begin(|_| true).unwrap().1, undoing("whole"));
+        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("whole"));
     }
 }
