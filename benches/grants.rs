@@ -19,12 +19,12 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use net::Namespace;
-use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::firewall::{Backend, Gate, Nftables};
-use spa_knock::gate::{
+use spa_knock::auth::{
     Action, Authentic, Client, ClientRules, Effect, Grant, Keeper, KeyAge, Part, Policy, ReplayMemory, Term,
     Uses, Verdict,
 };
+use spa_knock::crypto::{KeySet, PairSecret, Secret};
+use spa_knock::firewall::{Backend, Gate, Nftables};
 use spa_knock::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
 use spa_knock::wire::Datagram;
 use spread::Spread;

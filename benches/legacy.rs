@@ -28,7 +28,7 @@ use net::{CLIENT4, Knockd, Lab, Namespace, SERVER4, Touch, Wire, knock_in_a_floo
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use spa_knock::knock::{Protocol, Timestamp};
-use spa_knock::knockd::{Config, Knock, Matcher, Packet};
+use spa_knock::legacy::knockd::{Config, Knock, Matcher, Packet};
 use spa_knock::packet::TcpFlags;
 use spread::Spread;
 

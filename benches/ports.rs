@@ -29,8 +29,8 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, socket,
 };
 use policy::{client, open, policy};
+use spa_knock::auth::{Keeper, KeyLimit, ReplayMemory, Sequence, Verdict, WatchedKey, Watcher};
 use spa_knock::crypto::KeySet;
-use spa_knock::gate::{Keeper, KeyLimit, ReplayMemory, Sequence, Verdict, WatchedKey, Watcher};
 use spa_knock::knock::{Band, Now, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 

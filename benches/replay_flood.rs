@@ -16,10 +16,9 @@
 #[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
 mod net;
 
-use std::fs;
 use std::net::UdpSocket;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use net::{
     CLIENT4, Daemon, KNOCK_PORT, Lab, Load, NEIGHBOUR4, NO_LIMITS, SERVER4, Site, ask, flood, forged,

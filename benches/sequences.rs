@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use spa_knock::knock::{Protocol, Timestamp};
-use spa_knock::knockd::{Config, Knock, Matcher, Packet};
+use spa_knock::legacy::knockd::{Config, Knock, Matcher, Packet};
 use spa_knock::packet::TcpFlags;
 
 const BEGIN: u64 = 1_795_000_000_000;

@@ -15,8 +15,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group};
+use spa_knock::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock::crypto::{KeySet, MacKey, PairSecret, Secret, random};
-use spa_knock::gate::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Timestamp};
 use spa_knock::wire::{Datagram, Envelope};
 use spread::Spread;

@@ -1,13 +1,18 @@
 //! Single-packet authorization: a closed port opens for one address after one signed datagram.
 //!
-//! Modules stand in layers; each imports only from those below it (`tests/layering.rs` checks):
+//! Each folder is a process or a layer; a module imports only from lines below its own (`tests/layering.rs`):
 //!
 //! ```text
-//! client  server                           commands, processes, wiring
-//! config  capture  firewall  os  manual    the edge: files, packets, netlink, the clock, help for people
-//! gate  knockd                             decisions: pure state machines
-//! wire  crypto  packet                     bytes
-//! knock                                    vocabulary
+//! dispatch                              which part of spa-knockd a command line starts
+//! daemon  admin  client                 the keeper; the commands of the administrator; the client
+//! legacy                                everything of knockd
+//! supervisor  watcher  gate  state  control
+//! config  ipc
+//! capture  firewall
+//! os  packet  manual  console           the edge: files, packets, netlink, processes, privileges, the clock
+//! auth                                  every check: watcher, keeper, policy
+//! wire  crypto                          bytes
+//! knock                                 values
 //! ```
 #![cfg_attr(
     test,
@@ -18,18 +23,38 @@
 compile_error!("swap-act-and-record makes a daemon that believes knocks twice: it is for a test alone");
 
 #[cfg(feature = "server")]
+mod admin;
+pub mod auth;
+#[cfg(feature = "server")]
 pub mod capture;
 pub mod client;
 pub mod config;
+#[cfg(feature = "server")]
+mod console;
+#[cfg(feature = "server")]
+mod control;
 pub mod crypto;
 #[cfg(feature = "server")]
+mod daemon;
+#[cfg(feature = "server")]
+pub mod dispatch;
+#[cfg(feature = "server")]
 pub mod firewall;
-pub mod gate;
+#[cfg(all(feature = "server", fuzzing))]
+pub mod fuzzing;
+#[cfg(feature = "server")]
+mod gate;
+#[cfg(feature = "server")]
+mod ipc;
 pub mod knock;
-pub mod knockd;
+pub mod legacy;
 mod manual;
 pub mod os;
 pub mod packet;
 #[cfg(feature = "server")]
-pub mod server;
+mod state;
+#[cfg(feature = "server")]
+mod supervisor;
+#[cfg(feature = "server")]
+mod watcher;
 pub mod wire;

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use etherparse::{PacketBuilder, VlanId};
+use spa_knock::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::gate::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock::knock::{AddressPolicy, Argument, Band, Knock, Now, ReplyWanted, Timestamp};
 use spa_knock::packet::{Link, Segment};
 use spa_knock::wire::Datagram;

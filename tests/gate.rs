@@ -11,12 +11,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
-use spa_knock::gate::{
+use spa_knock::auth::{
     Action, Arguments, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge,
     KeyLimit, Order, Outcome, Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict,
     WatchedKey, Watcher,
 };
+use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock::knock::{
     ActionName, AddressPolicy, Knock, Now, Ports, PrefixLengths, Reply, ReplyWanted, ServerId, Status,
     Timestamp,

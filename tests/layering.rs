@@ -18,10 +18,36 @@ use source::{before_tests, is_word, rust_files, without_comments_and_strings};
 /// Modules from the ground up, and what each may import besides the layers below and itself.
 const LAYERS: &[&[(&str, &[&str])]] = &[
     &[("knock", &[])],
-    &[("packet", &[]), ("crypto", &[]), ("wire", &["crypto"])],
-    &[("gate", &[]), ("knockd", &[])],
-    &[("os", &[]), ("config", &["os"]), ("capture", &["os"]), ("firewall", &["os"]), ("manual", &[])],
-    &[("client", &[]), ("server", &[])],
+    &[("crypto", &[]), ("wire", &["crypto"])],
+    &[("auth", &[])],
+    &[("os", &[]), ("packet", &[]), ("manual", &[]), ("console", &["os"])],
+    &[("capture", &[]), ("firewall", &[])],
+    &[("config", &[]), ("ipc", &[])],
+    &[("supervisor", &[]), ("watcher", &[]), ("gate", &[]), ("state", &[]), ("control", &[])],
+    &[("legacy", &[])],
+    &[("daemon", &[]), ("admin", &[]), ("client", &[])],
+    &[("dispatch", &[]), ("fuzzing", &[])],
+];
+
+/// Arrows that still run up. The test fails when one of them is gone, so that the list becomes shorter.
+const STILL_UP: &[&str] = &[
+    "src/admin/explain/causes.rs: admin -> daemon",
+    "src/admin/explain/mod.rs: admin -> daemon",
+    "src/admin/explain/pipeline.rs: admin -> daemon",
+    "src/admin/facts.rs: admin -> daemon",
+    "src/admin/gate.rs: admin -> daemon",
+    "src/admin/let_in.rs: admin -> daemon",
+    "src/console.rs: console -> config",
+    "src/daemon/console_grants.rs: daemon -> admin",
+    "src/daemon/control_requests.rs: daemon -> admin",
+    "src/daemon/event_loop.rs: daemon -> admin",
+    "src/gate/state.rs: gate -> state",
+    "src/ipc/mod.rs: ipc -> config",
+    "src/legacy/embedded/doors.rs: legacy -> daemon",
+    "src/legacy/migrate/mod.rs: legacy -> admin",
+    "src/legacy/migrate/translate.rs: legacy -> admin",
+    "src/state/last_good.rs: state -> daemon",
+    "src/supervisor/watcher_supervisor.rs: supervisor -> daemon",
 ];
 
 /// Libraries that only some modules may name.
@@ -31,7 +57,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("sha1", &["crypto"]),
     ("sha2", &["crypto"]),
     ("base64", &["crypto"]),
-    ("zeroize", &["crypto", "os", "client", "server", "config"]),
+    ("zeroize", &["crypto", "os", "client", "config", "ipc", "watcher", "admin"]),
 ];
 
 #[test]
@@ -49,7 +75,19 @@ fn no_arrow_runs_up() {
         })
         .flatten()
         .collect();
-    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    let mut up: Vec<String> = faults.iter().map(|fault| without_line(fault)).collect();
+    up.sort();
+    up.dedup();
+    let new: Vec<&String> =
+        faults.iter().filter(|fault| !STILL_UP.contains(&&*without_line(fault))).collect();
+    assert!(new.is_empty(), "{new:#?}");
+    assert_eq!(up, STILL_UP, "an arrow is gone: take it from the list");
+}
+
+/// `file:line: arrow` → `file: arrow`.
+fn without_line(fault: &str) -> String {
+    let (file, rest) = fault.split_once(':').unwrap();
+    format!("{file}:{}", rest.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(':'))
 }
 
 #[test]
@@ -59,16 +97,16 @@ fn an_arrow_that_runs_up_is_found() {
         ("knock", "\nuse zeroize::Zeroize;", "src/x.rs:2: knock -> zeroize (library)"),
         ("knock", "use serde::Serialize;", "src/x.rs:1: knock -> serde (library)"),
         ("knock", "#[derive(thiserror::Error)]", "src/x.rs:1: knock -> thiserror (library)"),
-        ("packet", "use crate::crypto::Tag;", "src/x.rs:1: packet -> crypto"),
+        ("crypto", "use crate::packet::Frame;", "src/x.rs:1: crypto -> packet"),
         ("crypto", "use crate::wire::Hint;", "src/x.rs:1: crypto -> wire"),
-        ("wire", "fn f(_: crate::gate::Order) {}", "src/x.rs:1: wire -> gate"),
+        ("wire", "fn f(_: crate::auth::Order) {}", "src/x.rs:1: wire -> auth"),
         ("wire", "let key = ring::hmac::Key::new();", "src/x.rs:1: wire -> ring (library)"),
-        ("gate", "use crate::{\n    os::clock,\n};", "src/x.rs:2: gate -> os"),
-        ("gate", "use crate::{knock::Door, server};", "src/x.rs:1: gate -> server"),
-        ("gate", "use super::super::server::Loop;", "src/x.rs:1: gate -> server"),
+        ("auth", "use crate::{\n    os::clock,\n};", "src/x.rs:2: auth -> os"),
+        ("auth", "use crate::{knock::Door, daemon};", "src/x.rs:1: auth -> daemon"),
+        ("auth", "use super::super::daemon::Loop;", "src/x.rs:1: auth -> daemon"),
         ("firewall", "use crate::config::Backend;", "src/x.rs:1: firewall -> config"),
         ("os", "use crate::config::ServerConfig;", "src/x.rs:1: os -> config"),
-        ("client", "use crate::server::run;", "src/x.rs:1: client -> server"),
+        ("client", "use crate::daemon::run;", "src/x.rs:1: client -> daemon"),
         ("knock", "use crate::nowhere::X;", "src/x.rs:1: knock -> nowhere"),
     ];
     for (module, text, fault) in cases {
@@ -80,12 +118,12 @@ fn an_arrow_that_runs_up_is_found() {
 fn an_arrow_that_runs_down_is_no_fault() {
     let cases = [
         ("wire", "use crate::crypto::{Tag, MacKey};\nuse crate::knock::Knock;"),
-        ("wire", "// crate::server is far above\n/// [`crate::gate`]\nlet text = \"crate::client\";"),
-        ("wire", "let ring: Vec<u8> = self::ring(); r#\"use crate::gate;\"#"),
+        ("wire", "// crate::daemon is far above\n/// [`crate::auth`]\nlet text = \"crate::client\";"),
+        ("wire", "let ring: Vec<u8> = self::ring(); r#\"use crate::auth;\"#"),
         ("firewall", "use crate::{knock::Door, os::{clock, runner::Run}};"),
-        ("server", "use crate::config::ServerConfig;\nuse zeroize::Zeroizing;"),
+        ("admin", "use crate::config::ServerConfig;\nuse zeroize::Zeroizing;"),
         ("knock", "use std::net::IpAddr;\nuse super::Timestamp;\nuse core::fmt;"),
-        ("gate", "use super::{Rate, Template};\nuse crate::gate::policy::Policy;"),
+        ("auth", "use super::{Rate, Template};\nuse crate::auth::policy::Policy;"),
         ("knock", "#[cfg(test)]\nmod tests {\n    use proptest::prelude::*;\n    use super::*;\n}"),
     ];
     for (module, text) in cases {
@@ -201,7 +239,7 @@ fn manifest_libraries() -> Vec<String> {
     names
 }
 
-/// `wire/reply.rs` → `wire`, `packet.rs` → `packet`; the crate's root and the mains stand above all layers.
+/// `wire/reply.rs` → `wire`, `packet/mod.rs` → `packet`; the crate's root and the mains stand above all layers.
 fn module_of(path: &Path) -> Option<String> {
     let first = path.components().next()?.as_os_str().to_str()?;
     let module = first.strip_suffix(".rs").unwrap_or(first);

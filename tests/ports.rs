@@ -16,11 +16,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use policy::{client, open, policy};
-use spa_knock::crypto::{KeySet, random};
-use spa_knock::gate::{
+use spa_knock::auth::{
     Event, Keeper, KeyLimit, Lane, Order, Part, Policy, Refusal, ReplayMemory, Sequence, Uses, Verdict, Via,
     WatchedKey, Watcher,
 };
+use spa_knock::crypto::{KeySet, random};
 use spa_knock::knock::{ActionName, Band, Now, SLICE, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 

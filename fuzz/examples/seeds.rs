@@ -7,9 +7,9 @@ use std::time::Duration;
 use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader, VlanId};
 use serde_json::Value;
 use spa_knock::crypto::checksum;
-use spa_knock::gate::Authentic;
+use spa_knock::auth::Authentic;
 use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
-use spa_knock::server::fuzzing::{append_acceptance, report, write_journal};
+use spa_knock::fuzzing::{append_acceptance, report, write_journal};
 use spa_knock::wire::{Datagram, Envelope};
 use spa_knock_fuzz::RECORD;
 use spa_knock_fuzz::script::{Copied, Sealed, Step};
@@ -252,7 +252,7 @@ fn journals() -> Seeds {
     for (key, ahead, id) in [(one, 0, 1), (two, 10, 2), (one, 5, 3), (one, 70, 4)] {
         let timestamp = NOW.wall.plus(Duration::from_secs(ahead));
         let accepted =
-            memory.accept(key, spa_knock::gate::Lane::Datagrams, timestamp, [id; 12], window).expect("new");
+            memory.accept(key, spa_knock::auth::Lane::Datagrams, timestamp, [id; 12], window).expect("new");
         append_acceptance(&mut journal, &accepted, NUMBER);
     }
     let form = |form: u8, bytes: &[u8]| [&[form], bytes].concat();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::config::{ConfigErrors, Interfaces, ServerConfig, Source, read};
-use spa_knock::gate::{Part, Template, Term, Uses};
+use spa_knock::auth::{Part, Template, Term, Uses};
 
 const CLIENT_FILES: [&str; 2] =
     ["/etc/spa-knock/clients.d/laptop.toml", "/etc/spa-knock/clients.d/phone.toml"];

@@ -4,9 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::crypto::Fingerprint;
-use spa_knock::gate::{Lane, ReplayMemory};
+use spa_knock::auth::{Lane, ReplayMemory};
 use spa_knock::knock::Timestamp;
-use spa_knock::server::fuzzing::{Journal, read_journal, write_journal};
+use spa_knock::fuzzing::{Journal, read_journal, write_journal};
 use spa_knock::wire::Reader;
 use spa_knock_fuzz::{RECORD, form};
 

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::knockd::{Config, OneTimeList};
+use spa_knock::legacy::knockd::{Config, OneTimeList};
 
 const SOURCES: [&str; 2] = ["203.0.113.9", "2001:db8::9"];
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::server::fuzzing::lease_again;
+use spa_knock::fuzzing::lease_again;
 use spa_knock_fuzz::form;
 
 fuzz_target!(|data: &[u8]| {

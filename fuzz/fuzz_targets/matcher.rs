@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::knock::Timestamp;
-use spa_knock::knockd::{Config, Door, Event, Knock, Matcher, Packet, Step};
+use spa_knock::legacy::knockd::{Config, Door, Event, Knock, Matcher, Packet, Step};
 use spa_knock::packet::TcpFlags;
 
 const CUT: &[u8] = b"#####\n";

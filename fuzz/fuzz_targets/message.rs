@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::gate::{Keeper, Verdict};
-use spa_knock::server::fuzzing::{MESSAGE, order_again, report_again, reported};
+use spa_knock::auth::{Keeper, Verdict};
+use spa_knock::fuzzing::{MESSAGE, order_again, report_again, reported};
 use spa_knock_fuzz::site;
 
 thread_local! {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use spa_knock::gate::{Command, Effect, Grant, Order, Outcome, Part, Policy, Template, Term, Uses, Way};
+use spa_knock::auth::{Command, Effect, Grant, Order, Outcome, Part, Policy, Template, Term, Uses, Way};
 use spa_knock::knock::{AddressPolicy, Knock, Ports, Timestamp};
 
 /// How an order may have gone. Panics if it is not what its knock asks for and the policy allows.

@@ -5,10 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use spa_knock::crypto::{ClientKeys, KeySet, PairSecret, Secret};
-use spa_knock::gate::{
-    Action, Arguments, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses,
-    WatchedKey, Watcher,
-};
+use spa_knock::auth::{Action, Arguments, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses, WatchedKey, Watcher};
 use spa_knock::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
 
 /// When every input begins.

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    spa_knock::server::main()
+    spa_knock::dispatch::main()
 }

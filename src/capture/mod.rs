@@ -1,22 +1,23 @@
 //! Where packets come from: libpcap, in front of the firewall; or a UDP socket, or the firewall's log, where capturing is
 //! not allowed.
 
+mod kernel_log;
+mod legacy;
+mod pcap_file;
+mod pcap_handle;
+mod pcap_live;
+
 mod filter;
-mod live;
-mod log;
-mod sequences;
 mod socket;
-mod tap;
-mod trace;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-pub use live::Live;
-pub use log::{BandLog, Log, LogForm, kernel_said};
-pub use sequences::Sequences;
+pub use kernel_log::{BandLog, Log, LogForm, kernel_said};
+pub use legacy::Sequences;
+pub use pcap_file::{Frame, Trace};
+pub use pcap_live::Live;
 pub use socket::Socket;
-pub use trace::{Frame, Trace};
 
 use crate::knock::{Band, Timestamp};
 use crate::packet::{Packet, Segment};

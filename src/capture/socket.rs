@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::{Capture, CaptureError, Intake, Next};
-use crate::os::udp::UdpPort;
+use crate::os::net::udp::UdpPort;
 use crate::packet::Segment;
 use crate::wire::DATAGRAM_MAX;
 

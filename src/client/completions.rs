@@ -4,7 +4,7 @@
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 
-use super::cli::Cli;
+use super::args::Cli;
 use crate::manual;
 
 /// The names of key files, and of the profiles of `config.toml`, one a line.

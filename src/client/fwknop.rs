@@ -30,7 +30,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::client::cli::Cli;
+    use crate::client::args::Cli;
 
     #[test]
     fn an_option_of_fwknop_leads_to_what_to_type_instead() {

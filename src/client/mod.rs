@@ -1,45 +1,27 @@
 //! The client: its command line, knocking, waiting for the answer, keys.
 
-mod attempt;
-mod cli;
-mod code;
+mod args;
+mod connect;
+mod knock;
+
 mod completions;
-mod connecting;
 mod doctor;
-mod ending;
-mod exchange;
 mod failure;
 mod fwknop;
-mod import;
-mod intent;
-mod keyring;
 mod keys;
-mod knocking;
-mod learnt;
 mod legacy;
-mod plan;
-mod race;
-mod refusal;
-mod rehearsal;
+mod ports;
 mod relay;
 mod report;
-mod route;
-mod sequence;
-mod sntp;
-mod steps;
-mod target;
-mod touching;
-mod unanswered;
-mod wait;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use cli::{Cli, Command, Knocking};
+use args::{Cli, Command, Knocking};
 use failure::Failure;
-use intent::Intent;
-use knocking::Knocked;
+use knock::Knocked;
+use knock::request::Intent;
 use report::Report;
 
 use crate::knock::ReplyWanted;
@@ -77,8 +59,8 @@ fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
     let intent = Intent::new(said)?;
     if dry_run {
         return match intent.ports {
-            None => rehearsal::tell(&intent, report),
-            Some(through) => touching::tell(&intent, through, report),
+            None => knock::dry_run::tell(&intent, report),
+            Some(through) => ports::knock::tell(&intent, through, report),
         };
     }
     let (knocked, mut again) = carry_out(&intent, report)?;
@@ -92,38 +74,38 @@ fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
                 door
             })
             .collect();
-        report.detail(|| format!("{}: waiting for tcp port {port}", knocking::listed(&doors)));
-        wait::for_connection(&doors, patience, again.as_deref_mut(), report)?;
+        report.detail(|| format!("{}: waiting for tcp port {port}", knock::listed(&doors)));
+        knock::wait::for_connection(&doors, patience, again.as_deref_mut(), report)?;
     }
     report.success(&knocked.text, &knocked.success);
     Ok(())
 }
 
 /// A knock that can be made again, if it had no answer.
-type Again<'a> = Option<Box<dyn wait::KnockAgain + 'a>>;
+type Again<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
 /// Knocks as it is meant: with a datagram, or by ports.
 fn carry_out<'a>(intent: &'a Intent, report: &'a Report) -> Result<(Knocked, Again<'a>), Failure> {
     match (intent.ports, intent.reply) {
         (Some(through), _) => {
-            let (knocked, toucher) = touching::knock(intent, through, report)?;
+            let (knocked, toucher) = ports::knock::knock(intent, through, report)?;
             Ok((knocked, Some(Box::new(toucher))))
         }
         (None, ReplyWanted::No) => {
-            let (knocked, others) = unanswered::knock(intent, report)?;
+            let (knocked, others) = knock::unanswered::knock(intent, report)?;
             Ok((knocked, Some(Box::new(others))))
         }
-        (None, ReplyWanted::Yes) => Ok((knocking::knock(intent, report)?, None)),
+        (None, ReplyWanted::Yes) => Ok((knock::knock(intent, report)?, None)),
     }
 }
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Keygen { output, client } => keyring::keygen(output.as_deref(), client),
-        Command::Derive { key, server_id } => keyring::derive(key.as_deref(), server_id),
-        Command::Show { file, key } => keyring::show(file.or(key).as_deref()),
-        Command::Connect(said) => connecting::connect(said),
-        Command::Import { token } => import::import(token),
+        Command::Keygen { output, client } => keys::commands::keygen(output.as_deref(), client),
+        Command::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
+        Command::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
+        Command::Connect(said) => connect::connect(said),
+        Command::Import { token } => keys::import::import(token),
         Command::Doctor(said) => doctor::examine(said),
         Command::Legacy(said) => legacy::knock(&said),
         Command::Completions { shell } => report::print(completions::script(shell).as_bytes()),

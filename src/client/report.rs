@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::cli::{Knocking, Manner, Output};
+use super::args::{Knocking, Manner, Output};
 use super::failure::{Cause, Failure};
 use crate::os::files::plain;
 

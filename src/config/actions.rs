@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Backend;
 use super::document::{Table, Value, written};
 use super::sections::read_ports;
-use crate::gate::{Action, Arguments, Part, Placeholder, Template, Term, Uses};
+use crate::auth::{Action, Arguments, Part, Placeholder, Template, Term, Uses};
 use crate::knock::{ActionName, Door};
 
 /// A grant is at least as long as a TCP handshake may take, and at most a year.

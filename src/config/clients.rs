@@ -8,7 +8,7 @@ use super::document::{Document, Table, Value};
 use super::problem::full_name;
 use super::sections::{KEY_LIMIT, read_key_limit};
 use super::{ClientEntry, Place, PreviousKey};
-use crate::gate::ClientRules;
+use crate::auth::ClientRules;
 use crate::knock::{ActionName, AddressPolicy, ClientName, PrefixLengths};
 
 const SOURCES: [(&str, AddressPolicy); 3] = [

@@ -12,7 +12,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::instant::{Instant, InvalidInstant};
+use super::datetime::{Instant, InvalidInstant};
 use super::problem::{Lines, Place, Problem, full_name};
 use crate::knock::Timestamp;
 

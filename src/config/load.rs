@@ -10,7 +10,7 @@ use super::problem::full_name;
 use super::sections::read_sections;
 use super::server::Outline;
 use super::{ClientEntry, ConfigErrors, Place, Places, Problem, ServerConfig};
-use crate::gate::Action;
+use crate::auth::Action;
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
 

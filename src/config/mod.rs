@@ -1,11 +1,14 @@
 //! Configuration: TOML text → checked values. Every problem is found and told with its place.
 
 #[cfg(feature = "server")]
+pub(crate) mod client_keys;
+mod datetime;
+
+#[cfg(feature = "server")]
 mod actions;
 #[cfg(feature = "server")]
 mod clients;
 mod document;
-mod instant;
 #[cfg(feature = "server")]
 mod load;
 mod problem;
@@ -15,8 +18,8 @@ mod sections;
 #[cfg(feature = "server")]
 mod server;
 
+pub use datetime::{Instant, InvalidInstant};
 pub use document::{Document, Table, Value, written};
-pub use instant::{Instant, InvalidInstant};
 pub use problem::{ConfigErrors, Place, Places, Problem, full_name};
 pub use profile::{Profile, ProfileError};
 /// The UDP port that knocks are sent to, unless another is configured.

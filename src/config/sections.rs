@@ -13,8 +13,9 @@ use super::{
     Audit, AuditSettings, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, MetricsPlace,
     PacketLog, Places, ServerConfig,
 };
+use crate::auth::{Action, KeyLimit};
 use crate::crypto::is_host;
-use crate::gate::{Action, Failsafe, KeyLimit, Mode, PacketMark};
+use crate::firewall::{Failsafe, Mode, PacketMark};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Places;
-use crate::gate::{Action, ClientRules, Failsafe, KeyLimit, Mode, Part};
+use crate::auth::{Action, ClientRules, KeyLimit, Part};
+use crate::firewall::{Failsafe, Mode};
 use crate::knock::{ActionName, Band, ClientName, Ports, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.

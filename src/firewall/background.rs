@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{Backend, Ended, FirewallError, Gate, Live, Outcome, Request, RequestId};
-use crate::gate::Grant;
+use crate::auth::Grant;
 use crate::os::clock;
 use crate::os::worker::Worker;
 
@@ -283,8 +283,8 @@ impl<B: Backend + Send + 'static> Backend for Background<B> {
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    use super::super::Opened;
     use super::*;
+    use crate::firewall::Opened;
 
     /// A backend that waits for a token before each call, and notes what it was asked for.
     struct Slow {

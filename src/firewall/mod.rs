@@ -1,8 +1,10 @@
 //! What closes ports and opens them for one address.
 
+mod grant_table;
+mod settings;
+
 mod background;
 mod found;
-mod held;
 mod iptables;
 mod kind;
 mod nftables;
@@ -14,13 +16,14 @@ pub use found::{GateKind, LoadedGates};
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;
+pub use settings::{Failsafe, InvalidPacketMark, Mode, PacketMark};
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::gate::{Event, Failsafe, Grant, KeyAge, Mode, Passage, Record};
+use crate::auth::{Event, Grant, KeyAge, Passage, Record};
 use crate::knock::{ActionName, ClientName, Ports};
-use crate::os::connections::Connection;
+use crate::os::net::proc_net::Connection;
 
 /// A firewall that can be ours in part.
 pub trait Backend {

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{Backend, FirewallError, Gate, Live};
-use crate::gate::Grant;
+use crate::auth::Grant;
 
 /// Changes nothing and opens nothing.
 pub struct NoFirewall;

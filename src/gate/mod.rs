@@ -1,63 +1,408 @@
-//! The decisions: every check that a knock must pass, as two pure state machines. Time and bytes are arguments,
-//! verdicts are data. These are the files to audit.
-//!
-//! ```text
-//! watcher   hints    2. whose is it?        keeper   opened   4. it opens    5. its time is ours
-//!           watcher  3. who signed it?               replay   6. it is new   7. it is used up
-//!           key_limit   a key costs only so much     order    8. the client may do that → Order
-//!           copies      copies stop
-//!           pairs       who touched what             touched  4. and 5. of a port sequence
-//!           selectors   whom that may be
-//!           sequences   in turn
-//!                                                    answers 10. the answer  record 11. the audit log
-//! ```
+//! The firewall as the daemon uses it: closes the gate and keeps it closed, opens for grants, gives signs of life.
 
-mod answers;
-mod argument;
-mod closing;
-mod copies;
-mod fresh;
-mod grant;
-mod hints;
-mod keeper;
-mod key_limit;
-mod opened;
-mod order;
-mod otp;
-mod pairs;
-mod plain;
-mod policy;
-mod rate;
-mod record;
-mod rejection;
-mod replay;
-mod selectors;
-mod sequences;
-mod tally;
-mod template;
-mod told;
-mod touched;
-mod undo;
-mod uses;
-mod watcher;
+pub(crate) mod boot;
+pub(crate) mod lock;
+pub(crate) mod state;
+pub(crate) mod takeover;
 
-pub use argument::{ArgumentPattern, Arguments, InvalidArgumentPattern};
-pub use closing::{Failsafe, InvalidPacketMark, Mode, PacketMark};
-pub use grant::{Grant, Passage, Way};
-pub use keeper::{Accepted, Answer, Bill, Keeper, Outcome, Refusal, Verdict};
-pub use key_limit::KeyLimit;
-pub use opened::Skew;
-pub use order::{Command, Effect, Order, Ticket, Undoing};
-pub use otp::{OtpFault, OtpPause};
-pub use plain::PlainDoor;
-pub use policy::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
-pub use rate::{InvalidRate, Rate, RecentActs};
-pub use record::{Cause, Event, Explanation, Record, Via};
-pub use rejection::{Reason, Rejection};
-pub use replay::{Acceptance, KnockId, Lane, NotNew, ReplayMemory};
-pub use tally::{Ending, Tally};
-pub use template::{InvalidTemplate, Placeholder, Template};
-pub use touched::Sequence;
-pub use undo::undo_is_of;
-pub use uses::UseCounts;
-pub use watcher::{Authentic, Counts, Dropped, WatchedKey, Watcher};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::auth::{Grant, Record, Way};
+use crate::config::Backend as BackendKind;
+use crate::firewall::{
+    Backend, Ended, Enforcing, FirewallError, Gate, Live, Mode, Outcome, Request, RequestId,
+};
+use crate::knock::{ClientName, Door, Ports, Protocol};
+use crate::os::clock;
+use crate::os::files::FileError;
+use crate::os::net::proc_net::{self, Connection};
+use boot::BootGate;
+use state::Standing;
+
+/// Between two signs of life. A failsafe waits for at least three of them.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// After somebody else has changed our table: what he does in one go is mended in one.
+const MEND_AFTER: Duration = Duration::from_millis(100);
+/// After our table could not be loaded: until it is, every port may be open.
+const MEND_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the sets for connections that are older than the gate can take.
+const OLDER_MAX: usize = 65_536;
+
+/// How far what was begun has come.
+pub(crate) enum Progress {
+    /// It is over.
+    Ended(Outcome),
+    /// `ended` will report it.
+    Queued(RequestId),
+}
+
+/// What has come of ending grants before their time.
+pub(crate) struct Revoked {
+    /// What was ended; to be recorded.
+    pub(crate) records: Vec<Record>,
+    /// What could not be done; for people.
+    pub(crate) failures: Vec<String>,
+}
+
+/// What a config says of the gate.
+pub(crate) trait Plan {
+    /// What it consists of, with the connections that there are now.
+    fn gate(&self, enforcing: Enforcing) -> Gate;
+
+    /// What loads it.
+    fn backend(&self) -> BackendKind;
+
+    /// The folder that remembers what is to become of it.
+    fn state_dir(&self) -> &Path;
+
+    /// Whose rules close the ports.
+    fn mode(&self) -> Mode {
+        Mode::Guard
+    }
+}
+
+/// The firewall, and what is to become of the gate.
+pub(crate) struct Gatehouse {
+    firewall: Box<dyn Backend>,
+    standing: Standing,
+    /// When the next sign of life is due.
+    alive: Duration,
+    /// When our table is to be loaded again.
+    mend: Option<Duration>,
+    unremembered: Option<FileError>,
+    /// Whose knocks alone confirm a trial; none = those of any client.
+    confirmer: Option<ClientName>,
+    /// What the next boot closes.
+    boot: BootGate,
+    /// Whether our table is loaded and this process looks after it.
+    tended: bool,
+}
+
+impl Drop for Gatehouse {
+    /// A start that fails after the table is loaded leaves nothing open that only a daemon would close.
+    fn drop(&mut self) {
+        if self.tended
+            && let Err(error) = self.rest()
+        {
+            log::error!("{error}; grants that only a daemon closes may stay open until the next start");
+        }
+    }
+}
+
+impl Gatehouse {
+    pub(crate) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
+        Self {
+            firewall,
+            standing,
+            alive: clock::steady(),
+            mend: None,
+            unremembered: None,
+            confirmer: None,
+            boot: BootGate::default(),
+            tended: false,
+        }
+    }
+
+    /// From now on only this client's knocks confirm a trial; none = those of any client. Returns who did before.
+    pub(crate) const fn set_confirmer(&mut self, client: Option<ClientName>) -> Option<ClientName> {
+        std::mem::replace(&mut self.confirmer, client)
+    }
+
+    /// What is to become of the gate.
+    pub(crate) const fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Closes the gate as a config says it, unless it is off.
+    ///
+    /// # Errors
+    /// When the firewall does not take it; nothing has changed then.
+    pub(crate) fn load(&mut self, plan: &impl Plan) -> Result<(), FirewallError> {
+        let enforcing = match self.standing {
+            Standing::Off => return Ok(()),
+            Standing::Never | Standing::On => Enforcing::Always,
+            Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
+        };
+        let gate = plan.gate(enforcing);
+        self.firewall.load(&gate)?;
+        self.tended = true;
+        // A trial is over with this boot.
+        if enforcing == Enforcing::Always {
+            self.boot.remember(plan.state_dir(), plan.backend(), &gate);
+        }
+        Ok(())
+    }
+
+    /// Lets these in. A grant that works confirms a gate on trial.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(crate) fn grant(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
+        self.let_in(grants, plan)?;
+        if self.can_confirm(grants) {
+            self.confirm(plan);
+        }
+        Ok(())
+    }
+
+    /// A knock has worked: a gate on trial stays closed.
+    fn confirm(&mut self, plan: &impl Plan) {
+        if matches!(self.standing, Standing::Trial(_)) {
+            match self.change(Standing::On, plan) {
+                Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
+                Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
+            }
+        }
+    }
+
+    /// Begins what a knock asks of the firewall.
+    pub(crate) fn begin(&mut self, request: Request, plan: &impl Plan) -> Progress {
+        let is_off = self.standing == Standing::Off && matches!(request, Request::Grant(_));
+        let queued = if is_off { None } else { self.firewall.queue(&request) };
+        match queued {
+            Some(Ok(id)) => Progress::Queued(id),
+            Some(Err(error)) => Progress::Ended(Err(error)),
+            None => Progress::Ended(match request {
+                Request::Grant(grants) => self.grant(&grants, plan).map(|()| Vec::new()),
+                Request::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+            }),
+        }
+    }
+
+    /// What was begun and has ended.
+    pub(crate) fn ended(&mut self, plan: &impl Plan) -> Vec<(RequestId, Outcome)> {
+        let (gone, mut ended): (Vec<_>, Vec<_>) =
+            self.firewall.ended().into_iter().partition(|ended| ended.outcome == Err(FirewallError::Gone));
+        if !gone.is_empty() {
+            ended.extend(self.begin_again(gone, plan));
+        }
+        let confirms = |ended: &Ended| ended.outcome.is_ok() && self.can_confirm(ended.request.grants());
+        if ended.iter().any(confirms) {
+            self.confirm(plan);
+        }
+        ended.into_iter().map(|ended| (ended.id, ended.outcome)).collect()
+    }
+
+    /// Waits until all that was begun has ended.
+    pub(crate) fn settle(&mut self) {
+        self.firewall.settle();
+    }
+
+    /// Loads our table again, and does what has found it gone.
+    fn begin_again(&mut self, gone: Vec<Ended>, plan: &impl Plan) -> Vec<Ended> {
+        log::warn!("firewall: our table was gone; loading it again, with all live grants");
+        let loaded = self.load(plan);
+        let lists: Vec<Vec<Grant>> = gone.iter().map(|ended| ended.request.grants().to_vec()).collect();
+        let outcomes = match &loaded {
+            Ok(()) => self.firewall.grant_all(&lists),
+            Err(error) => vec![Err(error.clone()); lists.len()],
+        };
+        let again = gone.into_iter().zip(outcomes).map(|(ended, outcome)| {
+            let outcome = match &ended.request {
+                Request::Grant(_) => outcome.map(|()| Vec::new()),
+                Request::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+            };
+            Ended { outcome, ..ended }
+        });
+        again.collect()
+    }
+
+    /// Whether these are grants of a client whose knocks confirm a trial.
+    fn can_confirm(&self, grants: &[Grant]) -> bool {
+        let is_named = |client: &ClientName| grants.iter().any(|grant| grant.client() == client);
+        !grants.is_empty() && self.confirmer.as_ref().is_none_or(is_named)
+    }
+
+    /// Lets these in, which says nothing about a gate on trial: that a key still works is not proven by it.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(crate) fn let_in(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
+        if self.standing == Standing::Off {
+            return grant_without_gate(grants, plan.mode());
+        }
+        match self.firewall.grant(grants) {
+            Err(FirewallError::Gone) => {
+                log::warn!("firewall: our table was gone; loading it again, with all live grants");
+                self.load(plan)?;
+                self.firewall.grant(grants)
+            }
+            granted => granted,
+        }
+    }
+
+    /// Ends grants before their time; returns what was ended.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(crate) fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+        self.firewall.close(which)
+    }
+
+    /// The same for all that the kernel has, also what is missing in the books: for who must not come in any more. What
+    /// the books have is closed even where the kernel cannot be read.
+    pub(crate) fn revoke(&mut self, which: &dyn Fn(&Live) -> bool) -> Revoked {
+        let mut failures = Vec::new();
+        if let Err(error) = self.reconcile() {
+            failures.push(format!("grants that only the kernel knows of could not be closed: {error}"));
+        }
+        let closed = self.close(which).unwrap_or_else(|error| {
+            failures.push(format!("grants could not be closed: {error}"));
+            Vec::new()
+        });
+        Revoked { records: closed.into_iter().map(Live::record).collect(), failures }
+    }
+
+    /// Compares the books with what the kernel has. With the gate off there is no table of ours to compare them with.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    fn reconcile(&mut self) -> Result<(), FirewallError> {
+        match self.standing {
+            Standing::Off => Ok(()),
+            Standing::Never | Standing::On | Standing::Trial(_) => self.firewall.reconcile(),
+        }
+    }
+
+    /// All live grants.
+    pub(crate) fn live(&self) -> Vec<Live> {
+        self.firewall.live()
+    }
+
+    /// Opens or closes the gate, and remembers it; `unremembered` is why it could not be.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(crate) fn change(&mut self, standing: Standing, plan: &impl Plan) -> Result<(), FirewallError> {
+        let before = std::mem::replace(&mut self.standing, standing);
+        let changed = match standing {
+            Standing::Off => self.firewall.remove().inspect(|()| self.tended = false),
+            _ => self.load(plan),
+        };
+        changed.inspect_err(|_| self.standing = before)?;
+        // A full disk must not keep the admin from opening or closing it.
+        self.unremembered = standing.write_for(plan.state_dir(), self.confirmer.as_ref()).err();
+        if let Some(error) = &self.unremembered {
+            log::error!("gate: {standing} now, but not remembered for the next start: {error}");
+        }
+        Ok(())
+    }
+
+    /// Why the last change is not remembered.
+    pub(crate) const fn unremembered(&self) -> Option<&FileError> {
+        self.unremembered.as_ref()
+    }
+
+    /// What becomes of grants when this process ends.
+    pub(crate) fn grants_at_the_end(&self) -> &'static str {
+        match self.firewall.kernel_closes() {
+            true => "grants stay until they expire",
+            false => "grants are closed until the next start, as only a daemon ends them without ipset",
+        }
+    }
+
+    /// This process looks after nothing any more: what only a daemon would close is closed until the next one starts.
+    ///
+    /// # Errors
+    /// When the firewall does not do it.
+    pub(crate) fn rest(&mut self) -> Result<(), FirewallError> {
+        self.tended = false;
+        match self.firewall.rest() {
+            Err(FirewallError::Gone) | Ok(()) => Ok(()),
+            failed => failed,
+        }
+    }
+
+    /// Readable when somebody has changed the firewall, or when what was begun has ended.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.firewall.descriptor()
+    }
+
+    /// In what time `tend` has something to do.
+    pub(crate) fn patience(&self) -> Duration {
+        let now = clock::steady();
+        let trial = match self.standing {
+            Standing::Trial(until) => Some(until.saturating_sub(clock::boot())),
+            _ => None,
+        };
+        let mend = self.mend.map(|due| due.saturating_sub(now));
+        trial
+            .into_iter()
+            .chain(mend)
+            .chain(self.firewall.due())
+            .fold(self.alive.saturating_sub(now), Duration::min)
+    }
+
+    /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
+    pub(crate) fn tend(&mut self, plan: &impl Plan) {
+        let now = clock::steady();
+        match self.firewall.close_due() {
+            Ok(()) => {}
+            // It is loaded again, without what is over.
+            Err(FirewallError::Gone) => self.notice_loss(now),
+            Err(error) => log::error!("{error}; what is over is still open, trying again"),
+        }
+        if self.firewall.disturbed() && self.standing != Standing::Off {
+            self.notice_loss(now.saturating_add(MEND_AFTER));
+        }
+        if self.mend.is_some_and(|due| now >= due) {
+            self.mend = None;
+            if let Err(error) = self.load(plan) {
+                log::error!("{error}; ports may be open; trying again");
+                self.mend = Some(now.saturating_add(MEND_AGAIN));
+            }
+        }
+        if matches!(self.standing, Standing::Trial(until) if clock::boot() >= until) {
+            let effect = plan.mode().when_off();
+            log::warn!("gate: nobody has confirmed it in time; it is off again, and {effect}");
+            if let Err(error) = self.change(Standing::Off, plan) {
+                log::error!("gate: {error}");
+                // What is left of it lets all pass: the kernel has ended the trial.
+                self.standing = Standing::Off;
+            }
+        }
+        if now >= self.alive {
+            self.alive = now.saturating_add(ALIVE_EVERY);
+            match self.firewall.stay_alive() {
+                Ok(()) | Err(FirewallError::Gone) => {}
+                Err(error) => log::error!("firewall: no sign of life could be given: {error}"),
+            }
+        }
+    }
+
+    /// Our table is to be loaded again when this is due.
+    fn notice_loss(&mut self, due: Duration) {
+        if self.mend.is_none() {
+            self.mend = Some(due);
+            log::error!(
+                "firewall: somebody else has changed our table (nft flush ruleset?); loading it again, with all live grants"
+            );
+        }
+    }
+}
+
+/// The connections to such ports that stand now and must live on, from other hosts.
+pub(crate) fn older(is_guarded: impl Fn(Ports) -> bool) -> Vec<Connection> {
+    let older = proc_net::established().unwrap_or_else(|error| {
+        log::warn!("{error}: connections older than the gate may hang");
+        Vec::new()
+    });
+    let guarded = |port| Door::new(Protocol::Tcp, port).is_some_and(|door| is_guarded(door.into()));
+    let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && guarded(c.local.port()));
+    older.take(OLDER_MAX).collect()
+}
+
+/// With the gate off, every port is open, or only the admin's rules open it; and nothing leads inside.
+fn grant_without_gate(grants: &[Grant], mode: Mode) -> Result<(), FirewallError> {
+    if matches!(mode, Mode::Mark(_)) && !grants.is_empty() {
+        let error = "no packet is marked while the gate is off\nhint: spa-knockd gate on";
+        return Err(FirewallError::Other(error.to_owned()));
+    }
+    if grants.iter().any(|grant| matches!(grant.passage().way, Way::Forward { .. })) {
+        return Err(FirewallError::Other("nothing leads inside while the gate is off".to_owned()));
+    }
+    Ok(())
+}

@@ -1,8 +1,9 @@
 //! The vocabulary: what a knock says, in types whose `FromStr` is the only door.
 
+mod knock_range;
+mod port;
+
 mod address;
-mod band;
-mod door;
 mod name;
 mod prefix;
 mod reply;
@@ -11,9 +12,9 @@ mod source;
 mod time;
 
 pub use address::{AddressPolicy, canonical, mapped};
-pub use band::{Band, InvalidBand, SLICE, SLICES, Step};
-pub use door::{Door, InvalidDoor, Ports, Protocol};
+pub use knock_range::{Band, InvalidBand, SLICE, SLICES, Step};
 pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
+pub use port::{Door, InvalidDoor, Ports, Protocol};
 pub use prefix::{InvalidPrefix, Prefix, PrefixLengths};
 pub use reply::{Reply, ReplyText, Status};
 pub use request::{Knock, ReplyWanted};

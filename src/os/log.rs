@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{SFlag, fstat};
 
 use super::outbox::{self, OnFailure, Outbox, Sink};
-use super::{env, wait};
+use super::{env, poll};
 
 /// Lines that wait for the thread.
 const ROOM: usize = 1_024;
@@ -128,7 +128,7 @@ fn write_now(line: &[u8], patience: Duration) -> bool {
     let end: &[u8] = if cut { b"\n" } else { b"" };
     let line = [fits, end].concat();
     // Somebody else could have taken the room meanwhile; a pipe that is our own does not block then.
-    wait::writable(&io::stderr(), patience) && io::stderr().lock().write_all(&line).is_ok()
+    poll::writable(&io::stderr(), patience) && io::stderr().lock().write_all(&line).is_ok()
 }
 
 fn loss(count: u64) -> String {

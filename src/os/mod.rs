@@ -1,56 +1,25 @@
 //! The edge to the operating system: the clock, files, the environment, processes, signals, sockets.
 
+#[cfg(feature = "server")]
+pub mod clock_sync;
+#[cfg(feature = "server")]
+pub mod poll;
+
 pub mod clock;
 pub mod env;
 pub mod files;
-pub mod secret_command;
+pub mod net;
+pub mod process;
 pub mod stdio;
-pub mod syn;
 pub mod terminal;
 
-#[cfg(feature = "server")]
-pub mod background;
-#[cfg(feature = "server")]
-pub mod capabilities;
-#[cfg(feature = "server")]
-pub mod channel;
-#[cfg(feature = "server")]
-pub mod commands;
-#[cfg(feature = "server")]
-pub mod confine;
-#[cfg(feature = "server")]
-pub mod connections;
-#[cfg(feature = "server")]
-mod descendants;
-#[cfg(feature = "server")]
-pub mod descriptors;
-#[cfg(feature = "server")]
-pub mod discipline;
-#[cfg(feature = "server")]
-pub mod follow;
 #[cfg(feature = "server")]
 pub mod host;
 #[cfg(feature = "server")]
 pub mod log;
 #[cfg(feature = "server")]
-pub mod log_file;
-#[cfg(feature = "server")]
-pub mod netlink;
-#[cfg(feature = "server")]
 pub mod notify;
 #[cfg(feature = "server")]
 pub mod outbox;
-#[cfg(feature = "server")]
-pub mod peer;
-#[cfg(feature = "server")]
-pub mod runner;
-#[cfg(feature = "server")]
-pub mod sandbox;
-#[cfg(feature = "server")]
-pub mod signals;
-#[cfg(feature = "server")]
-pub mod udp;
-#[cfg(feature = "server")]
-pub mod wait;
 #[cfg(feature = "server")]
 pub mod worker;

@@ -1,9 +1,8 @@
 //! Plain sequences and sealed knocks in one daemon: both open, what is open closes, and one sees who still knocks plainly.
 
-use std::fs;
 use std::net::IpAddr;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;

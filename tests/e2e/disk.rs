@@ -1,11 +1,10 @@
 //! A disk that fails under the running daemon: what cannot be put on record is refused, not done, and told once; when
 //! the disk is well again, so is the daemon.
 
-use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use nix::sys::statvfs::statvfs;
 use serde_json::Value;

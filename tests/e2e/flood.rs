@@ -1,8 +1,7 @@
 //! Floods: of one captured knock, and of forged ones. Who floods costs the watcher a little and nobody else anything.
 
-use std::fs;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use nix::unistd::Pid;
 

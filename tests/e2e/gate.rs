@@ -1,12 +1,11 @@
 //! The gate as a whole: on trial, off, flushed by somebody else, and what the kernel does when nobody is alive.
 
-use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
 use spa_knock::knock::Status;

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::libc::{SIGSEGV, SIGSYS};
-use spa_knock::os::channel::{Channel, Received};
-use spa_knock::os::udp::{Incoming, UdpPort};
+use spa_knock::os::net::seqpacket::{Channel, Received};
+use spa_knock::os::net::udp::{Incoming, UdpPort};
 use tempfile::TempDir;
 
 use crate::net::{CLIENT4, KNOCK_PORT, Lab, SERVER4};

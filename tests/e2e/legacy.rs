@@ -1,11 +1,10 @@
 //! Plain sequences end to end: what knocks, what is logged, what runs, and what is closed whatever becomes of the daemon.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -1,11 +1,10 @@
 //! Doors with `Open` in `spa-knockd knockd`: the gate that it then has, and that it has none else.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use etherparse::PacketBuilder;
 use nix::sys::signal::{Signal, kill};

@@ -1,8 +1,7 @@
 //! What is mended besides the matching of packets, shown on Debian's knockd first: each row says what either does.
 
-use std::fs;
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
 

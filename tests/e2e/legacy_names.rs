@@ -1,11 +1,10 @@
 //! Names of those who knock plainly (`-l`): from a private /etc/hosts, and from look-ups that lie or never end.
 
-use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use crate::net::{
     CLIENT4, CLIENT6, Knockd, Lab, Mounts, SERVER4, SERVER6, Wire, knock_in_a_flood, limited, within,

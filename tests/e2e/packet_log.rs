@@ -1,12 +1,11 @@
 //! Plain sequences and port sequences read from the firewall's log: through rotation, and nothing that a stranger writes.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

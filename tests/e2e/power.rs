@@ -2,14 +2,13 @@
 //! of before is believed again, not even when that start is killed or loses its power too.
 
 use std::collections::HashSet;
-use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use spa_knock::crypto::random;
 

@@ -1,12 +1,11 @@
 //! The worst day of a server: whatever is full, missing, late or broken, the gate stays as documented and the admin gets
 //! in. Each row damages one thing; after it `gate off`, `revoke` and `let-in` work, and the messages name cause and fix.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::thread;
 use std::time::Duration;
+use std::{fs, thread};
 
 use spa_knock::knock::Status;
 

@@ -1,11 +1,10 @@
 //! A daemon of plain sequences: this project's, or Debian's knockd to compare it with.
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use etherparse::PacketBuilder;
 use nix::unistd::Pid;

@@ -1,12 +1,11 @@
 //! A server's config with its keys, in a scratch folder; what a client needs to knock there.
 
-use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, thread};
 
 use serde_json::Value;
 use spa_knock::crypto::{ClientKeys, Holder, KeyFile, PairSecret, Secret};

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use spa_knock::auth::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::gate::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
 use spa_knock::knock::{AddressPolicy, Band, PrefixLengths};
 
 /// The keys of a secret at the server `bastion`.

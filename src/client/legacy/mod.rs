@@ -13,11 +13,11 @@ use std::time::Duration;
 use clap::{Args, Parser};
 
 use super::failure::{Cause, Failure};
-use super::route::{Family, resolve};
+use super::knock::route::{Family, resolve};
 use crate::knock::Protocol;
-use crate::knockd::{Knock, OneTimeList};
+use crate::legacy::knockd::{Knock, OneTimeList};
 use crate::os::files::{self, Mode, plain};
-use crate::os::syn;
+use crate::os::net::tcp_knock;
 use port::Udp;
 
 /// Where names of services stand (services(5)).
@@ -177,7 +177,7 @@ fn send_all(said: &Legacy, knocks: &[Knock]) -> Result<(), Failure> {
 
 fn send(protocol: Protocol, address: SocketAddr) -> io::Result<()> {
     match protocol {
-        Protocol::Tcp => syn::send(address),
+        Protocol::Tcp => tcp_knock::send(address),
         Protocol::Udp => {
             let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             UdpSocket::bind(any)?.send_to(&DATAGRAM, address).map(drop)

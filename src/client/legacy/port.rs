@@ -2,7 +2,7 @@
 
 use crate::client::failure::{Cause, Failure};
 use crate::knock::Protocol;
-use crate::knockd::Knock;
+use crate::legacy::knockd::Knock;
 
 /// What one word of the command line asks for. Without a protocol, and with any but udp, it is TCP.
 ///

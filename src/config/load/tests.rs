@@ -3,8 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::auth::{Action, Arguments, Part, Term, Uses};
 use crate::config::{Audit, Backend, CaptureKind, Interfaces, MetricsPlace};
-use crate::gate::{Action, Arguments, Part, Term, Uses};
 use crate::knock::{ActionName, AddressPolicy, Band, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";

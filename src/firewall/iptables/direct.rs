@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::family::Family;
-use super::journal::Journal;
+use super::grant_file::Journal;
 use super::rules::GRANTS;
 use super::{loaded, program, sets};
+use crate::auth::Grant;
 use crate::firewall::{FirewallError, Live};
-use crate::gate::Grant;
 use crate::knock::{ClientName, Ports};
 use crate::os::clock;
 use crate::os::files::FileError;

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::family::Family;
-use crate::firewall::held::Change;
-use crate::gate::{Passage, Way};
+use crate::auth::{Passage, Way};
+use crate::firewall::grant_table::Change;
 use crate::knock::{Ports, Prefix};
 
 /// What an entry does.

@@ -1,8 +1,7 @@
 //! What is loaded of ours with any of the programs that a host may have for it, and its removal.
 
-use super::present::Present;
-use super::program;
-use super::rules;
+use super::installed::Present;
+use super::{program, rules};
 use crate::firewall::FirewallError;
 use crate::os::host;
 

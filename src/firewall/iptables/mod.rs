@@ -4,13 +4,14 @@
 //! A packet that may come in leaves our chains for the rules of others, as with nftables; nothing that is not ours is
 //! changed. Which grants are live stands in a file before the firewall is told.
 
+mod grant_file;
+mod installed;
+
 mod direct;
 mod entry;
 mod family;
 mod halves;
-mod journal;
 mod loaded;
-mod present;
 mod program;
 mod rules;
 mod sets;
@@ -21,16 +22,16 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use self::entry::{Entry, Kind};
-use self::family::Family;
-use self::journal::Journal;
-use self::rules::Closing;
-use super::held::{Before, Held};
+use super::grant_table::{Before, Held};
 use super::{Backend, Enforcing, FirewallError, Gate, Live};
-use crate::gate::{Grant, Way};
+use crate::auth::{Grant, Way};
 use crate::knock::{ClientName, Ports};
 use crate::os::files::FileError;
 use crate::os::{clock, host};
+use entry::{Entry, Kind};
+use family::Family;
+use grant_file::Journal;
+use rules::Closing;
 
 /// Rules are gone through one after the other, and written anew with each grant.
 const RULES_MAX: usize = 1024;

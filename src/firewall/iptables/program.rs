@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::family::Family;
-use super::present::Present;
+use super::installed::Present;
 use crate::firewall::FirewallError;
-use crate::os::capabilities;
 use crate::os::host::Capability;
-use crate::os::runner::{self, RunError};
+use crate::os::process::capabilities;
+use crate::os::process::spawn::{self, RunError};
 
 /// How long a program may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -61,7 +61,7 @@ pub(super) fn ipset(words: &[&str]) -> Result<String, FirewallError> {
 }
 
 fn run(program: &str, words: &[&str], input: &str) -> Result<String, FirewallError> {
-    let run = || runner::run_to_end(program, words, input, LIMIT);
+    let run = || spawn::run_to_end(program, words, input, LIMIT);
     // The match `set` and the older iptables talk to the kernel over a raw socket.
     capabilities::lend(&[Capability::NetAdmin, Capability::NetRaw], run)
         .map_err(|error| describe(program, error))

@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 
 use super::entry::{Entry, Kind};
 use super::family::Family;
-use super::present::Present;
+use super::installed::Present;
 use super::sets;
 use crate::firewall::text::Text;
-use crate::firewall::{Enforcing, Gate};
-use crate::gate::{Mode, PacketMark};
+use crate::firewall::{Enforcing, Gate, Mode, PacketMark};
 use crate::knock::Ports;
 
 /// Where packets come from to us.

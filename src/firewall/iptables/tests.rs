@@ -1,9 +1,10 @@
 //! Every text that is generated, as the kernel's programs take it.
 
 use super::*;
-use crate::firewall::held::{Before, Change, Holder};
-use crate::gate::{Failsafe, Mode, PacketMark, Passage};
-use crate::os::connections::Connection;
+use crate::auth::Passage;
+use crate::firewall::grant_table::{Before, Change, Holder};
+use crate::firewall::{Failsafe, Mode, PacketMark};
+use crate::os::net::proc_net::Connection;
 
 fn change(from: &str, way: Way, end: u64) -> Change {
     let holder = Holder {
@@ -176,7 +177,7 @@ COMMIT
     assert!(six.contains(
         "--dst-type LOCAL -m comment --comment \"laptop open\" -j DNAT --to-destination [fd77::5]:8080\n"
     ));
-    let gone = rules::change(Family::V4, &gate(), Closing::Sets, &[], &present::Present::read(SAVED));
+    let gone = rules::change(Family::V4, &gate(), Closing::Sets, &[], &installed::Present::read(SAVED));
     assert_eq!(
         gone,
         "*nat\n-D PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-X SPA_KNOCK\nCOMMIT\n"
@@ -185,7 +186,7 @@ COMMIT
 
 #[test]
 fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
-    let present = present::Present::read(SAVED);
+    let present = installed::Present::read(SAVED);
     assert_eq!(
         rules::remove(&present),
         "*filter\n-D INPUT -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-F SPA_KNOCK_GRANTS\n\
@@ -197,12 +198,12 @@ fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
     assert!(again.contains(&format!("-D {jump}\n-I INPUT 1 {}\n", &jump[6..])), "{again}");
     // Grants come and go; what they stand among must not.
     let without = SAVED.lines().filter(|line| !line.contains("laptop")).collect::<Vec<_>>().join("\n");
-    assert_eq!(present::Present::read(&without).lasting(), present.lasting());
+    assert_eq!(installed::Present::read(&without).lasting(), present.lasting());
     for lost in
         ["-A SPA_KNOCK -i lo", "-A SPA_KNOCK_GRANTS -j DROP", "-A INPUT -m comment", ":SPA_KNOCK_GRANTS"]
     {
         let other = SAVED.lines().filter(|line| !line.starts_with(lost)).collect::<Vec<_>>().join("\n");
-        assert_ne!(present::Present::read(&other).lasting(), present.lasting(), "{lost}");
+        assert_ne!(installed::Present::read(&other).lasting(), present.lasting(), "{lost}");
     }
 }
 
@@ -217,7 +218,7 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
         change("10.0.0.2", ports("tcp/22"), 30),
         change("10.0.0.2", forward("tcp/80", "10.9.0.1:8080"), 30),
     ]);
-    let text = rules::load(Family::V4, &gate, Closing::Rules, &live, &present::Present::read(SAVED));
+    let text = rules::load(Family::V4, &gate, Closing::Rules, &live, &installed::Present::read(SAVED));
     for line in [
         // What an earlier gate had in the table goes.
         "*filter\n-D INPUT -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-F SPA_KNOCK_GRANTS\n",

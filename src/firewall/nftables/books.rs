@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::batch::Fate;
 use super::element::{self, Element, Entry};
 use super::plane::{Patch, Piece, Plane};
-use crate::firewall::held::{Held, Holder, LINGER};
+use crate::auth::{Grant, Passage, Way};
+use crate::firewall::grant_table::{Held, Holder, LINGER};
 use crate::firewall::kind::Kind;
 use crate::firewall::{FirewallError, Live};
-use crate::gate::{Grant, Passage, Way};
 
 /// How many intervals one knock may be cut into: as many as overlap it, so that only knocks from prefixes within
 /// prefixes come near it.

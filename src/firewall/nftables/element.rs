@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use super::plane::{Area, Piece, Rectangle, is_bounded};
-use crate::gate::{Passage, Way};
+use crate::auth::{Passage, Way};
 use crate::knock::{Door, Ports, Protocol};
 
 /// The sets and maps that grants are in, as C strings.
@@ -218,7 +218,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::firewall::held::Holder;
+    use crate::firewall::grant_table::Holder;
 
     fn passage(from: &str, way: Way) -> Passage {
         Passage::new(from.parse().unwrap(), way)

@@ -8,7 +8,7 @@ use super::batch::{self, Attributes, Fate, ListedElement, Message};
 use super::element::Element;
 use crate::firewall::FirewallError;
 use crate::os::clock;
-use crate::os::netlink::Netlink;
+use crate::os::net::netlink::Netlink;
 
 /// A list is longer than one datagram, and the kernel makes none longer than this.
 const DATAGRAM_MAX: usize = 32 << 10;

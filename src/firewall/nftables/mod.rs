@@ -1,5 +1,7 @@
 //! nftables: a table of our own, loaded with `nft` in one transaction; grants go over netlink.
 
+mod change_monitor;
+
 mod batch;
 mod books;
 mod direct;
@@ -10,28 +12,28 @@ mod plane;
 mod reconciling;
 mod ruleset;
 mod structure;
-mod watch;
 
-pub use self::json::prefix_from_json;
+pub use json::prefix_from_json;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use self::batch::Fate;
-use self::books::Books;
-use self::element::Element;
-use self::kernel::Kernel;
-use self::ruleset::{Before, TABLE};
-use self::structure::Structure;
-use self::watch::{Changed, Watch};
 use super::{Backend, FirewallError, Gate, Live};
-use crate::gate::Grant;
+use crate::auth::Grant;
 use crate::knock::{ClientName, Ports};
+use crate::os::clock;
 use crate::os::host::Capability;
-use crate::os::runner::{self, RunError};
-use crate::os::{capabilities, clock};
+use crate::os::process::capabilities;
+use crate::os::process::spawn::{self, RunError};
+use batch::Fate;
+use books::Books;
+use change_monitor::{Changed, Watch};
+use element::Element;
+use kernel::Kernel;
+use ruleset::{Before, TABLE};
+use structure::Structure;
 
 /// How long loading may take before it counts as failed.
 const NFT_MAX: Duration = Duration::from_secs(10);
@@ -94,7 +96,7 @@ impl Nftables {
     fn before(
         &mut self,
         now: Duration,
-    ) -> Result<(Before, Vec<(Element, super::held::Holder)>), FirewallError> {
+    ) -> Result<(Before, Vec<(Element, super::grant_table::Holder)>), FirewallError> {
         let there = Structure::read(&mut self.kernel)?;
         if !self.adopted
             && let Err(error) = self.adopt(now)
@@ -344,5 +346,5 @@ fn submit(text: &str) -> Result<(), FirewallError> {
 }
 
 fn nft(args: &[&str], input: &str) -> Result<String, RunError> {
-    capabilities::lend(&[Capability::NetAdmin], || runner::run_to_end("nft", args, input, NFT_MAX))
+    capabilities::lend(&[Capability::NetAdmin], || spawn::run_to_end("nft", args, input, NFT_MAX))
 }

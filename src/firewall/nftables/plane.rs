@@ -7,9 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::firewall::held::{Holder, LINGER};
+use crate::auth::{Passage, Way};
+use crate::firewall::grant_table::{Holder, LINGER};
 use crate::firewall::kind::Kind;
-use crate::gate::{Passage, Way};
 use crate::knock::{Ports, Prefix, Protocol};
 
 /// The widest prefixes that a client may be let in by (`grant-prefix` in the config).

@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Nftables;
 use super::batch::{Fate, ListedElement};
-use super::books;
 use super::element::{self, Element};
+use super::{Nftables, books};
 use crate::firewall::FirewallError;
-use crate::firewall::held::Holder;
+use crate::firewall::grant_table::Holder;
 use crate::os::clock;
 
 /// How much longer than in the books an element may last in the kernel.

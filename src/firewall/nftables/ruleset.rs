@@ -4,12 +4,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::super::{Enforcing, Gate};
 use super::element::{self, Element, Entry};
 use super::plane::Area;
-use crate::firewall::held::Holder;
+use crate::auth::{Passage, Way};
+use crate::firewall::grant_table::Holder;
 use crate::firewall::text::Text;
-use crate::gate::{Failsafe, Mode, PacketMark, Passage, Way};
+use crate::firewall::{Enforcing, Failsafe, Gate, Mode, PacketMark};
 use crate::knock::{Ports, Prefix};
 
 /// The family and name of our table.

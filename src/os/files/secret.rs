@@ -87,9 +87,9 @@ pub(in crate::os) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<Strin
 
 #[cfg(all(test, unix))]
 mod tests {
-    use super::super::tests::chmod;
-    use super::super::{Mode, create_folder, create_new};
     use super::*;
+    use crate::os::files::tests::chmod;
+    use crate::os::files::{Mode, create_folder, create_new};
 
     #[test]
     fn a_secret_is_read_only_from_a_private_regular_file_in_a_private_folder() {

@@ -4,7 +4,7 @@ use std::io::{self, PipeWriter, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use spa_knock::os::confine::Identity;
+use spa_knock::os::process::privileges::Identity;
 
 /// That process.
 pub(crate) struct Bystander {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use spa_knock::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
-use spa_knock::gate::{KeyLimit, WatchedKey, Watcher};
+use spa_knock::auth::{KeyLimit, WatchedKey, Watcher};
 use spa_knock::knock::Band;
 use spa_knock::os::clock;
 use spa_knock::wire::{DATAGRAM_MIN, hint};
@@ -16,10 +16,10 @@ use crate::works::tell;
 const CLIENTS: u32 = 10_000;
 /// The widest that a config can have.
 const WINDOW: Duration = Duration::from_secs(600);
-/// As many tags as are remembered (`src/gate/copies.rs`).
+/// As many tags as are remembered (`src/auth/watcher/duplicates.rs`).
 const TAGS: u32 = 1 << 16;
 
-/// As many pairs of addresses, and ports of each, as are remembered (`src/gate/pairs.rs`).
+/// As many pairs of addresses, and ports of each, as are remembered (`src/auth/watcher/flow_table.rs`).
 const PAIRS: u32 = 1 << 16;
 const PORTS: u32 = 24;
 

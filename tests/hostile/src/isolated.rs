@@ -1,7 +1,7 @@
 //! Trials that may succeed: each in a child of its own, which builds the walls for itself and ends after it.
 
-use spa_knock::os::channel::Channel;
-use spa_knock::os::confine::Identity;
+use spa_knock::os::net::seqpacket::Channel;
+use spa_knock::os::process::privileges::Identity;
 
 use crate::call::Outcome;
 use crate::target::Target;

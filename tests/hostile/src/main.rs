@@ -19,10 +19,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use spa_knock::capture::{Capture, Live, Socket};
-use spa_knock::os::channel::{Channel, Received};
-use spa_knock::os::confine::{self, Identity};
-use spa_knock::os::udp::UdpPort;
-use spa_knock::os::{sandbox, signals, wait};
+use spa_knock::os::net::seqpacket::{Channel, Received};
+use spa_knock::os::process::{sandbox, signals};
+use spa_knock::os::process::privileges::{self, Identity};
+use spa_knock::os::net::udp::UdpPort;
+use spa_knock::os::poll;
 
 use target::Target;
 use trials::Kind;
@@ -70,7 +71,7 @@ fn run(walls: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
         "any" => Box::new(Live::open(None, port, None).map_err(io::Error::other)?),
         interface => Box::new(Live::open(Some(interface), port, None).map_err(io::Error::other)?),
     };
-    let identity = confine::unprivileged("nobody")?;
+    let identity = privileges::unprivileged("nobody")?;
     let target = Target::new(&channel, &*capture, source, scratch, bystander::start(identity)?);
 
     match walls {
@@ -111,14 +112,14 @@ fn attack(
     Ok(())
 }
 
-/// As in `src/server/watch.rs`, or a part of it.
+/// As in `src/watcher/native.rs`, or a part of it.
 fn build(walls: Walls, identity: Option<Identity>, channel: &Channel) -> io::Result<()> {
     // The channel and one source.
     let waited_for = 2;
     if walls == Walls::None {
         return Ok(());
     }
-    confine::confine(identity)?;
+    privileges::confine(identity)?;
     match walls {
         Walls::None | Walls::User => {}
         Walls::Files => println(&format!("landlock {}", sandbox::close_files())),
@@ -136,7 +137,7 @@ fn build(walls: Walls, identity: Option<Identity>, channel: &Channel) -> io::Res
 fn wait_for_the_end(channel: &Channel) -> io::Result<()> {
     let mut buffer = [0; 512];
     loop {
-        wait::readable(&[channel.as_fd()], Duration::from_secs(10))?;
+        poll::readable(&[channel.as_fd()], Duration::from_secs(10))?;
         if channel.try_recv(&mut buffer)? == Received::Closed {
             // What cannot be closed any more closes with the process.
             std::process::exit(0);

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd};
 
 use spa_knock::capture::Capture;
-use spa_knock::os::channel::Channel;
+use spa_knock::os::net::seqpacket::Channel;
 
 use crate::bystander::Bystander;
 

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use spa_knock::capture::{Capture, Next};
-use spa_knock::os::channel::{Channel, Received};
-use spa_knock::os::{clock, wait};
+use spa_knock::os::net::seqpacket::{Channel, Received};
+use spa_knock::os::{clock, poll};
 
 use crate::println;
 
@@ -30,14 +30,14 @@ pub(crate) fn tell(what: &str, works: bool) {
 
 fn hears(channel: &Channel) -> bool {
     let mut buffer = [0; 512];
-    wait::readable(&[channel.as_fd()], PATIENCE).is_ok_and(|ready| ready == [true])
+    poll::readable(&[channel.as_fd()], PATIENCE).is_ok_and(|ready| ready == [true])
         && matches!(channel.try_recv(&mut buffer), Ok(Received::Message(length)) if &buffer[..length] == b"order")
 }
 
 fn sees(capture: &mut dyn Capture) -> bool {
     let deadline = clock::steady().saturating_add(PATIENCE);
     while clock::steady() < deadline {
-        if wait::readable(&[capture.descriptor()], PATIENCE).is_err() {
+        if poll::readable(&[capture.descriptor()], PATIENCE).is_err() {
             return false;
         }
         match capture.next() {

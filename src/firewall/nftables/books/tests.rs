@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::gate::Way;
+use crate::auth::Way;
 use crate::knock::{Ports, Prefix, Protocol};
 
 const ADDRESSES: u8 = 8;

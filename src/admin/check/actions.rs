@@ -1,0 +1,126 @@
+//! Actions and clients: what nobody may use, what opens nothing or too much, what is over.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use super::report::Report;
+use crate::auth::{Part, Template};
+use crate::config::{self, ServerConfig, written};
+use crate::knock::Prefix;
+use crate::os::{clock, files};
+
+/// From here on a grant is more of an open port than of a door that is held open.
+const LONG: Duration = Duration::from_secs(86_400);
+
+impl Report {
+    pub(super) fn actions(&mut self, config: &ServerConfig) {
+        self.doors(config);
+        self.programs(config);
+        self.terms(config);
+        self.failsafe(config);
+        self.unused_actions(config);
+        self.clients(config);
+    }
+
+    fn doors(&mut self, config: &ServerConfig) {
+        let gated = config.gated();
+        for (name, action) in &config.actions {
+            let opened = action.parts.iter().flat_map(|part| match part {
+                Part::Open { ports, .. } => ports.as_slice(),
+                Part::OpenArgument { allowed, .. } => allowed.as_slice(),
+                Part::Forward { .. } | Part::Close(_) | Part::Run { .. } => &[],
+            });
+            for ports in opened
+                .filter(|ports| !gated.iter().chain(&config.published).any(|other| other.overlap(**ports)))
+            {
+                self.warning(
+                    config,
+                    &["action", name.as_str(), "open"],
+                    format!("action.{name}.open: {ports} is not in firewall.protect"),
+                    "it is open to everybody, or something else closes it: a grant changes neither",
+                );
+            }
+        }
+    }
+
+    /// Programs that cannot be run, or that another user can replace.
+    fn programs(&mut self, config: &ServerConfig) {
+        for (name, action) in &config.actions {
+            for (key, argv) in action.parts.iter().flat_map(commands) {
+                let Some(program) = argv.first().and_then(Template::constant) else { continue };
+                if let Err(error) = files::check_program(Path::new(&program)) {
+                    let message = format!("action.{name}.{key}: {}: {}", error.path, error.reason);
+                    let hint =
+                        error.hint.unwrap_or_else(|| "correct the path, or install the program".to_owned());
+                    self.problem(config, &["action", name.as_str(), key], message, &hint);
+                }
+            }
+        }
+    }
+
+    fn terms(&mut self, config: &ServerConfig) {
+        for (name, action) in &config.actions {
+            let Some(term) = action.term.filter(|term| term.usual > LONG) else { continue };
+            self.warning(
+                config,
+                &["action", name.as_str(), "for"],
+                format!("action.{name}.for: {} is long", written(term.usual)),
+                "a grant needs to last only until the connection stands; whoever has the address later is let in too",
+            );
+        }
+    }
+
+    fn failsafe(&mut self, config: &ServerConfig) {
+        let Some(failsafe) = &config.failsafe else { return };
+        let everybody = |prefix: &&Prefix| **prefix == Prefix::of(prefix.first(), 0);
+        if failsafe.allow.iter().any(|prefix| everybody(&prefix)) {
+            let message = format!(
+                "firewall.failsafe: {} after the daemon has died, the protected ports are open to everybody",
+                written(failsafe.after)
+            );
+            self.warning(
+                config,
+                &["firewall", "failsafe", "allow"],
+                message,
+                "name the addresses that you would mend it from: allow = [\"203.0.113.0/24\"]",
+            );
+        }
+    }
+
+    fn unused_actions(&mut self, config: &ServerConfig) {
+        let used: BTreeSet<_> = config.clients.values().flat_map(|client| &client.rules.allow).collect();
+        for name in config.actions.keys().filter(|name| !used.contains(name) && !config.clients.is_empty()) {
+            self.warning(
+                config,
+                &["action", name.as_str()],
+                format!("action.{name}: no client may use it"),
+                "name it in a client's `allow`",
+            );
+        }
+    }
+
+    fn clients(&mut self, config: &ServerConfig) {
+        if config.clients.is_empty() {
+            let message = "no clients: nobody can knock".to_owned();
+            self.warning(config, &[], message, "spa-knockd client add NAME --allow ACTION");
+        }
+        let now = clock::wall();
+        let over = |client: &config::ClientEntry| client.rules.expires.is_some_and(|expires| expires <= now);
+        for (name, _) in config.clients.iter().filter(|(_, client)| over(client)) {
+            self.warning(
+                config,
+                &["client", name.as_str(), "expires"],
+                format!("{}: expired", config::full_name("client", name.as_str())),
+                &format!("spa-knockd client revoke {name}, or give it a later date"),
+            );
+        }
+    }
+}
+
+/// The commands of a part, with their keys.
+fn commands(part: &Part) -> Vec<(&'static str, &[Template])> {
+    let Part::Run { argv, undo, .. } = part else { return Vec::new() };
+    let undo = undo.iter().map(|undo| ("undo", undo.as_slice()));
+    std::iter::once(("run", argv.as_slice())).chain(undo).collect()
+}

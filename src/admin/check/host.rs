@@ -1,0 +1,280 @@
+//! The host: interfaces, capabilities, users, the clock, who listens where, whether packets are passed on.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::report::Report;
+use crate::auth::Part;
+use crate::config::{Backend, CaptureKind, Interfaces, ServerConfig, written};
+use crate::control;
+use crate::gate::takeover;
+use crate::knock::{Ports, Protocol};
+use crate::os::clock_sync::{self, Discipline};
+use crate::os::host;
+use crate::os::host::{Capability, Link};
+use crate::os::net::proc_net;
+use crate::os::process::privileges;
+
+impl Report {
+    pub(super) fn host(&mut self, config: &ServerConfig) {
+        self.interfaces(config);
+        self.capabilities(config);
+        self.knock_port(config);
+        self.band(config);
+        self.watcher_user(config);
+        self.clock(config);
+        self.forwarding(config);
+        self.services(config);
+    }
+
+    fn interfaces(&mut self, config: &ServerConfig) {
+        let Interfaces::Named(names) = &config.interfaces else { return };
+        for name in names {
+            let reason = match host::link(name) {
+                Link::Up if host::addresses_of(name).iter().all(is_link_local) => {
+                    let message = format!("server.interfaces: {name}: has no address that others reach");
+                    let hint = format!("ip addr show dev {name}; a knock needs one to go to");
+                    self.warning(config, &["server", "interfaces"], message, &hint);
+                    continue;
+                }
+                Link::Up => continue,
+                Link::Missing => "no such interface",
+                Link::Down => "the interface is down",
+            };
+            let hint = "ip link shows all interfaces; interfaces = [\"any\"] listens on each";
+            self.problem(
+                config,
+                &["server", "interfaces"],
+                format!("server.interfaces: {name}: {reason}"),
+                hint,
+            );
+        }
+    }
+
+    fn capabilities(&mut self, config: &ServerConfig) {
+        if config.capture == CaptureKind::Pcap {
+            self.capability(config, &["server", "capture"], Capability::NetRaw);
+        }
+        if config.backend != Backend::None {
+            self.capability(config, &["firewall", "backend"], Capability::NetAdmin);
+        }
+        if config.backend == Backend::Nftables && host::program("nft").is_none() {
+            let message = "firewall.backend: the program nft is not there".to_owned();
+            self.problem(config, &["firewall", "backend"], message, "install it, e.g.: apt install nftables");
+        }
+        if config.backend == Backend::Iptables {
+            self.iptables(config);
+        }
+        for kind in takeover::other_gates(config.backend) {
+            let message = format!(
+                "firewall.backend: the gate of another backend is loaded too and keeps its ports closed: {kind}"
+            );
+            let hint = match config.backend {
+                Backend::None => "spa-knockd gate off removes it",
+                _ => "systemctl restart spa-knockd removes it once the own gate is loaded",
+            };
+            self.warning(config, &["firewall", "backend"], message, hint);
+        }
+    }
+
+    fn iptables(&mut self, config: &ServerConfig) {
+        let place = ["firewall", "backend"];
+        for name in ["iptables", "ip6tables"] {
+            if host::program(name).is_none() && (name == "iptables" || host::has_ipv6()) {
+                let message = format!("firewall.backend: the program {name} is not there");
+                self.problem(config, &place, message, "install it, e.g.: apt install iptables");
+            }
+        }
+        if host::program("ipset").is_some() {
+            return;
+        }
+        let hint = "install it, e.g.: apt install ipset";
+        for (name, _) in config.actions.iter().filter(|(_, action)| action.opens_once()) {
+            let message = format!("action.{name}.once: needs the program ipset, which is not there");
+            self.problem(config, &["action", name.as_str(), "once"], message, hint);
+        }
+        if config.failsafe.is_some() {
+            let message = "firewall.failsafe: needs the program ipset, which is not there".to_owned();
+            self.problem(config, &["firewall", "failsafe"], message, hint);
+        }
+        let message =
+            "firewall.backend: without the program ipset what is open stays so while no daemon runs";
+        self.warning(config, &place, message.to_owned(), hint);
+    }
+
+    fn capability(&mut self, config: &ServerConfig, place: &[&str], capability: Capability) {
+        let (key, needed) = (place.join("."), capability.as_str());
+        match host::has_capability(capability) {
+            Some(true) => self.ok(format!("{key}: {needed} is there")),
+            Some(false) => {
+                let message = format!("{key}: needs {needed}, which this process lacks");
+                self.problem(config, place, message, "run it as root, or by its systemd unit");
+            }
+            None => {
+                let message = format!("{key}: whether {needed} is there cannot be found out");
+                self.warning(config, place, message, "/proc/self/status cannot be read");
+            }
+        }
+    }
+
+    fn knock_port(&mut self, config: &ServerConfig) {
+        let programs = host::programs_on_udp(config.port);
+        // The daemon itself may be running; who is not root may not see that it is.
+        let is_ours = |name: &str| name == "spa-knockd" || (name == "?" && control::is_open(&config.control));
+        let others: Vec<String> = programs.into_iter().filter(|name| !is_ours(name)).collect();
+        if others.is_empty() {
+            self.ok(format!("port: udp/{} is free or ours", config.port));
+            return;
+        }
+        let message = format!("server.port: udp/{} is taken by {}", config.port, others.join(", "));
+        self.problem(
+            config,
+            &["server", "port"],
+            message,
+            "choose another port, here and in the clients' keys",
+        );
+    }
+
+    /// A sequence works there all the same; but what others send to a service, or a service's own ports, take its room.
+    fn band(&mut self, config: &ServerConfig) {
+        let Some(band) = config.ports else { return };
+        let place = ["ports", "low"];
+        let hint = "choose another low, here and in the clients' --ports-low";
+        let local = host::sysctl("net.ipv4.ip_local_port_range").unwrap_or_default();
+        let bounds: Vec<u16> = local.split_whitespace().filter_map(|port| port.parse().ok()).collect();
+        if let [first, last] = *bounds
+            && first <= band.high()
+            && band.low() <= last
+        {
+            let message = format!(
+                "ports: the band {band} has ports that this host gives to its own connections ({first}-{last})"
+            );
+            self.warning(config, &place, message, hint);
+        }
+        let listening = proc_net::listening().unwrap_or_default();
+        // The knock port is ours.
+        let within = |(_, address): &&(Protocol, SocketAddr)| {
+            band.contains(address.port()) && address.port() != config.port
+        };
+        if let Some((protocol, address)) = listening.iter().find(within) {
+            let service = match protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+            };
+            let port = address.port();
+            let message =
+                format!("ports: something listens on {service}/{port}, which is in the band {band}");
+            self.warning(config, &place, message, hint);
+        }
+    }
+
+    fn watcher_user(&mut self, config: &ServerConfig) {
+        let lacking = privileges::unprivileged(&config.user).map(privileges::lacking).unwrap_or_default();
+        if !lacking.is_empty() {
+            let message = host::lacking(&lacking);
+            let (message, hint) = message.split_once("\nhint: ").unwrap_or((&message, ""));
+            self.problem(config, &["server", "user"], format!("server.user: the watcher {message}"), hint);
+        }
+        if !host::has_user(&config.user) {
+            let message = format!("server.user: no user {}: the watcher becomes nobody", config.user);
+            self.warning(
+                config,
+                &["server", "user"],
+                message,
+                "useradd --system --shell /usr/sbin/nologin spa-knock",
+            );
+        }
+    }
+
+    fn clock(&mut self, config: &ServerConfig) {
+        let (message, hint) = match clock_sync::of_clock() {
+            Discipline::Kept(by) => return self.ok(format!("clock: synchronised, says {by}")),
+            Discipline::Adrift => (
+                "clock: not synchronised".to_owned(),
+                format!(
+                    "timedatectl set-ntp true: knocks are believed only within {}",
+                    written(config.window)
+                ),
+            ),
+            Discipline::Unknown => (
+                "clock: whether it is synchronised cannot be found out".to_owned(),
+                format!("see that chrony, ntpd or the like keeps it within {}", written(config.window)),
+            ),
+        };
+        self.warning(config, &["server", "window"], message, &hint);
+    }
+
+    /// What leads to another host needs the kernel to pass packets on, and a way there.
+    fn forwarding(&mut self, config: &ServerConfig) {
+        for (name, action) in &config.actions {
+            let targets = action.parts.iter().flat_map(|part| match part {
+                Part::Forward { to, .. } => to.as_slice(),
+                _ => &[],
+            });
+            let place = ["action", name.as_str(), "forward"];
+            for target in targets.map(|target| target.ip()).filter(|ip| !ip.is_unspecified()) {
+                let sysctl = match target {
+                    IpAddr::V4(_) => "net.ipv4.ip_forward",
+                    IpAddr::V6(_) => "net.ipv6.conf.all.forwarding",
+                };
+                if host::sysctl(sysctl).is_some_and(|value| value == "0") {
+                    let message = format!("action.{name}.forward: {sysctl} is 0: nothing gets to {target}");
+                    let hint = format!("sysctl -w {sysctl}=1, and a line `{sysctl} = 1` in /etc/sysctl.d/");
+                    self.problem(config, &place, message, &hint);
+                }
+                if !host::has_route(target) {
+                    let message = format!("action.{name}.forward: this host has no route to {target}");
+                    self.warning(config, &place, message, &format!("ip route get {target}"));
+                }
+            }
+        }
+    }
+
+    /// A port that nobody listens on need not be closed, and cannot be opened.
+    fn services(&mut self, config: &ServerConfig) {
+        if config.backend == Backend::None {
+            return;
+        }
+        let Ok(listening) = proc_net::listening() else { return };
+        let led: Vec<Ports> =
+            config.actions.values().flat_map(|action| &action.parts).filter_map(door).collect();
+        let of = |ports: Ports| {
+            let (first, last) = ports.bounds();
+            listening.iter().filter(move |(protocol, address)| {
+                *protocol == ports.protocol() && (first..=last).contains(&address.port())
+            })
+        };
+        for ports in config.protect.iter().filter(|ports| !led.iter().any(|led| led.overlap(**ports))) {
+            let message = match of(*ports).map(|(_, address)| address.ip()).max_by_key(|ip| !ip.is_loopback())
+            {
+                None => format!("firewall.protect: nothing listens on {ports}"),
+                Some(ip) if ip.is_loopback() => {
+                    format!("firewall.protect: what listens on {ports} does so on {ip} alone")
+                }
+                Some(_) => continue,
+            };
+            let flag = match ports.protocol() {
+                Protocol::Tcp => "t",
+                Protocol::Udp => "u",
+            };
+            let hint =
+                format!("a grant opens nothing: start the service, or look at its address: ss -ln{flag}p");
+            self.warning(config, &["firewall", "protect"], message, &hint);
+        }
+    }
+}
+
+/// Whether an address is good only where the interface's name is known too.
+fn is_link_local(ip: &IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+/// The port that leads elsewhere.
+fn door(part: &Part) -> Option<Ports> {
+    match part {
+        Part::Forward { door, .. } => Some((*door).into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,112 @@
+//! The way of packets that an action lets in through the chains of others.
+
+use std::net::SocketAddr;
+
+use super::listing::{Chain, Ruleset};
+use super::mark::Mark;
+use super::packet_class::{Packets, Target, Version};
+use super::path::{Obstacle, Wanted, obstacles};
+use crate::auth::Part;
+use crate::config::ServerConfig;
+use crate::firewall::Mode;
+use crate::knock::{Door, Ports};
+
+/// From this priority on (dstnat - 10) prerouting chains see where a packet has been led to.
+const LED: i64 = -110;
+/// Our chains in `inet spa_knock`; others in it are the admin's.
+const OURS: [&str; 5] = ["input", "outside", "inside", "early", "marks"];
+
+/// The way of packets that an action lets in: as they arrive, and as they go on.
+#[derive(Debug)]
+pub(in crate::admin::check) struct Journey {
+    /// The port that is knocked for.
+    pub(in crate::admin::check) door: Ports,
+    first: Packets,
+    pub(in crate::admin::check) last: Packets,
+    /// The hook after prerouting.
+    hook: &'static str,
+}
+
+impl Journey {
+    /// Those of a part of an action, for each IP version.
+    pub(in crate::admin::check) fn of(part: &Part, config: &ServerConfig, versions: &[Version]) -> Vec<Self> {
+        match part {
+            Part::Open { ports, .. } | Part::OpenArgument { allowed: ports, .. } => {
+                // Those that lead inside do not come to the input hook.
+                let published = |ports: &&Ports| config.published.iter().any(|other| other.overlap(**ports));
+                let here = ports.iter().filter(|ports| !published(ports));
+                here.flat_map(|ports| {
+                    versions.iter().map(|version| Self::here(*ports, *version, granted(config)))
+                })
+                .collect()
+            }
+            Part::Forward { door, to } => {
+                to.iter().filter_map(|to| Self::led(*door, *to, versions, granted(config))).collect()
+            }
+            Part::Close(_) | Part::Run { .. } => Vec::new(),
+        }
+    }
+
+    /// That of packets to a port of this host.
+    pub(in crate::admin::check) fn here(door: Ports, version: Version, mark: Mark) -> Self {
+        let last = Packets { version, ports: door, to: Target::Here, mark };
+        // Where our gate sets the mark is not known to chains before that.
+        let first = Packets { mark: mark.cleared(), ..last };
+        Self { door, first, last, hook: "input" }
+    }
+
+    fn led(door: Door, to: SocketAddr, versions: &[Version], mark: Mark) -> Option<Self> {
+        let version = if to.is_ipv4() { Version::V4 } else { Version::V6 };
+        let arriving = Self::here(door.into(), version, mark);
+        let (target, hook) = match to.ip() {
+            ip if !ip.is_unspecified() => (Target::Behind(ip), "forward"),
+            _ if !versions.contains(&version) => return None,
+            _ => (Target::LedHere, "input"),
+        };
+        let port: Ports = Door::new(door.protocol(), to.port())?.into();
+        Some(Self { last: Packets { ports: port, to: target, ..arriving.last }, hook, ..arriving })
+    }
+
+    /// What closes it.
+    pub(in crate::admin::check) fn obstacles<'r>(&self, ruleset: &'r Ruleset) -> Vec<Obstacle<'r>> {
+        let mut all = Vec::new();
+        for (_, base) in both(&[self.last.version], ruleset) {
+            let Some(at) = &base.base else { continue };
+            let packets = match at.hook.as_str() {
+                "prerouting" if at.priority < LED => self.first,
+                "prerouting" => Packets { mark: self.first.mark, ..self.last },
+                hook if hook == self.hook => self.last,
+                _ => continue,
+            };
+            if at.kind != "nat" {
+                all.extend(obstacles(ruleset, base, packets, Wanted::Closing));
+            }
+        }
+        all
+    }
+}
+
+/// Base chains that are not ours, with each IP version that they see.
+pub(in crate::admin::check) fn both<'r>(
+    versions: &[Version],
+    ruleset: &'r Ruleset,
+) -> Vec<(Version, &'r Chain)> {
+    let others = || ruleset.chains.iter().filter(|chain| chain.base.is_some() && !is_ours(chain));
+    let seen = |version: &Version| {
+        let version = *version;
+        others().filter(move |chain| chain.sees(version)).map(move |chain| (version, chain))
+    };
+    versions.iter().flat_map(seen).collect()
+}
+
+pub(in crate::admin::check) fn is_ours(chain: &Chain) -> bool {
+    chain.table.family == "inet" && chain.table.name == "spa_knock" && OURS.contains(&chain.name.as_str())
+}
+
+/// What packets that a grant lets in have.
+pub(in crate::admin::check) const fn granted(config: &ServerConfig) -> Mark {
+    match config.mode {
+        Mode::Mark(mark) => Mark::Set(mark),
+        Mode::Guard | Mode::Set => Mark::None,
+    }
+}

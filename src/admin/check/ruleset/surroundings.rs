@@ -1,0 +1,89 @@
+//! What must hold around our gate: that other rules close the ports where we only mark, and that connections to them are
+//! tracked.
+
+use std::collections::BTreeSet;
+
+use super::findings::Finding;
+use super::journey::{Journey, both, granted};
+use super::listing::{Base, Ruleset};
+use super::mark::Mark;
+use super::packet_class::{Packets, Target, Version};
+use super::path::{Share, Wanted, obstacles};
+use crate::admin::check::report::Report;
+use crate::auth::Part;
+use crate::config::ServerConfig;
+use crate::knock::Ports;
+
+/// The kernel tracks connections from this priority on (NF_IP_PRI_CONNTRACK).
+const TRACKED: i64 = -200;
+
+impl Report {
+    /// In mode `mark`: what is open to everybody, as nothing closes it.
+    pub(in crate::admin::check) fn open_without_grant(
+        &mut self,
+        config: &ServerConfig,
+        ruleset: &Ruleset,
+        versions: &[Version],
+    ) {
+        let mark = granted(config).cleared();
+        if mark == Mark::None {
+            return;
+        }
+        let is_door = |ports: &Ports| {
+            let parts = config.actions.values().flat_map(|action| &action.parts);
+            parts
+                .into_iter()
+                .any(|part| matches!(part, Part::Forward { door, .. } if Ports::from(*door) == *ports))
+        };
+        for ports in config.gated().into_iter().filter(|ports| !is_door(ports)) {
+            let open = |version: &&Version| {
+                let met = Journey::here(ports, **version, mark).obstacles(ruleset);
+                let unlisted =
+                    || ruleset.unlisted.iter().any(|table| table.sees(**version) && table.drops(ports));
+                met.iter().all(|obstacle| obstacle.share < Share::Part) && !unlisted()
+            };
+            let open: Vec<Version> = versions.iter().filter(open).copied().collect();
+            let Some(first) = open.first() else { continue };
+            let over = if open.len() == versions.len() {
+                String::new()
+            } else {
+                format!(" over {}", first.as_str())
+            };
+            let message = format!(
+                "firewall.mode: {ports} is open to everybody{over}: mode \"mark\" closes nothing, and no other rule does"
+            );
+            let hint =
+                "remove the rule that accepts it, and drop by default; or mode = \"guard\", which closes it";
+            self.problem(config, &["firewall", "mode"], message, hint);
+        }
+    }
+
+    /// What keeps the kernel from knowing which packets belong to a connection.
+    pub(in crate::admin::check) fn untracked(
+        &mut self,
+        config: &ServerConfig,
+        ruleset: &Ruleset,
+        versions: &[Version],
+    ) {
+        for ports in config.gated() {
+            let mut seen = BTreeSet::new();
+            for (version, base) in both(versions, ruleset) {
+                let early =
+                    |at: &Base| at.hook == "prerouting" && at.priority < TRACKED && at.kind == "filter";
+                if !base.base.as_ref().is_some_and(early) {
+                    continue;
+                }
+                let packets = Packets { version, ports, to: Target::Here, mark: granted(config).cleared() };
+                let found = obstacles(ruleset, base, packets, Wanted::Untracking);
+                seen.extend(found.iter().filter(|met| met.share >= Share::Part).map(Finding::of));
+            }
+            for finding in seen {
+                let verb = if finding.share == Share::Whole { "is not" } else { "may not be" };
+                let message =
+                    format!("firewall.protect: {ports} {verb} tracked as connections: {}", finding.place);
+                let hint = "a session then ends with its grant: exempt the port from notrack";
+                self.warning(config, &["firewall", "protect"], message, hint);
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What `init` must know of this host's own firewall: which mode fits it, and which rules it still needs.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::iptables_save;
+use super::journey::{Journey, granted};
+use super::listing::Ruleset;
+use super::mark::Mark;
+use super::packet_class::Version;
+use super::path::{Obstacle, Share};
+use super::remedy::{self, Maker};
+use crate::config::{Backend, ServerConfig};
+use crate::firewall::{Mode, PacketMark};
+use crate::knock::Ports;
+use crate::os::host::{self, Capability};
+use crate::os::process::{capabilities, spawn};
+
+/// A ruleset of a hundred thousand elements takes a second to list.
+pub(in crate::admin::check) const NFT_MAX: Duration = Duration::from_secs(20);
+
+/// A rule that another firewall needs, so that a grant opens a port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NeededRule {
+    /// What an administrator calls that firewall.
+    pub(crate) firewall: &'static str,
+    /// Adds the rule.
+    pub(crate) command: String,
+    /// What else makes it last.
+    pub(crate) lasting: Option<&'static str>,
+}
+
+/// The mode that fits a host whose own rules treat these ports as they do: `mark` where they drop by default, and can
+/// match marks. `guard` where they cannot be looked at.
+pub(crate) fn suggest_mode(ports: &[Ports]) -> Mode {
+    let saved = iptables_save::read();
+    if ports.iter().any(|ports| saved.iter().any(|table| table.drops(*ports))) {
+        return Mode::Mark(PacketMark::default());
+    }
+    list().map_or(Mode::Guard, |ruleset| mode_for(ports, &ruleset, &versions()))
+}
+
+/// The backend for which this host has the programs.
+pub(crate) fn suggest_backend() -> Backend {
+    match host::program("nft").is_none() && host::program("iptables").is_some() {
+        true => Backend::Iptables,
+        false => Backend::Nftables,
+    }
+}
+
+/// The rules that this config needs and the host's own firewall does not have; none where it cannot be looked at.
+pub(crate) fn needed_rules(config: &ServerConfig) -> Vec<NeededRule> {
+    let mut needed = list().map_or_else(|_| Vec::new(), |ruleset| needed_in(config, &ruleset, &versions()));
+    needed.extend(needed_in_saved(config));
+    needed
+}
+
+/// Those in rules that nft does not list.
+pub(in crate::admin::check) fn needed_in_saved(config: &ServerConfig) -> Vec<NeededRule> {
+    let saved = iptables_save::read();
+    let rules = config
+        .gated()
+        .into_iter()
+        .flat_map(|ports| saved.iter().filter_map(move |table| table.needed(ports, config.mode)));
+    rules.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn mode_for(ports: &[Ports], ruleset: &Ruleset, versions: &[Version]) -> Mode {
+    let makers: BTreeSet<Maker> = ports
+        .iter()
+        .flat_map(|ports| versions.iter().map(|version| Journey::here(*ports, *version, Mark::None)))
+        .flat_map(|journey| journey.obstacles(ruleset))
+        .filter(closes_by_default)
+        .map(|obstacle| Maker::of(&obstacle.base.table, ruleset))
+        .collect();
+    match makers.is_empty() || makers.contains(&Maker::Firewalld) {
+        true => Mode::Guard,
+        false => Mode::Mark(PacketMark::default()),
+    }
+}
+
+fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> Vec<NeededRule> {
+    let mut needed = BTreeSet::new();
+    for ports in config.gated() {
+        for version in versions {
+            let journey = Journey::here(ports, *version, granted(config));
+            for obstacle in journey.obstacles(ruleset).iter().filter(|met| closes_by_default(met)) {
+                let base = obstacle.base;
+                let maker = Maker::of(&base.table, ruleset);
+                let marked = match config.mode {
+                    Mode::Mark(mark) => remedy::accept_mark(maker, &base.table, &base.name, mark),
+                    Mode::Guard | Mode::Set => None,
+                };
+                let command =
+                    marked.unwrap_or_else(|| remedy::accept_ports(maker, &base.table, &base.name, ports));
+                needed.insert(NeededRule { firewall: maker.as_str(), command, lasting: maker.lasting() });
+            }
+        }
+    }
+    needed.into_iter().collect()
+}
+
+/// Whether all is closed there, or all but what some rules accept.
+fn closes_by_default(obstacle: &Obstacle<'_>) -> bool {
+    obstacle.share == Share::Whole || (obstacle.rule.is_none() && obstacle.share == Share::Part)
+}
+
+/// The host's ruleset.
+///
+/// # Errors
+/// When it cannot be listed; the text says why.
+pub(in crate::admin::check) fn list() -> Result<Ruleset, String> {
+    let run = |args: &[&str]| spawn::run_to_end("nft", args, "", NFT_MAX);
+    let nft = |args: &[&str]| {
+        capabilities::lend(&[Capability::NetAdmin], || run(args)).map_err(|error| error.to_string())
+    };
+    let json = nft(&["-j", "list", "ruleset"])?;
+    // Without the texts, only the findings say less.
+    let text = nft(&["-a", "list", "ruleset"]).unwrap_or_default();
+    let listed = Ruleset::read(&json, &text).map_err(|error| format!("nft -j list ruleset: {error}"))?;
+    Ok(listed.with_unlisted(iptables_save::read()))
+}
+
+/// The IP versions in which others reach this host; both when it has no address yet.
+pub(in crate::admin::check) fn versions() -> Vec<Version> {
+    let mut versions = BTreeSet::new();
+    for address in host::own_addresses() {
+        match address {
+            IpAddr::V4(ip) if !ip.is_loopback() => versions.insert(Version::V4),
+            IpAddr::V6(ip) if !ip.is_loopback() && !ip.is_unicast_link_local() => {
+                versions.insert(Version::V6)
+            }
+            _ => false,
+        };
+    }
+    match versions.is_empty() {
+        true => vec![Version::V4, Version::V6],
+        false => versions.into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(table: &str) -> Ruleset {
+        let mut ruleset =
+            Ruleset::read(include_str!("samples/cases.json"), include_str!("samples/cases.txt")).unwrap();
+        ruleset.chains.retain(|chain| chain.table.name == table);
+        ruleset
+    }
+
+    #[test]
+    fn a_host_that_drops_by_default_gets_mode_mark_unless_its_rules_cannot_match_it() {
+        let ssh: Ports = "tcp/22".parse().unwrap();
+        let both = [Version::V4, Version::V6];
+        let mark = Mode::Mark(PacketMark::default());
+        for (table, mode) in [
+            ("by_policy", mark),
+            ("accepted_but_source", mark),
+            ("rejected", mark),
+            ("accepted", Mode::Guard),
+            ("floods", Mode::Guard),
+            ("firewalld", Mode::Guard),
+        ] {
+            assert_eq!(mode_for(&[ssh], &case(table), &both), mode, "{table}");
+        }
+    }
+}

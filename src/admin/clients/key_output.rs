@@ -1,0 +1,95 @@
+//! A client's key, new or given, and how its owner gets it.
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+use super::qr;
+use crate::admin::args::KeyForm;
+use crate::config::client_keys::{LoadedClient, load_clients, pair_for};
+use crate::config::{KNOCK_PORT, ServerConfig};
+use crate::console::{Failure, print, tell};
+use crate::crypto::{Holder, KeyFile, OtpSeed, PairSecret, Secret};
+use crate::knock::ClientName;
+use crate::os::files;
+use crate::state::revoked_keys::RevokedKeys;
+
+/// A new key, or the derived one that was given.
+pub(crate) fn pair_key(
+    config: &ServerConfig,
+    name: &ClientName,
+    given: Option<&Path>,
+) -> Result<KeyFile, Failure> {
+    let secret = match given {
+        None => PairSecret::new(Secret::generate().map_err(Failure::run)?),
+        Some(path) => given_secret(config, path)?,
+    };
+    let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
+    let holder = Holder::Pair { server: config.id.clone(), secret };
+    Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port })
+}
+
+/// Whoever is given a revoked key on purpose may use it.
+pub(crate) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), Failure> {
+    if let Holder::Pair { secret, .. } = &key.holder {
+        RevokedKeys::forget_in(&config.state_dir, secret.keys(&config.id).fingerprint)?;
+    }
+    Ok(())
+}
+
+fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failure> {
+    let stdin = path == Path::new("-");
+    let shown = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
+    let text = if stdin { files::read_secret_from_stdin() } else { files::read_secret(path) };
+    let text = text.map_err(Failure::key)?;
+    let key = KeyFile::parse(&text).map_err(|error| Failure::key(format_args!("{shown}: {error}")))?;
+    let secret = pair_for(&key, &config.id)
+        .map_err(|(reason, hint)| Failure::key(format_args!("{shown}: {reason}\nhint: {hint}")))?;
+    let fingerprint = secret.keys(&config.id).fingerprint;
+    let has_it = |client: &LoadedClient| client.key_sets().any(|keys| keys.fingerprint == fingerprint);
+    let owner = load_clients(config)?.into_iter().find(has_it);
+    if let Some(owner) = owner {
+        return Err(Failure::key(format_args!(
+            "{shown}: the same secret as that of client {}\nhint: each client needs a secret of its own",
+            owner.name
+        )));
+    }
+    Ok(secret.clone())
+}
+
+/// A key as its owner takes it: its file's text, or one line, perhaps as a picture.
+pub(crate) fn handed_over(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, Failure> {
+    if !form.token && !form.qr {
+        return Ok(key.to_text());
+    }
+    // A pair key always has one; a picture takes fifteen times what a token can be.
+    let token = key.to_token().ok_or_else(|| Failure::run("a root key has no token"))?;
+    if form.qr {
+        return qr::drawn(&token).ok_or_else(|| Failure::run("the token is too long for a QR code"));
+    }
+    let mut line = Zeroizing::new(String::with_capacity(token.len().saturating_add(1)));
+    line.push_str(&token);
+    line.push('\n');
+    Ok(line)
+}
+
+/// What an app reads. Where the key itself goes to standard output, which may be a file, this goes to the terminal.
+pub(super) fn show_otp(
+    otp: &OtpSeed,
+    config: &ServerConfig,
+    name: &ClientName,
+    beside_key: bool,
+) -> Result<(), Failure> {
+    let uri = otp.uri(&config.id, name);
+    let picture = qr::drawn(&uri).unwrap_or_default();
+    let mut text =
+        Zeroizing::new(String::with_capacity(picture.len().saturating_add(uri.len()).saturating_add(2)));
+    for part in [picture.as_str(), &uri, "\n"] {
+        text.push_str(part);
+    }
+    if !beside_key {
+        return print(&text);
+    }
+    tell(text.trim_end_matches('\n'));
+    Ok(())
+}

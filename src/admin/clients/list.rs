@@ -1,0 +1,145 @@
+//! `spa-knockd client list` and `client show`: everything about clients but their secrets.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::{comma, day_or_time, find, rotate};
+use crate::config::client_keys::{load_clients, load_keys};
+use crate::config::{self, ClientEntry, ServerConfig};
+use crate::console::{Failure, print, table};
+use crate::knock::ClientName;
+use crate::os::clock;
+use crate::state;
+
+/// A client as JSON names it.
+#[derive(Serialize)]
+struct ClientLine {
+    name: String,
+    server: String,
+    allow: Vec<String>,
+    source: Vec<String>,
+    /// None = unlimited.
+    rate: Option<String>,
+    /// RFC 3339; none = never.
+    expires: Option<String>,
+    /// How often it may act in all; none = unlimited.
+    uses: Option<u64>,
+    /// How often it has, where that is limited and known.
+    used: Option<u64>,
+    otp: bool,
+    key: String,
+    /// None where the key cannot be read.
+    fingerprint: Option<String>,
+    defined: String,
+    /// From when on its previous key is good for nothing, where it has one.
+    previous_until: Option<String>,
+}
+
+/// Prints all clients.
+///
+/// # Errors
+/// When the config is bad or a key cannot be used; what can be shown is printed nevertheless.
+pub(crate) fn list(path: &Path, json: bool) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    if json {
+        let lines: Vec<ClientLine> =
+            config.clients.iter().map(|(name, entry)| line(&config, name, entry)).collect();
+        print(&format!("{}\n", serde_json::to_string(&lines).map_err(Failure::run)?))?;
+    } else {
+        let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
+        for (name, entry) in &config.clients {
+            let fingerprint = fingerprint(&config, name, entry).unwrap_or_else(|| "-".to_owned());
+            rows.push([name.to_string(), comma(&entry.rules.allow), expires_text(entry), fingerprint]);
+        }
+        print(&table(&rows))?;
+    }
+    load_clients(&config)?;
+    Ok(())
+}
+
+/// Prints everything about a client but its secret.
+///
+/// # Errors
+/// When the config or the key is bad, or there is no such client.
+pub(crate) fn show(path: &Path, name: &ClientName, json: bool) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    let entry = find(&config, name)?;
+    if json {
+        let line = line(&config, name, entry);
+        print(&format!("{}\n", serde_json::to_string(&line).map_err(Failure::run)?))?;
+    } else {
+        print(&text(&config, name, entry))?;
+    }
+    load_keys(&config, name, &entry.key).map(drop).map_err(Failure::key)
+}
+
+fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String {
+    let rate = entry.rules.rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
+    let mut lines = vec![
+        ("name", name.to_string()),
+        ("server", config.id.to_string()),
+        ("allow", comma(&entry.rules.allow)),
+        ("source", comma(&entry.rules.sources)),
+        ("rate", rate),
+        ("expires", expires_text(entry)),
+        ("uses", uses_text(config, name, entry)),
+        ("one-time passwords", otp_text(entry)),
+        ("key", entry.key.display().to_string()),
+        ("fingerprint", fingerprint(config, name, entry).unwrap_or_else(|| "-".to_owned())),
+        ("defined", config.places.of(&["client", name.as_str()]).to_string()),
+    ];
+    if let Some(previous) = &entry.previous {
+        lines.push(("previous key", rotate::previous_text(config, name, previous)));
+    }
+    lines.iter().map(|(label, value)| format!("{label}: {value}\n")).collect()
+}
+
+fn line(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> ClientLine {
+    let used = entry.rules.uses.and_then(|_| state::uses(&config.state_dir).ok());
+    ClientLine {
+        name: name.to_string(),
+        server: config.id.to_string(),
+        allow: entry.rules.allow.iter().map(ToString::to_string).collect(),
+        source: entry.rules.sources.iter().map(ToString::to_string).collect(),
+        rate: entry.rules.rate.map(|rate| rate.to_string()),
+        expires: entry.rules.expires.map(clock::rfc3339),
+        uses: entry.rules.uses,
+        used: used.map(|counts| counts.of(name)),
+        otp: entry.otp.is_some(),
+        key: entry.key.display().to_string(),
+        fingerprint: fingerprint(config, name, entry),
+        defined: config.places.of(&["client", name.as_str()]).to_string(),
+        previous_until: entry.previous.as_ref().map(|previous| clock::rfc3339(previous.until)),
+    }
+}
+
+fn fingerprint(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> Option<String> {
+    load_keys(config, name, &entry.key).ok().map(|keys| keys.fingerprint.to_string())
+}
+
+fn expires_text(entry: &ClientEntry) -> String {
+    match entry.rules.expires {
+        None => "never".to_owned(),
+        Some(time) if time <= clock::wall() => format!("{} (over)", day_or_time(time)),
+        Some(time) => day_or_time(time),
+    }
+}
+
+fn uses_text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String {
+    let Some(uses) = entry.rules.uses else { return "unlimited".to_owned() };
+    match state::uses(&config.state_dir) {
+        Ok(counts) => {
+            let used = counts.of(name);
+            format!("{used} of {uses} used, {} left", uses.saturating_sub(used))
+        }
+        Err(error) => format!("of {uses}: {error}"),
+    }
+}
+
+fn otp_text(entry: &ClientEntry) -> String {
+    entry
+        .otp
+        .as_ref()
+        .map_or_else(|| "not needed".to_owned(), |file| format!("needed, from {}", file.display()))
+}

@@ -1,0 +1,245 @@
+//! `spa-knockd client revoke`: the running daemon first, then the files. Neither needs a valid config or valid keys.
+
+use std::path::{Path, PathBuf};
+
+use super::client_files::{ClientFiles, remove_keys};
+use crate::admin::facts::Facts;
+use crate::admin::notify;
+use crate::config::client_keys::fingerprint_of;
+use crate::config::{self, Backend, ClientEntry, ConfigErrors, ServerConfig, full_name};
+use crate::console::{Failure, complain, tell};
+use crate::control::{Answer, Heard, Question};
+use crate::firewall::{Iptables, LoadedGates};
+use crate::gate::lock::lock_gate;
+use crate::knock::ClientName;
+use crate::os::files;
+use crate::state::revoked_keys::{self, RevokedKeys};
+use crate::state::{self, last_good};
+
+/// What the running daemon has done.
+enum ByDaemon {
+    /// The client of these names is dropped from it, and from its next starts unless a remark says otherwise.
+    Dropped { names: Vec<String>, lasts: bool },
+    /// It knows no such client.
+    Unknown,
+    /// None runs.
+    Nothing,
+    /// It runs, but did not do it.
+    Failed(String),
+}
+
+/// Takes a client out, by name or fingerprint.
+///
+/// # Errors
+/// When there is no such client, or it could not be kept out: the message states what was achieved.
+pub(crate) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Result<(), Failure> {
+    let daemon = dropped_by_daemon(facts, wanted);
+    let valid = config::load(path);
+    let known = match &valid {
+        Ok(config) => Some(config.clone()),
+        Err(_) => known_without_config(path, facts),
+    };
+    let found = known.as_ref().and_then(|config| Some((config, find(config, wanted, &daemon)?)));
+    let Some((config, (name, entry))) = found else {
+        return without_files(path, facts, wanted, daemon, known.as_ref(), valid.err());
+    };
+    let fingerprints: Vec<String> =
+        keys_of(entry).filter_map(|key| Some(fingerprint_of(config, key)?.to_string())).collect();
+    let removed = remove_files(path, facts, config, name, entry);
+    let subject = format!("client {name}");
+    let mut trouble = Vec::new();
+    if matches!(daemon, ByDaemon::Nothing) {
+        trouble.extend(close_in_kernel(facts, name).err().map(|failure| failure.text()));
+    }
+    match &removed {
+        Ok(()) => tell(format_args!("{subject}: revoked")),
+        // Its own files still name it: another list keeps it out.
+        Err(failure) => {
+            complain(failure.text());
+            let lasts = match &daemon {
+                ByDaemon::Dropped { lasts, .. } => *lasts,
+                _ => false,
+            };
+            match if lasts { Ok(()) } else { RevokedKeys::add_to(&facts.state_dir, &fingerprints) } {
+                Ok(()) if !fingerprints.is_empty() || lasts => tell(format_args!(
+                    "{subject}: {} keeps it out, also after a restart",
+                    revoked_keys::path(&facts.state_dir).display()
+                )),
+                Ok(()) => trouble.push(format!("{subject}: its key is unreadable and stays configured")),
+                Err(error) => trouble.push(format!("{subject}: the next start accepts it again: {error}")),
+            }
+        }
+    }
+    match daemon {
+        ByDaemon::Dropped { .. } if valid.is_ok() && removed.is_ok() => {
+            if let Err(failure) = notify::tell_daemon(config, &subject) {
+                tell(format_args!("warning: {}\n{subject}: dropped nevertheless", failure.text()));
+            }
+        }
+        ByDaemon::Failed(reason) => {
+            trouble.push(format!("{subject}: the running daemon still accepts it: {reason}"))
+        }
+        ByDaemon::Nothing => {
+            tell(format_args!("{subject}: no daemon runs; one takes this up when it starts"));
+        }
+        ByDaemon::Dropped { .. } | ByDaemon::Unknown => {}
+    }
+    if removed.is_ok()
+        && let Err(error) = state::forget_uses(&config.state_dir, name)
+    {
+        tell(format_args!("warning: {error}"));
+    }
+    if trouble.is_empty() { Ok(()) } else { Err(Failure::run(trouble.join("\n"))) }
+}
+
+fn dropped_by_daemon(facts: &Facts, wanted: &str) -> ByDaemon {
+    match facts.ask(&Question::DropClient { client: wanted.to_owned() }) {
+        Ok(Heard::Answer(Answer::Dropped { clients, closed, remarks, .. })) => {
+            let lasts = remarks.is_empty();
+            remarks.iter().for_each(|remark| tell(format_args!("warning: client {wanted}: {remark}")));
+            if clients.is_empty() && closed == 0 {
+                return ByDaemon::Unknown;
+            }
+            for name in &clients {
+                tell(format_args!(
+                    "client {name}: the running daemon refuses its knocks now; grants closed: {closed}"
+                ));
+            }
+            ByDaemon::Dropped { names: clients, lasts }
+        }
+        Ok(Heard::Answer(Answer::Failed { reason })) => ByDaemon::Failed(reason),
+        Ok(Heard::Answer(_)) => ByDaemon::Failed("its answer makes no sense".to_owned()),
+        Err(failure) => ByDaemon::Failed(failure.text()),
+        // A daemon that rules no firewall leaves the gate to another one.
+        Ok(Heard::Nobody) if facts.backend == Backend::None && !state::is_locked(&facts.state_dir) => {
+            ByDaemon::Nothing
+        }
+        Ok(Heard::Nobody) => facts.silent_daemon().map_or(ByDaemon::Nothing, ByDaemon::Failed),
+    }
+}
+
+/// What is known of clients while the config has errors: those of its last good version, and those in files of their
+/// own that can be read.
+fn known_without_config(path: &Path, facts: &Facts) -> Option<ServerConfig> {
+    let mut config = facts.plan.as_ref()?.config.clone();
+    config.clients.extend(config::load_client_files(path, &config.keys_dir));
+    Some(config)
+}
+
+/// The client of this name or fingerprint, or the one that the daemon has dropped.
+fn find<'c>(
+    config: &'c ServerConfig,
+    wanted: &str,
+    daemon: &ByDaemon,
+) -> Option<(&'c ClientName, &'c ClientEntry)> {
+    let dropped = match daemon {
+        ByDaemon::Dropped { names, .. } => names.as_slice(),
+        _ => &[],
+    };
+    let is_named =
+        |name: &ClientName| name.as_str() == wanted || dropped.iter().any(|other| name.as_str() == other);
+    let has_key = |entry: &ClientEntry| {
+        keys_of(entry)
+            .filter_map(|key| fingerprint_of(config, key))
+            .any(|fingerprint| fingerprint.to_string() == wanted)
+    };
+    let named = config.clients.iter().find(|(name, _)| is_named(name));
+    named.or_else(|| config.clients.iter().find(|(_, entry)| has_key(entry)))
+}
+
+fn keys_of(entry: &ClientEntry) -> impl Iterator<Item = &PathBuf> {
+    std::iter::once(&entry.key).chain(entry.previous.iter().map(|previous| &previous.key))
+}
+
+/// Removes what `client add` made.
+fn remove_files(
+    path: &Path,
+    facts: &Facts,
+    config: &ServerConfig,
+    name: &ClientName,
+    entry: &ClientEntry,
+) -> Result<(), Failure> {
+    if entry.defined_in == path || entry.defined_in == last_good::path(&facts.state_dir) {
+        return Err(Failure::run(format_args!(
+            "client {name}: defined in the config itself, which commands do not change\nhint: remove [{}] from {}",
+            full_name("client", name.as_str()),
+            path.display()
+        )));
+    }
+    files::remove(&entry.defined_in)?;
+    remove_keys(config, name, keys_of(entry).chain(entry.otp.as_ref()))
+}
+
+/// No file is known that makes this client.
+fn without_files(
+    path: &Path,
+    facts: &Facts,
+    wanted: &str,
+    daemon: ByDaemon,
+    known: Option<&ServerConfig>,
+    errors: Option<ConfigErrors>,
+) -> Result<(), Failure> {
+    // A file of its own that cannot be understood still makes it count once the config is mended.
+    let own = wanted.parse::<ClientName>().ok().map(|name| {
+        let keys_dir = known.map_or_else(|| config::outline(path).keys_dir, |config| config.keys_dir.clone());
+        ClientFiles::of_name(path, &keys_dir, &name)
+    });
+    let own = own.filter(|own| files::exists(&own.definition));
+    if let Some(own) = &own {
+        files::remove(&own.definition)?;
+        tell(format_args!("client {wanted}: revoked"));
+        for file in [&own.key, &own.otp].into_iter().filter(|file| files::exists(file)) {
+            tell(format_args!(
+                "left alone: {} (the config has errors, so others may use it)",
+                file.display()
+            ));
+        }
+    }
+    match daemon {
+        ByDaemon::Failed(reason) => {
+            Err(Failure::run(format_args!("client {wanted}: the running daemon was not reached: {reason}")))
+        }
+        ByDaemon::Dropped { .. } => Ok(()),
+        // No daemon closes what it has open.
+        _ if own.is_some() => wanted.parse().map_or(Ok(()), |name| close_in_kernel(facts, &name)),
+        _ => {
+            let names: Vec<_> =
+                known.iter().flat_map(|config| config.clients.keys()).map(ToString::to_string).collect();
+            let hint = match (names.is_empty(), errors) {
+                (_, Some(errors)) => {
+                    let first = errors.problems().first().map(ToString::to_string).unwrap_or_default();
+                    format!("the config has errors: {first}")
+                }
+                (true, None) => "there are no clients".to_owned(),
+                (false, None) => format!("clients: {}", names.join(",")),
+            };
+            Err(Failure::run(format_args!("client {wanted}: there is none of this name\nhint: {hint}")))
+        }
+    }
+}
+
+/// Without a daemon, the grants that the kernel names by this client are closed here.
+fn close_in_kernel(facts: &Facts, name: &ClientName) -> Result<(), Failure> {
+    if facts.backend == Backend::None {
+        return Ok(());
+    }
+    // A daemon that starts, or a command that lets somebody in, waits for it.
+    let _state = state::try_lock(&facts.state_dir).ok();
+    let _gate = lock_gate("try again")?;
+    let mut trouble = Vec::new();
+    // Also where the kernel has no gate now: the file says what the next one opens again.
+    if let Err(error) = Iptables::forget(&facts.state_dir, name) {
+        trouble.push(format!("client {name}: a gate that is restored opens its grants again: {error}"));
+    }
+    let mut closed = 0_usize;
+    for kind in LoadedGates::find().kinds {
+        match kind.close_client(name) {
+            Ok(count) => closed = closed.saturating_add(count),
+            Err(error) => trouble.push(format!("client {name}: grants in the {kind} may be open: {error}")),
+        }
+    }
+    if closed > 0 {
+        tell(format_args!("client {name}: grants closed: {closed}"));
+    }
+    if trouble.is_empty() { Ok(()) } else { Err(Failure::run(trouble.join("\n"))) }
+}

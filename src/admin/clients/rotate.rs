@@ -1,0 +1,139 @@
+//! `spa-knockd client rotate`: a new key beside the old one, which stays good for a while. The client's file names
+//! both; replacing it is the one step that makes the new key count.
+
+use std::path::{Path, PathBuf};
+
+use super::{Created, check_own_file, day_or_time, find, handed_over, pair_key, readmit, remove_keys};
+use crate::admin::args::RotateClient;
+use crate::admin::notify;
+use crate::config::client_keys::load_keys;
+use crate::config::{self, ClientEntry, PreviousKey, ServerConfig, Source};
+use crate::console::{Failure, print, tell};
+use crate::control::{self, Answer, Heard, Question};
+use crate::knock::{ClientName, Timestamp};
+use crate::os::clock;
+use crate::os::files::{self, Mode};
+
+/// Gives a client another key.
+///
+/// # Errors
+/// When the config or the key is bad, there is no such client, or something cannot be written; nothing has changed then.
+pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    let name = &rotate.name;
+    let entry = find(&config, name)?;
+    check_own_file(path, &config, name, entry, "change `key` of")?;
+    let key = pair_key(&config, name, rotate.key.as_deref())?;
+    readmit(&config, &key)?;
+    let text = key.to_text();
+    let handed_over = handed_over(&key, &rotate.form)?;
+    let file = free_name(&config, name);
+    let until = (!rotate.overlap.is_zero()).then(|| clock::wall().plus(rotate.overlap));
+    let definition = redefined(path, entry, &file, until)?;
+
+    let mut created = Created::default();
+    created.file(&file, text.as_bytes())?;
+    if let Some(output) = &rotate.output {
+        created.file(output, handed_over.as_bytes())?;
+    }
+    // First, so that a key that nobody got does not count.
+    if rotate.output.is_none() && rotate.key.is_none() {
+        print(&handed_over)?;
+    }
+    files::replace(&entry.defined_in, Mode::Private, definition.text.as_bytes())?;
+    created.keep();
+    say_rotated(rotate, until);
+    let old =
+        entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));
+    let removed = remove_keys(&config, name, old);
+    notify::tell_daemon(&config, &format!("client {name}"))?;
+    removed
+}
+
+/// What there is to say of a key that has been replaced.
+pub(crate) fn previous_text(config: &ServerConfig, name: &ClientName, previous: &PreviousKey) -> String {
+    let until = day_or_time(previous.until);
+    if previous.until <= clock::wall() {
+        return format!("over since {until}");
+    }
+    let keys = load_keys(config, name, &previous.key);
+    let fingerprint = keys.map_or_else(|_| "unreadable".to_owned(), |keys| keys.fingerprint.to_string());
+    let question = Question::PreviousUses { client: name.to_string() };
+    let uses = match control::ask(&config.control, &question) {
+        Ok(Heard::Answer(Answer::Count { count })) => {
+            format!("; knocked with {count} times since the daemon's start")
+        }
+        _ => String::new(),
+    };
+    format!("{fingerprint}, good until {until}{uses}")
+}
+
+/// A name in the folder of keys that is not taken.
+fn free_name(config: &ServerConfig, name: &ClientName) -> PathBuf {
+    let numbered = |number: u64| config.keys_dir.join(format!("{name}.{number}.key"));
+    (2..).map(numbered).find(|path| !files::exists(path)).unwrap_or_else(|| numbered(0))
+}
+
+/// The client's file with another key in it, all else as it is.
+fn redefined(
+    path: &Path,
+    entry: &ClientEntry,
+    key: &Path,
+    until: Option<Timestamp>,
+) -> Result<Source, Failure> {
+    let file = &entry.defined_in;
+    let old = files::read_text(file)?;
+    let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // A key elsewhere is named by its whole path.
+    let old_key = if entry.key.parent() == key.parent() {
+        file_name(&entry.key)
+    } else {
+        entry.key.display().to_string()
+    };
+    let mut lines = vec![format!("key = {:?}", file_name(key))];
+    if let Some(until) = until {
+        lines.push(format!("previous = {{ key = {old_key:?}, until = {} }}", day_or_time(until)));
+    }
+    let mut text = String::new();
+    for line in old.lines() {
+        let sets = |name: &str| {
+            line.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
+        };
+        if sets("key") {
+            text.extend(lines.drain(..).map(|line| line + "\n"));
+        } else if !sets("previous") {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    let new = Source { file: file.clone(), text };
+    let by_hand = || {
+        Failure::run(format_args!(
+            "{}: not of the form that `client add` writes, and left alone\nhint: give it a line of its own: key = \"NAME.key\"",
+            file.display()
+        ))
+    };
+    let read = config::load_with(path, &new).map_err(|_| by_hand())?;
+    let expected = |client: &&ClientEntry| {
+        client.key == key
+            && client.otp == entry.otp
+            && client.rules == entry.rules
+            && client.previous.is_some() == until.is_some()
+    };
+    read.clients.values().find(expected).map(|_| new).ok_or_else(by_hand)
+}
+
+fn say_rotated(rotate: &RotateClient, until: Option<Timestamp>) {
+    let name = &rotate.name;
+    let old = match until {
+        Some(until) => format!("the old one is good until {}", day_or_time(until)),
+        None => "the old one is good for nothing any more".to_owned(),
+    };
+    tell(format_args!("client {name}: has another key; {old}"));
+    let hand_over = "hand it over on a way that nobody else can read, and keep no copy";
+    match &rotate.output {
+        Some(file) => tell(format_args!("its key is in {}: {hand_over}", file.display())),
+        None if rotate.key.is_none() => tell(format_args!("its key is what was printed: {hand_over}")),
+        None => {}
+    }
+}

@@ -1,0 +1,110 @@
+//! `spa-knockd client set`: changes what a client may do, in the file that `client add` made.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::{check_own_file, comma, day_or_time, expiry, find};
+use crate::admin::args::SetClient;
+use crate::admin::notify;
+use crate::auth::ClientRules;
+use crate::config::{self, Source};
+use crate::console::{Failure, tell};
+use crate::os::files::{self, Mode};
+
+/// Changes a client's rules; all else in its file stays as it is.
+///
+/// # Errors
+/// When the config is bad, there is no such client, an action is unknown, or its file is not of the form that
+/// `client add` writes; nothing has changed then.
+pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    let name = &set.name;
+    let entry = find(&config, name)?;
+    check_own_file(path, &config, name, entry, "change")?;
+    let file = &entry.defined_in;
+    let mut rules = entry.rules.clone();
+    let mut lines: Vec<(&str, Option<String>)> = Vec::new();
+    if !set.allow.is_empty() {
+        rules.allow = set.allow.iter().cloned().collect();
+        lines.push(("allow", Some(list(&rules.allow))));
+    }
+    if !set.source.is_empty() {
+        rules.sources = set.source.iter().copied().collect();
+        lines.push(("source", Some(list(&rules.sources))));
+    }
+    if let Some(limit) = set.rate {
+        rules.rate = limit.0;
+        lines.push(("rate", rules.rate.map(|rate| format!("\"{rate}\""))));
+    }
+    if let Some(when) = &set.expires {
+        rules.expires = (when != "never").then(|| expiry(when)).transpose()?;
+        lines.push(("expires", rules.expires.map(day_or_time)));
+    }
+    let text = with_lines(&files::read_text(file)?, lines);
+    let new = Source { file: file.clone(), text };
+    let read = config::load_with(path, &new)?;
+    let changed = read.clients.get(name).is_some_and(|client| {
+        same(&client.rules, &rules) && (&client.key, &client.otp) == (&entry.key, &entry.otp)
+    });
+    if !changed {
+        return Err(Failure::run(format_args!(
+            "{}: not of the form that `client add` writes, and left alone\nhint: change it by hand, then: spa-knockd reload",
+            file.display()
+        )));
+    }
+    files::replace(file, Mode::Private, new.text.as_bytes())?;
+    tell(format_args!("client {name}: changed, may do {}", comma(&rules.allow)));
+    notify::tell_daemon(&config, &format!("client {name}"))
+}
+
+/// Times are written to the second.
+fn same(one: &ClientRules, other: &ClientRules) -> bool {
+    let to_the_second = |rules: &ClientRules| ClientRules { expires: None, ..rules.clone() };
+    to_the_second(one) == to_the_second(other)
+        && one.expires.map(day_or_time) == other.expires.map(day_or_time)
+}
+
+fn list(items: &BTreeSet<impl ToString>) -> String {
+    let quoted: Vec<String> = items.iter().map(|item| format!("\"{}\"", item.to_string())).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+/// The text with these keys set, or removed; what is not there yet goes behind the key file's line.
+fn with_lines(old: &str, lines: Vec<(&str, Option<String>)>) -> String {
+    let sets = |line: &str, key: &str| {
+        line.trim_start().strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    let mut text = String::new();
+    for line in old.lines().filter(|line| !lines.iter().any(|(key, _)| sets(line, key))) {
+        text.push_str(line);
+        text.push('\n');
+        if sets(line, "key") {
+            for (key, value) in &lines {
+                text.extend(value.iter().map(|value| format!("{key} = {value}\n")));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_set_once_and_all_else_stays() {
+        let old = "# Mine\n[client.a]\nkey = \"a.key\"\nallow = [\"x\"] # old\nuses = 3\nrate = \"1/m\"\n";
+        let new = with_lines(
+            old,
+            vec![
+                ("allow", Some("[\"y\"]".to_owned())),
+                ("rate", None),
+                ("expires", Some("2099-01-01".to_owned())),
+            ],
+        );
+        assert_eq!(
+            new,
+            "# Mine\n[client.a]\nkey = \"a.key\"\nallow = [\"y\"]\nexpires = 2099-01-01\nuses = 3\n"
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! `spa-knockd explain`: takes packets of a capture through the daemon's own checks, and says what stopped each. Changes
+//! nothing. What reads strangers' bytes here gives root up first, as the watcher does.
+
+mod candidates;
+mod pipeline;
+
+mod causes;
+mod finding;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use super::args::Explain;
+use crate::capture::Trace;
+use crate::config::Interfaces;
+use crate::console::{Failure, print, tell};
+use crate::daemon::startup::Loaded;
+use crate::os::process::signals::Signals;
+use crate::os::process::{privileges, sandbox};
+use crate::os::{files, poll};
+use candidates::Suspects;
+use finding::Finding;
+use pipeline::Ladder;
+
+/// How long nothing need come before Ctrl-C is looked at anyway.
+const TICK: Duration = Duration::from_secs(10);
+/// Frames taken from one interface before the others have their turn.
+const BATCH: usize = 256;
+
+/// Explains a file, or what comes in.
+///
+/// # Errors
+/// When the config or a key is bad, or what is to be explained cannot be read.
+pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
+    let loaded = Loaded::load(path)?;
+    let mut suspects = Suspects::of(&loaded.config, &asked.ids)?;
+    if asked.live {
+        suspects.unbounded();
+    }
+    let ladder = Ladder::new(&loaded, suspects);
+    let traces = match &asked.file {
+        Some(file) => vec![Trace::read(file).map_err(Failure::run)?],
+        None => watch(&loaded)?,
+    };
+    let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
+    confine(&loaded)?;
+    let mut desk = Desk { ladder, json: asked.json };
+    if asked.live {
+        desk.explain_live(traces, signals)
+    } else {
+        let read = traces.into_iter().try_for_each(|mut trace| desk.explain_file(&mut trace, &signals));
+        tell(desk.ladder.tally());
+        read
+    }
+}
+
+fn watch(loaded: &Loaded) -> Result<Vec<Trace>, Failure> {
+    let config = &loaded.config;
+    let names: Vec<Option<&str>> = match &config.interfaces {
+        Interfaces::Any => vec![None],
+        Interfaces::Named(names) => names.iter().map(|name| Some(name.as_str())).collect(),
+    };
+    names
+        .into_iter()
+        .map(|name| Trace::watch(name, config.port, config.ports).map_err(Failure::run))
+        .collect()
+}
+
+/// Everything is open: from here on nothing needs root.
+fn confine(loaded: &Loaded) -> Result<(), Failure> {
+    let identity = privileges::unprivileged(&loaded.config.user)
+        .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))?;
+    privileges::confine(identity).map_err(|error| Failure::run(format_args!("giving up rights: {error}")))?;
+    // Where the kernel cannot do it, the user that it runs as now has to be enough.
+    let _ = sandbox::close_files();
+    Ok(())
+}
+
+/// Where findings are written down.
+struct Desk {
+    ladder: Ladder,
+    json: bool,
+}
+
+impl Desk {
+    fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), Failure> {
+        tell("explaining what comes in; Ctrl-C ends it");
+        while !signals.stop() {
+            let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
+            fds.extend(traces.iter().filter_map(Trace::descriptor));
+            poll::readable(&fds, TICK)
+                .map_err(|error| Failure::run(format_args!("waiting: {}", files::plain(&error))))?;
+            signals.drain();
+            traces.iter_mut().try_for_each(|trace| self.explain_all(trace, BATCH))?;
+        }
+        tell(self.ladder.tally());
+        Ok(())
+    }
+
+    /// All frames of a file, unless a signal ends it.
+    fn explain_file(&mut self, trace: &mut Trace, signals: &Signals) -> Result<(), Failure> {
+        loop {
+            if signals.stop() {
+                return Err(Failure::run("stopped by a signal; what follows was not looked at"));
+            }
+            let Some(frame) = trace.take().map_err(Failure::run)? else { return Ok(()) };
+            let finding = self.ladder.explain(&frame);
+            self.print(&finding)?;
+        }
+    }
+
+    fn print(&self, finding: &Finding) -> Result<(), Failure> {
+        print(&if self.json { finding.to_json() } else { finding.to_string() + "\n" })
+    }
+
+    /// All frames that there are, but no more than so many.
+    fn explain_all(&mut self, trace: &mut Trace, most: usize) -> Result<(), Failure> {
+        for _ in 0..most {
+            let Some(frame) = trace.take().map_err(Failure::run)? else { return Ok(()) };
+            let finding = self.ladder.explain(&frame);
+            // An interface also carries what nobody meant for us.
+            if finding.is_about_knocks() {
+                self.print(&finding)?;
+            }
+        }
+        Ok(())
+    }
+}

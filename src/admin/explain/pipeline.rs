@@ -1,0 +1,365 @@
+//! One packet after the other through the daemon's watcher and keeper, at the time when it was captured. What stopped it
+//! is theirs to say; what that comes from is guessed here, and of refusals in `causes.rs`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::RandomState;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::candidates::{Clock, KeyState, Look, Suspects};
+use super::causes::{Causes, span};
+use super::finding::{Check, Finding};
+use crate::auth::{Authentic, Dropped, Keeper, Outcome, Refusal, ReplayMemory, Verdict, Watcher};
+use crate::capture::Frame;
+use crate::crypto::Tag;
+use crate::daemon::startup::Loaded;
+use crate::knock::{ActionName, Band, ClientName, Now, ServerId, Timestamp};
+use crate::os::clock;
+use crate::packet::{self, Packet, Transport};
+use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
+
+/// Knocks whose copies are told by number; only who has a key gets more in here.
+const SEEN_MAX: usize = 1 << 16;
+/// As often a watcher prepares for the coming minute.
+const TICK: Duration = Duration::from_secs(10);
+
+/// The checks, and what they have seen.
+pub(super) struct Ladder {
+    id: ServerId,
+    port: u16,
+    /// Where port sequences are looked for.
+    band: Option<Band>,
+    window: Duration,
+    watcher: Watcher,
+    keeper: Keeper,
+    suspects: Suspects,
+    causes: Causes,
+    /// The first packet with each tag.
+    seen: HashMap<Tag, u64>,
+    count: u64,
+    ends: BTreeMap<&'static str, u64>,
+    begun: Option<Timestamp>,
+    prepared: Timestamp,
+}
+
+/// What is said of a packet.
+struct Said {
+    check: Check,
+    client: Option<ClientName>,
+    action: Option<ActionName>,
+    reason: String,
+    cause: Option<String>,
+}
+
+impl Said {
+    fn of(check: Check, reason: impl Into<String>) -> Self {
+        Self { check, client: None, action: None, reason: reason.into(), cause: None }
+    }
+
+    fn by(self, client: Option<ClientName>) -> Self {
+        Self { client, ..self }
+    }
+
+    fn from(self, cause: impl Into<String>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+}
+
+impl Ladder {
+    /// The checks of the daemon that this config makes, without any memory.
+    pub(super) fn new(loaded: &Loaded, suspects: Suspects) -> Self {
+        let mut watcher = Watcher::new(loaded.config.window, loaded.watched_keys());
+        if let Some(band) = loaded.config.ports {
+            watcher.watch_band(band, RandomState::new());
+        }
+        Self {
+            id: loaded.config.id.clone(),
+            port: loaded.config.port,
+            window: loaded.config.window,
+            band: loaded.config.ports,
+            watcher,
+            keeper: Keeper::new(loaded.policy(), ReplayMemory::new(Timestamp::default())),
+            suspects,
+            causes: Causes::new(loaded),
+            seen: HashMap::new(),
+            count: 0,
+            ends: BTreeMap::new(),
+            begun: None,
+            prepared: Timestamp::default(),
+        }
+    }
+
+    /// What stopped a packet, if anything did.
+    pub(super) fn explain(&mut self, frame: &Frame<'_>) -> Finding {
+        self.count = self.count.saturating_add(1);
+        let begun = *self.begun.get_or_insert(frame.time);
+        let steady = Duration::from_millis(frame.time.as_millis().saturating_sub(begun.as_millis()));
+        let now = Now { wall: frame.time, steady };
+        if frame.time.distance(self.prepared) >= TICK {
+            self.watcher.prepare(frame.time);
+            self.prepared = frame.time;
+        }
+        let packet = Packet::read(frame.link, frame.bytes);
+        let said = self.look_at(packet, frame, now);
+        let ended = self.ends.entry(said.check.as_str()).or_default();
+        *ended = ended.saturating_add(1);
+        Finding {
+            number: self.count,
+            time: frame.time,
+            way: packet.map(|packet| (packet.source, packet.destination)),
+            check: said.check,
+            client: said.client,
+            action: said.action,
+            reason: said.reason,
+            cause: said.cause,
+        }
+    }
+
+    /// How many packets ended how.
+    pub(super) fn tally(&self) -> String {
+        let ends: Vec<String> = self.ends.iter().map(|(check, count)| format!("{check} {count}")).collect();
+        let colon = if ends.is_empty() { "" } else { ": " };
+        format!("{} packets{colon}{}", self.count, ends.join(", "))
+    }
+
+    /// Step 1, as the kernel's filter makes it.
+    fn look_at(&mut self, packet: Option<Packet<'_>>, frame: &Frame<'_>, now: Now) -> Said {
+        let Some(Packet { source, destination, transport, .. }) = packet else {
+            return unreadable(frame);
+        };
+        if packet.is_some_and(|packet| packet.is_bare())
+            && self.band.is_some_and(|band| band.contains(destination.port()))
+        {
+            return self.touched(source, destination, now);
+        }
+        let payload = match transport {
+            Transport::Tcp { .. } => return Said::of(Check::Other, "TCP"),
+            Transport::Udp { payload: None } if destination.port() == self.port => {
+                return Said::of(Check::Fragment, "the first fragment of a datagram").from(
+                    "a network on the way takes no packets of this size, or cuts them; knocks come whole",
+                );
+            }
+            Transport::Udp { payload: None } => return Said::of(Check::Other, "a fragment to another port"),
+            Transport::Udp { payload: Some(payload) } => payload,
+        };
+        if destination.port() != self.port {
+            return self.look_elsewhere(payload, source, destination, now);
+        }
+        match self.watcher.judge(payload, now) {
+            Ok(knock) => self.ask_keeper(&knock, source, now),
+            Err(Dropped::Length) => wrong_length(payload.len()),
+            Err(Dropped::UnknownHint) => self.look_wide(payload, source, destination, now),
+            Err(Dropped::Forged) => {
+                let client = self.suspects.hinted(payload, now.wall, self.window);
+                Said::of(Check::Signature, "its hint names a client that did not sign it")
+                    .by(client)
+                    .from("changed on the way, or somebody copied the hint of a knock that he saw")
+            }
+            Err(Dropped::Throttled) => {
+                let client = self.suspects.signer(payload, now.wall, self.window);
+                Said::of(Check::Throttled, "this key sent more knocks than `per-key-limit` allows")
+                    .by(client)
+                    .from("a program that knocks in a loop, or a stolen key")
+            }
+            Err(Dropped::Copied) => {
+                Said::of(Check::Copies, "one copy too many of a knock").from(self.copy(payload))
+            }
+        }
+    }
+
+    /// A datagram to another port than ours.
+    fn look_elsewhere(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+        let other = |what: String| Said::of(Check::Other, what);
+        if from.port() == self.port {
+            return other(format!("UDP from the knock port to port {}: perhaps an answer", to.port()));
+        }
+        if !(DATAGRAM_MIN..=DATAGRAM_MAX).contains(&payload.len()) {
+            return other(format!("UDP to port {}", to.port()));
+        }
+        match self.suspects.look(payload, to.ip(), now.wall) {
+            Look::Signed(knock, _) => {
+                let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
+                Said::of(Check::Port, format!("a knock, but to port {}", to.port())).by(client).from(format!(
+                    "its `port` is wrong: this server hears udp/{} (spa-knock --port {})",
+                    self.port, self.port
+                ))
+            }
+            Look::Hinted | Look::Nobodys | Look::NotCompared => other(format!("UDP to port {}", to.port())),
+        }
+    }
+
+    /// A packet without a payload to a port of the band.
+    fn touched(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+        self.watcher.touch(from, to.ip(), to.port(), now.steady);
+        let mut said =
+            Said::of(Check::Touch, "to the ports of sequences; with it, no new one of a client is whole");
+        while let Some(sequence) = self.watcher.next_sequence(now) {
+            let client = self.suspects.suspect(sequence.fingerprint()).map(|suspect| suspect.client.clone());
+            for verdict in self.keeper.judge_sequence(&sequence, now) {
+                said = self.end_of(verdict, client.clone(), None, now);
+            }
+        }
+        said
+    }
+
+    /// The hint is nobody's now. It may be somebody's at another time, or for another server.
+    fn look_wide(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+        const REASON: &str = "its hint names nobody at this time";
+        let said = Said::of(Check::Hint, REASON);
+        let (knock, its_clock) = match self.suspects.look(payload, to.ip(), now.wall) {
+            Look::Signed(knock, its_clock) => (knock, its_clock),
+            Look::Hinted => {
+                return said.from(
+                    "the hint of a knock of another time, with other bytes behind it: changed or made up",
+                );
+            }
+            Look::Nobodys => return said.from(self.nobodys()),
+            Look::NotCompared => {
+                return said.from(
+                    "not compared with keys at other times: the packets of this capture are too far apart in time for that; \
+                     explain a part of it (editcap -A and -B)",
+                );
+            }
+        };
+        let Some(suspect) = self.suspects.suspect(knock.fingerprint()).cloned() else { return said };
+        let said = said.by(Some(suspect.client.clone()));
+        match suspect.state {
+            KeyState::For(id) => said.from(format!(
+                "signed for a server called {id}; this one is {} (the key's `server`, or --server-id)",
+                self.id
+            )),
+            KeyState::Replaced(until) if until <= now.wall => said.from(format!(
+                "made with the key that {} had before; it was good until {}",
+                suspect.client,
+                clock::rfc3339(until)
+            )),
+            KeyState::InUse | KeyState::Replaced(_) => {
+                // What its own time stamp says, the keeper knows.
+                let by_keeper = self.ask_keeper(&knock, from, now);
+                let cause = match its_clock {
+                    Clock::Set => by_keeper.cause,
+                    Clock::Unset => Some(format!(
+                        "the clock of {} begins in 1970 when it is switched on, and has not been set since",
+                        suspect.client
+                    )),
+                };
+                Said {
+                    cause,
+                    action: by_keeper.action,
+                    reason: format!("{REASON}: {}", by_keeper.reason),
+                    ..said
+                }
+            }
+        }
+    }
+
+    fn nobodys(&self) -> String {
+        let tried: Vec<String> = self.suspects.tried().map(ToString::to_string).collect();
+        format!(
+            "no key here made it for {} within {} of this time, nor for {}. It may be of a key that was revoked (those \
+             are not kept), of a root key under another server id, or no knock at all: that cannot be told from its bytes",
+            self.id,
+            span(self.suspects.reach()),
+            tried.join(", ")
+        )
+    }
+
+    /// Steps 4 to 8.
+    fn ask_keeper(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Said {
+        let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
+        let copy_of = self.seen.get(knock.envelope().tag).copied();
+        if copy_of.is_none() {
+            if self.seen.len() >= SEEN_MAX {
+                self.seen.clear();
+            }
+            self.seen.insert(*knock.envelope().tag, self.count);
+        }
+        let verdict = self.keeper.judge(knock, source, now);
+        self.end_of(verdict, client, copy_of, now)
+    }
+
+    /// What steps 4 to 8 come to, with nothing put on record.
+    fn end_of(
+        &mut self,
+        verdict: Verdict,
+        client: Option<ClientName>,
+        copy_of: Option<u64>,
+        now: Now,
+    ) -> Said {
+        let verdict = match verdict {
+            Verdict::Record(accepted) => self.keeper.decide(accepted, now),
+            verdict => verdict,
+        };
+        let verdict = match verdict {
+            Verdict::Pay(bill) => Verdict::Act(bill.paid()),
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Act(order) => {
+                let (record, _) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", now);
+                // Its copies are resends from now on.
+                self.keeper.postpone(order.ticket(), now);
+                let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
+                let time = match record.seconds {
+                    0 => String::new(),
+                    seconds => format!(", for {seconds} s"),
+                };
+                let reason = format!("every check; for {}{time}", addresses.join(", "));
+                Said { action: record.action, ..Said::of(Check::Passed, reason).by(client) }
+            }
+            Verdict::Refuse(refusal) => self.refused(refusal, client, copy_of),
+            Verdict::AnswerAgain(_) | Verdict::Nothing | Verdict::Record(_) | Verdict::Pay(_) => {
+                let said = Said::of(Check::Resent, "a copy of a knock that was just answered").by(client);
+                said.from(format!(
+                    "the client sent it again; the same as packet {}",
+                    copy_of.unwrap_or_default()
+                ))
+            }
+        }
+    }
+
+    fn refused(&self, refusal: Refusal, client: Option<ClientName>, copy_of: Option<u64>) -> Said {
+        let Refusal { rejection, record, .. } = refusal;
+        let cause = match copy_of {
+            Some(first) => Some(format!("a copy of packet {first}, sent again")),
+            None => self.causes.of(&rejection, client.as_ref()),
+        };
+        Said {
+            check: Check::Keeper(rejection.reason()),
+            client,
+            action: record.and_then(|record| record.action),
+            reason: rejection.to_string(),
+            cause,
+        }
+    }
+
+    /// The packet that the last one is a copy of.
+    fn copy(&self, payload: &[u8]) -> String {
+        let tag: Option<&Tag> = payload.last_chunk();
+        let first = tag.and_then(|tag| self.seen.get(tag)).copied().unwrap_or_default();
+        format!("somebody sends packet {first} again and again")
+    }
+}
+
+fn unreadable(frame: &Frame<'_>) -> Said {
+    if packet::is_fragment(frame.link, frame.bytes) {
+        return Said::of(Check::Fragment, "a fragment of a datagram")
+            .from("a network on the way takes no packets of this size, or cuts them; knocks come whole");
+    }
+    if frame.cut {
+        return Said::of(Check::Cut, "the capture has only the beginning of it")
+            .from("captured with a short snapshot length: tcpdump -s 0 keeps all");
+    }
+    Said::of(Check::Other, "neither UDP nor TCP over IP, or broken")
+}
+
+fn wrong_length(length: usize) -> Said {
+    let said =
+        Said::of(Check::Length, format!("{length} bytes; knocks have {DATAGRAM_MIN} to {DATAGRAM_MAX}"));
+    match length {
+        0 => said.from("a port scan, or a step of a port sequence"),
+        _ => {
+            said.from("no knock: a scan, or a client of another kind (fwknop's packets are of other lengths)")
+        }
+    }
+}

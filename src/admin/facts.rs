@@ -1,0 +1,132 @@
+//! What commands need to know of the daemon: from the config, else from the state folder, else the defaults. No key is
+//! read for it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::{self, Backend, ConfigErrors, ServerConfig};
+use crate::console::{Failure, tell};
+use crate::control::{self, Answer, Heard, Question};
+use crate::daemon::startup::Loaded;
+use crate::gate::lock;
+use crate::state::{self, last_good};
+
+/// So often a lock is looked at before a daemon is taken to have it.
+const LOOKS: u32 = 10;
+/// Between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// Where the daemon keeps its state, where it answers, and what its gate consists of.
+pub(crate) struct Facts {
+    /// The state folder.
+    pub(crate) state_dir: PathBuf,
+    /// What opened and closed ports when the daemon last ran, else what is to do so.
+    pub(crate) backend: Backend,
+    /// What the gate consists of, without clients; missing where no valid config is left.
+    pub(crate) plan: Option<Loaded>,
+    /// Where a daemon may answer.
+    controls: Vec<PathBuf>,
+}
+
+impl Facts {
+    /// Finds them, and reports what is used instead of a config that has errors.
+    pub(crate) fn find(path: &Path, state_dir: Option<&Path>) -> Self {
+        let (valid, outline) = match trusted(path) {
+            Ok(()) => (config::load_main(path), config::outline(path)),
+            // Others may write it: nothing in it is used.
+            Err(writers) => (Err(writers), config::outline(Path::new(""))),
+        };
+        let state_dir = state_dir.map_or(outline.state_dir, Path::to_owned);
+        let last_good = last_good::read(&state_dir);
+        let mut controls = vec![outline.control];
+        controls.extend(last_good.iter().map(|config| config.control.clone()));
+        controls.dedup();
+        if let Err(errors) = &valid {
+            report(path, errors, &state_dir, last_good.is_some());
+        }
+        let backend =
+            last_good.as_ref().or(valid.as_ref().ok()).map_or(outline.backend, |config| config.backend);
+        let usable = valid.ok().or(last_good);
+        let plan = usable.map(|config| {
+            let config = ServerConfig { state_dir: state_dir.clone(), ..config };
+            Loaded {
+                path: path.to_owned(),
+                config,
+                clients: Vec::new(),
+                legacy: None,
+                revoked: Default::default(),
+            }
+        });
+        Self { state_dir, backend, plan, controls }
+    }
+
+    /// Asks the daemon, if one answers.
+    ///
+    /// # Errors
+    /// When there is one, but it cannot be asked or does not answer.
+    pub(crate) fn ask(&self, question: &Question) -> Result<Heard, Failure> {
+        for control in &self.controls {
+            match control::ask(control, question)? {
+                Heard::Nobody => {}
+                answer @ Heard::Answer(_) => return Ok(answer),
+            }
+        }
+        Ok(Heard::Nobody)
+    }
+
+    /// Why a daemon runs although none answers; nothing where none does. What it looks after is not to be changed without
+    /// it: it would set it right again.
+    pub(crate) fn silent_daemon(&self) -> Option<String> {
+        let mut reason = None;
+        // A command has these locks for a moment, too.
+        for _ in 0..LOOKS {
+            reason = self.taken();
+            if reason.is_none() {
+                break;
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        reason
+    }
+
+    fn taken(&self) -> Option<String> {
+        if state::is_locked(&self.state_dir) {
+            return Some(format!("it uses {}, but does not answer", self.state_dir.display()));
+        }
+        lock::is_taken()
+            .then(|| "it has the gate of this network namespace, and another config than this one".to_owned())
+    }
+
+    /// Asks a daemon that must be running.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub(crate) fn require(&self, question: &Question) -> Result<Answer, Failure> {
+        match self.ask(question)? {
+            Heard::Answer(answer) => Ok(answer),
+            Heard::Nobody => {
+                let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();
+                Err(Failure::run(format_args!(
+                    "no daemon answers at {}\nhint: systemctl status spa-knockd; if it runs with another config, name that one with -c",
+                    controls.join(" or ")
+                )))
+            }
+        }
+    }
+}
+
+/// Whoever may write a config decides what root does.
+fn trusted(path: &Path) -> Result<(), ConfigErrors> {
+    let writers = config::writers(path);
+    if writers.is_empty() { Ok(()) } else { Err(ConfigErrors::of(writers)) }
+}
+
+fn report(path: &Path, errors: &ConfigErrors, state_dir: &Path, last_good: bool) {
+    let first = errors.problems().first().map(ToString::to_string).unwrap_or_default();
+    let instead = if last_good {
+        format!("using what the daemon last ran with: {}", last_good::path(state_dir).display())
+    } else {
+        format!("no earlier config is in {}; using defaults", state_dir.display())
+    };
+    tell(format_args!("warning: config {} has errors ({first}); {instead}", path.display()));
+}

@@ -1,0 +1,112 @@
+//! `spa-knockd grants` and `revoke`: what is open now, and its end before its time.
+
+use super::facts::Facts;
+use crate::console::{Failure, print, table, tell};
+use crate::control::{Answer, GrantLine, Question};
+use crate::crypto::checksum;
+use crate::firewall::Live;
+
+/// What names a grant: the same for as long as it is renewed.
+pub(crate) fn number(live: &Live) -> String {
+    let what = format!("{} {} {} {}", live.client, live.action, live.passage.source(), live.passage.way);
+    checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A grant as it is told.
+pub(crate) fn line(live: &Live) -> GrantLine {
+    GrantLine {
+        grant: number(live),
+        client: live.client.to_string(),
+        action: live.action.to_string(),
+        from: live.passage.source(),
+        opens: live.passage.way.to_string(),
+        seconds: live.left.as_secs(),
+    }
+}
+
+/// Prints the live grants, those that end first on top.
+///
+/// # Errors
+/// When no daemon answers.
+pub(crate) fn list(facts: &Facts, json: bool) -> Result<(), Failure> {
+    let grants = live(facts)?;
+    if json {
+        let text = serde_json::to_string(&grants).map_err(Failure::run)?;
+        return print(&format!("{text}\n"));
+    }
+    print(&text(&grants, usize::MAX))
+}
+
+/// The live grants, those that end first in front.
+///
+/// # Errors
+/// When no daemon answers.
+pub(crate) fn live(facts: &Facts) -> Result<Vec<GrantLine>, Failure> {
+    let mut grants = match facts.require(&Question::Grants {})? {
+        Answer::Grants { grants } => grants,
+        other => return Err(unexpected(other)),
+    };
+    grants.sort_by(|a, b| (a.seconds, &a.grant).cmp(&(b.seconds, &b.grant)));
+    Ok(grants)
+}
+
+/// A line for each, but for so many at most.
+pub(crate) fn text(grants: &[GrantLine], most: usize) -> String {
+    let mut rows = vec![["GRANT", "CLIENT", "ACTION", "FROM", "OPENS", "LEFT"].map(str::to_owned)];
+    rows.extend(grants.iter().take(most).cloned().map(|grant| {
+        let left = format!("{}s", grant.seconds);
+        [grant.grant, grant.client, grant.action, grant.from, grant.opens, left]
+    }));
+    let mut text = table(&rows);
+    let more = grants.len().saturating_sub(most);
+    if more > 0 {
+        text.push_str(&format!("and {more} more\n"));
+    }
+    text
+}
+
+/// Ends one grant, or all of them.
+///
+/// # Errors
+/// When there is none of this number, or no daemon answers.
+pub(crate) fn revoke(facts: &Facts, grant: Option<String>) -> Result<(), Failure> {
+    match facts.require(&Question::Revoke { grant: grant.clone() })? {
+        Answer::Count { count: 0 } if grant.is_some() => Err(Failure::run(format_args!(
+            "grant {}: there is none\nhint: spa-knockd grants lists them",
+            grant.unwrap_or_default()
+        ))),
+        Answer::Count { count } => {
+            tell(format_args!("closed: {count}; connections that stand stay"));
+            Ok(())
+        }
+        other => Err(unexpected(other)),
+    }
+}
+
+/// What an answer means that does not belong to its question.
+pub(crate) fn unexpected(answer: Answer) -> Failure {
+    match answer {
+        Answer::Failed { reason } => Failure::run(reason),
+        _ => Failure::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_grants_than_fit_are_counted() {
+        let grant = |n: u64| GrantLine {
+            grant: format!("{n:08x}"),
+            client: "laptop".to_owned(),
+            action: "open-ssh".to_owned(),
+            from: "10.0.0.1".to_owned(),
+            opens: "tcp/22".to_owned(),
+            seconds: n,
+        };
+        let all: Vec<_> = (0..5).map(grant).collect();
+        assert_eq!(text(&all, 5).lines().count(), 6);
+        assert!(text(&all, 3).ends_with("and 2 more\n"));
+    }
+}

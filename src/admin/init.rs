@@ -1,0 +1,279 @@
+//! `spa-knockd init`: a first config and the folders. Nothing that is there is changed.
+
+use std::path::{Path, PathBuf};
+
+use super::check::{needed_rules, suggest_backend, suggest_mode};
+use crate::config::{self, Audit, CLIENTS_FOLDER};
+use crate::console::{Failure, tell};
+use crate::firewall;
+use crate::knock::{Door, Ports, Protocol, ServerId};
+use crate::os::files::{self, Mode};
+use crate::os::host;
+
+/// Where the config lies, unless another place is given.
+pub(crate) const DEFAULT_CONFIG: &str = "/etc/spa-knock/spa-knockd.toml";
+/// The full, commented config; what `init` writes is this with its own id and paths.
+const TEMPLATE: &str = include_str!("../../packaging/spa-knockd.toml");
+/// The port that the first config protects.
+const SSH: u16 = 22;
+const ID_LINE: &str = "id = \"bastion.example.org\" ";
+
+/// The folders that a config works with.
+struct Folders {
+    keys: PathBuf,
+    clients: PathBuf,
+    state: PathBuf,
+    audit: Option<PathBuf>,
+}
+
+impl Folders {
+    fn of(config_path: &Path, config: &config::ServerConfig) -> Self {
+        let audit = match &config.audit.to {
+            Audit::File(file) => file.parent().map(Path::to_owned),
+            Audit::Journal | Audit::Off => None,
+        };
+        Self {
+            keys: config.keys_dir.clone(),
+            clients: config_path.with_file_name(CLIENTS_FOLDER),
+            state: config.state_dir.clone(),
+            audit,
+        }
+    }
+}
+
+/// Writes what is missing, and says what to do next.
+///
+/// # Errors
+/// When the id is not valid, the config that is there is not, or something cannot be written.
+pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> Result<(), Failure> {
+    if files::exists(path) {
+        left_alone(path);
+        if id.is_some() {
+            tell("warning: the id in the config that is there has not been changed");
+        }
+        if address.is_some() {
+            tell("warning: the address in the config that is there has not been changed");
+        }
+    } else {
+        let id = id.map_or_else(host_id, Ok)?;
+        let mode = suggest_mode(Door::new(Protocol::Tcp, SSH).map(Ports::from).as_slice());
+        let mut text = first_config(path, &id, suggest_backend(), mode)?;
+        if let Some(address) = address {
+            text = with_line(&text, "address", &quoted(address));
+        }
+        if let Some(folder) = path.parent() {
+            create_folder(folder, Mode::Public)?;
+        }
+        files::create_new(path, Mode::Private, text.as_bytes())?;
+        created(path);
+    }
+    let config = config::load(path)?;
+    let folders = Folders::of(path, &config);
+    // The audit log of a config elsewhere lies in the config's own folder.
+    let audit = folders.audit.iter().filter(|folder| Some(folder.as_path()) != path.parent());
+    for folder in [&folders.keys, &folders.clients, &folders.state].into_iter().chain(audit) {
+        create_folder(folder, Mode::Private)?;
+    }
+    say_what_next(path, &config);
+    Ok(())
+}
+
+fn create_folder(folder: &Path, mode: Mode) -> Result<(), Failure> {
+    if files::exists(folder) {
+        left_alone(folder);
+    } else {
+        files::create_folder(folder, mode)?;
+        created(folder);
+    }
+    Ok(())
+}
+
+fn left_alone(path: &Path) {
+    tell(format_args!("left alone: {} (is there already)", path.display()));
+}
+
+fn created(path: &Path) {
+    tell(format_args!("created: {}", path.display()));
+}
+
+/// What this host is called.
+///
+/// # Errors
+/// When that is no id.
+pub(crate) fn host_id() -> Result<ServerId, Failure> {
+    let name = host::name().unwrap_or_default();
+    ServerId::from_typed(&name).map_err(|error| {
+        Failure::usage(format_args!(
+            "this host's name {name:?}: {error}\nhint: give the server an id: --id NAME"
+        ))
+    })
+}
+
+/// The template with this id and mode, and with paths beside the config when it lies at a place of its own.
+fn first_config(
+    path: &Path,
+    id: &ServerId,
+    backend: config::Backend,
+    mode: firewall::Mode,
+) -> Result<String, Failure> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut text = with_id(TEMPLATE, id);
+    if backend == config::Backend::Iptables {
+        text = with_line(&text, "backend", "\"iptables\"                 # best with ipset");
+    }
+    if matches!(mode, firewall::Mode::Mark(_)) {
+        text = with_line(
+            &text,
+            "mode",
+            "\"mark\"                        # your own rules drop, and accept what a knock marks",
+        );
+    }
+    if Path::new(DEFAULT_CONFIG).parent() == Some(folder) {
+        return Ok(text);
+    }
+    for (key, name) in
+        [("state_dir", "state"), ("keys_dir", "keys"), ("control", "control.sock"), ("audit", "audit.jsonl")]
+    {
+        let path = folder.join(name);
+        let path = path.to_str().ok_or_else(|| {
+            Failure::run(format_args!("{}: a config can only name UTF-8 paths", path.display()))
+        })?;
+        text = with_line(&text, key, &quoted(path));
+    }
+    Ok(text)
+}
+
+fn with_id(text: &str, id: &ServerId) -> String {
+    text.replacen(ID_LINE, &format!("id = \"{id}\" "), 1)
+}
+
+/// `text` with the line `# key = …` replaced by one that sets the key.
+fn with_line(text: &str, key: &str, value: &str) -> String {
+    let shown = format!("# {key} = ");
+    let line = |line: &str| {
+        if line.starts_with(&shown) { format!("{key} = {value}\n") } else { format!("{line}\n") }
+    };
+    text.lines().map(line).collect()
+}
+
+/// A TOML string.
+pub(crate) fn quoted(text: &str) -> String {
+    let escape = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_control() => format!("\\u{:04X}", u32::from(c)),
+        c => c.to_string(),
+    };
+    format!("\"{}\"", text.chars().map(escape).collect::<String>())
+}
+
+fn say_what_next(path: &Path, config: &config::ServerConfig) {
+    let option = config_option(path);
+    tell(format_args!(
+        "\nnext:\n  \
+         # a key for each client\n  \
+         spa-knockd client add{option} NAME --allow open-ssh -o NAME.key\n  \
+         # look for what is wrong\n  \
+         spa-knockd check{option}\n  \
+         # start it; with systemd: systemctl enable --now spa-knockd\n  \
+         spa-knockd run{option}"
+    ));
+    say_what_the_firewall_needs(config);
+    if config.protect.is_empty() || config.mode != firewall::Mode::Guard {
+        return;
+    }
+    let doors: Vec<String> = config.protect.iter().map(ToString::to_string).collect();
+    tell(format_args!(
+        "warning: once it runs, new connections to {} need a knock; those that stand by then stay",
+        doors.join(", ")
+    ));
+}
+
+/// The rules that the host's own firewall lacks, as commands to copy.
+fn say_what_the_firewall_needs(config: &config::ServerConfig) {
+    if config.backend == config::Backend::None {
+        return;
+    }
+    let needed = needed_rules(config);
+    let Some(first) = needed.first() else { return };
+    let gated: Vec<String> = config.gated().iter().map(ToString::to_string).collect();
+    let (ports, firewall) = (gated.join(", "), first.firewall);
+    let intro = match config.mode {
+        firewall::Mode::Mark(mark) => format!(
+            "{firewall} here drops new connections to {ports}. Packets with a grant get the mark {mark};\n\
+             have {firewall} accept it:"
+        ),
+        firewall::Mode::Guard | firewall::Mode::Set => format!(
+            "{firewall} here drops new connections to {ports}, also those with a grant. Once the daemon runs, which\n\
+             keeps them closed without a grant, let them through there:"
+        ),
+    };
+    tell(format_args!("\n{intro}"));
+    for rule in &needed {
+        tell(format_args!("  {}", rule.command));
+    }
+    if let Some(lasting) = first.lasting {
+        tell(format_args!("and, to have it after a boot: {lasting}"));
+    }
+}
+
+/// How other commands are told of this config.
+pub(crate) fn config_option(path: &Path) -> String {
+    if path == Path::new(DEFAULT_CONFIG) { String::new() } else { format!(" -c {}", path.display()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Source, read};
+
+    fn parsed(path: &str) -> config::ServerConfig {
+        let id = "a.b:c".parse().unwrap();
+        let text =
+            first_config(Path::new(path), &id, config::Backend::Nftables, firewall::Mode::Guard).unwrap();
+        let config = read(&Source { file: PathBuf::from(path), text }, &[]).unwrap();
+        assert_eq!(config.id, id);
+        config
+    }
+
+    #[test]
+    fn the_example_config_is_valid_and_what_it_shows_are_the_defaults() {
+        let read =
+            |text: &str| read(&Source { file: PathBuf::from("f"), text: text.to_owned() }, &[]).unwrap();
+        let example = read(TEMPLATE);
+        assert_eq!(example.protect.len(), 1);
+        assert_eq!(example.actions.len(), 1);
+        let uncommented: String = TEMPLATE
+            .lines()
+            .take_while(|line| !line.contains("[action.restart-web]"))
+            .filter(|line| {
+                !["# max", "# metrics", "# address"].iter().any(|example| line.starts_with(example))
+            })
+            .map(|line| {
+                line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line).to_owned() + "\n"
+            })
+            .skip_while(|line| !line.starts_with("[server]"))
+            .collect();
+        let shown = read(&uncommented);
+        assert!(uncommented.contains("\nport = 62201"));
+        assert_eq!(config::ServerConfig { places: example.places.clone(), ..shown }, example);
+    }
+
+    #[test]
+    fn a_host_that_drops_by_default_gets_a_config_that_marks() {
+        let mode = firewall::Mode::Mark(firewall::PacketMark::default());
+        let (path, backend) = (Path::new(DEFAULT_CONFIG), config::Backend::Iptables);
+        let text = first_config(path, &"a".parse().unwrap(), backend, mode).unwrap();
+        let config = read(&Source { file: PathBuf::from("f"), text }, &[]).unwrap();
+        assert_eq!((config.mode, config.backend), (mode, backend));
+    }
+
+    #[test]
+    fn a_config_elsewhere_names_folders_beside_it() {
+        let config = parsed("/srv/a \"b\\\u{7}/x.toml");
+        assert_eq!(config.keys_dir, Path::new("/srv/a \"b\\\u{7}/keys"));
+        assert_eq!(config.state_dir, Path::new("/srv/a \"b\\\u{7}/state"));
+        assert_eq!(config.control, Path::new("/srv/a \"b\\\u{7}/control.sock"));
+        assert_eq!(config.audit.to, Audit::File("/srv/a \"b\\\u{7}/audit.jsonl".into()));
+        assert_eq!(parsed(DEFAULT_CONFIG).keys_dir, Path::new("/etc/spa-knock/keys"));
+    }
+}

@@ -1,0 +1,146 @@
+//! `spa-knockd let-in`: lets one address in from the console, by the daemon if one answers, else straight in the kernel.
+//! It needs no valid config, no key and no room on the disk.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::args::LetIn;
+use super::facts::Facts;
+use super::grants::unexpected;
+use crate::auth::{Event, Grant, KeyAge, PlainDoor, Record};
+use crate::config::CONSOLE;
+use crate::console::{Failure, tell};
+use crate::control::{Answer, Heard, Question};
+use crate::daemon::audit::AuditLog;
+use crate::daemon::startup;
+use crate::firewall::{GateKind, Iptables, LoadedGates};
+use crate::knock::{ClientName, Ports};
+use crate::os::{clock, host};
+use crate::state;
+
+/// By which action.
+const ACTION: &str = "let-in";
+
+/// Lets an address in.
+///
+/// # Errors
+/// When it cannot be let in.
+pub(crate) fn let_in(facts: &Facts, asked: &LetIn) -> Result<(), Failure> {
+    let seconds = asked.time.as_secs();
+    let question = Question::LetIn {
+        address: asked.address.to_string(),
+        ports: asked.ports.iter().map(ToString::to_string).collect(),
+        seconds,
+    };
+    let trouble = match facts.ask(&question) {
+        Ok(Heard::Answer(Answer::LetIn { ports })) => return tell_opened(asked.address, &ports, asked.time),
+        Ok(Heard::Answer(other)) => Some(unexpected(other).text()),
+        Err(failure) => Some(failure.text()),
+        Ok(Heard::Nobody) => None,
+    };
+    if let Some(trouble) = &trouble {
+        tell(format_args!("warning: the daemon did not do it: {trouble}; trying it without the daemon"));
+    }
+    let silent = if trouble.is_some() { None } else { facts.silent_daemon() };
+    // A daemon that starts meanwhile must not miss it; one that hangs is no reason to stay out.
+    let _lock = state::try_lock(&facts.state_dir).ok();
+    let ports = let_in_directly(facts, asked)?;
+    tell_opened(asked.address, &ports, asked.time)?;
+    match silent {
+        _ if ports.is_empty() => Ok(()),
+        Some(reason) => Err(Failure::run(format_args!(
+            "let-in: a daemon runs that does not know of it, and may close it any moment: {reason}\n\
+             hint: -c names the config that it runs with; or systemctl restart spa-knockd, then again: spa-knockd let-in"
+        ))),
+        None if trouble.is_some() => {
+            tell("warning: the daemon does not know of it: a reload or restart may close it early");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// The grants that let `address` in to these ports from the console.
+///
+/// # Errors
+/// When it is no address that can be let in.
+pub(crate) fn grants(address: IpAddr, ports: Vec<Ports>, time: Duration) -> Result<Vec<Grant>, String> {
+    let (Ok(client), Ok(action)) = (CONSOLE.parse(), ACTION.parse()) else { return Ok(Vec::new()) };
+    let door = PlainDoor { ports, term: time, client, action };
+    door.grants(address, &host::own_addresses()).map_err(|rejection| format!("{address}: {rejection}"))
+}
+
+/// What the audit log keeps of it.
+pub(crate) fn record(address: IpAddr, time: Duration) -> Option<Record> {
+    Some(Record {
+        event: Event::Granted,
+        client: CONSOLE.parse().ok()?,
+        key: KeyAge::Current,
+        action: ACTION.parse().ok(),
+        addresses: vec![address],
+        source: None,
+        seconds: u32::try_from(time.as_secs()).unwrap_or(u32::MAX),
+        reason: None,
+        knock: None,
+        via: None,
+    })
+}
+
+/// Whether this is the name of grants from the console.
+pub(crate) fn is_console(name: &ClientName) -> bool {
+    name.as_str() == CONSOLE
+}
+
+/// In each gate that the kernel has; the ports that are open now.
+fn let_in_directly(facts: &Facts, asked: &LetIn) -> Result<Vec<String>, Failure> {
+    let found = LoadedGates::find();
+    if let (true, Some((kind, error))) = (found.kinds.is_empty(), found.unknown.first()) {
+        return Err(Failure::run(format_args!(
+            "let-in: whether the kernel has the {kind} is unknown: {error}"
+        )));
+    }
+    let mut opened = Vec::new();
+    for kind in found.kinds {
+        let ports = match asked.ports.as_slice() {
+            [] => kind.closed_ports().map_err(Failure::run)?,
+            ports => ports.to_vec(),
+        };
+        let grants = grants(asked.address, ports.clone(), asked.time).map_err(Failure::run)?;
+        kind.let_in(asked.address, &ports, asked.time, &format!("{CONSOLE} {ACTION}"))
+            .map_err(Failure::run)?;
+        if kind == GateKind::Iptables
+            && let Err(error) = Iptables::remember(&facts.state_dir, &grants)
+        {
+            tell(format_args!("warning: {error}: a daemon that starts within this time closes it"));
+        }
+        opened.extend(ports.iter().map(ToString::to_string));
+    }
+    opened.dedup();
+    if !opened.is_empty() {
+        put_on_record(facts, asked);
+    }
+    Ok(opened)
+}
+
+fn put_on_record(facts: &Facts, asked: &LetIn) {
+    let Some(plan) = &facts.plan else { return };
+    let Some(record) = record(asked.address, asked.time) else { return };
+    let mut audit = AuditLog::open(&plan.config);
+    audit.write(&record, clock::wall());
+    if let Err(error) = audit.close() {
+        tell(format_args!("warning: {error}"));
+    }
+}
+
+fn tell_opened(address: IpAddr, ports: &[String], time: Duration) -> Result<(), Failure> {
+    if ports.is_empty() {
+        tell("nothing is closed: the gate is off or protects no port");
+    } else {
+        tell(format_args!(
+            "{address}: let in to {} for {}",
+            startup::listed(ports),
+            humantime::format_duration(Duration::from_secs(time.as_secs()))
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! `spa-knockd status`: asks the running daemon and prints what it says, once or every second.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::text::{self, Colour};
+use crate::admin::facts::Facts;
+use crate::admin::grants::{self, unexpected};
+use crate::console::wrap::wrapped;
+use crate::console::{Failure, print, tell};
+use crate::control::prometheus::exposition;
+use crate::control::status::Status;
+use crate::control::{Answer, Question};
+use crate::gate::takeover;
+use crate::os::process::signals::Signals;
+use crate::os::{env, poll, terminal};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// With the lines above it this still fits a terminal of 24 lines.
+const GRANTS_SHOWN: usize = 10;
+
+/// In which form it is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+    /// For Prometheus.
+    Exposition,
+}
+
+/// Prints the state of the running daemon, once.
+///
+/// # Errors
+/// When no daemon answers.
+pub(crate) fn show(facts: &Facts, form: Form, again: bool) -> Result<(), Failure> {
+    if form != Form::Exposition {
+        report_other_gates(facts);
+    }
+    if again { watch(facts, form) } else { print(&once(facts, form)?) }
+}
+
+/// What the daemon does not look after, and cannot know of.
+fn report_other_gates(facts: &Facts) {
+    for kind in takeover::other_gates(facts.backend) {
+        tell(format_args!(
+            "warning: the gate of another backend keeps ports closed too: {kind}\n\
+             hint: systemctl restart spa-knockd removes it"
+        ));
+    }
+}
+
+/// The same every second until Ctrl-C; on a terminal always in the same place. The terminal itself is not changed, so
+/// that nothing has to be put back, whatever ends us.
+fn watch(facts: &Facts, form: Form) -> Result<(), Failure> {
+    let live = form == Form::Text && io::stdout().is_terminal();
+    let mut signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
+    let mut first = true;
+    while !signals.stop() {
+        let mut page = once(facts, form)?;
+        if form == Form::Text {
+            let open = grants::text(&grants::live(facts)?, GRANTS_SHOWN);
+            page = format!("{page}\n{open}");
+        }
+        print(&if live { frame(&page, first) } else { separate(&page, form) })?;
+        first = false;
+        poll::readable(&[signals.as_fd()], EVERY).map_err(|error| Failure::run(error.to_string()))?;
+        signals.drain();
+    }
+    Ok(())
+}
+
+fn once(facts: &Facts, form: Form) -> Result<String, Failure> {
+    let status = status(facts)?;
+    Ok(match form {
+        Form::Text => wrapped(&text::text(&status, colour()), terminal::width()),
+        Form::Json => format!("{}\n", serde_json::to_string(&status).map_err(Failure::run)?),
+        Form::Exposition => exposition(&status),
+    })
+}
+
+fn status(facts: &Facts) -> Result<Status, Failure> {
+    match facts.require(&Question::Status {})? {
+        Answer::Status { status } => Ok(*status),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// A page in the place of the one before it: ECMA-48's CUP, and ED and EL so that nothing of that one is left.
+fn frame(page: &str, first: bool) -> String {
+    let start = if first { "\x1b[H\x1b[2J" } else { "\x1b[H" };
+    format!("{start}{}\x1b[J", page.replace('\n', "\x1b[K\n"))
+}
+
+fn separate(page: &str, form: Form) -> String {
+    if form == Form::Text { format!("{page}\n") } else { page.to_owned() }
+}
+
+/// On a terminal that can, unless somebody does not want it (no-color.org).
+fn colour() -> Colour {
+    let plain = env::text("NO_COLOR").is_some() || env::text("TERM").is_none_or(|term| term == "dumb");
+    if plain || !io::stdout().is_terminal() { Colour::Off } else { Colour::On }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_covers_the_one_before_it() {
+        assert_eq!(frame("a\nb\n", true), "\x1b[H\x1b[2Ja\x1b[K\nb\x1b[K\n\x1b[J");
+        assert_eq!(frame("a\n", false), "\x1b[Ha\x1b[K\n\x1b[J");
+    }
+}

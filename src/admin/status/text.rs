@@ -1,0 +1,274 @@
+//! The state of a daemon for people: short lines, and colour for what wants to be seen.
+
+use std::time::Duration;
+
+use crate::control::status::{Gate, Status};
+use crate::firewall::Mode;
+
+/// Whether the text has colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    /// For a terminal.
+    On,
+    /// For everything else.
+    Off,
+}
+
+/// Seconds after which a report is late: an idle watcher reports every 10 s.
+const REPORT_LATE: u64 = 12;
+
+/// What a colour says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tone {
+    Good,
+    Notice,
+    Bad,
+}
+
+impl Colour {
+    fn paint(self, tone: Tone, text: String) -> String {
+        // ECMA-48, SGR: green, yellow, red.
+        let code = match tone {
+            Tone::Good => 32,
+            Tone::Notice => 33,
+            Tone::Bad => 31,
+        };
+        match self {
+            Self::On => format!("\x1b[{code}m{text}\x1b[0m"),
+            Self::Off => text,
+        }
+    }
+}
+
+/// The lines of `spa-knockd status`.
+pub(crate) fn text(status: &Status, colour: Colour) -> String {
+    let commands = status.commands;
+    let lines = [
+        ("running", format!("{}, pid {}", lasting(status.uptime), status.pid)),
+        ("gate", gate(status, colour)),
+        ("knocks", knocks(status)),
+        ("clients", clients(status, colour)),
+        ("grants", format!("{} live", status.grants)),
+        (
+            "commands",
+            format!(
+                "{} running, {} waiting; {} to be undone later",
+                commands.running, commands.waiting, status.undoings
+            ),
+        ),
+        ("watcher", watcher(status, colour)),
+        ("audit", audit(status, colour)),
+        ("capture", capture(status, colour)),
+        ("datagrams", datagrams(status)),
+    ];
+    let mut text = format!("spa-knockd {}: {}\n", status.version, status.server);
+    let ports = ports(status).map(|line| ("ports", line));
+    let legacy = legacy(status, colour).map(|line| ("legacy", line));
+    for (name, line) in lines.into_iter().chain(ports).chain(legacy) {
+        text.push_str(&format!("  {name:<9}  {line}\n"));
+    }
+    text
+}
+
+fn gate(status: &Status, colour: Colour) -> String {
+    let doors = match status.gate.protect.as_slice() {
+        [] => "no port".to_owned(),
+        doors => doors.join(", "),
+    };
+    let mark = status.gate.mark.as_ref().and_then(|mark| mark.parse().ok());
+    let mode = mark.map_or(Mode::Guard, Mode::Mark);
+    let closed = mode.when_on(&doors);
+    match status.gate.state {
+        Gate::On => format!("{}; {closed}", colour.paint(Tone::Good, "on".to_owned())),
+        Gate::Off => colour.paint(Tone::Bad, format!("off; {}", mode.when_off())),
+        Gate::Trial => {
+            let left = lasting(status.gate.seconds_left.unwrap_or_default());
+            let trial = colour.paint(Tone::Notice, format!("on trial, off again in {left}"));
+            format!("{trial}; {closed}")
+        }
+    }
+}
+
+fn knocks(status: &Status) -> String {
+    let ended = status.knocks.iter().filter(|ended| ended.count > 0).map(|ended| {
+        match (ended.event.as_str(), ended.reason.as_str()) {
+            ("refused", reason) => format!("{} refused ({reason})", ended.count),
+            (event, _) => format!("{} {event}", ended.count),
+        }
+    });
+    let ended: Vec<String> = ended.collect();
+    if ended.is_empty() { "none yet".to_owned() } else { ended.join(", ") }
+}
+
+fn clients(status: &Status, colour: Colour) -> String {
+    let mut text = format!("{} known; {} actions", status.clients, status.actions);
+    let previous: Vec<String> =
+        status.previous_keys.iter().map(|user| format!("{} ({}x)", user.client, user.uses)).collect();
+    if !previous.is_empty() {
+        let users = format!("with their previous key: {}", previous.join(", "));
+        text.push_str(&format!("; {}", colour.paint(Tone::Notice, users)));
+    }
+    if !status.throttled.is_empty() {
+        let all =
+            status.throttled.iter().map(|client| format!("{} ({} knocks)", client.client, client.count));
+        let all = format!("over their limit: {}", all.collect::<Vec<_>>().join(", "));
+        text.push_str(&format!("; {}", colour.paint(Tone::Notice, all)));
+    }
+    text
+}
+
+fn watcher(status: &Status, colour: Colour) -> String {
+    let state = match (status.watcher.uptime, status.watcher.report_age.unwrap_or_default()) {
+        (Some(uptime), age) if age > REPORT_LATE => {
+            let late = format!("no report for {}", lasting(age));
+            format!("since {}; {}", lasting(uptime), colour.paint(Tone::Bad, late))
+        }
+        (Some(uptime), _) => format!("since {}", lasting(uptime)),
+        (None, _) => colour.paint(Tone::Bad, "none; another one is on its way".to_owned()),
+    };
+    match status.watcher.restarts {
+        0 => state,
+        restarts => format!("{state}; {}", colour.paint(Tone::Notice, format!("replaced {restarts}x"))),
+    }
+}
+
+fn audit(status: &Status, colour: Colour) -> String {
+    let notice = |text: String| colour.paint(Tone::Notice, text);
+    let mut text = match &status.audit {
+        None => "off".to_owned(),
+        Some(audit) => {
+            let mut text = match &audit.error {
+                None => "written".to_owned(),
+                Some(error) => {
+                    let state = format!("cannot be written: {error}");
+                    format!("{}; {} records wait", colour.paint(Tone::Bad, state), audit.waiting)
+                }
+            };
+            if audit.lost > 0 {
+                text.push_str(&format!("; {}", notice(format!("{} records lost", audit.lost))));
+            }
+            text
+        }
+    };
+    if status.log.lost > 0 {
+        text.push_str(&format!("; {}", notice(format!("{} lines of the log lost", status.log.lost))));
+    }
+    text
+}
+
+fn capture(status: &Status, colour: Colour) -> String {
+    let capture = &status.capture;
+    let mut place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
+    if !capture.missing.is_empty() {
+        let missing = format!("missing: {}", capture.missing.join(", "));
+        place.push_str(&format!("; {}", colour.paint(Tone::Bad, missing)));
+    }
+    if !capture.replies {
+        let taken = format!("no replies: another process has udp/{}", capture.port);
+        place.push_str(&format!("; {}", colour.paint(Tone::Bad, taken)));
+    }
+    let Some(frames) = capture.frames else { return place };
+    let dropped = format!("{} dropped, {} by the interface", frames.dropped, frames.if_dropped);
+    let dropped = if frames.dropped.saturating_add(frames.if_dropped) > 0 {
+        colour.paint(Tone::Notice, dropped)
+    } else {
+        dropped
+    };
+    format!("{place}; {} frames, {dropped}", frames.received)
+}
+
+fn datagrams(status: &Status) -> String {
+    let datagrams = status.datagrams;
+    format!(
+        "{} authentic, {} of nobody, {} forged, {} copies too many, {} over a limit, {} of a wrong length",
+        datagrams.authentic,
+        datagrams.unknown_hint,
+        datagrams.forged,
+        datagrams.copied,
+        datagrams.throttled,
+        datagrams.length
+    )
+}
+
+fn ports(status: &Status) -> Option<String> {
+    let ports = status.ports.as_ref()?;
+    let (packets, sequences) = (ports.packets, ports.sequences);
+    Some(format!("{}; {packets} packets without a payload, {sequences} sequences looked at", ports.band))
+}
+
+fn legacy(status: &Status, colour: Colour) -> Option<String> {
+    let legacy = status.legacy.as_ref()?;
+    let mut text =
+        format!("{} doors, opened {}x by plain sequences; in 24 h by ", legacy.doors, legacy.opened);
+    if legacy.addresses == 0 {
+        text.push_str(&colour.paint(Tone::Good, "nobody".to_owned()));
+        return Some(text);
+    }
+    let users = legacy.users.iter().map(|user| format!("{} ({}x)", user.address, user.opened));
+    let mut users = users.collect::<Vec<_>>().join(", ");
+    let more = legacy.addresses.saturating_sub(legacy.users.len());
+    if more > 0 {
+        users.push_str(&format!(" and {more} more addresses"));
+    }
+    if legacy.uncounted > 0 {
+        users.push_str(&format!(", and {}x by others", legacy.uncounted));
+    }
+    text.push_str(&colour.paint(Tone::Notice, users));
+    Some(text)
+}
+
+/// A length of time in its two largest units.
+fn lasting(seconds: u64) -> String {
+    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::status::AuditState;
+    use crate::control::status::tests::example;
+
+    #[test]
+    fn a_status_is_some_short_lines() {
+        let expected = "\
+spa-knockd 0.1.0: bastion.test
+  running    1day 2h, pid 4711
+  gate       on; tcp/22 closed but for grants
+  knocks     4 granted, 1 stale, 2 refused (not-allowed), 1 refused (expired)
+  clients    3 known; 2 actions; with their previous key: phone (2x); over their limit: ci (8 knocks)
+  grants     1 live
+  commands   1 running, 0 waiting; 4 to be undone later
+  watcher    since 1h; replaced 1x
+  audit      written; 3 records lost; 2 lines of the log lost
+  capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
+  datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 8 over a limit, 0 of a wrong length
+  ports      20480-28671; 24 packets without a payload, 1 sequences looked at
+  legacy     2 doors, opened 9x by plain sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
+";
+        assert_eq!(text(&example(), Colour::Off), expected);
+    }
+
+    #[test]
+    fn colours_change_nothing_but_the_colours() {
+        let mut status = example();
+        for (state, seconds_left) in [(Gate::On, None), (Gate::Off, None), (Gate::Trial, Some(90))] {
+            status.gate.state = state;
+            status.gate.seconds_left = seconds_left;
+            let mut plain = text(&status, Colour::On);
+            for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+                plain = plain.replace(code, "");
+            }
+            assert_eq!(plain, text(&status, Colour::Off));
+        }
+        status.audit = Some(AuditState { waiting: 7, lost: 0, error: Some("/a: no space left".to_owned()) });
+        status.log.lost = 0;
+        let shown = text(&status, Colour::Off);
+        assert!(
+            shown.contains("  audit      cannot be written: /a: no space left; 7 records wait\n"),
+            "{shown}"
+        );
+        status.watcher.uptime = None;
+        assert!(text(&status, Colour::On).contains("\x1b[31mnone;"));
+    }
+}

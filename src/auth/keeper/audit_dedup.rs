@@ -1,0 +1,48 @@
+//! What stands in the audit log already: a copy that comes again and again is told once.
+
+use std::collections::VecDeque;
+
+use super::replay::KnockOf;
+use crate::auth::record::Event;
+
+/// Enough for the copies of a few attackers at once; beyond it, one is told again.
+const TOLD_MAX: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(in crate::auth) struct Told(VecDeque<(KnockOf, Event)>);
+
+impl Told {
+    /// Whether this is told for the first time.
+    #[must_use]
+    pub(in crate::auth) fn first(&mut self, knock: KnockOf, event: Event) -> bool {
+        if self.0.contains(&(knock, event)) {
+            return false;
+        }
+        if self.0.len() >= TOLD_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((knock, event));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Fingerprint;
+
+    #[test]
+    fn each_end_of_a_knock_is_told_once_and_the_memory_is_bounded() {
+        let mut told = Told::default();
+        let key = Fingerprint::from_bytes([1; 8]);
+        assert!(told.first((key, [1; 12]), Event::Stale));
+        assert!(!told.first((key, [1; 12]), Event::Stale));
+        assert!(told.first((key, [1; 12]), Event::Replayed));
+        for n in 0..5_000_u32 {
+            let mut id = [9; 12];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            assert!(told.first((key, id), Event::Refused));
+        }
+        assert_eq!(told.0.len(), TOLD_MAX);
+    }
+}

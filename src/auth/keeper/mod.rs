@@ -1,0 +1,327 @@
+//! Steps 4 to 8 of the ladder, in their order. Acting (9) is the caller's: it gets an `Order` and says how it went,
+//! which leads to an answer (10) and a record (11), as every other end does.
+
+pub(super) mod audit_dedup;
+pub(super) mod authorization;
+pub(super) mod fresh;
+pub(super) mod opened;
+pub(super) mod otp;
+pub(super) mod proof;
+pub(super) mod replay;
+mod replies;
+pub(super) mod reply_cache;
+pub(super) mod uses;
+
+mod verdict;
+
+pub use replies::{Answer, Outcome, Refusal};
+pub use verdict::{Accepted, Bill, Verdict};
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use super::Authentic;
+use super::policy::rate::{Rate, RecentActs};
+use super::policy::{Client, KeyAge, Policy};
+use super::record::Via;
+use super::rejection::Rejection;
+use crate::crypto::{Fingerprint, NotSealed, OtpSeed};
+use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
+use audit_dedup::Told;
+use authorization::{Account, Decided, Order, Ticket};
+use fresh::Fresh;
+use opened::Opened;
+use otp::{CODE_ID, Guesses, OtpFault, OtpPause};
+use proof::Sequence;
+use replay::{Lane, NotNew, ReplayMemory};
+use reply_cache::{Answers, Before};
+use uses::UseCounts;
+
+/// Sequences looked at: twice what an honest watcher passes on. One that somebody has taken over could guess at proofs.
+const SEQUENCES: Rate = Rate::a_second(2_000);
+
+/// The keeper's state.
+pub struct Keeper {
+    policy: Policy,
+    places: HashMap<Fingerprint, usize>,
+    replay: ReplayMemory,
+    /// By name: a client has no more for having two keys.
+    recent: HashMap<ClientName, RecentActs>,
+    guesses: HashMap<ClientName, Guesses>,
+    uses: UseCounts,
+    /// How often each has knocked with its previous key, and was not refused.
+    previous_uses: HashMap<ClientName, u64>,
+    answers: Answers,
+    told: Told,
+    sequences: RecentActs,
+}
+
+impl Keeper {
+    /// A keeper that remembers this.
+    #[must_use]
+    pub fn new(policy: Policy, replay: ReplayMemory) -> Self {
+        let mut keeper = Self {
+            policy,
+            places: HashMap::new(),
+            replay,
+            recent: HashMap::new(),
+            guesses: HashMap::new(),
+            uses: UseCounts::default(),
+            previous_uses: HashMap::new(),
+            answers: Answers::default(),
+            told: Told::default(),
+            sequences: RecentActs::default(),
+        };
+        keeper.index();
+        keeper
+    }
+
+    /// Takes back how often clients have acted.
+    #[must_use]
+    pub fn with_uses(mut self, uses: UseCounts) -> Self {
+        self.uses = uses;
+        self.index();
+        self
+    }
+
+    /// Takes back the pauses of one-time passwords that an earlier daemon has counted.
+    #[must_use]
+    pub fn with_otp_pauses(mut self, pauses: &BTreeMap<ClientName, OtpPause>, now: Now) -> Self {
+        let resumed = pauses.iter().map(|(name, pause)| (name.clone(), Guesses::resume(*pause, now)));
+        self.guesses = resumed.collect();
+        self.index();
+        self
+    }
+
+    /// The pauses of one-time passwords, by client, as they must outlive the daemon.
+    #[must_use]
+    pub fn otp_pauses(&self, now: Now) -> BTreeMap<ClientName, OtpPause> {
+        self.guesses.iter().filter_map(|(name, guesses)| Some((name.clone(), guesses.pause(now)?))).collect()
+    }
+
+    /// Takes another policy; what has been accepted stays refused, also for clients that are gone.
+    pub fn replace_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.index();
+    }
+
+    fn index(&mut self) {
+        let clients = self.policy.clients.iter().enumerate();
+        self.places = clients.map(|(place, client)| (client.fingerprint, place)).collect();
+        let seeds: HashSet<_> = self
+            .policy
+            .clients
+            .iter()
+            .filter_map(|client| Some(client.otp.as_ref()?.fingerprint()))
+            .collect();
+        self.replay.keep_only(|key| self.places.contains_key(&key) || seeds.contains(&key));
+        let known: BTreeSet<_> = self.policy.clients.iter().map(|client| &client.name).collect();
+        self.uses.keep_only(&known);
+        self.guesses.retain(|name, _| known.contains(name));
+        self.recent.retain(|name, _| known.contains(name));
+        self.previous_uses.retain(|name, _| known.contains(name));
+    }
+
+    /// Steps 4 to 7 for a datagram that came from `source`.
+    pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Verdict {
+        let fingerprint = knock.fingerprint();
+        let Some(place) = self.places.get(&fingerprint) else {
+            return Verdict::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, answer: None });
+        };
+        let Some(client) = self.policy.clients.get(*place) else { return Verdict::Nothing };
+
+        // 4. It opens.
+        let opened = match Opened::open(knock, &client.keys) {
+            Ok(opened) => opened,
+            Err(NotSealed) => {
+                return Verdict::Refuse(Refusal {
+                    rejection: Rejection::NotSealed,
+                    record: None,
+                    answer: None,
+                });
+            }
+        };
+        let mut ticket = Ticket {
+            client: client.name.clone(),
+            key: client.age,
+            fingerprint,
+            id: *opened.id(),
+            via: Via::Udp,
+            source,
+            reply: ReplyWanted::No,
+            action: None,
+            addresses: vec![source.ip()],
+            seconds: 0,
+        };
+        // 5. Its time is ours.
+        let fresh = match opened.check_time(now.wall, self.policy.window) {
+            Ok(fresh) => fresh,
+            Err(skew) => return self.refuse(&ticket, Rejection::Stale(skew), now),
+        };
+        ticket.reply = fresh.reply();
+        // 6. It is new, and comes from where it says.
+        if let Some(verdict) = self.check_new(&fresh, &ticket, now) {
+            return verdict;
+        }
+        // 7. It is used up.
+        self.accept(fresh, ticket, now)
+    }
+
+    /// Steps 5 to 7 for ports that were touched: a verdict for each thing that they ask for and that has not been
+    /// accepted before. There is none for ports that prove nothing.
+    pub fn judge_sequence(&mut self, sequence: &Sequence, now: Now) -> Vec<Verdict> {
+        let fingerprint = sequence.fingerprint;
+        if !self.sequences.admit(SEQUENCES, now.steady) {
+            return Vec::new();
+        }
+        let (Some(client), Some(band)) = (self.client(fingerprint), self.policy.band) else {
+            return Vec::new();
+        };
+        let (name, age) = (client.name.clone(), client.age);
+        let asked = sequence.prove(client, band, now.wall);
+        let mut verdicts = Vec::new();
+        for fresh in asked.into_iter().map(Fresh::Touched) {
+            // The client sends each port three times: what it asked for is there again and again.
+            if self.replay.knows(fingerprint, fresh.lane(), fresh.id()) {
+                continue;
+            }
+            let ticket = Ticket {
+                client: name.clone(),
+                key: age,
+                fingerprint,
+                id: *fresh.id(),
+                via: fresh.via(),
+                source: sequence.source,
+                reply: fresh.reply(),
+                action: fresh.understand().ok().map(|knock| knock.action.clone()),
+                addresses: vec![sequence.source.ip()],
+                seconds: 0,
+            };
+            verdicts.push(self.accept(fresh, ticket, now));
+        }
+        verdicts
+    }
+
+    /// Step 7: it is used up from here on, whatever comes.
+    fn accept(&mut self, fresh: Fresh, ticket: Ticket, now: Now) -> Verdict {
+        let (key, lane, window) = (ticket.fingerprint, fresh.lane(), self.policy.window);
+        match self.replay.accept(key, lane, fresh.timestamp(), *fresh.id(), window) {
+            Ok(acceptance) => Verdict::Record(Accepted { fresh, ticket, acceptance }),
+            Err(NotNew) => self.refuse(&ticket, Rejection::Replayed, now),
+        }
+    }
+
+    /// Step 8, for a knock that is on record: whether the client may do that.
+    pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
+        let Accepted { fresh, mut ticket, .. } = accepted;
+        match self.allow(&fresh, &mut ticket, now) {
+            Ok(Decided { effects, code }) => {
+                if ticket.key == KeyAge::Previous {
+                    let uses = self.previous_uses.entry(ticket.client.clone()).or_default();
+                    *uses = uses.saturating_add(1);
+                }
+                self.charge(authorization::seal(ticket, effects), code, now)
+            }
+            Err(rejection) => self.refuse(&ticket, rejection, now),
+        }
+    }
+
+    /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
+    fn charge(&mut self, order: Order, code: Option<Timestamp>, now: Now) -> Verdict {
+        let Some(client) = self.client(order.ticket().fingerprint) else { return Verdict::Nothing };
+        let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
+        let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
+        let code = match code.zip(seed) {
+            None => None,
+            Some((step, seed)) => {
+                match self.replay.accept(seed, Lane::Codes, step, CODE_ID, self.policy.window) {
+                    Ok(acceptance) => Some(acceptance),
+                    Err(NotNew) => {
+                        return self.refuse(order.ticket(), Rejection::Otp(OtpFault::Reused), now);
+                    }
+                }
+            }
+        };
+        if counted {
+            self.uses.count(&name);
+        }
+        if code.is_none() && !counted {
+            Verdict::Act(order)
+        } else {
+            Verdict::Pay(Bill { order, code, counted })
+        }
+    }
+
+    /// How often clients have acted that may only do so many times.
+    #[must_use]
+    pub const fn uses(&self) -> &UseCounts {
+        &self.uses
+    }
+
+    /// How often a client has knocked with its previous key, and was not refused, since the daemon was started.
+    #[must_use]
+    pub fn previous_uses(&self, client: &ClientName) -> u64 {
+        self.previous_uses.get(client).copied().unwrap_or_default()
+    }
+
+    /// Those who have a previous key and have knocked with it, and how often, by name.
+    #[must_use]
+    pub fn users_of_previous_keys(&self) -> Vec<(&ClientName, u64)> {
+        let previous = self.policy.clients.iter().filter(|client| client.age == KeyAge::Previous);
+        let uses = previous.map(|client| (&client.name, self.previous_uses(&client.name)));
+        let mut users: Vec<_> = uses.filter(|(_, uses)| *uses > 0).collect();
+        users.sort();
+        users
+    }
+
+    /// Whose key this is.
+    #[must_use]
+    pub fn name_of(&self, key: Fingerprint) -> Option<&ClientName> {
+        self.client(key).map(|client| &client.name)
+    }
+
+    /// Which addresses this host has now.
+    pub fn set_own_addresses(&mut self, own: BTreeSet<IpAddr>) {
+        self.policy.own_addresses = own;
+    }
+
+    /// What is remembered of accepted knocks.
+    #[must_use]
+    pub const fn replay(&self) -> &ReplayMemory {
+        &self.replay
+    }
+
+    /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
+    fn check_new(&mut self, fresh: &Fresh, ticket: &Ticket, now: Now) -> Option<Verdict> {
+        match self.answers.again((ticket.fingerprint, *fresh.id()), ticket.source, now.steady) {
+            Before::Again(bytes) => return Some(Verdict::AnswerAgain(bytes)),
+            Before::Enough => return Some(Verdict::Nothing),
+            Before::Never => {}
+        }
+        if self.replay.check(ticket.fingerprint, Lane::Datagrams, fresh.timestamp(), fresh.id()).is_err() {
+            return Some(self.refuse(ticket, Rejection::Replayed, now));
+        }
+        let elsewhere = fresh.understand().is_ok_and(|knock| {
+            knock.policy == AddressPolicy::Exact
+                && knock.embedded_like(ticket.source.ip()) != Some(ticket.source.ip())
+        });
+        elsewhere.then(|| self.refuse(ticket, Rejection::OtherAddress, now))
+    }
+
+    fn allow(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<Decided, Rejection> {
+        let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
+        let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
+        let recent = self.recent.entry(client.name.clone()).or_default();
+        let account = Account {
+            recent,
+            guesses: self.guesses.entry(client.name.clone()).or_default(),
+            used: self.uses.of(&client.name),
+            replay: &self.replay,
+        };
+        authorization::decide(&self.policy, client, fresh, ticket, account, now)
+    }
+
+    fn client(&self, fingerprint: Fingerprint) -> Option<&Client> {
+        self.policy.clients.get(*self.places.get(&fingerprint)?)
+    }
+}

@@ -1,0 +1,154 @@
+//! Steps 10 and 11 of the ladder: what each end of a knock is answered, and what is recorded of it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::Keeper;
+use super::authorization::Ticket;
+use super::replay::KnockId;
+use super::verdict::{Accepted, Bill, Verdict};
+use crate::auth::record::{Cause, Event, Explanation, Record};
+use crate::auth::rejection::Rejection;
+use crate::crypto::{Fingerprint, Nonce, NotSealed};
+use crate::knock::{Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
+use crate::wire::seal_reply;
+
+/// A refused knock.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub rejection: Rejection,
+    /// For the audit log, unless this knock stands in it already.
+    pub record: Option<Record>,
+    /// For the client, unless silence is due.
+    pub answer: Option<Answer>,
+}
+
+/// An answer that is not sealed yet.
+#[derive(Debug)]
+pub struct Answer {
+    fingerprint: Fingerprint,
+    id: KnockId,
+    source: SocketAddr,
+    reply: Reply,
+}
+
+/// How acting on an order went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The port is open.
+    Granted,
+    /// The command was started, or what was to be closed is closed.
+    Started,
+    /// It did not work.
+    Failed,
+}
+
+/// Whether an address is that of one host: a reply to a group or to all would be a message to hosts that did not knock.
+fn is_one_host(address: IpAddr) -> bool {
+    !(address.is_multicast() || address.is_unspecified() || address == IpAddr::V4(Ipv4Addr::BROADCAST))
+}
+
+impl Keeper {
+    /// Steps 10 and 11 for an order: what to answer, and what to record unless the action records its own end.
+    pub fn conclude(
+        &self,
+        ticket: &Ticket,
+        outcome: Outcome,
+        remark: &str,
+        now: Now,
+    ) -> (Record, Option<Answer>) {
+        let reason = (!remark.is_empty()).then(|| Explanation::new(Cause::ActionFailed, remark));
+        self.conclude_with(ticket, outcome, (reason, ""), now)
+    }
+
+    /// The same for an order whose commands have been started: the client is told that there is more to come.
+    pub fn conclude_started(&self, ticket: &Ticket, outcome: Outcome, now: Now) -> (Record, Option<Answer>) {
+        self.conclude_with(ticket, outcome, (None, ReplyText::STARTED), now)
+    }
+
+    /// What to answer from now on, once all commands of an order that was answered so have ended: well, or `failed`.
+    pub fn end(&self, ticket: &Ticket, outcome: Outcome, failed: Option<&str>, now: Now) -> Option<Answer> {
+        let (outcome, text) = failed.map_or((outcome, ReplyText::DONE), |failed| (Outcome::Failed, failed));
+        self.conclude_with(ticket, outcome, (None, text), now).1
+    }
+
+    fn conclude_with(
+        &self,
+        ticket: &Ticket,
+        outcome: Outcome,
+        (reason, text): (Option<Explanation>, &str),
+        now: Now,
+    ) -> (Record, Option<Answer>) {
+        let (event, status) = match outcome {
+            Outcome::Granted => (Event::Granted, Status::Granted),
+            Outcome::Started => (Event::Done, Status::Done),
+            Outcome::Failed => (Event::Failed, Status::ActionFailed),
+        };
+        let seconds = if outcome == Outcome::Failed { 0 } else { ticket.seconds };
+        // What went wrong on the server is for its admin to read, not for the client.
+        (ticket.record(event, reason), self.answer(ticket, status, seconds, text, now.wall))
+    }
+
+    /// Seals an answer under a fresh random nonce and keeps it for the client's resends.
+    ///
+    /// # Errors
+    /// When the client is gone, or the cipher fails, which it never does for so few bytes.
+    pub fn seal(&mut self, answer: Answer, nonce: &Nonce, now: Now) -> Result<Vec<u8>, NotSealed> {
+        let client = self.client(answer.fingerprint).ok_or(NotSealed)?;
+        let bytes = seal_reply(&answer.reply, &client.keys.reply, &answer.id, nonce)?;
+        self.answers.keep((answer.fingerprint, answer.id), answer.source, now.steady, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// The end of a knock that could not be put on record.
+    pub fn give_up(&self, accepted: &Accepted, why: Explanation, now: Now) -> (Record, Option<Answer>) {
+        let action = accepted.fresh.understand().ok().map(|knock| knock.action.clone());
+        let ticket = Ticket { action, ..accepted.ticket.clone() };
+        self.conclude_with(&ticket, Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
+    }
+
+    /// The end of an order whose price could not be put on record.
+    pub fn cancel(&self, bill: &Bill, why: Explanation, now: Now) -> (Record, Option<Answer>) {
+        self.conclude_with(bill.order.ticket(), Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
+    }
+
+    /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
+    pub fn postpone(&mut self, ticket: &Ticket, now: Now) {
+        self.answers.promise((ticket.fingerprint, ticket.id), ticket.source, now.steady);
+    }
+
+    /// The end of an order that the firewall has no room for because of what its client holds already.
+    pub fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {
+        let event = rejection.reason().event();
+        // What is used up by now comes here once; the others can be sent again and again.
+        let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
+        let record = (!once || self.told.first((ticket.fingerprint, ticket.id), event))
+            .then(|| ticket.record(event, Some(Explanation::from(&rejection))));
+        let answer = rejection
+            .status()
+            .and_then(|status| self.answer(ticket, status, 0, &rejection.reply_text(), now.wall));
+        Verdict::Refuse(Refusal { rejection, record, answer })
+    }
+
+    fn answer(
+        &self,
+        ticket: &Ticket,
+        status: Status,
+        seconds: u32,
+        text: &str,
+        now: Timestamp,
+    ) -> Option<Answer> {
+        if ticket.reply == ReplyWanted::No || !self.policy.reply || !is_one_host(ticket.source.ip()) {
+            return None;
+        }
+        let reply = Reply {
+            status,
+            server_time: now,
+            observed: ticket.source.ip(),
+            port: ticket.source.port(),
+            seconds,
+            text: ReplyText::fitting(text),
+        };
+        Some(Answer { fingerprint: ticket.fingerprint, id: ticket.id, source: ticket.source, reply })
+    }
+}

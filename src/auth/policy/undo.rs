@@ -1,0 +1,118 @@
+//! Whether a command that is on disk to undo something is one that the config makes: state is not code.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::argument::is_safe;
+use super::{Action, Part};
+use crate::auth::record::Record;
+use crate::auth::{Placeholder, Template};
+use crate::knock::{ActionName, ClientName};
+
+/// What the placeholders of a command stand for.
+pub(in crate::auth) struct Values<'a> {
+    pub(in crate::auth) address: IpAddr,
+    pub(in crate::auth) port: u16,
+    pub(in crate::auth) client: &'a ClientName,
+    pub(in crate::auth) action: &'a ActionName,
+    pub(in crate::auth) argument: &'a str,
+    pub(in crate::auth) seconds: u32,
+}
+
+impl Values<'_> {
+    /// A word with all placeholders replaced.
+    pub(in crate::auth) fn fill(&self, word: &Template) -> String {
+        word.fill(|placeholder| match placeholder {
+            Placeholder::Address => self.address.to_string(),
+            Placeholder::Port => self.port.to_string(),
+            Placeholder::Client => self.client.to_string(),
+            Placeholder::Action => self.action.to_string(),
+            Placeholder::Argument => self.argument.to_owned(),
+            Placeholder::Seconds => self.seconds.to_string(),
+        })
+    }
+}
+
+/// Whether `argv` is what the `undo` of one of `actions` makes for the client, action, addresses, source and time of
+/// `record`, and this argument.
+#[must_use]
+pub fn undo_is_of(
+    actions: &BTreeMap<ActionName, Action>,
+    record: &Record,
+    argument: &str,
+    argv: &[String],
+) -> bool {
+    let (Some(name), Some(source), Some(&address)) =
+        (&record.action, record.source, record.addresses.first())
+    else {
+        return false;
+    };
+    let values = Values {
+        address,
+        port: source.port(),
+        client: &record.client,
+        action: name,
+        argument,
+        seconds: record.seconds,
+    };
+    let makes = |part: &Part| {
+        let Part::Run { undo: Some(undo), .. } = part else { return false };
+        undo.len() == argv.len() && undo.iter().zip(argv).all(|(word, arg)| values.fill(word) == *arg)
+    };
+    is_safe(argument) && actions.get(name).is_some_and(|action| action.parts.iter().any(makes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::auth::{Arguments, Event, KeyAge, Via};
+
+    fn record() -> Record {
+        Record {
+            event: Event::Expired,
+            client: "laptop".parse().unwrap(),
+            key: KeyAge::Current,
+            action: Some("lamp".parse().unwrap()),
+            addresses: vec!["10.0.0.1".parse().unwrap()],
+            source: Some("10.0.0.1:4000".parse().unwrap()),
+            seconds: 60,
+            reason: None,
+            knock: Some([7; 12]),
+            via: Some(Via::Udp),
+        }
+    }
+
+    #[test]
+    fn only_what_the_template_makes_of_the_record_is_the_configs() {
+        let words = ["/bin/off", "{address}:{port}", "{client}", "{argument}", "{seconds}"];
+        let undo = words.iter().map(|word| word.parse().unwrap()).collect();
+        let (argv, timeout) = (vec!["/bin/on".parse().unwrap()], Duration::from_secs(10));
+        let run = Part::Run { argv, timeout, undo: Some(undo), arguments: Arguments::default() };
+        let actions = BTreeMap::from([("lamp".parse().unwrap(), Action { parts: vec![run], term: None })]);
+        let is_of = |record: &Record, argument: &str, argv: &[&str]| {
+            let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
+            undo_is_of(&actions, record, argument, &argv)
+        };
+        let good = ["/bin/off", "10.0.0.1:4000", "laptop", "web", "60"];
+        assert!(is_of(&record(), "web", &good));
+        for (place, word) in
+            [(0, "/bin/sh"), (1, "10.0.0.2:4000"), (1, "10.0.0.1:1"), (2, "x"), (3, "w"), (4, "1")]
+        {
+            let mut bad = good;
+            bad[place] = word;
+            assert!(!is_of(&record(), "web", &bad), "{bad:?}");
+        }
+        assert!(!is_of(&record(), "web", &good[..4]));
+        assert!(!is_of(&record(), "-x", &["/bin/off", "10.0.0.1:4000", "laptop", "-x", "60"]));
+        for other in [
+            Record { action: Some("other".parse().unwrap()), ..record() },
+            Record { action: None, ..record() },
+            Record { addresses: vec![], ..record() },
+            Record { source: None, ..record() },
+        ] {
+            assert!(!is_of(&other, "web", &good), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Every way in which an authentic knock can end without the action: what is answered, logged and counted.
+
+use std::fmt;
+
+use super::keeper::opened::Skew;
+use super::keeper::otp::OtpFault;
+use super::record::Event;
+use crate::knock::{ActionName, AddressPolicy, Status};
+
+/// Why an authentic knock was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejection {
+    /// The key is none of ours (any more): it was removed while the knock was on its way.
+    UnknownKey,
+    /// Step 4: signed, but not sealed under the same secret.
+    NotSealed,
+    /// Step 5: its time is not ours.
+    Stale(Skew),
+    /// Step 6: accepted before, or stamped before what is remembered.
+    Replayed,
+    /// Step 6: *exact*, but from another address than the one it names.
+    OtherAddress,
+    /// Step 8: of a form that this version does not know.
+    NotUnderstood,
+    /// Step 8: no action has this name.
+    UnknownAction(ActionName),
+    /// Step 8: not among what this client may do.
+    NotAllowed(ActionName),
+    /// Step 8: this client may not name its address in this way.
+    PolicyNotAllowed(AddressPolicy),
+    /// Step 8: *listed*, without an address.
+    NothingListed,
+    /// Step 8: to let in an address that nobody else has, or that is many.
+    NobodysAddress,
+    /// Step 8: a link-local address, where it cannot be told from that of another link.
+    LinkLocal(&'static str),
+    /// Step 8: a way inside that is not there for this IP version.
+    NoWayInside,
+    /// Step 8: an argument that the action does not take, or none where it needs one.
+    Argument(&'static str),
+    /// Step 8: the client's key is no longer valid.
+    Expired,
+    /// Step 8: its one-time password does not count.
+    Otp(OtpFault),
+    /// Step 8: the client acted too often.
+    RateExceeded,
+    /// Step 8: the client has acted as often as it may in all.
+    UsesExhausted,
+    /// Step 9: the client holds as many grants as it may.
+    GrantsExceeded(u32),
+}
+
+/// The same without its particulars: what is counted, under a short name for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each is the rejection of its name")]
+pub enum Reason {
+    UnknownKey,
+    NotSealed,
+    Stale,
+    Replayed,
+    OtherAddress,
+    NotUnderstood,
+    UnknownAction,
+    NotAllowed,
+    PolicyNotAllowed,
+    NothingListed,
+    NobodysAddress,
+    LinkLocal,
+    NoWayInside,
+    Argument,
+    Expired,
+    OtpMissing,
+    OtpWrong,
+    OtpSkewed,
+    OtpReused,
+    OtpPaused,
+    RateExceeded,
+    UsesExhausted,
+    GrantsExceeded,
+}
+
+impl Reason {
+    /// All of them, in the order of the ladder.
+    pub const ALL: [Self; 23] = [
+        Self::UnknownKey,
+        Self::NotSealed,
+        Self::Stale,
+        Self::Replayed,
+        Self::OtherAddress,
+        Self::NotUnderstood,
+        Self::UnknownAction,
+        Self::NotAllowed,
+        Self::PolicyNotAllowed,
+        Self::NothingListed,
+        Self::NobodysAddress,
+        Self::LinkLocal,
+        Self::NoWayInside,
+        Self::Argument,
+        Self::Expired,
+        Self::OtpMissing,
+        Self::OtpWrong,
+        Self::OtpSkewed,
+        Self::OtpReused,
+        Self::OtpPaused,
+        Self::RateExceeded,
+        Self::UsesExhausted,
+        Self::GrantsExceeded,
+    ];
+
+    /// What the audit log calls a knock that ended so.
+    #[must_use]
+    pub const fn event(self) -> Event {
+        match self {
+            Self::Stale => Event::Stale,
+            Self::Replayed => Event::Replayed,
+            _ => Event::Refused,
+        }
+    }
+
+    /// Its name in `status --json` and in metrics; it never changes its meaning.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown-key",
+            Self::NotSealed => "not-sealed",
+            Self::Stale => "stale",
+            Self::Replayed => "replayed",
+            Self::OtherAddress => "other-address",
+            Self::NotUnderstood => "not-understood",
+            Self::UnknownAction => "unknown-action",
+            Self::NotAllowed => "not-allowed",
+            Self::PolicyNotAllowed => "policy-not-allowed",
+            Self::NothingListed => "nothing-listed",
+            Self::NobodysAddress => "nobodys-address",
+            Self::LinkLocal => "link-local",
+            Self::NoWayInside => "no-way-inside",
+            Self::Argument => "argument",
+            Self::Expired => "expired",
+            Self::OtpMissing => "otp-missing",
+            Self::OtpWrong => "otp-wrong",
+            Self::OtpSkewed => "otp-skewed",
+            Self::OtpReused => "otp-reused",
+            Self::OtpPaused => "otp-paused",
+            Self::RateExceeded => "rate-exceeded",
+            Self::UsesExhausted => "uses-exhausted",
+            Self::GrantsExceeded => "grants-exceeded",
+        }
+    }
+}
+
+impl Rejection {
+    /// What it is counted as.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::UnknownKey => Reason::UnknownKey,
+            Self::NotSealed => Reason::NotSealed,
+            Self::Stale(_) => Reason::Stale,
+            Self::Replayed => Reason::Replayed,
+            Self::OtherAddress => Reason::OtherAddress,
+            Self::NotUnderstood => Reason::NotUnderstood,
+            Self::UnknownAction(_) => Reason::UnknownAction,
+            Self::NotAllowed(_) => Reason::NotAllowed,
+            Self::PolicyNotAllowed(_) => Reason::PolicyNotAllowed,
+            Self::NothingListed => Reason::NothingListed,
+            Self::NobodysAddress => Reason::NobodysAddress,
+            Self::LinkLocal(_) => Reason::LinkLocal,
+            Self::NoWayInside => Reason::NoWayInside,
+            Self::Argument(_) => Reason::Argument,
+            Self::Expired => Reason::Expired,
+            Self::Otp(OtpFault::Missing) => Reason::OtpMissing,
+            // Every local user can read metrics, so that they must not tell the two apart either.
+            Self::Otp(OtpFault::Wrong | OtpFault::Future(_)) => Reason::OtpWrong,
+            Self::Otp(OtpFault::Past(_)) => Reason::OtpSkewed,
+            Self::Otp(OtpFault::Reused) => Reason::OtpReused,
+            Self::Otp(OtpFault::Paused(_)) => Reason::OtpPaused,
+            Self::RateExceeded => Reason::RateExceeded,
+            Self::UsesExhausted => Reason::UsesExhausted,
+            Self::GrantsExceeded(_) => Reason::GrantsExceeded,
+        }
+    }
+
+    /// What the client is told: all, but that its password will be right later.
+    #[must_use]
+    pub fn reply_text(&self) -> String {
+        match self {
+            Self::Otp(OtpFault::Future(_)) => Self::Otp(OtpFault::Wrong).to_string(),
+            _ => self.to_string(),
+        }
+    }
+
+    /// What is answered; nothing where silence is due.
+    #[must_use]
+    pub const fn status(&self) -> Option<Status> {
+        match self {
+            Self::UnknownKey | Self::NotSealed | Self::Stale(_) | Self::Replayed => None,
+            Self::OtherAddress
+            | Self::NothingListed
+            | Self::NobodysAddress
+            | Self::LinkLocal(_)
+            | Self::NoWayInside => Some(Status::AddressRefused),
+            Self::NotUnderstood => Some(Status::NotUnderstood),
+            Self::UnknownAction(_) => Some(Status::UnknownAction),
+            Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(Status::NotAllowed),
+            Self::Argument(_) => Some(Status::ArgumentRefused),
+            Self::Otp(_) => Some(Status::OtpRefused),
+            Self::Expired | Self::RateExceeded | Self::UsesExhausted | Self::GrantsExceeded(_) => {
+                Some(Status::Exhausted)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |apart: &std::time::Duration| apart.as_secs();
+        match self {
+            Self::UnknownKey => f.write_str("key not in use any more"),
+            Self::NotSealed => f.write_str("signed but not sealed with the same key"),
+            Self::Stale(Skew::Behind(apart)) => write!(f, "stamped {} s ago", seconds(apart)),
+            Self::Stale(Skew::Ahead(apart)) => write!(f, "stamped {} s in the future", seconds(apart)),
+            Self::Replayed => f.write_str("not new: accepted before, or stamped before what is remembered"),
+            Self::OtherAddress => f.write_str("knock names another address than it came from"),
+            Self::NotUnderstood => f.write_str("form of a later version"),
+            Self::UnknownAction(action) => write!(f, "no action '{action}' here"),
+            Self::NotAllowed(action) => write!(f, "client may not '{action}'"),
+            Self::PolicyNotAllowed(policy) => write!(f, "client may not use source '{policy}'"),
+            Self::NothingListed => f.write_str("source 'listed' without an address"),
+            Self::NobodysAddress => f.write_str("this address is nobody's to be let in by"),
+            Self::NoWayInside => f.write_str("nothing inside has an address of this IP version"),
+            Self::LinkLocal(why) | Self::Argument(why) => f.write_str(why),
+            Self::Expired => f.write_str("key has expired"),
+            Self::Otp(OtpFault::Missing) => f.write_str("a one-time password is needed"),
+            Self::Otp(OtpFault::Wrong) => f.write_str("one-time password is wrong"),
+            Self::Otp(OtpFault::Past(apart)) => {
+                write!(f, "one-time password of {} s ago: check the clocks", seconds(apart))
+            }
+            Self::Otp(OtpFault::Future(apart)) => write!(
+                f,
+                "one-time password is wrong; it is the one of {} s later: check the clocks",
+                seconds(apart)
+            ),
+            Self::Otp(OtpFault::Reused) => f.write_str("one-time password was used: wait for the next one"),
+            Self::Otp(OtpFault::Paused(left)) => {
+                write!(f, "too many wrong one-time passwords: wait {} s", seconds(left).max(1))
+            }
+            Self::RateExceeded => f.write_str("too many knocks: wait and try again"),
+            Self::UsesExhausted => f.write_str("key has been used as often as it may be"),
+            Self::GrantsExceeded(limit) => {
+                write!(f, "too many active grants (at most {limit}): wait until one ends")
+            }
+        }
+    }
+}

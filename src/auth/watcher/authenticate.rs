@@ -1,0 +1,303 @@
+//! Steps 2 and 3 of the ladder: whose datagram is this, and did that client sign it? And of packets without a payload:
+//! whom may the ports name that they touch? Holds no key that opens anything. What does not pass leaves no trace but a
+//! counter, and a place in a table of one size (`pairs`).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::RandomState;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::duplicates::Copies;
+use super::hints::{self, Hints};
+use super::sequence_queue::Sequences;
+use crate::auth::keeper::proof::Sequence;
+use crate::auth::policy::key_limit::{KeyLimit, TokenBucket};
+use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
+use crate::knock::{Band, Now, Timestamp};
+use crate::wire::Envelope;
+
+/// The watcher's state: keys, the hints that they have now, and the tags it has passed on.
+pub struct Watcher {
+    window: Duration,
+    clients: Vec<Signer>,
+    hints: Hints,
+    copies: Copies,
+    /// Only where sequences are looked for.
+    sequences: Option<Sequences>,
+    counts: Counts,
+}
+
+/// A key that the watcher looks for, with what it may cost.
+pub struct WatchedKey {
+    /// Names it.
+    pub fingerprint: Fingerprint,
+    /// The watcher's share of it.
+    pub keys: WatcherKeys,
+    /// How many knocks of it are passed on.
+    pub limit: KeyLimit,
+}
+
+impl WatchedKey {
+    /// The watcher's share of a client's keys, and what they may cost.
+    #[must_use]
+    pub fn of(keys: &KeySet, limit: KeyLimit) -> Self {
+        Self { fingerprint: keys.fingerprint, keys: keys.watcher(), limit }
+    }
+}
+
+pub(in crate::auth) struct Signer {
+    pub(in crate::auth) fingerprint: Fingerprint,
+    hint: MacKey,
+    sign: MacKey,
+    pub(in crate::auth) selector: MacKey,
+    limit: KeyLimit,
+    datagrams: TokenBucket,
+    /// Of its own: an observer of the first two ports can send them too, and must not use up what datagrams have.
+    sequences: TokenBucket,
+    /// Knocks over the limit that have not been reported yet.
+    throttled: u64,
+}
+
+/// A datagram that the client with this key signed. Made here alone, or taken from the watcher's channel.
+#[derive(Clone, Copy)]
+pub struct Authentic<'a> {
+    fingerprint: Fingerprint,
+    envelope: Envelope<'a>,
+}
+
+/// Why a datagram went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// Its length is not one that knocks have.
+    Length,
+    /// Its hint names nobody now.
+    UnknownHint,
+    /// It is not signed by whom its hint names.
+    Forged,
+    /// One with its tag has been passed on as often as copies are.
+    Copied,
+    /// Its client has used up what its key may cost for now.
+    Throttled,
+}
+
+/// What has been seen since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Passed on.
+    pub authentic: u64,
+    /// Dropped for its length.
+    pub length: u64,
+    /// Dropped for its hint.
+    pub unknown_hint: u64,
+    /// Dropped for its signature.
+    pub forged: u64,
+    /// Dropped as one copy too many.
+    pub copied: u64,
+    /// Packets without a payload to the band.
+    pub touches: u64,
+    /// Port sequences passed on.
+    pub sequences: u64,
+    /// Dropped, datagrams and sequences, as their key had used up its limit.
+    pub throttled: u64,
+}
+
+impl Watcher {
+    /// A watcher for these clients; `window` as in the policy.
+    #[must_use]
+    pub fn new(window: Duration, clients: impl IntoIterator<Item = WatchedKey>) -> Self {
+        let mut watcher = Self {
+            window,
+            clients: Vec::new(),
+            hints: Hints::default(),
+            copies: Copies::default(),
+            sequences: None,
+            counts: Counts::default(),
+        };
+        watcher.replace_clients(window, clients);
+        watcher
+    }
+
+    /// Takes other clients; what has been passed on, and what a key has cost, stays known.
+    pub fn replace_clients(&mut self, window: Duration, clients: impl IntoIterator<Item = WatchedKey>) {
+        let before: HashMap<Fingerprint, Signer> =
+            self.clients.drain(..).map(|signer| (signer.fingerprint, signer)).collect();
+        self.window = window;
+        let signer = |key: WatchedKey| {
+            let before = before.get(&key.fingerprint);
+            Signer::new(key, before)
+        };
+        self.clients = clients.into_iter().map(signer).collect();
+        self.hints = Hints::default();
+        if let Some(sequences) = &mut self.sequences {
+            sequences.forget_clients();
+        }
+    }
+
+    /// Looks for port sequences, too. `hash` must be another one for each process.
+    pub fn watch_band(&mut self, band: Band, hash: RandomState) {
+        self.sequences = Some(Sequences::new(band, hash));
+    }
+
+    /// A packet without a payload has come from `source`, to this address and port.
+    pub fn touch(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
+        if let Some(sequences) = &mut self.sequences {
+            self.counts.touches = self.counts.touches.saturating_add(1);
+            sequences.touch(source, to, port, now);
+        }
+    }
+
+    /// What the keeper is to look at next, if there is something and it has not had enough of late.
+    pub fn next_sequence(&mut self, now: Now) -> Option<Sequence> {
+        let sequences = self.sequences.as_mut()?;
+        while let Some((client, sequence)) = sequences.next(&self.clients, now) {
+            let Some(signer) = self.clients.get_mut(client) else { continue };
+            if signer.sequences.take(signer.limit, now.steady) {
+                sequences.count_passed(now.steady);
+                self.counts.sequences = self.counts.sequences.saturating_add(1);
+                return Some(sequence);
+            }
+            signer.throttled = signer.throttled.saturating_add(1);
+            self.counts.throttled = self.counts.throttled.saturating_add(1);
+        }
+        None
+    }
+
+    /// Whether there will be a next one without another packet.
+    #[must_use]
+    pub fn has_sequences(&self) -> bool {
+        self.sequences.as_ref().is_some_and(Sequences::are_waiting)
+    }
+
+    /// Steps 2 and 3 for one UDP payload.
+    ///
+    /// # Errors
+    /// Says which step it did not pass.
+    pub fn judge<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
+        let verdict = self.ladder(payload, now);
+        let count = match verdict {
+            Ok(_) => &mut self.counts.authentic,
+            Err(Dropped::Length) => &mut self.counts.length,
+            Err(Dropped::UnknownHint) => &mut self.counts.unknown_hint,
+            Err(Dropped::Forged) => &mut self.counts.forged,
+            Err(Dropped::Copied) => &mut self.counts.copied,
+            Err(Dropped::Throttled) => &mut self.counts.throttled,
+        };
+        *count = count.saturating_add(1);
+        verdict
+    }
+
+    /// Work that no packet should wait for; to be called at least twice a minute.
+    pub fn prepare(&mut self, now: Timestamp) {
+        self.hints.prepare(now, self.window, self.clients.iter().map(|client| &client.hint));
+        self.copies.forget_before(*hints::reach(now, self.window).start());
+        if let Some(sequences) = &mut self.sequences {
+            sequences.prepare(&self.clients, now);
+        }
+    }
+
+    /// What has been seen since the start.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Hands how many knocks of each key were over its limit, since this was last done, to `report`, until that has no room.
+    pub fn report_throttled(&mut self, mut report: impl FnMut(Fingerprint, u64) -> bool) {
+        for signer in self.clients.iter_mut().filter(|signer| signer.throttled > 0) {
+            if !report(signer.fingerprint, signer.throttled) {
+                return;
+            }
+            signer.throttled = 0;
+        }
+    }
+
+    fn ladder<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
+        let envelope = Envelope::read(payload).ok_or(Dropped::Length)?;
+        let hint_keys = self.clients.iter().map(|client| &client.hint);
+        let named =
+            self.hints.find(envelope.hint, now.wall, self.window, hint_keys).ok_or(Dropped::UnknownHint)?;
+        let client = self.clients.get_mut(named.client).ok_or(Dropped::UnknownHint)?;
+        // Whether it is really signed makes no difference to what goes no further, and would cost an HMAC.
+        if self.copies.are_used_up(envelope.tag) {
+            return Err(Dropped::Copied);
+        }
+        if !client.sign.verify(&[envelope.signed], envelope.tag) {
+            return Err(Dropped::Forged);
+        }
+        // Copies cost no token, or an eavesdropper could use up a client's. One that was throttled leaves no trace, so that
+        // the client can resend it.
+        if !self.copies.knows(envelope.tag) && !client.datagrams.take(client.limit, now.steady) {
+            client.throttled = client.throttled.saturating_add(1);
+            return Err(Dropped::Throttled);
+        }
+        if !self.copies.admit(envelope.tag, named.epoch) {
+            return Err(Dropped::Copied);
+        }
+        Ok(Authentic { fingerprint: client.fingerprint, envelope })
+    }
+}
+
+impl Signer {
+    /// With what the same key has cost before.
+    fn new(WatchedKey { fingerprint, keys, limit }: WatchedKey, before: Option<&Self>) -> Self {
+        Self {
+            fingerprint,
+            hint: MacKey::from(&keys.hint),
+            sign: MacKey::from(&keys.sign),
+            selector: MacKey::from(&keys.selector),
+            limit,
+            datagrams: before.map(|before| before.datagrams).unwrap_or_default(),
+            sequences: before.map(|before| before.sequences).unwrap_or_default(),
+            throttled: before.map(|before| before.throttled).unwrap_or_default(),
+        }
+    }
+}
+
+impl Counts {
+    /// Both together, as of two watchers.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            authentic: self.authentic.saturating_add(other.authentic),
+            length: self.length.saturating_add(other.length),
+            unknown_hint: self.unknown_hint.saturating_add(other.unknown_hint),
+            forged: self.forged.saturating_add(other.forged),
+            copied: self.copied.saturating_add(other.copied),
+            touches: self.touches.saturating_add(other.touches),
+            sequences: self.sequences.saturating_add(other.sequences),
+            throttled: self.throttled.saturating_add(other.throttled),
+        }
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { authentic, length, unknown_hint, forged, copied, throttled, .. } = self;
+        write!(
+            f,
+            "{authentic} passed on, {unknown_hint} of nobody, {forged} forged, {copied} copies, {throttled} over their key's limit, {length} of a wrong length"
+        )
+    }
+}
+
+impl<'a> Authentic<'a> {
+    /// Takes the watcher's word for it that the client with this key signed the datagram. That is all that the
+    /// keeper believes it.
+    #[must_use]
+    pub fn from_watcher(fingerprint: Fingerprint, datagram: &'a [u8]) -> Option<Self> {
+        Some(Self { fingerprint, envelope: Envelope::read(datagram)? })
+    }
+
+    /// Who signed it.
+    #[must_use]
+    pub const fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// The datagram.
+    #[must_use]
+    pub const fn envelope(&self) -> &Envelope<'a> {
+        &self.envelope
+    }
+}

@@ -1,0 +1,145 @@
+//! Which hints name which client now: all clients × the epochs that the window reaches.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::crypto::MacKey;
+use crate::knock::Timestamp;
+use crate::wire::{Hint, hint};
+
+/// A table that follows the clock. One lookup a packet; each new epoch costs one HMAC a client.
+#[derive(Debug, Default)]
+pub(in crate::auth) struct Hints {
+    named: HashMap<Hint, Named, BuildHasherDefault<OwnBytes>>,
+    /// The epochs that are in the table.
+    epochs: Option<RangeInclusive<u64>>,
+}
+
+/// What a hint names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::auth) struct Named {
+    /// The client, by its place in the list.
+    pub(in crate::auth) client: usize,
+    /// The epoch that the hint was made for.
+    pub(in crate::auth) epoch: u64,
+}
+
+/// A hint is its own hash: what stands in the table are outputs of an HMAC, which nobody can choose, and looking for
+/// what somebody chose finds no long way there.
+#[derive(Debug, Default)]
+struct OwnBytes(u64);
+
+impl Hasher for OwnBytes {
+    fn write(&mut self, bytes: &[u8]) {
+        // The last write counts: before a slice comes its length.
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Hints {
+    /// What `hint` names at `now`, or nothing.
+    pub(in crate::auth) fn find<'k>(
+        &mut self,
+        hint: &Hint,
+        now: Timestamp,
+        window: Duration,
+        keys: impl Iterator<Item = &'k MacKey> + Clone,
+    ) -> Option<Named> {
+        let wanted = reach(now, window);
+        self.cover(&wanted, keys);
+        self.named.get(hint).copied().filter(|named| wanted.contains(&named.epoch))
+    }
+
+    /// Makes the hints of the coming epoch, so that no packet has to wait for them.
+    pub(in crate::auth) fn prepare<'k>(
+        &mut self,
+        now: Timestamp,
+        window: Duration,
+        keys: impl Iterator<Item = &'k MacKey> + Clone,
+    ) {
+        let wanted = reach(now, window);
+        let next = wanted.end().saturating_add(1);
+        self.cover(&(*wanted.start()..=next), keys);
+        // What has left the window goes; a lookup would not have taken it any more.
+        self.named.retain(|_, named| named.epoch >= *wanted.start());
+        self.epochs = Some(*wanted.start()..=next);
+    }
+
+    /// Puts the epochs of `wanted` into the table that are not there.
+    fn cover<'k>(&mut self, wanted: &RangeInclusive<u64>, keys: impl Iterator<Item = &'k MacKey> + Clone) {
+        if let Some(there) = &self.epochs
+            && there.contains(wanted.start())
+            && there.contains(wanted.end())
+        {
+            return;
+        }
+        let adjoins = self.epochs.as_ref().is_some_and(|there| there.contains(wanted.start()));
+        let missing = match &self.epochs {
+            Some(there) if adjoins => there.end().saturating_add(1)..=*wanted.end(),
+            // The clock jumped: what is there helps no more.
+            _ => {
+                self.named.clear();
+                wanted.clone()
+            }
+        };
+        for epoch in missing {
+            for (client, key) in keys.clone().enumerate() {
+                self.named.insert(hint(key, epoch), Named { client, epoch });
+            }
+        }
+        let start = match &self.epochs {
+            Some(there) if adjoins => *there.start(),
+            _ => *wanted.start(),
+        };
+        self.epochs = Some(start..=*wanted.end());
+    }
+}
+
+/// The epochs in which a fresh knock can have been made.
+pub(in crate::auth) fn reach(now: Timestamp, window: Duration) -> RangeInclusive<u64> {
+    now.minus(window).epoch()..=now.plus(window).epoch()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_hint_is_found_exactly_while_the_window_reaches_its_epoch(
+            start in 0_u64..10_000_000,
+            steps in proptest::collection::vec((-200_000_i64..400_000, any::<bool>()), 1..20),
+            window in 1_u64..600,
+        ) {
+            let window = Duration::from_secs(window);
+            let keys = [MacKey::new(b"a"), MacKey::new(b"b")];
+            let mut hints = Hints::default();
+            let mut ms = start;
+            for (step, prepare) in steps {
+                ms = ms.saturating_add_signed(step);
+                let now = Timestamp::from_millis(ms);
+                if prepare {
+                    hints.prepare(now, window, keys.iter());
+                }
+                let middle = now.epoch();
+                for epoch in middle.saturating_sub(12)..middle + 12 {
+                    let reached = reach(now, window).contains(&epoch);
+                    for (client, key) in keys.iter().enumerate() {
+                        let found = hints.find(&hint(key, epoch), now, window, keys.iter());
+                        prop_assert_eq!(found, reached.then_some(Named { client, epoch }));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Steps 1 to 3, in the watcher: whose knock it is, who signed it, and whether it was passed on already. Unauthenticated
+//! packets end here.
+
+pub(super) mod authenticate;
+pub(super) mod duplicates;
+pub(super) mod flow_table;
+pub(super) mod hints;
+pub(super) mod selectors;
+pub(super) mod sequence_queue;

@@ -1,0 +1,124 @@
+//! Whom the first two ports of a sequence name now: all clients × the steps that are good.
+
+use std::ops::RangeInclusive;
+
+use crate::crypto::MacKey;
+use crate::knock::{Band, Step, Timestamp};
+use crate::wire::{SELECTED, selector};
+
+/// A table that follows the clock; each new step costs one HMAC a client.
+#[derive(Debug, Default)]
+pub(in crate::auth) struct Selectors {
+    /// In order of their ports; several clients can have the same.
+    entries: Vec<Entry>,
+    /// The steps that are in the table.
+    steps: Option<RangeInclusive<Step>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    ports: [u16; SELECTED],
+    named: Named,
+}
+
+/// Whom two ports name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::auth) struct Named {
+    /// The client, by its place in the list.
+    pub(in crate::auth) client: usize,
+    /// The step in which they are its.
+    pub(in crate::auth) step: Step,
+}
+
+impl Selectors {
+    /// All who are named by two of these ports at `now`.
+    pub(in crate::auth) fn find<'k>(
+        &mut self,
+        ports: &[u16],
+        now: Timestamp,
+        band: Band,
+        keys: impl Iterator<Item = &'k MacKey> + Clone,
+    ) -> Vec<Named> {
+        let now = Step::of(now);
+        self.cover(now.before()..=now.after(), band, keys);
+        let of = |slice| ports.iter().copied().filter(move |&port| band.slice(port) == Some(slice));
+        let pairs = of(0).flat_map(|first| of(1).map(move |second| [first, second]));
+        let found = pairs.flat_map(|pair| {
+            let from = self.entries.partition_point(|entry| entry.ports < pair);
+            self.entries.iter().skip(from).take_while(move |entry| entry.ports == pair)
+        });
+        found.map(|entry| entry.named).filter(|named| named.step.is_good_at(now)).collect()
+    }
+
+    /// Makes those of the coming step, so that no packet has to wait for them.
+    pub(in crate::auth) fn prepare<'k>(
+        &mut self,
+        now: Timestamp,
+        band: Band,
+        keys: impl Iterator<Item = &'k MacKey> + Clone,
+    ) {
+        let now = Step::of(now);
+        self.cover(now.before()..=now.after().after(), band, keys);
+    }
+
+    fn cover<'k>(
+        &mut self,
+        wanted: RangeInclusive<Step>,
+        band: Band,
+        keys: impl Iterator<Item = &'k MacKey> + Clone,
+    ) {
+        let is_there = |step: &Step| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
+        if is_there(wanted.start()) && is_there(wanted.end()) {
+            return;
+        }
+        let missing = (wanted.start().number()..=wanted.end().number()).map(Step::new);
+        let missing: Vec<Step> = missing.filter(|step| !is_there(step)).collect();
+        self.entries.retain(|entry| wanted.contains(&entry.named.step));
+        for step in missing {
+            let named =
+                |(client, key)| Entry { ports: selector(key, step, band), named: Named { client, step } };
+            self.entries.extend(keys.clone().enumerate().map(named));
+        }
+        self.entries.sort_unstable();
+        self.steps = Some(wanted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn two_ports_name_a_client_exactly_while_their_step_is_good(
+            start in 0_u64..10_000_000,
+            moves in proptest::collection::vec((-100_000_i64..150_000, any::<bool>()), 1..20),
+        ) {
+            // The third has the first one's key, and so its ports.
+            let keys = [b"a", b"b", b"a"].map(|key| MacKey::new(key));
+            let band = Band::USUAL;
+            let mut selectors = Selectors::default();
+            let mut ms = start;
+            for (jump, prepare) in moves {
+                ms = ms.saturating_add_signed(jump);
+                let now = Timestamp::from_millis(ms);
+                if prepare {
+                    selectors.prepare(now, band, keys.iter());
+                }
+                let middle = Step::of(now).number();
+                for step in (middle.saturating_sub(3)..middle + 4).map(Step::new) {
+                    for (client, key) in keys.iter().enumerate() {
+                        let mut ports = selector(key, step, band).to_vec();
+                        ports.extend([band.port(0, 1), band.port(1, 1), band.port(7, 1)]);
+                        let found = selectors.find(&ports, now, band, keys.iter());
+                        let good = step.number().abs_diff(middle) <= 1;
+                        prop_assert_eq!(found.contains(&Named { client, step }), good);
+                    }
+                }
+                prop_assert!(selectors.entries.len() <= 4 * keys.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Port sequences as the watcher sees them: who may have touched what, passed on one after the other and not too fast.
+
+use std::collections::VecDeque;
+use std::hash::RandomState;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::authenticate::Signer;
+use super::flow_table::{Name, Pairs};
+use super::selectors::{Named, Selectors};
+use crate::auth::keeper::proof::Sequence;
+use crate::auth::policy::rate::{Rate, RecentActs};
+use crate::crypto::MacKey;
+use crate::knock::{Band, Now, Timestamp};
+
+/// What the keeper gets to look at. Who sees a client's ports can send them from many addresses.
+const RATE: Rate = Rate::a_second(1_000);
+/// Pairs that wait to be looked at: a second's worth. What finds no room is told again with its next packet.
+const WAITING_MAX: usize = 1_000;
+
+/// All that is known of sequences.
+pub(in crate::auth) struct Sequences {
+    band: Band,
+    pairs: Pairs,
+    selectors: Selectors,
+    /// Pairs that have touched a port in every slice, and where their last packet came from.
+    waiting: VecDeque<(Name, SocketAddr)>,
+    /// Of the pair that has its turn: what is still to be passed on.
+    found: Found,
+    passed: RecentActs,
+}
+
+#[derive(Default)]
+struct Found {
+    source: Option<SocketAddr>,
+    ports: Vec<u16>,
+    named: Vec<Named>,
+}
+
+impl Sequences {
+    /// Nothing is known yet.
+    pub(in crate::auth) fn new(band: Band, hash: RandomState) -> Self {
+        Self {
+            band,
+            pairs: Pairs::new(band, hash),
+            selectors: Selectors::default(),
+            waiting: VecDeque::new(),
+            found: Found::default(),
+            passed: RecentActs::default(),
+        }
+    }
+
+    /// A port was touched.
+    pub(in crate::auth) fn touch(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
+        let Some(name) = self.pairs.touch(source.ip(), to, port, now) else { return };
+        // Its own copies come close behind each other.
+        if self.waiting.len() < WAITING_MAX && self.waiting.back().is_none_or(|(last, _)| *last != name) {
+            self.waiting.push_back((name, source));
+        }
+    }
+
+    /// The next one that may be passed on, while there are not too many, and the place of the client that it names.
+    pub(in crate::auth) fn next(&mut self, clients: &[Signer], now: Now) -> Option<(usize, Sequence)> {
+        while self.found.named.is_empty() {
+            let (name, source) = self.waiting.pop_front()?;
+            let Some(ports) = self.pairs.take(name, now.steady) else { continue };
+            let named = self.selectors.find(&ports, now.wall, self.band, keys(clients));
+            self.found = Found { source: Some(source), ports, named };
+        }
+        if !self.passed.has_room(RATE, now.steady) {
+            return None;
+        }
+        let Named { client, step } = self.found.named.pop()?;
+        let fingerprint = clients.get(client)?.fingerprint;
+        let ports = self.found.ports.clone();
+        Some((client, Sequence { fingerprint, step, source: self.found.source?, ports }))
+    }
+
+    /// One was passed on.
+    pub(in crate::auth) fn count_passed(&mut self, now: Duration) {
+        self.passed.count(now);
+    }
+
+    /// Whether some wait.
+    pub(in crate::auth) fn are_waiting(&self) -> bool {
+        !(self.waiting.is_empty() && self.found.named.is_empty())
+    }
+
+    /// The clients are others now.
+    pub(in crate::auth) fn forget_clients(&mut self) {
+        self.selectors = Selectors::default();
+        self.found = Found::default();
+    }
+
+    /// Work that no packet should wait for.
+    pub(in crate::auth) fn prepare(&mut self, clients: &[Signer], now: Timestamp) {
+        self.selectors.prepare(now, self.band, keys(clients));
+    }
+}
+
+fn keys(clients: &[Signer]) -> impl Iterator<Item = &MacKey> + Clone {
+    clients.iter().map(|client| &client.selector)
+}

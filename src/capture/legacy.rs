@@ -1,0 +1,54 @@
+//! Packets to the ports of plain sequences, whatever they carry.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use pcap::Error;
+
+use super::pcap_handle::{KNOCK, Tap, describe, time};
+use super::{CaptureError, Packets, Seen, filter};
+use crate::knock::Protocol;
+use crate::packet::Packet;
+
+/// A running capture on one interface, or on all.
+pub struct Sequences(Tap);
+
+impl Sequences {
+    /// Starts capturing what comes in to these ports; `None` = on every interface.
+    ///
+    /// # Errors
+    /// When there is no such interface, capturing is not allowed, or the link type is not known.
+    pub fn open(
+        interface: Option<&str>,
+        ports: impl Iterator<Item = (Protocol, u16)>,
+    ) -> Result<Self, CaptureError> {
+        let (mut tcp, mut udp) = (BTreeSet::new(), BTreeSet::new());
+        for (protocol, port) in ports {
+            match protocol {
+                Protocol::Tcp => tcp.insert(port),
+                Protocol::Udp => udp.insert(port),
+            };
+        }
+        Tap::open(interface, KNOCK, |link| filter::ports(link, &tcp, &udp)).map(Self)
+    }
+}
+
+impl Packets for Sequences {
+    fn take(&mut self) -> Result<Seen<'_>, CaptureError> {
+        let Tap { capture, link, place, .. } = &mut self.0;
+        match capture.next_packet() {
+            Ok(frame) => {
+                let seen = time(frame.header);
+                Ok(Packet::read(*link, frame.data).map_or(Seen::Other, |packet| Seen::Packet(packet, seen)))
+            }
+            Err(Error::TimeoutExpired) => Ok(Seen::Empty),
+            Err(error) => Err(describe(place, &error)),
+        }
+    }
+}
+
+impl AsFd for Sequences {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.capture.as_fd()
+    }
+}

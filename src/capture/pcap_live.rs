@@ -1,0 +1,143 @@
+//! Knocks as libpcap sees them, on one interface or on all.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use pcap::{Active, Error};
+
+use super::pcap_handle::{KNOCK, Tap, describe};
+use super::{Capture, CaptureError, Intake, Next, Touch, filter};
+use crate::knock::Band;
+use crate::packet::{Link, Packet, Segment, Transport};
+
+/// A running capture.
+pub struct Live {
+    capture: pcap::Capture<Active>,
+    link: Link,
+    interface: Option<u32>,
+    port: u16,
+    band: Option<Band>,
+    place: String,
+    intake: Intake,
+    /// What libpcap told last: its numbers of 32 bits begin anew at some time.
+    told: [u32; 3],
+}
+
+impl Live {
+    /// Starts capturing knocks to `port`, and packets without a payload to `band`, that come in on this interface;
+    /// `None` = on every one.
+    ///
+    /// # Errors
+    /// When there is no such interface, capturing is not allowed, or the link type is not known.
+    pub fn open(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
+        let Tap { capture, link, interface, place } =
+            Tap::open(interface, KNOCK, |link| filter::knocks(link, port, band))?;
+        Ok(Self { capture, link, interface, port, band, place, intake: Intake::default(), told: [0; 3] })
+    }
+}
+
+impl Capture for Live {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.capture.as_fd()
+    }
+
+    fn next(&mut self) -> Result<Next<'_>, CaptureError> {
+        match self.capture.next_packet() {
+            Ok(frame) => Ok(Packet::read(self.link, frame.data)
+                .map_or(Next::Other, |packet| sort(packet, self.port, self.band, self.interface))),
+            Err(Error::TimeoutExpired) => Ok(Next::Empty),
+            Err(error) => Err(describe(&self.place, &error)),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        // The ring.
+        true
+    }
+
+    fn intake(&mut self) -> Option<Intake> {
+        // Of an interface that is gone, what was told before still holds.
+        if let Ok(stats) = self.capture.stats() {
+            let now = [stats.received, stats.dropped, stats.if_dropped];
+            self.intake = self.intake.plus(since(self.told, now));
+            self.told = now;
+        }
+        Some(self.intake)
+    }
+}
+
+/// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
+fn sort(packet: Packet<'_>, port: u16, band: Option<Band>, interface: Option<u32>) -> Next<'_> {
+    if let Some(touch) = band.and_then(|band| Touch::of(&packet, band)) {
+        return Next::Touch(touch);
+    }
+    let Packet { source, destination, .. } = packet;
+    match packet.transport {
+        Transport::Udp { payload: Some(payload) } if destination.port() == port => {
+            let interface = packet.interface.or(interface);
+            Next::Datagram(Segment { source, destination, interface, payload })
+        }
+        _ => Next::Other,
+    }
+}
+
+/// What came between two readings of numbers that wrap around.
+fn since(before: [u32; 3], now: [u32; 3]) -> Intake {
+    let [b_received, b_dropped, b_if_dropped] = before;
+    let [received, dropped, if_dropped] = now;
+    Intake {
+        received: received.wrapping_sub(b_received).into(),
+        dropped: dropped.wrapping_sub(b_dropped).into(),
+        if_dropped: if_dropped.wrapping_sub(b_if_dropped).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::TcpFlags;
+
+    #[test]
+    fn a_packet_is_a_datagram_to_the_knock_port_or_a_touch_of_the_band_or_nothing() {
+        let syn = Transport::Tcp { flags: TcpFlags::SYN };
+        let tcp = |flags| Transport::Tcp { flags: TcpFlags::of(flags) };
+        let udp = |payload| Transport::Udp { payload };
+        let band = Band::USUAL;
+        for (transport, port, band, sorted) in [
+            (udp(Some(b"knock".as_slice())), 62_201, Some(band), "datagram"),
+            (udp(Some(b"")), 62_201, Some(band), "datagram"),
+            (udp(None), 62_201, Some(band), "other"),
+            (udp(Some(b"knock")), 62_202, Some(band), "other"),
+            (udp(Some(b"")), 20_480, Some(band), "touch"),
+            (udp(Some(b"")), 20_480, None, "other"),
+            (udp(Some(b"x")), 20_480, Some(band), "other"),
+            (udp(None), 20_480, Some(band), "other"),
+            (syn, 28_671, Some(band), "touch"),
+            (syn, 28_672, Some(band), "other"),
+            (syn, 28_671, None, "other"),
+            (syn, 62_201, Some(band), "other"),
+            // With PSH, URG, ECE and CWR; with ACK; with FIN; with RST; without SYN.
+            (tcp(0xEA), 28_671, Some(band), "touch"),
+            (tcp(0x12), 28_671, Some(band), "other"),
+            (tcp(0x03), 28_671, Some(band), "other"),
+            (tcp(0x06), 28_671, Some(band), "other"),
+            (tcp(0x00), 28_671, Some(band), "other"),
+        ] {
+            let destination = ([10, 0, 0, 2], port).into();
+            let packet =
+                Packet { source: ([10, 0, 0, 1], 4_000).into(), destination, interface: None, transport };
+            let kind = match sort(packet, 62_201, band, Some(7)) {
+                Next::Datagram(segment) if segment.interface == Some(7) => "datagram",
+                Next::Touch(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
+                Next::Other => "other",
+                _ => "wrong",
+            };
+            assert_eq!(kind, sorted, "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_wrap_around_still_grow() {
+        let intake = since([u32::MAX, 5, 0], [1, 5, 7]);
+        assert_eq!(intake, Intake { received: 2, dropped: 0, if_dropped: 7 });
+    }
+}

@@ -1,0 +1,429 @@
+//! The command line: what may be typed, and the help. What it means is decided elsewhere.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use super::failure::{Cause, Failure};
+use super::keys::otp::Code;
+use super::legacy::Legacy;
+use super::ports::schedule::Gap;
+use crate::knock::{ActionName, Argument, Band, ClientName, Protocol, ServerId, Source};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  granted, started or done, by the reply; --no-reply, --ports: sent; --wait: the port accepts;
+     --wait-done: the command has ended well
+  1  the server refused; --wait-done: the command failed
+  2  wrong usage
+  3  no answer in time, the --wait port never accepted, or no end was reported to --wait-done
+  4  name not resolved, no route, nothing sent
+  5  key or profile missing, unreadable, too open to others, malformed
+
+`spa-knock --help` says more.";
+
+const AFTER_LONG_HELP: &str = "\
+A knock is one UDP datagram, sealed and signed. The server stays silent towards everybody who has no key; who \
+has one gets an answer, and the port opens for one address.
+
+Keys, in this order: --key; $SPA_KNOCK_KEY (a key file's text, or a token); the profile's key or key-command; ~/.config/spa-knock/SERVER.key; \
+another key file there that names SERVER as its server or address; ~/.knock.key. A key file must belong to you (or root) and be closed to others (mode 0600), its folder not \
+writable by others. For config.toml the same holds, but others may read it.
+
+Where the knock goes: the profile's address; else the key's, if SERVER is the key's server or the key is for \
+all servers; else SERVER. A name with several addresses is knocked at one address after the other, each with a knock of \
+its own, the next one after 250 ms without an answer: a slow server may get more than one, and counts each. -4 and -6 \
+restrict them.
+
+Sources:
+  auto              your own address, signed; where it is translated on the way,
+                    the server names another, which a second knock then signs
+  observed          the address that the datagram comes from; who can send a
+                    copy of it first is let in instead
+  ADDR[,ADDR]       this address (one IPv4, one IPv6), and only if the datagram
+                    comes from it
+  listed:ADDR[,…]   these addresses, wherever the datagram comes from; the
+                    server must allow it
+
+Examples:
+  spa-knock bastion.example.org open-ssh
+  spa-knock --key ~/.knock.key server open-ssh && ssh server
+  spa-knock --wait 22 server open-ssh && ssh server
+  spa-knock --wait-done server restart-web
+  spa-knock --for 5m server open-port tcp/8443
+  spa-knock --dry-run server open-ssh
+  spa-knock --ports --wait 22 server open-ssh
+  spa-knock -- show open-ssh              (a server that is called like a subcommand)
+  ssh -o ProxyCommand='spa-knock connect %n open-ssh %h %p' server
+  spa-knock import spa-knock-AFgB…
+  spa-knock doctor --ntp pool.ntp.org server
+  spa-knock keygen -o ~/.knock.key --client laptop
+  spa-knock derive --server-id bastion.example.org > bastion.key
+
+Files:
+  ~/.knock.key                            the key for all servers
+  ~/.config/spa-knock/SERVER.key          the key for one server
+  ~/.config/spa-knock/config.toml         profiles: [server.NAME] with address, port,
+                                          id, key or key-command, action, source,
+                                          reply, wait
+  ~/.local/state/spa-knock/               addresses learnt from replies, and when --ports
+                                          was used
+
+Environment:
+  SPA_KNOCK_KEY                           a key file's text, or a token
+  XDG_CONFIG_HOME, XDG_STATE_HOME         in place of ~/.config and ~/.local/state
+
+Exit codes:
+  0  granted, started or done, by the reply; --no-reply, --ports: sent; --wait: the port accepts;
+     --wait-done: the command has ended well
+  1  the server refused, or with --wait-done the command failed: the reason is printed
+  2  wrong usage
+  3  sent, but no answer in time; granted, but the --wait port never accepted; started, but its end
+     was not reported to --wait-done in time
+  4  name not resolved, no route, nothing sent
+  5  key or profile missing, unreadable, too open to others, malformed";
+
+/// Opens a closed port with one signed datagram.
+#[derive(Parser)]
+#[command(
+    name = "spa-knock",
+    version,
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    override_usage = "spa-knock [OPTIONS] SERVER [ACTION] [ARGUMENT]\n       spa-knock connect [OPTIONS] SERVER ACTION HOST PORT\n       spa-knock import | show | keygen | derive | doctor | legacy | completions | man"
+)]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) knock: Knocking,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// What a knock may be told.
+#[derive(Args)]
+pub(super) struct Knocking {
+    /// The server: a name, an address, or the NAME of a profile
+    #[arg(required = true, value_name = "SERVER")]
+    pub(super) server: Option<String>,
+    /// What to ask for, e.g. open-ssh; the profile may name it
+    #[arg(value_name = "ACTION")]
+    pub(super) action: Option<ActionName>,
+    /// What the action is told besides, e.g. tcp/8443
+    #[arg(value_name = "ARGUMENT")]
+    pub(super) argument: Option<Argument>,
+    /// Only to refuse it: clap takes a word too many for a subcommand.
+    #[arg(hide = true)]
+    surplus: Vec<String>,
+
+    #[command(flatten)]
+    pub(super) manner: Manner,
+    /// Then wait until this TCP port accepts
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(super) wait: Option<u16>,
+    /// Wait until the command that the action starts has ended; exit 1 if it fails
+    #[arg(long)]
+    pub(super) wait_done: bool,
+    /// Say what would be sent, field by field; send nothing
+    #[arg(short = 'n', long)]
+    pub(super) dry_run: bool,
+    /// Say the outcome as text or as one JSON object on standard output
+    #[arg(short, long, value_name = "FORM", default_value = "text")]
+    pub(super) output: Output,
+}
+
+/// How to knock, whatever comes after it.
+#[derive(Args)]
+pub(super) struct Manner {
+    /// Key file; "-" reads it from standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) key: Option<PathBuf>,
+    /// Knock port [default: 62201]
+    #[arg(short, long, value_name = "PORT", value_parser = port())]
+    pub(super) port: Option<u16>,
+    /// What the server calls itself [default: the key file's, else SERVER]
+    #[arg(long, value_name = "ID", value_parser = ServerId::from_typed)]
+    pub(super) server_id: Option<ServerId>,
+    /// Who is to be let in: auto, observed, ADDR[,ADDR] or listed:ADDR[,ADDR] [default: auto]
+    #[arg(short, long, value_name = "WHAT")]
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "`--help` shows the brackets, and would show what escapes them"
+    )]
+    pub(super) source: Option<Source>,
+    /// How long the door should stay open, e.g. 30s, 5m [default: the action's own]
+    #[arg(long = "for", value_name = "DURATION", value_parser = whole_seconds)]
+    pub(super) seconds: Option<u32>,
+    /// Ask for no reply: send once and leave
+    #[arg(long)]
+    pub(super) no_reply: bool,
+    /// Stop after this long; an unanswered knock is sent again at 0.25, 0.75 and 1.75 s [default: 3s; 35s for a port
+    /// after --ports; 60s for --wait-done]
+    #[arg(long, value_name = "DURATION", value_parser = some_time)]
+    pub(super) timeout: Option<Duration>,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+    /// Say what happens on the way
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+    /// Use IPv4 only
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub(super) ipv4: bool,
+    /// Use IPv6 only
+    #[arg(short = '6')]
+    pub(super) ipv6: bool,
+    /// Profile [default: ~/.config/spa-knock/config.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// The one-time password that your app shows, for a key that needs one; "-" asks for it
+    #[arg(long, value_name = "CODE", allow_hyphen_values = true)]
+    pub(super) otp: Option<Code>,
+
+    #[command(flatten)]
+    pub(super) ports: Ports,
+}
+
+/// What a knock by ports may be told.
+#[derive(Args)]
+pub(super) struct Ports {
+    /// Knock with packets to eight ports, which carry nothing; nothing answers
+    #[arg(long)]
+    pub(super) ports: bool,
+    /// Where the server's 8,192 ports for this begin
+    #[arg(long, value_name = "PORT", default_value = "20480", value_parser = band())]
+    pub(super) ports_low: u16,
+    /// What the packets are: tcp (the first of a connection) or udp (empty)
+    #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = protocol)]
+    pub(super) ports_proto: Protocol,
+    /// The time between two packets [default: 2 to 10 ms, at random]
+    #[arg(long, value_name = "DURATION", value_parser = gap)]
+    pub(super) ports_gap: Option<Duration>,
+}
+
+/// The form of an outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Output {
+    /// Text for people, on standard error.
+    Text,
+    /// One JSON object on standard output.
+    Json,
+}
+
+/// What is done besides knocking.
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Make a new key for all servers
+    Keygen {
+        /// Write it to this file (mode 0600), which must not be there yet [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Who it is for: a name for people to read
+        #[arg(long, value_name = "NAME")]
+        client: Option<ClientName>,
+    },
+    /// Print the pair key that one server's admin needs
+    ///
+    /// The server learns neither your key nor the pair key of any other server.
+    Derive {
+        /// The key made by keygen; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
+        #[arg(short, long, value_name = "ROOT")]
+        key: Option<PathBuf>,
+        /// What the server calls itself
+        #[arg(long, value_name = "ID", value_parser = ServerId::from_typed)]
+        server_id: ServerId,
+    },
+    /// Say what a key file is for; never the secret
+    Show {
+        /// The key file, as with --key
+        #[arg(value_name = "FILE", conflicts_with = "key")]
+        file: Option<PathBuf>,
+        /// The key file; "-" reads it from standard input [default: $SPA_KNOCK_KEY, else ~/.knock.key]
+        #[arg(short, long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Knock, then join standard input and output to a TCP port: for ssh's ProxyCommand
+    Connect(Connecting),
+    /// Keep a key that the server's admin has handed over
+    ///
+    /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not be there yet.
+    Import {
+        /// The token, or the text of a key file; "-" reads either from standard input
+        #[arg(value_name = "TOKEN", default_value = "-", hide_default_value = true)]
+        token: OsString,
+    },
+    /// Find out why a knock does not open
+    ///
+    /// Looks at key, name, ways, clock, and knocks. Every line has a verdict, and what is wrong has a hint. The
+    /// exit code is 0 only if all is well.
+    Doctor(Examination),
+    Legacy(Legacy),
+    /// Print what completes this command line in a shell
+    Completions {
+        /// Which one
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// A knock, and where to connect to afterwards.
+#[derive(Args)]
+pub(super) struct Connecting {
+    /// The server to knock at: a name, an address, or the NAME of a profile
+    pub(super) server: String,
+    /// What to ask for, e.g. open-ssh
+    pub(super) action: ActionName,
+    /// Where to connect to then: a name or an address; ssh writes it as %h
+    pub(super) host: String,
+    /// On which TCP port; ssh writes it as %p
+    #[arg(value_name = "PORT", value_parser = port())]
+    pub(super) door: u16,
+    #[command(flatten)]
+    pub(super) manner: Manner,
+}
+
+/// What is to be looked at.
+#[derive(Args)]
+pub(super) struct Examination {
+    /// The server: a name, an address, or the NAME of a profile
+    pub(super) server: String,
+    /// What to ask for; without it, and where the profile names none, the knock asks for something that no
+    /// server has: it opens nothing, and is answered all the same
+    pub(super) action: Option<ActionName>,
+    /// Compare the clock with this NTP server's (SNTP, RFC 4330: one datagram each way)
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(super) ntp: Option<String>,
+    #[command(flatten)]
+    pub(super) manner: Manner,
+}
+
+impl Knocking {
+    /// Refuses words too many.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if let Some(word) = self.surplus.first() {
+            return Err(Failure::new(Cause::Usage, format!("{word}: a word too many after ARGUMENT"))
+                .hint("an argument with spaces stands in quotes"));
+        }
+        if self.manner.ports.ports && self.argument.is_some() {
+            return Err(no_room("ARGUMENT"));
+        }
+        self.manner.check()
+    }
+}
+
+impl Manner {
+    /// Refuses what eight ports cannot say.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        if self.ports.ports && self.otp.is_some() {
+            return Err(no_room("--otp"));
+        }
+        if self.ports.ports && self.seconds.is_some() {
+            return Err(no_room("--for"));
+        }
+        Ok(())
+    }
+}
+
+fn no_room(name: &str) -> Failure {
+    Failure::new(Cause::Usage, format!("--ports: eight ports have no room for {name}"))
+        .hint("leave one of the two away")
+}
+
+fn port() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..)
+}
+
+fn band() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=i64::from(Band::LOW_MAX))
+}
+
+fn protocol(text: &str) -> Result<Protocol, &'static str> {
+    match text {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        _ => Err("tcp or udp"),
+    }
+}
+
+fn gap(text: &str) -> Result<Duration, String> {
+    let bare = if text == "0" { "0s" } else { text };
+    let gap = humantime::parse_duration(bare).map_err(|_| "a duration is written 5ms, or 0")?;
+    if gap > Gap::MAX { Err("at most 1s: the server forgets a port after ten".to_owned()) } else { Ok(gap) }
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|_| "a duration is written 30s, 5m or 1h30m")?;
+    if time.is_zero() { Err("must be longer than nothing".to_owned()) } else { Ok(time) }
+}
+
+fn whole_seconds(text: &str) -> Result<u32, String> {
+    let time = some_time(text)?;
+    if time.subsec_nanos() != 0 {
+        return Err("doors stay open for whole seconds".to_owned());
+    }
+    u32::try_from(time.as_secs()).map_err(|_| "longer than a knock can say".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_is_knocked_at_however_it_is_called() {
+        for (line, server, action) in [
+            ("spa-knock server open-ssh", "server", Some("open-ssh")),
+            ("spa-knock --key f server open-ssh", "server", Some("open-ssh")),
+            ("spa-knock server", "server", None),
+            ("spa-knock server open-ssh --key f -4", "server", Some("open-ssh")),
+            ("spa-knock -- show open-ssh", "show", Some("open-ssh")),
+            ("spa-knock --key f -- keygen open-ssh", "keygen", Some("open-ssh")),
+            ("spa-knock server show", "server", Some("show")),
+            ("spa-knock server man", "server", Some("man")),
+        ] {
+            let cli = parse(line).ok().unwrap();
+            assert!(cli.command.is_none(), "{line}");
+            assert_eq!(cli.knock.server.as_deref(), Some(server), "{line}");
+            assert_eq!(cli.knock.action.as_ref().map(ActionName::as_str), action, "{line}");
+        }
+    }
+
+    #[test]
+    fn subcommands_come_first() {
+        assert!(matches!(parse("spa-knock keygen").ok().unwrap().command, Some(Command::Keygen { .. })));
+        assert!(matches!(parse("spa-knock show --key f").ok().unwrap().command, Some(Command::Show { .. })));
+        let derive = parse("spa-knock derive --key f --server-id A.").ok().unwrap().command;
+        assert!(matches!(derive, Some(Command::Derive { server_id, .. }) if server_id.as_str() == "a"));
+        for line in
+            ["connect -v s a h 22", "import -", "import", "legacy -u s 1:udp", "completions bash", "man"]
+        {
+            assert!(parse(&format!("spa-knock {line}")).ok().unwrap().command.is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_doors_stay_open_for_whole_seconds() {
+        assert_eq!(whole_seconds("5m"), Ok(300));
+        for wrong in ["", "30", "0s", "1500ms", "-1s", "150years"] {
+            assert!(whole_seconds(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(some_time("1500ms"), Ok(Duration::from_millis(1500)));
+    }
+}

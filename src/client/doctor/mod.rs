@@ -1,0 +1,293 @@
+//! `doctor`: looks at everything that a knock needs, one after the other, and says of each whether it is well and,
+//! where it is not, what to do.
+
+pub(super) mod sntp;
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::args::Examination;
+use super::failure::{Cause, Failure};
+use super::knock::plan::is_global;
+use super::knock::request::Intent;
+use super::knock::route::{Family, Route, resolve};
+use super::knock::{ADDRESSES_MAX, Answer, CLOCKS_APART, Knocked, knock_and_keep, listed};
+use super::report::{Report, print};
+use crate::knock::{ActionName, Status};
+use crate::os::clock;
+use crate::os::files::plain;
+use sntp::Apart;
+
+/// What is asked for where nobody names an action: a server that knows us says that it has none of this name.
+const HARMLESS: &str = "spa-knock-doctor";
+
+/// So many addresses of an NTP server are asked, one after the other.
+const NTP_ADDRESSES_MAX: usize = 4;
+
+/// What came of a knock at one address.
+struct Finding {
+    server: SocketAddr,
+    outcome: Result<Knocked, Failure>,
+    last: Option<Answer>,
+}
+
+/// How many things are wrong, and of which kind the first is.
+#[derive(Default)]
+struct Diagnosis {
+    wrong: usize,
+    first: Option<Cause>,
+}
+
+/// Examines everything that a knock as it is meant needs.
+pub(super) fn examine(said: Examination) -> Result<(), Failure> {
+    let (named, ntp) = (said.action.is_some(), said.ntp.clone());
+    let harmless: ActionName =
+        HARMLESS.parse().map_err(|error| Failure::new(Cause::Usage, format!("{HARMLESS}: {error}")))?;
+    let mut intent = Intent::to_examine(said, harmless)?;
+    let mut diagnosis = Diagnosis::default();
+    diagnosis.key(&intent)?;
+    let servers = diagnosis.name(&intent)?;
+    let host = intent.target.host.clone();
+    let ways = diagnosis.ways(&servers)?;
+    diagnosis.clock(ntp.as_deref())?;
+    let findings: Vec<_> = ways
+        .iter()
+        .map(|way| {
+            // Each address for itself: a knock that may choose hides the one that is silent.
+            intent.target.host = host_of(way);
+            let mut last = None;
+            let outcome = knock_and_keep(&intent, &Report::SILENT, &mut last);
+            Finding { server: *way, outcome, last }
+        })
+        .collect();
+    intent.target.host = host;
+    let answered = findings.iter().any(|finding| finding.last.is_some());
+    for finding in findings {
+        diagnosis.knock(&intent, finding, named, answered)?;
+    }
+    match diagnosis.first {
+        None => Ok(()),
+        Some(cause) => {
+            let things = if diagnosis.wrong == 1 { "thing is" } else { "things are" };
+            Err(Failure::new(cause, format!("{}: {} {things} wrong", intent.server, diagnosis.wrong)))
+        }
+    }
+}
+
+impl Diagnosis {
+    fn key(&mut self, intent: &Intent) -> Result<(), Failure> {
+        let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
+        let client = intent.key.file.client.as_ref();
+        let client = client.map(|client| format!(", client {client}")).unwrap_or_default();
+        let told = format!("{}: {}{client}, fingerprint {fingerprint}", intent.key.origin, intent.key.kind());
+        match intent.key.server() {
+            Some(server) if *server != intent.target.id => self.wrong(
+                Cause::Files,
+                "key",
+                &format!("{told}: is for server {server}, not for {}", intent.target.id),
+                "without --server-id and the profile's id, the key's counts",
+            ),
+            _ => well("key", &told),
+        }
+    }
+
+    fn name(&mut self, intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
+        let (host, port) = (intent.target.host.as_str(), intent.target.port);
+        match resolve(host, port, intent.family, None) {
+            Ok(mut servers) => {
+                servers.truncate(ADDRESSES_MAX);
+                well("name", &format!("{host}: {}", listed(&servers)))?;
+                Ok(servers)
+            }
+            Err(failure) => {
+                self.failed("name", &failure)?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Those that there is a way to. Where there is none, only the lack of all is wrong.
+    fn ways(&mut self, servers: &[SocketAddr]) -> Result<Vec<SocketAddr>, Failure> {
+        let mut ways = Vec::new();
+        for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+            let mut of_family = servers.iter().filter(|server| family.takes(server.ip())).peekable();
+            if of_family.peek().is_none() {
+                note(name, "the server has no address of it")?;
+            }
+            for &server in of_family {
+                match Route::to(server) {
+                    Ok(route) => {
+                        well(name, &format!("to {} from {}{}", server.ip(), route.own, kind(route.own)))?;
+                        ways.push(server);
+                    }
+                    Err(error) => note(name, &format!("no way to {}: {}", server.ip(), plain(&error)))?,
+                }
+            }
+        }
+        if ways.is_empty() && !servers.is_empty() {
+            self.wrong(
+                Cause::Network,
+                "way",
+                "none to any of these addresses",
+                "is this host on a network?",
+            )?;
+        }
+        Ok(ways)
+    }
+
+    fn clock(&mut self, ntp: Option<&str>) -> Result<(), Failure> {
+        let here = clock::rfc3339(clock::wall());
+        let Some(ntp) = ntp else {
+            return note("clock", &format!("{here} here; --ntp HOST compares it"));
+        };
+        let (host, port) = match ntp.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+                (host, port.parse().unwrap_or(sntp::PORT))
+            }
+            _ => (ntp, sntp::PORT),
+        };
+        let servers = match resolve(host, port, Family::Any, None) {
+            Ok(servers) => servers,
+            Err(failure) => {
+                return self.wrong(
+                    failure.cause(),
+                    "clock",
+                    &format!("NTP server {}", failure.reason()),
+                    "give --ntp an address, or a name that this host resolves; spa-knock needs no NTP server",
+                );
+            }
+        };
+        let mut asked = Err("has no address".to_owned());
+        for server in servers.into_iter().take(NTP_ADDRESSES_MAX) {
+            asked = sntp::ask(server);
+            if asked.is_ok() {
+                break;
+            }
+        }
+        match asked {
+            Ok(apart) if apart.size() <= CLOCKS_APART => {
+                well("clock", &format!("{} NTP server {ntp}", difference(apart)))
+            }
+            Ok(apart) => self.wrong(
+                Cause::NoReply,
+                "clock",
+                &format!("{} NTP server {ntp}", difference(apart)),
+                "set it: beyond the server's window (30 s unless configured) knocks stay unanswered",
+            ),
+            Err(reason) => self.wrong(
+                Cause::Network,
+                "clock",
+                &format!("NTP server {ntp}: {reason}"),
+                "name another one, or look whether UDP port 123 is filtered",
+            ),
+        }
+    }
+
+    /// What came of a knock at one address; `answered` means that one of them has answered.
+    fn knock(
+        &mut self,
+        intent: &Intent,
+        finding: Finding,
+        named: bool,
+        answered: bool,
+    ) -> Result<(), Failure> {
+        let Finding { server, outcome, last } = finding;
+        let server = server.ip();
+        let known = last.as_ref().map(|answer| answer.reply.status);
+        let asked_in_vain = intent.action.as_str() == HARMLESS && !named;
+        match outcome {
+            Ok(knocked) => well("knock", &format!("{server}: {}", knocked.text))?,
+            Err(_) if asked_in_vain && matches!(known, Some(Status::UnknownAction | Status::NotAllowed)) => {
+                well(
+                    "knock",
+                    &format!(
+                        "{server}: answered: the server knows this key; `doctor SERVER ACTION` asks for something"
+                    ),
+                )?;
+            }
+            Err(failure) if answered && failure.cause() == Cause::NoReply => self.wrong(
+                failure.cause(),
+                "knock",
+                failure.reason(),
+                &format!(
+                    "remove {server} from {}, or let the server listen there: until then each knock is answered later, at another address",
+                    intent.target.host
+                ),
+            )?,
+            Err(failure) => self.failed("knock", &failure)?,
+        }
+        let Some(answer) = last else { return Ok(()) };
+        self.clocks(&answer)?;
+        address(&answer)
+    }
+
+    fn clocks(&mut self, answer: &Answer) -> Result<(), Failure> {
+        let (theirs, ours) = (answer.reply.server_time, answer.at);
+        let size = theirs.distance(ours);
+        let told = difference(if theirs > ours { Apart::Behind(size) } else { Apart::Ahead(size) });
+        if size <= CLOCKS_APART {
+            return well("clock", &format!("{told} the server's"));
+        }
+        self.wrong(
+            Cause::NoReply,
+            "clock",
+            &format!("{told} the server's"),
+            "--ntp HOST says whose clock is wrong; beyond the server's window knocks stay unanswered",
+        )
+    }
+
+    fn failed(&mut self, subject: &str, failure: &Failure) -> Result<(), Failure> {
+        self.wrong(failure.cause(), subject, failure.reason(), failure.advice())
+    }
+
+    fn wrong(&mut self, cause: Cause, subject: &str, told: &str, hint: &str) -> Result<(), Failure> {
+        self.wrong = self.wrong.saturating_add(1);
+        self.first.get_or_insert(cause);
+        let hint = if hint.is_empty() { String::new() } else { format!("hint: {hint}\n") };
+        line("WRONG", subject, told)?;
+        print(hint.as_bytes())
+    }
+}
+
+/// An address as a host, with its scope.
+fn host_of(server: &SocketAddr) -> String {
+    match server {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        other => other.ip().to_string(),
+    }
+}
+
+/// Whether the address that the server sees is ours, or one that it is translated into.
+fn address(answer: &Answer) -> Result<(), Failure> {
+    let (own, seen) = (answer.own, answer.reply.observed);
+    if own == seen {
+        return well("address", &format!("the server sees {seen}, which is our own"));
+    }
+    well(
+        "address",
+        &format!("the server sees {seen}, into which our own {own} is translated; others may share it"),
+    )
+}
+
+fn kind(own: IpAddr) -> &'static str {
+    if is_global(own) { "" } else { ", which is no address of the Internet: expect translation" }
+}
+
+fn difference(apart: Apart) -> String {
+    let seconds = apart.size().as_secs_f64();
+    match apart {
+        Apart::Ahead(_) => format!("{seconds:.3} s ahead of"),
+        Apart::Behind(_) => format!("{seconds:.3} s behind"),
+    }
+}
+
+fn well(subject: &str, told: &str) -> Result<(), Failure> {
+    line("ok", subject, told)
+}
+
+fn note(subject: &str, told: &str) -> Result<(), Failure> {
+    line("-", subject, told)
+}
+
+fn line(verdict: &str, subject: &str, told: &str) -> Result<(), Failure> {
+    print(format!("{verdict:<6} {subject:<8} {told}\n").as_bytes())
+}

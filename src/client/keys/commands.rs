@@ -1,0 +1,72 @@
+//! `keygen`, `derive` and `show`: making keys and saying what they are for.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::sources::{Key, Origin};
+use crate::client::failure::{Cause, Failure};
+use crate::client::report::{Report, print};
+use crate::crypto::{Holder, KeyFile, RootSecret, Secret};
+use crate::knock::{ClientName, ServerId};
+use crate::os::files::{self, Mode};
+
+/// Makes a new key for all servers: into a file that is not there yet, else to standard output.
+pub(in crate::client) fn keygen(output: Option<&Path>, client: Option<ClientName>) -> Result<(), Failure> {
+    let secret = Secret::generate().map_err(|error| Failure::new(Cause::Files, error.to_string()))?;
+    let key = KeyFile { client, holder: Holder::Root(RootSecret::new(secret)), address: None, port: None };
+    let Some(path) = output.filter(|path| path.as_os_str() != "-") else {
+        return print(key.to_text().as_bytes());
+    };
+    files::create_new(path, Mode::Private, key.to_text().as_bytes())?;
+    let path = path.display();
+    Report::PLAIN.note(&format!(
+        "key file {path}: written\nhint: spa-knock derive --key {path} --server-id ID prints what that server's admin needs"
+    ));
+    Ok(())
+}
+
+/// Prints the pair key file that the admin of `server` needs.
+pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Result<(), Failure> {
+    let key = Key::for_command(given)?;
+    let Holder::Root(root) = &key.file.holder else {
+        return Err(Failure::new(
+            Cause::Files,
+            format!("{}: is for one server already (kind: pair)", key.origin),
+        )
+        .hint("derive from a key that spa-knock keygen made"));
+    };
+    let secret = root.pair(&server);
+    let pair = KeyFile {
+        client: key.file.client.clone(),
+        holder: Holder::Pair { server, secret },
+        address: None,
+        port: None,
+    };
+    print(pair.to_text().as_bytes())
+}
+
+/// Says what a key file is for; never the secret.
+pub(in crate::client) fn show(given: Option<&Path>) -> Result<(), Failure> {
+    let key = Key::for_command(given)?;
+    let place = match &key.origin {
+        Origin::File(path) => path.display().to_string(),
+        other => other.to_string(),
+    };
+    let server = key.server();
+    let mut text = String::new();
+    for (name, value) in [
+        ("file", Some(place)),
+        ("kind", Some(key.kind().to_owned())),
+        ("client", key.file.client.as_ref().map(ToString::to_string)),
+        ("server", server.map_or(Some("any".to_owned()), |server| Some(server.to_string()))),
+        ("address", key.file.address.clone()),
+        ("port", key.file.port.map(|port| port.to_string())),
+        ("fingerprint", server.map(|server| key.keys(server).fingerprint.to_string())),
+    ] {
+        if let Some(value) = value {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name:<12} {value}");
+        }
+    }
+    print(text.as_bytes())
+}

@@ -1,0 +1,285 @@
+//! Which key a command uses: the places that are looked at, in their order. What a key file must be like is the
+//! business of `os::files` and `crypto`.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::client::failure::{Cause, Failure};
+use crate::crypto::{Holder, KeyFile, KeySet};
+use crate::knock::{ServerId, canonical};
+use crate::os::process::secret_command;
+use crate::os::{env, files};
+
+/// The variable that may hold a key file's text or a token, where there is no place for a file.
+pub(in crate::client) const VARIABLE: &str = "SPA_KNOCK_KEY";
+
+/// A key and where it was found.
+pub(in crate::client) struct Key {
+    /// What it says.
+    pub(in crate::client) file: KeyFile,
+    /// Where it was found.
+    pub(in crate::client) origin: Origin,
+}
+
+/// Where a key was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::client) enum Origin {
+    /// In this file.
+    File(PathBuf),
+    /// On standard input.
+    StandardInput,
+    /// In `$SPA_KNOCK_KEY`.
+    Environment,
+    /// The output of this program.
+    Command(String),
+}
+
+/// The key that a profile names.
+pub(in crate::client) enum Profiled {
+    /// In this file.
+    File(PathBuf),
+    /// What this program, with these arguments, prints.
+    Command(Vec<String>),
+}
+
+impl Key {
+    /// The key for knocking at `server`: `given` on the command line, else in the environment, else `profiled`,
+    /// else in the folder of keys, else the one for all servers.
+    pub(in crate::client) fn for_server(
+        given: Option<&Path>,
+        profiled: Option<Profiled>,
+        server: &str,
+    ) -> Result<Self, Failure> {
+        match (Self::explicit(given)?, profiled) {
+            (Some(key), _) => Ok(key),
+            (None, Some(Profiled::File(path))) => Self::from_file(path),
+            (None, Some(Profiled::Command(command))) => Self::from_command(&command),
+            (None, None) => Self::in_home(server),
+        }
+    }
+
+    /// The key for a command that knows no server.
+    pub(in crate::client) fn for_command(given: Option<&Path>) -> Result<Self, Failure> {
+        match Self::explicit(given)? {
+            Some(key) => Ok(key),
+            None => Self::first_of(&[common()]),
+        }
+    }
+
+    /// The seven keys of it for one server.
+    pub(in crate::client) fn keys(&self, server: &ServerId) -> KeySet {
+        match &self.file.holder {
+            Holder::Pair { secret, .. } => secret.keys(server),
+            Holder::Root(root) => root.pair(server).keys(server),
+        }
+    }
+
+    /// The server of a pair key.
+    pub(in crate::client) const fn server(&self) -> Option<&ServerId> {
+        match &self.file.holder {
+            Holder::Pair { server, .. } => Some(server),
+            Holder::Root(_) => None,
+        }
+    }
+
+    /// `pair` or `root`.
+    pub(in crate::client) const fn kind(&self) -> &'static str {
+        match &self.file.holder {
+            Holder::Pair { .. } => "pair",
+            Holder::Root(_) => "root",
+        }
+    }
+
+    fn explicit(given: Option<&Path>) -> Result<Option<Self>, Failure> {
+        match given {
+            Some(path) if path.as_os_str() == OsStr::new("-") => {
+                let text = files::read_secret_from_stdin()?;
+                Self::parse(&text, Origin::StandardInput).map(Some)
+            }
+            Some(path) => Self::from_file(path.to_owned()).map(Some),
+            None => env::text(VARIABLE)
+                .map(Zeroizing::new)
+                .map(|text| {
+                    if KeyFile::is_token(&text) {
+                        return Self::from_token(&text, Origin::Environment);
+                    }
+                    Self::parse(&text, Origin::Environment).map_err(|failure| {
+                        match text.trim().lines().count() {
+                            1 => failure.hint(format!(
+                                "${VARIABLE} takes a token, or the text of the key file with its line ends, not its path"
+                            )),
+                            _ => failure,
+                        }
+                    })
+                })
+                .transpose(),
+        }
+    }
+
+    /// The key that is named after the server, else one that is for it, else the one for all servers.
+    fn in_home(server: &str) -> Result<Self, Failure> {
+        if let Some(path) = named(server).filter(|path| files::exists(path)) {
+            return Self::from_file(path);
+        }
+        let shelf = Shelf::read();
+        match shelf.for_server(server).as_slice() {
+            [] => {}
+            [path] => return Self::from_file((*path).clone()),
+            several => {
+                let names: Vec<_> = several.iter().map(|path| shelf_name(path)).collect();
+                return Err(Failure::new(
+                    Cause::Files,
+                    format!("{server}: several keys are for it: {}", names.join(", ")),
+                )
+                .hint("name one of them as SERVER, or its file with --key"));
+            }
+        }
+        Self::first_of(&[named(server), common()]).map_err(|failure| match shelf.suggestion(server) {
+            Some(hint) if common().is_none_or(|path| !files::exists(&path)) => failure.hint(hint),
+            _ => failure,
+        })
+    }
+
+    fn first_of(places: &[Option<PathBuf>]) -> Result<Self, Failure> {
+        let places: Vec<_> = places.iter().flatten().collect();
+        for path in &places {
+            if files::exists(path) {
+                return Self::from_file((*path).clone());
+            }
+        }
+        let looked: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
+        Err(Failure::new(
+            Cause::Files,
+            format!(
+                "no key: neither --key nor ${VARIABLE} is given, and there is no {}",
+                looked.join(" or ")
+            ),
+        )
+        .hint("spa-knock keygen -o ~/.knock.key makes one; spa-knockd client add NAME, on the server, too"))
+    }
+
+    fn from_file(path: PathBuf) -> Result<Self, Failure> {
+        let text = files::read_secret(&path).map_err(|error| {
+            // The folder's permissions may be the problem; then it says so itself.
+            let object = if Path::new(&error.path) == path { "key file " } else { "folder " };
+            let failure = Failure::new(Cause::Files, format!("{object}{}: {}", error.path, error.reason));
+            match error.hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        })?;
+        Self::parse(&text, Origin::File(path))
+    }
+
+    fn from_command(command: &[String]) -> Result<Self, Failure> {
+        let text = secret_command::output_of(command).map_err(|error| {
+            Failure::new(Cause::Files, format!("key-command {error}"))
+                .hint("what it prints on standard output must be a key file's text; try it in a shell")
+        })?;
+        // Arguments may be private, the program's name tells enough.
+        Self::parse(&text, Origin::Command(command.first().cloned().unwrap_or_default()))
+    }
+
+    fn from_token(token: &str, origin: Origin) -> Result<Self, Failure> {
+        match KeyFile::from_token(token) {
+            Ok(file) => Ok(Self { file, origin }),
+            Err(error) => Err(Failure::new(Cause::Files, format!("{origin}: {error}"))
+                .hint("copy the token again, from the first character to the last")),
+        }
+    }
+
+    fn parse(text: &str, origin: Origin) -> Result<Self, Failure> {
+        match KeyFile::parse(text) {
+            Ok(file) => Ok(Self { file, origin }),
+            Err(error) => Err(Failure::new(Cause::Files, format!("{origin}: {error}"))),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "key file {}", path.display()),
+            Self::StandardInput => f.write_str("key on standard input"),
+            Self::Environment => write!(f, "key in ${VARIABLE}"),
+            Self::Command(program) => write!(f, "key from key-command {program}"),
+        }
+    }
+}
+
+/// The keys in `~/.config/spa-knock`, as far as they can be used.
+struct Shelf(Vec<(PathBuf, KeyFile)>);
+
+impl Shelf {
+    fn read() -> Self {
+        let folder = env::config_home().map(|home| home.join("spa-knock"));
+        let paths = folder.and_then(|folder| files::list(&folder).ok()).unwrap_or_default();
+        let key = |path: PathBuf| {
+            let text = files::read_secret(&path).ok()?;
+            KeyFile::parse(&text).ok().map(|file| (path, file))
+        };
+        let is_key = |path: &PathBuf| path.extension() == Some(OsStr::new("key"));
+        Self(paths.into_iter().filter(is_key).filter_map(key).collect())
+    }
+
+    /// The files of those that are for this server, by its id or its address.
+    fn for_server(&self, typed: &str) -> Vec<&PathBuf> {
+        let id = ServerId::from_typed(typed).ok();
+        let for_it = |file: &KeyFile| match &file.holder {
+            Holder::Pair { server, .. } => {
+                id.as_ref() == Some(server)
+                    || file.address.as_deref().is_some_and(|address| is_same_host(address, typed))
+            }
+            Holder::Root(_) => false,
+        };
+        self.0.iter().filter(|(_, file)| for_it(file)).map(|(path, _)| path).collect()
+    }
+
+    /// What to type instead, where there are keys for other servers.
+    fn suggestion(&self, typed: &str) -> Option<String> {
+        let names: Vec<_> = self.0.iter().map(|(path, _)| shelf_name(path)).collect();
+        let ((path, file), name) = (self.0.first()?, names.first()?);
+        let place = if names.len() == 1 { path.display().to_string() } else { "its file".to_owned() };
+        let address = match file.address {
+            Some(_) if names.len() == 1 => String::new(),
+            _ => format!(", with `address: {typed}` in {place} if that is where it is"),
+        };
+        Some(format!("there are keys for: {}. Try `spa-knock {name} open-ssh`{address}", names.join(", ")))
+    }
+}
+
+/// What a key's file is called, without its ending.
+fn shelf_name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Whether two texts are the same address, or the same name.
+fn is_same_host(one: &str, other: &str) -> bool {
+    match (one.parse::<IpAddr>(), other.parse::<IpAddr>()) {
+        (Ok(one), Ok(other)) => canonical(one) == canonical(other),
+        (Err(_), Err(_)) => {
+            let name = |text: &str| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+            name(one) == name(other)
+        }
+        _ => false,
+    }
+}
+
+/// `~/.config/spa-knock/SERVER.key`.
+pub(in crate::client) fn named(server: &str) -> Option<PathBuf> {
+    // A name with a separator would reach out of the folder.
+    let plain = !server.contains(['/', '\\', '\0']);
+    plain
+        .then(env::config_home)
+        .flatten()
+        .map(|folder| folder.join("spa-knock").join(format!("{server}.key")))
+}
+
+/// `~/.knock.key`.
+fn common() -> Option<PathBuf> {
+    env::home().map(|home| home.join(".knock.key"))
+}

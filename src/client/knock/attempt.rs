@@ -1,0 +1,97 @@
+//! One address of the server: the knocks that go there, and what the answers to them lead to.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::exchange::{Exchange, Heard, Resend};
+use super::plan::{Claim, Next, Plan, Turn};
+use super::route::{Route, own_towards};
+use crate::client::failure::Failure;
+use crate::crypto::SealKey;
+use crate::os::clock;
+use crate::wire::Datagram;
+
+/// How long other answers to the first knock may take, before the address in the first of them is believed.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// Knocks at one address.
+pub(in crate::client) struct Attempt<'a> {
+    pub(in crate::client) route: &'a Route,
+    pub(in crate::client) exchange: Exchange<'a>,
+    pub(in crate::client) plan: Plan,
+    /// Until when contradictions are listened for, before the second knock.
+    linger: Option<Duration>,
+}
+
+/// What listening for a while has led to.
+pub(in crate::client) enum Reaction {
+    /// No new answer.
+    Silence,
+    /// The server answers here, and a second knock follows unless another answer contradicts.
+    Answered(Heard),
+    /// The second knock has been sent.
+    KnockedAgain,
+    /// The answer that ends this attempt.
+    Outcome(Heard),
+    /// Two answers to one knock name different addresses.
+    Contradiction(IpAddr, IpAddr, Heard),
+}
+
+impl<'a> Attempt<'a> {
+    /// Sends the first knock of `plan`.
+    pub(in crate::client) fn start(
+        route: &'a Route,
+        key: &'a SealKey,
+        plan: Plan,
+        datagram: Datagram,
+    ) -> io::Result<Self> {
+        let mut exchange = Exchange::new(&route.socket, key);
+        exchange.send(datagram)?;
+        Ok(Self { route, exchange, plan, linger: None })
+    }
+
+    /// Listens until `until` on the steady clock at most. `seal` makes the datagram of the second knock.
+    pub(in crate::client) fn listen(
+        &mut self,
+        until: Duration,
+        seal: impl FnOnce(Claim) -> Result<Datagram, Failure>,
+        unsent: impl FnOnce(io::Error) -> Failure,
+    ) -> Result<Reaction, Failure> {
+        let (until, resend) = match self.linger {
+            Some(end) => (end.min(until), Resend::No),
+            None => (until, Resend::Yes),
+        };
+        let Some(heard) = self.exchange.hear(until, resend) else {
+            if self.linger.is_none_or(|end| clock::steady() < end) {
+                return Ok(Reaction::Silence);
+            }
+            self.linger = None;
+            let Some(claim) = self.plan.again() else { return Ok(Reaction::Silence) };
+            self.exchange.send(seal(claim)?).map_err(unsent)?;
+            return Ok(Reaction::KnockedAgain);
+        };
+        let turn = if heard.knock == 0 { Turn::First } else { Turn::Second };
+        let own = own_like(self.route.own, heard.reply.observed);
+        Ok(match self.plan.heard(turn, &heard.reply, own) {
+            Next::Report => Reaction::Outcome(heard),
+            Next::Listen => Reaction::Silence,
+            Next::Linger => {
+                self.linger = Some(clock::steady().saturating_add(LINGER));
+                Reaction::Answered(heard)
+            }
+            Next::Contradiction(one, other) => Reaction::Contradiction(one, other, heard),
+        })
+    }
+
+    /// How often was sent, and with what success.
+    pub(in crate::client) fn times(&self, answered: bool) -> String {
+        let outcome = if answered { "answered" } else { "not answered" };
+        format!("{}: times sent: {}, {outcome}", self.route.server.ip(), self.exchange.times_sent())
+    }
+}
+
+/// The own outgoing address of the family of `observed`.
+fn own_like(own: IpAddr, observed: IpAddr) -> Option<IpAddr> {
+    if own.is_ipv4() == observed.is_ipv4() { Some(own) } else { own_towards(observed) }
+}

@@ -1,0 +1,79 @@
+//! What to tell a person whose knock opened nothing: why, as far as the client can know, and what to do.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::listed;
+use super::request::Intent;
+use crate::client::failure::{Cause, Failure};
+use crate::crypto::Fingerprint;
+use crate::knock::{Reply, Status};
+use crate::os::clock;
+
+/// The server said no.
+pub(in crate::client) fn refused(intent: &Intent, reply: &Reply) -> Failure {
+    let mut reason = format!("{}: {} refused: {}", intent.server, intent.action, reply.status);
+    if !reply.text.as_str().is_empty() {
+        reason.push_str(&format!(" ({})", reply.text.as_str()));
+    }
+    Failure::new(Cause::Refused, reason).hint(advice(reply))
+}
+
+/// The server said nothing.
+pub(in crate::client) fn silence(
+    intent: &Intent,
+    servers: &[SocketAddr],
+    fingerprint: Fingerprint,
+) -> Failure {
+    let port = intent.target.port;
+    let reason = format!(
+        "{}: no answer from {} port {port} within {}",
+        intent.server,
+        listed(servers),
+        humantime::format_duration(intent.timeout)
+    );
+    Failure::new(Cause::NoReply, reason).hint(format!(
+        "run `spa-knockd explain --live` on the server and knock again: it prints why a knock is dropped.
+If it prints nothing, or you cannot log in there, check these:
+  - no spa-knockd runs there, or it has only just started: try again
+  - wrong key or server id: this is key {fingerprint} at {id}; `spa-knockd client show NAME` there prints both
+  - clocks apart by more than the server's window: here it is {time}; compare with `date -u` there
+  - UDP port {port} is filtered: look for the knock on the server with `tcpdump -ni any udp port {port}`
+  - the server gives no replies: try what you want to reach, and use --no-reply --wait PORT from then on",
+        id = intent.target.id,
+        time = clock::rfc3339(clock::wall()),
+    ))
+}
+
+/// Two answers to one knock name different addresses.
+pub(in crate::client) fn contradiction(intent: &Intent, one: IpAddr, other: IpAddr) -> Failure {
+    Failure::new(
+        Cause::Refused,
+        format!("{}: two answers to one knock name different addresses, {one} and {other}", intent.server),
+    )
+    .hint("somebody on the way may be copying knocks; name your own address with --source ADDRESS")
+}
+
+fn advice(reply: &Reply) -> String {
+    match reply.status {
+        Status::AddressRefused => format!(
+            "the server saw {}; if that is you: --source {}, or --source observed where the server allows it",
+            reply.observed, reply.observed
+        ),
+        Status::UnknownAction => "the server's config names its actions: [action.NAME]".to_owned(),
+        Status::NotAllowed => "the server's admin decides: `allow` and `source` of this client".to_owned(),
+        Status::OtpRefused => {
+            "give the code that the app shows now: --otp CODE, or --otp - to be asked; each works once"
+                .to_owned()
+        }
+        Status::Exhausted => {
+            "wait, or ask the server's admin: `rate`, `expires` or the uses of this client".to_owned()
+        }
+        Status::ActionFailed => "the server's log says why".to_owned(),
+        Status::ArgumentRefused => "check ARGUMENT against what the action takes, e.g. tcp/8443".to_owned(),
+        Status::NotUnderstood => {
+            "client and server are of different versions: update the older one".to_owned()
+        }
+        // No refusals; said all the same, should a server ever mean them so.
+        Status::Granted | Status::Done => "the server's log says more".to_owned(),
+    }
+}

@@ -1,0 +1,105 @@
+//! `--dry-run`: what would be sent, field by field. Never a secret, never a datagram.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+
+use super::request::Intent;
+use super::{listed, named, rehearse};
+use crate::client::failure::Failure;
+use crate::client::report::Report;
+use crate::knock::ReplyWanted;
+use crate::os::clock;
+use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
+
+/// The fields, as scripts get them.
+#[derive(Serialize)]
+struct Rehearsal<'a> {
+    result: &'static str,
+    server: &'a str,
+    address: IpAddr,
+    port: u16,
+    server_id: &'a str,
+    key: String,
+    kind: &'static str,
+    client: Option<&'a str>,
+    fingerprint: String,
+    action: &'a str,
+    argument: &'a str,
+    seconds: u32,
+    otp: bool,
+    policy: &'static str,
+    addresses: Vec<String>,
+    reply: bool,
+    timestamp: String,
+    length_min: usize,
+    length_max: usize,
+}
+
+/// Says what a knock as it is meant would be.
+pub(in crate::client) fn tell(intent: &Intent, report: &Report) -> Result<(), Failure> {
+    let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
+    let (route, claim, others) = rehearse(intent, fingerprint)?;
+    let rehearsal = Rehearsal {
+        result: "dry-run",
+        server: &intent.server,
+        address: route.server.ip(),
+        port: route.server.port(),
+        server_id: intent.target.id.as_str(),
+        key: intent.key.origin.to_string(),
+        kind: intent.key.kind(),
+        client: intent.key.file.client.as_ref().map(|client| client.as_str()),
+        fingerprint: fingerprint.to_string(),
+        action: intent.action.as_str(),
+        argument: intent.argument.as_str(),
+        seconds: intent.seconds,
+        otp: intent.otp.is_some(),
+        policy: claim.policy.as_str(),
+        addresses: named(claim),
+        reply: intent.reply == ReplyWanted::Yes,
+        timestamp: clock::rfc3339(clock::wall()),
+        length_min: DATAGRAM_MIN,
+        length_max: DATAGRAM_MAX,
+    };
+    report.product(&rehearsal.text(&others), &rehearsal)
+}
+
+impl Rehearsal<'_> {
+    fn text(&self, others: &[SocketAddr]) -> String {
+        let or = |text: &str, none: &str| if text.is_empty() { none.to_owned() } else { text.to_owned() };
+        let seconds =
+            if self.seconds == 0 { "the action's own".to_owned() } else { self.seconds.to_string() };
+        let mut text = String::new();
+        for (name, value) in [
+            ("server", self.server.to_owned()),
+            ("address", format!("{} port {}{}", self.address, self.port, otherwise(others))),
+            ("server id", self.server_id.to_owned()),
+            ("key", self.key.clone()),
+            ("kind", self.kind.to_owned()),
+            ("client", or(self.client.unwrap_or_default(), "not named")),
+            ("fingerprint", self.fingerprint.clone()),
+            ("action", self.action.to_owned()),
+            ("argument", or(self.argument, "none")),
+            ("seconds", seconds),
+            ("password", if self.otp { "one-time" } else { "none" }.to_owned()),
+            ("policy", self.policy.to_owned()),
+            ("addresses", or(&self.addresses.join(", "), "none")),
+            ("reply", if self.reply { "wanted" } else { "not wanted" }.to_owned()),
+            ("timestamp", self.timestamp.clone()),
+            ("length", format!("{} to {} bytes", self.length_min, self.length_max)),
+        ] {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name:<12} {value}");
+        }
+        text.push_str("nothing was sent\n");
+        text
+    }
+}
+
+fn otherwise(others: &[SocketAddr]) -> String {
+    match others {
+        [] => String::new(),
+        others => format!("; without an answer also {}", listed(others)),
+    }
+}

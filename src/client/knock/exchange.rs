@@ -1,0 +1,327 @@
+//! Sending and hearing: each knock goes out as the very same datagram until it is answered; only what opens
+//! under the key is an answer. What a stranger sends, ICMP too, is silence.
+
+use std::io::{self, ErrorKind};
+use std::iter::Peekable;
+use std::net::UdpSocket;
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::route;
+use crate::crypto::SealKey;
+use crate::knock::{Reply, Timestamp};
+use crate::os::clock;
+use crate::wire::{Datagram, REPLY_LEN, open_reply};
+
+/// When an unanswered knock is sent again, counted from the first time.
+const RESENDS: [Duration; 3] =
+    [Duration::from_millis(250), Duration::from_millis(750), Duration::from_millis(1750)];
+/// The rest after an error of the socket, so that one that stays does not spin.
+const REST: Duration = Duration::from_millis(1);
+
+/// Whether a knock is sent again while it is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Resend {
+    /// At the times of the schedule.
+    Yes,
+    /// Never: only listen.
+    No,
+}
+
+/// Knocks on their way through one socket, and what the server answers.
+pub(in crate::client) struct Exchange<'a> {
+    socket: &'a UdpSocket,
+    key: &'a SealKey,
+    sent: Vec<Sent>,
+}
+
+/// An answer that opened under the key.
+#[derive(Debug)]
+pub(in crate::client) struct Heard {
+    /// Which knock it answers, counted from 0.
+    pub(in crate::client) knock: usize,
+    /// What it says.
+    pub(in crate::client) reply: Reply,
+    /// From the first sending of the knock.
+    pub(in crate::client) round_trip: Duration,
+    /// Our clock when it came.
+    pub(in crate::client) at: Timestamp,
+}
+
+struct Sent {
+    datagram: Datagram,
+    first: Duration,
+    resends: Peekable<std::array::IntoIter<Duration, 3>>,
+}
+
+impl<'a> Exchange<'a> {
+    /// An exchange through a connected socket, answers sealed under `key`.
+    pub(in crate::client) const fn new(socket: &'a UdpSocket, key: &'a SealKey) -> Self {
+        Self { socket, key, sent: Vec::new() }
+    }
+
+    /// Sends a knock for the first time.
+    pub(in crate::client) fn send(&mut self, datagram: Datagram) -> io::Result<()> {
+        route::put(self.socket, datagram.as_bytes())?;
+        self.sent.push(Sent { datagram, first: clock::steady(), resends: RESENDS.into_iter().peekable() });
+        Ok(())
+    }
+
+    /// The next answer to any of the knocks, until `end` on the steady clock; the latest is sent again meanwhile.
+    pub(in crate::client) fn hear(&mut self, end: Duration, resend: Resend) -> Option<Heard> {
+        loop {
+            let now = clock::steady();
+            if now >= end {
+                return None;
+            }
+            let again = self.sent.last_mut().filter(|_| resend == Resend::Yes).and_then(Sent::next_resend);
+            if again.is_some_and(|again| now >= again) {
+                self.send_again();
+                continue;
+            }
+            let until = again.map_or(end, |again| again.min(end));
+            if let Some(heard) = self.receive(until.saturating_sub(now)) {
+                return Some(heard);
+            }
+        }
+    }
+
+    /// Sends a copy of a knock, counted from 0, outside of the schedule. One that fails is like one that is lost.
+    pub(in crate::client) fn send_copy(&self, knock: usize) {
+        if let Some(sent) = self.sent.get(knock) {
+            let _ = route::put(self.socket, sent.datagram.as_bytes());
+        }
+    }
+
+    /// How long ago a knock, counted from 0, was sent for the first time.
+    pub(in crate::client) fn age(&self, knock: usize) -> Duration {
+        self.sent.get(knock).map_or(Duration::ZERO, |sent| clock::steady().saturating_sub(sent.first))
+    }
+
+    /// Keeps the mapping of an address translation alive: one byte, which every server drops for its length.
+    pub(in crate::client) fn keep_alive(&self) {
+        let _ = self.socket.send(&[0]);
+    }
+
+    /// How often the latest knock has been sent.
+    pub(in crate::client) fn times_sent(&self) -> usize {
+        let left = self.sent.last().map_or(0, |latest| latest.resends.len());
+        RESENDS.len().saturating_add(1).saturating_sub(left)
+    }
+
+    fn send_again(&mut self) {
+        if let Some(latest) = self.sent.last_mut() {
+            latest.resends.next();
+            // A resend that fails is like one that is lost.
+            let _ = route::put(self.socket, latest.datagram.as_bytes());
+        }
+    }
+
+    fn receive(&self, time: Duration) -> Option<Heard> {
+        // A timeout of zero would be none at all.
+        self.socket.set_read_timeout(Some(time.max(REST))).ok()?;
+        // One byte more, so that what is longer is not taken for a reply.
+        let mut bytes = [0; REPLY_LEN + 1];
+        match self.socket.recv(&mut bytes) {
+            Ok(length) => self.open(bytes.get(..length)?),
+            Err(error) => {
+                if !matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) {
+                    sleep(REST);
+                }
+                None
+            }
+        }
+    }
+
+    fn open(&self, bytes: &[u8]) -> Option<Heard> {
+        let at = clock::wall();
+        self.sent.iter().enumerate().find_map(|(knock, sent)| {
+            let reply = open_reply(bytes, self.key, sent.datagram.nonce()).ok()?;
+            let round_trip = clock::steady().saturating_sub(sent.first);
+            Some(Heard { knock, reply, round_trip, at })
+        })
+    }
+}
+
+impl Sent {
+    fn next_resend(&mut self) -> Option<Duration> {
+        self.resends.peek().map(|&after| self.first.saturating_add(after))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::thread::{self, JoinHandle};
+
+    use super::*;
+    use crate::crypto::{PairSecret, Secret};
+    use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ReplyWanted, Status};
+    use crate::wire::{Envelope, seal_reply};
+
+    const TIMEOUT: Duration = Duration::from_secs(20);
+
+    fn within(time: Duration) -> Duration {
+        clock::steady() + time
+    }
+
+    fn pair() -> PairSecret {
+        PairSecret::new(Secret::from_bytes(&[7; 32]))
+    }
+
+    fn knock(action: &str) -> Datagram {
+        let knock = Knock {
+            timestamp: clock::wall(),
+            reply: ReplyWanted::Yes,
+            seconds: 0,
+            otp: None,
+            policy: AddressPolicy::Observed,
+            ipv4: None,
+            ipv6: None,
+            action: action.parse().unwrap(),
+            argument: Argument::none(),
+        };
+        Datagram::seal(&knock, &pair().keys(&"a".parse().unwrap()).client()).unwrap()
+    }
+
+    fn answer(datagram: &[u8], text: &str) -> Vec<u8> {
+        let keys = pair().keys(&"a".parse().unwrap()).keeper();
+        let reply = Reply {
+            status: Status::Granted,
+            server_time: clock::wall(),
+            observed: [192, 0, 2, 1].into(),
+            port: 1,
+            seconds: 30,
+            text: ReplyText::fitting(text),
+        };
+        let nonce = Envelope::read(datagram).unwrap().nonce;
+        seal_reply(&reply, &keys.reply, nonce, &crate::crypto::random().unwrap()).unwrap()
+    }
+
+    /// A server that hears `count` datagrams, hands each to `serve` and returns all.
+    fn server(
+        count: usize,
+        serve: impl Fn(&UdpSocket, SocketAddr, usize, &[u8]) + Send + 'static,
+    ) -> (SocketAddr, JoinHandle<Vec<Vec<u8>>>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let served = thread::spawn(move || {
+            (1..=count)
+                .map(|number| {
+                    let mut bytes = [0; 512];
+                    let (length, from) = loop {
+                        // A frozen and thawed machine interrupts receiving with a time limit.
+                        match socket.recv_from(&mut bytes) {
+                            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                            received => break received.unwrap(),
+                        }
+                    };
+                    serve(&socket, from, number, &bytes[..length]);
+                    bytes[..length].to_vec()
+                })
+                .collect()
+        });
+        (address, served)
+    }
+
+    fn connected(server: SocketAddr) -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(server).unwrap();
+        socket
+    }
+
+    fn reply_key() -> SealKey {
+        pair().keys(&"a".parse().unwrap()).client().reply
+    }
+
+    #[test]
+    fn an_answer_ends_the_wait() {
+        let (address, served) = server(1, |socket, from, _, bytes| {
+            socket.send_to(&answer(bytes, "welcome"), from).unwrap();
+        });
+        let (socket, key) = (connected(address), reply_key());
+        let mut exchange = Exchange::new(&socket, &key);
+        exchange.send(knock("open")).unwrap();
+        let heard = exchange.hear(within(TIMEOUT), Resend::Yes).unwrap();
+        assert_eq!((heard.knock, heard.reply.text.as_str()), (0, "welcome"));
+        assert!(heard.round_trip < TIMEOUT);
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn resends_are_the_very_same_datagram() {
+        let (address, served) = server(3, |socket, from, number, bytes| {
+            if number == 3 {
+                socket.send_to(&answer(bytes, ""), from).unwrap();
+            }
+        });
+        let (socket, key) = (connected(address), reply_key());
+        let mut exchange = Exchange::new(&socket, &key);
+        exchange.send(knock("open")).unwrap();
+        let heard = exchange.hear(within(TIMEOUT), Resend::Yes).unwrap();
+        assert!(heard.round_trip >= RESENDS[1], "{:?}", heard.round_trip);
+        let datagrams = served.join().unwrap();
+        assert!(datagrams.iter().all(|datagram| *datagram == datagrams[0]));
+    }
+
+    #[test]
+    fn silence_ends_with_the_time() {
+        let (address, served) = server(2, |_, _, _, _| ());
+        let (socket, key) = (connected(address), reply_key());
+        let mut exchange = Exchange::new(&socket, &key);
+        exchange.send(knock("open")).unwrap();
+        let start = clock::steady();
+        assert!(exchange.hear(within(Duration::from_millis(400)), Resend::Yes).is_none());
+        assert!(clock::steady() - start >= Duration::from_millis(400));
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn what_does_not_open_under_the_key_is_no_answer() {
+        let (address, served) = server(1, |socket, from, _, bytes| {
+            let good = answer(bytes, "good");
+            let mut altered = good.clone();
+            altered[40] ^= 1;
+            let long = [good.as_slice(), &[0]].concat();
+            let of_another = answer(knock("other").as_bytes(), "of another");
+            for wrong in [&b""[..], b"hello", bytes, &altered, &long, &of_another, &good] {
+                socket.send_to(wrong, from).unwrap();
+            }
+        });
+        let (socket, key) = (connected(address), reply_key());
+        let mut exchange = Exchange::new(&socket, &key);
+        exchange.send(knock("open")).unwrap();
+        assert_eq!(exchange.hear(within(TIMEOUT), Resend::No).unwrap().reply.text.as_str(), "good");
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn a_closed_port_is_silence() {
+        // Below 1024: no test beside this one is given it.
+        let closed = SocketAddr::from(([127, 0, 0, 1], 1));
+        let (socket, key) = (connected(closed), reply_key());
+        let mut exchange = Exchange::new(&socket, &key);
+        exchange.send(knock("open")).unwrap();
+        assert!(exchange.hear(within(Duration::from_millis(600)), Resend::Yes).is_none());
+        exchange.send(knock("again")).unwrap();
+    }
+
+    #[test]
+    fn late_answers_to_an_earlier_knock_are_heard_too() {
+        let (address, served) = server(2, |socket, from, number, bytes| {
+            socket.send_to(&answer(bytes, &number.to_string()), from).unwrap();
+        });
+        let (socket, key) = (connected(address), reply_key());
+        let mut exchange = Exchange::new(&socket, &key);
+        exchange.send(knock("first")).unwrap();
+        exchange.send(knock("second")).unwrap();
+        for number in 0..2 {
+            assert_eq!(exchange.hear(within(TIMEOUT), Resend::Yes).unwrap().knock, number);
+        }
+        served.join().unwrap();
+    }
+}

@@ -1,0 +1,333 @@
+//! A knock from its first datagram to its outcome: finds the ways to the server, knocks, reads the answer.
+
+pub(super) mod attempt;
+pub(super) mod command_end;
+pub(super) mod diagnosis;
+pub(super) mod dry_run;
+pub(super) mod exchange;
+pub(super) mod nat_cache;
+pub(super) mod plan;
+pub(super) mod race;
+pub(super) mod request;
+pub(super) mod route;
+pub(super) mod target;
+pub(super) mod unanswered;
+pub(super) mod wait;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::failure::{Cause, Failure};
+use attempt::Attempt;
+use command_end::Stage;
+use exchange::Heard;
+use nat_cache::Learnt;
+use plan::{Claim, Facts, Plan};
+use race::Race;
+use request::Intent;
+
+use super::report::{Report, Success};
+use crate::crypto::{ClientKeys, Fingerprint};
+use crate::knock::{AddressPolicy, Reply, Source, Status, Timestamp};
+use crate::os::files::plain;
+use crate::wire::Datagram;
+use route::{Route, resolve};
+
+/// So many addresses of a name are knocked at; none has that many by intent.
+pub(super) const ADDRESSES_MAX: usize = 8;
+/// From here on a difference of the clocks is worth a word; the server's window is 30 s.
+pub(super) const CLOCKS_APART: Duration = Duration::from_secs(5);
+
+/// Where nothing could be sent to, and why.
+pub(super) type Unsent = Option<(SocketAddr, io::Error)>;
+
+/// A knock that was not refused.
+#[derive(Debug)]
+pub(super) struct Knocked {
+    /// Where the knock went to; several addresses where no answer names one of them.
+    pub(super) servers: Vec<SocketAddr>,
+    /// What to tell scripts.
+    pub(super) success: Success,
+    /// What to tell people.
+    pub(super) text: String,
+}
+
+/// The last answer to a knock, whatever it led to.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    /// The own outgoing address towards the server.
+    pub(super) own: IpAddr,
+    /// What it said.
+    pub(super) reply: Reply,
+    /// Our clock when it came.
+    pub(super) at: Timestamp,
+}
+
+/// Knocks as it is meant, and waits for the answer.
+pub(super) fn knock(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
+    knock_and_keep(intent, report, &mut None)
+}
+
+/// The same, and keeps the last answer for who wants to know more than what came of it.
+pub(super) fn knock_and_keep(
+    intent: &Intent,
+    report: &Report,
+    last: &mut Option<Answer>,
+) -> Result<Knocked, Failure> {
+    Knocker::new(intent, report).knock(last)
+}
+
+/// The first way to the server that the system knows, what the first knock says there, and where it goes next without
+/// an answer. Sends nothing.
+pub(super) fn rehearse(
+    intent: &Intent,
+    fingerprint: Fingerprint,
+) -> Result<(Route, Claim, Vec<SocketAddr>), Failure> {
+    let learnt = Learnt::new(intent.state.as_deref(), fingerprint);
+    let (routes, unsent) = ways(addresses(intent)?, &Report::SILENT);
+    let mut routes = routes.into_iter();
+    let Some(route) = routes.next() else { return Err(no_way(intent, unsent)) };
+    let claim = plan(intent, &learnt, &route).first();
+    Ok((route, claim, routes.map(|route| route.server).collect()))
+}
+
+/// What knocking takes, whatever the address.
+pub(super) struct Knocker<'a> {
+    pub(super) intent: &'a Intent,
+    pub(super) report: &'a Report,
+    pub(super) keys: ClientKeys,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) learnt: Learnt,
+}
+
+impl<'a> Knocker<'a> {
+    /// Derives the keys for the server that is meant.
+    pub(super) fn new(intent: &'a Intent, report: &'a Report) -> Self {
+        let keys = intent.key.keys(&intent.target.id);
+        if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
+            report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
+        }
+        let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
+        if let Some(problem) = learnt.problem() {
+            report.note(&format!("warning: learned addresses are not used: {problem}"));
+        }
+        Self { intent, report, keys: keys.client(), fingerprint: keys.fingerprint, learnt }
+    }
+
+    fn knock(&self, last: &mut Option<Answer>) -> Result<Knocked, Failure> {
+        let (routes, unsent) = self.ways()?;
+        Race::new(self, &routes, unsent).run(last)
+    }
+
+    /// The ways to the server's addresses, and why there is none to another one.
+    pub(super) fn ways(&self) -> Result<(Vec<Route>, Unsent), Failure> {
+        let servers = addresses(self.intent)?;
+        self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
+        Ok(ways(servers, self.report))
+    }
+
+    /// A datagram for one of the server's addresses.
+    pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, Failure> {
+        self.report.detail(|| format!("{}: knocking at {} {}", self.intent.server, server.ip(), told(claim)));
+        Datagram::seal(&self.intent.knock(claim), &self.keys)
+            .map_err(|error| Failure::new(Cause::Network, error.to_string()))
+    }
+
+    pub(super) fn no_way(&self, unsent: Unsent) -> Failure {
+        no_way(self.intent, unsent)
+    }
+
+    /// The server did what was asked for: keeps what was learned, and waits for the end where that is wanted.
+    pub(super) fn granted(&self, attempt: &mut Attempt<'_>, heard: Heard) -> Result<Knocked, Failure> {
+        self.compare_clocks(&heard);
+        if let Some((own, seen)) = attempt.plan.learnt(&heard.reply) {
+            let kept = self.learnt.keep(own, seen);
+            self.report.detail(|| match kept {
+                Ok(()) => format!("{seen}: kept for the next knock"),
+                Err(error) => format!("{seen}: not kept: {error}"),
+            });
+        }
+        match self.intent.end {
+            None => Ok(self.answered(attempt.route, &heard)),
+            Some(patience) => {
+                let last =
+                    command_end::await_end(self.intent, &mut attempt.exchange, heard, patience, self.report)?;
+                Ok(self.answered(attempt.route, &last))
+            }
+        }
+    }
+
+    /// Somebody copies knocks, and forges the way of the answers too: nothing is believed but a grant, which only
+    /// the server can make, and nothing is kept.
+    pub(super) fn contradiction(
+        &self,
+        one: IpAddr,
+        other: IpAddr,
+        route: &Route,
+        heard: &Heard,
+    ) -> Result<Knocked, Failure> {
+        let failure = diagnosis::contradiction(self.intent, one, other);
+        if heard.reply.status.is_success() {
+            self.report.note(&format!("warning: {failure}"));
+            return Ok(self.answered(route, heard));
+        }
+        Err(failure)
+    }
+
+    fn answered(&self, route: &Route, heard: &Heard) -> Knocked {
+        let Reply { status, observed, seconds, text, .. } = &heard.reply;
+        let whom = match self.intent.source {
+            // Whatever address the knock came from.
+            Source::Listed(addresses) => named(Claim { policy: AddressPolicy::Listed, addresses }).join(","),
+            Source::Auto | Source::Observed | Source::Exact(_) => observed.to_string(),
+        };
+        let stage = Stage::of(&heard.reply);
+        let done = if stage == Stage::Started { "started" } else { "done" };
+        let (result, name) = match status {
+            Status::Done => (done, done),
+            _ => ("granted", "granted"),
+        };
+        let mut line = format!("{}: {} {name}", self.intent.server, self.intent.action);
+        if *seconds > 0 {
+            let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
+            line.push_str(&match status {
+                Status::Done => format!("; it is undone after {time}"),
+                _ => format!(" to {whom} for {time}"),
+            });
+            if self.intent.seconds > *seconds {
+                line.push_str(", the most that this action gives");
+            }
+        }
+        line.push_str(&match (status, stage) {
+            (Status::Granted, Stage::Started) => "; its command has started".to_owned(),
+            (Status::Granted, Stage::Ended) => "; its command has ended".to_owned(),
+            (_, Stage::Unknown) if !text.as_str().is_empty() => format!(" ({})", text.as_str()),
+            _ => String::new(),
+        });
+        let success = Success {
+            address: Some(whom),
+            seconds: Some(*seconds),
+            server_time_ms: Some(heard.reply.server_time.as_millis()),
+            round_trip_ms: Some(milliseconds(heard.round_trip)),
+            ..self.success(result)
+        };
+        Knocked { servers: vec![route.server], success, text: line }
+    }
+
+    pub(super) fn sent(&self, route: &Route, claim: Claim) -> Knocked {
+        let text = format!(
+            "{}: {} sent to {} port {}, no reply asked for",
+            self.intent.server,
+            self.intent.action,
+            route.server.ip(),
+            route.server.port()
+        );
+        let whom = named(claim).join(",");
+        let success = Success { address: Some(whom).filter(|whom| !whom.is_empty()), ..self.success("sent") };
+        Knocked { servers: vec![route.server], success, text }
+    }
+
+    fn success(&self, result: &'static str) -> Success {
+        Success {
+            result,
+            action: self.intent.action.to_string(),
+            server: self.intent.server.clone(),
+            address: None,
+            seconds: None,
+            server_time_ms: None,
+            round_trip_ms: None,
+        }
+    }
+
+    pub(super) fn compare_clocks(&self, heard: &Heard) {
+        let (theirs, ours) = (heard.reply.server_time, heard.at);
+        let apart = theirs.distance(ours);
+        if apart > CLOCKS_APART {
+            let side = if theirs > ours { "behind" } else { "ahead of" };
+            self.report.note(&format!(
+                "warning: clock: {} s {side} the server's; beyond its window (30 s unless configured) knocks stay unanswered",
+                apart.as_secs()
+            ));
+        }
+    }
+}
+
+/// Where to knock, in this order.
+pub(super) fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
+    let claimed = match intent.source {
+        Source::Exact(addresses) => Some(addresses),
+        Source::Auto | Source::Observed | Source::Listed(_) => None,
+    };
+    let mut servers = resolve(&intent.target.host, intent.target.port, intent.family, claimed)?;
+    servers.truncate(ADDRESSES_MAX);
+    Ok(servers)
+}
+
+/// What a knock by this way says about the address.
+pub(super) fn plan(intent: &Intent, learnt: &Learnt, route: &Route) -> Plan {
+    let learnt = if intent.source == Source::Auto { learnt.recall(route.own) } else { None };
+    let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: intent.reply };
+    Plan::new(intent.source, &facts)
+}
+
+/// The ways to these addresses, and why there is none to the last one without.
+fn ways(servers: Vec<SocketAddr>, report: &Report) -> (Vec<Route>, Unsent) {
+    let (mut routes, mut unsent) = (Vec::new(), None);
+    for server in servers {
+        match Route::to(server) {
+            Ok(route) => routes.push(route),
+            Err(error) => {
+                report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                unsent = Some((server, error));
+            }
+        }
+    }
+    (routes, unsent)
+}
+
+fn no_way(intent: &Intent, failed: Unsent) -> Failure {
+    let host = &intent.target.host;
+    match failed {
+        Some((server, error)) => {
+            let reason = format!("{host}: nothing could be sent to {}: {}", server.ip(), plain(&error));
+            let failure = Failure::new(Cause::Network, reason);
+            if error.kind() == io::ErrorKind::PermissionDenied {
+                return failure.hint(format!(
+                    "a firewall of this host forbids it: let UDP to port {} out",
+                    server.port()
+                ));
+            }
+            failure
+        }
+        None => Failure::new(Cause::Network, format!("{host}: no address to knock at")),
+    }
+}
+
+pub(super) fn listed(servers: &[SocketAddr]) -> String {
+    servers.iter().map(|server| server.ip().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A claim, for people.
+pub(super) fn told(claim: Claim) -> String {
+    let addresses = named(claim);
+    if addresses.is_empty() {
+        claim.policy.to_string()
+    } else {
+        format!("{} {}", claim.policy, addresses.join(", "))
+    }
+}
+
+/// The addresses of a claim.
+pub(super) fn named(claim: Claim) -> Vec<String> {
+    let v4 = claim.addresses.ipv4().map(|address| address.to_string());
+    v4.into_iter().chain(claim.addresses.ipv6().map(|address| address.to_string())).collect()
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The addresses of a server, knocked at in turn (RFC 8305): the next one after a moment without an answer. Each gets a
+//! knock of its own. The first grant counts; a refusal counts where no grant follows.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::attempt::{Attempt, Reaction};
+use super::route::Route;
+use super::{Answer, Knocked, Knocker, Unsent, diagnosis, plan};
+use crate::client::failure::Failure;
+use crate::knock::Status;
+use crate::os::clock;
+use crate::os::files::plain;
+
+/// How long one address may stay silent before the next one is knocked at (RFC 8305, section 5).
+const DELAY: Duration = Duration::from_millis(250);
+/// The same for a knock with a one-time password: a server that hears it at two addresses refuses the second one,
+/// and counts it.
+const DELAY_WITH_OTP: Duration = Duration::from_secs(1);
+/// How long other addresses may still grant what one has refused.
+const GRACE: Duration = Duration::from_millis(500);
+/// For how long one address of several is listened to at a time.
+const SLICE: Duration = Duration::from_millis(4);
+
+/// Attempts at several addresses.
+pub(in crate::client) struct Race<'a> {
+    knocker: &'a Knocker<'a>,
+    waiting: std::slice::Iter<'a, Route>,
+    attempts: Vec<Attempt<'a>>,
+    /// Where a knock was sent.
+    tried: Vec<SocketAddr>,
+    /// When the next address is knocked at; never while the server answers.
+    next: Duration,
+    /// When the last answer must have come.
+    end: Duration,
+    refused: Option<Failure>,
+    unsent: Unsent,
+}
+
+impl<'a> Race<'a> {
+    /// A race by these routes; `unsent` is why there is no route to another address.
+    pub(in crate::client) fn new(knocker: &'a Knocker<'a>, routes: &'a [Route], unsent: Unsent) -> Self {
+        let now = clock::steady();
+        Self {
+            knocker,
+            waiting: routes.iter(),
+            attempts: Vec::new(),
+            tried: Vec::new(),
+            next: now,
+            end: now.saturating_add(knocker.intent.timeout),
+            refused: None,
+            unsent,
+        }
+    }
+
+    /// Knocks until the outcome is certain or the time is over; keeps the last answer.
+    pub(in crate::client) fn run(mut self, last: &mut Option<Answer>) -> Result<Knocked, Failure> {
+        loop {
+            let now = clock::steady();
+            if now >= self.next {
+                self.knock_at_next(now)?;
+                continue;
+            }
+            if now >= self.end || self.attempts.is_empty() {
+                return Err(self.fail());
+            }
+            let until = match self.attempts.len() {
+                1 => self.end.min(self.next),
+                _ => now.saturating_add(SLICE).min(self.end),
+            };
+            let mut at = 0_usize;
+            while let Some(attempt) = self.attempts.get_mut(at) {
+                let until = until.max(clock::steady().saturating_add(SLICE)).min(self.end);
+                let knocker = self.knocker;
+                let server = attempt.route.server;
+                let reaction = attempt.listen(
+                    until,
+                    |claim| knocker.seal(server, claim),
+                    |error| knocker.no_way(Some((server, error))),
+                );
+                if let Some(outcome) = self.react(at, reaction, last) {
+                    return outcome;
+                }
+                at = at.saturating_add(1);
+            }
+        }
+    }
+
+    /// Knocks at the next address; where that cannot be sent, at the one after it.
+    fn knock_at_next(&mut self, now: Duration) -> Result<(), Failure> {
+        let Some(route) = self.waiting.next() else {
+            self.next = Duration::MAX;
+            return Ok(());
+        };
+        let knocker = self.knocker;
+        let server = route.server;
+        knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
+        let plan = plan(knocker.intent, &knocker.learnt, route);
+        let datagram = knocker.seal(server, plan.first())?;
+        match Attempt::start(route, &knocker.keys.reply, plan, datagram) {
+            Ok(attempt) => {
+                self.attempts.push(attempt);
+                self.tried.push(server);
+                self.next = now.saturating_add(self.delay());
+            }
+            Err(error) => {
+                knocker.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                self.unsent = Some((server, error));
+            }
+        }
+        Ok(())
+    }
+
+    fn delay(&self) -> Duration {
+        if self.knocker.intent.otp.is_some() { DELAY_WITH_OTP } else { DELAY }
+    }
+
+    /// The outcome of all, where this reaction decides it.
+    fn react(
+        &mut self,
+        at: usize,
+        reaction: Result<Reaction, Failure>,
+        last: &mut Option<Answer>,
+    ) -> Option<Result<Knocked, Failure>> {
+        let knocker = self.knocker;
+        let attempt = self.attempts.get_mut(at)?;
+        let server = attempt.route.server;
+        if let Ok(
+            Reaction::Answered(heard) | Reaction::Outcome(heard) | Reaction::Contradiction(_, _, heard),
+        ) = &reaction
+        {
+            knocker.report.detail(|| attempt.times(true));
+            *last = Some(Answer { own: attempt.route.own, reply: heard.reply.clone(), at: heard.at });
+        }
+        match reaction {
+            Ok(Reaction::Silence) => None,
+            Ok(Reaction::Answered(heard)) => {
+                knocker.report.detail(|| format!("{}: saw us as {}", server.ip(), heard.reply.observed));
+                self.next = Duration::MAX;
+                None
+            }
+            Ok(Reaction::KnockedAgain) => {
+                self.next = clock::steady().saturating_add(self.delay());
+                None
+            }
+            Ok(Reaction::Outcome(heard)) if heard.reply.status.is_success() => {
+                Some(knocker.granted(attempt, heard))
+            }
+            Ok(Reaction::Outcome(heard)) => {
+                knocker.compare_clocks(&heard);
+                let failure = diagnosis::refused(knocker.intent, &heard.reply);
+                self.refuse(at, failure, heard.reply.status == Status::AddressRefused);
+                None
+            }
+            Ok(Reaction::Contradiction(one, other, heard)) => {
+                Some(knocker.contradiction(one, other, attempt.route, &heard))
+            }
+            Err(failure) => {
+                self.refuse(at, failure, true);
+                None
+            }
+        }
+    }
+
+    /// Ends an attempt. Only where its way was the reason may an address that is still waiting do better.
+    fn refuse(&mut self, at: usize, failure: Failure, by_this_way: bool) {
+        self.attempts.remove(at);
+        if by_this_way {
+            self.next = clock::steady();
+            self.refused.get_or_insert(failure);
+        } else {
+            self.waiting = [].iter();
+            self.next = Duration::MAX;
+            self.refused = Some(failure);
+        }
+        if self.waiting.as_slice().is_empty() {
+            self.end = self.end.min(clock::steady().saturating_add(GRACE));
+        }
+    }
+
+    fn fail(self) -> Failure {
+        let knocker = self.knocker;
+        for attempt in &self.attempts {
+            knocker.report.detail(|| attempt.times(false));
+        }
+        match self.refused {
+            Some(failure) => failure,
+            None if self.tried.is_empty() => knocker.no_way(self.unsent),
+            None => diagnosis::silence(knocker.intent, &self.tried, knocker.fingerprint),
+        }
+    }
+}

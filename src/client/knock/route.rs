@@ -1,0 +1,198 @@
+//! The way to the server: names to addresses, and sockets that hear nobody but the server.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+
+use crate::client::failure::{Cause, Failure};
+use crate::knock::{Addresses, canonical};
+use crate::os::files::plain;
+
+/// Which families of addresses may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Family {
+    /// Both.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// A connected socket: only datagrams from the server reach it.
+pub(in crate::client) struct Route {
+    /// The socket.
+    pub(in crate::client) socket: UdpSocket,
+    /// Where it is connected to.
+    pub(in crate::client) server: SocketAddr,
+    /// The own address that the kernel chose for it.
+    pub(in crate::client) own: IpAddr,
+}
+
+impl Route {
+    /// Finds the way to `server`. Sends nothing.
+    pub(in crate::client) fn to(server: SocketAddr) -> io::Result<Self> {
+        let any = match server {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(server)?;
+        let own = canonical(socket.local_addr()?.ip());
+        Ok(Self { socket, server, own })
+    }
+}
+
+/// Sends a datagram through a connected socket.
+pub(in crate::client) fn put(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
+    match socket.send(bytes) {
+        // What ICMP reported about an earlier datagram; this one has not been sent yet.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(bytes),
+        result => result,
+    }
+    .map(drop)
+}
+
+/// The own outgoing address towards `address`, if there is a way. Sends nothing.
+pub(in crate::client) fn own_towards(address: IpAddr) -> Option<IpAddr> {
+    /// Any port will do: nothing is sent to it.
+    const DISCARD: u16 = 9;
+    Route::to(SocketAddr::new(address, DISCARD)).ok().map(|route| route.own)
+}
+
+/// The addresses of `host`, in the order in which they are tried (RFC 8305, section 4): that of the system (RFC 6724),
+/// the families in turn. Of families that `claimed` has no address for there are none, unless there are no others.
+pub(in crate::client) fn resolve(
+    host: &str,
+    port: u16,
+    family: Family,
+    claimed: Option<Addresses>,
+) -> Result<Vec<SocketAddr>, Failure> {
+    let host = unbracketed(host);
+    let found: Vec<_> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| {
+            Failure::new(Cause::Network, format!("{host}: {}", resolver_says(&error)))
+                .hint("check the name, or give an address in the profile or the key file")
+        })?
+        .map(unmapped)
+        .collect();
+    let mut usable: Vec<SocketAddr> = Vec::new();
+    for address in found.into_iter().filter(|address| family.takes(address.ip())) {
+        if !usable.contains(&address) {
+            usable.push(address);
+        }
+    }
+    if usable.is_empty() {
+        let which = match family {
+            Family::Any => "no address",
+            Family::V4 => "no IPv4 address",
+            Family::V6 => "no IPv6 address",
+        };
+        return Err(Failure::new(Cause::Network, format!("{host}: has {which}")));
+    }
+    let Some(claimed) = claimed else { return Ok(interleaved(usable)) };
+    // An exact knock of a family that it names no address of could only be refused.
+    let (named, others): (Vec<_>, Vec<_>) = usable.into_iter().partition(|address| match address {
+        SocketAddr::V4(_) => claimed.ipv4().is_some(),
+        SocketAddr::V6(_) => claimed.ipv6().is_some(),
+    });
+    Ok(interleaved(if named.is_empty() { others } else { named }))
+}
+
+impl Family {
+    /// Whether an address is of it.
+    pub(in crate::client) const fn takes(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// An IPv6 address without the brackets that URLs and scp put around it; any other name as it is.
+pub(in crate::client) fn unbracketed(host: &str) -> &str {
+    let inner = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_ipv6 = |inner: &&str| inner.split('%').next().is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok());
+    inner.filter(is_ipv6).unwrap_or(host)
+}
+
+/// The families in turn, beginning with the family that the system prefers; within a family the order stays.
+fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let preferred = addresses.first().map(SocketAddr::is_ipv4);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| Some(address.is_ipv4()) == preferred);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut order = Vec::new();
+    loop {
+        let pair = [first.next(), second.next()];
+        if pair == [None, None] {
+            return order;
+        }
+        order.extend(pair.into_iter().flatten());
+    }
+}
+
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match canonical(address.ip()) {
+        IpAddr::V4(v4) => SocketAddr::new(v4.into(), address.port()),
+        // Kept whole: it may have a scope.
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn resolver_says(error: &io::Error) -> String {
+    let text = plain(error);
+    text.strip_prefix("failed to lookup address information: ")
+        .map_or_else(|| text.clone(), |reason| format!("cannot be resolved: {}", reason.to_lowercase()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(host: &str, family: Family) -> Vec<String> {
+        resolve(host, 62201, family, None).unwrap_or_default().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn addresses_need_no_resolver_and_a_mapped_one_is_ipv4() {
+        assert_eq!(resolved("192.0.2.7", Family::Any), ["192.0.2.7:62201"]);
+        assert_eq!(resolved("::ffff:192.0.2.7", Family::V4), ["192.0.2.7:62201"]);
+        assert_eq!(resolved("2001:db8::7", Family::V6), ["[2001:db8::7]:62201"]);
+        assert_eq!(resolved("[2001:db8::7]", Family::Any), ["[2001:db8::7]:62201"]);
+        assert_eq!(unbracketed("[fe80::1%eth0]"), "fe80::1%eth0");
+        for name in ["[host]", "[192.0.2.7]", "[::1", "::1]"] {
+            assert_eq!(unbracketed(name), name);
+        }
+    }
+
+    #[test]
+    fn a_family_without_an_address_is_an_error_of_the_network() {
+        for (host, family) in [("192.0.2.7", Family::V6), ("::1", Family::V4)] {
+            let failure = resolve(host, 1, family, None).unwrap_err();
+            assert_eq!(failure.cause(), Cause::Network);
+        }
+    }
+
+    #[test]
+    fn the_families_take_turns_and_the_systems_first_choice_leads() {
+        let order = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|text| SocketAddr::new(text.parse().unwrap(), 1)).collect();
+            interleaved(addresses).iter().map(|address| address.ip().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order(&["::1", "::2", "::3", "1.1.1.1", "2.2.2.2"]),
+            ["::1", "1.1.1.1", "::2", "2.2.2.2", "::3"]
+        );
+        assert_eq!(order(&["1.1.1.1", "2.2.2.2", "::1"]), ["1.1.1.1", "::1", "2.2.2.2"]);
+        assert_eq!(order(&["1.1.1.1", "2.2.2.2"]), ["1.1.1.1", "2.2.2.2"]);
+        assert_eq!(order(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn the_own_address_towards_oneself_is_oneself() {
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(own_towards(here), Some(here));
+    }
+}

@@ -1,0 +1,76 @@
+//! Knocks without an answer: one datagram. Where a port is waited for, it is the answer, and the server's other
+//! addresses get a knock each until it accepts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::request::Intent;
+use super::route::{Route, put};
+use super::wait::KnockAgain;
+use super::{Knocked, Knocker, Unsent, plan};
+use crate::client::failure::Failure;
+use crate::client::report::Report;
+use crate::os::clock;
+use crate::os::files::plain;
+
+/// How long the port may stay closed before the next address is knocked at: twice as long as the tries need to find
+/// a port that has opened after their first packet.
+const DELAY: Duration = Duration::from_secs(1);
+
+/// The addresses that have not been knocked at.
+pub(in crate::client) struct Unanswered<'a> {
+    knocker: Knocker<'a>,
+    waiting: std::vec::IntoIter<Route>,
+    next: Duration,
+}
+
+/// Knocks at the first address that something can be sent to; the others are left for later.
+pub(in crate::client) fn knock<'a>(
+    intent: &'a Intent,
+    report: &'a Report,
+) -> Result<(Knocked, Unanswered<'a>), Failure> {
+    let knocker = Knocker::new(intent, report);
+    let (routes, unsent) = knocker.ways()?;
+    let servers: Vec<SocketAddr> = routes.iter().map(|route| route.server).collect();
+    let mut unanswered = Unanswered { knocker, waiting: routes.into_iter(), next: Duration::MAX };
+    let knocked = unanswered.send_next(unsent)?;
+    Ok((Knocked { servers, ..knocked }, unanswered))
+}
+
+impl Unanswered<'_> {
+    /// Sends one knock to the next address that something can be sent to.
+    fn send_next(&mut self, mut unsent: Unsent) -> Result<Knocked, Failure> {
+        for route in self.waiting.by_ref() {
+            let (knocker, server) = (&self.knocker, route.server);
+            knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
+            let claim = plan(knocker.intent, &knocker.learnt, &route).first();
+            match put(&route.socket, knocker.seal(server, claim)?.as_bytes()) {
+                Ok(()) => {
+                    self.next = clock::steady().saturating_add(DELAY);
+                    return Ok(knocker.sent(&route, claim));
+                }
+                Err(error) => {
+                    knocker.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                    unsent = Some((server, error));
+                }
+            }
+        }
+        Err(self.knocker.no_way(unsent))
+    }
+}
+
+impl KnockAgain for Unanswered<'_> {
+    fn due(&self) -> Option<Duration> {
+        (!self.waiting.as_slice().is_empty()).then_some(self.next)
+    }
+
+    fn notice(&self) -> Option<String> {
+        None
+    }
+
+    fn knock(&mut self) -> Result<(), Failure> {
+        // That nothing can be sent to the others is no failure: the first knock is on its way.
+        let _ = self.send_next(None);
+        Ok(())
+    }
+}

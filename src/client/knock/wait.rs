@@ -1,0 +1,161 @@
+//! Waiting until the port behind the knock accepts, and saying so to a person who watches.
+
+use std::net::{SocketAddr, TcpStream};
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::client::failure::{Cause, Failure};
+use crate::client::report::Report;
+use crate::os::clock;
+
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+/// For how long the first try waits. Each later one waits twice as long, so that short ones find a door that
+/// has just opened, and long ones get through where the way is long.
+const FIRST_TRY: Duration = Duration::from_millis(250);
+/// For how long a try waits at most: the kernel sends the first packet again after 1 s and after 3 s.
+const LONGEST_TRY: Duration = Duration::from_secs(4);
+/// When a person is informed that another knock follows.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// A knock without an answer, which can be made again while the port does not accept.
+pub(in crate::client) trait KnockAgain {
+    /// When the next knock is due, on the steady clock; none if there is nothing left to try.
+    fn due(&self) -> Option<Duration>;
+    /// What to print while the next knock is waited for; none if it is soon.
+    fn notice(&self) -> Option<String>;
+    /// Knocks once more.
+    fn knock(&mut self) -> Result<(), Failure>;
+}
+
+/// The first connection that one of `doors` accepts, tried in their order, for at most `timeout`.
+pub(in crate::client) fn for_connection(
+    doors: &[SocketAddr],
+    timeout: Duration,
+    again: Option<&mut (dyn KnockAgain + '_)>,
+    report: &Report,
+) -> Result<TcpStream, Failure> {
+    let start = clock::steady();
+    let end = start.saturating_add(timeout);
+    let mut wait = Wait { doors, end, patience: FIRST_TRY, again, noticed: false };
+    let mut said = report.progress();
+    loop {
+        for door in doors {
+            let now = clock::steady();
+            said.say(|| waiting(*door, now.saturating_sub(start)));
+            if let Ok(stream) = TcpStream::connect_timeout(door, wait.patience_at(now)) {
+                return Ok(stream);
+            }
+            if clock::steady() >= end {
+                drop(said);
+                return Err(never(doors, timeout));
+            }
+        }
+        wait.patience = wait.patience.saturating_mul(2).min(LONGEST_TRY);
+        sleep(PAUSE);
+        // Also without a door to try.
+        if clock::steady() >= end {
+            drop(said);
+            return Err(never(doors, timeout));
+        }
+        wait.knock_again(start, &mut said, report)?;
+    }
+}
+
+/// How long the next try may take, and when to knock again.
+struct Wait<'a, 'k> {
+    doors: &'a [SocketAddr],
+    end: Duration,
+    patience: Duration,
+    again: Option<&'a mut (dyn KnockAgain + 'k)>,
+    noticed: bool,
+}
+
+impl Wait<'_, '_> {
+    /// For how long a try that begins now waits: not beyond the end, nor beyond the next knock.
+    fn patience_at(&self, now: Duration) -> Duration {
+        let due = self.again.as_ref().and_then(|again| again.due()).unwrap_or(Duration::MAX);
+        let left = self.end.min(due).saturating_sub(now);
+        // Zero would be no try at all.
+        self.patience.min(left).max(PAUSE)
+    }
+
+    fn knock_again(
+        &mut self,
+        start: Duration,
+        said: &mut crate::client::report::Progress,
+        report: &Report,
+    ) -> Result<(), Failure> {
+        let Some(again) = self.again.as_mut() else { return Ok(()) };
+        let Some(due) = again.due() else { return Ok(()) };
+        let now = clock::steady();
+        if now >= due {
+            self.patience = FIRST_TRY;
+            self.noticed = false;
+            return again.knock();
+        }
+        if !self.noticed
+            && due < self.end
+            && now.saturating_sub(start) >= NOTICE
+            && let Some(notice) = again.notice()
+        {
+            let port = self.doors.first().map_or(0, SocketAddr::port);
+            said.clear();
+            report.note(&format!("tcp port {port} does not accept yet; {notice}"));
+            self.noticed = true;
+        }
+        Ok(())
+    }
+}
+
+fn waiting(door: SocketAddr, since: Duration) -> String {
+    format!("{}: waiting for tcp port {} ({} s)", door.ip(), door.port(), since.as_secs())
+}
+
+fn never(doors: &[SocketAddr], timeout: Duration) -> Failure {
+    let addresses: Vec<_> = doors.iter().map(|door| door.ip().to_string()).collect();
+    let reason = format!(
+        "{}: knocked, but tcp port {} did not accept within {}",
+        addresses.join(", "),
+        doors.first().map_or(0, SocketAddr::port),
+        humantime::format_duration(timeout)
+    );
+    Failure::new(Cause::NotAccepting, reason)
+        .hint("check that the service runs, that the action opens this port, and for which address")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, TcpListener};
+    use std::thread;
+
+    use super::*;
+
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn the_wait_ends_when_the_port_accepts() {
+        let port = TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap().port();
+        let opened = thread::spawn(move || {
+            sleep(Duration::from_millis(250));
+            TcpListener::bind((HERE, port)).unwrap()
+        });
+        let doors = [SocketAddr::new(HERE, 1), SocketAddr::new(HERE, port)];
+        let stream = for_connection(&doors, Duration::from_secs(20), None, &Report::PLAIN).unwrap();
+        assert_eq!(stream.peer_addr().unwrap().port(), port);
+        opened.join().unwrap();
+    }
+
+    #[test]
+    fn a_port_that_never_accepts_is_given_up() {
+        // Below 1024: no test beside this one is given it.
+        let port = 1;
+        for doors in [&[SocketAddr::new(HERE, port)][..], &[]] {
+            let start = clock::steady();
+            let failure =
+                for_connection(doors, Duration::from_millis(300), None, &Report::PLAIN).unwrap_err();
+            assert_eq!(failure.cause(), Cause::NotAccepting);
+            assert!(clock::steady() - start >= Duration::from_millis(300));
+        }
+    }
+}

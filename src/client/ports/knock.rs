@@ -1,0 +1,308 @@
+//! A knock by ports from its first packet to its last. Packets carry nothing: a TCP connection is begun and given up, or
+//! an empty UDP datagram is sent. It needs no right that others do not have.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::schedule::{address, beats, choose, ports};
+use super::used_steps::Steps;
+use crate::client::failure::{Cause, Failure};
+use crate::client::knock::nat_cache::Learnt;
+use crate::client::knock::plan::Claim;
+use crate::client::knock::request::{Intent, ThroughPorts};
+use crate::client::knock::route::Route;
+use crate::client::knock::wait::KnockAgain;
+use crate::client::knock::{Knocked, addresses, named, plan, told};
+use crate::client::report::{Report, Success};
+use crate::crypto::KeySet;
+use crate::knock::{Protocol, SLICES, Step};
+use crate::os::clock;
+use crate::os::files::plain;
+
+/// How long a connection may take to be refused before it is given up; its first packet has left by then.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// What would be sent, as scripts get it.
+#[derive(Serialize)]
+struct Rehearsal<'a> {
+    result: &'static str,
+    server: &'a str,
+    address: IpAddr,
+    server_id: &'a str,
+    key: String,
+    fingerprint: String,
+    action: &'a str,
+    policy: &'static str,
+    addresses: Vec<String>,
+    protocol: &'static str,
+    ports: [u16; SLICES],
+    wait_ms: u64,
+    good_until: String,
+}
+
+/// A knock by ports that is meant.
+pub(in crate::client) struct Toucher<'a> {
+    intent: &'a Intent,
+    report: &'a Report,
+    through: ThroughPorts,
+    keys: KeySet,
+    steps: Steps,
+    /// The address that is knocked at; all of the server's where a port is waited for.
+    ways: Vec<Way>,
+    /// When the next step begins, on the steady clock.
+    next: Duration,
+}
+
+/// One address of the server.
+struct Way {
+    route: Route,
+    claim: Claim,
+    /// The address that is signed.
+    signed: Option<IpAddr>,
+}
+
+/// Knocks as it is meant. The same can be done again in the next step.
+pub(in crate::client) fn knock<'a>(
+    intent: &'a Intent,
+    through: ThroughPorts,
+    report: &'a Report,
+) -> Result<(Knocked, Toucher<'a>), Failure> {
+    let mut toucher = Toucher::new(intent, through, report)?;
+    let used = toucher.steps.read();
+    let (step, wait) = toucher.choose();
+    if !wait.is_zero() {
+        let seconds = wait.as_millis().div_ceil(1_000);
+        let now = Step::of(clock::wall());
+        let why = if toucher.ways.iter().any(|way| used.contains(now, way.signed, &intent.action)) {
+            "each half minute is good for one knock like this"
+        } else {
+            "this half minute is nearly over"
+        };
+        report.note(&format!("{}: {why}; waiting {seconds} s", intent.server));
+        sleep(wait);
+    }
+    toucher.touch_all(step)?;
+    Ok((toucher.sent(), toucher))
+}
+
+/// Says what a knock as it is meant would be.
+pub(in crate::client) fn tell(
+    intent: &Intent,
+    through: ThroughPorts,
+    report: &Report,
+) -> Result<(), Failure> {
+    let toucher = Toucher::new(intent, through, report)?;
+    let (step, wait) = toucher.choose();
+    let Some(way) = toucher.ways.first() else { return Err(nowhere(intent)) };
+    let rehearsal = Rehearsal {
+        result: "dry-run",
+        server: &intent.server,
+        address: way.route.server.ip(),
+        server_id: intent.target.id.as_str(),
+        key: intent.key.origin.to_string(),
+        fingerprint: toucher.keys.fingerprint.to_string(),
+        action: intent.action.as_str(),
+        policy: way.claim.policy.as_str(),
+        addresses: named(way.claim),
+        protocol: match through.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        },
+        ports: toucher.ports(way, step),
+        wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        good_until: clock::rfc3339(step.good_until()),
+    };
+    report.product(&rehearsal.text(), &rehearsal)
+}
+
+impl<'a> Toucher<'a> {
+    fn new(intent: &'a Intent, through: ThroughPorts, report: &'a Report) -> Result<Self, Failure> {
+        let keys = intent.key.keys(&intent.target.id);
+        let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
+        let (mut ways, mut failed) = (Vec::new(), None);
+        for server in addresses(intent)? {
+            let way = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
+                let claim = plan(intent, &learnt, &route).first();
+                let signed = address(claim, route.own)?;
+                report.detail(|| format!("{}: own address {}", server.ip(), route.own));
+                Ok(Way { route, claim, signed })
+            });
+            match way {
+                Ok(way) => ways.push(way),
+                Err(failure) => failed = Some(failure),
+            }
+            // Without an answer nothing shows that another address is needed, unless a port is waited for.
+            if !ways.is_empty() && intent.patience.is_none() {
+                break;
+            }
+        }
+        if ways.is_empty() {
+            return Err(failed.unwrap_or_else(|| nowhere(intent)));
+        }
+        let steps = Steps::new(intent.state.as_deref(), keys.fingerprint);
+        Ok(Self { intent, report, through, keys, steps, ways, next: Duration::MAX })
+    }
+
+    fn choose(&self) -> (Step, Duration) {
+        let used = self.steps.read();
+        choose(clock::wall(), self.through.gap, |step| {
+            self.ways.iter().any(|way| used.contains(step, way.signed, &self.intent.action))
+        })
+    }
+
+    fn ports(&self, way: &Way, step: Step) -> [u16; SLICES] {
+        ports(&self.keys.client(), step, way.signed, &self.intent.action, self.through.band)
+    }
+
+    /// Knocks at every address. One that nothing can be sent to is no failure: the others may be reached.
+    fn touch_all(&mut self, step: Step) -> Result<(), Failure> {
+        let begin = step.after().begin();
+        let now = clock::wall();
+        let left = if begin > now { begin.distance(now) } else { Duration::ZERO };
+        self.next = clock::steady().saturating_add(left);
+        let mut failed = None;
+        let mut sent = false;
+        for way in &self.ways {
+            // First of all: whatever becomes of it, these ports have been seen.
+            if let Err(error) = self.steps.keep(self.steps.read(), step, way.signed, &self.intent.action) {
+                self.report.detail(|| format!("used steps are not remembered: {error}"));
+            }
+            let server = way.route.server.ip();
+            self.report
+                .detail(|| format!("{}: knocking at {server} {}", self.intent.server, told(way.claim)));
+            match self.touch(way, self.ports(way, step)) {
+                Ok(()) => sent = true,
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        failed.filter(|_| !sent).map_or(Ok(()), Err)
+    }
+
+    /// Sends them all. One packet that cannot be sent is no failure: the others may be.
+    fn touch(&self, way: &Way, ports: [u16; SLICES]) -> Result<(), Failure> {
+        let server = way.route.server.ip();
+        let mut sent = false;
+        let mut failed = None;
+        let mut due = clock::steady();
+        // A socket that is not connected: what is refused must not keep the next one from leaving.
+        let socket = UdpSocket::bind((unspecified(server), 0)).map_err(|error| unsent(server, &error))?;
+        for beat in beats(ports, self.through.gap)? {
+            due = due.saturating_add(beat.after);
+            sleep(due.saturating_sub(clock::steady()));
+            let mut to = way.route.server;
+            to.set_port(beat.port);
+            let touched = match self.through.protocol {
+                Protocol::Tcp => begin_connection(to),
+                Protocol::Udp => socket.send_to(&[], to).map(drop),
+            };
+            match touched {
+                Ok(()) => sent = true,
+                Err(error) => failed = Some(unsent(server, &error)),
+            }
+        }
+        failed.filter(|_| !sent).map_or(Ok(()), Err)
+    }
+
+    fn sent(&self) -> Knocked {
+        let intent = self.intent;
+        let whom = self.ways.first().map(|way| named(way.claim).join(",")).unwrap_or_default();
+        let success = Success {
+            result: "sent",
+            action: intent.action.to_string(),
+            server: intent.server.clone(),
+            address: Some(whom).filter(|whom| !whom.is_empty()),
+            seconds: None,
+            server_time_ms: None,
+            round_trip_ms: None,
+        };
+        let text = format!("{}: {} sent; this mode has no answer", intent.server, intent.action);
+        let servers = self.ways.iter().map(|way| way.route.server).collect();
+        Knocked { servers, success, text }
+    }
+}
+
+impl KnockAgain for Toucher<'_> {
+    fn due(&self) -> Option<Duration> {
+        Some(self.next)
+    }
+
+    fn notice(&self) -> Option<String> {
+        let left = self.next.saturating_sub(clock::steady()).as_millis().div_ceil(1_000);
+        Some(format!(
+            "waiting for the next time step, to knock again in {left} s (a server accepts none from the step in which it has started)"
+        ))
+    }
+
+    fn knock(&mut self) -> Result<(), Failure> {
+        let (step, wait) = self.choose();
+        if !wait.is_zero() {
+            // The clock was set back, or another process has used this step.
+            self.next = clock::steady().saturating_add(wait);
+            return Ok(());
+        }
+        self.report.note(&format!("{}: knocking again", self.intent.server));
+        self.touch_all(step)
+    }
+}
+
+/// Sends a connection's first packet. Whether anybody takes it is no matter.
+fn begin_connection(to: SocketAddr) -> io::Result<()> {
+    match TcpStream::connect_timeout(&to, PATIENCE) {
+        Ok(_) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::TimedOut | ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+fn nowhere(intent: &Intent) -> Failure {
+    Failure::new(Cause::Network, format!("{}: no address to knock at", intent.target.host))
+}
+
+fn unsent(server: IpAddr, error: &io::Error) -> Failure {
+    Failure::new(Cause::Network, format!("{server}: nothing could be sent: {}", plain(error)))
+}
+
+impl Rehearsal<'_> {
+    fn text(&self) -> String {
+        let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
+        let addresses = self.addresses.join(", ");
+        let begin = if self.wait_ms == 0 { "now".to_owned() } else { format!("in {} ms", self.wait_ms) };
+        let mut text = String::new();
+        for (name, value) in [
+            ("server", self.server),
+            ("address", &self.address.to_string()),
+            ("server id", self.server_id),
+            ("key", &self.key),
+            ("fingerprint", &self.fingerprint),
+            ("action", self.action),
+            ("policy", self.policy),
+            ("addresses", if addresses.is_empty() { "none" } else { &addresses }),
+            ("protocol", self.protocol),
+            ("ports", &ports.join(" ")),
+            ("begin", &begin),
+            ("good until", &self.good_until),
+        ] {
+            text.push_str(&format!("{name:<12} {value}\n"));
+        }
+        text.push_str("nothing was sent\n");
+        text
+    }
+}

@@ -1,0 +1,196 @@
+//! A knock by ports: which eight, in which step, when each is touched. Pure but for random numbers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::client::failure::{Cause, Failure};
+use crate::client::knock::plan::Claim;
+use crate::crypto::{ClientKeys, random};
+use crate::knock::{ActionName, AddressPolicy, Band, SLICES, Step, Timestamp};
+use crate::wire::{proof, selector, sequence};
+
+/// How often each port is touched: of a path that loses 5 % of all packets, one set in 1,000 does not get through.
+const ROUNDS: usize = 3;
+/// So much of a step must be left, besides what sending takes.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// The time between two packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) enum Gap {
+    /// 2 to 10 ms, at random.
+    Usual,
+    /// Always this long.
+    Fixed(Duration),
+}
+
+impl Gap {
+    /// Longer ones would not get a set through within a step, three times.
+    pub(in crate::client) const MAX: Duration = Duration::from_secs(1);
+
+    const fn longest(self) -> Duration {
+        match self {
+            Self::Usual => Duration::from_millis(10),
+            Self::Fixed(gap) => gap,
+        }
+    }
+
+    /// How long to wait, decided by two random bytes.
+    fn pick(self, dice: [u8; 2]) -> Duration {
+        match self {
+            // 8,001 values of 65,536: none is more likely than another by more than an eighth.
+            Self::Usual => {
+                Duration::from_micros(u64::from(u16::from_be_bytes(dice) % 8_001).saturating_add(2_000))
+            }
+            Self::Fixed(gap) => gap,
+        }
+    }
+
+    /// How long sending takes.
+    fn whole(self) -> Duration {
+        let packets = u32::try_from(ROUNDS.saturating_mul(SLICES)).unwrap_or(u32::MAX);
+        self.longest().saturating_mul(packets)
+    }
+}
+
+/// One packet: which port, and how long after the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::client) struct Beat {
+    pub(in crate::client) after: Duration,
+    pub(in crate::client) port: u16,
+}
+
+/// The address that a sequence names; none under *observed*.
+pub(in crate::client) fn address(claim: Claim, own: IpAddr) -> Result<Option<IpAddr>, Failure> {
+    let named = match own {
+        IpAddr::V4(_) => claim.addresses.ipv4().map(IpAddr::V4),
+        IpAddr::V6(_) => claim.addresses.ipv6().map(IpAddr::V6),
+    };
+    match (claim.policy, named) {
+        (AddressPolicy::Observed, _) => Ok(None),
+        (AddressPolicy::Exact, Some(named)) => Ok(Some(named)),
+        (AddressPolicy::Exact, None) => {
+            let (version, option) = if own.is_ipv4() { ("IPv4", "-6") } else { ("IPv6", "-4") };
+            let reason = format!("--source: names no {version} address, and the packets leave from {own}");
+            Err(Failure::new(Cause::Usage, reason).hint(format!("name one, or knock with {option}")))
+        }
+        (AddressPolicy::Listed, _) => {
+            let reason = "--source listed: a port sequence is too short to list addresses";
+            Err(Failure::new(Cause::Usage, reason).hint("leave --ports away"))
+        }
+    }
+}
+
+/// The eight ports, in the order of their slices.
+pub(in crate::client) fn ports(
+    keys: &ClientKeys,
+    step: Step,
+    address: Option<IpAddr>,
+    action: &ActionName,
+    band: Band,
+) -> [u16; SLICES] {
+    let proof = proof(&keys.proof, step, address, action, band);
+    sequence(selector(&keys.selector, step, band), &proof)
+}
+
+/// The first step that has not been used and of which enough is left, and how long it is until then.
+pub(in crate::client) fn choose(now: Timestamp, gap: Gap, used: impl Fn(Step) -> bool) -> (Step, Duration) {
+    let mut step = Step::of(now);
+    let left = step.after().begin().distance(now);
+    if left < gap.whole().saturating_add(MARGIN) {
+        step = step.after();
+    }
+    while used(step) {
+        step = step.after();
+    }
+    let wait = if step.begin() > now { step.begin().distance(now) } else { Duration::ZERO };
+    (step, wait)
+}
+
+/// The packets, three times all ports, each time in another order.
+pub(in crate::client) fn beats(ports: [u16; SLICES], gap: Gap) -> Result<Vec<Beat>, Failure> {
+    let failed = |error: crate::crypto::RandomFailed| Failure::new(Cause::Network, error.to_string());
+    let mut beats = Vec::with_capacity(ROUNDS.saturating_mul(SLICES));
+    for _ in 0..ROUNDS {
+        // Sorted by random numbers, they stand in a random order.
+        let mut order: Vec<([u8; 8], u16)> = Vec::with_capacity(SLICES);
+        for port in ports {
+            order.push((random().map_err(failed)?, port));
+        }
+        order.sort_unstable();
+        for (_, port) in order {
+            let after = if beats.is_empty() { Duration::ZERO } else { gap.pick(random().map_err(failed)?) };
+            beats.push(Beat { after, port });
+        }
+    }
+    Ok(beats)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::knock::Source;
+
+    const STEP: u64 = 59_844_395;
+
+    fn at(seconds: f64) -> Timestamp {
+        Step::new(STEP).begin().plus(Duration::from_secs_f64(seconds))
+    }
+
+    #[test]
+    fn a_step_that_is_used_or_nearly_over_is_waited_out() {
+        let usual = |seconds, used: &[u64]| {
+            let (step, wait) = choose(at(seconds), Gap::Usual, |step| used.contains(&step.number()));
+            (step.number() - STEP, wait.as_millis())
+        };
+        assert_eq!(usual(0.0, &[]), (0, 0));
+        assert_eq!(usual(28.75, &[]), (0, 0));
+        assert_eq!(usual(28.77, &[]), (1, 1_230));
+        assert_eq!(usual(1.0, &[STEP]), (1, 29_000));
+        assert_eq!(usual(1.0, &[STEP, STEP + 1]), (2, 59_000));
+        assert_eq!(usual(1.0, &[STEP + 1]), (0, 0), "a later one is no matter");
+        let slow = choose(at(5.1), Gap::Fixed(Gap::MAX), |_| false);
+        assert_eq!((slow.0.number(), slow.1.as_millis()), (STEP + 1, 24_900));
+    }
+
+    #[test]
+    fn each_port_is_touched_three_times_in_random_order_and_at_random_times() {
+        let ports = [1, 2, 3, 4, 5, 6, 7, 8];
+        let mut orders = BTreeSet::new();
+        for _ in 0..100 {
+            let beats = beats(ports, Gap::Usual).ok().unwrap();
+            assert_eq!(beats.len(), 24);
+            for round in beats.chunks(8) {
+                let order: Vec<u16> = round.iter().map(|beat| beat.port).collect();
+                assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from(ports));
+                orders.insert(order);
+            }
+            assert_eq!(beats[0].after, Duration::ZERO);
+            let usual = Duration::from_millis(2)..=Duration::from_millis(10);
+            assert!(beats[1..].iter().all(|beat| usual.contains(&beat.after)));
+        }
+        assert!(orders.len() > 290, "{} orders of 300", orders.len());
+        let fixed = beats(ports, Gap::Fixed(Duration::ZERO)).ok().unwrap();
+        assert!(fixed.iter().all(|beat| beat.after.is_zero()));
+    }
+
+    #[test]
+    fn a_sequence_names_one_address_of_the_family_it_leaves_from_or_none() {
+        let claim = |text: &str| {
+            let (policy, addresses) = match text.parse().unwrap() {
+                Source::Exact(addresses) => (AddressPolicy::Exact, addresses),
+                Source::Listed(addresses) => (AddressPolicy::Listed, addresses),
+                Source::Auto | Source::Observed => (AddressPolicy::Observed, Default::default()),
+            };
+            Claim { policy, addresses }
+        };
+        let own: IpAddr = "10.0.0.5".parse().unwrap();
+        let address = |text| address(claim(text), own);
+        assert_eq!(address("observed").ok(), Some(None));
+        assert_eq!(address("203.0.113.9,2001:db8::1").ok(), Some("203.0.113.9".parse().ok()));
+        for text in ["2001:db8::1", "listed:203.0.113.9"] {
+            assert_eq!(address(text).unwrap_err().cause(), Cause::Usage, "{text}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The clients' keys, from the files that the config names.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{ClientEntry, ConfigErrors, Place, Problem, ServerConfig, full_name};
+use zeroize::Zeroizing;
+
+use crate::auth::ClientRules;
+use crate::crypto::{Fingerprint, Holder, KeyFile, KeySet, OtpSeed, PairSecret};
+use crate::knock::{ClientName, ServerId, Timestamp};
+use crate::os::{clock, files};
+
+/// A client, with its keys.
+pub struct LoadedClient {
+    /// The admin's name for it.
+    pub name: ClientName,
+    /// What it may do.
+    pub rules: ClientRules,
+    /// Its keys.
+    pub keys: KeySet,
+    /// What its one-time passwords come from.
+    pub otp: Option<OtpSeed>,
+    /// Those that it had before, and until when they are good; missing once that is over.
+    pub previous: Option<(KeySet, Timestamp)>,
+}
+
+impl LoadedClient {
+    /// All keys that it may knock with.
+    pub fn key_sets(&self) -> impl Iterator<Item = &KeySet> {
+        std::iter::once(&self.keys).chain(self.previous.iter().map(|(keys, _)| keys))
+    }
+}
+
+/// Reads the key file of every client.
+///
+/// # Errors
+/// Every key that cannot be used, and every two clients with one secret. No error shows a byte of a secret.
+pub fn load_clients(config: &ServerConfig) -> Result<Vec<LoadedClient>, ConfigErrors> {
+    let mut problems = Vec::new();
+    let mut clients: Vec<LoadedClient> = Vec::new();
+    let mut owners: BTreeMap<Fingerprint, ClientName> = BTreeMap::new();
+    for (name, entry) in &config.clients {
+        let client = match load_client(config, name, entry) {
+            Ok(client) => client,
+            Err(problem) => {
+                problems.push(problem);
+                continue;
+            }
+        };
+        for keys in client.key_sets() {
+            if let Some(owner) = owners.insert(keys.fingerprint, name.clone()) {
+                problems.push(problem(
+                    config,
+                    name,
+                    "key",
+                    format!("the same secret as that of client {owner}"),
+                    Some(format!("revoke one of the two and add it again: {NEW_KEY}")),
+                ));
+            }
+        }
+        clients.push(client);
+    }
+    if problems.is_empty() { Ok(clients) } else { Err(ConfigErrors::of(problems)) }
+}
+
+const NEW_KEY: &str = "`spa-knockd client add` makes a new key";
+
+fn load_client(
+    config: &ServerConfig,
+    name: &ClientName,
+    entry: &ClientEntry,
+) -> Result<LoadedClient, Problem> {
+    let still_good = entry.previous.as_ref().filter(|previous| previous.until > clock::wall());
+    let previous = still_good
+        .map(|previous| load_keys(config, name, &previous.key).map(|keys| (keys, previous.until)))
+        .transpose()?;
+    let keys = load_keys(config, name, &entry.key)?;
+    let otp = entry.otp.as_ref().map(|file| load_otp(config, name, file)).transpose()?;
+    Ok(LoadedClient { otp, name: name.clone(), rules: entry.rules.clone(), keys, previous })
+}
+
+/// Reads a key file of a client.
+///
+/// # Errors
+/// Why the key cannot be used, at the place that names it.
+pub(crate) fn load_keys(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<KeySet, Problem> {
+    load_secret(config, name, file).map(|secret| secret.keys(&config.id))
+}
+
+/// The fingerprint of a key file that may be unusable for its mode: to revoke it.
+pub(crate) fn fingerprint_of(config: &ServerConfig, file: &Path) -> Option<Fingerprint> {
+    let key = KeyFile::parse(&files::read_exposed_secret(file).ok()?).ok()?;
+    pair_for(&key, &config.id).ok().map(|secret| secret.keys(&config.id).fingerprint)
+}
+
+/// Reads the secret that a key file of a client holds.
+///
+/// # Errors
+/// Why it cannot be used, at the place that names it.
+pub(crate) fn load_secret(
+    config: &ServerConfig,
+    name: &ClientName,
+    file: &Path,
+) -> Result<PairSecret, Problem> {
+    let at_key = |reason: String, hint: Option<String>| {
+        problem(config, name, "key", format!("key file {}: {reason}", file.display()), hint)
+    };
+    let text = read_secret(file).map_err(|(reason, hint)| at_key(reason, hint))?;
+    let key = KeyFile::parse(&text).map_err(|error| at_key(error.to_string(), None))?;
+    pair_for(&key, &config.id).cloned().map_err(|(reason, hint)| at_key(reason, Some(hint)))
+}
+
+/// Reads the seed that a client's one-time passwords come from.
+fn load_otp(config: &ServerConfig, name: &ClientName, file: &Path) -> Result<OtpSeed, Problem> {
+    let at_otp = |reason: String, hint: Option<String>| {
+        problem(config, name, "otp", format!("file {}: {reason}", file.display()), hint)
+    };
+    let text = read_secret(file).map_err(|(reason, hint)| at_otp(reason, hint))?;
+    OtpSeed::parse(&text).map_err(|error| at_otp(error.to_string(), None))
+}
+
+/// Reads a file of secrets, or says why not and what to do.
+fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>)> {
+    files::read_daemon_secret(file).map_err(|error| {
+        let about_file = Path::new(&error.path) == file;
+        let reason = if about_file { error.reason } else { format!("{}: {}", error.path, error.reason) };
+        (reason, error.hint.or_else(|| error.missing.then(|| NEW_KEY.to_owned())))
+    })
+}
+
+/// The pair secret of a key that is for this server.
+///
+/// # Errors
+/// Why it is not, and a hint.
+pub(crate) fn pair_for<'a>(key: &'a KeyFile, id: &ServerId) -> Result<&'a PairSecret, (String, String)> {
+    match &key.holder {
+        Holder::Pair { server, secret } if server == id => Ok(secret),
+        Holder::Pair { server, .. } => Err((
+            format!("for the server {server}, not for {id}"),
+            format!("server.id and the key's `server` must be the same; {NEW_KEY}"),
+        )),
+        Holder::Root(_) => Err((
+            "a root key: it would open every server of its owner".to_owned(),
+            format!("its owner makes this server's key with: spa-knock derive --key ROOT --server-id {id}"),
+        )),
+    }
+}
+
+fn problem(
+    config: &ServerConfig,
+    name: &ClientName,
+    what: &str,
+    message: String,
+    hint: Option<String>,
+) -> Problem {
+    let place: Place = config.places.of(&["client", name.as_str(), what]).clone();
+    let client = full_name("client", name.as_str());
+    Problem { place, message: format!("{client}.{what}: {message}"), hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{Source, read};
+    use crate::os::files::Mode;
+
+    const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const B: &str = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn told(keys: &[(&str, &str)]) -> Result<usize, String> {
+        let scratch = tempfile::tempdir().unwrap();
+        let folder = scratch.path().display().to_string();
+        let mut text =
+            format!("[server]\nid='a'\nkeys_dir='{folder}'\n[action.o]\nopen=['tcp/22']\nfor='30s'\n");
+        for (name, key) in keys {
+            text += &format!("[client.{name}]\nkey='{name}.key'\nallow=['o']\n");
+            if !key.is_empty() {
+                let path = scratch.path().join(format!("{name}.key"));
+                files::create_new(&path, Mode::Private, key.as_bytes()).unwrap();
+            }
+        }
+        let config = read(&Source { file: PathBuf::from("f"), text }, &[]).unwrap();
+        load_clients(&config)
+            .map(|clients| clients.len())
+            .map_err(|error| error.to_string().replace(&folder, "K"))
+    }
+
+    fn pair(server: &str, secret: &str) -> String {
+        format!("spa-knock-key: 1\nkind: pair\nserver: {server}\nsecret: {secret}\n")
+    }
+
+    #[test]
+    fn the_keys_of_all_clients_are_loaded() {
+        assert_eq!(told(&[("c", &pair("a", A)), ("d", &pair("a", B))]), Ok(2));
+    }
+
+    #[test]
+    fn every_key_that_cannot_be_used_is_told_where_it_is_named_and_without_its_secret() {
+        let root = format!("spa-knock-key: 1\nkind: root\nsecret: {A}\n");
+        let cases = [
+            (
+                "",
+                "key file K/c.key: no such file or directory\nhint: `spa-knockd client add` makes a new key",
+            ),
+            ("rubbish", "key file K/c.key: line 1: expected 'name: value'"),
+            (
+                root.as_str(),
+                "key file K/c.key: a root key: it would open every server of its owner\n\
+                 hint: its owner makes this server's key with: spa-knock derive --key ROOT --server-id a",
+            ),
+            (
+                &pair("b", A),
+                "key file K/c.key: for the server b, not for a\n\
+                 hint: server.id and the key's `server` must be the same; `spa-knockd client add` makes a new key",
+            ),
+        ];
+        for (key, message) in cases {
+            let error = told(&[("c", key)]).unwrap_err();
+            assert_eq!(error, format!("f:8:5: client.c.key: {message}"));
+            assert!(!error.contains(&A[..8]));
+        }
+        let two = told(&[("c", ""), ("d", "rubbish")]).unwrap_err();
+        assert!(two.contains("client.c.key") && two.contains("client.d.key"), "{two}");
+    }
+
+    #[test]
+    fn two_clients_with_one_secret_are_refused_by_name() {
+        assert_eq!(
+            told(&[("c", &pair("a", A)), ("d", &pair("a", A))]).unwrap_err(),
+            "f:11:5: client.d.key: the same secret as that of client c\n\
+             hint: revoke one of the two and add it again: `spa-knockd client add` makes a new key"
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! Talking to the admin: messages, what was asked for, and the exit code that a failure means.
+
+pub(crate) mod wrap;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::config::ConfigErrors;
+use crate::os::files::{FileError, plain};
+use crate::os::{log as os_log, terminal};
+use wrap::wrapped;
+
+/// Why a command ended without success. Its text may have several lines; hints stand on lines of their own.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    messages: Vec<String>,
+}
+
+impl Failure {
+    const RUN: u8 = 1;
+    /// What SIGPIPE ends other programs with.
+    const UNREAD: u8 = 141;
+    const USAGE: u8 = 2;
+    const CONFIG: u8 = 5;
+
+    /// It was tried and did not work.
+    pub(crate) fn run(message: impl Display) -> Self {
+        Self { code: Self::RUN, messages: vec![message.to_string()] }
+    }
+
+    /// It was asked for in a wrong way.
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self { code: Self::USAGE, messages: vec![message.to_string()] }
+    }
+
+    /// A config of another program says something wrong.
+    pub(crate) fn config(message: impl Display) -> Self {
+        Self { code: Self::CONFIG, messages: vec![message.to_string()] }
+    }
+
+    /// A key cannot be used.
+    pub(crate) fn key(message: impl Display) -> Self {
+        Self { code: Self::CONFIG, messages: vec![message.to_string()] }
+    }
+
+    /// All of it, for a log.
+    pub(crate) fn text(&self) -> String {
+        self.messages.join("\n")
+    }
+
+    /// Tells it, and gives the process's exit code for it.
+    pub(crate) fn exit(self) -> ExitCode {
+        // What was logged before comes first.
+        os_log::flush();
+        for message in &self.messages {
+            complain(message);
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self { code: Self::CONFIG, messages: errors.problems().iter().map(ToString::to_string).collect() }
+    }
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self::run(error)
+    }
+}
+
+/// Prints an error.
+pub(crate) fn complain(message: impl Display) {
+    tell(format_args!("spa-knockd: {message}"));
+}
+
+/// Prints a remark to standard error. Where nobody listens, nothing is lost.
+pub(crate) fn tell(message: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{message}");
+}
+
+/// Prints lines of text, broken at spaces where a terminal is narrower.
+///
+/// # Errors
+/// When it could not be written.
+pub(crate) fn print_lines(text: &str) -> Result<(), Failure> {
+    print(&wrapped(text, terminal::width()))
+}
+
+/// Prints what was asked for, to standard output.
+///
+/// # Errors
+/// When it could not be written.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        // As `head` does when it has enough: nothing to report.
+        io::ErrorKind::BrokenPipe => Failure { code: Failure::UNREAD, messages: Vec::new() },
+        _ => Failure::run(format_args!("standard output: {}", plain(&error))),
+    })
+}
+
+/// Rows of left-aligned columns.
+#[must_use]
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: Vec<usize> = (0..N)
+        .map(|column| {
+            rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or_default()
+        })
+        .collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}

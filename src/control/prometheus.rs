@@ -1,0 +1,327 @@
+//! The state of a daemon in Prometheus' text exposition format, version 0.0.4. Of clients it says how many, not
+//! who, as every local user can read it; but it names those that send more knocks than their limit allows.
+
+use std::fmt::Write;
+
+use super::status::{Gate, Status};
+
+/// All metrics.
+pub(crate) fn exposition(status: &Status) -> String {
+    let mut page = Page(String::new());
+    let labels = [("version", status.version.as_str()), ("server", status.server.as_str())];
+    page.begin("info", Kind::Gauge, "The program and the server's id.");
+    page.sample("info", &labels, 1);
+    page.gauge("uptime_seconds", "Since the daemon was started.", status.uptime);
+    let closed = u64::from(status.gate.state != Gate::Off);
+    page.gauge(
+        "gate_closed",
+        "1 while protected ports are closed but for grants, 0 while they are open.",
+        closed,
+    );
+    let trial = status.gate.seconds_left.unwrap_or_default();
+    page.gauge("gate_trial_seconds", "Until a gate on trial is off again; 0 without a trial.", trial);
+    page.gauge("clients", "Clients that may knock.", number(status.clients));
+    let previous = number(status.previous_keys.len());
+    page.gauge(
+        "clients_with_previous_key",
+        "Clients that have knocked with the key before their present one.",
+        previous,
+    );
+    page.gauge("actions", "Actions in the config.", number(status.actions));
+    page.gauge("grants", "Live grants.", number(status.grants));
+    page.gauge("commands_running", "Commands of actions that run.", number(status.commands.running));
+    page.gauge(
+        "commands_waiting",
+        "Commands of actions that wait for their turn.",
+        number(status.commands.waiting),
+    );
+    page.gauge(
+        "undoings_waiting",
+        "Commands that wait for their time to undo something.",
+        number(status.undoings),
+    );
+    if let Some(audit) = &status.audit {
+        page.gauge("audit_up", "1 while the audit log can be written.", u64::from(audit.error.is_none()));
+        page.gauge(
+            "audit_waiting",
+            "Records of the audit log that are not written yet.",
+            number(audit.waiting),
+        );
+        page.counter("audit_lost_total", "Records of the audit log that are lost.", audit.lost);
+    }
+    page.counter(
+        "log_lost_total",
+        "Lines of the daemon's log that are lost as standard error was not read.",
+        status.log.lost,
+    );
+    page.gauge("watcher_up", "1 while a watcher watches.", u64::from(status.watcher.uptime.is_some()));
+    page.counter(
+        "watcher_restarts_total",
+        "How often the watcher had to be replaced.",
+        status.watcher.restarts,
+    );
+    if let Some(age) = status.watcher.report_age {
+        page.gauge("watcher_report_age_seconds", "Since the watcher's last report.", age);
+    }
+    page.gauge(
+        "capture_missing_interfaces",
+        "Configured interfaces that are not there, or down.",
+        number(status.capture.missing.len()),
+    );
+    let replies = u64::from(status.capture.replies);
+    page.gauge("replies_possible", "0 while another process has the knock port.", replies);
+    if let Some(frames) = status.capture.frames {
+        page.counter("capture_received_total", "Frames that passed the kernel's filter.", frames.received);
+        page.counter("capture_dropped_total", "Frames missed as the watcher was too slow.", frames.dropped);
+        page.counter("capture_interface_dropped_total", "Frames missed by an interface.", frames.if_dropped);
+    }
+    let datagrams = status.datagrams;
+    page.begin("datagrams_total", Kind::Counter, "Datagrams of a knock's length, by what became of them.");
+    for (verdict, count) in [
+        ("authentic", datagrams.authentic),
+        ("unknown-hint", datagrams.unknown_hint),
+        ("forged", datagrams.forged),
+        ("copied", datagrams.copied),
+        ("length", datagrams.length),
+        ("throttled", datagrams.throttled),
+    ] {
+        page.sample("datagrams_total", &[("verdict", verdict)], count);
+    }
+    if !status.throttled.is_empty() {
+        page.begin("throttled_total", Kind::Counter, "Knocks over the limit of their key, by client.");
+        for throttled in &status.throttled {
+            page.sample("throttled_total", &[("client", &throttled.client)], throttled.count);
+        }
+    }
+    if let Some(ports) = &status.ports {
+        page.counter("ports_packets_total", "Packets without a payload to the band.", ports.packets);
+        page.counter("ports_sequences_total", "Port sequences that were looked at.", ports.sequences);
+    }
+    if let Some(legacy) = &status.legacy {
+        page.gauge("legacy_doors", "Doors that plain sequences open.", number(legacy.doors));
+        page.gauge(
+            "legacy_addresses",
+            "Addresses that opened one of them in the last 24 hours, or since the start.",
+            number(legacy.addresses),
+        );
+        page.counter("legacy_opened_total", "How often plain sequences opened a door.", legacy.opened);
+    }
+    page.begin("knocks_total", Kind::Counter, "Authentic knocks and what they led to, by how they ended.");
+    for ended in &status.knocks {
+        let labels = [("event", ended.event.as_str()), ("reason", ended.reason.as_str())];
+        page.sample("knocks_total", &labels, ended.count);
+    }
+    page.0
+}
+
+/// What Prometheus knows a metric as.
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+struct Page(String);
+
+impl Page {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) {
+        self.begin(name, Kind::Gauge, help);
+        self.sample(name, &[], value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.begin(name, Kind::Counter, help);
+        self.sample(name, &[], value);
+    }
+
+    fn begin(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        };
+        self.line(format_args!("# HELP spa_knock_{name} {help}\n# TYPE spa_knock_{name} {kind}"));
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        self.line(format_args!("spa_knock_{name}{labels} {value}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // A String takes everything.
+        let _ = writeln!(self.0, "{line}");
+    }
+}
+
+/// A label's value between its quotes.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+fn number(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::control::status::tests::example;
+
+    #[test]
+    fn the_page_is_what_prometheus_reads() {
+        let expected = r#"# HELP spa_knock_info The program and the server's id.
+# TYPE spa_knock_info gauge
+spa_knock_info{version="0.1.0",server="bastion.test"} 1
+# HELP spa_knock_uptime_seconds Since the daemon was started.
+# TYPE spa_knock_uptime_seconds gauge
+spa_knock_uptime_seconds 93784
+# HELP spa_knock_gate_closed 1 while protected ports are closed but for grants, 0 while they are open.
+# TYPE spa_knock_gate_closed gauge
+spa_knock_gate_closed 1
+# HELP spa_knock_gate_trial_seconds Until a gate on trial is off again; 0 without a trial.
+# TYPE spa_knock_gate_trial_seconds gauge
+spa_knock_gate_trial_seconds 0
+# HELP spa_knock_clients Clients that may knock.
+# TYPE spa_knock_clients gauge
+spa_knock_clients 3
+# HELP spa_knock_clients_with_previous_key Clients that have knocked with the key before their present one.
+# TYPE spa_knock_clients_with_previous_key gauge
+spa_knock_clients_with_previous_key 1
+# HELP spa_knock_actions Actions in the config.
+# TYPE spa_knock_actions gauge
+spa_knock_actions 2
+# HELP spa_knock_grants Live grants.
+# TYPE spa_knock_grants gauge
+spa_knock_grants 1
+# HELP spa_knock_commands_running Commands of actions that run.
+# TYPE spa_knock_commands_running gauge
+spa_knock_commands_running 1
+# HELP spa_knock_commands_waiting Commands of actions that wait for their turn.
+# TYPE spa_knock_commands_waiting gauge
+spa_knock_commands_waiting 0
+# HELP spa_knock_undoings_waiting Commands that wait for their time to undo something.
+# TYPE spa_knock_undoings_waiting gauge
+spa_knock_undoings_waiting 4
+# HELP spa_knock_audit_up 1 while the audit log can be written.
+# TYPE spa_knock_audit_up gauge
+spa_knock_audit_up 1
+# HELP spa_knock_audit_waiting Records of the audit log that are not written yet.
+# TYPE spa_knock_audit_waiting gauge
+spa_knock_audit_waiting 0
+# HELP spa_knock_audit_lost_total Records of the audit log that are lost.
+# TYPE spa_knock_audit_lost_total counter
+spa_knock_audit_lost_total 3
+# HELP spa_knock_log_lost_total Lines of the daemon's log that are lost as standard error was not read.
+# TYPE spa_knock_log_lost_total counter
+spa_knock_log_lost_total 2
+# HELP spa_knock_watcher_up 1 while a watcher watches.
+# TYPE spa_knock_watcher_up gauge
+spa_knock_watcher_up 1
+# HELP spa_knock_watcher_restarts_total How often the watcher had to be replaced.
+# TYPE spa_knock_watcher_restarts_total counter
+spa_knock_watcher_restarts_total 1
+# HELP spa_knock_watcher_report_age_seconds Since the watcher's last report.
+# TYPE spa_knock_watcher_report_age_seconds gauge
+spa_knock_watcher_report_age_seconds 0
+# HELP spa_knock_capture_missing_interfaces Configured interfaces that are not there, or down.
+# TYPE spa_knock_capture_missing_interfaces gauge
+spa_knock_capture_missing_interfaces 0
+# HELP spa_knock_replies_possible 0 while another process has the knock port.
+# TYPE spa_knock_replies_possible gauge
+spa_knock_replies_possible 1
+# HELP spa_knock_capture_received_total Frames that passed the kernel's filter.
+# TYPE spa_knock_capture_received_total counter
+spa_knock_capture_received_total 1207
+# HELP spa_knock_capture_dropped_total Frames missed as the watcher was too slow.
+# TYPE spa_knock_capture_dropped_total counter
+spa_knock_capture_dropped_total 0
+# HELP spa_knock_capture_interface_dropped_total Frames missed by an interface.
+# TYPE spa_knock_capture_interface_dropped_total counter
+spa_knock_capture_interface_dropped_total 2
+# HELP spa_knock_datagrams_total Datagrams of a knock's length, by what became of them.
+# TYPE spa_knock_datagrams_total counter
+spa_knock_datagrams_total{verdict="authentic"} 7
+spa_knock_datagrams_total{verdict="unknown-hint"} 1200
+spa_knock_datagrams_total{verdict="forged"} 3
+spa_knock_datagrams_total{verdict="copied"} 1
+spa_knock_datagrams_total{verdict="length"} 0
+spa_knock_datagrams_total{verdict="throttled"} 8
+# HELP spa_knock_throttled_total Knocks over the limit of their key, by client.
+# TYPE spa_knock_throttled_total counter
+spa_knock_throttled_total{client="ci"} 8
+# HELP spa_knock_ports_packets_total Packets without a payload to the band.
+# TYPE spa_knock_ports_packets_total counter
+spa_knock_ports_packets_total 24
+# HELP spa_knock_ports_sequences_total Port sequences that were looked at.
+# TYPE spa_knock_ports_sequences_total counter
+spa_knock_ports_sequences_total 1
+# HELP spa_knock_legacy_doors Doors that plain sequences open.
+# TYPE spa_knock_legacy_doors gauge
+spa_knock_legacy_doors 2
+# HELP spa_knock_legacy_addresses Addresses that opened one of them in the last 24 hours, or since the start.
+# TYPE spa_knock_legacy_addresses gauge
+spa_knock_legacy_addresses 2
+# HELP spa_knock_legacy_opened_total How often plain sequences opened a door.
+# TYPE spa_knock_legacy_opened_total counter
+spa_knock_legacy_opened_total 9
+# HELP spa_knock_knocks_total Authentic knocks and what they led to, by how they ended.
+# TYPE spa_knock_knocks_total counter
+spa_knock_knocks_total{event="granted",reason=""} 4
+spa_knock_knocks_total{event="done",reason=""} 0
+spa_knock_knocks_total{event="stale",reason="stale"} 1
+spa_knock_knocks_total{event="refused",reason="not-allowed"} 2
+spa_knock_knocks_total{event="refused",reason="expired"} 1
+"#;
+        assert_eq!(exposition(&example()), expected);
+        let mut udp = example();
+        udp.capture.frames = None;
+        assert!(!exposition(&udp).contains("_dropped"));
+    }
+
+    #[test]
+    fn each_metric_is_described_once_and_before_its_samples() {
+        let page = exposition(&example());
+        let mut described = BTreeSet::new();
+        for line in page.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert!(described.insert(rest.split(' ').next().unwrap().to_owned()), "{line}");
+            } else if !line.starts_with('#') {
+                assert!(described.contains(line.split(['{', ' ']).next().unwrap()), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_metrics_that_there_are() {
+        let dashboard = include_str!("../../contrib/grafana-dashboard.json");
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let asked = dashboard.split(|c: char| !is_name(c)).filter(|word| word.starts_with("spa_knock_"));
+        let asked: BTreeSet<&str> = asked.collect();
+        let page = exposition(&example());
+        let told: BTreeSet<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        assert!(asked.len() > 10 && asked.is_subset(&told), "{:?}", asked.difference(&told));
+    }
+
+    proptest! {
+        #[test]
+        fn no_label_breaks_out_of_its_quotes(value in "[a\\\\\"\n]{0,12}") {
+            let text = escaped(&value);
+            prop_assert!(!text.contains('\n'));
+            let (mut read, mut letters) = (String::new(), text.chars());
+            while let Some(letter) = letters.next() {
+                prop_assert_ne!(letter, '"');
+                read.push(match letter {
+                    '\\' => match letters.next() { Some('n') => '\n', Some(other) => other, None => panic!("{text}") },
+                    letter => letter,
+                });
+            }
+            prop_assert_eq!(read, value);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The text of a key file ↔ its meaning. No error repeats a byte of the text: any of it may be the secret.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use super::example::EXAMPLE;
+use crate::crypto::{PairSecret, RootSecret, Secret};
+use crate::knock::{ClientName, ServerId};
+
+/// What a key file holds.
+pub struct KeyFile {
+    /// The name of the client it was made for.
+    pub client: Option<ClientName>,
+    /// The secret, and what it is good for.
+    pub holder: Holder,
+    /// Where to knock, if not at the server named on the command line.
+    pub address: Option<String>,
+    /// The knock port, if not the default.
+    pub port: Option<u16>,
+}
+
+/// The secret of a key file.
+pub enum Holder {
+    /// For one server.
+    Pair {
+        /// The server it is for.
+        server: ServerId,
+        /// What client and server share.
+        secret: PairSecret,
+    },
+    /// For every server: pair secrets are derived from it.
+    Root(RootSecret),
+}
+
+/// Why a text is no key file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFileError {
+    /// A line without a colon.
+    #[error("line {0}: expected 'name: value'")]
+    NoColon(usize),
+    /// A name that key files do not have.
+    #[error("line {0}: unknown name (known: spa-knock-key, kind, client, server, address, port, secret)")]
+    UnknownName(usize),
+    /// A name that stands twice.
+    #[error("line {0}: this name stands twice")]
+    Twice(usize),
+    /// A value that its name does not take.
+    #[error("line {0}: {1}")]
+    BadValue(usize, &'static str),
+    /// A name that must be there.
+    #[error("the line '{0}: …' is missing")]
+    Missing(&'static str),
+    /// `server` in a root key.
+    #[error("line {0}: a root key has no server (kind: pair has one)")]
+    ServerInRoot(usize),
+    /// The secret of `keys.example`.
+    #[error("this is the example key: everybody has it")]
+    Example,
+}
+
+/// A value and the number of its line.
+type Field<'a> = Option<(usize, &'a str)>;
+
+impl KeyFile {
+    /// Reads the text of a key file.
+    ///
+    /// # Errors
+    /// Names the line, never its content.
+    pub fn parse(text: &str) -> Result<Self, KeyFileError> {
+        use KeyFileError::{BadValue, Missing, ServerInRoot};
+
+        let fields = Fields::read(text)?;
+        let (line, version) = fields.version.ok_or(Missing("spa-knock-key"))?;
+        if version.contains(|c: char| c == ':' || c.is_whitespace()) {
+            return Err(BadValue(
+                line,
+                "more than a number is behind spa-knock-key: are the line ends lost?",
+            ));
+        }
+        if version != "1" {
+            return Err(BadValue(line, "this key file is of a later version than this program (1)"));
+        }
+        let (line, secret) = fields.secret.ok_or(Missing("secret"))?;
+        let secret = parse_secret(secret).ok_or(BadValue(line, "a secret is 44 base64 characters"))?;
+        if secret.expose() == EXAMPLE {
+            return Err(KeyFileError::Example);
+        }
+        let server = fields
+            .server
+            .map(|(line, id)| id.parse().map(|id| (line, id)).map_err(|_| BadValue(line, "not a server id")))
+            .transpose()?;
+        let (line, kind) = fields.kind.ok_or(Missing("kind"))?;
+        let holder = match (kind, server) {
+            ("pair", Some((_, server))) => Holder::Pair { server, secret: PairSecret::new(secret) },
+            ("pair", None) => return Err(Missing("server")),
+            ("root", None) => Holder::Root(RootSecret::new(secret)),
+            ("root", Some((line, _))) => return Err(ServerInRoot(line)),
+            _ => return Err(BadValue(line, "kind is pair or root")),
+        };
+        let client = fields
+            .client
+            .map(|(line, name)| name.parse().map_err(|_| BadValue(line, "not a client name")))
+            .transpose()?;
+        let address = fields
+            .address
+            .map(|(line, address)| {
+                is_host(address)
+                    .then(|| address.to_owned())
+                    .ok_or(BadValue(line, "not a host name or address"))
+            })
+            .transpose()?;
+        let port = fields
+            .port
+            .map(|(line, port)| {
+                port.parse()
+                    .ok()
+                    .filter(|&p| p != 0)
+                    .ok_or(BadValue(line, "a port is a number from 1 to 65535"))
+            })
+            .transpose()?;
+        Ok(Self { client, holder, address, port })
+    }
+
+    /// The text of the file, secret and all.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        // Room for everything at once: a growing string would leave copies of the secret behind.
+        let mut text = Zeroizing::new(String::with_capacity(1024));
+        let (kind, server, secret) = match &self.holder {
+            Holder::Pair { server, secret } => ("pair", Some(server), secret.secret()),
+            Holder::Root(secret) => ("root", None, secret.secret()),
+        };
+        let mut line = |name: &str, value: &str| {
+            for part in [name, ": ", value, "\n"] {
+                text.push_str(part);
+            }
+        };
+        line("spa-knock-key", "1");
+        line("kind", kind);
+        if let Some(client) = &self.client {
+            line("client", client.as_str());
+        }
+        if let Some(server) = server {
+            line("server", server.as_str());
+        }
+        if let Some(address) = &self.address {
+            line("address", address);
+        }
+        if let Some(port) = self.port {
+            line("port", &port.to_string());
+        }
+        line("secret", &Zeroizing::new(STANDARD.encode(secret.expose())));
+        text
+    }
+}
+
+#[derive(Default)]
+struct Fields<'a> {
+    version: Field<'a>,
+    kind: Field<'a>,
+    client: Field<'a>,
+    server: Field<'a>,
+    address: Field<'a>,
+    port: Field<'a>,
+    secret: Field<'a>,
+}
+
+impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> Result<Self, KeyFileError> {
+        let mut fields = Self::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = line.split_once(':').ok_or(KeyFileError::NoColon(number))?;
+            let field = match name.trim_end() {
+                "spa-knock-key" => &mut fields.version,
+                "kind" => &mut fields.kind,
+                "client" => &mut fields.client,
+                "server" => &mut fields.server,
+                "address" => &mut fields.address,
+                "port" => &mut fields.port,
+                "secret" => &mut fields.secret,
+                _ => return Err(KeyFileError::UnknownName(number)),
+            };
+            if field.replace((number, value.trim())).is_some() {
+                return Err(KeyFileError::Twice(number));
+            }
+        }
+        Ok(fields)
+    }
+}
+
+fn parse_secret(text: &str) -> Option<Secret> {
+    // base64 may write a byte past the 32 before it checks the padding.
+    let mut bytes = Zeroizing::new([0; 33]);
+    let length = STANDARD.decode_slice(text, bytes.as_mut_slice()).ok()?;
+    let whole: &[u8; Secret::LEN] = bytes.get(..length)?.try_into().ok()?;
+    Some(Secret::from_bytes(whole))
+}
+
+/// Whether this can be a host name or an address, as a key file names one.
+#[must_use]
+pub fn is_host(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && !text.starts_with('-')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'%'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn pair_text(extra: &str) -> String {
+        format!("# a comment\nspa-knock-key: 1\nkind: pair\nserver: a\n{extra}\nsecret: {SECRET}\n")
+    }
+
+    #[test]
+    fn a_key_file_is_read_as_it_was_written() {
+        let text = pair_text("client: laptop\naddress: bastion.example.org\nport: 4000");
+        let key = KeyFile::parse(&text).ok().unwrap();
+        assert_eq!(key.port, Some(4000));
+        let again = KeyFile::parse(&key.to_text()).ok().unwrap();
+        assert_eq!(*again.to_text(), *key.to_text());
+        assert!(key.to_text().contains(SECRET));
+    }
+
+    #[test]
+    fn malformed_key_files_are_refused_by_line_without_their_content() {
+        let cases = [
+            ("", "the line 'spa-knock-key: …' is missing"),
+            ("spa-knock-key: 2\n", "line 1: this key file is of a later version than this program (1)"),
+            ("spa-knock-key: 1\nkind: pair\n", "the line 'secret: …' is missing"),
+            (&format!("{SECRET}\n"), "line 1: expected 'name: value'"),
+            (
+                "password: x\n",
+                "line 1: unknown name (known: spa-knock-key, kind, client, server, address, port, secret)",
+            ),
+            ("kind: pair\nkind: root\n", "line 2: this name stands twice"),
+            ("spa-knock-key: 1\nsecret: AAAA\n", "line 2: a secret is 44 base64 characters"),
+            (&pair_text("port: 0"), "line 5: a port is a number from 1 to 65535"),
+            (&pair_text("address: -oProxy"), "line 5: not a host name or address"),
+            (&pair_text("client: ../x"), "line 5: not a client name"),
+            (
+                &format!("spa-knock-key: 1\nkind: root\nserver: a\nsecret: {SECRET}"),
+                "line 3: a root key has no server (kind: pair has one)",
+            ),
+            (&format!("spa-knock-key: 1\nkind: both\nsecret: {SECRET}"), "line 2: kind is pair or root"),
+            (&format!("spa-knock-key: 1\nkind: pair\nsecret: {SECRET}"), "the line 'server: …' is missing"),
+        ];
+        for (text, message) in cases {
+            let error = KeyFile::parse(text).err().unwrap().to_string();
+            assert_eq!(error, message);
+        }
+    }
+
+    #[test]
+    fn the_example_key_is_refused() {
+        let example = include_str!("../../../keys.example");
+        assert_eq!(KeyFile::parse(example).err(), Some(KeyFileError::Example));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "[ -~\n]{0,400}") {
+            let _ = KeyFile::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! A pair key as one line, to be pasted, piped or shown as a QR code: all that its key file says, and a checksum,
+//! so that a mistyped one is told instead of tried. No error repeats a character of it.
+//!
+//! `spa-knock-`, then base64url without padding (RFC 4648, section 5) of: the length of all these bytes (2 bytes,
+//! big-endian), the version (1), the secret (32), the port (2, big-endian; 0 for none), client, server and
+//! address (each one byte of length and its text; empty for none), and a checksum of all before it (8).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
+
+use super::example::EXAMPLE;
+use super::keyfile::is_host;
+use crate::crypto::{Holder, KeyFile, PairSecret, Secret, checksum};
+
+/// What every token begins with.
+const PREFIX: &str = "spa-knock-";
+const VERSION: u8 = 1;
+const CHECKSUM: usize = 8;
+/// Length and version: three bytes, so that four characters tell how many there should be.
+const HEAD_CHARACTERS: usize = 4;
+
+/// Why a text is no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Another beginning.
+    #[error("a token begins with {PREFIX}")]
+    Prefix,
+    /// A character that tokens do not have; counted from 1.
+    #[error("character {0} is none of those that tokens have (A-Z, a-z, 0-9, '-', '_')")]
+    Character(usize),
+    /// Not as long as it says.
+    #[error("length: {found} characters, but its beginning says {expected}")]
+    Length {
+        /// How many there are.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+    /// As long as it should be, but changed.
+    #[error("checksum: some of its characters are not those that were printed")]
+    Checksum,
+    /// Made by a later version.
+    #[error("this token is of a later version than this program ({VERSION})")]
+    Version,
+    /// Whole, but what it says is no key.
+    #[error("what it says of its {0} is not valid")]
+    Field(&'static str),
+    /// The secret of `keys.example`.
+    #[error("this is the example key: everybody has it")]
+    Example,
+}
+
+impl KeyFile {
+    /// Whether a text means to be a token, rather than a key file, every line of which has a colon.
+    #[must_use]
+    pub fn is_token(text: &str) -> bool {
+        text.trim_start().starts_with(PREFIX) && !text.contains(':')
+    }
+
+    /// The token of a pair key; a root key has none, for it stays where it was made.
+    #[must_use]
+    pub fn to_token(&self) -> Option<Zeroizing<String>> {
+        let Holder::Pair { server, secret } = &self.holder else { return None };
+        let client = self.client.as_ref().map_or("", |client| client.as_str());
+        let texts = [client, server.as_str(), self.address.as_deref().unwrap_or_default()];
+        // Room for everything at once: a growing buffer would leave copies of the secret behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
+        bytes.extend([0, 0, VERSION]);
+        bytes.extend(secret.secret().expose());
+        bytes.extend(self.port.unwrap_or_default().to_be_bytes());
+        for text in texts {
+            bytes.push(u8::try_from(text.len()).ok()?);
+            bytes.extend(text.as_bytes());
+        }
+        let length = u16::try_from(bytes.len().checked_add(CHECKSUM)?).ok()?;
+        bytes.get_mut(..2)?.copy_from_slice(&length.to_be_bytes());
+        let sum = checksum(&[&bytes]);
+        bytes.extend(sum);
+
+        let mut token = Zeroizing::new(String::with_capacity(2048));
+        token.push_str(PREFIX);
+        URL_SAFE_NO_PAD.encode_string(&*bytes, &mut token);
+        Some(token)
+    }
+
+    /// Reads a token; white space around and within it, as from a wrapped line, is no part of it.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, never what it holds.
+    pub fn from_token(text: &str) -> Result<Self, TokenError> {
+        let bytes = decode(text)?;
+        let (body, sum) = bytes.split_last_chunk::<CHECKSUM>().ok_or(TokenError::Checksum)?;
+        if checksum(&[body]) != *sum {
+            return Err(TokenError::Checksum);
+        }
+        let mut fields = Fields(body);
+        let [_, _, version] = fields.take().ok_or(TokenError::Field("version"))?;
+        if version != VERSION {
+            return Err(TokenError::Version);
+        }
+        let secret = fields.secret().ok_or(TokenError::Field("secret"))?;
+        if secret.expose() == EXAMPLE {
+            return Err(TokenError::Example);
+        }
+        let port = u16::from_be_bytes(fields.take().ok_or(TokenError::Field("port"))?);
+        let client = fields.text("client")?;
+        let server = fields.text("server")?;
+        let address = fields.text("address")?;
+        if !fields.0.is_empty() || address.is_some_and(|address| !is_host(address)) {
+            return Err(TokenError::Field("address"));
+        }
+        Ok(Self {
+            client: client.map(str::parse).transpose().map_err(|_| TokenError::Field("client"))?,
+            holder: Holder::Pair {
+                server: server.and_then(|id| id.parse().ok()).ok_or(TokenError::Field("server"))?,
+                secret: PairSecret::new(secret),
+            },
+            address: address.map(str::to_owned),
+            port: Some(port).filter(|&port| port != 0),
+        })
+    }
+}
+
+/// The bytes of a token, as many as its beginning says.
+fn decode(text: &str) -> Result<Zeroizing<Vec<u8>>, TokenError> {
+    let mut characters = Zeroizing::new(Vec::with_capacity(text.len()));
+    characters.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+    let coded = characters.strip_prefix(PREFIX.as_bytes()).ok_or(TokenError::Prefix)?;
+    let foreign = |byte: &u8| !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    if let Some(place) = coded.iter().position(foreign) {
+        return Err(TokenError::Character(place.saturating_add(PREFIX.len()).saturating_add(1)));
+    }
+    let found = characters.len();
+    let expected = coded.get(..HEAD_CHARACTERS).and_then(expected_length);
+    if expected != Some(coded.len()) {
+        let whole = |length: usize| length.saturating_add(PREFIX.len());
+        return Err(TokenError::Length { found, expected: whole(expected.unwrap_or(HEAD_CHARACTERS)) });
+    }
+    let mut bytes = Zeroizing::new(vec![0; coded.len()]);
+    let length =
+        URL_SAFE_NO_PAD.decode_slice(coded, bytes.as_mut_slice()).map_err(|_| TokenError::Checksum)?;
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+/// How many characters follow the prefix, by the length that the first of them tell.
+fn expected_length(head: &[u8]) -> Option<usize> {
+    let mut bytes = [0; 3];
+    URL_SAFE_NO_PAD.decode_slice(head, &mut bytes).ok()?;
+    let [high, low, _] = bytes;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    Some(length.checked_mul(4)?.div_ceil(3))
+}
+
+/// What is still to be read of a token.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn secret(&mut self) -> Option<Secret> {
+        let (first, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(Secret::from_bytes(first))
+    }
+
+    /// A text; none where it is empty.
+    fn text(&mut self, name: &'static str) -> Result<Option<&'a str>, TokenError> {
+        let read = || {
+            let (&length, rest) = self.0.split_first()?;
+            let (text, rest) = rest.split_at_checked(length.into())?;
+            Some((str::from_utf8(text).ok()?, rest))
+        };
+        let (text, rest) = read().ok_or(TokenError::Field(name))?;
+        self.0 = rest;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+    fn key(client: Option<&str>, address: Option<&str>, port: Option<u16>, secret: &[u8; 32]) -> KeyFile {
+        KeyFile {
+            client: client.map(|client| client.parse().unwrap()),
+            holder: Holder::Pair {
+                server: "bastion.example.org".parse().unwrap(),
+                secret: PairSecret::new(Secret::from_bytes(secret)),
+            },
+            address: address.map(str::to_owned),
+            port,
+        }
+    }
+
+    fn laptop() -> Zeroizing<String> {
+        key(Some("laptop"), Some("203.0.113.1"), Some(4000), &[7; 32]).to_token().unwrap()
+    }
+
+    fn error(text: &str) -> TokenError {
+        KeyFile::from_token(text).err().unwrap()
+    }
+
+    /// A token of these bytes after the length, whatever they say.
+    fn token_of(body: &[u8]) -> String {
+        let length = u16::try_from(2 + body.len() + CHECKSUM).unwrap();
+        let mut bytes = [&length.to_be_bytes(), body].concat();
+        bytes.extend(checksum(&[&bytes]));
+        format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    #[test]
+    fn a_token_holds_all_that_its_key_file_says() {
+        for file in [
+            key(Some("laptop"), Some("203.0.113.1"), Some(4000), &[7; 32]),
+            key(None, None, None, &[0; 32]),
+            key(Some("x"), Some(&"a".repeat(253)), Some(u16::MAX), &[255; 32]),
+        ] {
+            let token = file.to_token().unwrap();
+            assert!(KeyFile::is_token(&token) && !KeyFile::is_token(&file.to_text()));
+            assert!(token.len() < 550, "{}", token.len());
+            let read = KeyFile::from_token(&token).ok().unwrap();
+            assert_eq!(*read.to_text(), *file.to_text());
+        }
+    }
+
+    #[test]
+    fn the_form_of_a_token_is_fixed() {
+        // Made by another program from the description above.
+        let made = concat!(
+            "spa-knock-AFQBBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcPoAZ",
+            "sYXB0b3ATYmFzdGlvbi5leGFtcGxlLm9yZwsyMDMuMC4xMTMuMQYAE8VOnTc-"
+        );
+        assert_eq!(*laptop(), made);
+    }
+
+    #[test]
+    fn a_root_key_has_no_token() {
+        let root = KeyFile::parse(
+            "spa-knock-key: 1\nkind: root\nsecret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        );
+        assert!(root.ok().unwrap().to_token().is_none());
+    }
+
+    #[test]
+    fn a_wrapped_line_is_put_together() {
+        let token = laptop();
+        let (start, end) = token.split_at(40);
+        assert!(KeyFile::from_token(&format!(" {start}\r\n  {end}\n")).is_ok());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let token = laptop();
+        let short = &token[..token.len() - 1];
+        for (text, wrong) in [
+            ("", TokenError::Prefix),
+            ("spa-knok-AFcB", TokenError::Prefix),
+            ("spa-knock-", TokenError::Length { found: 10, expected: 14 }),
+            (short, TokenError::Length { found: 121, expected: 122 }),
+            (&format!("{}x", *token), TokenError::Length { found: 123, expected: 122 }),
+            (&token.replace("YXB0", "YX+0"), TokenError::Character(65)),
+            (&token.replace("YXB0", "YBX0"), TokenError::Checksum),
+        ] {
+            assert_eq!(error(text), wrong);
+        }
+    }
+
+    #[test]
+    fn a_whole_token_that_says_nonsense_is_refused() {
+        let mut body = [[VERSION].as_slice(), &[7; 32], &[0, 0], &[0], b"\x01a", &[0]].concat();
+        assert!(KeyFile::from_token(&token_of(&body)).is_ok());
+        for (place, byte, wrong) in [
+            (0, 2, TokenError::Version),
+            (35, 1, TokenError::Field("server")),
+            (36, 0, TokenError::Field("address")),
+            (37, b'A', TokenError::Field("server")),
+            (37, 0xFF, TokenError::Field("server")),
+            (38, 1, TokenError::Field("address")),
+        ] {
+            let good = std::mem::replace(&mut body[place], byte);
+            assert_eq!(error(&token_of(&body)), wrong, "{place}");
+            body[place] = good;
+        }
+        assert_eq!(error(&token_of(&[body.as_slice(), &[0]].concat())), TokenError::Field("address"));
+        let example = key(None, None, None, EXAMPLE).to_token().unwrap();
+        assert_eq!(error(&example), TokenError::Example);
+    }
+
+    #[test]
+    fn every_changed_missing_doubled_and_swapped_character_is_found() {
+        let token = laptop();
+        for place in 0..token.len() {
+            let (before, rest) = token.as_bytes().split_at(place);
+            let (&here, after) = rest.split_first().unwrap();
+            let with = |middle: &[u8]| String::from_utf8([before, middle, after].concat()).unwrap();
+            for &other in ALPHABET.iter().filter(|&&other| other != here) {
+                assert!(KeyFile::from_token(&with(&[other])).is_err(), "{place}: {other}");
+            }
+            assert!(KeyFile::from_token(&with(&[])).is_err(), "{place} is missing");
+            assert!(KeyFile::from_token(&with(&[here, here])).is_err(), "{place} stands twice");
+            if let Some((&next, after)) = after.split_first().filter(|&(&next, _)| next != here) {
+                let swapped = String::from_utf8([before, &[next, here], after].concat()).unwrap();
+                assert!(KeyFile::from_token(&swapped).is_err(), "{place} is swapped with the next");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_changed_character_of_any_token_is_found(
+            client in proptest::option::of("[A-Za-z0-9_][A-Za-z0-9._-]{0,31}"),
+            address in proptest::option::of("[a-z0-9][a-z0-9.:-]{0,60}"),
+            port: Option<u16>, secret: [u8; 32], place: prop::sample::Index, other in 0_u8..=0x7F,
+        ) {
+            let port = port.filter(|&port| port != 0);
+            let file = key(client.as_deref(), address.as_deref(), port, &secret);
+            let token = file.to_token().unwrap();
+            prop_assert_eq!(&*KeyFile::from_token(&token).ok().unwrap().to_text(), &*file.to_text());
+            let mut bytes = token.as_bytes().to_vec();
+            let place = place.index(bytes.len());
+            prop_assume!(bytes[place] != other);
+            bytes[place] = other;
+            prop_assert!(KeyFile::from_token(&String::from_utf8(bytes).unwrap()).is_err());
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "(spa-knock-)?[ -~\n]{0,300}", bytes: Vec<u8>) {
+            let _ = KeyFile::from_token(&text);
+            let _ = KeyFile::from_token(&token_of(&bytes));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A record as it is written: one JSON object a line for machines, one sentence in the daemon's log for people.
+
+use serde::Serialize;
+
+use crate::auth::{KeyAge, Record, Via};
+use crate::knock::Timestamp;
+use crate::os::clock;
+
+/// A record in the log.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    event: &'static str,
+    server: &'a str,
+    client: &'a str,
+    /// `previous`, where it was that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    seconds: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    knock: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<&'static str>,
+    /// For how many events the line is, where there is more than one; the other fields are those of the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+}
+
+/// Records that are missing from the log.
+#[derive(Serialize)]
+struct LossLine<'a> {
+    time: String,
+    event: &'static str,
+    server: &'a str,
+    count: u64,
+}
+
+/// The line of a record that is for `count` events, its line end included.
+pub(super) fn line(server: &str, record: &Record, count: u64, now: Timestamp) -> Option<String> {
+    let reason = record.reason.as_ref();
+    text(&Line {
+        time: clock::rfc3339(now),
+        event: record.event.as_str(),
+        server,
+        client: record.client.as_str(),
+        key: (record.key == KeyAge::Previous).then_some("previous"),
+        action: record.action.as_ref().map(|action| action.as_str()),
+        address: (!record.addresses.is_empty()).then(|| addresses(record, ",")),
+        source: record.source.map(|source| source.to_string()),
+        seconds: record.seconds,
+        reason: reason.map(|reason| reason.cause.as_str()),
+        detail: reason.map(|reason| reason.detail.as_str()),
+        knock: record.knock.map(|id| id.iter().take(8).map(|byte| format!("{byte:02x}")).collect()),
+        via: record.via.map(Via::as_str),
+        count: (count > 1).then_some(count),
+    })
+}
+
+/// The line for records that are lost.
+pub(super) fn loss(server: &str, count: u64, now: Timestamp) -> Option<String> {
+    text(&LossLine { time: clock::rfc3339(now), event: "lost", server, count })
+}
+
+/// The same record for people.
+pub(super) fn sentence(record: &Record, count: u64) -> String {
+    let action = record.action.as_ref().map_or("knock", |action| action.as_str());
+    let addresses = match addresses(record, ", ") {
+        addresses if addresses.is_empty() => addresses,
+        addresses => format!(" for {addresses}"),
+    };
+    let event = record.event.as_str();
+    let seconds = if record.seconds > 0 { format!(" for {} s", record.seconds) } else { String::new() };
+    let reason = record.reason.as_ref().map(|reason| format!(": {}", reason.detail)).unwrap_or_default();
+    let key = if record.key == KeyAge::Previous { " (with its previous key)" } else { "" };
+    let count = if count > 1 { format!(" ({count} times)") } else { String::new() };
+    format!("{}{key}: {action}{addresses}: {event}{seconds}{reason}{count}", record.client)
+}
+
+fn addresses(record: &Record, separator: &str) -> String {
+    record.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+}
+
+fn text(line: &impl Serialize) -> Option<String> {
+    let mut text = serde_json::to_string(line).ok()?;
+    text.push('\n');
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Cause, Event, Explanation, Reason};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
+
+    fn record() -> Record {
+        Record {
+            event: Event::Granted,
+            client: "laptop".parse().unwrap(),
+            key: KeyAge::Current,
+            action: Some("open-ssh".parse().unwrap()),
+            addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            source: Some("10.0.0.1:4000".parse().unwrap()),
+            seconds: 30,
+            reason: None,
+            knock: Some([0xAB; 12]),
+            via: Some(Via::Udp),
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_line_of_json() {
+        assert_eq!(
+            line("bastion.test", &record(), 1, NOW).unwrap(),
+            "{\"time\":\"2026-11-22T07:17:57.123Z\",\"event\":\"granted\",\"server\":\"bastion.test\",\
+             \"client\":\"laptop\",\"action\":\"open-ssh\",\"address\":\"10.0.0.1,fd00::1\",\
+             \"source\":\"10.0.0.1:4000\",\"seconds\":30,\"knock\":\"abababababababab\",\"via\":\"udp\"}\n"
+        );
+        assert_eq!(sentence(&record(), 1), "laptop: open-ssh for 10.0.0.1, fd00::1: granted for 30 s");
+    }
+
+    #[test]
+    fn a_refusal_has_a_reason_for_machines_a_detail_for_people_and_a_count() {
+        let reason = Explanation::new(Cause::Rejected(Reason::OtpReused), "one-time password was used");
+        let refused =
+            Record { event: Event::Refused, seconds: 0, reason: Some(reason), knock: None, ..record() };
+        let text = line("bastion.test", &refused, 7, NOW).unwrap();
+        assert!(
+            text.contains(
+                "\"reason\":\"otp-reused\",\"detail\":\"one-time password was used\",\"via\":\"udp\",\"count\":7}"
+            ),
+            "{text}"
+        );
+        assert_eq!(
+            sentence(&refused, 7),
+            "laptop: open-ssh for 10.0.0.1, fd00::1: refused: one-time password was used (7 times)"
+        );
+    }
+
+    #[test]
+    fn lost_records_are_a_line_of_their_own() {
+        assert_eq!(
+            loss("bastion.test", 12, NOW).unwrap(),
+            "{\"time\":\"2026-11-22T07:17:57.123Z\",\"event\":\"lost\",\"server\":\"bastion.test\",\"count\":12}\n"
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! The audit log: one JSON object a line for what an authentic knock led to, and nothing else. The keeper only puts
+//! lines in a queue; a thread writes them. Lines that cannot be written wait, those that find no room are counted.
+
+mod line;
+mod repeats;
+
+use std::time::Duration;
+
+use crate::auth::Record;
+use crate::config::{Audit, AuditSettings, ServerConfig};
+use crate::control::status::AuditState;
+use crate::knock::Timestamp;
+use crate::os::files::log_file::{LogBounds, LogFile};
+use crate::os::outbox::{OnFailure, Outbox, Sink};
+use crate::os::{clock, files, log as os_log};
+use repeats::Repeats;
+
+/// Records that wait to be written.
+const WAITING_MAX: usize = 1_024;
+/// What one knock can lead to, and what is under way: room for so many is left where each must be recorded.
+const RESERVE: usize = 128;
+/// Between two tries to write.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long a daemon that stops waits for what is not written yet.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// Where records go.
+pub(crate) struct AuditLog {
+    server: String,
+    settings: AuditSettings,
+    target: Target,
+    repeats: Repeats,
+    /// Records lost on another way than by a full queue.
+    lost: u64,
+    /// How many of them the log has a line about.
+    noted: u64,
+}
+
+enum Target {
+    File(Outbox<String, FileSink>),
+    Journal,
+    Off,
+}
+
+impl AuditLog {
+    /// The log that the config names. One that cannot be written yet is an error in the daemon's log, and is tried
+    /// again; its folder is made if it is missing.
+    pub(crate) fn open(config: &ServerConfig) -> Self {
+        let settings = config.audit.clone();
+        let target = match &settings.to {
+            Audit::File(path) => {
+                if let Some(error) = path.parent().and_then(|folder| files::check_unwritable(folder).err())
+                    && !error.missing
+                {
+                    log::warn!("audit log: other users can remove or replace its files: {error}");
+                }
+                let sink = FileSink::new(config);
+                Target::File(Outbox::start(sink, WAITING_MAX, OnFailure::Retry(RETRY)))
+            }
+            Audit::Journal => Target::Journal,
+            Audit::Off => Target::Off,
+        };
+        let server = config.id.to_string();
+        Self { server, settings, target, repeats: Repeats::default(), lost: 0, noted: 0 }
+    }
+
+    /// Whether the log of another config can be written, if it is not the one that there is.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(crate) fn prepare(&self, config: &ServerConfig) -> Result<(), String> {
+        match &config.audit.to {
+            Audit::File(_) if config.audit.to != self.settings.to => {
+                FileSink::new(config).file.open().map_err(|reason| format!("server.audit: {reason}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Goes on as another config says. A file is opened again: whoever has moved it away can have it.
+    pub(crate) fn turn_to(&mut self, config: &ServerConfig) {
+        self.flush_repeats();
+        match (&self.target, &config.audit.to) {
+            (Target::File(outbox), Audit::File(_)) => {
+                outbox.turn_to(FileSink::new(config));
+                self.settings = config.audit.clone();
+                self.server = config.id.to_string();
+            }
+            _ => {
+                let lost = self.state().map_or(0, |state| state.lost);
+                *self = Self { lost, noted: lost, ..Self::open(config) };
+            }
+        }
+    }
+
+    /// Records one event, and reports it in the daemon's log.
+    pub(crate) fn write(&mut self, record: &Record, now: Timestamp) {
+        self.write_many(record, 1, now);
+    }
+
+    /// Records `count` events that this record describes. Refusals that repeat are gathered for a minute.
+    pub(crate) fn write_many(&mut self, record: &Record, count: u64, now: Timestamp) {
+        if count > 0 && self.repeats.admit(record, count, clock::steady()) {
+            self.put(record, count, now);
+        }
+    }
+
+    /// Writes the counts that are due.
+    pub(crate) fn write_due(&mut self) {
+        let due = self.repeats.take_due(clock::steady());
+        due.iter().for_each(|(record, count)| self.put(record, *count, clock::wall()));
+    }
+
+    /// When `write_due` has something to do, on the steady clock.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        self.repeats.deadline()
+    }
+
+    /// Whether a knock may act: always, unless each must be recorded and this one might not be.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub(crate) fn check_available(&self) -> Result<(), String> {
+        let available = match &self.target {
+            _ if !self.settings.required => true,
+            Target::File(outbox) => outbox.has_room_for(RESERVE),
+            Target::Journal => os_log::has_room(),
+            Target::Off => false,
+        };
+        if available { Ok(()) } else { Err("the audit log cannot be written".to_owned()) }
+    }
+
+    /// How it is; none where there is none.
+    pub(crate) fn state(&self) -> Option<AuditState> {
+        match &self.target {
+            Target::File(outbox) => {
+                let state = outbox.state();
+                let lost = state.lost.saturating_add(self.lost);
+                Some(AuditState { waiting: state.waiting, lost, error: state.error })
+            }
+            Target::Journal => Some(AuditState { waiting: 0, lost: self.lost, error: None }),
+            Target::Off => None,
+        }
+    }
+
+    /// Writes what is left, and waits a moment for it.
+    ///
+    /// # Errors
+    /// How many records are lost now, and why, for people.
+    pub(crate) fn close(mut self) -> Result<(), String> {
+        self.flush_repeats();
+        let Target::File(outbox) = &self.target else { return Ok(()) };
+        match outbox.flush(FLUSH_MAX) {
+            0 => Ok(()),
+            left => {
+                let reason = outbox.state().error.unwrap_or_else(|| "the disk is too slow".to_owned());
+                Err(format!("audit log: {left} records are lost: {reason}"))
+            }
+        }
+    }
+
+    fn flush_repeats(&mut self) {
+        let left = self.repeats.take_all();
+        left.iter().for_each(|(record, count)| self.put(record, *count, clock::wall()));
+    }
+
+    fn put(&mut self, record: &Record, count: u64, now: Timestamp) {
+        log::info!("{}", line::sentence(record, count));
+        let Some(text) = line::line(&self.server, record, count, now) else { return };
+        match &self.target {
+            Target::File(outbox) => {
+                outbox.push(text);
+            }
+            Target::Journal => {
+                let unnoted = self.lost.saturating_sub(self.noted);
+                if unnoted > 0
+                    && let Some(loss) = line::loss(&self.server, unnoted, now)
+                    && os_log::write(&loss)
+                {
+                    self.noted = self.lost;
+                }
+                if !os_log::write(&text) {
+                    self.lost = self.lost.saturating_add(1);
+                }
+            }
+            Target::Off => {}
+        }
+    }
+}
+
+/// The file, as the thread writes to it.
+struct FileSink {
+    file: LogFile,
+    server: String,
+}
+
+impl FileSink {
+    fn new(config: &ServerConfig) -> Self {
+        let path = match &config.audit.to {
+            Audit::File(path) => path.clone(),
+            Audit::Journal | Audit::Off => "/dev/null".into(),
+        };
+        let AuditSettings { size, files, .. } = config.audit;
+        Self { file: LogFile::new(path, LogBounds { size, files }), server: config.id.to_string() }
+    }
+}
+
+impl Sink<String> for FileSink {
+    fn open(&mut self) -> Result<(), String> {
+        self.file.open()
+    }
+
+    fn write(&mut self, line: &String) -> Result<(), String> {
+        self.file.append(line)
+    }
+
+    fn write_loss(&mut self, count: u64) -> Result<(), String> {
+        let line = line::loss(&self.server, count, clock::wall()).unwrap_or_default();
+        self.file.append(&line)?;
+        log::warn!("audit log: {count} records are lost");
+        Ok(())
+    }
+
+    fn failed(&mut self, reason: &str) {
+        log::error!("audit log: cannot be written: {reason}");
+    }
+
+    fn recovered(&mut self) {
+        log::info!("audit log: can be written again");
+    }
+}

@@ -1,0 +1,149 @@
+//! Refusals that repeat: the first of a client for a reason is written immediately, the rest as one count a minute.
+//! A client that sends anything as fast as it can cannot fill the audit log. Bounded by clients times reasons.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::auth::{Cause, Event, Record};
+use crate::knock::ClientName;
+
+/// Between two counts of the same client and reason.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// What repeats is the same for the log.
+type Kind = (ClientName, Event, Cause);
+
+/// The refusals of the last minute.
+#[derive(Default)]
+pub(super) struct Repeats {
+    running: BTreeMap<Kind, Count>,
+    /// When each of them is due, on the steady clock; the first in front.
+    ends: VecDeque<(Duration, Kind)>,
+}
+
+/// What has not been written yet.
+#[derive(Default)]
+struct Count {
+    events: u64,
+    last: Option<Record>,
+}
+
+impl Repeats {
+    /// Notes `count` events that this record describes; whether it must be written now.
+    #[must_use]
+    pub(super) fn admit(&mut self, record: &Record, count: u64, now: Duration) -> bool {
+        let Some(kind) = kind(record) else { return true };
+        if let Some(running) = self.running.get_mut(&kind) {
+            running.events = running.events.saturating_add(count);
+            running.last = Some(record.clone());
+            return false;
+        }
+        self.running.insert(kind.clone(), Count::default());
+        self.ends.push_back((now.saturating_add(INTERVAL), kind));
+        true
+    }
+
+    /// The counts of the minutes that are over; a kind that did not repeat in its minute is forgotten.
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<(Record, u64)> {
+        let mut due = Vec::new();
+        while let Some((end, kind)) = self.ends.pop_front() {
+            if end > now {
+                self.ends.push_front((end, kind));
+                break;
+            }
+            let Some(count) = self.running.get_mut(&kind).map(std::mem::take) else { continue };
+            match count.last {
+                Some(last) => {
+                    due.push((last, count.events));
+                    self.ends.push_back((now.saturating_add(INTERVAL), kind));
+                }
+                None => {
+                    self.running.remove(&kind);
+                }
+            }
+        }
+        due
+    }
+
+    /// All counts, before the daemon stops or its clients change.
+    pub(super) fn take_all(&mut self) -> Vec<(Record, u64)> {
+        self.ends.clear();
+        let running = std::mem::take(&mut self.running).into_values();
+        running.filter_map(|count| Some((count.last?, count.events))).collect()
+    }
+
+    /// When the first minute is over, on the steady clock.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.ends.front().map(|(end, _)| *end)
+    }
+}
+
+/// What a record repeats; none for those that are a line each. Those of a success are bounded by what a client may do.
+fn kind(record: &Record) -> Option<Kind> {
+    let cause = record.reason.as_ref()?.cause;
+    let repeats = match record.event {
+        Event::Refused | Event::Replayed | Event::Stale => true,
+        Event::Failed => cause == Cause::AuditUnavailable,
+        Event::Granted | Event::Done | Event::Expired | Event::Revoked => false,
+    };
+    repeats.then(|| (record.client.clone(), record.event, cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Explanation, KeyAge, Reason};
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn refused(client: &str, reason: Reason, detail: &str) -> Record {
+        Record {
+            event: reason.event(),
+            client: client.parse().unwrap(),
+            key: KeyAge::Current,
+            action: None,
+            addresses: Vec::new(),
+            source: None,
+            seconds: 0,
+            reason: Some(Explanation::new(Cause::Rejected(reason), detail)),
+            knock: None,
+            via: None,
+        }
+    }
+
+    #[test]
+    fn the_first_refusal_is_written_and_the_rest_is_counted_by_the_minute() {
+        let mut repeats = Repeats::default();
+        let record = |detail: &str| refused("a", Reason::UnknownAction, detail);
+        assert!(repeats.admit(&record("first"), 1, at(0)));
+        for _ in 0..10_000 {
+            assert!(!repeats.admit(&record("later"), 1, at(59)));
+        }
+        assert_eq!((repeats.take_due(at(59)), repeats.deadline()), (vec![], Some(at(60))));
+        assert_eq!(repeats.take_due(at(60)), [(record("later"), 10_000)]);
+        assert!(!repeats.admit(&record("last"), 5, at(70)));
+        assert_eq!(repeats.take_due(at(120)), [(record("last"), 5)]);
+        assert_eq!((repeats.take_due(at(180)), repeats.deadline()), (vec![], None), "a quiet minute ends it");
+        assert!(repeats.admit(&record("first again"), 1, at(181)));
+    }
+
+    #[test]
+    fn clients_and_reasons_are_counted_apart_and_successes_not_at_all() {
+        let mut repeats = Repeats::default();
+        for client in ["a", "b"] {
+            for reason in [Reason::Stale, Reason::RateExceeded] {
+                assert!(repeats.admit(&refused(client, reason, ""), 1, at(0)));
+                assert!(!repeats.admit(&refused(client, reason, ""), 1, at(1)));
+            }
+        }
+        let granted = Record { event: Event::Granted, reason: None, ..refused("a", Reason::Stale, "") };
+        let failed = Record { event: Event::Failed, ..refused("a", Reason::Stale, "") };
+        for record in [granted, failed] {
+            assert!(repeats.admit(&record, 1, at(1)) && repeats.admit(&record, 1, at(1)));
+        }
+        assert_eq!(repeats.take_all().len(), 4);
+        assert_eq!((repeats.take_all(), repeats.deadline()), (vec![], None));
+    }
+}

@@ -1,0 +1,126 @@
+//! The ends of commands, for clients that wait for them: which knocks have commands running, and who has asked for their
+//! end by sending the knock again after its answer (docs/protocol.md, section 4).
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use crate::auth::{KnockId, Outcome, Ticket};
+use crate::crypto::Fingerprint;
+use crate::ipc::WayBack;
+
+/// An answer that nobody asks for again is sent once more after this time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Answers that wait for that.
+const AGAIN_MAX: usize = 256;
+
+/// The knock of a key.
+type KnockOf = (Fingerprint, KnockId);
+
+/// Knocks whose commands run. There are no more than commands that run or wait.
+#[derive(Default)]
+pub(super) struct Ends {
+    running: HashMap<KnockOf, Running>,
+    again: VecDeque<Again>,
+}
+
+struct Running {
+    outcome: Outcome,
+    way: WayBack,
+    /// Commands that have not ended.
+    left: usize,
+    /// How the first one ended that failed.
+    failed: Option<String>,
+    asked: bool,
+}
+
+struct Again {
+    due: Duration,
+    bytes: Vec<u8>,
+    way: WayBack,
+}
+
+/// All commands of a knock are over.
+pub(super) struct End {
+    /// How the knock was answered.
+    pub(super) outcome: Outcome,
+    /// How the first command ended that failed.
+    pub(super) failed: Option<String>,
+    /// Where the client is, if it has asked for this.
+    pub(super) asker: Option<WayBack>,
+}
+
+impl Ends {
+    /// So many commands of a knock run from now on.
+    pub(super) fn begin(&mut self, ticket: &Ticket, outcome: Outcome, commands: usize, way: WayBack) {
+        if ticket.wants_reply() && commands > 0 {
+            let running = Running { outcome, way, left: commands, failed: None, asked: false };
+            self.running.insert(ticket.knock(), running);
+        }
+    }
+
+    /// A client has sent a knock again that was answered.
+    pub(super) fn ask(&mut self, knock: KnockOf) {
+        if let Some(running) = self.running.get_mut(&knock) {
+            running.asked = true;
+        }
+    }
+
+    /// A command of this knock is over; what there is to say once all of them are.
+    pub(super) fn over(&mut self, ticket: &Ticket, failed: Option<&str>) -> Option<End> {
+        let running = self.running.get_mut(&ticket.knock())?;
+        running.left = running.left.saturating_sub(1);
+        if running.failed.is_none() {
+            running.failed = failed.map(for_client);
+        }
+        if running.left > 0 {
+            return None;
+        }
+        let Running { outcome, way, failed, asked, .. } = self.running.remove(&ticket.knock())?;
+        Some(End { outcome, failed, asker: asked.then_some(way) })
+    }
+
+    /// This is sent once more, in a while.
+    pub(super) fn send_again(&mut self, bytes: Vec<u8>, way: WayBack, now: Duration) {
+        if self.again.len() < AGAIN_MAX {
+            self.again.push_back(Again { due: now.saturating_add(AGAIN_AFTER), bytes, way });
+        }
+    }
+
+    /// The first answer to be sent once more, if it is due by `now`.
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Vec<u8>, WayBack)> {
+        let due = self.due().is_some_and(|due| due <= now);
+        let again = due.then(|| self.again.pop_front()).flatten()?;
+        Some((again.bytes, again.way))
+    }
+
+    /// When one is due.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.again.front().map(|again| again.due)
+    }
+}
+
+/// What a client may know of a failure: how the command ended, not what it is.
+fn for_client(reason: &str) -> String {
+    match reason.split_once(": ") {
+        Some((kind @ ("exit status" | "signal"), number)) => format!("{kind} {number}"),
+        None => reason.to_owned(),
+        Some(_) => "could not be started".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_how_a_command_ended_and_not_what_it_is() {
+        for (reason, text) in [
+            ("exit status: 3", "exit status 3"),
+            ("signal: 9 (SIGKILL)", "signal 9 (SIGKILL)"),
+            ("ended at its timeout", "ended at its timeout"),
+            ("/usr/local/bin/secret: not found", "could not be started"),
+        ] {
+            assert_eq!(for_client(reason), text);
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The keeper's event loop: knocks from the watcher, signals, commands that end.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::actions::{Deeds, Over};
+use super::audit::AuditLog;
+use super::command_ends::Ends;
+use super::knocks::Alarms;
+use super::metrics::Metrics;
+use super::retry::Postponed;
+use super::startup::{Gated, Loaded};
+use super::waiting::Waiting;
+use crate::admin::let_in::is_console;
+use crate::auth::{Ending, Keeper, Record, Tally};
+use crate::control::Control;
+use crate::crypto::Fingerprint;
+use crate::gate::Revoked;
+use crate::gate::state::Standing;
+use crate::ipc::{FromWatcher, MESSAGE};
+use crate::knock::ClientName;
+use crate::legacy::daemon::Openings;
+use crate::legacy::embedded::{PlainSequences, is_plain};
+use crate::os::notify::{self, Watchdog};
+use crate::os::process::signals::Signals;
+use crate::os::{clock, host, log as os_log, poll};
+use crate::state::{State, last_good};
+use crate::supervisor::child::{Gone, WatcherProcess};
+use crate::supervisor::watcher_supervisor::Ears;
+
+/// The loop wakes at least this often.
+const TICK: Duration = Duration::from_secs(10);
+/// Knocks taken before signals and commands have their turn.
+pub(super) const BATCH: usize = 64;
+/// What an old watcher's channel can hold, and more.
+const LEFT_MAX: usize = 1024;
+/// How long a watcher may take to say what it has seen.
+pub(super) const COUNT_MAX: Duration = Duration::from_millis(200);
+
+/// The running daemon.
+pub(crate) struct Daemon {
+    pub(super) loaded: Loaded,
+    pub(super) ears: Ears,
+    pub(super) plain: PlainSequences,
+    pub(super) openings: Openings,
+    pub(super) keeper: Keeper,
+    pub(super) tally: Tally,
+    /// How many knocks of each client were over its limit, since the start.
+    pub(super) throttled: BTreeMap<ClientName, u64>,
+    /// On the steady clock.
+    pub(super) started: Duration,
+    pub(super) state: State,
+    pub(super) deeds: Deeds,
+    pub(super) postponed: Postponed,
+    pub(super) ends: Ends,
+    pub(super) waiting: Waiting,
+    pub(super) audit: AuditLog,
+    pub(super) signals: Signals,
+    pub(super) watchdog: Watchdog,
+    /// Missing where it could not be made: commands do without, signals remain.
+    pub(super) control: Option<Control>,
+    /// Missing where nobody wants them, or nobody can listen there.
+    pub(super) metrics: Option<Metrics>,
+    pub(super) alarms: Alarms,
+    /// When the host's addresses are looked at again.
+    pub(super) own_addresses_due: Duration,
+    /// Held, not used: they keep other daemons from our state and gate.
+    pub(super) _locks: Vec<File>,
+}
+
+impl Daemon {
+    /// Everything is in place: from now on knocks are believed.
+    pub(crate) fn start(gated: Gated, signals: Signals) -> Self {
+        let Gated { loaded, locks, ears, plain, deeds, audit, state, memory } = gated;
+        let keeper = Keeper::new(loaded.policy(), memory)
+            .with_uses(state.uses().clone())
+            .with_otp_pauses(state.otp_pauses(), clock::now());
+        let control = Control::open(&loaded.config.control)
+            .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
+            .ok();
+        let metrics = loaded.config.metrics.clone().and_then(|place| {
+            Metrics::open(place).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
+        });
+        let mut daemon = Self {
+            loaded,
+            ears,
+            plain,
+            openings: Openings::default(),
+            keeper,
+            tally: Tally::default(),
+            throttled: BTreeMap::new(),
+            started: clock::steady(),
+            state,
+            deeds,
+            postponed: Postponed::default(),
+            ends: Ends::default(),
+            waiting: Waiting::default(),
+            audit,
+            signals,
+            watchdog: Watchdog::asked(),
+            control,
+            metrics,
+            alarms: Alarms::default(),
+            own_addresses_due: clock::steady().saturating_add(TICK),
+            _locks: locks,
+        };
+        daemon.end_for_strangers();
+        daemon.forget_strangers();
+        daemon.remember_config();
+        log::info!("ready: {}", daemon.summary());
+        if daemon.loaded.clients.is_empty() {
+            log::warn!("no clients: nobody can knock (spa-knockd client add)");
+        }
+        notify::tell(notify::State::Ready);
+        daemon
+    }
+
+    /// Runs until SIGTERM or SIGINT.
+    pub(crate) fn run(mut self) -> ExitCode {
+        while !self.signals.stop() {
+            if let Err(error) = self.turn() {
+                log::error!("waiting failed: {error}");
+                return ExitCode::from(1);
+            }
+        }
+        self.stop()
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self) -> std::io::Result<()> {
+        self.watchdog.mind(clock::steady());
+        let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
+        fds.extend(self.ears.descriptor());
+        fds.extend(self.plain.descriptors());
+        fds.extend(self.deeds.descriptors());
+        fds.extend(self.control.iter().flat_map(Control::descriptors));
+        fds.extend(self.metrics.iter().flat_map(Metrics::descriptors));
+        poll::readable(&fds, self.patience())?;
+        self.signals.drain();
+        if self.signals.take_reload() {
+            // What is wrong has been told in the log.
+            let _ = self.reload();
+        }
+        self.answer_questions();
+        self.tell_metrics();
+        self.hear();
+        self.act_again(clock::steady());
+        let old = self.ears.mind(&self.loaded);
+        self.hear_out(old);
+        self.turn_plain();
+        for over in self.deeds.tend(&self.loaded) {
+            self.note_end(&over);
+        }
+        self.send_ends_again();
+        self.audit.write_due();
+        self.note_own_addresses();
+        self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
+        self.go_on_with_waiting();
+        Ok(())
+    }
+
+    /// How long nothing is due.
+    fn patience(&self) -> Duration {
+        let now = clock::steady();
+        let due = [
+            self.ears.due(),
+            self.watchdog.due(),
+            self.postponed.due(),
+            self.ends.due(),
+            self.waiting.due(),
+            self.audit.deadline(),
+        ];
+        let due = due.into_iter().flatten().map(|due| due.saturating_sub(now));
+        let metrics = self.metrics.as_ref().and_then(Metrics::patience);
+        let asking = self.control.as_ref().and_then(Control::patience);
+        due.chain(metrics)
+            .chain(asking)
+            .chain(self.state.patience(now))
+            .chain(self.plain.patience())
+            .fold(TICK.min(self.deeds.patience()), Duration::min)
+    }
+
+    /// Takes what the watcher reports.
+    pub(super) fn hear(&mut self) {
+        let mut buffer = [0; MESSAGE];
+        for _ in 0..BATCH {
+            let length = match self.ears.try_recv(&mut buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) => return,
+                // It ends as we do when the service manager stops us all.
+                Err(Gone) if self.signals.stop() => return,
+                Err(Gone) => return self.ears.lose("the watcher ended"),
+            };
+            match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
+                Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
+                Some(FromWatcher::Seen(seen)) => {
+                    if let Some(watcher) = self.ears.watcher() {
+                        watcher.note(seen);
+                    }
+                }
+                Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
+                Some(FromWatcher::Lost(reason)) => self.ears.miss(&reason),
+                Some(FromWatcher::Failed(reason)) => return self.ears.lose(&reason),
+                Some(FromWatcher::Watching) | None => return self.ears.lose("the watcher talks nonsense"),
+            }
+        }
+    }
+
+    /// What a watcher that is replaced had passed on already still counts, and so does what it has seen.
+    pub(super) fn hear_out(&mut self, old: Option<WatcherProcess>) {
+        let Some(mut old) = old else { return };
+        let deadline = clock::steady().saturating_add(COUNT_MAX);
+        // Asked once nothing is left from before, so that its answer is its last word.
+        let mut asked = None;
+        let mut buffer = [0; MESSAGE];
+        for _ in 0..LEFT_MAX {
+            let length = match old.try_recv(&mut buffer) {
+                Ok(Some(length)) => length,
+                Ok(None) if asked.is_none() && old.ask() => {
+                    asked = Some(clock::steady());
+                    continue;
+                }
+                Ok(None) if asked > old.told() && clock::steady() < deadline => {
+                    let left = deadline.saturating_sub(clock::steady());
+                    let _ = poll::readable(&[old.as_fd()], left);
+                    continue;
+                }
+                Ok(None) | Err(Gone) => break,
+            };
+            match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
+                Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
+                Some(FromWatcher::Seen(seen)) => old.note(seen),
+                Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
+                _ => {}
+            }
+        }
+        self.ears.retire(old);
+    }
+
+    /// The watcher has dropped knocks of this key that were over its limit.
+    fn note_throttled(&mut self, key: Fingerprint, count: u64) {
+        // Of a key that was removed in the meantime, nothing is said.
+        let Some(client) = self.keeper.name_of(key).cloned() else { return };
+        let record = Record::throttled(client.clone());
+        let total = self.throttled.entry(client).or_default();
+        *total = total.saturating_add(count);
+        self.audit.write_many(&record, count, clock::wall());
+    }
+
+    /// A line in the audit log, and one more of its kind.
+    pub(super) fn keep(&mut self, record: &Record) {
+        if let Some(ending) = Ending::of(record.event) {
+            self.tally.count(ending);
+        }
+        self.audit.write(record, clock::wall());
+    }
+
+    /// What is counted of clients that are gone is forgotten on the disk, too: others of their names begin anew.
+    pub(super) fn forget_strangers(&mut self) {
+        if self.state.uses() != self.keeper.uses() {
+            self.waiting.forget();
+        }
+    }
+
+    /// Commands find there what they need while the config has errors; and keys that no client has any more need not
+    /// be kept out.
+    pub(super) fn remember_config(&self) {
+        if let Err(error) = self.loaded.revoked.write(&self.loaded.config.state_dir) {
+            log::warn!("{error}: revoked keys that are not configured any more stay listed");
+        }
+        if let Err(error) = last_good::remember(&self.loaded) {
+            log::warn!("{error}: commands cannot use this config once the file has errors");
+        }
+    }
+
+    /// Addresses come and go.
+    fn note_own_addresses(&mut self) {
+        let now = clock::steady();
+        if now >= self.own_addresses_due {
+            self.own_addresses_due = now.saturating_add(TICK);
+            self.keeper.set_own_addresses(host::own_addresses());
+        }
+    }
+
+    /// Nothing goes on for a name that is not known any more.
+    pub(super) fn end_for_strangers(&mut self) {
+        let plain = self.loaded.legacy.is_some();
+        let known = |name: &ClientName| {
+            self.loaded.clients.iter().any(|client| client.name == *name)
+                || (plain && is_plain(name))
+                || is_console(name)
+        };
+        let ended = self.deeds.end_for(&|name| !known(name));
+        let Revoked { failures, .. } = self.note_ended(ended);
+        failures.iter().for_each(|failure| log::error!("{failure}"));
+    }
+
+    /// Step 11 for all that has ended with its client.
+    pub(super) fn note_ended(&mut self, (revoked, dropped): (Revoked, Vec<Over>)) -> Revoked {
+        revoked.records.iter().for_each(|record| self.keep(record));
+        dropped.iter().for_each(|over| self.note_end(over));
+        revoked
+    }
+
+    pub(super) fn summary(&self) -> String {
+        let config = &self.loaded.config;
+        let sequences = config.ports.map(|band| format!(" and by ports {band}")).unwrap_or_default();
+        let plain = match self.plain.count() {
+            0 => String::new(),
+            doors => format!(", doors of plain sequences: {doors}"),
+        };
+        let gate = match self.deeds.standing() {
+            Standing::Off => format!("the gate is off, {}", config.mode.when_off()),
+            Standing::Never | Standing::On | Standing::Trial(_) => config.mode.when_on(&self.loaded.doors()),
+        };
+        format!(
+            "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{plain}; {gate}",
+            config.id,
+            config.port,
+            self.loaded.clients.len(),
+            config.actions.len(),
+        )
+    }
+
+    fn stop(mut self) -> ExitCode {
+        let grants = self.deeds.gatehouse().grants_at_the_end();
+        let last_words = match self.deeds.standing() {
+            Standing::Off => "the gate is off".to_owned(),
+            Standing::Trial(_) => format!("{grants}, the gate stays until its trial is over"),
+            Standing::Never | Standing::On => format!("{grants}, protected ports stay closed"),
+        };
+        notify::tell(notify::State::Stopping);
+        self.act_at_last();
+        let outcomes = self.plain.stop();
+        self.note_plain(outcomes);
+        for over in self.deeds.stop() {
+            self.note_end(&over);
+        }
+        drop(self.ears);
+        if let Err(error) = self.state.close() {
+            log::error!("{error}");
+        }
+        if let Err(error) = self.audit.close() {
+            log::error!("{error}");
+        }
+        log::info!("stopped: {last_words}");
+        os_log::flush();
+        ExitCode::SUCCESS
+    }
+}

@@ -1,0 +1,280 @@
+//! What becomes of a knock: the keeper decides, and what it decides is put on record, done, answered and recorded.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::actions::{Attempt, Carried, Done, Over, Underway};
+use super::command_ends::End;
+use super::event_loop::{BATCH, Daemon};
+use crate::auth::{
+    Accepted, Answer, Bill, Cause, Effect, Ending, Explanation, Order, Outcome, Refusal, Rejection, Sequence,
+    Verdict,
+};
+use crate::crypto::{Fingerprint, random};
+use crate::ipc::{Sighting, WayBack};
+use crate::os::clock;
+
+/// Signed but not sealed: so many, and the watcher is not believed any more.
+const ALARMS_MAX: u32 = 8;
+/// How long alarms count, and how often they are told and lead to another watcher at most: any client could make
+/// them, and must not keep the others out by it.
+const ALARMS_FOR: Duration = Duration::from_secs(60);
+
+/// Alarms of the last minute.
+#[derive(Default)]
+pub(super) struct Alarms {
+    since: Duration,
+    count: u32,
+}
+
+impl Alarms {
+    /// One more; how many that makes.
+    fn count(&mut self, now: Duration) -> u32 {
+        if now.saturating_sub(self.since) >= ALARMS_FOR {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count
+    }
+}
+
+impl Daemon {
+    /// Steps 4 to 11 for one signed knock.
+    pub(super) fn judge(&mut self, sighting: &Sighting<'_>) {
+        let verdict = self.keeper.judge(&sighting.knock, sighting.linked_source(), clock::now());
+        if matches!(verdict, Verdict::AnswerAgain(_)) {
+            self.ends.ask((sighting.knock.fingerprint(), *sighting.knock.envelope().nonce));
+        }
+        self.obey(verdict, sighting.knock.fingerprint(), sighting.way_back());
+    }
+
+    /// Steps 5 to 11 for ports that may be a client's.
+    pub(super) fn judge_sequence(&mut self, sequence: &Sequence) {
+        for verdict in self.keeper.judge_sequence(sequence, clock::now()) {
+            self.obey(verdict, sequence.fingerprint(), WayBack::unanswered(sequence.source()));
+        }
+    }
+
+    fn obey(&mut self, verdict: Verdict, key: Fingerprint, way: WayBack) {
+        match verdict {
+            Verdict::Record(accepted) => self.record(accepted, key, way),
+            Verdict::Act(order) => self.act(order, way),
+            Verdict::Pay(bill) => self.pay(bill, way),
+            Verdict::AnswerAgain(bytes) => {
+                self.tally.count(Ending::Resent);
+                self.send(&bytes, way);
+            }
+            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
+            Verdict::Nothing => self.tally.count(Ending::Resent),
+        }
+    }
+
+    /// Step 7 on disk, then step 8.
+    pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+        if let Err(why) = self.audit.check_available() {
+            let why = Explanation::new(Cause::AuditUnavailable, why);
+            let (record, answer) = self.keeper.give_up(&accepted, why, clock::now());
+            self.answer(answer, way);
+            return self.keep(&record);
+        }
+        if cfg!(feature = "swap-act-and-record") {
+            let acceptance = *accepted.acceptance();
+            self.go_on(accepted, key, way);
+            return self.state.record(&acceptance).unwrap_or_default();
+        }
+        if !self.state.reaches(accepted.acceptance().timestamp) {
+            return self.wait_for_lease(accepted, key, way);
+        }
+        if let Err(error) = self.state.record(accepted.acceptance()) {
+            return self.give_up(&accepted, &error.to_string(), way);
+        }
+        self.go_on(accepted, key, way);
+    }
+
+    /// Step 8 and what follows, for a knock that is on record.
+    fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+        let now = clock::now();
+        let verdict = self.keeper.decide(accepted, now);
+        // Only a one-time password, right or wrong, begins or ends a pause.
+        let otp = match &verdict {
+            Verdict::Pay(bill) => bill.code().is_some(),
+            Verdict::Refuse(refusal) => matches!(refusal.rejection, Rejection::Otp(_)),
+            _ => false,
+        };
+        if otp {
+            self.state.record_otp_pauses(self.keeper.otp_pauses(now));
+        }
+        match verdict {
+            Verdict::Act(order) => self.act(order, way),
+            Verdict::Pay(bill) => self.pay(bill, way),
+            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
+            Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {}
+        }
+    }
+
+    /// The end of a knock that could not be put on record.
+    pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, way: WayBack) {
+        let (record, answer) = self.keeper.give_up(accepted, not_recorded(why), clock::now());
+        self.answer(answer, way);
+        self.keep(&record);
+    }
+
+    /// What an order uses up is on record before step 9: a code right away, and one of so many uses on the disk.
+    fn pay(&mut self, bill: Bill, way: WayBack) {
+        if let Some(Err(error)) = bill.code().map(|code| self.state.record(code)) {
+            return self.cancel(&bill, &error.to_string(), way);
+        }
+        if bill.is_counted() {
+            return self.wait_for_count(bill, way);
+        }
+        self.act(bill.paid(), way);
+    }
+
+    /// The end of an order whose price could not be put on record.
+    pub(super) fn cancel(&mut self, bill: &Bill, why: &str, way: WayBack) {
+        let (record, answer) = self.keeper.cancel(bill, not_recorded(why), clock::now());
+        self.answer(answer, way);
+        self.keep(&record);
+    }
+
+    /// Step 9 for the first time: what finds no room is tried once more.
+    pub(super) fn act(&mut self, order: Order, way: WayBack) {
+        self.carry_out(Underway::of(order, Attempt::First), way);
+    }
+
+    fn carry_out(&mut self, mut underway: Underway, way: WayBack) {
+        let carried = self.deeds.act(&mut underway, &self.loaded);
+        self.carried(underway, carried, way);
+    }
+
+    /// What comes after step 9, or after as much of it as has been done.
+    pub(super) fn carried(&mut self, underway: Underway, carried: Carried, way: WayBack) {
+        let done = match carried {
+            Carried::Waits(wait) => return self.wait_to_act(wait, underway, way),
+            Carried::Over(done) => done,
+        };
+        let is_first = underway.attempt() == Attempt::First;
+        let order = underway.into_order();
+        if done.no_room && is_first && self.postponed.has_room() {
+            if self.postponed.is_empty() {
+                log::warn!("{}: trying again in two seconds", done.remark);
+            }
+            let now = clock::now();
+            self.keeper.postpone(order.ticket(), now);
+            return self.postponed.add(order, way, now.steady);
+        }
+        self.conclude(&order, &done, way);
+    }
+
+    /// Step 9 for all that still waits: who knocked may not be known any more in a moment.
+    pub(super) fn act_at_last(&mut self) {
+        self.settle();
+        while !self.postponed.is_empty() {
+            self.act_again(Duration::MAX);
+        }
+        self.settle();
+    }
+
+    /// Step 9 for what has waited until `now`.
+    pub(super) fn act_again(&mut self, now: Duration) {
+        for _ in 0..BATCH {
+            let Some((order, way)) = self.postponed.take_due(now) else { return };
+            self.carry_out(Underway::of(order, Attempt::Second), way);
+        }
+    }
+
+    /// Steps 10 and 11.
+    pub(super) fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
+        if let Some(rejection) = &done.refused {
+            let key = order.ticket().fingerprint();
+            let verdict = self.keeper.refuse(order.ticket(), rejection.clone(), clock::now());
+            return self.obey(verdict, key, way);
+        }
+        let (ticket, now) = (order.ticket(), clock::now());
+        let (record, answer) = match done.commands {
+            0 => self.keeper.conclude(ticket, done.outcome, &done.remark, now),
+            commands => {
+                self.ends.begin(ticket, done.outcome, commands, way);
+                self.keeper.conclude_started(ticket, done.outcome, now)
+            }
+        };
+        self.answer(answer, way);
+        done.closed.iter().for_each(|closed| self.keep(closed));
+        // A command's own end is what is recorded of it.
+        let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
+        if done.outcome != Outcome::Started || !runs {
+            self.keep(&record);
+        }
+    }
+
+    /// Step 11 for a command that is over; once all of its knock are, also step 10 for a client that waits for that.
+    pub(super) fn note_end(&mut self, over: &Over) {
+        if let Some(ticket) = &over.ticket
+            && let Some(End { outcome, failed, asker }) =
+                self.ends.over(ticket, over.record.reason.as_ref().map(|reason| reason.detail.as_str()))
+        {
+            let now = clock::now();
+            let answer = self.keeper.end(ticket, outcome, failed.as_deref(), now);
+            // A client that is gone by now is told nothing.
+            let sealed = answer
+                .zip(random().ok())
+                .and_then(|(answer, nonce)| self.keeper.seal(answer, &nonce, now).ok());
+            if let (Some(bytes), Some(way)) = (sealed, asker) {
+                self.send(&bytes, way);
+                self.ends.send_again(bytes, way, now.steady);
+            }
+        }
+        self.keep(&over.record);
+    }
+
+    /// What was sent by itself may have been lost.
+    pub(super) fn send_ends_again(&mut self) {
+        while let Some((bytes, way)) = self.ends.take_due(clock::steady()) {
+            self.send(&bytes, way);
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, way: WayBack) {
+        self.tally.count(Ending::Refused(refusal.rejection.reason()));
+        if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
+            self.alarm(&refusal.rejection, key, way.to);
+        }
+        self.answer(refusal.answer, way);
+        if let Some(record) = refusal.record {
+            self.audit.write(&record, clock::wall());
+        }
+    }
+
+    /// A broken client, or a watcher that somebody has taken over.
+    fn alarm(&mut self, rejection: &Rejection, key: Fingerprint, source: SocketAddr) {
+        let count = self.alarms.count(clock::steady());
+        if count <= ALARMS_MAX {
+            log::warn!("knock of key {key} from {source}: {rejection}");
+        }
+        if count == ALARMS_MAX {
+            log::warn!("too many of those: taking another watcher");
+            self.ears.distrust();
+        }
+    }
+
+    fn answer(&mut self, answer: Option<Answer>, way: WayBack) {
+        let Some(answer) = answer else { return };
+        // Without random numbers there is no safe answer, and the client is told nothing.
+        let sealed = random().ok().and_then(|nonce| self.keeper.seal(answer, &nonce, clock::now()).ok());
+        match sealed {
+            Some(bytes) => self.send(&bytes, way),
+            None => log::error!("an answer could not be sealed"),
+        }
+    }
+
+    fn send(&self, bytes: &[u8], way: WayBack) {
+        if let Err(error) = self.ears.answer(bytes, way) {
+            log::debug!("answer to {}: {error}", way.to);
+        }
+    }
+}
+
+/// What could not be put on record does not act.
+fn not_recorded(why: &str) -> Explanation {
+    Explanation::new(Cause::StateUnavailable, why)
+}

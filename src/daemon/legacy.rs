@@ -1,0 +1,76 @@
+//! What plain sequences come to: ports that open, and a record of it. They are not knocks of a client's, and are counted
+//! apart.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::event_loop::Daemon;
+use crate::auth::{Cause, Event, Explanation, KeyAge, Record, Via};
+use crate::legacy::daemon::{CLIENT, NotOpened, Outcome, action};
+use crate::legacy::knockd::Opening;
+use crate::os::{clock, host};
+
+impl Daemon {
+    /// Hears and does what is due for plain sequences.
+    pub(super) fn turn_plain(&mut self) {
+        let outcomes = self.plain.turn();
+        self.note_plain(outcomes);
+    }
+
+    /// Does and records what they come to.
+    pub(super) fn note_plain(&mut self, outcomes: Vec<Outcome>) {
+        // Once for all of them: each look asks the kernel.
+        let opens = |outcome: &Outcome| matches!(outcome, Outcome::Opened { opening: Some(_), .. });
+        let own = outcomes.iter().any(opens).then(host::own_addresses).unwrap_or_default();
+        for outcome in outcomes {
+            let record = match outcome {
+                Outcome::Opened { door, source, opening: Some(opening) } => {
+                    self.open_plainly(&door, source, opening, &own)
+                }
+                // The command's end is what is recorded of it.
+                Outcome::Opened { opening: None, .. } => None,
+                Outcome::Over { door, source, event, reason } => record(&door, source, event, reason),
+            };
+            if let Some(record) = record {
+                self.audit.write(&record, clock::wall());
+            }
+        }
+    }
+
+    fn open_plainly(
+        &mut self,
+        door: &str,
+        source: IpAddr,
+        opening: Opening,
+        own: &BTreeSet<IpAddr>,
+    ) -> Option<Record> {
+        if let Err(why) = self.audit.check_available() {
+            let why = Explanation::new(Cause::AuditUnavailable, why);
+            return record(door, source, Event::Failed, Some(why));
+        }
+        let seconds = u32::try_from(opening.term.as_secs()).unwrap_or(u32::MAX);
+        let gatehouse = self.deeds.gatehouse();
+        match self.openings.open((door, source, opening), own, gatehouse, &self.loaded) {
+            Ok(()) => {
+                let record = record(door, source, Event::Granted, None)?;
+                Some(Record { seconds, ..record })
+            }
+            Err(NotOpened { event, reason }) => record(door, source, event, Some(reason)),
+        }
+    }
+}
+
+fn record(door: &str, source: IpAddr, event: Event, reason: Option<Explanation>) -> Option<Record> {
+    Some(Record {
+        event,
+        client: CLIENT.parse().ok()?,
+        key: KeyAge::Current,
+        action: action(door),
+        addresses: vec![source],
+        source: None,
+        seconds: 0,
+        reason,
+        knock: None,
+        via: Some(Via::Knockd),
+    })
+}

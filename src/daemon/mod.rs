@@ -1,0 +1,17 @@
+//! The keeper: `spa-knockd run` from its config to a running daemon, its event loop, and what a knock leads to.
+
+pub(crate) mod actions;
+pub(crate) mod audit;
+mod command_ends;
+mod console_grants;
+mod control_requests;
+pub(crate) mod event_loop;
+mod knocks;
+mod legacy;
+pub(crate) mod metrics;
+mod reload;
+mod retry;
+mod revocation;
+pub(crate) mod startup;
+mod status_report;
+mod waiting;

@@ -1,0 +1,101 @@
+//! Taking up another config: everything of it, or nothing.
+
+use super::event_loop::Daemon;
+use super::metrics::Metrics;
+use super::startup::Loaded;
+use crate::console::Failure;
+use crate::os::{clock, files};
+use crate::state::revoked_keys::RevokedKeys;
+
+impl Daemon {
+    /// SIGHUP: everything new, or everything as it was. Returns what the next start would refuse, for people.
+    ///
+    /// # Errors
+    /// Why everything is as it was.
+    pub(super) fn reload(&mut self) -> Result<Option<String>, String> {
+        // One that goes wrong everywhere takes almost as long as the service manager waits.
+        self.watchdog.mind(clock::steady());
+        match self.try_reload() {
+            Ok(()) => {
+                log::info!("reloaded: {}", self.summary());
+                // A folder that is gone is made again.
+                let refused = files::check_private_tree(&self.loaded.config.state_dir);
+                let refused = refused.err().filter(|error| !error.missing);
+                let remark = refused.map(|error| format!("the next start refuses the state folder: {error}"));
+                remark.iter().for_each(|remark| log::warn!("{remark}"));
+                Ok(remark)
+            }
+            Err(error) => {
+                let text = error.text();
+                log::error!("not reloaded, the old config stays: {text}");
+                Err(text)
+            }
+        }
+    }
+
+    /// Whether a reload would be possible now, or needs a restart or a valid config. Changes nothing.
+    pub(super) fn check_reload(&self) -> Result<(), String> {
+        Loaded::load(&self.loaded.path)
+            .and_then(|new| self.check_restart(&new))
+            .map_err(|failure| failure.text())
+    }
+
+    /// Names everything in `new` that only a restart changes.
+    fn check_restart(&self, new: &Loaded) -> Result<(), Failure> {
+        let (before, after) = (&self.loaded.config, &new.config);
+        let differing = [
+            ("server.state_dir", before.state_dir != after.state_dir),
+            ("server.capture", before.capture != after.capture),
+            ("server.control", before.control != after.control),
+            ("firewall.backend", before.backend != after.backend),
+            (
+                "the first action with `run`, or door with a command (the daemon dropped the privileges for it)",
+                new.runs_commands() && !self.loaded.runs_commands(),
+            ),
+        ];
+        let names: Vec<_> = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::run(format_args!(
+            "only a restart changes: {}\nhint: systemctl restart spa-knockd (grants and connections stay)",
+            names.join(", ")
+        )))
+    }
+
+    fn try_reload(&mut self) -> Result<(), Failure> {
+        let mut new = Loaded::load(&self.loaded.path)?;
+        // A list that cannot be read must not be replaced by a shorter one.
+        RevokedKeys::read(&self.loaded.config.state_dir)?;
+        // Also what a full disk could not take.
+        new.keep_out(&self.loaded.revoked);
+        self.check_restart(&new)?;
+        self.audit.prepare(&new.config).map_err(Failure::run)?;
+        let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
+        let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
+        let metrics = metrics.map_err(Failure::run)?;
+        let plain = self.plain.prepare(&new)?;
+        self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
+        let old = self.ears.change(&new).inspect_err(|_| {
+            if let Err(error) = self.deeds.gatehouse().load(&self.loaded) {
+                log::error!("the old gate could not be restored: {error}");
+            }
+        })?;
+        self.hear_out(old);
+        self.act_at_last();
+        self.keeper.replace_policy(new.policy());
+        self.forget_strangers();
+        self.audit.turn_to(&new.config);
+        if moves {
+            self.metrics = metrics;
+        }
+        self.plain.take_up(plain);
+        self.loaded = new;
+        self.remember_config();
+        self.end_for_strangers();
+        for record in self.deeds.confirm_undoings(&self.loaded) {
+            self.keep(&record);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! Orders that found no room in the firewall. What has expired still takes room there until the kernel collects it,
+//! about once a second while nothing else changes the set: so they are tried once more, one after the other, and the
+//! first that finds no room again spares the kernel those behind it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::auth::Order;
+use crate::ipc::WayBack;
+
+/// Before they are tried again.
+const AFTER: Duration = Duration::from_secs(2);
+/// So many wait at a time; of more, each fails at once.
+const MAX: usize = 1_000;
+
+/// Those that wait, the first in front.
+#[derive(Default)]
+pub(super) struct Postponed(VecDeque<Waiting>);
+
+struct Waiting {
+    due: Duration,
+    order: Order,
+    way: WayBack,
+}
+
+impl Postponed {
+    /// Whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one more may wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.len() < MAX
+    }
+
+    /// Keeps it for a while.
+    pub(super) fn add(&mut self, order: Order, way: WayBack, now: Duration) {
+        self.0.push_back(Waiting { due: now.saturating_add(AFTER), order, way });
+    }
+
+    /// The first one, if it has waited long enough by `now`.
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Order, WayBack)> {
+        let due = self.due().is_some_and(|due| due <= now);
+        let waiting = due.then(|| self.0.pop_front()).flatten()?;
+        Some((waiting.order, waiting.way))
+    }
+
+    /// When the first one is due.
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.0.front().map(|waiting| waiting.due)
+    }
+}

@@ -1,0 +1,132 @@
+//! What a running daemon says of itself when it is asked.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::event_loop::{COUNT_MAX, Daemon};
+use crate::auth::Ending;
+use crate::config::{CaptureKind, Interfaces};
+use crate::control::status::{
+    CaptureState, Datagrams, Ended, Frames, Gate, GateState, LogState, PortsState, PreviousKey, Status,
+    ThrottledClient, WatcherState,
+};
+use crate::firewall::Mode;
+use crate::gate::state::Standing;
+use crate::os::{clock, log as os_log, poll};
+
+/// How long what a watcher said it has seen is good enough.
+const COUNT_AGE: Duration = Duration::from_millis(100);
+
+impl Daemon {
+    /// What can be said of this daemon.
+    pub(super) fn status(&mut self) -> Status {
+        self.count();
+        let now = clock::steady();
+        let legacy = self.plain.state();
+        let config = &self.loaded.config;
+        let (state, left) = match self.deeds.standing() {
+            Standing::Never | Standing::On => (Gate::On, None),
+            Standing::Off => (Gate::Off, None),
+            Standing::Trial(until) => (Gate::Trial, Some(until.saturating_sub(clock::boot()).as_secs())),
+        };
+        let seen = self.ears.seen();
+        let counts = seen.counts;
+        let ended = |(ending, count): (Ending, u64)| Ended {
+            event: ending.event().to_owned(),
+            reason: ending.reason().to_owned(),
+            count,
+        };
+        let users = self.keeper.users_of_previous_keys().into_iter();
+        let (commands, undoings) = self.deeds.at_work();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            server: config.id.to_string(),
+            pid: std::process::id(),
+            uptime: now.saturating_sub(self.started).as_secs(),
+            gate: GateState {
+                state,
+                seconds_left: left,
+                protect: config.gated().iter().chain(&config.published).map(ToString::to_string).collect(),
+                mark: match config.mode {
+                    Mode::Mark(mark) => Some(mark.to_string()),
+                    Mode::Guard | Mode::Set => None,
+                },
+            },
+            capture: CaptureState {
+                kind: match config.capture {
+                    CaptureKind::Pcap => "pcap".to_owned(),
+                    CaptureKind::Udp => "udp".to_owned(),
+                },
+                port: config.port,
+                interfaces: match &config.interfaces {
+                    Interfaces::Any => vec!["any".to_owned()],
+                    Interfaces::Named(names) => names.clone(),
+                },
+                missing: self.ears.missing_interfaces(),
+                replies: self.ears.replies(),
+                frames: seen.intake.map(|intake| Frames {
+                    received: intake.received,
+                    dropped: intake.dropped,
+                    if_dropped: intake.if_dropped,
+                }),
+            },
+            watcher: WatcherState {
+                uptime: self.ears.since().map(|since| now.saturating_sub(since).as_secs()),
+                report_age: self.ears.report_age().map(|age| age.as_secs()),
+                restarts: self.ears.restarts(),
+            },
+            clients: self.loaded.clients.len(),
+            actions: config.actions.len(),
+            grants: self.deeds.live().len(),
+            commands,
+            audit: self.audit.state(),
+            log: LogState { lost: os_log::lost() },
+            undoings,
+            datagrams: Datagrams {
+                authentic: counts.authentic,
+                unknown_hint: counts.unknown_hint,
+                forged: counts.forged,
+                copied: counts.copied,
+                length: counts.length,
+                throttled: counts.throttled,
+            },
+            ports: config.ports.map(|band| PortsState {
+                band: band.to_string(),
+                packets: counts.touches,
+                sequences: counts.sequences,
+            }),
+            legacy,
+            knocks: self.tally.counts().map(ended).collect(),
+            throttled: self
+                .throttled
+                .iter()
+                .map(|(client, &count)| ThrottledClient { client: client.to_string(), count })
+                .collect(),
+            previous_keys: users
+                .map(|(client, uses)| PreviousKey { client: client.to_string(), uses })
+                .collect(),
+        }
+    }
+
+    /// Has the watcher say what it has seen, unless it just did. Knocks that come meanwhile are judged as always.
+    fn count(&mut self) {
+        let begun = clock::steady();
+        let deadline = begun.saturating_add(COUNT_MAX);
+        let fresh = |told: Option<Duration>, now: Duration| told.is_some_and(|told| told >= now);
+        let Some(watcher) = self.ears.watcher() else { return };
+        let known = fresh(watcher.told(), begun.saturating_sub(COUNT_AGE));
+        if known || watcher.is_silent(begun) || !watcher.ask() {
+            return;
+        }
+        while clock::steady() < deadline
+            && let Some(watcher) = self.ears.watcher()
+            && !fresh(watcher.told(), begun)
+        {
+            let left = deadline.saturating_sub(clock::steady());
+            if poll::readable(&[watcher.as_fd()], left).is_err() {
+                return;
+            }
+            self.hear();
+        }
+    }
+}

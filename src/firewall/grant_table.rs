@@ -1,0 +1,400 @@
+//! Who holds which live grant, and for how long: a second knock, maybe of somebody else behind the same address, never
+//! shortens one, and what ends for one client stays open for another. No client holds more than it may, and none fills
+//! a set for the others.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::kind::Kind;
+use super::{FirewallError, Live};
+use crate::auth::{Grant, Passage, Way};
+use crate::knock::{ActionName, ClientName, Ports, Prefix};
+
+/// Ends that have passed are looked for when there are so many, or twice as many as were left the last time.
+const PRUNE_MIN: usize = 1024;
+/// A full set is looked through for ends that have passed at most this often.
+const PRUNE_EVERY: Duration = Duration::from_secs(1);
+/// How long an entry may still be in the kernel after its end: clocks differ by milliseconds, and the kernel collects
+/// what has expired about once a second.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// The last eighth of each set is for clients that hold no more than this.
+const RESERVE_SHARE: usize = 16;
+
+/// The books of all live grants.
+#[derive(Default, Clone)]
+pub(super) struct Held {
+    grants: BTreeMap<Passage, Vec<Holder>>,
+    /// What each client holds; some of it may have ended.
+    clients: HashMap<ClientName, BTreeSet<Passage>>,
+    /// How many passages there are of a kind, for IPv4 and for IPv6.
+    filled: BTreeMap<(Kind, bool), usize>,
+    left: usize,
+    pruned: Duration,
+}
+
+/// A grant as one client holds it by one action.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Holder {
+    pub(super) client: ClientName,
+    pub(super) action: ActionName,
+    /// On the steady clock.
+    pub(super) end: Duration,
+}
+
+/// What the kernel is to be told of one passage.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) passage: Passage,
+    /// Who holds it from now on, for the longest time; nobody = it is closed.
+    pub(super) holder: Option<Holder>,
+    /// Whether the kernel has it.
+    pub(super) before: Before,
+}
+
+/// Whether a passage is open when it is to be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// It is, or may be.
+    Open,
+    /// It is not, as far as is known.
+    Closed,
+}
+
+impl Holder {
+    pub(super) fn of(grant: &Grant, now: Duration) -> Self {
+        Self {
+            client: grant.client().clone(),
+            action: grant.action().clone(),
+            end: now.saturating_add(grant.duration()),
+        }
+    }
+
+    /// For who reads the firewall's tables.
+    pub(super) fn comment(&self) -> String {
+        format!("{} {}", self.client, self.action)
+    }
+
+    pub(super) fn live(&self, passage: Passage, now: Duration) -> Live {
+        Live {
+            passage,
+            client: self.client.clone(),
+            action: self.action.clone(),
+            left: self.end.saturating_sub(now),
+        }
+    }
+}
+
+impl Held {
+    /// How it is held once `grant` has been made at `now`: for its own time, or for what is left of a longer one.
+    pub(super) fn with(&self, grant: &Grant, now: Duration) -> Change {
+        let passage = grant.passage();
+        let longest = self.longest(&passage);
+        let own = Holder::of(grant, now);
+        let before =
+            if longest.is_some_and(|holder| holder.end > now) { Before::Open } else { Before::Closed };
+        let holder = longest.filter(|holder| holder.end > own.end).cloned().unwrap_or(own);
+        Change { passage, holder: Some(holder), before }
+    }
+
+    /// Whether its client may hold these grants of one knock besides what it holds at `now`, and they have room.
+    ///
+    /// # Errors
+    /// [`FirewallError::TooMany`] when they are more than the client may hold, [`FirewallError::Full`] when only the
+    /// reserve of a set is left, which is for clients that hold little.
+    pub(super) fn admit(&mut self, grants: &[Grant], now: Duration) -> Result<(), FirewallError> {
+        let Some(first) = grants.first() else { return Ok(()) };
+        let client = first.client();
+        let mut coming: Vec<Passage> = grants.iter().map(Grant::passage).collect();
+        coming.retain(|passage| !self.holds(client, passage, now));
+        coming.sort_unstable();
+        coming.dedup();
+        let total =
+            |held: &Self| held.clients.get(client).map_or(0, BTreeSet::len).saturating_add(coming.len());
+        if coming.is_empty() {
+            return Ok(());
+        }
+        // What has ended is looked for only where it would make a difference: a client may hold thousands.
+        if total(self) > limit_of(first) {
+            self.drop_ended_of(client, now);
+            if let Some(limit) = first.limit().filter(|_| total(self) > limit_of(first)) {
+                return Err(FirewallError::TooMany(limit));
+            }
+        }
+        if total(self) <= RESERVE_SHARE || self.has_room(&coming, now) {
+            return Ok(());
+        }
+        self.drop_ended_of(client, now);
+        if total(self) > RESERVE_SHARE { Err(FirewallError::Full) } else { Ok(()) }
+    }
+
+    /// Whether the client holds this passage at `now`.
+    fn holds(&self, client: &ClientName, passage: &Passage, now: Duration) -> bool {
+        let holders = self.grants.get(passage).into_iter().flatten();
+        holders.into_iter().any(|holder| holder.client == *client && holder.end > now)
+    }
+
+    fn drop_ended_of(&mut self, client: &ClientName, now: Duration) {
+        if let Some(mut own) = self.clients.remove(client) {
+            own.retain(|passage| self.holds(client, passage, now));
+            self.clients.insert(client.clone(), own);
+        }
+    }
+
+    /// Whether the sets of these have room outside their reserve.
+    fn has_room(&mut self, coming: &[Passage], now: Duration) -> bool {
+        let mut more: BTreeMap<(Kind, bool), usize> = BTreeMap::new();
+        for passage in coming.iter().filter(|passage| !self.grants.contains_key(passage)) {
+            let count = more.entry(shelf(passage)).or_default();
+            *count = count.saturating_add(1);
+        }
+        let fits = |held: &Self| {
+            more.iter().all(|(shelf, more)| {
+                held.filled.get(shelf).copied().unwrap_or_default().saturating_add(*more) <= shelf.0.room()
+            })
+        };
+        if !fits(self) && now >= self.pruned.saturating_add(PRUNE_EVERY) {
+            self.prune(now);
+        }
+        fits(self)
+    }
+
+    /// Forgets what ended so long ago that the kernel has forgotten it, too.
+    fn prune(&mut self, now: Duration) {
+        let Self { grants, clients, filled, .. } = self;
+        grants.retain(|passage, holders| {
+            let stays = holders.iter().any(|holder| holder.end.saturating_add(LINGER) > now);
+            if !stays {
+                less(filled, passage);
+            }
+            stays
+        });
+        clients.retain(|_, own| {
+            own.retain(|passage| grants.contains_key(passage));
+            !own.is_empty()
+        });
+        (self.left, self.pruned) = (self.grants.len(), now);
+    }
+
+    /// Notes what has been granted at `now`.
+    pub(super) fn note(&mut self, grants: &[Grant], now: Duration) {
+        if self.grants.len() > self.left.saturating_mul(2).max(PRUNE_MIN) {
+            self.prune(now);
+        }
+        for grant in grants {
+            self.hold(grant.passage(), Holder::of(grant, now));
+        }
+    }
+
+    /// Notes one holder more, as of a grant that an earlier daemon has made.
+    pub(super) fn hold(&mut self, passage: Passage, holder: Holder) {
+        if !self.grants.contains_key(&passage) {
+            let count = self.filled.entry(shelf(&passage)).or_default();
+            *count = count.saturating_add(1);
+        }
+        if !self.clients.get(&holder.client).is_some_and(|own| own.contains(&passage)) {
+            self.clients.entry(holder.client.clone()).or_default().insert(passage);
+        }
+        let holders = self.grants.entry(passage).or_default();
+        match holders
+            .iter_mut()
+            .find(|known| (&known.client, &known.action) == (&holder.client, &holder.action))
+        {
+            Some(known) => known.end = known.end.max(holder.end),
+            None => holders.push(holder),
+        }
+    }
+
+    /// How many passages there are, some of which may have ended.
+    pub(super) fn count(&self) -> usize {
+        self.grants.len()
+    }
+
+    /// Who holds the passage for the longest time.
+    pub(super) fn longest(&self, passage: &Passage) -> Option<&Holder> {
+        self.grants.get(passage)?.iter().max_by_key(|holder| holder.end)
+    }
+
+    /// The other targets that the door of this forward leads to at `now` for the same address.
+    pub(super) fn rivals(&self, passage: &Passage, now: Duration) -> Vec<Passage> {
+        let Way::Forward { door, to } = passage.way else { return Vec::new() };
+        let lowest = Way::Forward { door, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let all = self.grants.range(Passage { way: lowest, ..*passage }..);
+        let same = all.take_while(|(other, _)| {
+            (other.from, other.link) == (passage.from, passage.link)
+                && matches!(other.way, Way::Forward { door: of, .. } if of == door)
+        });
+        let others = same.filter(|(other, holders)| {
+            other.way != Way::Forward { door, to }
+                && holders.iter().any(|holder| holder.end.saturating_add(LINGER) > now)
+        });
+        others.map(|(other, _)| *other).collect()
+    }
+
+    /// Forgets everybody who holds this passage.
+    pub(super) fn forget_passage(&mut self, passage: &Passage) {
+        let Some(holders) = self.grants.remove(passage) else { return };
+        less(&mut self.filled, passage);
+        for holder in holders {
+            if let Some(own) = self.clients.get_mut(&holder.client) {
+                own.remove(passage);
+            }
+        }
+    }
+
+    /// All who hold, at `now`, intervals of the same kind that have addresses in common with this one.
+    pub(super) fn near(&self, passage: &Passage, now: Duration) -> impl Iterator<Item = (&Passage, &Holder)> {
+        let (kind, link, from) = (Kind::of(passage), passage.link, passage.from);
+        // Prefixes are nested or have nothing in common: those around this one, and those within it.
+        let first = from.first();
+        let around: Vec<Prefix> = match kind {
+            Kind::Range => Vec::new(),
+            _ => (0..128).map(|length| Prefix::of(first, length)).collect(),
+        };
+        let around: BTreeSet<Prefix> = around.into_iter().filter(|around| *around != from).collect();
+        let around = around.into_iter().filter(move |around| around.contains(from.last()));
+        let around = around.flat_map(|around| {
+            self.grants.range(lowest(around)..).take_while(move |(other, _)| other.from == around)
+        });
+        let within =
+            self.grants.range(lowest(from)..).take_while(move |(other, _)| from.contains(other.from.first()));
+        let near = around.chain(within);
+        let near = near.filter(move |(other, _)| other.link == link && Kind::of(other) == kind);
+        near.flat_map(move |(other, holders)| {
+            holders.iter().filter(move |holder| holder.end > now).map(move |holder| (other, holder))
+        })
+    }
+
+    /// All that is live, once for each who holds it.
+    pub(super) fn live(&self, now: Duration) -> Vec<Live> {
+        let each = self.grants.iter().flat_map(|(&passage, holders)| {
+            holders.iter().filter(|holder| holder.end > now).map(move |holder| holder.live(passage, now))
+        });
+        each.collect()
+    }
+
+    /// What the kernel must be told so that all that is live is open there.
+    pub(super) fn changes(&self, now: Duration) -> Vec<Change> {
+        let longest = |holders: &[Holder]| holders.iter().max_by_key(|holder| holder.end).cloned();
+        let held = self.grants.iter().filter_map(|(&passage, holders)| Some((passage, longest(holders)?)));
+        let live = held.filter(|(_, holder)| holder.end > now);
+        live.map(|(passage, holder)| Change { passage, holder: Some(holder), before: Before::Open }).collect()
+    }
+
+    /// What changes when these are held no more, and what that ends.
+    pub(super) fn without(&self, which: &dyn Fn(&Live) -> bool, now: Duration) -> (Vec<Change>, Vec<Live>) {
+        let (mut changes, mut closed) = (Vec::new(), Vec::new());
+        for (&passage, holders) in &self.grants {
+            let live = holders.iter().filter(|holder| holder.end > now);
+            let (ended, stay): (Vec<_>, Vec<_>) = live.partition(|holder| which(&holder.live(passage, now)));
+            if ended.is_empty() {
+                continue;
+            }
+            closed.extend(ended.into_iter().map(|holder| holder.live(passage, now)));
+            let holder = stay.into_iter().max_by_key(|holder| holder.end).cloned();
+            // Whether it has been used is not known: it is not given twice.
+            let holder = holder.filter(|_| !matches!(passage.way, Way::Once(_)));
+            changes.push(Change { passage, holder, before: Before::Open });
+        }
+        (changes, closed)
+    }
+
+    /// Forgets who holds these.
+    pub(super) fn forget(&mut self, which: &dyn Fn(&Live) -> bool, now: Duration) {
+        let Self { grants, clients, filled, .. } = self;
+        grants.retain(|&passage, holders| {
+            let ended: Vec<Holder> =
+                holders.extract_if(.., |holder| which(&holder.live(passage, now))).collect();
+            for holder in ended {
+                let still = holders.iter().any(|other| other.client == holder.client);
+                if let Some(own) = clients.get_mut(&holder.client).filter(|_| !still) {
+                    own.remove(&passage);
+                }
+            }
+            if holders.is_empty() {
+                less(filled, &passage);
+            }
+            !holders.is_empty()
+        });
+        clients.retain(|_, own| !own.is_empty());
+    }
+}
+
+/// How many passages the client of this grant may hold.
+fn limit_of(grant: &Grant) -> usize {
+    grant.limit().map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// The set that a passage has a place in.
+fn shelf(passage: &Passage) -> (Kind, bool) {
+    (Kind::of(passage), passage.from.first().is_ipv4())
+}
+
+fn less(filled: &mut BTreeMap<(Kind, bool), usize>, passage: &Passage) {
+    if let Some(count) = filled.get_mut(&shelf(passage)) {
+        *count = count.saturating_sub(1);
+    }
+}
+
+/// Before all passages of a prefix, in their order.
+fn lowest(from: Prefix) -> Passage {
+    Passage::new(from, Way::Ports(Ports::LOWEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(client: &str, end: u64) -> Holder {
+        Holder {
+            client: client.parse().unwrap(),
+            action: "open-ssh".parse().unwrap(),
+            end: Duration::from_secs(end),
+        }
+    }
+
+    #[test]
+    fn what_ends_for_one_client_stays_open_for_another_as_long_as_that_one_holds_it() {
+        let mut held = Held::default();
+        let from = "10.0.0.1".parse().unwrap();
+        let [ssh, web] =
+            ["tcp/22", "tcp/443"].map(|ports| Passage::new(from, Way::Ports(ports.parse().unwrap())));
+        for (passage, client, end) in [
+            (ssh, "laptop", 60),
+            (ssh, "phone", 30),
+            (ssh, "laptop", 50),
+            (web, "laptop", 60),
+            (web, "old", 5),
+        ] {
+            held.hold(passage, holder(client, end));
+        }
+        let now = Duration::from_secs(10);
+        assert_eq!(held.live(now).len(), 3);
+        let gone = |live: &Live| live.client.as_str() == "laptop";
+        let (mut changes, closed) = held.without(&gone, now);
+        changes.sort_by_key(|change| change.passage);
+        assert_eq!(
+            changes,
+            [
+                Change { passage: ssh, holder: Some(holder("phone", 30)), before: Before::Open },
+                Change { passage: web, holder: None, before: Before::Open },
+            ]
+        );
+        assert_eq!(closed.len(), 2);
+        held.forget(&gone, now);
+        assert!(held.without(&gone, now).0.is_empty());
+        let left = Change { passage: ssh, holder: Some(holder("phone", 30)), before: Before::Open };
+        assert_eq!(held.changes(now), [left]);
+    }
+
+    #[test]
+    fn what_a_client_closes_by_one_action_stays_open_by_another() {
+        let mut held = Held::default();
+        let passage = Passage::new("10.0.0.1".parse().unwrap(), Way::Ports("tcp/8080".parse().unwrap()));
+        held.hold(passage, holder("laptop", 60));
+        held.hold(passage, Holder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
+        let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", Duration::ZERO);
+        assert_eq!(changes, [Change { passage, holder: Some(holder("laptop", 60)), before: Before::Open }]);
+        assert_eq!(closed.len(), 1);
+    }
+}

@@ -1,0 +1,140 @@
+//! Which grants are live, and until when: on the disk before the firewall is told, so that whatever ends the daemon,
+//! the next one knows what to close.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::auth::{Passage, Way};
+use crate::firewall::grant_table::{Held, Holder};
+use crate::os::files::{self, FileError};
+use crate::os::host;
+
+/// The file in the state folder.
+const FILE: &str = "grants";
+/// The first word of its first line; then comes the boot that its times belong to.
+const HEADER: &str = "spa-knock-grants-1";
+
+/// The file, and the boot that we are in.
+pub(super) struct Journal {
+    file: PathBuf,
+    boot: String,
+}
+
+impl Journal {
+    pub(super) fn of(state: &Path) -> Self {
+        Self { file: state.join(FILE), boot: host::boot_id().unwrap_or_default() }
+    }
+
+    /// What was live when it was written; nothing after another boot, which ends all grants. A line that is not as
+    /// we write it is passed over, and what it held is closed.
+    pub(super) fn read(&self) -> Held {
+        match files::read_trusted_text(&self.file) {
+            Ok(text) => parse(&text, &self.boot),
+            Err(error) => {
+                if !error.missing {
+                    log::error!("firewall: {error}: grants that it names are closed");
+                }
+                Held::default()
+            }
+        }
+    }
+
+    /// Replaces it by what is live at `now`.
+    ///
+    /// # Errors
+    /// When the disk does not take it; it says then what it said before.
+    pub(super) fn write(&self, held: &Held, now: Duration) -> Result<(), FileError> {
+        files::prepare(&self.file, text(held, now, &self.boot).as_bytes(), 0)?;
+        files::take_place(&self.file)?;
+        files::sync_folder(self.file.parent().unwrap_or(Path::new("/")))
+    }
+}
+
+fn text(held: &Held, now: Duration, boot: &str) -> String {
+    let mut lines = vec![format!("{HEADER} {boot}")];
+    for live in held.live(now) {
+        let way = match live.passage.way {
+            Way::Ports(ports) => format!("ports {ports} -"),
+            Way::Once(door) => format!("once {door} -"),
+            Way::Forward { door, to } => format!("forward {door} {to}"),
+        };
+        let end = now.saturating_add(live.left).as_millis();
+        lines.push(format!("{} {way} {} {} {end}", live.passage.from, live.client, live.action));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn parse(text: &str, boot: &str) -> Held {
+    let mut held = Held::default();
+    let mut lines = text.lines();
+    if lines.next() == Some(&format!("{HEADER} {boot}")) {
+        for (passage, holder) in lines.filter_map(line) {
+            held.hold(passage, holder);
+        }
+    }
+    held
+}
+
+fn line(text: &str) -> Option<(Passage, Holder)> {
+    let words: Vec<&str> = text.split(' ').collect();
+    let [from, way, ports, to, client, action, end] = words.as_slice() else { return None };
+    let way = match *way {
+        "ports" => Way::Ports(ports.parse().ok()?),
+        "once" => Way::Once(ports.parse().ok()?),
+        "forward" => Way::Forward { door: ports.parse().ok()?, to: to.parse::<SocketAddr>().ok()? },
+        _ => return None,
+    };
+    let end = Duration::from_millis(end.parse().ok()?);
+    let holder = Holder { client: client.parse().ok()?, action: action.parse().ok()?, end };
+    Some((Passage::new(from.parse().ok()?, way), holder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "spa-knock-grants-1 boot\n\
+        10.0.0.0/24 ports tcp/80-90 - phone web 40000\n\
+        10.0.0.1 forward tcp/80 0.0.0.0:8080 laptop web 30000\n\
+        10.0.0.1 once tcp/22 - laptop ssh 20000\n\
+        fd77::1 forward tcp/80 [fd77::5]:8080 laptop web 30000\n";
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_over_is_neither() {
+        let sorted = |text: String| {
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines.join("\n")
+        };
+        let held = parse(TEXT, "boot");
+        assert_eq!(sorted(text(&held, Duration::ZERO, "boot")), sorted(TEXT.to_owned()));
+        let later = text(&held, Duration::from_secs(35), "boot");
+        assert_eq!(later, "spa-knock-grants-1 boot\n10.0.0.0/24 ports tcp/80-90 - phone web 40000\n");
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_opens_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let journal = Journal::of(scratch.path());
+        journal.write(&parse(TEXT, "boot"), Duration::ZERO).unwrap();
+        assert_eq!(journal.read().live(Duration::ZERO).len(), 4);
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(scratch.path().join(FILE), permissions).unwrap();
+        assert!(journal.read().live(Duration::ZERO).is_empty());
+    }
+
+    #[test]
+    fn another_boot_and_rubbish_open_nothing() {
+        for (text, boot) in [
+            (TEXT, "another"),
+            ("", "boot"),
+            (
+                "spa-knock-grants-1 boot\n10.0.0.1 ports tcp/22 - laptop ssh\n\n\0\n10.0.0.1 ways a b c d 1\n",
+                "boot",
+            ),
+        ] {
+            assert!(parse(text, boot).live(Duration::ZERO).is_empty(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! The gate as it was last loaded, in the state folder. A boot closes it again before the network is up: without a
+//! daemon, a config or a key. Grants are not part of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::lock::lock_gate;
+use super::older;
+use super::state::Standing;
+use crate::config::{self, Backend as BackendKind};
+use crate::console::{Failure, tell};
+use crate::crypto::checksum;
+use crate::firewall::{Backend, Enforcing, Failsafe, FirewallError, Gate, Iptables, Mode, Nftables};
+use crate::knock::Ports;
+use crate::os::clock;
+use crate::os::files::{self, FileError, Mode as FileMode};
+
+/// Twice the same: one that a worn disk has damaged leaves the other.
+const FIRST: &str = "boot-gate";
+const FILES: [&str; 2] = [FIRST, "boot-gate.copy"];
+/// Of the format.
+const VERSION: u32 = 1;
+
+/// What is written: a line of JSON, and a checksum of it.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    version: u32,
+    backend: BackendName,
+    /// Whether our own rules close ports. Where the administrator's do, there is nothing to restore.
+    closes: bool,
+    protect: Vec<String>,
+    published: Vec<String>,
+    silent_port: Option<u16>,
+    failsafe: Option<FailsafeRecord>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FailsafeRecord {
+    after_ms: u64,
+    allow: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum BackendName {
+    Nftables,
+    Iptables,
+    None,
+}
+
+impl Record {
+    fn of(backend: BackendKind, gate: &Gate) -> Self {
+        // All of it is named here, so that whatever a gate consists of later is decided about.
+        let Gate { protect, published, mode, enforcing: _, failsafe, silent_port, early: _, older: _ } = gate;
+        Self {
+            version: VERSION,
+            backend: match backend {
+                BackendKind::Nftables => BackendName::Nftables,
+                BackendKind::Iptables => BackendName::Iptables,
+                BackendKind::None => BackendName::None,
+            },
+            closes: *mode == Mode::Guard,
+            protect: protect.iter().map(ToString::to_string).collect(),
+            published: published.iter().map(ToString::to_string).collect(),
+            silent_port: *silent_port,
+            failsafe: failsafe.as_ref().map(|failsafe| FailsafeRecord {
+                after_ms: u64::try_from(failsafe.after.as_millis()).unwrap_or(u64::MAX),
+                allow: failsafe.allow.iter().map(ToString::to_string).collect(),
+            }),
+        }
+    }
+
+    /// The gate; none where a value is not what this version writes.
+    fn gate(&self, enforcing: Enforcing) -> Option<Gate> {
+        let ports =
+            |texts: &[String]| texts.iter().map(|text| text.parse().ok()).collect::<Option<Vec<Ports>>>();
+        let failsafe = match &self.failsafe {
+            None => None,
+            Some(FailsafeRecord { after_ms, allow }) => Some(Failsafe {
+                after: Duration::from_millis(*after_ms),
+                allow: allow.iter().map(|prefix| prefix.parse().ok()).collect::<Option<_>>()?,
+            }),
+        };
+        let (protect, published) = (ports(&self.protect)?, ports(&self.published)?);
+        let is_guarded = |door: Ports| protect.iter().chain(&published).any(|ports| ports.contain(door));
+        let older = older(is_guarded);
+        Some(Gate {
+            protect,
+            published,
+            enforcing,
+            failsafe,
+            silent_port: self.silent_port,
+            older,
+            ..Gate::default()
+        })
+    }
+
+    fn to_text(&self) -> String {
+        let json = serde_json::to_string(self).unwrap_or_default();
+        format!("{json}\nsum {}\n", sum(&json))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let (json, last) = (lines.next()?, lines.next()?);
+        let record: Self = serde_json::from_str(json).ok()?;
+        let is_whole = last.strip_prefix("sum ") == Some(&sum(json)) && text.ends_with('\n');
+        (is_whole && record.version == VERSION).then_some(record)
+    }
+}
+
+fn sum(json: &str) -> String {
+    checksum(&[json.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The file's writer. It writes only what has changed.
+#[derive(Default)]
+pub(crate) struct BootGate {
+    last: String,
+}
+
+impl BootGate {
+    /// Remembers what was loaded. A failure costs no more than the next boot.
+    pub(crate) fn remember(&mut self, state_dir: &Path, backend: BackendKind, gate: &Gate) {
+        let text = Record::of(backend, gate).to_text();
+        if text == self.last {
+            return;
+        }
+        match write(state_dir, &text) {
+            Ok(()) => self.last = text,
+            Err(error) => {
+                log::warn!(
+                    "{error}\nuntil it can be written, a boot closes the ports that were closed before"
+                );
+            }
+        }
+    }
+}
+
+fn write(state_dir: &Path, text: &str) -> Result<(), FileError> {
+    for file in FILES.map(|name| state_dir.join(name)) {
+        if !files::read_text(&file).is_ok_and(|there| there == text) {
+            files::replace(&file, FileMode::Private, text.as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// None where the files are not there at all: a daemon of an older version has closed the gate.
+fn read(state_dir: &Path) -> Result<Option<Record>, Failure> {
+    let places = FILES.map(|name| state_dir.join(name));
+    if !places.iter().any(|place| files::exists(place)) {
+        return Ok(None);
+    }
+    // What another user can change does not say which ports to close: he would open the others.
+    let read = |file: &PathBuf| match files::read_trusted_text(file) {
+        Ok(text) => Record::parse(&text).ok_or_else(|| format!("{}: damaged", file.display())),
+        Err(error) => Err(error.to_string()),
+    };
+    let [first, copy] = &places;
+    let problem = match read(first) {
+        Ok(record) => return Ok(Some(record)),
+        Err(problem) => problem,
+    };
+    match read(copy) {
+        Ok(record) => {
+            tell(format_args!("warning: {problem}\nusing its copy, {}", copy.display()));
+            Ok(Some(record))
+        }
+        Err(other) => Err(Failure::run(format_args!(
+            "{problem}\n{other}\nwhich ports to close is not known: the gate stays as it is until the daemon is \
+             started\nhint: systemctl restart spa-knockd writes both files again"
+        ))),
+    }
+}
+
+/// What became of the gate.
+#[derive(Debug, PartialEq, Eq)]
+enum Restored {
+    /// These ports are closed again.
+    Closed(String),
+    /// Nothing is to be closed, for this reason.
+    Nothing(String),
+}
+
+/// `spa-knockd restore-gate`: closes the gate as it was last closed, unless it is off or a daemon has it.
+///
+/// # Errors
+/// When it is to be closed and cannot be.
+pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Failure> {
+    let state_dir = state_dir.map_or_else(|| state_dir_of(config), Path::to_owned);
+    match try_restore(&state_dir)? {
+        Restored::Closed(ports) => tell(format_args!("gate: {ports} closed but for grants")),
+        Restored::Nothing(reason) => tell(format_args!("{reason}; nothing to restore")),
+    }
+    Ok(())
+}
+
+/// The same for a daemon that cannot start with its config or keys: what was closed before does not open for that.
+pub(crate) fn close_despite_config(config: &Path) {
+    match try_restore(&state_dir_of(config)) {
+        Ok(Restored::Closed(ports)) => log::warn!("gate: {ports} closed, as it was last loaded"),
+        Ok(Restored::Nothing(_)) => {}
+        Err(failure) => log::error!("gate: {}", failure.text()),
+    }
+}
+
+/// The state folder that a config names; the usual one where another user can change the config.
+fn state_dir_of(config: &Path) -> PathBuf {
+    let is_trusted = config::writers(config).is_empty();
+    config::outline(if is_trusted { config } else { Path::new("") }).state_dir
+}
+
+fn try_restore(state_dir: &Path) -> Result<Restored, Failure> {
+    let nothing = |reason: &str| Ok(Restored::Nothing(reason.to_owned()));
+    let standing = Standing::read_trusted(state_dir).unwrap_or_else(|error| {
+        tell(format_args!("warning: {error}; closing the gate, as it may be on"));
+        Standing::On
+    });
+    let enforcing = match standing {
+        Standing::Never => return nothing("gate: it has never been closed"),
+        Standing::Off => return nothing("gate: off"),
+        Standing::On => Enforcing::Always,
+        Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
+    };
+    let Some(record) = read(state_dir)? else {
+        let file = state_dir.join(FIRST);
+        return Ok(Restored::Nothing(format!(
+            "warning: {}: not there yet: the ports stay open until the daemon is started, which writes it",
+            file.display()
+        )));
+    };
+    if !record.closes || record.backend == BackendName::None {
+        return nothing("gate: other rules than ours close the ports");
+    }
+    let Ok(_lock) = lock_gate("stop it first") else {
+        return nothing("gate: a running daemon has it, and keeps it closed");
+    };
+    let gate = record.gate(enforcing).ok_or_else(|| {
+        Failure::run(format_args!("{}: its ports cannot be read", state_dir.join(FIRST).display()))
+    })?;
+    load(record.backend, state_dir, &gate).map_err(Failure::run)?;
+    Ok(Restored::Closed([record.protect, record.published].concat().join(", ")))
+}
+
+fn load(backend: BackendName, state_dir: &Path, gate: &Gate) -> Result<(), FirewallError> {
+    match backend {
+        BackendName::Nftables => Nftables::open()?.load(gate),
+        BackendName::Iptables => {
+            Iptables::prime(&["filter", "mangle"]);
+            let mut firewall = Iptables::open(state_dir)?;
+            firewall.load(gate)?;
+            // Nobody is here to close a grant that only a daemon ends.
+            firewall.rest()
+        }
+        BackendName::None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate() -> Gate {
+        Gate {
+            protect: vec!["tcp/22".parse().unwrap(), "udp/500-510".parse().unwrap()],
+            published: vec!["tcp/8443".parse().unwrap()],
+            failsafe: Some(Failsafe {
+                after: Duration::from_secs(600),
+                allow: vec!["10.0.0.0/8".parse().unwrap(), "fd00::1".parse().unwrap()],
+            }),
+            silent_port: Some(62201),
+            ..Gate::default()
+        }
+    }
+
+    #[test]
+    fn a_gate_is_read_as_it_was_written_or_not_at_all() {
+        for (backend, gate) in [
+            (BackendKind::Nftables, gate()),
+            (BackendKind::Iptables, Gate::default()),
+            (BackendKind::None, Gate { mode: Mode::Set, ..gate() }),
+        ] {
+            let record = Record::of(backend, &gate);
+            let text = record.to_text();
+            let read = Record::parse(&text).unwrap();
+            assert_eq!(read, record);
+            let expected = Gate { mode: Mode::Guard, ..gate };
+            assert_eq!(read.gate(Enforcing::Always), Some(Gate { older: Vec::new(), ..expected }));
+            for bit in 0..text.len() * 8 {
+                let mut bytes = text.clone().into_bytes();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                let damaged = String::from_utf8(bytes).ok().and_then(|text| Record::parse(&text));
+                assert_eq!(damaged, None, "bit {bit}");
+                assert_eq!(Record::parse(&text[..bit / 8]), None, "length {}", bit / 8);
+            }
+        }
+    }
+
+    #[test]
+    fn a_config_that_others_can_write_names_no_state_folder() {
+        let scratch = tempfile::tempdir().unwrap();
+        let config = scratch.path().join("spa-knockd.toml");
+        let text = "[server]\nstate_dir = '/somewhere'\n";
+        files::replace(&config, FileMode::Private, text.as_bytes()).unwrap();
+        assert_eq!(state_dir_of(&config), Path::new("/somewhere"));
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(&config, permissions).unwrap();
+        assert_eq!(state_dir_of(&config), config::outline(Path::new("")).state_dir);
+    }
+
+    #[test]
+    fn a_damaged_file_is_replaced_by_its_copy_and_two_damaged_ones_are_an_error() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert_eq!(read(scratch.path()).ok(), Some(None));
+        let mut writer = BootGate::default();
+        writer.remember(scratch.path(), BackendKind::Nftables, &gate());
+        let expected = Record::of(BackendKind::Nftables, &gate());
+        let [first, copy] = FILES.map(|name| scratch.path().join(name));
+        for damaged in ["", "{}\nsum 00\n"] {
+            files::replace(&first, FileMode::Private, damaged.as_bytes()).unwrap();
+            assert_eq!(read(scratch.path()).ok().flatten().as_ref(), Some(&expected), "{damaged}");
+        }
+        files::remove(&first).unwrap();
+        assert_eq!(read(scratch.path()).ok().flatten().as_ref(), Some(&expected));
+        files::replace(&copy, FileMode::Private, b"damaged").unwrap();
+        let error = read(scratch.path()).unwrap_err().text();
+        assert!(error.contains("stays as it is") && error.contains("boot-gate.copy: damaged"), "{error}");
+    }
+}

@@ -1,0 +1,56 @@
+//! The lock of the gate. There is one gate for a network namespace: of two daemons there each would undo the other's.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::console::Failure;
+use crate::os::files::{self, Mode};
+use crate::os::host;
+
+/// Where the locks of gates lie, one for each network namespace.
+const GATES: &str = "/run/spa-knock";
+
+/// So often it is tried again.
+const TRIES: u32 = 10;
+/// Between two tries.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
+/// Takes the gate for as long as the returned handle lives; nothing where no lock can be taken. `hint` is what to do
+/// where another daemon has it.
+///
+/// # Errors
+/// When another daemon has it.
+pub(crate) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
+    let mut lock = try_lock();
+    // A command has it for a moment, and one that looks for a daemon for an instant.
+    for _ in 0..TRIES {
+        if !matches!(lock, Some(None)) {
+            break;
+        }
+        std::thread::sleep(BETWEEN_TRIES);
+        lock = try_lock();
+    }
+    match lock {
+        Some(Some(lock)) => Ok(Some(lock)),
+        Some(None) => Err(Failure::run(format_args!(
+            "the gate of this network namespace: another spa-knockd has it\nhint: {hint}"
+        ))),
+        None => {
+            log::warn!("{GATES}: no lock can be taken there; take care that no second spa-knockd runs");
+            Ok(None)
+        }
+    }
+}
+
+/// Whether a daemon has the gate, whatever its config; a command that closes it has it for a moment.
+pub(crate) fn is_taken() -> bool {
+    matches!(try_lock(), Some(None))
+}
+
+/// The lock, unless another process has it; nothing where none can be taken.
+fn try_lock() -> Option<Option<File>> {
+    let (folder, namespace) = (Path::new(GATES), host::network_namespace()?);
+    files::create_folder(folder, Mode::Public).ok()?;
+    files::lock(&folder.join(format!("gate-{namespace}.lock"))).ok()
+}

@@ -1,0 +1,152 @@
+//! Whether the gate is to be closed, as the file `gate` in the state folder says it: on, off, or on trial.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::knock::ClientName;
+use crate::os::files::{self, FileError, Mode};
+use crate::os::{clock, host};
+use crate::state;
+
+const FILE: &str = "gate";
+
+/// What is to become of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It has never been closed: closed last at a start, so that nobody is shut out by a daemon that could not let
+    /// him in.
+    Never,
+    /// Closed first at every start.
+    On,
+    /// Open until somebody closes it.
+    Off,
+    /// Closed, and open again at this time of this boot's clock, unless it is confirmed.
+    Trial(Duration),
+}
+
+impl Standing {
+    /// What the state folder says; a trial of another boot is over, and one that cannot be read is none.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read.
+    pub(crate) fn read(state: &Path) -> Result<Self, FileError> {
+        match files::read_text(&file(state)) {
+            Ok(text) => Ok(Self::parse(&text)),
+            Err(error) if error.missing => Ok(Self::Never),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same at a start, from a folder that is not checked yet: closed where another user can have written the file,
+    /// or can have removed it.
+    ///
+    /// # Errors
+    /// When the file is there but cannot be read.
+    pub(crate) fn read_trusted(state: &Path) -> Result<Self, FileError> {
+        let standing = Self::read(state)?;
+        if files::check_private_tree(state).is_ok() {
+            return Ok(standing);
+        }
+        let written_by_us = files::check_unwritable(&file(state)).is_ok();
+        Ok(match standing {
+            Self::Off | Self::Trial(_) if !written_by_us => Self::On,
+            Self::Never if state::has_run(state) => Self::On,
+            standing => standing,
+        })
+    }
+
+    /// Remembers it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write(self, state: &Path) -> Result<(), FileError> {
+        self.write_for(state, None)
+    }
+
+    /// The same; a trial is confirmed by this client's knocks alone, if one is named.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn write_for(self, state: &Path, confirmer: Option<&ClientName>) -> Result<(), FileError> {
+        let text = match self {
+            Self::Never => return Ok(()),
+            Self::On => "on\n".to_owned(),
+            Self::Off => "off\n".to_owned(),
+            Self::Trial(until) => {
+                let boot = host::boot_id().unwrap_or_default();
+                let by = confirmer.map(|client| format!(" {client}")).unwrap_or_default();
+                format!("trial {} {boot}{by}\n", until.as_millis())
+            }
+        };
+        files::replace(&file(state), Mode::Private, text.as_bytes())
+    }
+
+    fn parse(text: &str) -> Self {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        match words.as_slice() {
+            ["off"] => Self::Off,
+            ["trial", until, boot] | ["trial", until, boot, _] => {
+                match until.parse().map(Duration::from_millis) {
+                    Ok(until) if Some(*boot) == host::boot_id().as_deref() && until > clock::boot() => {
+                        Self::Trial(until)
+                    }
+                    _ => Self::Off,
+                }
+            }
+            // Closed where in doubt.
+            _ => Self::On,
+        }
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never | Self::On => f.write_str("on"),
+            Self::Off => f.write_str("off"),
+            Self::Trial(until) => {
+                write!(f, "on trial, off again in {} s", until.saturating_sub(clock::boot()).as_secs())
+            }
+        }
+    }
+}
+
+/// The client whose knocks alone confirm the trial that the state folder names; none = those of any client.
+pub(crate) fn confirmer(state: &Path) -> Option<ClientName> {
+    let text = files::read_text(&file(state)).ok()?;
+    match text.split_whitespace().collect::<Vec<_>>().as_slice() {
+        ["trial", _, _, client] => client.parse().ok(),
+        _ => None,
+    }
+}
+
+fn file(state: &Path) -> PathBuf {
+    state.join(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_a_trial_that_is_over_is_off() {
+        let scratch = tempfile::tempdir().unwrap();
+        assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Never);
+        let later = Duration::from_millis(u64::try_from(clock::boot().as_millis()).unwrap() + 60_000);
+        for standing in [Standing::On, Standing::Off, Standing::Trial(later)] {
+            standing.write(scratch.path()).unwrap();
+            assert_eq!(Standing::read(scratch.path()).unwrap(), standing);
+        }
+        let laptop: ClientName = "laptop".parse().unwrap();
+        Standing::Trial(later).write_for(scratch.path(), Some(&laptop)).unwrap();
+        assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Trial(later));
+        assert_eq!(confirmer(scratch.path()), Some(laptop));
+        Standing::Trial(Duration::from_millis(1)).write(scratch.path()).unwrap();
+        assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Off);
+        assert_eq!(Standing::parse(&format!("trial {} another-boot", later.as_millis())), Standing::Off);
+        for rubbish in ["", "of", "trial", "\0"] {
+            assert_eq!(Standing::parse(rubbish), Standing::On, "{rubbish:?}");
+        }
+    }
+}

@@ -1,0 +1,535 @@
+//! What keeper and watcher tell each other: messages of one fixed size. Total in both directions; what comes from
+//! the watcher is trusted for one thing alone, that a signature was checked.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use crate::auth::{Authentic, Counts, KeyLimit, Sequence, WatchedKey};
+use crate::capture::Intake;
+use crate::config::PacketLog;
+use crate::crypto::{Fingerprint, Secret, WatcherKeys};
+use crate::knock::{Band, Step, canonical, mapped};
+use crate::os::process::privileges::Identity;
+use crate::wire::Reader;
+
+/// Bytes of every message.
+pub(crate) const MESSAGE: usize = 512;
+/// What an interface's name takes at most (IFNAMSIZ without the NUL).
+const NAME_MAX: usize = 15;
+/// Ports of a sequence at most.
+const PORTS_MAX: usize = 24;
+/// What of an error's text fits.
+const TEXT_MAX: usize = 500;
+
+/// A message on its way. Some carry keys: all are wiped.
+pub(crate) type Bytes = Zeroizing<Vec<u8>>;
+
+/// From the keeper.
+pub(crate) enum ToWatcher {
+    /// How to watch. Interfaces and keys follow, then `Go`.
+    Watch {
+        /// Where datagrams are seen.
+        source: Source,
+        /// The knock port.
+        port: u16,
+        /// Where port sequences are looked for.
+        band: Option<Band>,
+        /// How far a knock's time may be from ours.
+        window: Duration,
+        /// Whether it may do with fewer interfaces than there should be.
+        missing: Missing,
+    },
+    /// One interface to capture on; none at all = every one.
+    Interface(String),
+    /// Packets to the band are read from this log, not captured.
+    Log(PacketLog),
+    /// Whom to become once the captures are open; not sent = stay who it is.
+    Become(Identity),
+    /// One client's key, and what it may cost.
+    Key(WatchedKey),
+    /// That was all: use it.
+    Go,
+    /// Say now what has been seen.
+    Count,
+}
+
+/// Where the watcher sees datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// libpcap.
+    Capture,
+    /// The socket that it was given.
+    Socket,
+}
+
+/// What an interface that cannot be captured on means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// A mistake in the config: do not watch.
+    Fails,
+    /// It may be back later: watch on the others.
+    IsLost,
+}
+
+/// From the watcher.
+pub(crate) enum FromWatcher<'a> {
+    /// It watches.
+    Watching,
+    /// It cannot, or not any more; the reason for people.
+    Failed(String),
+    /// It watches, but not on one of its interfaces; the reason for people.
+    Lost(String),
+    /// A signed knock.
+    Knock(Sighting<'a>),
+    /// Ports that one address has touched, two of which name a client.
+    Sequence(Sequence),
+    /// What has been seen since it started: numbers alone.
+    Seen(Seen),
+    /// How many knocks of a key were dropped as over its limit, since this was last reported.
+    Throttled(Fingerprint, u64),
+}
+
+/// What a watcher has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Seen {
+    /// Datagrams by what became of them.
+    pub(crate) counts: Counts,
+    /// What its captures have taken and missed; nothing where it has a socket instead.
+    pub(crate) intake: Option<Intake>,
+}
+
+impl Seen {
+    /// Both together, as of two watchers.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        let both = [self.intake, other.intake].into_iter().flatten().reduce(Intake::plus);
+        Self { counts: self.counts.plus(other.counts), intake: both }
+    }
+}
+
+/// A signed knock and how it came.
+pub(crate) struct Sighting<'a> {
+    /// Where from.
+    pub(crate) source: SocketAddr,
+    /// The address of ours that it was sent to.
+    pub(crate) destination: IpAddr,
+    /// The index of the interface, 0 if not known.
+    pub(crate) interface: u32,
+    /// The knock.
+    pub(crate) knock: Authentic<'a>,
+}
+
+/// Which way an answer goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WayBack {
+    /// The address of ours that the knock was sent to.
+    pub(crate) from: IpAddr,
+    /// Where the knock came from.
+    pub(crate) to: SocketAddr,
+    /// The index of the interface, 0 if not known.
+    pub(crate) interface: u32,
+}
+
+impl Sighting<'_> {
+    /// Where it came from, for a link-local address with the interface as its scope.
+    pub(crate) fn linked_source(&self) -> SocketAddr {
+        match self.source {
+            SocketAddr::V6(source) if source.ip().is_unicast_link_local() => {
+                SocketAddrV6::new(*source.ip(), source.port(), 0, self.interface).into()
+            }
+            source => source,
+        }
+    }
+
+    /// Which way an answer to it goes.
+    pub(crate) const fn way_back(&self) -> WayBack {
+        WayBack { from: self.destination, to: self.source, interface: self.interface }
+    }
+}
+
+impl WayBack {
+    /// What came from there is never answered.
+    pub(crate) const fn unanswered(source: SocketAddr) -> Self {
+        Self { from: IpAddr::V6(Ipv6Addr::UNSPECIFIED), to: source, interface: 0 }
+    }
+}
+
+impl ToWatcher {
+    /// The message's bytes. A name that is too long is cut and so will not be found.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        let mut writer = Writer::new();
+        match self {
+            Self::Watch { source, port, band, window, missing } => {
+                let source = match source {
+                    Source::Capture => 0,
+                    Source::Socket => 1,
+                };
+                let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                let missing = match missing {
+                    Missing::Fails => 0,
+                    Missing::IsLost => 1,
+                };
+                // No band begins at 0.
+                let low = band.map_or(0, Band::low);
+                writer.put(&[1, source, missing]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
+                writer.put(&low.to_be_bytes());
+            }
+            Self::Interface(name) => {
+                writer.put(&[2]).put_text(name, NAME_MAX);
+            }
+            Self::Key(WatchedKey { fingerprint, keys, limit }) => {
+                writer.put(&[3]).put(fingerprint.as_bytes());
+                limit.to_nanos().iter().for_each(|nanos| {
+                    writer.put(&nanos.to_be_bytes());
+                });
+                for key in [&keys.hint, &keys.sign, &keys.selector] {
+                    writer.put(key.expose());
+                }
+            }
+            Self::Become(Identity { uid, gid }) => {
+                writer.put(&[5]).put(&uid.to_be_bytes()).put(&gid.to_be_bytes());
+            }
+            Self::Go => {
+                writer.put(&[4]);
+            }
+            Self::Count => {
+                writer.put(&[6]);
+            }
+            Self::Log(log) => {
+                writer.put(&[7]).put(&log.to_bytes());
+            }
+        }
+        writer.bytes
+    }
+
+    /// Reads a message of the keeper.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            1 => {
+                let source = match reader.u8()? {
+                    0 => Source::Capture,
+                    1 => Source::Socket,
+                    _ => return None,
+                };
+                let missing = match reader.u8()? {
+                    0 => Missing::Fails,
+                    1 => Missing::IsLost,
+                    _ => return None,
+                };
+                let port = reader.u16()?;
+                let window = Duration::from_millis(reader.u64()?);
+                let band = match reader.u16()? {
+                    0 => None,
+                    low => Some(Band::try_from(low).ok()?),
+                };
+                Some(Self::Watch { source, port, band, window, missing })
+            }
+            2 => Some(Self::Interface(read_text(&mut reader)?)),
+            3 => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let limit = KeyLimit::from_nanos([reader.u64()?, reader.u64()?]);
+                let mut key = || reader.array().map(Secret::from_bytes);
+                let keys = WatcherKeys { hint: key()?, sign: key()?, selector: key()? };
+                Some(Self::Key(WatchedKey { fingerprint, keys, limit }))
+            }
+            4 => Some(Self::Go),
+            6 => Some(Self::Count),
+            5 => Some(Self::Become(Identity { uid: reader.u32()?, gid: reader.u32()? })),
+            7 => PacketLog::read(reader.rest()).map(Self::Log),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> FromWatcher<'a> {
+    /// The message's bytes.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        let mut writer = Writer::new();
+        match self {
+            Self::Watching => {
+                writer.put(&[1]);
+            }
+            Self::Failed(text) => {
+                writer.put(&[2]).put_text(text, TEXT_MAX);
+            }
+            Self::Lost(text) => {
+                writer.put(&[4]).put_text(text, TEXT_MAX);
+            }
+            Self::Knock(Sighting { source, destination, interface, knock }) => {
+                let envelope = knock.envelope();
+                writer.put(&[3]);
+                writer.put(&mapped(source.ip()).octets()).put(&source.port().to_be_bytes());
+                writer.put(&mapped(*destination).octets()).put(&interface.to_be_bytes());
+                writer.put(knock.fingerprint().as_bytes());
+                let length = envelope.signed.len().saturating_add(envelope.tag.len());
+                writer.put(&u16::try_from(length).unwrap_or(0).to_be_bytes());
+                writer.put(envelope.signed).put(envelope.tag);
+            }
+            Self::Sequence(sequence) => {
+                let source = sequence.source();
+                writer.put(&[6]).put(sequence.fingerprint().as_bytes());
+                writer.put(&sequence.step().number().to_be_bytes());
+                writer.put(&mapped(source.ip()).octets()).put(&source.port().to_be_bytes());
+                let ports = sequence.ports().iter().take(PORTS_MAX);
+                writer.put(&[u8::try_from(ports.len()).unwrap_or(0)]);
+                ports.for_each(|port| {
+                    writer.put(&port.to_be_bytes());
+                });
+            }
+            Self::Seen(Seen { counts, intake }) => {
+                let Counts { authentic, length, unknown_hint, forged, copied, touches, sequences, throttled } =
+                    counts;
+                writer.put(&[5, u8::from(intake.is_some())]);
+                let Intake { received, dropped, if_dropped } = intake.unwrap_or_default();
+                for number in [
+                    authentic,
+                    length,
+                    unknown_hint,
+                    forged,
+                    copied,
+                    touches,
+                    sequences,
+                    throttled,
+                    &received,
+                    &dropped,
+                    &if_dropped,
+                ] {
+                    writer.put(&number.to_be_bytes());
+                }
+            }
+            Self::Throttled(fingerprint, count) => {
+                writer.put(&[7]).put(fingerprint.as_bytes()).put(&count.to_be_bytes());
+            }
+        }
+        writer.bytes
+    }
+
+    /// Reads a message of the watcher, which may be anything.
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            1 => Some(Self::Watching),
+            2 => Some(Self::Failed(read_text(&mut reader)?)),
+            3 => {
+                let mut address = || Some(canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?))));
+                let source_ip = address()?;
+                let source = SocketAddr::new(source_ip, reader.u16()?);
+                let destination = canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?)));
+                let interface = reader.u32()?;
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let length = usize::from(reader.u16()?);
+                let knock = Authentic::from_watcher(fingerprint, reader.take(length)?)?;
+                Some(Self::Knock(Sighting { source, destination, interface, knock }))
+            }
+            4 => Some(Self::Lost(read_text(&mut reader)?)),
+            5 => {
+                let captures = match reader.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                };
+                let mut number = || reader.u64();
+                let counts = Counts {
+                    authentic: number()?,
+                    length: number()?,
+                    unknown_hint: number()?,
+                    forged: number()?,
+                    copied: number()?,
+                    touches: number()?,
+                    sequences: number()?,
+                    throttled: number()?,
+                };
+                let intake = Intake { received: number()?, dropped: number()?, if_dropped: number()? };
+                Some(Self::Seen(Seen { counts, intake: captures.then_some(intake) }))
+            }
+            6 => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let step = Step::new(reader.u64()?);
+                let address = canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?)));
+                let source = SocketAddr::new(address, reader.u16()?);
+                let count = usize::from(reader.u8()?);
+                let ports = (0..count.min(PORTS_MAX)).map(|_| reader.u16()).collect::<Option<Vec<_>>>()?;
+                (count <= PORTS_MAX)
+                    .then(|| Self::Sequence(Sequence::from_watcher(fingerprint, step, source, ports)))
+            }
+            7 => Some(Self::Throttled(Fingerprint::from_bytes(*reader.array()?), reader.u64()?)),
+            _ => None,
+        }
+    }
+}
+
+/// Fills a message from the front; what does not fit is left out, and the reader refuses the rest.
+struct Writer {
+    bytes: Bytes,
+    used: usize,
+}
+
+impl Writer {
+    fn new() -> Self {
+        Self { bytes: Zeroizing::new(vec![0; MESSAGE]), used: 0 }
+    }
+
+    fn put(&mut self, value: &[u8]) -> &mut Self {
+        if let Some(room) = self.bytes.get_mut(self.used..).and_then(|rest| rest.get_mut(..value.len())) {
+            room.copy_from_slice(value);
+            self.used = self.used.saturating_add(value.len());
+        }
+        self
+    }
+
+    fn put_text(&mut self, text: &str, max: usize) {
+        let kept = text.get(..text.floor_char_boundary(max)).unwrap_or_default();
+        self.put(&u16::try_from(kept.len()).unwrap_or(0).to_be_bytes()).put(kept.as_bytes());
+    }
+}
+
+/// Text of a process that may be hostile: control characters but line ends go.
+fn read_text(reader: &mut Reader<'_>) -> Option<String> {
+    let length = usize::from(reader.u16()?);
+    let text = std::str::from_utf8(reader.take(length)?).ok()?;
+    Some(text.chars().filter(|c| *c == '\n' || !c.is_control()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::auth::Rate;
+
+    #[test]
+    fn orders_arrive_as_they_were_sent() {
+        let window = Duration::from_secs(30);
+        for band in [None, Some(Band::USUAL)] {
+            let (source, missing) = (Source::Socket, Missing::IsLost);
+            let watch = ToWatcher::Watch { source, port: 62201, band, window, missing };
+            assert!(matches!(
+                ToWatcher::read(&watch.to_bytes()),
+                Some(ToWatcher::Watch { source: Source::Socket, port: 62201, band: b, window: w, missing: Missing::IsLost })
+                    if (b, w) == (band, window)
+            ));
+        }
+        let name = "fifteen-letters".to_owned();
+        assert!(
+            matches!(ToWatcher::read(&ToWatcher::Interface(name.clone()).to_bytes()), Some(ToWatcher::Interface(n)) if n == name)
+        );
+        let key = |n| Secret::from_bytes(&[n; 32]);
+        let keys = WatcherKeys { hint: key(1), sign: key(2), selector: key(3) };
+        let (fingerprint, limit) = (Fingerprint::from_bytes([9; 8]), KeyLimit::new(9, Rate::a_second(3)));
+        let key = ToWatcher::Key(WatchedKey { fingerprint, keys, limit });
+        let Some(ToWatcher::Key(read)) = ToWatcher::read(&key.to_bytes()) else { panic!("not a key") };
+        assert_eq!((read.fingerprint, read.limit), (fingerprint, limit));
+        assert_eq!(
+            [read.keys.hint, read.keys.sign, read.keys.selector].map(|key| key.expose()[0]),
+            [1, 2, 3]
+        );
+        let nobody = Identity { uid: 65534, gid: 65533 };
+        assert!(
+            matches!(ToWatcher::read(&ToWatcher::Become(nobody).to_bytes()), Some(ToWatcher::Become(read)) if read == nobody)
+        );
+        assert!(matches!(ToWatcher::read(&ToWatcher::Go.to_bytes()), Some(ToWatcher::Go)));
+        assert!(matches!(ToWatcher::read(&ToWatcher::Count.to_bytes()), Some(ToWatcher::Count)));
+    }
+
+    #[test]
+    fn what_was_seen_arrives_and_adds_up() {
+        let counts = Counts {
+            authentic: 1,
+            length: 2,
+            unknown_hint: u64::MAX,
+            forged: 4,
+            copied: 5,
+            touches: 9,
+            sequences: 10,
+            throttled: 11,
+        };
+        let intake = Intake { received: 6, dropped: 7, if_dropped: 8 };
+        for seen in [Seen { counts, intake: Some(intake) }, Seen { counts, intake: None }] {
+            let bytes = FromWatcher::Seen(seen).to_bytes();
+            assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Seen(read)) if read == seen));
+        }
+        let both = Seen { counts, intake: Some(intake) }.plus(Seen { counts, intake: None });
+        assert_eq!(
+            both,
+            Seen {
+                counts: Counts {
+                    authentic: 2,
+                    length: 4,
+                    unknown_hint: u64::MAX,
+                    forged: 8,
+                    copied: 10,
+                    touches: 18,
+                    sequences: 20,
+                    throttled: 22
+                },
+                intake: Some(intake)
+            }
+        );
+    }
+
+    #[test]
+    fn a_count_of_throttled_knocks_arrives() {
+        let key = Fingerprint::from_bytes([5; 8]);
+        let bytes = FromWatcher::Throttled(key, 70_000).to_bytes();
+        assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Throttled(k, 70_000)) if k == key));
+    }
+
+    #[test]
+    fn the_longest_knock_fits_and_arrives_with_its_origin() {
+        for (source, length) in [("10.0.0.1:4000", 228), ("[2001:db8::1]:4000", 291)] {
+            let datagram: Vec<u8> = (0..=255).cycle().take(length).collect();
+            let knock = Authentic::from_watcher(Fingerprint::from_bytes([5; 8]), &datagram).unwrap();
+            let source: SocketAddr = source.parse().unwrap();
+            let destination: IpAddr = "10.0.0.2".parse().unwrap();
+            let bytes = FromWatcher::Knock(Sighting { source, destination, interface: 3, knock }).to_bytes();
+            let Some(FromWatcher::Knock(read)) = FromWatcher::read(&bytes) else { panic!("not a knock") };
+            assert_eq!((read.source, read.destination, read.interface), (source, destination, 3));
+            assert_eq!(read.knock.envelope().signed, &datagram[..length - 32]);
+            assert_eq!(read.knock.envelope().tag, &datagram[length - 32..]);
+        }
+    }
+
+    #[test]
+    fn the_ports_of_a_sequence_arrive_as_long_as_there_are_not_too_many() {
+        for (source, count) in [("10.0.0.1:4000", 0), ("[2001:db8::1]:4000", 24), ("10.0.0.1:1", 25)] {
+            let ports: Vec<u16> = (20_480..).take(count).collect();
+            let fingerprint = Fingerprint::from_bytes([5; 8]);
+            let sequence = Sequence::from_watcher(fingerprint, Step::new(7), source.parse().unwrap(), ports);
+            let bytes = FromWatcher::Sequence(sequence.clone()).to_bytes();
+            let Some(FromWatcher::Sequence(read)) = FromWatcher::read(&bytes) else { panic!("no sequence") };
+            assert_eq!(read == sequence, count <= 24);
+            assert_eq!(read.ports(), &sequence.ports()[..count.min(24)]);
+        }
+        let mut bytes = FromWatcher::Sequence(Sequence::from_watcher(
+            Fingerprint::from_bytes([5; 8]),
+            Step::new(7),
+            "10.0.0.1:1".parse().unwrap(),
+            Vec::new(),
+        ))
+        .to_bytes();
+        bytes[35] = 25;
+        assert!(FromWatcher::read(&bytes).is_none());
+    }
+
+    #[test]
+    fn a_failure_is_told_in_plain_text_however_long() {
+        let bytes = FromWatcher::Failed(format!("a\u{1b}b\n{}", "ä".repeat(400))).to_bytes();
+        let Some(FromWatcher::Failed(text)) = FromWatcher::read(&bytes) else { panic!("not a failure") };
+        assert!(text.starts_with("ab\nä") && text.len() < TEXT_MAX);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in 0_u8..8) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            let _ = ToWatcher::read(&bytes);
+            let _ = FromWatcher::read(&bytes);
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Commands of doors: what opens, and later what closes. What is to be closed is on disk before anything opens, so that
+//! it is closed in time whatever becomes of the daemon.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::script::{script, shown};
+use crate::auth::{Cause, Event, Explanation, KeyAge, Record};
+use crate::knock::ClientName;
+use crate::legacy::knockd::{Door, Orders, Truncated};
+use crate::os::clock;
+use crate::os::process::command_queue::{Commands, Ended, Job, Room};
+use crate::state::{Begun, Left, Planned, UndoError, Undoing, Undoings};
+
+/// How many run at a time.
+const RUNNING_MAX: usize = 64;
+/// knockd's commands have no deadline.
+const NO_DEADLINE: Duration = Duration::MAX;
+/// While a start command runs, what closes is due so long after its time: should the daemon die meanwhile, nobody knows
+/// when the command ends.
+const RESERVE: Duration = Duration::from_secs(60);
+/// When it is put off.
+const SOON: Duration = Duration::from_secs(30);
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+/// What an undoing says of its start command: it runs, or it has ended.
+const OPENING: &str = "opening";
+const OPEN: &str = "open";
+/// Where the words of an undoing that tell what it is begin; the shell is not given them.
+const COMMAND_WORDS: usize = 3;
+
+/// Everything that runs and that is still to be run.
+pub(in crate::legacy) struct Leases {
+    commands: Commands<Label>,
+    undoings: Undoings,
+    /// Start commands that run and have something to be closed.
+    opening: Vec<Lease>,
+    next: u64,
+    /// Whose name stands in the records.
+    client: ClientName,
+}
+
+/// Somebody for whom a door was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lease {
+    /// No other has this number, in this daemon or another.
+    number: String,
+    door: String,
+    source: IpAddr,
+    stop: String,
+    after: Duration,
+}
+
+enum Label {
+    Start { door: String, source: IpAddr, lease: Option<Lease> },
+    Stop { door: String, source: IpAddr, begun: Begun },
+}
+
+/// What is to be logged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::legacy) enum Told {
+    /// A command is started.
+    Running { door: String, command: Vec<u8> },
+    /// One ended with this status.
+    Status { door: String, status: i32 },
+    /// One could not be started; why, for people.
+    NotStarted { door: String, reason: String },
+    /// The time of a lease is over.
+    Timeout { source: IpAddr, door: String },
+    /// A command is too long.
+    Truncated(Truncated),
+    /// A command is over, or was never started: nothing for the log, but for the record.
+    Over { door: String, source: IpAddr, event: Event, reason: Option<Explanation> },
+}
+
+impl Leases {
+    /// With what an earlier daemon left to be closed.
+    pub(in crate::legacy) fn new(mut undoings: Undoings, client: ClientName) -> Self {
+        let start = clock::wall().as_millis();
+        // Of a lease that is there twice, an earlier daemon died before it took the later record off.
+        let open: BTreeSet<String> =
+            undoings.all().filter(|undoing| phase(undoing) == OPEN).map(number).map(str::to_owned).collect();
+        undoings.withdraw(|undoing| phase(undoing) == OPENING && open.contains(number(undoing)));
+        Self {
+            commands: Commands::with_room(Room::shared(RUNNING_MAX)),
+            undoings: undoings.shared(),
+            opening: Vec::new(),
+            next: start,
+            client,
+        }
+    }
+
+    /// Lets what an earlier daemon left be closed as far as one of these doors has that very stop command. The rest is
+    /// reported and not run.
+    pub(in crate::legacy) fn confirm(&mut self, doors: &[Door]) {
+        let refused = self.undoings.confirm(|undoing| doors.iter().any(|door| stops(door, undoing)));
+        for (file, undoing) in refused {
+            log::error!(
+                "{}: not run: no section has this stop command: {:?}\nhint: run it by hand if it is yours, then remove the file",
+                file.display(),
+                undoing.argv.get(2).map_or("", String::as_str)
+            );
+        }
+    }
+
+    /// Does what the door does for this source.
+    pub(in crate::legacy) fn open(&mut self, door: &Door, source: IpAddr) -> Vec<Told> {
+        let Orders { start, stop } = match door.orders(source) {
+            Ok(Some(orders)) => orders,
+            Ok(None) => return Vec::new(),
+            Err(truncated) => {
+                let reason = "a command is too long".to_owned();
+                return vec![Told::Truncated(truncated), failed(&door.name, source, reason)];
+            }
+        };
+        let not_started = |reason: String| {
+            let of_record = failed(&door.name, source, reason.clone());
+            vec![Told::NotStarted { door: door.name.clone(), reason }, of_record]
+        };
+        let (start, stop) = (script(start), stop.map(script));
+        let lease = stop.zip(door.stop_after()).map(|(stop, after)| self.lease(door, source, stop, after));
+        let planned = match lease.as_ref().map(|lease| self.plan(lease)).transpose() {
+            Ok(planned) => planned.flatten(),
+            // What could not be closed is not opened.
+            Err(error) => return not_started(error.to_string()),
+        };
+        let label = Label::Start { door: door.name.clone(), source, lease: lease.clone() };
+        let job = Job { argv: shell(&start), timeout: NO_DEADLINE, owner: door.name.clone(), label };
+        match self.commands.start(job, clock::steady()) {
+            Ok(()) => {
+                planned.into_iter().for_each(|planned| self.undoings.keep(planned));
+                self.opening.extend(lease);
+                vec![Told::Running { door: door.name.clone(), command: shown(&start) }]
+            }
+            Err(error) => {
+                planned.iter().for_each(|planned| self.undoings.forget(planned));
+                not_started(error.to_string())
+            }
+        }
+    }
+
+    /// Looks after all commands; returns what there is to log.
+    pub(in crate::legacy) fn tend(&mut self) -> Vec<Told> {
+        self.commands.listen();
+        let mut told = Vec::new();
+        for done in self.commands.tend(clock::steady()) {
+            self.conclude(done.label, &done.ended, &done.said, &mut told);
+        }
+        self.prolong();
+        while let Some((begun, undoing)) =
+            self.undoings.begin(|undoing, _| self.commands.may_undo(door_of(undoing)))
+        {
+            self.close(begun, undoing, &mut told);
+        }
+        told
+    }
+
+    /// Until `tend` has something to do, if no command ends before.
+    pub(in crate::legacy) fn patience(&self) -> Option<Duration> {
+        self.undoings.next_due(|undoing, _| self.commands.may_undo(door_of(undoing)))
+    }
+
+    /// Whether a command runs that opens what is to be closed.
+    pub(in crate::legacy) fn is_opening(&self) -> bool {
+        !self.opening.is_empty()
+    }
+
+    /// Readable when a command says something.
+    pub(in crate::legacy) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.commands.descriptors()
+    }
+
+    fn lease(&mut self, door: &Door, source: IpAddr, stop: String, after: Duration) -> Lease {
+        self.next = self.next.saturating_add(1);
+        Lease { number: format!("knockd-{}", self.next), door: door.name.clone(), source, stop, after }
+    }
+
+    /// On disk, to be closed some time after the start command should have ended.
+    fn plan(&mut self, lease: &Lease) -> Result<Option<Planned>, UndoError> {
+        self.undoings.plan(lease.undoing(OPENING, &self.client), lease.after.saturating_add(RESERVE))
+    }
+
+    /// What closes is not due while what opens still runs.
+    fn prolong(&mut self) {
+        for lease in self.opening.clone() {
+            let undoing = lease.undoing(OPENING, &self.client);
+            let due = self.undoings.due_of(|waiting| waiting.argv == undoing.argv);
+            if due.is_some_and(|due| due < SOON)
+                && let Ok(Some(planned)) = self.plan(&lease)
+            {
+                self.undoings.keep(planned);
+            }
+        }
+    }
+
+    fn conclude(&mut self, label: Label, ended: &Ended, said: &str, told: &mut Vec<Told>) {
+        let (door, source, event, lease) = match label {
+            Label::Start { door, source, lease } => (door, source, Event::Done, lease),
+            Label::Stop { door, source, begun } => {
+                self.undoings.end(begun);
+                (door, source, Event::Expired, None)
+            }
+        };
+        if !said.is_empty() {
+            log::info!("{door}: said: {said}");
+        }
+        told.extend(status(&door, ended));
+        told.push(over(door, source, event, ended));
+        let Some(lease) = lease else { return };
+        self.opening.retain(|opening| *opening != lease);
+        // From here on its time runs. The later record goes once the right one is there.
+        match self.undoings.plan(lease.undoing(OPEN, &self.client), lease.after) {
+            Ok(planned) => planned.into_iter().for_each(|planned| self.undoings.keep(planned)),
+            Err(error) => return log::error!("{error}: [{}] closes later than it should", lease.door),
+        }
+        let opening = lease.undoing(OPENING, &self.client);
+        self.undoings.withdraw(|waiting| waiting.argv == opening.argv);
+    }
+
+    fn close(&mut self, begun: Begun, undoing: Undoing, told: &mut Vec<Told>) {
+        let (Some(lease), stop) = (Lease::of(&undoing), undoing.argv) else {
+            return self.undoings.end(begun);
+        };
+        told.push(Told::Timeout { source: lease.source, door: lease.door.clone() });
+        told.push(Told::Running { door: lease.door.clone(), command: shown(&lease.stop) });
+        let owner = lease.door.clone();
+        let label = Label::Stop { door: lease.door, source: lease.source, begun };
+        let argv = stop.into_iter().take(COMMAND_WORDS).collect();
+        let job = Job { argv, timeout: NO_DEADLINE, owner, label };
+        if let Err(done) = self.commands.undo(job, clock::steady()) {
+            self.conclude(done.label, &done.ended, &done.said, told);
+        }
+    }
+}
+
+impl Lease {
+    fn undoing(&self, phase: &str, client: &ClientName) -> Undoing {
+        let mut argv = shell(&self.stop);
+        // Two leases are closed twice, even if by the same command.
+        argv.extend([self.number.clone(), phase.to_owned(), self.door.clone()]);
+        let record = Record {
+            event: Event::Expired,
+            client: client.clone(),
+            key: KeyAge::Current,
+            action: None,
+            addresses: vec![self.source],
+            source: None,
+            seconds: u32::try_from(self.after.as_secs()).unwrap_or(u32::MAX),
+            reason: None,
+            knock: None,
+            via: None,
+        };
+        Undoing { argv, timeout: NO_DEADLINE, argument: String::new(), record }
+    }
+
+    fn of(undoing: &Undoing) -> Option<Self> {
+        let [_, _, stop, number, _, door] = undoing.argv.as_slice() else { return None };
+        let source = *undoing.record.addresses.first()?;
+        let after = Duration::from_secs(undoing.record.seconds.into());
+        Some(Self { number: number.clone(), door: door.clone(), source, stop: stop.clone(), after })
+    }
+}
+
+/// Whether this is the stop command of this door for the source that it names.
+fn stops(door: &Door, undoing: &Undoing) -> bool {
+    let Some(lease) = Lease::of(undoing) else { return false };
+    let stop = door.orders(lease.source).ok().flatten().and_then(|orders| orders.stop);
+    door.name == lease.door
+        && stop.map(script).as_ref() == Some(&lease.stop)
+        && undoing.argv.starts_with(&shell(&lease.stop))
+}
+
+/// What an earlier daemon left half-done, for people.
+pub(in crate::legacy) fn tell_left(left: Vec<Left>) {
+    for left in left {
+        match left {
+            Left::Begun(undoing) => log::error!(
+                "the daemon ended as this began, and it may not have run: {:?}",
+                undoing.argv.get(2).map_or("", String::as_str)
+            ),
+            Left::Damaged(path) => log::error!("{}: damaged: what it says is not run", path.display()),
+        }
+    }
+}
+
+/// The lease's number, behind the words of the command.
+fn number(undoing: &Undoing) -> &str {
+    undoing.argv.get(COMMAND_WORDS).map_or("", String::as_str)
+}
+
+/// The door that it closes.
+fn door_of(undoing: &Undoing) -> &str {
+    undoing.argv.last().map_or("", String::as_str)
+}
+
+/// What it says of its start command.
+fn phase(undoing: &Undoing) -> &str {
+    undoing.argv.get(COMMAND_WORDS.saturating_add(1)).map_or("", String::as_str)
+}
+
+fn failed(door: &str, source: IpAddr, reason: String) -> Told {
+    ended_badly(door, source, Explanation::new(Cause::ActionFailed, reason))
+}
+
+fn ended_badly(door: &str, source: IpAddr, reason: Explanation) -> Told {
+    Told::Over { door: door.to_owned(), source, event: Event::Failed, reason: Some(reason) }
+}
+
+/// What the record says of a command that is over; `event` is how it ends if it ends well.
+fn over(door: String, source: IpAddr, event: Event, ended: &Ended) -> Told {
+    let (cause, bad) = match ended {
+        Ended::Well => return Told::Over { door, source, event, reason: None },
+        Ended::Badly(how) => (Cause::CommandFailed, how.as_str()),
+        Ended::TooLate => (Cause::Timeout, "ended at its timeout"),
+    };
+    let reason = match event {
+        Event::Expired => Explanation::new(Cause::UndoFailed, format!("stop command: {bad}")),
+        _ => Explanation::new(cause, bad),
+    };
+    ended_badly(&door, source, reason)
+}
+
+fn shell(command: &str) -> Vec<String> {
+    SHELL.into_iter().chain([command]).map(str::to_owned).collect()
+}
+
+/// knockd tells the status of an exit, and 0 for an end by a signal.
+fn status(door: &str, ended: &Ended) -> Option<Told> {
+    let door = door.to_owned();
+    match ended {
+        Ended::Well => None,
+        Ended::TooLate => Some(Told::Status { door, status: 0 }),
+        Ended::Badly(how) if how.starts_with("signal") => Some(Told::Status { door, status: 0 }),
+        Ended::Badly(how) => {
+            Some(match how.strip_prefix("exit status: ").and_then(|code| code.parse().ok()) {
+                Some(status) => Told::Status { door, status },
+                None => Told::NotStarted { door, reason: how.clone() },
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::legacy::knockd::Command;
+
+    fn door(start: &str, stop: &str, timeout: i32) -> Door {
+        Door {
+            start: Some(Command::new(start.as_bytes())),
+            stop: Some(Command::new(stop.as_bytes())),
+            command_timeout: timeout,
+            ..Door::new("d".to_owned())
+        }
+    }
+
+    fn leases(state: &std::path::Path) -> Leases {
+        let (undoings, _) = Undoings::open(state, "boot".to_owned()).unwrap();
+        Leases::new(undoings, "knockd".parse().unwrap())
+    }
+
+    /// What is told until nothing runs any more and nothing is due.
+    fn told_until_quiet(leases: &mut Leases) -> Vec<Told> {
+        let mut told = Vec::new();
+        for _ in 0..1_000 {
+            told.extend(leases.tend());
+            if leases.commands.is_idle() && leases.patience().is_none_or(|due| !due.is_zero()) {
+                return told;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("commands run for over 5 s");
+    }
+
+    fn running(command: &str) -> Told {
+        Told::Running { door: "d".to_owned(), command: command.as_bytes().to_vec() }
+    }
+
+    #[test]
+    fn what_closes_runs_after_what_opens_has_ended_and_its_status_is_told() {
+        let state = tempfile::tempdir().unwrap();
+        let mut leases = leases(state.path());
+        let source: IpAddr = "10.0.0.1".parse().unwrap();
+        assert_eq!(leases.open(&door("sleep 0.2", "exit 4", 0), source), [running("sleep 0.2")]);
+        assert!(leases.is_opening() && leases.patience().is_some_and(|due| due > RESERVE / 2));
+        assert_eq!(
+            told_until_quiet(&mut leases),
+            [
+                over("d".to_owned(), source, Event::Done, &Ended::Well),
+                Told::Timeout { source, door: "d".to_owned() },
+                running("exit 4"),
+                Told::Status { door: "d".to_owned(), status: 4 },
+                ended_badly("d", source, Explanation::new(Cause::UndoFailed, "stop command: exit status: 4")),
+            ]
+        );
+        assert_eq!(leases.undoings.waiting(), 0);
+    }
+
+    #[test]
+    fn a_signal_is_status_0_and_what_is_never_closed_is_not_put_on_record() {
+        let state = tempfile::tempdir().unwrap();
+        let mut leases = leases(state.path());
+        let source: IpAddr = "fd00::1".parse().unwrap();
+        leases.open(&door("kill -9 $$", "true", -1), source);
+        let told = told_until_quiet(&mut leases);
+        assert_eq!(told.first(), Some(&Told::Status { door: "d".to_owned(), status: 0 }));
+        assert!(matches!(&told[1..], [Told::Over { event: Event::Failed, .. }]), "{told:?}");
+        assert_eq!(leases.undoings.waiting(), 0);
+    }
+
+    #[test]
+    fn a_lease_that_is_on_record_twice_is_closed_once() {
+        let state = tempfile::tempdir().unwrap();
+        let mut first = leases(state.path());
+        let lease =
+            first.lease(&door("", "", 0), "10.0.0.1".parse().unwrap(), "true".to_owned(), Duration::ZERO);
+        for phase in [OPENING, OPEN] {
+            let undoing = lease.undoing(phase, &first.client);
+            let planned = first.undoings.plan(undoing, Duration::from_secs(9)).unwrap().unwrap();
+            first.undoings.keep(planned);
+        }
+        drop(first);
+        let second = leases(state.path());
+        assert_eq!(second.undoings.all().map(phase).collect::<Vec<_>>(), [OPEN]);
+        assert_eq!(second.undoings.all().find_map(Lease::of), Some(lease));
+    }
+}

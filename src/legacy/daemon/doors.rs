@@ -1,0 +1,335 @@
+//! The doors of a knockd.conf at work: what the watcher sees is logged, and what it means is run. The loop around them
+//! is another's: the legacy daemon's, or the one of sealed knocks.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use super::commands::{Leases, Told, tell_left};
+use super::config_file::{Written, read_list};
+use super::knock_log::{Book, Turn};
+use super::watcher_process::{Ears, Gone, Post};
+use crate::auth::{Event as Ending, Explanation};
+use crate::knock::ClientName;
+use crate::legacy::ipc::FromWatcher;
+use crate::legacy::knockd::{Door, Event, Message, OneTimeList, Opening, Step};
+use crate::os::clock;
+use crate::os::files::{self, Mode};
+use crate::state::{self, StateError, Undoings};
+use crate::supervisor::restart::{Restart, SILENCE_MAX};
+
+/// How often the host's addresses are looked at.
+const TICK: Duration = Duration::from_secs(10);
+/// Reports taken before the rest of the loop has its turn.
+const BATCH: usize = 256;
+/// How long a daemon that stops waits for start commands.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+
+/// The doors, their watcher, their log and their commands.
+pub(crate) struct Doors {
+    doors: Vec<Door>,
+    /// Doors with one-time sequences that are not in here any more are closed for good.
+    lists: BTreeMap<usize, OneTimeList>,
+    /// None = nothing is watched; what is open is still closed.
+    post: Option<Post>,
+    ears: Option<Ears>,
+    restart: Restart,
+    addresses_due: Duration,
+    book: Book,
+    leases: Leases,
+}
+
+/// Other doors, and a watcher that watches them.
+pub(crate) struct Coming {
+    post: Post,
+    /// None = the one that there is goes on.
+    ears: Option<Ears>,
+    doors: Vec<Door>,
+    lists: BTreeMap<usize, OneTimeList>,
+}
+
+/// What the daemon around is to do or may note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// A door has opened for this source, and its command runs, if it has one.
+    Opened {
+        /// Its name.
+        door: String,
+        /// Who knocked, or who was made up.
+        source: IpAddr,
+        /// What is still to be opened.
+        opening: Option<Opening>,
+    },
+    /// A command of a door is over.
+    Over {
+        /// Its name.
+        door: String,
+        /// For whom it ran.
+        source: IpAddr,
+        /// How it ended.
+        event: Ending,
+        /// Why not well.
+        reason: Option<Explanation>,
+    },
+}
+
+impl Doors {
+    /// No doors yet, but what an earlier daemon left to be closed in the state folder `folder`, if there is one.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub(crate) fn open(folder: Option<&Path>, client: ClientName, book: Book) -> Result<Self, StateError> {
+        let (undoings, left) = match folder {
+            Some(folder) => state::open_undoings_in(folder)?,
+            None => (Undoings::nowhere(), Vec::new()),
+        };
+        tell_left(left);
+        Ok(Self {
+            doors: Vec::new(),
+            lists: BTreeMap::new(),
+            post: None,
+            ears: None,
+            restart: Restart::new(),
+            addresses_due: clock::steady().saturating_add(TICK),
+            book,
+            leases: Leases::new(undoings, client),
+        })
+    }
+
+    /// Starts a watcher for these doors: on every interface of `post`, or with `some` on those that there are. The
+    /// present one, its attempts included, goes on where it watches the same.
+    ///
+    /// # Errors
+    /// Why it does not watch, for people; nothing has changed then.
+    pub(crate) fn prepare(&self, written: Written, post: Post, some: bool) -> Result<Coming, String> {
+        // One that has lost an interface is tried for anyway: what is missing must not keep a reload from the rest.
+        let ears = match self.post.as_ref() == Some(&post) {
+            true => None,
+            false => Some(Ears::start(&post, some)?),
+        };
+        Ok(Coming { post, ears, doors: written.doors, lists: written.lists })
+    }
+
+    /// The same where no interface is there yet: it is tried again until one is.
+    pub(crate) fn prepare_without_interfaces(&mut self, written: Written, post: Post) -> Coming {
+        log::error!("plain sequences: no interface is there yet; looking for one");
+        self.restart.look_later();
+        Coming { post, ears: None, doors: written.doors, lists: written.lists }
+    }
+
+    /// From now on these are the doors.
+    pub(crate) fn take_up(&mut self, coming: Coming) {
+        let Coming { post, ears, doors, lists } = coming;
+        (self.post, self.doors, self.lists) = (Some(post), doors, lists);
+        if let Some(ears) = ears {
+            self.ears = Some(ears);
+            self.restart = Restart::new();
+        }
+        self.leases.confirm(&self.doors);
+        self.tell_sequences();
+    }
+
+    /// There are no doors any more. What is open is closed in its time.
+    pub(crate) fn close(&mut self) {
+        (self.post, self.ears, self.restart) = (None, None, Restart::new());
+        self.doors.clear();
+        self.lists.clear();
+        self.leases.confirm(&self.doors);
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.doors.len()
+    }
+
+    /// What lines are written to.
+    pub(crate) fn book(&mut self) -> &mut Book {
+        &mut self.book
+    }
+
+    /// Readable when there is something to hear, or a command or a look-up says something.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let ears = self.ears.as_ref().map(AsFd::as_fd);
+        ears.into_iter().chain(self.leases.descriptors()).chain(self.book.descriptors())
+    }
+
+    /// Until `tend` has something to do, if nothing happens before.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        let silent = self.ears.as_ref().map(Ears::silent_at);
+        let due = self.restart.due().into_iter().chain(silent);
+        let due = due.map(|due| due.saturating_sub(clock::steady()));
+        due.chain(self.leases.patience()).chain(self.book.patience()).min()
+    }
+
+    /// Takes what the watcher reports.
+    pub(crate) fn hear(&mut self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for _ in 0..BATCH {
+            let report = match self.ears.as_mut().map(Ears::try_recv) {
+                Some(Ok(Some(report))) => report,
+                Some(Ok(None)) | None => return outcomes,
+                Some(Err(Gone)) => {
+                    self.lose("the watcher ended");
+                    return outcomes;
+                }
+            };
+            match report {
+                FromWatcher::Event(event) => self.happen(&event, &mut outcomes),
+                FromWatcher::Untold(number) => {
+                    log::warn!("a flood: {number} stages and timeouts of a second are not logged");
+                }
+                FromWatcher::Alive => {}
+                FromWatcher::Lost(reason) => self.miss(&reason),
+                FromWatcher::Failed(reason) => self.lose(&reason),
+                FromWatcher::Watching => self.lose("the watcher talks nonsense"),
+            }
+        }
+        outcomes
+    }
+
+    /// Looks after commands, the log, the watcher, and the addresses that are knocked at.
+    pub(crate) fn tend(&mut self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let told = self.leases.tend();
+        self.log(told, &mut outcomes);
+        self.book.tend();
+        self.mind();
+        let now = clock::steady();
+        if now >= self.addresses_due {
+            self.addresses_due = now.saturating_add(TICK);
+            if let (Some(ears), Some(post)) = (&mut self.ears, &self.post) {
+                ears.tell_addresses(post);
+            }
+        }
+        outcomes
+    }
+
+    /// Waits a moment for commands that open: once they have ended it is known when to close. Nothing is left that
+    /// waits to be logged.
+    pub(crate) fn settle(&mut self) -> Vec<Outcome> {
+        let deadline = clock::steady().saturating_add(SETTLE_MAX);
+        let mut outcomes = Vec::new();
+        while self.leases.is_opening() && clock::steady() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            let told = self.leases.tend();
+            self.log(told, &mut outcomes);
+        }
+        self.book.flush();
+        outcomes
+    }
+
+    fn happen(&mut self, event: &Event, outcomes: &mut Vec<Outcome>) {
+        let Some(door) = self.doors.get(event.door) else { return };
+        self.book.tell(event.source, &door.name, Turn::Step(event.step));
+        if event.step == Step::Open && self.use_up(event.door) {
+            let Some(door) = self.doors.get(event.door) else { return };
+            let (name, opening) = (door.name.clone(), door.opening.clone());
+            outcomes.push(Outcome::Opened { door: name, source: event.source, opening });
+            let told = self.leases.open(door, event.source);
+            self.log(told, outcomes);
+        }
+    }
+
+    /// Marks the sequence that has opened a door, if it was good once; whether the door may open.
+    fn use_up(&mut self, place: usize) -> bool {
+        let Some(door) = self.doors.get(place) else { return false };
+        let Some(file) = &door.one_time else { return true };
+        // A list that is not there any more has nothing that could open.
+        let Some(used) = self.lists.remove(&place).and_then(|list| list.used()) else { return false };
+        if let Err(error) = files::replace(file, Mode::Private, &used) {
+            // It opens, but never again: what is not marked would be good a second time.
+            log::error!("{error}");
+            self.book.write(&Message::NotMarked(&door.name));
+            return true;
+        }
+        match read_list(file, door) {
+            Ok(list) => {
+                if let Some(ears) = &self.ears {
+                    ears.renew(place, list.current());
+                }
+                self.lists.insert(place, list);
+            }
+            Err(_) => self.book.write(&Message::NoSequences(&door.name)),
+        }
+        true
+    }
+
+    fn tell_sequences(&self) {
+        for (place, list) in &self.lists {
+            if let Some(ears) = &self.ears {
+                ears.renew(*place, list.current());
+            }
+        }
+    }
+
+    fn log(&mut self, told: Vec<Told>, outcomes: &mut Vec<Outcome>) {
+        for told in told {
+            match told {
+                Told::Running { door, command } => {
+                    self.book.write(&Message::Running(&door, &command));
+                }
+                Told::Status { door, status } => self.book.write(&Message::Status(&door, status)),
+                Told::Timeout { source, door } => {
+                    self.book.tell(source, &door, Turn::CommandTimeout);
+                }
+                Told::Truncated(which) => self.book.write(&Message::Truncated(which)),
+                Told::NotStarted { door, reason } => {
+                    log::error!("{door}: {reason}");
+                    self.book.write(&Message::ForkFailed);
+                }
+                Told::Over { door, source, event, reason } => {
+                    outcomes.push(Outcome::Over { door, source, event, reason });
+                }
+            }
+        }
+    }
+
+    /// The watcher is gone, or goes now.
+    fn lose(&mut self, why: &str) {
+        self.ears = None;
+        self.restart.postpone();
+        let delay = self.restart.delay().as_millis();
+        log::error!("plain sequences: {why}\nstarting another watcher in {delay} ms");
+    }
+
+    /// The watcher goes on with the interfaces that are left.
+    fn miss(&mut self, why: &str) {
+        if !self.restart.is_longest() {
+            log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
+        }
+        self.restart.postpone_unless_due();
+    }
+
+    /// A watcher that hangs is replaced. To be called after its messages have been taken.
+    fn replace_if_silent(&mut self) {
+        let now = clock::steady();
+        let Some(mut old) = self.ears.take_if(|ears| ears.silence(now) >= SILENCE_MAX) else { return };
+        let seconds = old.silence(now).as_secs();
+        log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
+        old.kill();
+        self.restart.hurry();
+    }
+
+    /// Starts another watcher where one is due: one that watches everywhere, or anywhere if there is none.
+    fn mind(&mut self) {
+        self.replace_if_silent();
+        if !self.restart.take_due() {
+            return;
+        }
+        let Some(post) = &self.post else { return };
+        if self.ears.is_none() && post.misses_everything() {
+            return self.restart.look_later();
+        }
+        match Ears::start(post, self.ears.is_none()) {
+            Ok(ears) => {
+                log::info!("plain sequences: watching again");
+                self.ears = Some(ears);
+                self.tell_sequences();
+            }
+            Err(_) if self.ears.is_some() => self.restart.postpone(),
+            Err(reason) => self.lose(&reason),
+        }
+    }
+}

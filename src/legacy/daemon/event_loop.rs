@@ -1,0 +1,233 @@
+//! The legacy daemon's loop: signals, the pid file, the gate, and doors that work by themselves.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::args::Options;
+use super::doors::Doors;
+use super::gate::Gate;
+use super::knock_log::Book;
+use super::reverse_dns::Names;
+use super::settings::Settings;
+use super::watcher_process::Post;
+use super::{CLIENT, tell_danger};
+use crate::console::Failure;
+use crate::legacy::knockd::Message;
+use crate::os::files::{self, Mode};
+use crate::os::process::privileges::{self, Identity};
+use crate::os::process::signals::Signals;
+use crate::os::{host, poll};
+use crate::state;
+use crate::supervisor::watcher_supervisor::warn_of_nobody;
+
+/// How long the loop sleeps at most.
+const TICK: Duration = Duration::from_secs(10);
+/// Whom the watcher becomes.
+const USER: &str = "spa-knock";
+
+/// The running daemon.
+pub(in crate::legacy) struct Keeper {
+    path: PathBuf,
+    options: Options,
+    doors: Doors,
+    gate: Gate,
+    /// Only a restart changes them.
+    interfaces: Vec<String>,
+    identity: Option<Identity>,
+    pid_file: Option<PathBuf>,
+    wanted_pid_file: PathBuf,
+    /// Held, not used; none where nothing is kept.
+    lock: Option<File>,
+}
+
+impl Keeper {
+    /// Takes its folder, and the gate if a door has `Open`; reads what is still to be closed, and starts to watch.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    pub(in crate::legacy) fn start(settings: Settings, options: Options) -> Result<Self, Failure> {
+        let folder = options.state_dir.join(folder_name(&settings.path));
+        let lock = match state::lock(&folder) {
+            Ok(lock) => Some(lock),
+            // Where nothing is kept, none is needed: as in a container without root.
+            Err(_) if !settings.written.keeps_state() && !files::exists(&folder) => None,
+            Err(failure) => return Err(with_hint(&failure)),
+        };
+        let mut gate = Gate::open(&folder, &settings.written)?;
+        if lock.is_some() {
+            // What is in it decides what runs.
+            files::check_private_tree(&folder)?;
+        }
+        let client = CLIENT.parse().map_err(Failure::run)?;
+        let identity = privileges::unprivileged(USER)
+            .map_err(|error| Failure::run(format_args!("watcher: {}", files::plain(&error))))?;
+        let lacking = privileges::lacking(identity);
+        if !lacking.is_empty() {
+            return Err(Failure::run(format_args!("watcher: {}", host::lacking(&lacking))));
+        }
+        warn_of_nobody(USER, identity);
+        let shown_interfaces = settings.shown_interfaces();
+        let Settings { path, written, interfaces, log_file, pid_file } = settings;
+        let verbose = options.verbose || options.debug;
+        let names = options.lookup.then(|| Names::new(identity));
+        let book = Book::open(log_file, written.options.syslog, verbose).with_names(names);
+        let kept = lock.is_some().then_some(folder.as_path());
+        let mut doors = Doors::open(kept, client, book).map_err(Failure::run)?;
+        let post = Post {
+            config: written.text.clone(),
+            interfaces: interfaces.clone(),
+            log: None,
+            only_v4: options.only_ip_v4,
+            identity,
+        };
+        let coming = doors.prepare(written.clone(), post, false).map_err(Failure::run)?;
+        gate.take_up(&written)?;
+        doors.take_up(coming);
+        tell_danger(doors.count());
+        doors.book().write(&Message::Starting(&shown_interfaces));
+        doors.book().say(&format!("listening on {shown_interfaces}..."));
+        doors.book().flush_sinks();
+        Ok(Self {
+            path,
+            options,
+            doors,
+            gate,
+            interfaces,
+            identity,
+            pid_file: None,
+            wanted_pid_file: pid_file,
+            lock,
+        })
+    }
+
+    /// Writes the process's number; what fails is only logged.
+    pub(in crate::legacy) fn write_pid_file(&mut self) {
+        let path = self.wanted_pid_file.clone();
+        match files::replace(&path, Mode::Public, format!("{}\n", std::process::id()).as_bytes()) {
+            Ok(()) => self.pid_file = Some(path),
+            Err(error) => self.doors.book().write(&Message::PidFile(&path, &error.reason)),
+        }
+    }
+
+    /// Runs until a signal ends it; its number is the exit code, as in knockd.
+    pub(in crate::legacy) fn run(mut self, mut signals: Signals) -> ExitCode {
+        /// SIGTERM and SIGINT, signal(7).
+        const TERM: u8 = 15;
+        const INT: u8 = 2;
+        loop {
+            if let Err(error) = self.wait(&signals) {
+                return Failure::run(format_args!("poll: {error}")).exit();
+            }
+            signals.drain();
+            if signals.stop() {
+                break;
+            }
+            if signals.take_reload() {
+                self.reload();
+            }
+            // What commands come to is for daemons that keep records; the log has it all.
+            let outcomes = self.doors.hear();
+            self.gate.let_in(outcomes);
+            self.doors.tend();
+            self.gate.tend();
+        }
+        self.doors.settle();
+        self.gate.rest();
+        self.doors.book().say("closing...");
+        self.doors.book().write(&Message::ShuttingDown);
+        if let Some(path) = &self.pid_file {
+            let _ = files::remove(path);
+        }
+        ExitCode::from(if signals.interrupt() { INT } else { TERM })
+    }
+
+    fn wait(&self, signals: &Signals) -> std::io::Result<()> {
+        let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
+        fds.extend(self.doors.descriptors());
+        fds.extend(self.gate.descriptor());
+        let patience =
+            self.doors.patience().into_iter().chain(self.gate.patience()).fold(TICK, Duration::min);
+        poll::readable(&fds, patience).map(drop)
+    }
+
+    /// Takes up the config anew; one that is wrong changes nothing.
+    fn reload(&mut self) {
+        self.doors.book().write(&Message::Rereading(&self.path));
+        let taken = Settings::read(&self.options).and_then(|new| {
+            if self.lock.is_none() && new.written.keeps_state() {
+                return Err(
+                    "a door has something to close later, and no state folder is in use: restart the daemon"
+                        .to_owned(),
+                );
+            }
+            let post = Post {
+                config: new.written.text.clone(),
+                interfaces: self.interfaces.clone(),
+                log: None,
+                only_v4: self.options.only_ip_v4,
+                identity: self.identity,
+            };
+            let syslog = new.written.options.syslog;
+            let coming = self.doors.prepare(new.written.clone(), post, true)?;
+            // The last thing that can fail: what is prepared goes then as it came.
+            self.gate.take_up(&new.written).map_err(|failure| failure.text())?;
+            Ok((coming, new.log_file, syslog))
+        });
+        match taken {
+            Ok((coming, log_file, syslog)) => {
+                self.doors.take_up(coming);
+                self.doors.book().turn_to(log_file, syslog);
+            }
+            Err(reason) => {
+                log::error!("{reason}");
+                self.doors.book().write(&Message::Kept(&reason));
+                self.doors.book().turn_to(None, false);
+            }
+        }
+    }
+}
+
+/// A folder that cannot be used is mostly one that another user could use.
+fn with_hint(failure: &Failure) -> Failure {
+    let text = failure.text();
+    if text.contains("\nhint: ") {
+        return Failure::run(text);
+    }
+    Failure::run(format_args!(
+        "{text}\nhint: --state-dir FOLDER names another folder, that this user can write to"
+    ))
+}
+
+/// One folder for each config: its path, in characters that a name can have (as systemd-escape(1) does).
+fn folder_name(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    let mut name = String::new();
+    for byte in path.trim_matches('/').bytes() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if name.is_empty() => name.push_str("\\x2e"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' => name.push(char::from(byte)),
+            _ => name.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_config_has_a_folder_of_its_own() {
+        for (path, name) in [
+            ("/etc/knockd.conf", "etc-knockd.conf"),
+            ("/etc/knockd-conf", "etc-knockd\\x2dconf"),
+            ("/.x/../ä", "\\x2ex-..-\\xc3\\xa4"),
+        ] {
+            assert_eq!(folder_name(Path::new(path)), name);
+        }
+    }
+}

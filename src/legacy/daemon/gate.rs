@@ -1,0 +1,263 @@
+//! The legacy daemon's gate. It is there as long as a door has `Open`; without such a door the firewall is left alone,
+//! and so is the lock of the gate.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::config_file::Written;
+use super::doors::Outcome;
+use super::grants::{NotOpened, Openings};
+use crate::config::Backend;
+use crate::console::Failure;
+use crate::firewall::{self, Enforcing, FirewallError, Nftables};
+use crate::gate::lock::lock_gate;
+use crate::gate::state::Standing;
+use crate::gate::{Gatehouse, Plan, older};
+use crate::knock::Ports;
+use crate::legacy::knockd::Opening;
+use crate::os::host;
+
+/// What to do where the daemon of sealed knocks has the gate.
+const BOTH: &str =
+    "one daemon has all doors: knockd = \"FILE\" below [legacy] of spa-knockd.toml, and `spa-knockd run`";
+
+/// The gate, if there is one.
+pub(in crate::legacy) struct Gate {
+    /// Where it is remembered.
+    folder: PathBuf,
+    closed: Option<Closed>,
+}
+
+/// A gate that only a door opens.
+struct Closed {
+    guarded: Guarded,
+    gatehouse: Gatehouse,
+    openings: Openings,
+    /// Held, not used; none where none could be taken.
+    _lock: Option<File>,
+}
+
+/// The ports that only a door opens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Guarded {
+    ports: BTreeSet<Ports>,
+    folder: PathBuf,
+}
+
+impl Gate {
+    /// Takes the gate if a door of `written` has `Open`. Where it has been closed before it closes now, before anything
+    /// that can fail; at the first start that is left to `take_up`, so that nobody is shut out by a daemon that could
+    /// not have let him in.
+    ///
+    /// # Errors
+    /// When another daemon has it, or the firewall does not take it.
+    pub(in crate::legacy) fn open(folder: &Path, written: &Written) -> Result<Self, Failure> {
+        let mut gate = Self { folder: folder.to_owned(), closed: None };
+        let standing = Standing::read_trusted(folder)?;
+        match gate.guarded(written) {
+            Some(guarded) => {
+                let mut closed = Closed::take(guarded, standing).map_err(|why| refused(written, &why))?;
+                if standing == Standing::On {
+                    closed.load().map_err(|why| refused(written, &why))?;
+                }
+                gate.closed = Some(closed);
+            }
+            // Whose table there is now, nobody knows: it is not for us to open.
+            None if standing == Standing::On => {
+                log::warn!(
+                    "no door has Open any more, but the ports of the doors that had it may still be closed\n\
+                     hint: `nft delete table inet spa_knock` opens them"
+                );
+                Standing::Off.write(folder)?;
+            }
+            None => {}
+        }
+        Ok(gate)
+    }
+
+    /// From now on only these doors open their ports, or every port is open if none has `Open`.
+    ///
+    /// # Errors
+    /// When another daemon has the gate, or the firewall does not take it; nothing has changed then.
+    pub(in crate::legacy) fn take_up(&mut self, written: &Written) -> Result<(), Failure> {
+        let refused = |why: String| refused(written, &why);
+        match (self.guarded(written), &mut self.closed) {
+            (None, None) => {}
+            (None, Some(closed)) => {
+                closed.change(Standing::Off).map_err(|why| Failure::run(format_args!("gate: {why}")))?;
+                self.closed = None;
+                log::info!("gate: no door has Open any more; all ports are open");
+            }
+            (Some(guarded), Some(closed)) => {
+                closed.turn_to(guarded).map_err(refused)?;
+                closed.tell();
+            }
+            (Some(guarded), None) => {
+                let mut closed = Closed::take(guarded, Standing::Never).map_err(refused)?;
+                closed.close().map_err(refused)?;
+                closed.tell();
+                self.closed = Some(closed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets in for whom a door has opened. What else the doors come to is in their log.
+    pub(in crate::legacy) fn let_in(&mut self, outcomes: Vec<Outcome>) {
+        let Some(closed) = &mut self.closed else { return };
+        let opened = outcomes.into_iter().filter_map(|outcome| match outcome {
+            Outcome::Opened { door, source, opening: Some(opening) } => Some((door, source, opening)),
+            _ => None,
+        });
+        let opened: Vec<_> = opened.collect();
+        // Once for all of them: each look asks the kernel.
+        let own = if opened.is_empty() { BTreeSet::new() } else { host::own_addresses() };
+        for (door, source, opening) in opened {
+            closed.let_in(&door, source, opening, &own);
+        }
+    }
+
+    /// Mends what somebody else has broken.
+    pub(in crate::legacy) fn tend(&mut self) {
+        if let Some(Closed { gatehouse, guarded, .. }) = &mut self.closed {
+            gatehouse.tend(guarded);
+        }
+    }
+
+    /// Readable when somebody has changed the firewall.
+    pub(in crate::legacy) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.closed.as_ref().and_then(|closed| closed.gatehouse.descriptor())
+    }
+
+    /// Until `tend` has something to do, if nothing happens before.
+    pub(in crate::legacy) fn patience(&self) -> Option<Duration> {
+        self.closed.as_ref().map(|closed| closed.gatehouse.patience())
+    }
+
+    /// The daemon ends; what is closed stays so, and grants end in their time.
+    pub(in crate::legacy) fn rest(&mut self) {
+        let Some(closed) = &mut self.closed else { return };
+        if let Err(error) = closed.gatehouse.rest() {
+            log::error!("{error}; what is open stays open until the next start");
+        }
+        let grants = closed.gatehouse.grants_at_the_end();
+        log::info!("gate: {grants}, {} closed", closed.guarded);
+    }
+
+    fn guarded(&self, written: &Written) -> Option<Guarded> {
+        let ports: BTreeSet<_> = written.opened().collect();
+        (!ports.is_empty()).then(|| Guarded { ports, folder: self.folder.clone() })
+    }
+}
+
+impl Closed {
+    /// The gate is ours, and the firewall can be asked; nothing is closed yet.
+    fn take(guarded: Guarded, standing: Standing) -> Result<Self, String> {
+        let lock = lock_gate(BOTH).map_err(|failure| failure.text())?;
+        let firewall = Nftables::open().map_err(|error| told(&error))?;
+        // Whether it is to be closed the doors say, and no trial is known here.
+        let standing = if standing == Standing::On { standing } else { Standing::Never };
+        let gatehouse = Gatehouse::new(Box::new(firewall), standing);
+        Ok(Self { guarded, gatehouse, openings: Openings::default(), _lock: lock })
+    }
+
+    fn load(&mut self) -> Result<(), String> {
+        self.gatehouse.load(&self.guarded).map_err(|error| told(&error))
+    }
+
+    fn change(&mut self, standing: Standing) -> Result<(), String> {
+        self.gatehouse.change(standing, &self.guarded).map_err(|error| told(&error))
+    }
+
+    /// Closes for the first time.
+    fn close(&mut self) -> Result<(), String> {
+        match self.change(Standing::On) {
+            // It is closed by now, and this daemon alone can let somebody in.
+            Err(why) if self.gatehouse.standing() == Standing::On => {
+                log::error!("gate: {why}\nafter a boot it closes only once the doors are watched");
+                Ok(())
+            }
+            changed => changed,
+        }
+    }
+
+    /// Other ports, in one transaction.
+    fn turn_to(&mut self, guarded: Guarded) -> Result<(), String> {
+        let is_closed = self.gatehouse.standing() == Standing::On;
+        if is_closed && self.guarded == guarded {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.guarded, guarded);
+        let turned = if is_closed { self.load() } else { self.close() };
+        turned.inspect_err(|_| self.guarded = before)
+    }
+
+    fn let_in(&mut self, door: &str, source: IpAddr, opening: Opening, own: &BTreeSet<IpAddr>) {
+        let ports = listed(&opening.ports);
+        let term = humantime::format_duration(opening.term);
+        let Self { guarded, gatehouse, openings, .. } = self;
+        match openings.open((door, source, opening), own, gatehouse, guarded) {
+            Ok(()) => log::info!("{door}: {ports} open for {source}, for {term}"),
+            Err(NotOpened { reason, .. }) => {
+                log::warn!("{door}: {ports} not opened for {source}: {}", reason.detail)
+            }
+        }
+    }
+
+    fn tell(&self) {
+        log::info!("gate: {} closed but for grants", self.guarded);
+    }
+}
+
+impl Plan for Guarded {
+    fn gate(&self, enforcing: Enforcing) -> firewall::Gate {
+        firewall::Gate {
+            protect: self.ports.iter().copied().collect(),
+            enforcing,
+            older: older(|door| self.ports.iter().any(|ports| ports.contain(door))),
+            ..firewall::Gate::default()
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::Nftables
+    }
+
+    fn state_dir(&self) -> &Path {
+        &self.folder
+    }
+}
+
+impl std::fmt::Display for Guarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&listed(&self.ports))
+    }
+}
+
+fn listed<'a>(ports: impl IntoIterator<Item = &'a Ports>) -> String {
+    ports.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The first door with `Open`, and why it cannot have it.
+fn refused(written: &Written, why: &str) -> Failure {
+    let door = written.opens().map_or("", |door| &door.name);
+    Failure::run(format_args!("config: section {door}: Open: {why}"))
+}
+
+/// What the firewall says, with what mends it here: this daemon has no other backend.
+fn told(error: &FirewallError) -> String {
+    const COMMANDS: &str = "or commands in place of Open and For";
+    match error {
+        FirewallError::NoProgram => {
+            format!("firewall: nft not found\nhint: apt install nftables, {COMMANDS}")
+        }
+        FirewallError::Other(_) => {
+            format!("{error}\nhint: see what `nft list ruleset` says, {COMMANDS}")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,91 @@
+//! `spa-knockd knockd`: plain sequences as knockd has them, without its faults. One process sees packets and matches
+//! them, the other runs commands and, where a door has `Open`, keeps the gate.
+
+pub(super) mod args;
+pub(super) mod commands;
+pub(super) mod config_file;
+pub(super) mod daemonize;
+pub(super) mod event_loop;
+pub(super) mod grants;
+pub(super) mod knock_log;
+pub(super) mod log_limiter;
+pub(super) mod log_sinks;
+pub(super) mod reverse_dns;
+pub(super) mod watcher_process;
+
+pub(super) mod doors;
+pub(super) mod gate;
+pub(super) mod script;
+pub(super) mod settings;
+pub(super) mod twins;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::console::{Failure, tell};
+use crate::os::process::fds;
+use crate::os::process::signals::Signals;
+use crate::os::{env, log as os_log};
+use daemonize::Background;
+use event_loop::Keeper;
+use settings::Settings;
+
+pub(crate) use super::watcher::main as watch;
+pub(crate) use config_file::Written;
+pub(crate) use doors::{Coming, Doors, Outcome};
+pub(crate) use grants::{NotOpened, Openings, action};
+pub(crate) use knock_log::Book;
+pub(crate) use watcher_process::Post;
+
+/// The name that stands in records for everybody who knocks by a plain sequence.
+pub(crate) const CLIENT: &str = "knockd";
+
+/// Tells at a start what a plain sequence is worth.
+pub(crate) fn tell_danger(doors: usize) {
+    if doors > 0 {
+        log::warn!(
+            "plain sequences can be sniffed and replayed by who sees them; `spa-knockd migrate` is a way out"
+        );
+    }
+}
+
+/// Runs the legacy daemon; the first of `words` is the name that it is called by.
+#[must_use]
+pub(crate) fn main(words: &[OsString]) -> ExitCode {
+    fds::close_inherited();
+    os_log::start("knockd");
+    let mut options = match args::parse(words) {
+        Ok(options) => options,
+        Err(code) => return code,
+    };
+    // Found again at a reload, wherever the daemon is then.
+    for path in [&mut options.config, &mut options.state_dir] {
+        *path = env::absolute(path);
+    }
+    let settings = match Settings::read(&options) {
+        Ok(settings) => settings,
+        Err(reason) => {
+            tell(reason);
+            return args::usage(ExitCode::FAILURE);
+        }
+    };
+    if options.daemon && !Background::is_here() {
+        return Background::start(words);
+    }
+    let background = options.daemon.then(Background::enter);
+    os_log::start_thread();
+    let started = Signals::listen()
+        .map_err(|error| Failure::run(format_args!("signals: {error}")))
+        .and_then(|signals| Keeper::start(settings, options).map(|keeper| (keeper, signals)));
+    match started {
+        Ok((mut keeper, signals)) => {
+            if let Some(background) = background {
+                keeper.write_pid_file();
+                os_log::flush();
+                background.ready();
+            }
+            keeper.run(signals)
+        }
+        Err(failure) => failure.exit(),
+    }
+}

@@ -1,0 +1,171 @@
+//! The doors of `[legacy]` in a running daemon, and what is counted of them. Without `[legacy]` there is nothing here.
+
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::usage::Census;
+use crate::config::{Interfaces, ServerConfig};
+use crate::console::Failure;
+use crate::control::status::{LegacyState, LegacyUser};
+use crate::daemon::startup::Loaded;
+use crate::legacy::daemon::{Book, CLIENT, Coming, Doors, Outcome, Post, Written, tell_danger};
+use crate::os::process::privileges;
+use crate::os::{clock, files};
+use crate::supervisor::watcher_supervisor::Start;
+
+/// What is still to be closed, in the state folder.
+const FOLDER: &str = "legacy";
+/// libpcap's name for all interfaces.
+const ANY: &str = "any";
+/// How many of those who knock are named.
+const USERS_SHOWN: usize = 10;
+
+/// The doors, if there are or have been some.
+pub(crate) struct PlainSequences {
+    folder: PathBuf,
+    doors: Option<Doors>,
+    census: Census,
+    opened: u64,
+}
+
+/// What a reload brings.
+pub(crate) struct ComingSequences {
+    coming: Option<Coming>,
+    log_file: PathBuf,
+    syslog: bool,
+}
+
+impl PlainSequences {
+    /// Starts to watch for the doors of `loaded`, and takes up what an earlier daemon left to be closed.
+    ///
+    /// # Errors
+    /// When it cannot be watched for them, or it is not known what is still to be closed.
+    pub(crate) fn start(loaded: &Loaded, start: Start) -> Result<Self, Failure> {
+        let folder = loaded.config.state_dir.join(FOLDER);
+        let mut sequences = Self { folder, doors: None, census: Census::default(), opened: 0 };
+        if loaded.legacy.is_none() && files::exists(&sequences.folder) {
+            sequences.doors = Some(sequences.open()?);
+        }
+        let coming = sequences.prepare_for(loaded, start)?;
+        sequences.take_up(coming);
+        tell_danger(sequences.count());
+        Ok(sequences)
+    }
+
+    /// Starts a watcher for the doors of `new`, if it has other ones.
+    ///
+    /// # Errors
+    /// When it does not watch; nothing has changed then.
+    pub(crate) fn prepare(&mut self, new: &Loaded) -> Result<ComingSequences, Failure> {
+        self.prepare_for(new, Start::First)
+    }
+
+    fn prepare_for(&mut self, new: &Loaded, start: Start) -> Result<ComingSequences, Failure> {
+        let Some(written) = new.legacy.clone() else {
+            return Ok(ComingSequences { coming: None, log_file: PathBuf::new(), syslog: false });
+        };
+        let post = post(&new.config, &written)?;
+        // Where it does not say where to log, nowhere.
+        let log_file = written.options.log_file.clone().unwrap_or_default();
+        let syslog = written.options.syslog;
+        let mut doors = match self.doors.take() {
+            Some(doors) => doors,
+            None => self.open()?,
+        };
+        let misses_everything = start == Start::Later && post.misses_everything();
+        let coming = match misses_everything {
+            true => Ok(doors.prepare_without_interfaces(written, post)),
+            false => doors.prepare(written, post, start == Start::Later),
+        };
+        self.doors = Some(doors);
+        Ok(ComingSequences { coming: Some(coming.map_err(Failure::run)?), log_file, syslog })
+    }
+
+    /// From now on these are the doors.
+    pub(crate) fn take_up(&mut self, new: ComingSequences) {
+        let Some(doors) = &mut self.doors else { return };
+        match new.coming {
+            Some(coming) => {
+                doors.take_up(coming);
+                *doors.book() = Book::open(Some(new.log_file), new.syslog, false);
+            }
+            None => doors.close(),
+        }
+    }
+
+    /// How many doors there are.
+    pub(crate) fn count(&self) -> usize {
+        self.doors.as_ref().map_or(0, Doors::count)
+    }
+
+    /// Readable when there is something to hear.
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.doors.iter().flat_map(Doors::descriptors)
+    }
+
+    /// Until `turn` has something to do, if nothing happens before.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.doors.as_ref().and_then(Doors::patience)
+    }
+
+    /// Hears what has happened and does what is due; returns what it comes to.
+    pub(crate) fn turn(&mut self) -> Vec<Outcome> {
+        let Some(doors) = &mut self.doors else { return Vec::new() };
+        let mut outcomes = doors.hear();
+        outcomes.extend(doors.tend());
+        let now = clock::steady();
+        for outcome in &outcomes {
+            if let Outcome::Opened { source, .. } = outcome {
+                self.opened = self.opened.saturating_add(1);
+                self.census.note(*source, now);
+            }
+        }
+        outcomes
+    }
+
+    /// Waits a moment for commands that open. What is to be closed later waits for the next daemon.
+    pub(crate) fn stop(&mut self) -> Vec<Outcome> {
+        self.doors.as_mut().map(Doors::settle).unwrap_or_default()
+    }
+
+    /// What there is to say of them; nothing where there are none.
+    pub(crate) fn state(&mut self) -> Option<LegacyState> {
+        let doors = self.count();
+        if doors == 0 {
+            return None;
+        }
+        let counted = self.census.count(clock::steady());
+        let user = |&(address, opened): &(std::net::IpAddr, u64)| LegacyUser { address, opened };
+        Some(LegacyState {
+            doors,
+            opened: self.opened,
+            addresses: counted.addresses.len(),
+            users: counted.addresses.iter().take(USERS_SHOWN).map(user).collect(),
+            uncounted: counted.others,
+        })
+    }
+
+    fn open(&self) -> Result<Doors, Failure> {
+        let folder: &Path = &self.folder;
+        files::create_folder(folder, files::Mode::Private)?;
+        let client = CLIENT.parse().map_err(Failure::run)?;
+        Doors::open(Some(folder), client, Book::open(None, false, false)).map_err(Failure::run)
+    }
+}
+
+/// Where they are watched for: where the knockd.conf says it, else where knocks are.
+fn post(config: &ServerConfig, written: &Written) -> Result<Post, Failure> {
+    let mut interfaces = match (written.options.interfaces.as_slice(), &config.interfaces) {
+        ([], Interfaces::Any) => Vec::new(),
+        ([], Interfaces::Named(names)) => names.clone(),
+        (said, _) => said.to_vec(),
+    };
+    if interfaces.iter().any(|name| name == ANY) {
+        interfaces.clear();
+    }
+    let identity = privileges::unprivileged(&config.user)
+        .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))?;
+    let log = config.legacy.as_ref().and_then(|legacy| legacy.log.clone());
+    Ok(Post { config: written.text.clone(), interfaces, log, only_v4: false, identity })
+}

@@ -1,0 +1,104 @@
+//! `[legacy]`: the doors of a knockd.conf beside sealed knocks, in the same daemon.
+
+mod doors;
+mod usage;
+
+use std::path::Path;
+
+use super::daemon::{CLIENT, Written};
+use crate::config::{Backend, ConfigErrors, Place, Problem, ServerConfig};
+use crate::knock::ClientName;
+use crate::os::files::{self, FileError};
+
+pub(crate) use doors::PlainSequences;
+
+/// Reads the knockd.conf that a config names; nothing where it names none.
+///
+/// # Errors
+/// What is wrong with it, at its own line, and who else may write it: he decides what root runs.
+pub(crate) fn load(config: &ServerConfig) -> Result<Option<Written>, ConfigErrors> {
+    let Some(path) = config.legacy.as_ref().and_then(|legacy| legacy.knockd.as_deref()) else {
+        return Ok(None);
+    };
+    let place = config.places.of(&["legacy", "knockd"]);
+    let mut problems: Vec<Problem> = writers(path).into_iter().map(Problem::of_file).collect();
+    if config.clients.keys().any(is_plain) {
+        problems.push(Problem {
+            place: config.places.of(&["client", CLIENT]).clone(),
+            message: format!("client.{CLIENT}: the name of all who knock by the sequences of [legacy]"),
+            hint: Some("another name for this client".to_owned()),
+        });
+    }
+    let written = match Written::read(path) {
+        Ok(written) => written,
+        Err(wrong) => {
+            let place = wrong.line.map_or_else(|| place.clone(), |line| Place::line(path, line));
+            problems.push(Problem { place, message: wrong.reason, hint: None });
+            return Err(ConfigErrors::of(problems));
+        }
+    };
+    if config.backend == Backend::None
+        && let Some(door) = written.opens()
+    {
+        problems.push(Problem {
+            place: Place::file(path),
+            message: format!("config: section {}: Open: there is no firewall to open", door.name),
+            hint: Some("firewall.backend = \"nftables\" or \"iptables\", or commands instead".to_owned()),
+        });
+    }
+    if problems.is_empty() { Ok(Some(written)) } else { Err(ConfigErrors::of(problems)) }
+}
+
+/// Whether this is the name that stands for everybody who knocks by a plain sequence.
+pub(crate) fn is_plain(name: &ClientName) -> bool {
+    name.as_str() == CLIENT
+}
+
+fn writers(path: &Path) -> Vec<FileError> {
+    if !files::exists(path) {
+        return Vec::new();
+    }
+    [files::check_folders_above(path), files::check_unwritable(path)]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Source, read};
+    use crate::os::files::Mode;
+
+    fn told(server: &str, doors: &str) -> Result<usize, String> {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("knockd.conf");
+        files::create_new(&path, Mode::Private, doors.as_bytes()).unwrap();
+        let text = format!("[server]\nid = 'a'\n[legacy]\nknockd = '{}'\n{server}", path.display());
+        let config = read(&Source { file: "f".into(), text }, &[]).unwrap();
+        let written = load(&config).map_err(|errors| errors.to_string());
+        let written = written.map_err(|text| text.replace(path.to_str().unwrap(), "K"))?;
+        Ok(written.unwrap().doors.len())
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_file_and_line() {
+        assert_eq!(told("", "[a]\nsequence = 7000\n[b]\nsequence = 1\nopen = tcp/22\nfor = 5s\n"), Ok(2));
+        for (server, doors, problem) in [
+            ("", "[a]\nx\n", "K:2:1: config: line 2: syntax error"),
+            ("", "[a]\n", "f:4:10: error: section 'a' has an empty knock sequence"),
+            (
+                "[firewall]\nbackend = 'none'\n",
+                "[a]\nsequence = 1\nopen = tcp/22\nfor = 5s\n",
+                "K: config: section a: Open: there is no firewall to open\nhint: firewall.backend = \"nftables\" or \"iptables\", or commands instead",
+            ),
+            (
+                "[action.a]\nopen = ['tcp/1']\nfor = '1s'\n[client.knockd]\nkey = 'k'\nallow = ['a']\n",
+                "",
+                "f:8:9: client.knockd: the name of all who knock by the sequences of [legacy]\nhint: another name for this client",
+            ),
+        ] {
+            assert_eq!(told(server, doors).err().as_deref(), Some(problem), "{doors}");
+        }
+    }
+}

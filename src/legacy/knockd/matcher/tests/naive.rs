@@ -1,0 +1,129 @@
+//! knockd's matcher as it is described, with a list and with what is mended: slow and plain.
+
+use std::net::IpAddr;
+
+use crate::knock::Protocol;
+use crate::legacy::knockd::{Door, Event, Packet, Step, Target};
+
+pub(super) struct Naive {
+    doors: Vec<Door>,
+    locals: Vec<IpAddr>,
+    attempts: Vec<Attempt>,
+}
+
+struct Attempt {
+    source: IpAddr,
+    door: usize,
+    stage: usize,
+    start: u64,
+    failed: bool,
+}
+
+impl Naive {
+    pub(super) fn new(doors: Vec<Door>, locals: Vec<IpAddr>) -> Self {
+        Self { doors, locals, attempts: Vec::new() }
+    }
+
+    pub(super) fn attempts(&self) -> usize {
+        self.attempts.len()
+    }
+
+    pub(super) fn take(&mut self, packet: &Packet) -> Vec<Event> {
+        let mut told = self.purge(packet);
+        if (0..self.doors.len()).any(|door| self.filter_accepts(door, packet)) {
+            self.process(packet, &mut told);
+        }
+        told.extend(self.purge(packet));
+        told
+    }
+
+    /// The capture filter's part for one door.
+    fn filter_accepts(&self, door: usize, packet: &Packet) -> bool {
+        let has_port = self.knocks(door).contains(&packet.knock);
+        has_port && self.target(door, packet) && self.flags(door, packet) && self.source(door, packet)
+    }
+
+    fn purge(&mut self, packet: &Packet) -> Vec<Event> {
+        let now = packet.time.as_millis() / 1_000;
+        let mut told = Vec::new();
+        let doors = &self.doors;
+        self.attempts.retain(|attempt| {
+            let door = &doors[attempt.door];
+            if attempt.failed || attempt.stage >= door.sequence.as_ref().unwrap().knocks().len() {
+                return false;
+            }
+            let passed = now as i64 - attempt.start as i64;
+            let over = passed >= i64::from(door.sequence_timeout);
+            if over {
+                let step = Step::Timeout(attempt.stage as u8);
+                told.push(Event { source: attempt.source, door: attempt.door, step });
+            }
+            !over
+        });
+        told
+    }
+
+    fn process(&mut self, packet: &Packet, told: &mut Vec<Event>) {
+        let mut collected = Vec::new();
+        for (at, attempt) in self.attempts.iter().enumerate() {
+            if attempt.source == packet.source && self.target(attempt.door, packet) {
+                collected.push(at);
+            }
+        }
+        for &at in &collected {
+            let Attempt { door, stage, .. } = self.attempts[at];
+            if !self.flags(door, packet) {
+                continue;
+            }
+            if self.knocks(door)[stage] == packet.knock {
+                self.advance(at, told);
+            } else if !(self.doors[door].allow_duplicates
+                && self.knocks(door)[..stage].contains(&packet.knock))
+            {
+                self.attempts[at].failed = true;
+            }
+        }
+        if !collected.is_empty() {
+            return;
+        }
+        for door in 0..self.doors.len() {
+            let first = self.knocks(door)[0] == packet.knock;
+            if first && self.flags(door, packet) && self.target(door, packet) && self.source(door, packet) {
+                let start = packet.time.as_millis() / 1_000;
+                self.attempts.push(Attempt { source: packet.source, door, stage: 0, start, failed: false });
+                self.advance(self.attempts.len() - 1, told);
+            }
+        }
+    }
+
+    fn advance(&mut self, at: usize, told: &mut Vec<Event>) {
+        let attempt = &mut self.attempts[at];
+        attempt.stage += 1;
+        let event = |step| Event { source: attempt.source, door: attempt.door, step };
+        told.push(event(Step::Stage(attempt.stage as u8)));
+        if attempt.stage == self.doors[attempt.door].sequence.as_ref().unwrap().knocks().len() {
+            told.push(event(Step::Open));
+        }
+    }
+
+    fn knocks(&self, door: usize) -> &[crate::legacy::knockd::Knock] {
+        self.doors[door].sequence.as_ref().unwrap().knocks()
+    }
+
+    fn target(&self, door: usize, packet: &Packet) -> bool {
+        match &self.doors[door].target {
+            None => self.locals.contains(&packet.destination),
+            Some(Target::Address(address)) => *address == packet.destination,
+            Some(Target::Never(_)) => false,
+        }
+    }
+
+    fn flags(&self, door: usize, packet: &Packet) -> bool {
+        packet.knock.protocol == Protocol::Udp || self.doors[door].flags.passes(packet.flags)
+    }
+
+    fn source(&self, door: usize, packet: &Packet) -> bool {
+        let sources = &self.doors[door].sources;
+        sources.is_empty() || sources.iter().any(|prefix| prefix.contains(packet.source))
+    }
+}

@@ -1,0 +1,41 @@
+//! `spa-knockd migrate FILE`: a knockd.conf as a config with sealed knocks, on standard output. Changes nothing.
+
+mod translate;
+
+mod rules;
+mod shell;
+
+use std::path::Path;
+
+use super::knockd::Config;
+use crate::admin::init::host_id;
+use crate::console::{Failure, complain, print, tell};
+use crate::knock::ServerId;
+use crate::os::files;
+use translate::migrate as translated;
+
+/// Prints the config, and tells what could not be translated.
+///
+/// # Errors
+/// When the file cannot be read or is no config of knockd, or the id is not valid.
+pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), Failure> {
+    let shown = file.display().to_string();
+    let config = Config::read(&files::read_bytes(file)?)
+        .map_err(|error| Failure::config(format_args!("{shown}: {error}")))?;
+    let id = id.map_or_else(host_id, Ok)?;
+    let migrated = translated(&config, &id, &shown);
+    print(&migrated.text)?;
+    for remark in &migrated.remarks {
+        complain(format_args!("{shown}: {remark}"));
+    }
+    if !migrated.actions.is_empty() {
+        let actions: Vec<_> = migrated.actions.iter().map(ToString::to_string).collect();
+        tell(format_args!(
+            "\nnext, once this is the config:\n  \
+             spa-knockd client add NAME --allow {} -o NAME.key    a key for each client\n  \
+             spa-knockd check    look for what is wrong",
+            actions.join(",")
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,503 @@
+//! Doors of a knockd.conf → the text of a config with the same doors, opened by sealed knocks.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::rules::{self, Rule};
+use super::shell;
+use crate::admin::init::quoted;
+use crate::config::written;
+use crate::knock::{ActionName, Ports, ServerId};
+use crate::legacy::knockd::{Command, Config, Door};
+
+/// For how long a door stays open that nothing closed but another door.
+const NEVER_CLOSED: Duration = Duration::from_secs(3_600);
+/// The longest time of a grant.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// How long a command may run: knockd has no limit, and an action at most this one.
+const COMMAND_MAX: Duration = Duration::from_secs(3_600);
+
+/// The config, and what is to be said about it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Migrated {
+    /// The text of a `spa-knockd.toml`.
+    pub(super) text: String,
+    /// What could not be translated, or not as it was; for people.
+    pub(super) remarks: Vec<String>,
+    /// The actions that clients can be allowed.
+    pub(super) actions: Vec<ActionName>,
+}
+
+/// What a door becomes.
+enum Deed {
+    Open { ports: Vec<Ports>, term: Duration },
+    Close(Vec<Ports>),
+    Run { start: String, undo: Option<(String, Duration)> },
+}
+
+struct Translation<'a> {
+    door: &'a Door,
+    remarks: Vec<String>,
+}
+
+/// The same doors for the server `id`; `from` is the file that they stood in.
+pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> Migrated {
+    let mut remarks = of_options(config);
+    let mut deeds: Vec<(ActionName, &Door, Deed)> = Vec::new();
+    let mut names = BTreeSet::new();
+    for door in &config.doors {
+        let mut translation = Translation { door, remarks: Vec::new() };
+        let deed = translation.translate();
+        remarks.append(&mut translation.remarks);
+        if let Some(deed) = deed
+            && let Some(name) = action_name(&door.name, &mut names)
+        {
+            deeds.push((name, door, deed));
+        }
+    }
+    let openings: Vec<(ActionName, Vec<Ports>)> = deeds.iter().filter_map(opening).collect();
+    let mut sections = vec![head(config, id, from, &openings)];
+    for (name, door, deed) in &deeds {
+        sections.push(format!(
+            "# [{}]\n[action.{name}]\n{}",
+            shown(&door.name),
+            body(door, deed, &openings, &mut remarks)
+        ));
+    }
+    let actions = deeds.into_iter().map(|(name, ..)| name).collect();
+    Migrated { text: sections.join("\n"), remarks, actions }
+}
+
+fn opening((name, _, deed): &(ActionName, &Door, Deed)) -> Option<(ActionName, Vec<Ports>)> {
+    match deed {
+        Deed::Open { ports, .. } => Some((name.clone(), ports.clone())),
+        _ => None,
+    }
+}
+
+/// What `[options]` said that has no place in a config of sealed knocks.
+fn of_options(config: &Config) -> Vec<String> {
+    let options = &config.options;
+    [
+        ("LogFile", options.log_file.is_some()),
+        ("UseSyslog", options.syslog),
+        ("PidFile", options.pid_file.is_some()),
+    ]
+    .into_iter()
+    .filter(|(_, said)| *said)
+    .map(|(key, _)| match key {
+        "PidFile" => "PidFile: not needed: the service manager knows the process".to_owned(),
+        _ => format!("{key}: not translated: `audit` in [server] says where openings are recorded"),
+    })
+    .collect()
+}
+
+fn head(config: &Config, id: &ServerId, from: &str, openings: &[(ActionName, Vec<Ports>)]) -> String {
+    let mut text = format!(
+        "# The doors of {}, opened by sealed knocks instead of sequences. Clients are allowed them with\n\
+         # `spa-knockd client add NAME --allow ACTION`; look through this with `spa-knockd check` before it runs.\n\n\
+         [server]\nid = {}\n",
+        shown(from),
+        quoted(id.as_str())
+    );
+    // What libpcap calls so, and what no name of an interface is.
+    let names: Vec<String> =
+        config.options.interfaces.iter().filter(|name| is_interface(name)).map(|name| quoted(name)).collect();
+    if !names.is_empty() {
+        text.push_str(&format!("interfaces = [{}]\n", names.join(", ")));
+    }
+    text.push_str("\n[firewall]\n");
+    let protected = merged(openings.iter().flat_map(|(_, ports)| ports.iter().copied()).collect());
+    if protected.is_empty() {
+        text.push_str("backend = \"none\"                       # nothing but commands\n");
+    } else {
+        text.push_str(&format!(
+            "# Closed to everybody without a grant. The rules of your own that closed these ports must accept them now.\n\
+             protect = [{}]\n",
+            list(&protected)
+        ));
+    }
+    text
+}
+
+fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
+}
+
+fn body(
+    door: &Door,
+    deed: &Deed,
+    openings: &[(ActionName, Vec<Ports>)],
+    remarks: &mut Vec<String>,
+) -> String {
+    match deed {
+        Deed::Open { ports, term } => {
+            format!("open = [{}]\nfor = {}\n", list(ports), quoted(&written(*term)))
+        }
+        Deed::Close(ports) => match openings.iter().find(|(_, opened)| opened == ports) {
+            Some((opened, _)) => format!("close = \"{opened}\"\n"),
+            None => {
+                remarks.push(about(door, "closes what no door here opens: stays a command"));
+                remarks.push(about(door, &limited()));
+                run(&both(door.start.as_ref(), door.start_6.as_ref()), None)
+            }
+        },
+        Deed::Run { start, undo } => run(start, undo.as_ref()),
+    }
+}
+
+fn run(start: &str, undo: Option<&(String, Duration)>) -> String {
+    let mut text = format!("run = [{}]\ntimeout = {}\n", argv(start), quoted(&written(COMMAND_MAX)));
+    if let Some((stop, term)) = undo {
+        text.push_str(&format!("undo = [{}]\nfor = {}\n", argv(stop), quoted(&written(*term))));
+    }
+    text
+}
+
+impl Translation<'_> {
+    fn translate(&mut self) -> Option<Deed> {
+        self.remark_what_is_left_out();
+        if let Some(opening) = &self.door.opening {
+            return Some(Deed::Open { ports: merged(opening.ports.clone()), term: opening.term });
+        }
+        let Door { start, start_6, stop, stop_6, .. } = self.door;
+        let commands = [start, start_6, stop, stop_6].into_iter().flatten();
+        if commands.clone().any(|command| std::str::from_utf8(command.text()).is_err()) {
+            return self.leave_out("a command is not UTF-8 text");
+        }
+        if [start, start_6].into_iter().flatten().all(|command| command.text().is_empty()) {
+            return self.leave_out("it has no command, and does nothing but write to the log");
+        }
+        if let Some(deed) = self.as_rule() {
+            return Some(deed);
+        }
+        self.remark("stays a command: it is not one rule that lets %IP% in, or what takes it back");
+        self.remark(&limited());
+        let undo = match (stop, stop_6) {
+            (None, None) => None,
+            (stop, stop_6) => self.term().map(|term| (both(stop.as_ref(), stop_6.as_ref()), term)),
+        };
+        let start = both(start.as_ref(), start_6.as_ref());
+        Some(Deed::Run { start, undo })
+    }
+
+    /// What the commands do to the firewall, where both IP versions have the same done.
+    fn as_rule(&mut self) -> Option<Deed> {
+        let Door { start, start_6, stop, stop_6, .. } = self.door;
+        let start = start.as_ref().or(start_6.as_ref())?;
+        let rule = rules::read(&text(start))?;
+        let start_6 = self.door.start_6.as_ref().unwrap_or(start);
+        if rules::read(&text(start_6)).as_ref() != Some(&rule) {
+            return None;
+        }
+        let stops: Vec<&Command> = [stop, stop_6].into_iter().flatten().collect();
+        match rule {
+            Rule::Close(ports) => stops.is_empty().then(|| Deed::Close(merged(ports))),
+            Rule::Open(ports) if stops.is_empty() => {
+                let term = written(NEVER_CLOSED);
+                self.remark(&format!("nothing closed it by itself; now it closes after {term}: see `for`"));
+                Some(Deed::Open { ports: merged(ports), term: NEVER_CLOSED })
+            }
+            Rule::Open(ports) => {
+                if !stops.iter().all(|stop| rules::closes(&text(stop), &ports)) {
+                    return None;
+                }
+                let term = self.term().unwrap_or(LONGEST);
+                Some(Deed::Open { ports: merged(ports), term })
+            }
+        }
+    }
+
+    /// From the opening to the closing; nothing = for ever.
+    fn term(&mut self) -> Option<Duration> {
+        match self.door.stop_after() {
+            None => {
+                self.remark("its Cmd_Timeout is negative: it was never closed");
+                None
+            }
+            Some(after) if after.is_zero() => {
+                self.remark("its Cmd_Timeout is 0: now it is 1s, the shortest there is");
+                Some(Duration::from_secs(1))
+            }
+            Some(after) if after > LONGEST => {
+                self.remark("its Cmd_Timeout is over a year: now it is 365d, the longest there is");
+                Some(LONGEST)
+            }
+            Some(after) => Some(after),
+        }
+    }
+
+    fn remark_what_is_left_out(&mut self) {
+        if self.door.target.is_some() {
+            self.remark("Target is not translated: knocks may go to any address of this host");
+        }
+        if !self.door.sources.is_empty() {
+            self.remark("Source is not translated: whoever has the key may knock from anywhere");
+        }
+        if self.door.one_time.is_some() {
+            self.remark("One_Time_Sequences is not needed: every knock is good once");
+        }
+    }
+
+    fn leave_out(&mut self, why: &str) -> Option<Deed> {
+        self.remark(&format!("left out: {why}"));
+        None
+    }
+
+    fn remark(&mut self, text: &str) {
+        self.remarks.push(about(self.door, text));
+    }
+}
+
+fn limited() -> String {
+    format!("its commands had no time limit; now each is ended after {}: see `timeout`", written(COMMAND_MAX))
+}
+
+fn about(door: &Door, text: &str) -> String {
+    format!("[{}]: {text}", shown(&door.name))
+}
+
+/// One command for both IP versions.
+fn both(of_both: Option<&Command>, of_6: Option<&Command>) -> String {
+    match (of_both.map(text), of_6.map(text)) {
+        (Some(command), None) => command,
+        (command, Some(of_6)) => {
+            let command = command.unwrap_or_default();
+            format!("case %IP% in\n*:*)\n{of_6}\n;;\n*)\n{command}\n;;\nesac")
+        }
+        (None, None) => String::new(),
+    }
+}
+
+/// A command as words in TOML; in a shell's hands where it needs one.
+fn argv(command: &str) -> String {
+    let words = shell::words(command).filter(|words| {
+        words.first().is_some_and(|program| program.starts_with('/') && !program.contains("%IP%"))
+    });
+    let words = words.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned(), command.to_owned()]);
+    let word =
+        |word: &String| quoted(&word.replace('{', "{{").replace('}', "}}").replace("%IP%", "{address}"));
+    words.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// Ports that have none in common.
+fn merged(mut ports: Vec<Ports>) -> Vec<Ports> {
+    ports.sort_unstable();
+    ports.dedup();
+    let mut apart: Vec<Ports> = Vec::new();
+    for next in ports {
+        match apart.last_mut().filter(|last| last.overlap(next)) {
+            Some(last) => *last = last.joined(next),
+            None => apart.push(next),
+        }
+    }
+    apart
+}
+
+fn list(ports: &[Ports]) -> String {
+    ports.iter().map(|ports| format!("\"{ports}\"")).collect::<Vec<_>>().join(", ")
+}
+
+/// `openSSH` → `open-ssh`; a number behind those that others have already.
+fn action_name(door: &str, taken: &mut BTreeSet<ActionName>) -> Option<ActionName> {
+    /// Leaves room for a number.
+    const LENGTH_MAX: usize = 26;
+    let mut name = String::new();
+    let mut before = '-';
+    for c in door.chars().take(LENGTH_MAX) {
+        if c.is_ascii_uppercase() && before.is_ascii_lowercase() {
+            name.push('-');
+        }
+        let c = if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+        if c != '-' || before != '-' {
+            name.push(c.to_ascii_lowercase());
+        }
+        before = c;
+    }
+    name.truncate(LENGTH_MAX);
+    let name = name.trim_matches('-');
+    let name = if name.is_empty() { "door" } else { name };
+    let numbered = (2..).map(|number: u32| format!("{name}-{number}"));
+    let names = std::iter::once(name.to_owned()).chain(numbered);
+    let free = names.map_while(|name| name.parse::<ActionName>().ok()).find(|name| !taken.contains(name))?;
+    taken.insert(free.clone());
+    Some(free)
+}
+
+fn text(command: &Command) -> String {
+    String::from_utf8_lossy(command.text()).into_owned()
+}
+
+/// Names of others, on one line.
+fn shown(text: &str) -> String {
+    text.chars().flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::{ServerConfig, Source, read};
+
+    fn migrated(text: &str) -> (Migrated, ServerConfig) {
+        let config = Config::read(text.as_bytes()).unwrap();
+        let migrated = migrate(&config, &"bastion".parse().unwrap(), "/etc/knockd.conf");
+        let source =
+            Source { file: PathBuf::from("/etc/spa-knock/spa-knockd.toml"), text: migrated.text.clone() };
+        let config = read(&source, &[]).unwrap_or_else(|errors| panic!("{errors}\n{}", migrated.text));
+        (migrated, config)
+    }
+
+    /// The action that one door becomes, without its heading.
+    fn action(door: &str) -> (String, Vec<String>) {
+        let (migrated, _) = migrated(&format!("[d]\nsequence = 1\n{door}"));
+        let (_, body) = migrated.text.split_once("[action.d]\n").unwrap_or_default();
+        (body.to_owned(), migrated.remarks)
+    }
+
+    #[test]
+    fn the_config_that_debian_ships_becomes_one_that_loads() {
+        let rule = |way| format!("/sbin/iptables -{way} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT");
+        let (open, close) = (rule("A"), rule("D"));
+        let (migrated, config) = migrated(&format!(
+            "[options]\n\tUseSyslog\n\tInterface = eth0\n\n[openSSH]\n\tsequence    = 7000,8000,9000\n\tseq_timeout = 5\n\
+             \tcommand     = {open}\n\ttcpflags    = syn\n\n[closeSSH]\n\tsequence    = 9000,8000,7000\n\
+             \tseq_timeout = 5\n\tcommand     = {close}\n\ttcpflags    = syn\n\n[openHTTPS]\n\
+             \tsequence    = 12345,54321,24680,13579\n\tseq_timeout = 5\n\
+             \tcommand     = /usr/local/sbin/knock_add -i -c INPUT -p tcp -d 443 -f %IP%\n\ttcpflags    = syn\n"
+        ));
+        assert_eq!(
+            migrated.text,
+            "# The doors of /etc/knockd.conf, opened by sealed knocks instead of sequences. Clients are allowed them with\n\
+             # `spa-knockd client add NAME --allow ACTION`; look through this with `spa-knockd check` before it runs.\n\n\
+             [server]\nid = \"bastion\"\ninterfaces = [\"eth0\"]\n\n[firewall]\n\
+             # Closed to everybody without a grant. The rules of your own that closed these ports must accept them now.\n\
+             protect = [\"tcp/22\"]\n\n\
+             # [openSSH]\n[action.open-ssh]\nopen = [\"tcp/22\"]\nfor = \"1h\"\n\n\
+             # [closeSSH]\n[action.close-ssh]\nclose = \"open-ssh\"\n\n\
+             # [openHTTPS]\n[action.open-https]\n\
+             run = [\"/usr/local/sbin/knock_add\", \"-i\", \"-c\", \"INPUT\", \"-p\", \"tcp\", \"-d\", \"443\", \"-f\", \"{address}\"]\n\
+             timeout = \"1h\"\n"
+        );
+        assert_eq!(
+            migrated.remarks,
+            [
+                "UseSyslog: not translated: `audit` in [server] says where openings are recorded",
+                "[openSSH]: nothing closed it by itself; now it closes after 1h: see `for`",
+                "[openHTTPS]: stays a command: it is not one rule that lets %IP% in, or what takes it back",
+                "[openHTTPS]: its commands had no time limit; now each is ended after 1h: see `timeout`",
+            ]
+        );
+        assert_eq!(config.actions.len(), 3);
+    }
+
+    #[test]
+    fn each_door_becomes_what_it_did() {
+        const COMMAND: &str =
+            "[d]: stays a command: it is not one rule that lets %IP% in, or what takes it back";
+        const LIMITED: &str =
+            "[d]: its commands had no time limit; now each is ended after 1h: see `timeout`";
+        let rule =
+            |program: &str, way: &str| format!("{program} -{way} INPUT -s %IP% -p tcp --dport 22 -j ACCEPT");
+        let (open, close) = (rule("iptables", "A"), rule("iptables", "D"));
+        let (open_6, close_6) = (rule("ip6tables", "A"), rule("ip6tables", "D"));
+        for (door, body, remarks) in [
+            (format!("command={open}\nstop_command={close}"), "open = [\"tcp/22\"]\nfor = \"10s\"\n", vec![]),
+            (
+                format!(
+                    "command={open}\ncommand_6={open_6}\nstop_command={close}\nstop_command_6={close_6}\ncmd_timeout=90"
+                ),
+                "open = [\"tcp/22\"]\nfor = \"1m 30s\"\n",
+                vec![],
+            ),
+            (
+                format!("command={open}\nstop_command={close}\ncmd_timeout=0"),
+                "open = [\"tcp/22\"]\nfor = \"1s\"\n",
+                vec!["[d]: its Cmd_Timeout is 0: now it is 1s, the shortest there is"],
+            ),
+            (
+                format!("command={open}\nstop_command={close}\ncmd_timeout=-1"),
+                "open = [\"tcp/22\"]\nfor = \"365d\"\n",
+                vec!["[d]: its Cmd_Timeout is negative: it was never closed"],
+            ),
+            (
+                "open = tcp/20-25, tcp/22, tcp/25-30, udp/53\nfor = 5m\nsource = 10.0.0.0/8".to_owned(),
+                "open = [\"tcp/20-30\", \"udp/53\"]\nfor = \"5m\"\n",
+                vec!["[d]: Source is not translated: whoever has the key may knock from anywhere"],
+            ),
+            (
+                format!("command={close}"),
+                "run = [\"/bin/sh\", \"-c\", \"iptables -D INPUT -s {address} -p tcp --dport 22 -j ACCEPT\"]\ntimeout = \"1h\"\n",
+                vec!["[d]: closes what no door here opens: stays a command", LIMITED],
+            ),
+            (
+                "command=/bin/a '{x}' %IP%\nstop_command=/bin/b; /bin/c \"$X\"\ncmd_timeout=7200".to_owned(),
+                "run = [\"/bin/a\", \"{{x}}\", \"{address}\"]\ntimeout = \"1h\"\nundo = [\"/bin/sh\", \"-c\", \"/bin/b; /bin/c \\\"$X\\\"\"]\nfor = \"2h\"\n",
+                vec![COMMAND, LIMITED],
+            ),
+            (
+                "command=/bin/a\ncommand_6=/bin/b".to_owned(),
+                "run = [\"/bin/sh\", \"-c\", \"case {address} in\\u000A*:*)\\u000A/bin/b\\u000A;;\\u000A*)\\u000A/bin/a\\u000A;;\\u000Aesac\"]\ntimeout = \"1h\"\n",
+                vec![COMMAND, LIMITED],
+            ),
+            (
+                "target=10.0.0.1\none_time_sequences=/x".to_owned(),
+                "",
+                vec![
+                    "[d]: Target is not translated: knocks may go to any address of this host",
+                    "[d]: One_Time_Sequences is not needed: every knock is good once",
+                    "[d]: left out: it has no command, and does nothing but write to the log",
+                ],
+            ),
+        ] {
+            assert_eq!(
+                action(&door),
+                (body.to_owned(), remarks.into_iter().map(str::to_owned).collect()),
+                "{door}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_no_text_is_left_out() {
+        let config = Config::read(b"[d]\nsequence=1\ncommand=/bin/a \xff\n").unwrap();
+        let migrated = migrate(&config, &"bastion".parse().unwrap(), "f");
+        assert_eq!(migrated.remarks, ["[d]: left out: a command is not UTF-8 text"]);
+    }
+
+    #[test]
+    fn names_become_names_of_actions_and_stay_apart() {
+        let mut taken = BTreeSet::new();
+        for (door, action) in [
+            ("openSSH", "open-ssh"),
+            ("open ssh", "open-ssh-2"),
+            ("opencloseSMTP", "openclose-smtp"),
+            ("[x]", "x"),
+            ("\u{fffd}", "door"),
+            ("--", "door-2"),
+            ("a_name-of-more-than-thirty-two-bytes", "a_name-of-more-than-thirty"),
+        ] {
+            assert_eq!(action_name(door, &mut taken).unwrap().as_str(), action, "{door}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_config_becomes_one_that_loads(lines in proptest::collection::vec(
+            proptest::prop_oneof![
+                "\\[[a-zA-Z \"\\\\]{1,9}\\]\nsequence = 1",
+                "(start_|stop_)command(_6|) = (/bin/)?[a-z%IP{}$'\"\\\\ ;]{0,20}",
+                "command = iptables -[AID] INPUT -s %IP% -p (tcp|udp) --dport [0-9]{1,5} -j ACCEPT",
+                "stop_command = iptables -D INPUT -s %IP% -p (tcp|udp) --dport [0-9]{1,5} -j ACCEPT",
+                "cmd_timeout = -?[0-9]{1,10}", "interface = [a-z0-9/ ]{0,20}",
+            ], 0..12))
+        {
+            let text = format!("[options]\n{}", lines.join("\n"));
+            if Config::read(text.as_bytes()).is_ok() {
+                migrated(&text);
+            }
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Whether something keeps this host's clock right, as those say who know: systemd, which asks the kernel, or chrony.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::files;
+use super::process::spawn;
+
+/// Both answer at once or not at all.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// What is known of the clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discipline {
+    /// It is synchronised, says this one.
+    Kept(&'static str),
+    /// It is not.
+    Adrift,
+    /// Nobody here can tell.
+    Unknown,
+}
+
+/// Asks whether the clock is synchronised; takes a few seconds at most.
+#[must_use]
+pub fn of_clock() -> Discipline {
+    // adjtimex(2) would say it too, but there is no safe way to it here.
+    if let Ok(said) = spawn::run_to_end("timedatectl", &["show", "-p", "NTPSynchronized"], "", LIMIT)
+        && let Some(discipline) = systemd(&said)
+    {
+        return discipline;
+    }
+    if files::exists(Path::new("/run/systemd/timesync/synchronized")) {
+        return Discipline::Kept("systemd-timesyncd");
+    }
+    match spawn::run_to_end("chronyc", &["-n", "tracking"], "", LIMIT) {
+        Ok(said) => chrony(&said),
+        Err(_) => Discipline::Unknown,
+    }
+}
+
+fn systemd(said: &str) -> Option<Discipline> {
+    match said.trim() {
+        "NTPSynchronized=yes" => Some(Discipline::Kept("timedatectl")),
+        "NTPSynchronized=no" => Some(Discipline::Adrift),
+        _ => None,
+    }
+}
+
+fn chrony(said: &str) -> Discipline {
+    let status = said.lines().find_map(|line| line.strip_prefix("Leap status")?.split_once(": "));
+    match status.map(|(_, status)| status.trim()) {
+        Some("Not synchronised") => Discipline::Adrift,
+        Some(_) => Discipline::Kept("chrony"),
+        None => Discipline::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_systemd_and_chrony_say_is_understood() {
+        assert_eq!(systemd("NTPSynchronized=yes\n"), Some(Discipline::Kept("timedatectl")));
+        assert_eq!(systemd("NTPSynchronized=no\n"), Some(Discipline::Adrift));
+        assert_eq!(systemd(""), None);
+        let tracking = |status: &str| format!("Stratum         : 3\nLeap status     : {status}\n");
+        assert_eq!(chrony(&tracking("Normal")), Discipline::Kept("chrony"));
+        assert_eq!(chrony(&tracking("Insert second")), Discipline::Kept("chrony"));
+        assert_eq!(chrony(&tracking("Not synchronised")), Discipline::Adrift);
+        assert_eq!(chrony("506 Cannot talk to daemon\n"), Discipline::Unknown);
+    }
+}

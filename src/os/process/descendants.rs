@@ -1,0 +1,78 @@
+//! The processes that descend from one, also those that have left its process group: a command's deadline is theirs.
+//! Read from `/proc/PID/task/TID/children` (proc(5)); a kernel without that file shows none. A process whose parent has
+//! ended (a daemon that detached itself) is no longer a descendant.
+#![allow(clippy::disallowed_methods, reason = "a part of the place that the rule points to")]
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpgid};
+
+/// More are not looked at: a command that forks without end is ended bit by bit.
+const DESCENDANTS_MAX: usize = 4096;
+/// Looks for processes that were forked while the others were being stopped.
+const ROUNDS_MAX: usize = 8;
+
+/// Descendants of a process as they were found, each with the time of its start: a number that is used again is of
+/// another process.
+#[derive(Debug, Default)]
+pub(in crate::os) struct Descendants(BTreeMap<i32, u64>);
+
+impl Descendants {
+    /// Adds the descendants that `root` and the known ones have now. All are stopped while it looks, so that none can
+    /// fork out of its sight; with [`Self::signal_outside`] they go on.
+    pub(in crate::os) fn stop_and_find(&mut self, root: u32) {
+        let Ok(root) = i32::try_from(root) else { return };
+        self.0.retain(|&pid, &mut start| start_of(pid) == Some(start));
+        for _ in 0..ROUNDS_MAX {
+            let before = self.0.len();
+            let mut parents: Vec<i32> = std::iter::once(root).chain(self.0.keys().copied()).collect();
+            while let Some(parent) = parents.pop() {
+                for child in children_of(parent) {
+                    let Some(start) = start_of(child) else { continue };
+                    if self.0.len() < DESCENDANTS_MAX && self.0.insert(child, start).is_none() {
+                        let _ = kill(Pid::from_raw(child), Signal::SIGSTOP);
+                        parents.push(child);
+                    }
+                }
+            }
+            if self.0.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Signals all that still run and are not in the process group `group`, and lets all that were stopped go on.
+    pub(in crate::os) fn signal_outside(&self, group: u32, signal: Signal) {
+        let group = i32::try_from(group).ok().map(Pid::from_raw);
+        for (&pid, &start) in &self.0 {
+            let number = Pid::from_raw(pid);
+            if start_of(pid) == Some(start) {
+                if getpgid(Some(number)).ok() != group {
+                    let _ = kill(number, signal);
+                }
+                let _ = kill(number, Signal::SIGCONT);
+            }
+        }
+    }
+}
+
+fn children_of(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).ok();
+    let children = threads.filter_map(children);
+    children
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+/// When a process was started, in clock ticks since boot: field 22 of `/proc/PID/stat`, after a name that may have
+/// anything in it. None for one that has ended.
+fn start_of(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let is_over = matches!(fields.next(), Some("Z" | "X"));
+    fields.nth(18)?.parse().ok().filter(|_| !is_over)
+}

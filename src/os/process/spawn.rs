@@ -1,0 +1,210 @@
+//! The only place that starts processes: to the end with some input, as another process of ours, or as a command
+//! that somebody else looks after.
+#![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
+
+mod dialog;
+
+use std::io::{self, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::privileges::Identity;
+
+/// What commands find programs by.
+pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a program did not do what it was started for.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no such program.
+    #[error("{0}: not found")]
+    NotFound(String),
+    /// It could not be started or fed.
+    #[error("{0}: {1}")]
+    Io(String, String),
+    /// It ended badly; with what it said first.
+    #[error("{program}: {status}{said}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// Its exit.
+        status: ExitStatus,
+        /// The first of its error output.
+        said: String,
+    },
+}
+
+/// Runs a program to its end with this input, for at most `limit`; returns its output.
+///
+/// # Errors
+/// When it cannot be started, does not end in time or does not end well.
+pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) -> Result<String, RunError> {
+    let error = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
+        _ => RunError::Io(program.to_owned(), crate::os::files::plain(&error)),
+    };
+    let mut child = clean(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(error)?;
+    let dialog::Ended { status, output, complaint, is_cut } =
+        dialog::run(&mut child, input, limit).map_err(error)?;
+    match status {
+        None => Err(RunError::Io(program.to_owned(), format!("did not end within {} s", limit.as_secs()))),
+        Some(status) if status.success() && is_cut => {
+            Err(RunError::Io(program.to_owned(), "its output is too long".to_owned()))
+        }
+        Some(status) if status.success() => Ok(String::from_utf8_lossy(&output).into_owned()),
+        Some(status) => {
+            let complaint = String::from_utf8_lossy(&complaint);
+            let said = complaint.lines().next().map(|line| format!(": {}", line.trim())).unwrap_or_default();
+            Err(RunError::Failed { program: program.to_owned(), status, said })
+        }
+    }
+}
+
+/// Waits until a leader of its own group has ended by itself; after this time it is made to. What it started there ends
+/// with it.
+pub fn end(leader: &mut Child, within: Duration) {
+    let deadline = crate::os::clock::steady().saturating_add(within);
+    while crate::os::clock::steady() < deadline {
+        match leader.try_wait() {
+            Ok(Some(_)) | Err(_) => return kill_group(leader),
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    kill_group(leader);
+    let _ = leader.wait();
+}
+
+/// Kills a process that leads its own group, and all that it started there.
+pub fn kill_group(leader: &Child) {
+    signal_group(leader, Signal::SIGKILL);
+}
+
+pub(in crate::os) fn signal_group(leader: &Child, signal: Signal) {
+    if let Ok(pid) = i32::try_from(leader.id()) {
+        // It may just have ended by itself.
+        let _ = killpg(Pid::from_raw(pid), signal);
+    }
+}
+
+/// Starts this very program again as another process of ours: `argument`, a channel as its standard input, and
+/// maybe a socket as its standard output.
+///
+/// # Errors
+/// When that fails.
+pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>) -> io::Result<Child> {
+    let mut command = ourselves(argument);
+    // Out of reach of the terminal's Ctrl-C: it ends when we do.
+    command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
+}
+
+/// Starts this very program again as another process of ours that says something to `said`. It is in our process group,
+/// and so ends with us.
+///
+/// # Errors
+/// When that fails.
+pub fn start_to_read(argument: &str, file: Option<&Path>, said: OwnedFd) -> io::Result<Child> {
+    let mut command = ourselves(argument);
+    command.args(file).stdin(Stdio::null()).stdout(said).spawn()
+}
+
+/// Becomes this program, with a clean environment. Only an error comes back.
+pub fn become_program(program: &str, args: &[&str]) -> RunError {
+    let error = clean(program).args(args).exec();
+    match error.kind() {
+        io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
+        _ => RunError::Io(program.to_owned(), crate::os::files::plain(&error)),
+    }
+}
+
+fn ourselves(argument: &str) -> Command {
+    let journal = crate::os::env::text("JOURNAL_STREAM");
+    let level = crate::os::env::text("SPA_KNOCKD_LOG");
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("spa-knockd").arg(argument).env_clear();
+    for (name, value) in [("JOURNAL_STREAM", journal), ("SPA_KNOCKD_LOG", level)] {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// Starts a command: no shell, clean environment, `/` as its folder, no input, both outputs into `said`, a process
+/// group of its own. Of descriptors it gets no others. With an identity it is that user, in no other group and without
+/// a capability.
+pub(in crate::os) fn start(
+    argv: &[String],
+    said: PipeWriter,
+    identity: Option<Identity>,
+) -> Result<Child, RunError> {
+    let (program, args) = argv.split_first().ok_or_else(|| RunError::NotFound(String::new()))?;
+    let error = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => RunError::NotFound(program.clone()),
+        _ => RunError::Io(program.clone(), crate::os::files::plain(&error)),
+    };
+    let complaints = said.try_clone().map_err(error)?;
+    let mut command = clean(program);
+    command.args(args).stdin(Stdio::null()).stdout(said).stderr(complaints).process_group(0);
+    if let Some(Identity { uid, gid }) = identity {
+        command.gid(gid).uid(uid);
+    }
+    command.spawn().map_err(error)
+}
+
+fn clean(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").current_dir("/");
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_run_to_their_end_or_say_why_not() {
+        let limit = Duration::from_secs(10);
+        assert_eq!(run_to_end("cat", &[], "text", limit).unwrap(), "text");
+        let missing = run_to_end("/nonexistent/program", &[], "", limit).unwrap_err();
+        assert_eq!(missing.to_string(), "/nonexistent/program: not found");
+        let failed = run_to_end("sh", &["-c", "echo why >&2; exit 3"], "", limit).unwrap_err();
+        assert_eq!(failed.to_string(), "sh: exit status: 3: why");
+        // More than a pipe holds, to a program that never reads, and its child holds the pipe too.
+        let long = "x".repeat(1 << 20);
+        let hung = run_to_end("sh", &["-c", "sleep 100 & sleep 100"], &long, Duration::from_millis(200));
+        assert_eq!(hung.unwrap_err().to_string(), "sh: did not end within 0 s");
+    }
+
+    #[test]
+    fn a_process_that_outlives_the_program_and_keeps_its_pipes_is_not_waited_for() {
+        let begun = crate::os::clock::steady();
+        // In the group of the program, and in one of its own, with more input than a pipe holds.
+        for child in ["sleep 20 &", "setsid sleep 20 &"] {
+            let script = format!("{child} echo done");
+            let input = "x".repeat(1 << 20);
+            let output = run_to_end("sh", &["-c", &script], &input, Duration::from_secs(30)).unwrap();
+            assert_eq!(output, "done\n");
+        }
+        assert!(crate::os::clock::steady().saturating_sub(begun) < Duration::from_secs(15));
+    }
+
+    #[test]
+    fn an_output_that_is_too_long_to_be_kept_is_an_error() {
+        let script = "head -c 40000000 /dev/zero | tr '\\0' x";
+        let cut = run_to_end("sh", &["-c", script], "", Duration::from_secs(30));
+        assert_eq!(cut.unwrap_err().to_string(), "sh: its output is too long");
+    }
+}

@@ -1,0 +1,523 @@
+//! Link, VLAN, IPv4/IPv6 and UDP or TCP headers → a packet; a whole UDP datagram → a segment. Total: any bytes are one
+//! or none.
+//!
+//! Sources: LINKTYPE_ list of tcpdump.org, IEEE 802.1Q, RFC 791, RFC 8200, RFC 768, RFC 9293. Checksums are not looked
+//! at: what counts is signed.
+
+mod kernel_log;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub use kernel_log::{Logged, SyslogLine};
+
+use crate::knock::canonical;
+
+/// What a frame begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Ethernet, with or without VLAN tags.
+    Ethernet,
+    /// Linux cooked capture: what the `any` interface gives.
+    LinuxCooked,
+    /// Linux cooked capture, version 2: names the interface too.
+    LinuxCooked2,
+    /// An IP header at once.
+    Raw,
+    /// A protocol family of four bytes (BSD loopback).
+    Loopback,
+}
+
+/// What a frame carries from one port to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet<'a> {
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Where it was sent to.
+    pub destination: SocketAddr,
+    /// The index of the interface, where the frame tells it.
+    pub interface: Option<u32>,
+    /// What it is.
+    pub transport: Transport<'a>,
+}
+
+/// A protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport<'a> {
+    /// UDP.
+    Udp {
+        /// The payload; none where some of it comes in other fragments, or a log does not tell it.
+        payload: Option<&'a [u8]>,
+    },
+    /// TCP.
+    Tcp {
+        /// The flags.
+        flags: TcpFlags,
+    },
+}
+
+/// The flags of a TCP header (RFC 9293, section 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpFlags(u8);
+
+impl TcpFlags {
+    /// The sender has no more to say.
+    pub const FIN: Self = Self(0x01);
+    /// Opens a connection.
+    pub const SYN: Self = Self(0x02);
+    /// Breaks it off.
+    pub const RST: Self = Self(0x04);
+    /// To be handed on at once.
+    pub const PSH: Self = Self(0x08);
+    /// Acknowledges.
+    pub const ACK: Self = Self(0x10);
+    /// There is urgent data.
+    pub const URG: Self = Self(0x20);
+
+    /// Those of a header's 14th byte.
+    #[must_use]
+    pub const fn of(byte: u8) -> Self {
+        Self(byte)
+    }
+
+    /// As they stand in the header.
+    #[must_use]
+    pub const fn byte(self) -> u8 {
+        self.0
+    }
+
+    /// Whether all of these are set.
+    #[must_use]
+    pub const fn has(self, flags: Self) -> bool {
+        self.0 & flags.0 == flags.0
+    }
+}
+
+/// One UDP datagram as it stood in a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment<'a> {
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Where it was sent to.
+    pub destination: SocketAddr,
+    /// The index of the interface, where the frame tells it.
+    pub interface: Option<u32>,
+    /// The UDP payload.
+    pub payload: &'a [u8],
+}
+
+/// Why a capture's link type cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("link type {0} is not one that knocks are read from (Ethernet, Linux cooked, raw IP, loopback)")]
+pub struct UnknownLink(pub i32);
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86DD;
+const TCP: u8 = 6;
+const TCP_HEADER: usize = 20;
+const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
+/// An honest sender needs one or two.
+const EXTENSIONS_MAX: usize = 8;
+/// A customer's tag inside a provider's.
+const VLAN_TAGS_MAX: usize = 2;
+
+impl TryFrom<i32> for Link {
+    type Error = UnknownLink;
+
+    /// From the DLT_ number that libpcap tells.
+    fn try_from(dlt: i32) -> Result<Self, UnknownLink> {
+        match dlt {
+            1 => Ok(Self::Ethernet),
+            113 => Ok(Self::LinuxCooked),
+            276 => Ok(Self::LinuxCooked2),
+            // DLT_RAW on Linux, LINKTYPE_RAW, _IPV4 and _IPV6 in files.
+            12 | 101 | 228 | 229 => Ok(Self::Raw),
+            0 | 108 => Ok(Self::Loopback),
+            other => Err(UnknownLink(other)),
+        }
+    }
+}
+
+impl<'a> Packet<'a> {
+    /// The TCP or UDP packet in a frame; none if there is none whose header is whole. Of IPv4 fragments the first one is
+    /// a packet, of IPv6 fragments none is.
+    #[must_use]
+    pub fn read(link: Link, frame: &'a [u8]) -> Option<Self> {
+        let (network, interface) = skip_link(link, frame)?;
+        let network = match network.first()? >> 4 {
+            4 => Network::read_ipv4(network)?,
+            6 => Network::read_ipv6(network)?,
+            _ => return None,
+        };
+        let [s1, s0, d1, d0, ..] = *network.payload.first_chunk::<4>()?;
+        let transport = match network.protocol {
+            UDP => Transport::Udp { payload: read_udp(&network)? },
+            TCP => {
+                let [.., flags, _, _, _, _, _, _] = *network.payload.first_chunk::<TCP_HEADER>()?;
+                Transport::Tcp { flags: TcpFlags::of(flags) }
+            }
+            _ => return None,
+        };
+        Some(Self {
+            source: SocketAddr::new(canonical(network.source), u16::from_be_bytes([s1, s0])),
+            destination: SocketAddr::new(canonical(network.destination), u16::from_be_bytes([d1, d0])),
+            interface,
+            transport,
+        })
+    }
+
+    /// Whether it is one of those that sequences are made of: the first of a TCP connection, or UDP with nothing in it.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        match self.transport {
+            Transport::Udp { payload } => payload.is_some_and(<[u8]>::is_empty),
+            Transport::Tcp { flags } => {
+                let others = [TcpFlags::ACK, TcpFlags::RST, TcpFlags::FIN];
+                flags.has(TcpFlags::SYN) && !others.into_iter().any(|other| flags.has(other))
+            }
+        }
+    }
+
+    /// The UDP datagram that it is, if it is a whole one.
+    #[must_use]
+    pub fn segment(self) -> Option<Segment<'a>> {
+        let Self { source, destination, interface, transport } = self;
+        let Transport::Udp { payload: Some(payload) } = transport else { return None };
+        Some(Segment { source, destination, interface, payload })
+    }
+}
+
+impl<'a> Segment<'a> {
+    /// The UDP datagram in a frame; none if there is no whole, unfragmented one.
+    #[must_use]
+    pub fn read(link: Link, frame: &'a [u8]) -> Option<Self> {
+        Packet::read(link, frame)?.segment()
+    }
+}
+
+/// Whether a frame holds an IP fragment, the first or a later one. Of IPv6 only a fragment header at once behind the
+/// main one is looked for, where senders put it.
+#[must_use]
+pub fn is_fragment(link: Link, frame: &[u8]) -> bool {
+    const FRAGMENT: u8 = 44;
+    let fragment = |packet: &[u8]| match packet.first()? >> 4 {
+        4 => Some(u16::from_be_bytes(*packet.get(6..)?.first_chunk()?) & 0x3FFF != 0),
+        6 => Some(*packet.get(6)? == FRAGMENT),
+        _ => None,
+    };
+    skip_link(link, frame).and_then(|(packet, _)| fragment(packet)).unwrap_or(false)
+}
+
+/// The network header and what follows, and the interface's index.
+fn skip_link(link: Link, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
+    let number = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
+    match link {
+        Link::Ethernet => Some((skip_tags(number(12)?, frame.get(14..)?)?, None)),
+        Link::LinuxCooked => Some((skip_tags(number(14)?, frame.get(16..)?)?, None)),
+        Link::LinuxCooked2 => {
+            let interface = u32::from_be_bytes(*frame.get(4..)?.first_chunk()?);
+            Some((skip_tags(number(0)?, frame.get(20..)?)?, Some(interface)))
+        }
+        Link::Raw => Some((frame, None)),
+        // The family's number differs from system to system; the IP version behind it tells the same.
+        Link::Loopback => Some((frame.get(4..)?, None)),
+    }
+}
+
+fn skip_tags(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
+    for _ in 0..=VLAN_TAGS_MAX {
+        match ethertype {
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => return Some(rest),
+            // 802.1Q, 802.1ad, and the older number for the outer tag.
+            0x8100 | 0x88A8 | 0x9100 => {
+                let ([_, _, high, low], inner) = rest.split_first_chunk()?;
+                (ethertype, rest) = (u16::from_be_bytes([*high, *low]), inner);
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// An IP packet; of fragments the first.
+struct Network<'a> {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    /// Whether all of it is here.
+    whole: bool,
+    payload: &'a [u8],
+}
+
+impl<'a> Network<'a> {
+    fn read_ipv4(packet: &'a [u8]) -> Option<Self> {
+        let (header, _) = packet.split_first_chunk::<20>()?;
+        let [version_ihl, _, t1, t0, _, _, f1, f0, _, protocol, _, _, addresses @ ..] = *header;
+        // Bit 13 says that more fragments follow; those below are the place of this one.
+        let fragment = u16::from_be_bytes([f1, f0]);
+        if fragment & 0x1FFF != 0 {
+            return None;
+        }
+        let total = usize::from(u16::from_be_bytes([t1, t0]));
+        let header_length = usize::from(version_ihl & 0x0F).checked_mul(4).filter(|&length| length >= 20)?;
+        let [s3, s2, s1, s0, d3, d2, d1, d0] = addresses;
+        Some(Self {
+            source: Ipv4Addr::new(s3, s2, s1, s0).into(),
+            destination: Ipv4Addr::new(d3, d2, d1, d0).into(),
+            protocol,
+            whole: fragment & 0x2000 == 0,
+            payload: packet.get(header_length..total)?,
+        })
+    }
+
+    fn read_ipv6(packet: &'a [u8]) -> Option<Self> {
+        let (header, rest) = packet.split_first_chunk::<40>()?;
+        let [_, _, _, _, l1, l0, next, _, addresses @ ..] = *header;
+        let (source, addresses) = addresses.split_first_chunk::<16>()?;
+        let destination: &[u8; 16] = addresses.first_chunk()?;
+        let payload = rest.get(..usize::from(u16::from_be_bytes([l1, l0])))?;
+        let (protocol, payload) = skip_extensions(next, payload)?;
+        Some(Self {
+            source: Ipv6Addr::from(*source).into(),
+            destination: Ipv6Addr::from(*destination).into(),
+            protocol,
+            whole: true,
+            payload,
+        })
+    }
+}
+
+/// The payload of a UDP datagram; none of one whose other fragments follow. Nothing of one that is broken.
+fn read_udp<'a>(network: &Network<'a>) -> Option<Option<&'a [u8]>> {
+    let [.., l1, l0, _, _] = *network.payload.first_chunk::<UDP_HEADER>()?;
+    let length = usize::from(u16::from_be_bytes([l1, l0]));
+    if !network.whole {
+        return Some(None);
+    }
+    network.payload.get(UDP_HEADER..length).map(Some)
+}
+
+/// The protocol behind the extension headers, and what is left.
+fn skip_extensions(mut next: u8, mut rest: &[u8]) -> Option<(u8, &[u8])> {
+    for _ in 0..=EXTENSIONS_MAX {
+        match next {
+            UDP | TCP => return Some((next, rest)),
+            // Hop-by-hop options, routing, destination options; not the fragment header.
+            0 | 43 | 60 => {
+                let [following, units, ..] = *rest.first_chunk::<8>()?;
+                let length = usize::from(units).checked_add(1)?.checked_mul(8)?;
+                (next, rest) = (following, rest.get(length..)?);
+            }
+            _ => return None,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PAYLOAD: &[u8] = b"what the client said";
+
+    fn built(builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>) -> Vec<u8> {
+        let mut frame = Vec::new();
+        builder.write(&mut frame, PAYLOAD).unwrap();
+        frame
+    }
+
+    fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
+        PacketBuilder::ethernet2([1; 6], [2; 6])
+    }
+
+    fn expect(link: Link, frame: &[u8], interface: Option<u32>) {
+        let segment = Segment::read(link, frame).expect("a segment");
+        assert_eq!(segment.payload, PAYLOAD);
+        assert_eq!((segment.source.port(), segment.destination.port()), (4000, 62201));
+        assert_eq!(segment.interface, interface);
+    }
+
+    #[test]
+    fn datagrams_are_found_behind_every_link_type() {
+        let ip = built(PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
+        let plain = built(ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
+        expect(Link::Ethernet, &plain, None);
+        expect(Link::Raw, &ip, None);
+        expect(Link::Loopback, &[&[2, 0, 0, 0], ip.as_slice()].concat(), None);
+        expect(Link::LinuxCooked, &[&[0; 14], [8, 0].as_slice(), &ip].concat(), None);
+        let cooked2 = [&[8, 0, 0, 0, 0, 0, 0, 7], [0; 12].as_slice(), &ip].concat();
+        expect(Link::LinuxCooked2, &cooked2, Some(7));
+        let tagged_cooked = [&[0; 14], [0x81, 0, 0, 5, 8, 0].as_slice(), &ip].concat();
+        expect(Link::LinuxCooked, &tagged_cooked, None);
+    }
+
+    #[test]
+    fn datagrams_are_found_behind_tags_options_and_padding() {
+        let vlan = etherparse::VlanId::try_new(5).unwrap();
+        expect(
+            Link::Ethernet,
+            &built(ethernet().single_vlan(vlan).ipv6([1; 16], [2; 16], 64).udp(4000, 62201)),
+            None,
+        );
+        expect(
+            Link::Ethernet,
+            &built(ethernet().double_vlan(vlan, vlan).ipv4([1; 4], [2; 4], 64).udp(4000, 62201)),
+            None,
+        );
+        let mut padded = built(ethernet().ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
+        padded.extend([0xAA; 30]);
+        expect(Link::Ethernet, &padded, None);
+
+        // IPv4 with four bytes of options.
+        let plain = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
+        let mut options = plain.clone();
+        options[0] = 0x46;
+        options[3] += 4;
+        options.splice(20..20, [1, 1, 1, 0]);
+        expect(Link::Raw, &options, None);
+    }
+
+    #[test]
+    fn datagrams_are_found_behind_ipv6_extension_headers_but_not_in_fragments() {
+        let plain = built(PacketBuilder::ipv6([1; 16], [2; 16], 64).udp(4000, 62201));
+        let extended = |kinds: &[u8]| {
+            let mut frame = plain.clone();
+            for &kind in kinds.iter().rev() {
+                let next = std::mem::replace(&mut frame[6], kind);
+                frame.splice(40..40, [next, 0, 1, 4, 0, 0, 0, 0]);
+                frame[5] += 8;
+            }
+            frame
+        };
+        expect(Link::Raw, &extended(&[0]), None);
+        expect(Link::Raw, &extended(&[0, 60, 43, 60]), None);
+        assert_eq!(Segment::read(Link::Raw, &extended(&[44])), None);
+        assert_eq!(Segment::read(Link::Raw, &extended(&[60; 9])), None);
+    }
+
+    #[test]
+    fn fragments_other_protocols_and_wrong_lengths_are_no_segments() {
+        let plain = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
+        let changed = |at: usize, to: u8| {
+            let mut frame = plain.clone();
+            frame[at] = to;
+            frame
+        };
+        for (what, frame) in [
+            ("more fragments", changed(6, 0x20)),
+            ("a fragment's offset", changed(7, 1)),
+            ("TCP", changed(9, 6)),
+            ("a header of 16 bytes", changed(0, 0x44)),
+            ("IP version 5", changed(0, 0x55)),
+            ("UDP longer than IP", changed(25, 60)),
+            ("UDP shorter than its header", changed(25, 7)),
+            ("IP longer than the frame", changed(3, 200)),
+        ] {
+            assert_eq!(Segment::read(Link::Raw, &frame), None, "{what}");
+        }
+        // "Don't fragment" is no fragment.
+        expect(Link::Raw, &changed(6, 0x40), None);
+    }
+
+    #[test]
+    fn tcp_packets_are_their_ports_and_flags() {
+        let packet = |builder: etherparse::PacketBuilderStep<etherparse::TcpHeader>| {
+            let mut frame = Vec::new();
+            builder.write(&mut frame, b"more").unwrap();
+            frame
+        };
+        let v4 = || PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(4000, 22, 7, 9);
+        let v6 = || PacketBuilder::ipv6([1; 16], [2; 16], 64).tcp(4000, 22, 7, 9);
+        let all = [TcpFlags::FIN, TcpFlags::SYN, TcpFlags::RST, TcpFlags::PSH, TcpFlags::ACK, TcpFlags::URG];
+        for (frame, set) in [
+            (packet(v4()), [false; 6]),
+            (packet(v4().syn()), [false, true, false, false, false, false]),
+            (packet(v6().syn().ack(5)), [false, true, false, false, true, false]),
+            (packet(v6().fin().psh().urg(1)), [true, false, false, true, false, true]),
+            (packet(v4().rst()), [false, false, true, false, false, false]),
+        ] {
+            let read = Packet::read(Link::Raw, &frame).unwrap();
+            let Transport::Tcp { flags } = read.transport else { panic!("{read:?}") };
+            assert_eq!(all.map(|flag| flags.has(flag)), set);
+            assert_eq!((read.source.port(), read.destination.port()), (4000, 22));
+            assert_eq!(Segment::read(Link::Raw, &frame), None);
+            for length in 0..frame.len() {
+                assert_eq!(Packet::read(Link::Raw, &frame[..length]), None, "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_fragments_the_first_has_ports_and_is_no_segment() {
+        let mut frame = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
+        frame[6] = 0x20;
+        let first = Packet::read(Link::Raw, &frame).unwrap();
+        assert_eq!((first.destination.port(), first.transport), (62201, Transport::Udp { payload: None }));
+        assert_eq!(Segment::read(Link::Raw, &frame), None);
+        frame[7] = 1;
+        assert_eq!(Packet::read(Link::Raw, &frame), None, "the second");
+    }
+
+    #[test]
+    fn a_mapped_source_is_the_ipv4_address() {
+        let mapped = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
+        let frame = built(PacketBuilder::ipv6(mapped, [2; 16], 64).udp(4000, 62201));
+        let segment = Segment::read(Link::Raw, &frame).unwrap();
+        assert_eq!(segment.source.to_string(), "10.0.0.1:4000");
+    }
+
+    #[test]
+    fn every_truncation_of_a_frame_is_no_segment() {
+        let vlan = etherparse::VlanId::try_new(5).unwrap();
+        let frame = built(ethernet().double_vlan(vlan, vlan).ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
+        for length in 0..frame.len() {
+            assert_eq!(Segment::read(Link::Ethernet, &frame[..length]), None, "{length}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100_000))]
+        #[test]
+        fn any_bytes_are_a_packet_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            for link in [Link::Ethernet, Link::LinuxCooked, Link::LinuxCooked2, Link::Raw, Link::Loopback] {
+                let _ = Packet::read(link, &bytes);
+            }
+        }
+
+        #[test]
+        fn damaged_frames_are_read_as_another_parser_reads_them(at in 0_usize..62, to: u8) {
+            let mut frame = built(ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
+            let at = at % frame.len();
+            frame[at] = to;
+            if let Some(segment) = Segment::read(Link::Ethernet, &frame) {
+                let oracle = etherparse::SlicedPacket::from_ethernet(&frame).expect("the oracle reads it too");
+                let Some(etherparse::TransportSlice::Udp(udp)) = oracle.transport else {
+                    panic!("the oracle sees no UDP");
+                };
+                prop_assert_eq!(udp.payload(), segment.payload);
+                prop_assert_eq!(udp.destination_port(), segment.destination.port());
+            }
+        }
+
+        #[test]
+        fn damaged_tcp_frames_are_read_as_another_parser_reads_them(at in 0_usize..54, to: u8) {
+            let mut frame = Vec::new();
+            let builder = ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).tcp(4000, 22, 1, 2).syn();
+            builder.write(&mut frame, &[]).unwrap();
+            frame[at] = to;
+            let Ok(oracle) = etherparse::SlicedPacket::from_ethernet(&frame) else { return Ok(()) };
+            let read = Packet::read(Link::Ethernet, &frame);
+            if let Some(etherparse::TransportSlice::Tcp(tcp)) = oracle.transport {
+                let read = read.expect("what the oracle sees");
+                let Transport::Tcp { flags } = read.transport else { panic!("no TCP: {read:?}") };
+                prop_assert_eq!(read.destination.port(), tcp.destination_port());
+                let theirs = [tcp.fin(), tcp.syn(), tcp.rst(), tcp.ack()];
+                let ours = [TcpFlags::FIN, TcpFlags::SYN, TcpFlags::RST, TcpFlags::ACK].map(|f| flags.has(f));
+                prop_assert_eq!(ours, theirs);
+            }
+        }
+    }
+}

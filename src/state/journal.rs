@@ -1,0 +1,342 @@
+//! The journal's bytes: a header, records of one size, an end mark behind the last. Each carries a checksum that
+//! also covers its place and the journal's own number, so that no stale or moved bytes pass for a record. Zeros may
+//! follow, which are room for more.
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 1 | kind: 1 header, 2 common floor, 3 a key's floor, 4 an acceptance, 5 end; in the lane of port sequences: 6 a key's floor, 7 an acceptance; in that of one-time passwords: 8 a seed's floor, 9 an acceptance, 10 common floor |
+//! | 1 | 8 | key's fingerprint (header: the journal's number) |
+//! | 9 | 8 | timestamp in ms (3, 6 and 8: the greatest accepted) |
+//! | 17 | 8 | floor in ms |
+//! | 25 | 12 | id |
+//! | 37 | 3 | zeros |
+//! | 40 | 8 | checksum |
+
+use crate::auth::{Acceptance, Lane, ReplayMemory};
+use crate::crypto::{Fingerprint, checksum};
+use crate::knock::Timestamp;
+use crate::wire::Reader;
+
+/// Bytes of a record.
+pub(super) const RECORD: usize = 48;
+/// What the checksum covers besides number and place: with them it is one block of the hash.
+const CHECKED: usize = 37;
+/// Where the checksum stands.
+const SUM: usize = 40;
+/// What the first bytes of a header's id are: the format and its version.
+const FORMAT: &[u8; 12] = b"spa-knock/1\n";
+
+/// The journal's number: another one each time it is written anew.
+pub(super) type Number = [u8; 8];
+
+/// What a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Always the first.
+    Header,
+    /// What keys start from that have no memory.
+    CommonFloor(Timestamp),
+    /// The same for one-time passwords.
+    CodesFloor(Timestamp),
+    /// A key's floor in a lane, and the greatest timestamp accepted there.
+    KeyFloor(Fingerprint, Lane, Timestamp, Timestamp),
+    /// An accepted knock.
+    Accepted(Acceptance),
+    /// Nothing follows.
+    End,
+}
+
+/// What a journal's bytes amount to.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// It is whole.
+    Whole(ReplayMemory),
+    /// It is whole but for its end: the last write was cut short, or something was cut off. What it says is not all.
+    Torn(ReplayMemory),
+    /// It has nothing but its header.
+    Empty,
+    /// Some of it is not what was written.
+    Damaged,
+}
+
+/// One record at its place.
+pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] {
+    let zero = Timestamp::default();
+    let (kind, key, timestamp, floor, id) = match entry {
+        Entry::Header => (1, *number, zero, zero, *FORMAT),
+        Entry::CommonFloor(floor) => (2, [0; 8], zero, floor, [0; 12]),
+        Entry::CodesFloor(floor) => (10, [0; 8], zero, floor, [0; 12]),
+        Entry::KeyFloor(key, lane, floor, high) => {
+            (kind_of_floor(lane), *key.as_bytes(), high, floor, [0; 12])
+        }
+        Entry::Accepted(Acceptance { key, lane, timestamp, id, floor }) => {
+            (kind_of_acceptance(lane), *key.as_bytes(), timestamp, floor, id)
+        }
+        Entry::End => (5, [0; 8], zero, zero, [0; 12]),
+    };
+    let mut bytes = [0; RECORD];
+    let parts: [&[u8]; 5] =
+        [&[kind], &key, &timestamp.as_millis().to_be_bytes(), &floor.as_millis().to_be_bytes(), &id];
+    let mut room = bytes.iter_mut();
+    for (byte, room) in parts.into_iter().flatten().zip(room.by_ref()) {
+        *room = *byte;
+    }
+    let sum = sum(&bytes, number, place);
+    for (byte, room) in sum.iter().zip(bytes.iter_mut().skip(SUM)) {
+        *room = *byte;
+    }
+    bytes
+}
+
+const fn kind_of_floor(lane: Lane) -> u8 {
+    match lane {
+        Lane::Datagrams => 3,
+        Lane::Ports => 6,
+        Lane::Codes => 8,
+    }
+}
+
+const fn kind_of_acceptance(lane: Lane) -> u8 {
+    match lane {
+        Lane::Datagrams => 4,
+        Lane::Ports => 7,
+        Lane::Codes => 9,
+    }
+}
+
+/// A whole journal that says what `memory` remembers, and the number of its records without the end mark.
+pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
+    let codes = Some(memory.codes_floor()).filter(|floor| *floor > Timestamp::default());
+    let entries = [Entry::Header, Entry::CommonFloor(memory.floor())]
+        .into_iter()
+        .chain(codes.map(Entry::CodesFloor))
+        .chain(memory.floors().map(|(key, lane, floor, high)| Entry::KeyFloor(key, lane, floor, high)))
+        .chain(memory.acceptances().map(Entry::Accepted));
+    let mut bytes = Vec::new();
+    let mut count = 0;
+    for (place, entry) in (0..).zip(entries) {
+        bytes.extend(record(entry, number, place));
+        count = place;
+    }
+    let count = count.saturating_add(1);
+    bytes.extend(record(Entry::End, number, count));
+    (bytes, count)
+}
+
+/// What is appended at `place`, where the end mark stands, for these acceptances; and where that stands then.
+pub(super) fn appended<'a>(
+    acceptances: impl Iterator<Item = &'a Acceptance>,
+    number: &Number,
+    place: u64,
+) -> (Vec<u8>, u64) {
+    let mut bytes = Vec::with_capacity(RECORD.saturating_mul(2));
+    let mut next = place;
+    for acceptance in acceptances {
+        bytes.extend(record(Entry::Accepted(*acceptance), number, next));
+        next = next.saturating_add(1);
+    }
+    bytes.extend(record(Entry::End, number, next));
+    (bytes, next)
+}
+
+/// Reads a journal. Total: any bytes amount to something.
+pub(super) fn read(bytes: &[u8]) -> Content {
+    let bytes = without_room(bytes);
+    let (records, rest) = bytes.as_chunks::<RECORD>();
+    let Some((first, others)) = records.split_first() else {
+        return if bytes.is_empty() { Content::Empty } else { Content::Damaged };
+    };
+    let Some(number) = header(first) else { return Content::Damaged };
+    let mut memory = ReplayMemory::new(Timestamp::default());
+    let mut entries = 0_usize;
+    for (place, bytes) in (1..).zip(others) {
+        let left = others.len().saturating_sub(entries);
+        match entry(bytes, &number, place) {
+            Some(Entry::End) if left == 1 && rest.is_empty() => return Content::Whole(memory),
+            Some(Entry::CommonFloor(floor)) => memory.restore_start(floor, Timestamp::default()),
+            Some(Entry::CodesFloor(floor)) => memory.restore_start(Timestamp::default(), floor),
+            Some(Entry::KeyFloor(key, lane, floor, high)) => memory.restore_floor(key, lane, floor, high),
+            Some(Entry::Accepted(acceptance)) => memory.restore(&acceptance),
+            // The last write, a record and the end mark, may have been cut short anywhere.
+            None if left <= 2 && rest.is_empty() || left <= 1 => return Content::Torn(memory),
+            Some(Entry::Header | Entry::End) | None => return Content::Damaged,
+        }
+        entries = entries.saturating_add(1);
+    }
+    if entries == 0 && rest.is_empty() { Content::Empty } else { Content::Torn(memory) }
+}
+
+/// The records alone: no record is all zeros, though one may end in some.
+fn without_room(bytes: &[u8]) -> &[u8] {
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last.saturating_add(1));
+    bytes.get(..used.next_multiple_of(RECORD)).unwrap_or(bytes)
+}
+
+fn header(bytes: &[u8; RECORD]) -> Option<Number> {
+    let mut reader = Reader::new(bytes);
+    let kind = reader.u8()?;
+    let number = *reader.array()?;
+    (kind == 1 && record(Entry::Header, &number, 0) == *bytes).then_some(number)
+}
+
+fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<Entry> {
+    let mut reader = Reader::new(bytes);
+    let kind = reader.u8()?;
+    let key = Fingerprint::from_bytes(*reader.array()?);
+    let timestamp = Timestamp::from_millis(reader.u64()?);
+    let floor = Timestamp::from_millis(reader.u64()?);
+    let id = *reader.array()?;
+    let entry = match kind {
+        2 => Entry::CommonFloor(floor),
+        3 => Entry::KeyFloor(key, Lane::Datagrams, floor, timestamp),
+        4 => Entry::Accepted(Acceptance { key, lane: Lane::Datagrams, timestamp, id, floor }),
+        5 => Entry::End,
+        6 => Entry::KeyFloor(key, Lane::Ports, floor, timestamp),
+        7 => Entry::Accepted(Acceptance { key, lane: Lane::Ports, timestamp, id, floor }),
+        8 => Entry::KeyFloor(key, Lane::Codes, floor, timestamp),
+        9 => Entry::Accepted(Acceptance { key, lane: Lane::Codes, timestamp, id, floor }),
+        10 => Entry::CodesFloor(floor),
+        _ => return None,
+    };
+    // Made again, it must be the same to the bit, checksum and all.
+    (record(entry, number, place) == *bytes).then_some(entry)
+}
+
+fn sum(bytes: &[u8; RECORD], number: &Number, place: u64) -> [u8; 8] {
+    checksum(&[number, &place.to_be_bytes(), bytes.get(..CHECKED).unwrap_or_default()])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NUMBER: Number = [7; 8];
+    const WINDOW: Duration = Duration::from_secs(30);
+
+    /// Clients knock in each lane.
+    fn lane(client: u8) -> Lane {
+        [Lane::Datagrams, Lane::Ports, Lane::Codes][usize::from(client % 3)]
+    }
+
+    fn key(n: u8) -> Fingerprint {
+        Fingerprint::from_bytes([n; 8])
+    }
+
+    /// A journal as a daemon leaves it: written whole, then appended to.
+    fn journal(knocks: &[(u8, u64, u8)]) -> (Vec<u8>, ReplayMemory) {
+        let mut memory = ReplayMemory::new(Timestamp::from_millis(1_000));
+        let (mut bytes, mut place) = whole(&memory, &NUMBER);
+        for &(client, timestamp, id) in knocks {
+            let timestamp = Timestamp::from_millis(timestamp);
+            if let Ok(acceptance) = memory.accept(key(client / 3), lane(client), timestamp, [id; 12], WINDOW)
+            {
+                bytes.truncate(bytes.len() - RECORD);
+                let (more, next) = appended([acceptance].iter(), &NUMBER, place);
+                bytes.extend(more);
+                place = next;
+            }
+        }
+        (bytes, memory)
+    }
+
+    /// Whether nothing that `memory` refuses is new to `other`.
+    fn refuses_as_much(other: &ReplayMemory, memory: &ReplayMemory) -> bool {
+        memory.acceptances().all(|a| other.check(a.key, a.lane, a.timestamp, &a.id).is_err())
+            && memory
+                .floors()
+                .all(|(key, lane, floor, _)| other.check(key, lane, floor, &[0xEE; 12]).is_err())
+            && other.check(key(99), Lane::Ports, memory.floor(), &[0xEE; 12]).is_err()
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_truncation_is_damage_or_a_torn_end() {
+        let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
+        assert!(matches!(read(&bytes), Content::Whole(read) if refuses_as_much(&read, &memory)));
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            // In the last two records it could be a write that was cut short.
+            let late = bit / 8 >= bytes.len() - 2 * RECORD;
+            let content = read(&changed);
+            assert!(
+                matches!(content, Content::Damaged) || late && matches!(content, Content::Torn(_)),
+                "bit {bit}"
+            );
+        }
+        for length in 0..bytes.len() {
+            let content = read(&bytes[..length]);
+            assert!(!matches!(content, Content::Whole(_)), "length {length}");
+            assert!(!matches!(content, Content::Empty) || length <= RECORD, "length {length}");
+        }
+        // A process that is killed within a write leaves some of it, over the end mark of before and zeros.
+        let (short, _) = journal(&[(1, 50_000, 1), (2, 60_000, 2)]);
+        for written in 0..=2 * RECORD {
+            let mut torn = [short.as_slice(), &[0; 5 * RECORD]].concat();
+            let from = short.len() - RECORD;
+            torn[from..from + written].copy_from_slice(&bytes[from..from + written]);
+            let content = read(&torn);
+            // The checksum of an end mark or a record may end in zeros.
+            let whole = matches!(&content, Content::Whole(_));
+            assert!(whole == (written == 0) || written > 2 * RECORD - 8, "{written} bytes");
+            assert!(whole || matches!(content, Content::Torn(_)), "{written} bytes");
+        }
+    }
+
+    #[test]
+    fn zeros_after_the_end_mark_are_room_and_anything_else_is_damage() {
+        let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
+        for room in [1, 5, 47, 48, 49, 10 * RECORD] {
+            let padded = [bytes.clone(), vec![0; room]].concat();
+            assert!(
+                matches!(read(&padded), Content::Whole(read) if refuses_as_much(&read, &memory)),
+                "{room}"
+            );
+            for bit in bytes.len() * 8..padded.len() * 8 {
+                let mut changed = padded.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                assert!(!matches!(read(&changed), Content::Whole(_) | Content::Empty), "{room}, bit {bit}");
+            }
+        }
+        assert!(matches!(read(&[0; 4 * RECORD]), Content::Empty));
+    }
+
+    #[test]
+    fn a_journal_of_a_daemon_that_knew_of_datagrams_alone_is_adopted() {
+        let Content::Whole(memory) = read(include_bytes!("samples/datagrams.journal")) else {
+            panic!("not whole")
+        };
+        let accepted: Vec<_> = memory.acceptances().collect();
+        assert!(!accepted.is_empty() && accepted.iter().all(|a| a.lane == Lane::Datagrams));
+        for Acceptance { key, timestamp, id, .. } in accepted {
+            assert!(memory.check(key, Lane::Datagrams, timestamp, &id).is_err());
+            assert!(memory.check(key, Lane::Ports, timestamp, &id).is_ok(), "another lane");
+            assert!(memory.check(key, Lane::Ports, memory.floor(), &id).is_err(), "the common floor");
+        }
+        assert!(memory.floors().all(|(_, lane, ..)| lane == Lane::Datagrams));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_remembered_is_remembered_after_reading(
+            knocks in proptest::collection::vec((0_u8..4, 0_u64..200_000, any::<u8>()), 0..400),
+        ) {
+            let (bytes, memory) = journal(&knocks);
+            let Content::Whole(read) = read(&bytes) else { panic!("not whole") };
+            prop_assert!(refuses_as_much(&read, &memory));
+            prop_assert_eq!(read.highest(), memory.highest());
+            // And after writing it anew.
+            let (again, _) = whole(&read, &[8; 8]);
+            let Content::Whole(again) = super::read(&again) else { panic!("not whole") };
+            prop_assert!(refuses_as_much(&again, &memory));
+        }
+
+        #[test]
+        fn any_bytes_amount_to_something(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = read(&bytes);
+        }
+    }
+}

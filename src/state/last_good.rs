@@ -1,0 +1,53 @@
+//! The config that the daemon last ran with, in the state folder: commands use it while the config itself has errors.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{self, ServerConfig, Source};
+use crate::daemon::startup::Loaded;
+use crate::os::clock;
+use crate::os::files::{self, FileError, Mode};
+
+/// The file in the state folder.
+const FILE: &str = "last-good.toml";
+
+/// Remembers the config that is in force now, without its clients.
+///
+/// # Errors
+/// When it cannot be written; the one before is still there then.
+pub(crate) fn remember(loaded: &Loaded) -> Result<(), FileError> {
+    let text = files::read_text(&loaded.path)?;
+    // Changed since it was loaded: the next reload remembers it, if it is valid.
+    if !read_as(&loaded.path, &text).is_some_and(|config| same_but_for_clients(&config, &loaded.config)) {
+        return Ok(());
+    }
+    let time = clock::rfc3339(clock::wall());
+    let header =
+        format!("# {}, as the daemon loaded it at {time}. Written by spa-knockd.\n", loaded.path.display());
+    files::replace(&path(&loaded.config.state_dir), Mode::Private, (header + &text).as_bytes())
+}
+
+/// What the daemon last ran with, if that is known.
+pub(crate) fn read(state_dir: &Path) -> Option<ServerConfig> {
+    let file = path(state_dir);
+    // Whoever could write it could choose what root does with it.
+    files::check_unwritable(state_dir).and_then(|()| files::check_unwritable(&file)).ok()?;
+    read_as(&file, &files::read_text(&file).ok()?)
+}
+
+/// The file itself.
+pub(crate) fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
+
+fn read_as(file: &Path, text: &str) -> Option<ServerConfig> {
+    config::read(&Source { file: file.to_owned(), text: text.to_owned() }, &[]).ok()
+}
+
+fn same_but_for_clients(one: &ServerConfig, other: &ServerConfig) -> bool {
+    let bare = |config: &ServerConfig| ServerConfig {
+        clients: Default::default(),
+        places: config::Places::new(Path::new("")),
+        ..config.clone()
+    };
+    bare(one) == bare(other)
+}

@@ -1,0 +1,4 @@
+//! Tests of the whole state folder.
+
+mod crash_model;
+mod uses_and_codes;

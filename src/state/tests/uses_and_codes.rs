@@ -1,0 +1,225 @@
+//! What an act uses up is never given back, whatever dies when: a client with so many uses, each of whose knocks needs a
+//! code, on the simulated disk.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::crash_model::SimDisk;
+use crate::auth::{
+    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Term, Uses, Verdict,
+};
+use crate::crypto::{KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
+use crate::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
+use crate::state::replay::{Floors, ReplayState, StateError};
+use crate::wire::Datagram;
+
+const WINDOW: Duration = Duration::from_secs(30);
+const USES: u64 = 8;
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A knock with the code of so many steps from now.
+    Knock(i64),
+    Pass(u64),
+    /// kill -9, and another start.
+    Crash,
+    LosePower,
+    Restart,
+    Fail(Option<u32>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => (-1..=1_i64).prop_map(Step::Knock),
+        6 => (0..60_000_u64).prop_map(Step::Pass),
+        2 => Just(Step::Crash),
+        2 => Just(Step::LosePower),
+        1 => Just(Step::Restart),
+        2 => prop_oneof![Just(None), (2..6_u32).prop_map(Some)].prop_map(Step::Fail),
+    ]
+}
+
+struct World {
+    disk: SimDisk,
+    boot: u32,
+    now: Now,
+    keys: KeySet,
+    seed: OtpSeed,
+    nonces: u32,
+}
+
+impl World {
+    fn new() -> Self {
+        let secret = PairSecret::new(Secret::from_bytes(&[7; 32]));
+        Self {
+            disk: SimDisk::default(),
+            boot: 1,
+            now: Now { wall: Timestamp::from_millis(1_800_000_000_000), steady: Duration::from_secs(1) },
+            keys: secret.keys(&"a".parse().unwrap()),
+            seed: OtpSeed::generate(OtpHash::Sha1, OtpDigits::Eight).unwrap(),
+            nonces: 0,
+        }
+    }
+
+    fn policy(&self) -> Policy {
+        let action = Action {
+            parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
+            term: Some(Term { usual: WINDOW, max: WINDOW }),
+        };
+        let rules = ClientRules {
+            allow: BTreeSet::from(["o".parse().unwrap()]),
+            sources: BTreeSet::from([AddressPolicy::Observed]),
+            grant_prefix: PrefixLengths::SINGLE,
+            rate: None,
+            expires: None,
+            uses: Some(USES),
+            key_limit: None,
+            grants: 64,
+        };
+        let client = Client {
+            name: "c".parse().unwrap(),
+            fingerprint: self.keys.fingerprint,
+            keys: self.keys.keeper(),
+            age: KeyAge::Current,
+            otp: Some(self.seed.clone()),
+            rules,
+        };
+        Policy {
+            window: WINDOW,
+            reply: false,
+            band: None,
+            own_addresses: BTreeSet::new(),
+            actions: [("o".parse().unwrap(), action)].into(),
+            clients: vec![client],
+        }
+    }
+
+    /// A daemon, once the disk lets one start.
+    fn start(&self) -> (ReplayState<SimDisk>, Keeper) {
+        loop {
+            match ReplayState::open(self.disk.clone(), self.boot.to_string(), self.now, WINDOW) {
+                Ok((state, memory)) => {
+                    let uses = state.uses().clone();
+                    return (state, Keeper::new(self.policy(), memory).with_uses(uses));
+                }
+                Err(StateError::Damaged(..)) => {
+                    let _ = ReplayState::reset(
+                        self.disk.clone(),
+                        self.boot.to_string(),
+                        self.now,
+                        WINDOW,
+                        Floors::Keep,
+                    );
+                }
+                Err(_) => self.disk.fail_every(None),
+            }
+        }
+    }
+
+    fn knock(&mut self, code: u32) -> Datagram {
+        self.nonces += 1;
+        let mut nonce = [0; 12];
+        nonce[..4].copy_from_slice(&self.nonces.to_be_bytes());
+        let knock = Knock {
+            timestamp: self.now.wall,
+            reply: ReplyWanted::No,
+            seconds: 0,
+            otp: Some(code),
+            policy: AddressPolicy::Observed,
+            ipv4: None,
+            ipv6: None,
+            action: "o".parse().unwrap(),
+            argument: Argument::none(),
+        };
+        Datagram::seal_with(&knock, &self.keys.client(), nonce, 0).unwrap()
+    }
+}
+
+/// Steps 4 to 9 as the daemon takes them; whether it acted.
+fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, datagram: &Datagram) -> bool {
+    let knock = Authentic::from_watcher(world.keys.fingerprint, datagram.as_bytes()).unwrap();
+    let source = "192.0.2.7:4000".parse().unwrap();
+    let Verdict::Record(accepted) = keeper.judge(&knock, source, world.now) else { return false };
+    if state.record(accepted.acceptance()).is_err() {
+        return false;
+    }
+    match keeper.decide(accepted, world.now) {
+        Verdict::Pay(bill) => {
+            if state.record(bill.code().unwrap()).is_err() {
+                return false;
+            }
+            state.begin_uses(keeper.uses().clone());
+            // It may die here; what is recorded then is a use that is gone.
+            state.settle();
+            state.ended().uses.is_some_and(|recorded| recorded.is_ok())
+        }
+        Verdict::Act(_) => panic!("for nothing"),
+        _ => false,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_use_and_no_code_comes_back_whatever_dies_when(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut world = World::new();
+        let (mut state, mut keeper) = world.start();
+        let (mut acted, mut codes) = (0, Vec::new());
+        for step in steps {
+            match step {
+                Step::Knock(off) => {
+                    let of = OtpStep::of(world.now.wall).plus(off);
+                    let datagram = world.knock(world.seed.code(of));
+                    if acts(&mut state, &mut keeper, &world, &datagram) {
+                        acted += 1;
+                        prop_assert!(!codes.contains(&of), "one code twice");
+                        codes.push(of);
+                    }
+                }
+                Step::Pass(ms) => {
+                    let span = Duration::from_millis(ms);
+                    world.now.wall = world.now.wall.plus(span);
+                    world.now.steady += span;
+                    state.tend(keeper.replay(), world.now, WINDOW);
+                }
+                Step::Crash => {
+                    drop(state);
+                    (state, keeper) = world.start();
+                }
+                Step::LosePower => {
+                    drop(state);
+                    world.disk.lose_power();
+                    world.boot += 1;
+                    (state, keeper) = world.start();
+                }
+                Step::Restart => {
+                    let _ = state.close();
+                    (state, keeper) = world.start();
+                }
+                Step::Fail(every) => world.disk.fail_every(every),
+            }
+            prop_assert!(acted <= USES, "a use came back");
+        }
+    }
+}
+
+#[test]
+fn every_use_is_to_be_had_when_nothing_dies() {
+    let mut world = World::new();
+    let (mut state, mut keeper) = world.start();
+    let mut acted = 0;
+    for _ in 0..USES + 5 {
+        let datagram = world.knock(world.seed.code(OtpStep::of(world.now.wall)));
+        acted += u64::from(acts(&mut state, &mut keeper, &world, &datagram));
+        assert!(!acts(&mut state, &mut keeper, &world, &datagram), "the same knock");
+        let again = world.knock(world.seed.code(OtpStep::of(world.now.wall)));
+        assert!(!acts(&mut state, &mut keeper, &world, &again), "the same code");
+        world.now.wall = world.now.wall.plus(Duration::from_secs(30));
+        state.tend(keeper.replay(), world.now, WINDOW);
+    }
+    assert_eq!(acted, USES);
+}

@@ -1,0 +1,766 @@
+//! What is still to be undone: a file for each, there before its action begins and renamed before its undoing does,
+//! so that every end of the daemon is outlived and nothing is undone twice.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::auth::{Event, KeyAge, Record, Via};
+use crate::crypto::checksum;
+use crate::knock::{ClientName, Timestamp};
+use crate::os::clock;
+use crate::os::files::{self, FileError, Mode};
+
+/// The folder in the state folder.
+const FOLDER: &str = "undo";
+/// What follows the number of one that is being written.
+const COMING: &str = "new";
+/// What follows the number of one that has begun.
+const BEGUN: &str = "begun";
+/// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
+const UNDOINGS_MAX: usize = 4096;
+const EACH_MAX: usize = 32;
+/// Between two tries to begin one when the disk does not take it.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A command that undoes another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Undoing {
+    /// Program and arguments.
+    pub(crate) argv: Vec<String>,
+    /// When it is ended.
+    pub(crate) timeout: Duration,
+    /// The client's argument, which the command may have in it.
+    pub(crate) argument: String,
+    /// What the audit log keeps of it.
+    pub(crate) record: Record,
+}
+
+/// All that wait, the folder beside them.
+pub(crate) struct Undoings {
+    folder: PathBuf,
+    boot: String,
+    waiting: Vec<Waiting>,
+    /// How many may wait for one client.
+    each: usize,
+    next: u64,
+    /// Said once, until one can begin again.
+    failing: bool,
+}
+
+struct Waiting {
+    number: u64,
+    /// On the clock of this boot.
+    due: Duration,
+    /// When it was due before it was hastened.
+    planned: Option<Duration>,
+    undoing: Undoing,
+    origin: Origin,
+}
+
+/// Why a command is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Its time has come.
+    InTime,
+    /// Before its time: what it undoes may still be under way.
+    Hastened,
+}
+
+/// Who says that a command is to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// This daemon: an action of its config made it.
+    Config,
+    /// A file. It is not run until [`Undoings::confirm`] finds that the config makes it.
+    File,
+    /// A file, and the config does not make it. Reported once.
+    FileAlone,
+    /// This daemon, but its file is being written, or renamed as it is to be run: not now.
+    UnderWay,
+}
+
+/// One whose action has not begun.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Planned(u64);
+
+/// Work on a file that waits for the disk.
+#[must_use]
+pub(crate) struct FileWork {
+    folder: PathBuf,
+    number: u64,
+    kind: FileWorkKind,
+}
+
+enum FileWorkKind {
+    /// It is to be done later.
+    Write(String),
+    /// It is to be done now.
+    Begin,
+}
+
+impl FileWork {
+    /// Which one it is about.
+    pub(crate) const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Does it; when this returns, a power loss does not undo it.
+    ///
+    /// # Errors
+    /// When the disk does not take it. What was to be written is not there then.
+    pub(crate) fn run(self) -> Result<(), FileError> {
+        let file = self.folder.join(self.number.to_string());
+        let sync = |()| files::sync_folder(&self.folder);
+        match self.kind {
+            FileWorkKind::Begin => files::rename(&file, &file.with_extension(BEGUN)).and_then(sync),
+            FileWorkKind::Write(text) => {
+                let coming = file.with_extension(COMING);
+                files::create_new(&coming, Mode::Private, text.as_bytes())?;
+                // The action begins next: a power cut must find the name as well as the content.
+                files::rename(&coming, &file).and_then(sync).inspect_err(|_| {
+                    let _ = files::remove(&file);
+                    let _ = files::remove(&coming);
+                })
+            }
+        }
+    }
+}
+
+/// One that has begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Begun(u64);
+
+/// What an earlier daemon left that cannot be done any more; for people.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It had begun; whether it ended nobody knows.
+    Begun(Undoing),
+    /// Its file is not as it was written.
+    Damaged(PathBuf),
+}
+
+/// Why nothing can be undone later.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UndoError {
+    /// The disk does not take it.
+    #[error("undo: {0}")]
+    File(#[from] FileError),
+    /// As many wait as may.
+    #[error("undo: {UNDOINGS_MAX} are waiting already")]
+    Full,
+    /// As many wait as may of one client.
+    #[error("undo: {0} of client {1} are waiting already")]
+    FullForClient(usize, ClientName),
+}
+
+impl Undoings {
+    /// Reads what an earlier daemon left in the state folder `state`, in the boot `boot`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read.
+    pub(crate) fn open(state: &Path, boot: String) -> Result<(Self, Vec<Left>), FileError> {
+        let folder = state.join(FOLDER);
+        files::create_folder(&folder, Mode::Private)?;
+        let (waiting, each) = (Vec::new(), EACH_MAX);
+        let mut undoings = Self { folder, boot, waiting, each, next: 1, failing: false };
+        let mut left = Vec::new();
+        for path in files::list(&undoings.folder)? {
+            left.extend(undoings.take_up(&path)?);
+        }
+        undoings.waiting.sort_by_key(|waiting| waiting.number);
+        // Of two that do the same, an earlier daemon died before it took the shorter one away.
+        let all: Vec<_> = undoings.waiting.iter().map(|waiting| (waiting.number, waiting.due)).collect();
+        for (number, due) in all {
+            undoings.drop_shorter(number, due)?;
+        }
+        Ok((undoings, left))
+    }
+
+    /// Without a folder: nothing can be planned.
+    #[must_use]
+    pub(crate) fn nowhere() -> Self {
+        let (folder, boot) = (PathBuf::from("/nonexistent"), String::new());
+        Self { folder, boot, waiting: Vec::new(), each: EACH_MAX, next: 1, failing: false }
+    }
+
+    /// The same, where all of them may be one client's.
+    #[must_use]
+    pub(crate) fn shared(self) -> Self {
+        Self { each: UNDOINGS_MAX, ..self }
+    }
+
+    /// Runs what an earlier daemon left only where `makes` finds that the config, or a door, makes that very command for
+    /// the client and addresses that the file names. Whatever else could write that file cannot choose a command.
+    /// Returns those that are not run, once; they stay on the disk.
+    pub(crate) fn confirm(&mut self, makes: impl Fn(&Undoing) -> bool) -> Vec<(PathBuf, Undoing)> {
+        let mut refused = Vec::new();
+        for place in 0..self.waiting.len() {
+            let is_ours = |origin| matches!(origin, Origin::Config | Origin::UnderWay);
+            let Some(waiting) = self.waiting.get(place).filter(|waiting| !is_ours(waiting.origin)) else {
+                continue;
+            };
+            let (reported, number) = (waiting.origin == Origin::FileAlone, waiting.number);
+            let origin = if makes(&waiting.undoing) { Origin::Config } else { Origin::FileAlone };
+            if origin == Origin::FileAlone && !reported {
+                refused.push((self.file(number), waiting.undoing.clone()));
+            }
+            if let Some(waiting) = self.waiting.get_mut(place) {
+                waiting.origin = origin;
+            }
+        }
+        refused
+    }
+
+    /// Puts on record that this is to be done in `after`; nothing where it will be done later than that anyway.
+    ///
+    /// # Errors
+    /// When it is not on record. Its action must not begin then.
+    pub(crate) fn plan(&mut self, undoing: Undoing, after: Duration) -> Result<Option<Planned>, UndoError> {
+        let Some((planned, work)) = self.prepare(undoing, after)? else { return Ok(None) };
+        match work.run() {
+            Ok(()) => Ok(Some(planned)),
+            Err(error) => {
+                self.forget(&planned);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The same, but the work that puts it on record is left to the caller: a thread that may wait for the disk. Where it
+    /// fails, the plan must be forgotten.
+    ///
+    /// # Errors
+    /// When no more may wait.
+    pub(crate) fn prepare(
+        &mut self,
+        undoing: Undoing,
+        after: Duration,
+    ) -> Result<Option<(Planned, FileWork)>, UndoError> {
+        let due = clock::boot().saturating_add(after);
+        let does_the_same = |waiting: &Waiting| waiting.undoing.argv == undoing.argv && waiting.due >= due;
+        if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
+            return Ok(None);
+        }
+        let client = &undoing.record.client;
+        let of_client = |waiting: &&Waiting| waiting.undoing.record.client == *client;
+        if self.waiting.iter().filter(of_client).count() >= self.each {
+            return Err(UndoError::FullForClient(self.each, client.clone()));
+        }
+        if self.waiting.len() >= UNDOINGS_MAX {
+            return Err(UndoError::Full);
+        }
+        let number = self.next;
+        self.next = number.saturating_add(1);
+        let text = Entry::of(&undoing, &self.boot, due, after).to_text();
+        self.waiting.push(Waiting { number, due, undoing, planned: None, origin: Origin::UnderWay });
+        Ok(Some((
+            Planned(number),
+            FileWork { folder: self.folder.clone(), number, kind: FileWorkKind::Write(text) },
+        )))
+    }
+
+    /// The action has begun: this will be done, and what was to be done sooner is not.
+    pub(crate) fn keep(&mut self, Planned(number): Planned) {
+        let Some(kept) = self.waiting.iter().find(|waiting| waiting.number == number) else { return };
+        let due = kept.due;
+        let does_the_same =
+            |waiting: &Waiting| waiting.undoing.argv == kept.undoing.argv && waiting.due >= due;
+        if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
+            // That was planned at the same time.
+            return self.forget(&Planned(number));
+        }
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == number) {
+            waiting.origin = Origin::Config;
+        }
+        if let Err(error) = self.drop_shorter(number, due) {
+            log::error!("undo: {error}");
+        }
+    }
+
+    /// The action has not begun, and there is nothing to undo.
+    pub(crate) fn forget(&mut self, planned: &Planned) {
+        self.waiting.retain(|waiting| waiting.number != planned.0);
+        match files::remove(&self.file(planned.0)) {
+            Err(error) if !error.missing => log::error!("undo: {error}"),
+            _ => {}
+        }
+    }
+
+    /// What undoes these is due now.
+    pub(crate) fn hasten(&mut self, which: impl Fn(&Record) -> bool) {
+        let now = clock::boot();
+        for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.undoing.record)) {
+            if waiting.due > now {
+                waiting.planned = Some(waiting.due);
+                waiting.due = now;
+            }
+        }
+    }
+
+    /// These will not be done; whether there were any.
+    pub(crate) fn withdraw(&mut self, which: impl Fn(&Undoing) -> bool) -> bool {
+        let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.undoing)).collect();
+        for waiting in &withdrawn {
+            if let Err(error) = files::remove(&self.file(waiting.number)) {
+                log::error!("undo: {error}");
+            }
+        }
+        !withdrawn.is_empty()
+    }
+
+    /// All that wait.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Undoing> {
+        self.waiting.iter().map(|waiting| &waiting.undoing)
+    }
+
+    /// In what time the first of these is due.
+    pub(crate) fn due_of(&self, which: impl Fn(&Undoing) -> bool) -> Option<Duration> {
+        let due =
+            self.waiting.iter().filter(|waiting| which(&waiting.undoing)).map(|waiting| waiting.due).min()?;
+        Some(due.saturating_sub(clock::boot()))
+    }
+
+    /// How many wait for their time.
+    pub(crate) const fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// In what time the next one is due of those that `may` be run now.
+    pub(crate) fn next_due(&self, may: impl Fn(&Undoing, Due) -> bool) -> Option<Duration> {
+        let now = clock::boot();
+        let runs = self.waiting.iter().filter(|waiting| waiting.is_run());
+        let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.undoing, waiting.why(now)));
+        let left = runs.map(|waiting| waiting.due).min()?.saturating_sub(now);
+        Some(if self.failing { left.max(RETRY) } else { left })
+    }
+
+    /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
+    pub(crate) fn begin(&mut self, may: impl Fn(&Undoing, Due) -> bool) -> Option<(Begun, Undoing)> {
+        let work = self.prepare_to_begin(may)?;
+        let number = work.number;
+        let outcome = work.run();
+        self.begun(number, outcome)
+    }
+
+    /// The work that must be done before one is run that is due and that `may` be run now, for a thread that may wait for
+    /// the disk.
+    pub(crate) fn prepare_to_begin(&mut self, may: impl Fn(&Undoing, Due) -> bool) -> Option<FileWork> {
+        let now = clock::boot();
+        let runs = |waiting: &&mut Waiting| {
+            waiting.due <= now && waiting.is_run() && may(&waiting.undoing, waiting.why(now))
+        };
+        let waiting = self.waiting.iter_mut().find(runs)?;
+        waiting.origin = Origin::UnderWay;
+        Some(FileWork { folder: self.folder.clone(), number: waiting.number, kind: FileWorkKind::Begin })
+    }
+
+    /// That work has ended: what is to be run. It counts as done from here on, whatever comes.
+    pub(crate) fn begun(&mut self, number: u64, outcome: Result<(), FileError>) -> Option<(Begun, Undoing)> {
+        let place = self.waiting.iter().position(|waiting| waiting.number == number)?;
+        if let Err(error) = outcome {
+            // Not done now, it is done later; done twice it could not be undone.
+            if !std::mem::replace(&mut self.failing, true) {
+                log::error!("undo: cannot begin: {error}");
+            }
+            if let Some(waiting) = self.waiting.get_mut(place) {
+                waiting.origin = Origin::Config;
+                waiting.due = clock::boot().saturating_add(RETRY);
+            }
+            return None;
+        }
+        self.failing = false;
+        let waiting = self.waiting.swap_remove(place);
+        Some((Begun(number), waiting.undoing))
+    }
+
+    /// One that had begun has ended.
+    pub(crate) fn end(&self, Begun(number): Begun) {
+        if let Err(error) = files::remove(&self.file(number).with_extension(BEGUN)) {
+            log::error!("undo: {error}");
+        }
+    }
+
+    /// Takes up a file of an earlier daemon; says what it was where it cannot be done.
+    fn take_up(&mut self, path: &Path) -> Result<Option<Left>, FileError> {
+        let is = |what| path.extension().is_some_and(|extension| extension == what);
+        let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
+        let Some(number) = number else { return Ok(Some(Left::Damaged(path.to_owned()))) };
+        self.next = self.next.max(number.saturating_add(1));
+        let Some(entry) = Entry::read(&files::read_bytes(path)?) else {
+            if is(COMING) {
+                // It was not on the disk yet, and so its action had not begun.
+                files::remove(path)?;
+                return Ok(None);
+            }
+            return Ok(Some(Left::Damaged(path.to_owned())));
+        };
+        if is(COMING) {
+            // A power cut took its name back. Its action may have begun.
+            files::rename(path, &self.file(number))?;
+            files::sync_folder(&self.folder)?;
+        }
+        let left = entry.left(&self.boot);
+        let Some(undoing) = entry.undoing() else { return Ok(Some(Left::Damaged(path.to_owned()))) };
+        if is(BEGUN) {
+            files::remove(path)?;
+            return Ok(Some(Left::Begun(undoing)));
+        }
+        let due = clock::boot().saturating_add(left);
+        self.waiting.push(Waiting { number, due, undoing, planned: None, origin: Origin::File });
+        Ok(None)
+    }
+
+    /// Takes away what does the same as `number`, but sooner.
+    fn drop_shorter(&mut self, number: u64, due: Duration) -> Result<(), FileError> {
+        let Some(argv) = self.waiting.iter().find(|waiting| waiting.number == number) else { return Ok(()) };
+        let argv = argv.undoing.argv.clone();
+        let shorter = |waiting: &Waiting| {
+            let is_under_way = waiting.origin == Origin::UnderWay;
+            waiting.number != number && waiting.undoing.argv == argv && waiting.due <= due && !is_under_way
+        };
+        for waiting in self.waiting.iter().filter(|waiting| shorter(waiting)) {
+            files::remove(&self.file(waiting.number))?;
+        }
+        self.waiting.retain(|waiting| !shorter(waiting));
+        Ok(())
+    }
+
+    fn file(&self, number: u64) -> PathBuf {
+        self.folder.join(number.to_string())
+    }
+}
+
+impl Waiting {
+    fn why(&self, now: Duration) -> Due {
+        match self.planned {
+            Some(planned) if now < planned => Due::Hastened,
+            _ => Due::InTime,
+        }
+    }
+
+    /// Whether its command is known to be the config's.
+    fn is_run(&self) -> bool {
+        self.origin == Origin::Config
+    }
+}
+
+/// What waits in the state folder `state`, with its files. Changes nothing.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, Undoing)>, FileError> {
+    let undoing = |path: PathBuf| {
+        let entry = Entry::read(&files::read_bytes(&path).ok()?)?;
+        Some((path, entry.undoing()?))
+    };
+    Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(undoing).collect())
+}
+
+/// The files of the state folder `state` that are not as they were written. Changes nothing.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn damaged(state: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let is_damaged = |path: &PathBuf| {
+        let is_coming = path.extension().is_some_and(|extension| extension == COMING);
+        !is_coming && files::read_bytes(path).is_ok_and(|bytes| Entry::read(&bytes).is_none())
+    };
+    Ok(files::list(&state.join(FOLDER))?.into_iter().filter(is_damaged).collect())
+}
+
+/// What a file says. Times in milliseconds.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    /// The boot that `due` belongs to.
+    boot: String,
+    /// Since that boot.
+    due: u64,
+    /// Since the Unix epoch, for another boot.
+    due_wall: u64,
+    /// From the knock to there: it is never further away.
+    after: u64,
+    argv: Vec<String>,
+    timeout: u64,
+    /// Missing in files of a daemon that did not keep it.
+    #[serde(default)]
+    argument: String,
+    client: String,
+    action: Option<String>,
+    addresses: Vec<std::net::IpAddr>,
+    source: Option<std::net::SocketAddr>,
+    seconds: u32,
+    knock: Option<[u8; 12]>,
+    /// Missing in files of a daemon that knew of datagrams alone.
+    #[serde(default)]
+    by_ports: bool,
+}
+
+impl Entry {
+    fn of(undoing: &Undoing, boot: &str, due: Duration, after: Duration) -> Self {
+        let record = &undoing.record;
+        Self {
+            boot: boot.to_owned(),
+            due: millis(due),
+            due_wall: clock::wall().plus(after).as_millis(),
+            after: millis(after),
+            argv: undoing.argv.clone(),
+            timeout: millis(undoing.timeout),
+            argument: undoing.argument.clone(),
+            client: record.client.to_string(),
+            action: record.action.as_ref().map(ToString::to_string),
+            addresses: record.addresses.clone(),
+            source: record.source,
+            seconds: record.seconds,
+            knock: record.knock,
+            by_ports: record.via == Some(Via::Ports),
+        }
+    }
+
+    /// In what time it is due.
+    fn left(&self, boot: &str) -> Duration {
+        let left = if self.boot == boot {
+            Duration::from_millis(self.due).saturating_sub(clock::boot())
+        } else {
+            let now = clock::wall();
+            let due = Timestamp::from_millis(self.due_wall);
+            if due > now { due.distance(now) } else { Duration::ZERO }
+        };
+        left.min(Duration::from_millis(self.after))
+    }
+
+    fn undoing(self) -> Option<Undoing> {
+        Some(Undoing {
+            argv: self.argv,
+            timeout: Duration::from_millis(self.timeout),
+            argument: self.argument,
+            record: Record {
+                event: Event::Expired,
+                client: self.client.parse().ok()?,
+                key: KeyAge::Current,
+                action: self.action.map(|action| action.parse()).transpose().ok()?,
+                addresses: self.addresses,
+                source: self.source,
+                seconds: self.seconds,
+                reason: None,
+                knock: self.knock,
+                via: Some(if self.by_ports { Via::Ports } else { Via::Udp }),
+            },
+        })
+    }
+
+    fn to_text(&self) -> String {
+        // A map of texts and numbers always has a JSON form.
+        let json = serde_json::to_string(self).unwrap_or_default();
+        format!("{} {json}\n", sum(&json))
+    }
+
+    /// Nothing when a byte of it is not as it was written.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let (said, json) = text.strip_suffix('\n')?.split_once(' ')?;
+        if said != sum(json) {
+            return None;
+        }
+        serde_json::from_str(json).ok()
+    }
+}
+
+fn sum(json: &str) -> String {
+    checksum(&[json.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn undoing(word: &str) -> Undoing {
+        Undoing {
+            argv: vec!["/bin/undo".to_owned(), word.to_owned()],
+            timeout: Duration::from_secs(10),
+            argument: String::new(),
+            record: Record {
+                event: Event::Expired,
+                client: "laptop".parse().unwrap(),
+                key: KeyAge::Current,
+                action: Some("lamp".parse().unwrap()),
+                addresses: vec!["10.0.0.1".parse().unwrap()],
+                source: Some("10.0.0.1:4000".parse().unwrap()),
+                seconds: 60,
+                reason: None,
+                knock: Some([7; 12]),
+                via: Some(Via::Ports),
+            },
+        }
+    }
+
+    fn open(state: &Path) -> (Undoings, Vec<Left>) {
+        let (mut undoings, left) = Undoings::open(state, "boot-1".to_owned()).unwrap();
+        assert_eq!(undoings.confirm(|_| true), []);
+        (undoings, left)
+    }
+
+    fn plan(undoings: &mut Undoings, word: &str, after: Duration) -> bool {
+        let planned = undoings.plan(undoing(word), after).unwrap();
+        planned.map(|planned| undoings.keep(planned)).is_some()
+    }
+
+    fn waiting(undoings: &Undoings) -> Vec<&str> {
+        undoings.waiting.iter().map(|waiting| waiting.undoing.argv[1].as_str()).collect()
+    }
+
+    #[test]
+    fn what_is_planned_waits_for_the_next_daemon_and_is_begun_once() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut first, left) = open(state.path());
+        assert!(left.is_empty());
+        assert!(plan(&mut first, "soon", Duration::ZERO));
+        assert!(plan(&mut first, "later", HOUR));
+        drop(first);
+
+        let (mut second, left) = open(state.path());
+        assert!(left.is_empty());
+        assert_eq!(waiting(&second), ["soon", "later"]);
+        assert_eq!(second.next_due(|_, _| true), Some(Duration::ZERO));
+        let (begun, what) = second.begin(|_, _| true).unwrap();
+        assert_eq!(what, undoing("soon"));
+        assert_eq!(second.begin(|_, _| true), None);
+        // It dies before this one ends: nobody knows whether it has.
+        drop(second);
+        let (mut third, left) = open(state.path());
+        assert_eq!(left, [Left::Begun(undoing("soon"))]);
+        assert_eq!(waiting(&third), ["later"]);
+        assert_eq!((third.begin(|_, _| true), begun), (None, Begun(1)));
+
+        drop(third);
+        assert!(open(state.path()).1.is_empty(), "that was told");
+    }
+
+    #[test]
+    fn one_that_ended_leaves_nothing_and_one_whose_action_never_began_neither() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undoings, _) = open(state.path());
+        assert!(plan(&mut undoings, "soon", Duration::ZERO));
+        let (begun, _) = undoings.begin(|_, _| true).unwrap();
+        undoings.end(begun);
+        let planned = undoings.plan(undoing("never"), HOUR).unwrap().unwrap();
+        undoings.forget(&planned);
+        assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_later_one_takes_the_place_of_a_sooner_one_that_does_the_same_and_never_the_other_way_round() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undoings, _) = open(state.path());
+        assert!(plan(&mut undoings, "a", HOUR));
+        assert!(plan(&mut undoings, "b", HOUR));
+        assert!(!plan(&mut undoings, "a", HOUR / 2), "it is undone later anyway");
+        assert!(plan(&mut undoings, "a", HOUR * 2));
+        assert_eq!(waiting(&undoings), ["b", "a"]);
+        assert_eq!(files::list(&state.path().join(FOLDER)).unwrap().len(), 2);
+        // A daemon that dies between the two steps leaves both; the later one counts.
+        let _ = undoings.plan(undoing("b"), HOUR * 3).unwrap();
+        drop(undoings);
+        let (undoings, _) = open(state.path());
+        assert_eq!(waiting(&undoings), ["a", "b"]);
+        assert!(undoings.waiting[1].due > clock::boot() + HOUR * 2);
+    }
+
+    #[test]
+    fn in_another_boot_the_calendar_counts_and_never_for_longer_than_was_asked() {
+        let entry = Entry::of(&undoing("a"), "boot-1", clock::boot() + HOUR, HOUR);
+        let about = |left: Duration, hours: Duration| left <= hours && left + Duration::from_secs(60) > hours;
+        assert!(about(entry.left("boot-1"), HOUR));
+        assert!(about(entry.left("boot-2"), HOUR));
+        let overdue = Entry { due_wall: 1, ..Entry::of(&undoing("a"), "boot-1", HOUR, HOUR) };
+        assert_eq!(overdue.left("boot-2"), Duration::ZERO);
+        let clock_went_back = Entry { due_wall: u64::MAX, due: u64::MAX, ..overdue };
+        assert_eq!((clock_went_back.left("boot-1"), clock_went_back.left("boot-2")), (HOUR, HOUR));
+    }
+
+    #[test]
+    fn a_changed_bit_or_a_cut_file_is_damage() {
+        let text = Entry::of(&undoing("a"), "boot-1", HOUR, HOUR).to_text().into_bytes();
+        assert_eq!(Entry::read(&text).and_then(Entry::undoing), Some(undoing("a")));
+        for bit in 0..text.len() * 8 {
+            let mut changed = text.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            assert!(Entry::read(&changed).is_none(), "bit {bit}");
+            assert!(Entry::read(&text[..bit / 8]).is_none(), "length {}", bit / 8);
+        }
+        let state = tempfile::tempdir().unwrap();
+        let (undoings, _) = open(state.path());
+        let file = undoings.file(3);
+        files::create_new(&file, Mode::Private, &text[1..]).unwrap();
+        let (undoings, left) = open(state.path());
+        assert_eq!(damaged(state.path()).unwrap(), std::slice::from_ref(&file));
+        assert_eq!((left, waiting(&undoings).len()), (vec![Left::Damaged(file)], 0));
+    }
+
+    #[test]
+    fn no_more_wait_than_may_and_no_more_of_one_client() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut undoings, _) = open(state.path());
+        let of = |client: usize, word: usize| {
+            let mut undoing = undoing(&format!("{client} {word}"));
+            undoing.record.client = format!("client-{client}").parse().unwrap();
+            Waiting { number: 0, due: HOUR, planned: None, undoing, origin: Origin::Config }
+        };
+        undoings.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
+        let full = undoings.plan(of(0, EACH_MAX).undoing, HOUR).err().unwrap();
+        assert_eq!(full.to_string(), "undo: 32 of client client-0 are waiting already");
+        let other = undoings.plan(of(1, 0).undoing, HOUR).unwrap().unwrap();
+        undoings.forget(&other);
+        for client in 1..UNDOINGS_MAX / EACH_MAX {
+            undoings.waiting.extend((0..EACH_MAX).map(|word| of(client, word)));
+        }
+        assert!(matches!(undoings.plan(undoing("one more"), HOUR), Err(UndoError::Full)));
+    }
+
+    #[test]
+    fn a_file_whose_command_the_config_does_not_make_is_reported_once_kept_and_not_run() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut first, _) = open(state.path());
+        assert!(plan(&mut first, "good", Duration::ZERO));
+        assert!(plan(&mut first, "bad", Duration::ZERO));
+        drop(first);
+        let (mut second, _) = Undoings::open(state.path(), "boot-1".to_owned()).unwrap();
+        assert_eq!(second.begin(|_, _| true), None, "nothing runs before it is confirmed");
+        let is_good = |undoing: &Undoing| undoing.argv[1] == "good";
+        let refused = second.confirm(is_good);
+        assert_eq!(refused, [(second.file(2), undoing("bad"))]);
+        assert_eq!(second.confirm(is_good), [], "once");
+        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("good"));
+        assert_eq!((second.begin(|_, _| true), second.next_due(|_, _| true)), (None, None));
+        assert!(files::exists(&second.file(2)));
+        assert!(plan(&mut second, "bad", Duration::ZERO), "the same of a knock of now is run");
+        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("bad"));
+        assert_eq!(second.confirm(|_| true), [], "a config that makes it again has it run");
+    }
+
+    #[test]
+    fn a_whole_file_whose_name_a_power_cut_took_back_is_adopted_and_a_cut_one_is_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let (mut first, _) = open(state.path());
+        assert!(plan(&mut first, "whole", Duration::ZERO));
+        assert!(plan(&mut first, "cut", Duration::ZERO));
+        let [whole, cut] = [1, 2].map(|number| first.file(number));
+        drop(first);
+        let bytes = files::read_bytes(&cut).unwrap();
+        files::remove(&cut).unwrap();
+        files::create_new(&cut.with_extension(COMING), Mode::Private, &bytes[..bytes.len() / 2]).unwrap();
+        files::rename(&whole, &whole.with_extension(COMING)).unwrap();
+        let (mut second, left) = open(state.path());
+        assert_eq!((left, waiting(&second)), (vec![], vec!["whole"]));
+        assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [whole]);
+        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("whole"));
+    }
+}

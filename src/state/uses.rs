@@ -1,0 +1,87 @@
+//! The file of use counts: a client that may act once acts once. It is fsynced before each act, so that neither kill -9
+//! nor a power loss gives a use back; a journal of which anything may be missing would not do.
+
+use super::disk::Disk;
+use super::replay::StateError;
+use crate::auth::UseCounts;
+use crate::crypto::checksum;
+
+/// Its name in the state folder.
+const USES: &str = "uses";
+/// Bytes kept for the next version.
+const RESERVE: u64 = 4096;
+const FORMAT: &str = "spa-knock uses 1\n";
+
+/// What is on record. No file: nothing is.
+///
+/// # Errors
+/// When it cannot be read or is not as it was written.
+pub(super) fn remembered(disk: &impl Disk) -> Result<UseCounts, StateError> {
+    match disk.read(USES)? {
+        None => Ok(UseCounts::default()),
+        Some(bytes) => read(&bytes).ok_or_else(|| StateError::Uses(disk.place(USES))),
+    }
+}
+
+/// Puts it on record: when this returns, no power loss undoes it.
+///
+/// # Errors
+/// When that cannot be had. The old or the new counts are there.
+pub(super) fn record(disk: &impl Disk, counts: &UseCounts) -> Result<(), StateError> {
+    disk.replace(USES, text(counts).as_bytes())?;
+    Ok(())
+}
+
+/// Keeps room for the counts, so that a full disk does not stop them from being recorded. Where it has none, they are
+/// refused while it is full.
+pub(super) fn reserve(disk: &impl Disk) {
+    let written = match disk.read(USES) {
+        Ok(None) => record(disk, &UseCounts::default()),
+        _ => Ok(()),
+    };
+    if written.is_ok() {
+        let _ = disk.reserve(USES, RESERVE);
+    }
+}
+
+fn text(counts: &UseCounts) -> String {
+    let lines = counts.iter().map(|(name, count)| format!("{name} {count}\n"));
+    let body: String = std::iter::once(FORMAT.to_owned()).chain(lines).collect();
+    let sum: String = checksum(&[body.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{body}sum {sum}\n")
+}
+
+fn read(bytes: &[u8]) -> Option<UseCounts> {
+    let written = std::str::from_utf8(bytes).ok()?;
+    let mut counts = UseCounts::default();
+    let mut lines = written.lines().skip(1).peekable();
+    while let Some(line) = lines.next() {
+        // The last one is the sum, which is made again below.
+        if lines.peek().is_some() {
+            let (name, count) = line.split_once(' ')?;
+            counts.set(name.parse().ok()?, count.parse().ok()?);
+        }
+    }
+    (text(&counts) == written).then_some(counts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_as_they_were_written_or_not_at_all() {
+        let mut counts = UseCounts::default();
+        assert_eq!(read(text(&counts).as_bytes()), Some(counts.clone()));
+        counts.set("laptop".parse().unwrap(), 3);
+        counts.set("sum".parse().unwrap(), u64::MAX);
+        let text = text(&counts);
+        assert_eq!(read(text.as_bytes()), Some(counts));
+        for bit in 0..text.len() * 8 {
+            let mut bytes = text.clone().into_bytes();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(&bytes), None, "bit {bit}");
+            assert_eq!(read(&text.as_bytes()[..bit / 8]), None, "length {}", bit / 8);
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! What knocks are heard and answered with: the bound port, and a watcher that is replaced when it dies, loses an
+//! interface or is not believed any more.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::child::{Gone, Post, WatcherProcess};
+use super::restart::{Restart, SILENCE_MAX};
+use crate::config::CaptureKind;
+use crate::console::Failure;
+use crate::daemon::startup::Loaded;
+use crate::ipc::{MESSAGE, Missing, Seen, WayBack};
+use crate::os::net::udp::{Incoming, UdpPort};
+use crate::os::process::privileges::{self, Identity};
+use crate::os::{clock, files, host};
+
+/// How often a port that another process has is tried again.
+const BIND_EVERY: Duration = Duration::from_secs(5);
+
+/// The port and its watcher.
+pub(crate) struct Ears {
+    post: Post,
+    /// Bound for as long as the daemon runs, or the host would answer that nobody listens. None while another process
+    /// has the port: captures work without it, but replies leave from no other port.
+    socket: Option<UdpPort>,
+    /// When the port is tried again.
+    bind_due: Duration,
+    /// Missing while another one is on its way.
+    watcher: Option<WatcherProcess>,
+    /// It hears until another one does, even if that one hears less.
+    distrusted: bool,
+    restart: Restart,
+    /// Of watchers that have been replaced.
+    before: Seen,
+    /// How often another one took over as one died, lost an interface or was not believed.
+    restarts: u64,
+}
+
+/// What may be missing when the watcher is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// Nothing: the gate has never been closed, so a failure locks no one out and shows what is wrong.
+    First,
+    /// Interfaces: the gate is closed already, and only a daemon can open it.
+    Later,
+}
+
+impl Ears {
+    /// Binds the port and starts a watcher.
+    ///
+    /// # Errors
+    /// When the watcher does not watch, or the port that it receives from is taken.
+    pub(crate) fn open(loaded: &Loaded, start: Start) -> Result<Self, Failure> {
+        let post = loaded.post()?;
+        warn_of_nobody(&loaded.config.user, post.identity());
+        let lacking = privileges::lacking(post.identity());
+        if !lacking.is_empty() {
+            return Err(Failure::run(format_args!("watcher: {}", host::lacking(&lacking))));
+        }
+        let socket = match bind(loaded) {
+            Ok(socket) => Some(socket),
+            Err(failure) if loaded.config.capture == CaptureKind::Udp => return Err(failure),
+            Err(failure) => {
+                log::warn!(
+                    "{}\nknocks are captured, but get no reply; trying the port again",
+                    failure.text()
+                );
+                None
+            }
+        };
+        let mut ears = Self {
+            post,
+            socket,
+            bind_due: clock::steady(),
+            watcher: None,
+            distrusted: false,
+            restart: Restart::new(),
+            before: Seen::default(),
+            restarts: 0,
+        };
+        let missing = match start {
+            Start::First => Missing::Fails,
+            Start::Later => Missing::IsLost,
+        };
+        match ears.start(loaded, missing) {
+            Ok(watcher) => ears.watcher = Some(watcher),
+            Err(reason) if start == Start::Later && ears.post.misses_everything() => {
+                log::error!("{reason}\nno knock is seen until an interface is there; looking for it");
+                ears.restart.look_later();
+            }
+            Err(reason) => return Err(Failure::run(reason)),
+        }
+        Ok(ears)
+    }
+
+    /// Readable when the watcher has something to report.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.watcher.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes one report of the watcher, if there is one.
+    ///
+    /// # Errors
+    /// When the watcher is gone.
+    pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
+        self.watcher.as_mut().map_or(Ok(None), |watcher| watcher.try_recv(buffer))
+    }
+
+    /// Sends an answer from the address that was knocked at.
+    ///
+    /// # Errors
+    /// When the system does not take it, or another process has the port.
+    pub(crate) fn answer(&self, bytes: &[u8], way: WayBack) -> std::io::Result<()> {
+        let Some(socket) = &self.socket else { return Err(std::io::ErrorKind::AddrInUse.into()) };
+        socket.send(bytes, way.from, way.to, way.interface)
+    }
+
+    /// Whether replies can be sent.
+    pub(crate) const fn replies(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// The interfaces that are not captured on because they are not there, or down.
+    pub(crate) fn missing_interfaces(&self) -> Vec<String> {
+        self.post.missing_interfaces().into_iter().map(str::to_owned).collect()
+    }
+
+    /// When `mind` has something to do.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        let silent = self.watcher.as_ref().map(WatcherProcess::silent_at);
+        let bind = self.socket.is_none().then_some(self.bind_due);
+        self.restart.due().into_iter().chain(silent).chain(bind).min()
+    }
+
+    /// The watcher, if there is one.
+    pub(crate) const fn watcher(&mut self) -> Option<&mut WatcherProcess> {
+        self.watcher.as_mut()
+    }
+
+    /// Since when the watcher watches, on the steady clock.
+    pub(crate) fn since(&self) -> Option<Duration> {
+        self.watcher.as_ref().map(WatcherProcess::since)
+    }
+
+    /// How long ago the watcher last reported.
+    pub(crate) fn report_age(&self) -> Option<Duration> {
+        self.watcher.as_ref().map(|watcher| watcher.silence(clock::steady()))
+    }
+
+    /// How often the watcher had to be replaced.
+    pub(crate) const fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// What all watchers together have seen, as far as they have said so.
+    pub(crate) fn seen(&self) -> Seen {
+        let now = self.watcher.as_ref().map(WatcherProcess::seen).unwrap_or_default();
+        self.before.plus(now)
+    }
+
+    /// Ends a watcher; what it has seen still counts.
+    pub(crate) fn retire(&mut self, old: WatcherProcess) {
+        self.before = self.before.plus(old.seen());
+        drop(old);
+    }
+
+    /// The watcher is gone, or goes now.
+    pub(crate) fn lose(&mut self, why: &str) {
+        if let Some(old) = self.watcher.take() {
+            self.retire(old);
+        }
+        self.restart.postpone();
+        log::error!("{why}\nstarting another watcher in {} ms", self.restart.delay().as_millis());
+    }
+
+    /// The watcher goes on with the interfaces that are left; one that watches all of them is tried for.
+    pub(crate) fn miss(&mut self, why: &str) {
+        // Told once, not at each try that finds nothing changed.
+        if !self.restart.is_longest() {
+            log::error!("{why}\nwatching the rest, and trying this one again");
+        }
+        self.restart.postpone_unless_due();
+    }
+
+    /// The watcher is not believed any more.
+    pub(crate) fn distrust(&mut self) {
+        self.distrusted = true;
+        self.restart.hurry();
+    }
+
+    /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
+    pub(crate) fn mind(&mut self, loaded: &Loaded) -> Option<WatcherProcess> {
+        self.bind_again(loaded);
+        self.replace_if_silent();
+        if !self.restart.take_due() {
+            return None;
+        }
+        // While a watcher that is believed watches some interfaces, only one that watches all is better.
+        let is_good = self.watcher.is_some() && !self.distrusted;
+        let waits =
+            if is_good { !self.post.missing_interfaces().is_empty() } else { self.post.misses_everything() };
+        if waits && (is_good || self.watcher.is_none()) {
+            // No process is started to find out what a look shows.
+            self.restart.look_later();
+            return None;
+        }
+        let missing = if is_good { Missing::Fails } else { Missing::IsLost };
+        match self.start(loaded, missing) {
+            Ok(watcher) => {
+                log::info!("watching again");
+                self.restarts = self.restarts.saturating_add(1);
+                self.distrusted = false;
+                return self.watcher.replace(watcher);
+            }
+            Err(_) if self.watcher.is_some() => self.restart.postpone(),
+            Err(reason) => self.lose(&reason),
+        }
+        None
+    }
+
+    /// A watcher that hangs is replaced. To be called after its messages have been taken: a keeper that was stopped
+    /// itself has not seen them yet.
+    fn replace_if_silent(&mut self) {
+        let now = clock::steady();
+        let Some(mut old) = self.watcher.take_if(|watcher| watcher.silence(now) >= SILENCE_MAX) else {
+            return;
+        };
+        let seconds = old.silence(now).as_secs();
+        log::error!("the watcher has reported nothing for {seconds} s; replacing it");
+        old.kill();
+        self.retire(old);
+        self.restart.hurry();
+    }
+
+    /// Binds the port once the process that had it is gone.
+    fn bind_again(&mut self, loaded: &Loaded) {
+        let now = clock::steady();
+        if self.socket.is_some() || now < self.bind_due {
+            return;
+        }
+        self.bind_due = now.saturating_add(BIND_EVERY);
+        if let Ok(socket) = bind(loaded) {
+            log::info!("UDP port {}: ours now; knocks get replies again", loaded.config.port);
+            self.socket = Some(socket);
+        }
+    }
+
+    /// New keys for the watcher, or another watcher where it must watch elsewhere; returns the old one then.
+    ///
+    /// # Errors
+    /// When it cannot watch there; it goes on where it was.
+    pub(crate) fn change(&mut self, new: &Loaded) -> Result<Option<WatcherProcess>, Failure> {
+        let post = new.post()?;
+        if self.post == post {
+            if let Some(watcher) = &mut self.watcher
+                && watcher.instruct(&post, new.config.window, new.watched_keys()).is_err()
+            {
+                self.lose("the watcher does not listen");
+            }
+            return Ok(None);
+        }
+        let socket = match self.post.port() == post.port() {
+            true => None,
+            false => Some(bind(new)?),
+        };
+        let watcher = start(new, &post, socket.as_ref().or(self.socket.as_ref()), Missing::Fails);
+        let watcher = watcher.map_err(Failure::run)?;
+        if socket.is_some() {
+            self.socket = socket;
+        }
+        self.post = post;
+        self.distrusted = false;
+        self.restart = Restart::new();
+        Ok(self.watcher.replace(watcher))
+    }
+
+    fn start(&self, loaded: &Loaded, missing: Missing) -> Result<WatcherProcess, String> {
+        start(loaded, &self.post, self.socket.as_ref(), missing)
+    }
+}
+
+/// Processes of the same user can stop the watcher, and there may be others that run as nobody.
+pub(crate) fn warn_of_nobody(user: &str, identity: Option<Identity>) {
+    if identity.is_some() && !host::has_user(user) {
+        log::warn!(
+            "server.user: there is no user {user}: the watcher runs as nobody, whose other processes can stop it\n\
+             hint: useradd --system --home-dir /nonexistent --no-create-home --shell /usr/sbin/nologin {user}"
+        );
+    }
+}
+
+fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
+    let incoming = match loaded.config.capture {
+        CaptureKind::Pcap => Incoming::Unread,
+        CaptureKind::Udp => Incoming::Received,
+    };
+    let port = loaded.config.port;
+    UdpPort::bind(port, incoming).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("\nhint: 'ss -ulnp sport = :{port}' shows who has it; server.port sets another one")
+            }
+            _ => String::new(),
+        };
+        Failure::run(format_args!("UDP port {port}: {}{hint}", files::plain(&error)))
+    })
+}
+
+fn start(
+    loaded: &Loaded,
+    post: &Post,
+    socket: Option<&UdpPort>,
+    missing: Missing,
+) -> Result<WatcherProcess, String> {
+    WatcherProcess::start(post, missing, loaded.config.window, socket, loaded.watched_keys())
+}

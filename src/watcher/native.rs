@@ -1,0 +1,347 @@
+//! The watcher: sees datagrams, passes on those that a client signed, and can do nothing else.
+
+use std::hash::RandomState;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::flood::Pace;
+use crate::auth::{WatchedKey, Watcher};
+use crate::capture::{BandLog, Capture, Intake, Live, Next, Socket};
+use crate::config::PacketLog;
+use crate::ipc::{FromWatcher, MESSAGE, Missing, Seen, Sighting, Source, ToWatcher};
+use crate::knock::Band;
+use crate::os::net::seqpacket::{Channel, Received};
+use crate::os::net::udp::UdpPort;
+use crate::os::process::privileges::{self, Identity};
+use crate::os::process::{sandbox, signals};
+use crate::os::{clock, poll};
+
+use zeroize::Zeroizing;
+
+/// How long the loop sleeps at most, and so how often the coming minute's hints are made ahead, and the keeper is told
+/// what has been seen.
+const TICK: Duration = Duration::from_secs(10);
+/// Frames taken from one source before the others have their turn.
+const BATCH: usize = 256;
+/// Port sequences passed on before datagrams have their turn again, and how long to wait for the next one where there
+/// were too many.
+const SEQUENCES: usize = 16;
+const SEQUENCES_REST: Duration = Duration::from_millis(10);
+/// How long a flood is left to gather. A capture's ring has room for three million frames a second then.
+const REST: Duration = Duration::from_millis(1);
+
+/// Runs until the keeper closes its end of the channel.
+#[must_use]
+pub(crate) fn main() -> ExitCode {
+    crate::os::log::start_without_waiting("spa-knockd watch");
+    let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
+    if signals::ignore_all().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let Ok(mut running) = Running::start(channel) else { return ExitCode::FAILURE };
+    let ended = running.run();
+    // Closing captures takes calls that are not allowed any more; they close with the process.
+    std::mem::forget(running);
+    ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+}
+
+/// The watcher cannot go on; the keeper has been told why, if it is still there.
+struct Ended;
+
+struct Running {
+    channel: Channel,
+    captures: Vec<Box<dyn Capture>>,
+    watcher: Watcher,
+    /// What a new set of keys brings together, until it is whole.
+    coming: Coming,
+    prepared: Duration,
+    pace: Pace,
+    /// The message of a sequence that found no room. Copies of its packets would not bring it again: only a new port
+    /// does.
+    held: Option<Zeroizing<Vec<u8>>>,
+    /// Of captures that are gone.
+    intake: Option<Intake>,
+}
+
+#[derive(Default)]
+struct Coming {
+    how: Option<How>,
+    interfaces: Vec<String>,
+    log: Option<PacketLog>,
+    identity: Option<Identity>,
+    clients: Vec<WatchedKey>,
+}
+
+#[derive(Clone, Copy)]
+struct How {
+    source: Source,
+    port: u16,
+    band: Option<Band>,
+    window: Duration,
+    missing: Missing,
+}
+
+impl Running {
+    /// Receives the first orders and opens the captures.
+    fn start(channel: Channel) -> Result<Self, Ended> {
+        let mut running = Self {
+            channel,
+            captures: Vec::new(),
+            watcher: Watcher::new(Duration::ZERO, []),
+            coming: Coming::default(),
+            prepared: clock::steady(),
+            pace: Pace::default(),
+            held: None,
+            intake: None,
+        };
+        let mut buffer = Zeroizing::new([0; MESSAGE]);
+        while running.captures.is_empty() {
+            match running.channel.recv(&mut *buffer) {
+                Ok(Received::Message(length)) => running.obey(buffer.get(..length).unwrap_or_default())?,
+                Ok(Received::Nothing) => {}
+                Ok(Received::Closed) | Err(_) => return Err(Ended),
+            }
+        }
+        Ok(running)
+    }
+
+    fn run(&mut self) -> Result<(), Ended> {
+        loop {
+            let mut fds: Vec<BorrowedFd<'_>> = vec![self.channel.as_fd()];
+            fds.extend(self.captures.iter().map(|capture| capture.descriptor()));
+            let patience = match (self.captures.iter().any(|capture| capture.has_more()), &self.held) {
+                (true, _) => Duration::ZERO,
+                (false, None) if !self.watcher.has_sequences() => TICK,
+                (false, _) => SEQUENCES_REST,
+            };
+            let ready = poll::readable(&fds, patience).map_err(|_| Ended)?;
+            let mut ready = ready.into_iter();
+            if ready.next() == Some(true) && self.take_orders()? == Channels::Closed {
+                let counts = self.watcher.counts();
+                log::info!("ended; datagrams of a knock's length since the start: {counts}");
+                return Ok(());
+            }
+            // From the last on: one that is lost is taken out of the list.
+            let ready: Vec<bool> =
+                ready.zip(&self.captures).map(|(ready, capture)| ready || capture.has_more()).collect();
+            let mut taken = 0_usize;
+            for (place, _) in ready.iter().enumerate().rev().filter(|(_, ready)| **ready) {
+                taken = taken.saturating_add(self.take_datagrams(place)?);
+            }
+            self.pass_sequences()?;
+            let now = clock::now();
+            if self.pace.took(taken, now.steady)
+                && taken < BATCH
+                && self.captures.iter().all(|c| c.has_room())
+            {
+                poll::readable(&[self.channel.as_fd()], REST).map_err(|_| Ended)?;
+            }
+            if now.steady.saturating_sub(self.prepared) >= TICK {
+                self.watcher.prepare(now.wall);
+                self.prepared = now.steady;
+                self.tell_what_was_seen()?;
+            }
+        }
+    }
+
+    fn take_orders(&mut self) -> Result<Channels, Ended> {
+        let mut buffer = Zeroizing::new([0; MESSAGE]);
+        loop {
+            match self.channel.try_recv(&mut *buffer) {
+                Ok(Received::Message(length)) => self.obey(buffer.get(..length).unwrap_or_default())?,
+                Ok(Received::Nothing) => return Ok(Channels::Open),
+                Ok(Received::Closed) => return Ok(Channels::Closed),
+                Err(_) => return Err(Ended),
+            }
+        }
+    }
+
+    fn obey(&mut self, message: &[u8]) -> Result<(), Ended> {
+        match ToWatcher::read(message).ok_or(Ended)? {
+            ToWatcher::Watch { source, port, band, window, missing } => {
+                let how = How { source, port, band, window, missing };
+                self.coming = Coming { how: Some(how), ..Coming::default() };
+            }
+            ToWatcher::Interface(name) => self.coming.interfaces.push(name),
+            ToWatcher::Log(log) => self.coming.log = Some(log),
+            ToWatcher::Become(identity) => self.coming.identity = Some(identity),
+            ToWatcher::Key(key) => self.coming.clients.push(key),
+            ToWatcher::Count => self.tell_what_was_seen()?,
+            ToWatcher::Go => {
+                let coming = std::mem::take(&mut self.coming);
+                let how = coming.how.ok_or(Ended)?;
+                let starts = self.captures.is_empty();
+                let lost = if starts { self.open(how, coming.interfaces, coming.log)? } else { Vec::new() };
+                if starts {
+                    if let Some(band) = how.band {
+                        self.watcher.watch_band(band, RandomState::new());
+                    }
+                    // From here on nothing needs root, and every byte that comes is a stranger's.
+                    let waited_for = self.captures.len().saturating_add(1);
+                    let landlock = privileges::confine(coming.identity)
+                        .and_then(|()| sandbox::enter(&self.channel, waited_for))
+                        .map_err(|error| self.fail(format!("watcher: {error}")))?;
+                    log::info!("confined: seccomp, landlock ABI {landlock}");
+                }
+                self.watcher.replace_clients(how.window, coming.clients);
+                self.watcher.prepare(clock::wall());
+                if starts {
+                    self.report(&FromWatcher::Watching)?;
+                }
+                lost.into_iter().try_for_each(|reason| self.report(&FromWatcher::Lost(reason)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens what there is to watch; returns why some of it is missing, where some may be.
+    fn open(
+        &mut self,
+        how: How,
+        interfaces: Vec<String>,
+        log: Option<PacketLog>,
+    ) -> Result<Vec<String>, Ended> {
+        let How { source, port, band, missing, .. } = how;
+        let mut opened: Vec<Result<Box<dyn Capture>, String>> = match source {
+            Source::Socket => {
+                let socket = UdpPort::from_stdout().map(|socket| boxed(Socket::new(socket, port)));
+                vec![socket.map_err(|error| error.to_string())]
+            }
+            Source::Capture if interfaces.is_empty() => vec![live(None, port, band)],
+            Source::Capture => interfaces.iter().map(|name| live(Some(name), port, band)).collect(),
+        };
+        if let (Some(band), Some(log)) = (band, log) {
+            opened.push(log.open(interfaces).map(|log| boxed(BandLog(log, band))));
+        }
+        let mut lost = Vec::new();
+        for capture in opened {
+            match capture {
+                Ok(capture) => self.captures.push(capture),
+                Err(reason) => lost.push(reason),
+            }
+        }
+        if self.captures.is_empty() || (missing == Missing::Fails && !lost.is_empty()) {
+            return Err(self.fail(lost.join("\n")));
+        }
+        Ok(lost)
+    }
+
+    /// Returns how many frames there were.
+    fn take_datagrams(&mut self, place: usize) -> Result<usize, Ended> {
+        let Some(capture) = self.captures.get_mut(place) else { return Ok(0) };
+        // Read once for all of them: a batch takes less than a millisecond.
+        let now = clock::now();
+        for taken in 0..BATCH {
+            let segment = match capture.next() {
+                Ok(Next::Datagram(segment)) => segment,
+                Ok(Next::Touch(touch)) => {
+                    self.watcher.touch(touch.source, touch.to, touch.port, now.steady);
+                    continue;
+                }
+                Ok(Next::Other) => continue,
+                Ok(Next::Empty) => return Ok(taken),
+                Err(error) => return self.lose(place, error.to_string()).map(|()| taken),
+            };
+            let Ok(knock) = self.watcher.judge(segment.payload, now) else { continue };
+            let sighting = Sighting {
+                source: segment.source,
+                destination: segment.destination.ip(),
+                interface: segment.interface.unwrap_or(0),
+                knock,
+            };
+            // A keeper that is busy gets the client's next copy.
+            try_report(&self.channel, &FromWatcher::Knock(sighting))?;
+        }
+        Ok(BATCH)
+    }
+
+    /// After the datagrams, so that they find room in the channel first.
+    fn pass_sequences(&mut self) -> Result<(), Ended> {
+        for _ in 0..SEQUENCES {
+            let next = || {
+                let sequence = self.watcher.next_sequence(clock::now())?;
+                Some(FromWatcher::Sequence(sequence).to_bytes())
+            };
+            let Some(message) = self.held.take().or_else(next) else { break };
+            if try_send(&self.channel, &message)? == Sent::NoRoom {
+                self.held = Some(message);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One interface is gone; the others are still worth watching.
+    fn lose(&mut self, place: usize, reason: String) -> Result<(), Ended> {
+        let mut capture = self.captures.remove(place);
+        self.intake = self.intake.into_iter().chain(capture.intake()).reduce(Intake::plus);
+        // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.
+        std::mem::forget(capture);
+        if self.captures.is_empty() {
+            self.tell_what_was_seen()?;
+            Err(self.fail(reason))
+        } else {
+            self.report(&FromWatcher::Lost(reason))
+        }
+    }
+
+    /// Numbers alone, and never waited for: a keeper that is busy gets the next ones.
+    fn tell_what_was_seen(&mut self) -> Result<(), Ended> {
+        let captures = self.captures.iter_mut().filter_map(|capture| capture.intake());
+        let intake = self.intake.into_iter().chain(captures).reduce(Intake::plus);
+        let seen = FromWatcher::Seen(Seen { counts: self.watcher.counts(), intake });
+        // Before the totals: who asked for those has all of it when they come.
+        let mut ended = None;
+        self.watcher.report_throttled(|fingerprint, count| {
+            let sent = try_send(&self.channel, &FromWatcher::Throttled(fingerprint, count).to_bytes());
+            sent.map_err(|error| ended = Some(error)).is_ok_and(|sent| sent == Sent::Whole)
+        });
+        ended.map_or(Ok(()), Err)?;
+        try_report(&self.channel, &seen)
+    }
+
+    fn report(&self, report: &FromWatcher<'_>) -> Result<(), Ended> {
+        self.channel.send(&report.to_bytes()).map_err(|_| Ended)
+    }
+
+    fn fail(&self, reason: String) -> Ended {
+        // If the keeper is gone too, nobody is left to be told.
+        let _ = self.report(&FromWatcher::Failed(reason));
+        Ended
+    }
+}
+
+/// Reports if there is room for it.
+fn try_report(channel: &Channel, report: &FromWatcher<'_>) -> Result<(), Ended> {
+    try_send(channel, &report.to_bytes()).map(|_| ())
+}
+
+fn try_send(channel: &Channel, message: &[u8]) -> Result<Sent, Ended> {
+    match channel.try_send(message) {
+        Ok(()) => Ok(Sent::Whole),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(Sent::NoRoom),
+        Err(_) => Err(Ended),
+    }
+}
+
+/// Whether a message is under way.
+#[derive(PartialEq, Eq)]
+enum Sent {
+    Whole,
+    NoRoom,
+}
+
+fn live(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Box<dyn Capture>, String> {
+    Live::open(interface, port, band).map(boxed).map_err(|error| error.to_string())
+}
+
+fn boxed(capture: impl Capture + 'static) -> Box<dyn Capture> {
+    Box::new(capture)
+}
+
+#[derive(PartialEq, Eq)]
+enum Channels {
+    Open,
+    Closed,
+}
