@@ -6,7 +6,6 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::ConfigErrors;
 use crate::os::files::{FileError, plain};
 use crate::os::{log as os_log, terminal};
 use wrap::wrapped;
@@ -35,6 +34,11 @@ impl Failure {
         Self { code: Self::USAGE, messages: vec![message.to_string()] }
     }
 
+    /// A config says these things that are wrong.
+    pub(crate) fn configs(messages: Vec<String>) -> Self {
+        Self { code: Self::CONFIG, messages }
+    }
+
     /// A config of another program says something wrong.
     pub(crate) fn config(message: impl Display) -> Self {
         Self { code: Self::CONFIG, messages: vec![message.to_string()] }
@@ -61,16 +65,15 @@ impl Failure {
     }
 }
 
-impl From<ConfigErrors> for Failure {
-    fn from(errors: ConfigErrors) -> Self {
-        Self { code: Self::CONFIG, messages: errors.problems().iter().map(ToString::to_string).collect() }
-    }
-}
-
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
         Self::run(error)
     }
+}
+
+/// Ports as they are told.
+pub(crate) fn listed(ports: &[String]) -> String {
+    if ports.is_empty() { "no port".to_owned() } else { ports.join(", ") }
 }
 
 /// Prints an error.

@@ -6,7 +6,7 @@
 //! dispatch                              which part of spa-knockd a command line starts
 //! daemon  admin  client                 the keeper; the commands of the administrator; the client
 //! legacy                                everything of knockd
-//! supervisor  watcher  gate  state  control
+//! supervisor  watcher  gate  state  control  audit
 //! config  ipc
 //! capture  firewall
 //! os  packet  manual  console           the edge: files, packets, netlink, processes, privileges, the clock
@@ -24,6 +24,8 @@ compile_error!("swap-act-and-record makes a daemon that believes knocks twice: i
 
 #[cfg(feature = "server")]
 mod admin;
+#[cfg(feature = "server")]
+mod audit;
 pub mod auth;
 #[cfg(feature = "server")]
 pub mod capture;

@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::config::setup::Setup;
 use crate::config::{self, Backend, ConfigErrors, ServerConfig};
 use crate::console::{Failure, tell};
 use crate::control::{self, Answer, Heard, Question};
-use crate::daemon::startup::Loaded;
 use crate::gate::lock;
 use crate::state::{self, last_good};
 
@@ -23,7 +23,7 @@ pub(crate) struct Facts {
     /// What opened and closed ports when the daemon last ran, else what is to do so.
     pub(crate) backend: Backend,
     /// What the gate consists of, without clients; missing where no valid config is left.
-    pub(crate) plan: Option<Loaded>,
+    pub(crate) plan: Option<Setup>,
     /// Where a daemon may answer.
     controls: Vec<PathBuf>,
 }
@@ -49,13 +49,7 @@ impl Facts {
         let usable = valid.ok().or(last_good);
         let plan = usable.map(|config| {
             let config = ServerConfig { state_dir: state_dir.clone(), ..config };
-            Loaded {
-                path: path.to_owned(),
-                config,
-                clients: Vec::new(),
-                legacy: None,
-                revoked: Default::default(),
-            }
+            Setup::without_clients(path, config)
         });
         Self { state_dir, backend, plan, controls }
     }

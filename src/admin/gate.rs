@@ -5,19 +5,17 @@ use std::fs::File;
 use std::time::Duration;
 
 use super::facts::Facts;
-use super::grants::unexpected;
 use crate::config::Backend;
-use crate::console::{Failure, tell};
+use crate::console::{Failure, listed, tell};
+use crate::control::words::{self, unexpected};
 use crate::control::{Answer, Heard, OnOff, Question};
-use crate::daemon::startup;
 use crate::firewall::{FirewallError, Iptables, LoadedGates, Mode};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::Standing;
 use crate::gate::takeover;
 use crate::knock::ClientName;
-use crate::os::clock;
 use crate::os::files::FileError;
-use crate::state;
+use crate::{gate, state};
 
 /// Closes or opens the gate.
 ///
@@ -33,15 +31,6 @@ pub(crate) fn gate(
         (OnOff::Off, Some(_)) => Err(Failure::usage("gate off: only `gate on` can be on trial")),
         (OnOff::Off, None) => open(facts),
         (OnOff::On, trial) => close(facts, trial, by),
-    }
-}
-
-/// What is to become of the gate.
-pub(crate) fn standing(to: OnOff, trial: Option<Duration>) -> Standing {
-    match (to, trial) {
-        (OnOff::Off, _) => Standing::Off,
-        (OnOff::On, None) => Standing::On,
-        (OnOff::On, Some(trial)) => Standing::Trial(clock::boot().saturating_add(trial)),
     }
 }
 
@@ -183,9 +172,9 @@ fn close_without_daemon(
         )));
     }
     let _locks = (lock_state(facts)?, lock_gate("try again")?);
-    let mut gatehouse = plan.gatehouse(Standing::read(&facts.state_dir)?)?;
+    let mut gatehouse = gate::config::open(plan, Standing::read(&facts.state_dir)?)?;
     gatehouse.set_confirmer(by);
-    gatehouse.change(standing(OnOff::On, trial), plan).map_err(Failure::run)?;
+    gatehouse.change(words::standing(OnOff::On, trial), plan).map_err(Failure::run)?;
     gatehouse.rest().map_err(Failure::run)?;
     if let Some(error) = gatehouse.unremembered() {
         not_remembered(&error.to_string());
@@ -221,7 +210,7 @@ fn mode(facts: &Facts) -> Mode {
 /// The ports that the running daemon protects.
 fn protected(facts: &Facts) -> String {
     match facts.ask(&Question::Status {}) {
-        Ok(Heard::Answer(Answer::Status { status })) => startup::listed(&status.gate.protect),
+        Ok(Heard::Answer(Answer::Status { status })) => listed(&status.gate.protect),
         _ => "the protected ports".to_owned(),
     }
 }

@@ -2,27 +2,8 @@
 
 use super::facts::Facts;
 use crate::console::{Failure, print, table, tell};
+use crate::control::words::unexpected;
 use crate::control::{Answer, GrantLine, Question};
-use crate::crypto::checksum;
-use crate::firewall::Live;
-
-/// What names a grant: the same for as long as it is renewed.
-pub(crate) fn number(live: &Live) -> String {
-    let what = format!("{} {} {} {}", live.client, live.action, live.passage.source(), live.passage.way);
-    checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// A grant as it is told.
-pub(crate) fn line(live: &Live) -> GrantLine {
-    GrantLine {
-        grant: number(live),
-        client: live.client.to_string(),
-        action: live.action.to_string(),
-        from: live.passage.source(),
-        opens: live.passage.way.to_string(),
-        seconds: live.left.as_secs(),
-    }
-}
 
 /// Prints the live grants, those that end first on top.
 ///
@@ -80,14 +61,6 @@ pub(crate) fn revoke(facts: &Facts, grant: Option<String>) -> Result<(), Failure
             Ok(())
         }
         other => Err(unexpected(other)),
-    }
-}
-
-/// What an answer means that does not belong to its question.
-pub(crate) fn unexpected(answer: Answer) -> Failure {
-    match answer {
-        Answer::Failed { reason } => Failure::run(reason),
-        _ => Failure::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
     }
 }
 

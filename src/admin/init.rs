@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::check::{needed_rules, suggest_backend, suggest_mode};
-use crate::config::{self, Audit, CLIENTS_FOLDER};
+use crate::config::{self, Audit, CLIENTS_FOLDER, host_id, quoted};
 use crate::console::{Failure, tell};
 use crate::firewall;
 use crate::knock::{Door, Ports, Protocol, ServerId};
 use crate::os::files::{self, Mode};
-use crate::os::host;
 
 /// Where the config lies, unless another place is given.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/spa-knock/spa-knockd.toml";
@@ -96,19 +95,6 @@ fn created(path: &Path) {
     tell(format_args!("created: {}", path.display()));
 }
 
-/// What this host is called.
-///
-/// # Errors
-/// When that is no id.
-pub(crate) fn host_id() -> Result<ServerId, Failure> {
-    let name = host::name().unwrap_or_default();
-    ServerId::from_typed(&name).map_err(|error| {
-        Failure::usage(format_args!(
-            "this host's name {name:?}: {error}\nhint: give the server an id: --id NAME"
-        ))
-    })
-}
-
 /// The template with this id and mode, and with paths beside the config when it lies at a place of its own.
 fn first_config(
     path: &Path,
@@ -154,16 +140,6 @@ fn with_line(text: &str, key: &str, value: &str) -> String {
         if line.starts_with(&shown) { format!("{key} = {value}\n") } else { format!("{line}\n") }
     };
     text.lines().map(line).collect()
-}
-
-/// A TOML string.
-pub(crate) fn quoted(text: &str) -> String {
-    let escape = |c: char| match c {
-        '"' | '\\' => format!("\\{c}"),
-        c if c.is_control() => format!("\\u{:04X}", u32::from(c)),
-        c => c.to_string(),
-    };
-    format!("\"{}\"", text.chars().map(escape).collect::<String>())
 }
 
 fn say_what_next(path: &Path, config: &config::ServerConfig) {

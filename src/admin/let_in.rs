@@ -6,20 +6,15 @@ use std::time::Duration;
 
 use super::args::LetIn;
 use super::facts::Facts;
-use super::grants::unexpected;
-use crate::auth::{Event, Grant, KeyAge, PlainDoor, Record};
+use crate::audit::AuditLog;
 use crate::config::CONSOLE;
-use crate::console::{Failure, tell};
+use crate::console::{Failure, listed, tell};
+use crate::control::words::unexpected;
 use crate::control::{Answer, Heard, Question};
-use crate::daemon::audit::AuditLog;
-use crate::daemon::startup;
 use crate::firewall::{GateKind, Iptables, LoadedGates};
-use crate::knock::{ClientName, Ports};
-use crate::os::{clock, host};
+use crate::gate::console_grants::{ACTION, grants, record};
+use crate::os::clock;
 use crate::state;
-
-/// By which action.
-const ACTION: &str = "let-in";
 
 /// Lets an address in.
 ///
@@ -58,37 +53,6 @@ pub(crate) fn let_in(facts: &Facts, asked: &LetIn) -> Result<(), Failure> {
         }
         None => Ok(()),
     }
-}
-
-/// The grants that let `address` in to these ports from the console.
-///
-/// # Errors
-/// When it is no address that can be let in.
-pub(crate) fn grants(address: IpAddr, ports: Vec<Ports>, time: Duration) -> Result<Vec<Grant>, String> {
-    let (Ok(client), Ok(action)) = (CONSOLE.parse(), ACTION.parse()) else { return Ok(Vec::new()) };
-    let door = PlainDoor { ports, term: time, client, action };
-    door.grants(address, &host::own_addresses()).map_err(|rejection| format!("{address}: {rejection}"))
-}
-
-/// What the audit log keeps of it.
-pub(crate) fn record(address: IpAddr, time: Duration) -> Option<Record> {
-    Some(Record {
-        event: Event::Granted,
-        client: CONSOLE.parse().ok()?,
-        key: KeyAge::Current,
-        action: ACTION.parse().ok(),
-        addresses: vec![address],
-        source: None,
-        seconds: u32::try_from(time.as_secs()).unwrap_or(u32::MAX),
-        reason: None,
-        knock: None,
-        via: None,
-    })
-}
-
-/// Whether this is the name of grants from the console.
-pub(crate) fn is_console(name: &ClientName) -> bool {
-    name.as_str() == CONSOLE
 }
 
 /// In each gate that the kernel has; the ports that are open now.
@@ -138,7 +102,7 @@ fn tell_opened(address: IpAddr, ports: &[String], time: Duration) -> Result<(), 
     } else {
         tell(format_args!(
             "{address}: let in to {} for {}",
-            startup::listed(ports),
+            listed(ports),
             humantime::format_duration(Duration::from_secs(time.as_secs()))
         ));
     }

@@ -1,9 +1,9 @@
 //! Telling a running daemon that its config, clients or keys have changed.
 
 use super::facts::Facts;
-use super::grants::unexpected;
 use crate::config::ServerConfig;
 use crate::console::{Failure, tell};
+use crate::control::words::unexpected;
 use crate::control::{self, Answer, Heard, Question};
 
 /// Has a running daemon take up what has changed of `subject`, and says whether it has.

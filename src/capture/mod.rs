@@ -8,6 +8,7 @@ mod pcap_handle;
 mod pcap_live;
 
 mod filter;
+mod settings;
 mod socket;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ pub use kernel_log::{BandLog, Log, LogForm, kernel_said};
 pub use legacy::Sequences;
 pub use pcap_file::{Frame, Trace};
 pub use pcap_live::Live;
+pub use settings::{CaptureKind, LogSource, PacketLog};
 pub use socket::Socket;
 
 use crate::knock::{Band, Timestamp};

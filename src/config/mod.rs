@@ -3,6 +3,10 @@
 #[cfg(feature = "server")]
 pub(crate) mod client_keys;
 mod datetime;
+#[cfg(feature = "server")]
+pub(crate) mod revoked_keys;
+#[cfg(feature = "server")]
+pub(crate) mod setup;
 
 #[cfg(feature = "server")]
 mod actions;
@@ -17,25 +21,29 @@ mod profile;
 mod sections;
 #[cfg(feature = "server")]
 mod server;
-
-pub use datetime::{Instant, InvalidInstant};
-pub use document::{Document, Table, Value, written};
-pub use problem::{ConfigErrors, Place, Places, Problem, full_name};
-pub use profile::{Profile, ProfileError};
-/// The UDP port that knocks are sent to, unless another is configured.
-pub const KNOCK_PORT: u16 = 62_201;
+#[cfg(feature = "server")]
+mod write;
 
 #[cfg(feature = "server")]
 pub use clients::CONSOLE;
+pub use datetime::{Instant, InvalidInstant};
+pub use document::{Document, Table, Value, written};
 #[cfg(feature = "server")]
 pub use load::{
     CLIENTS_FOLDER, Source, load, load_client_files, load_main, load_trusted, load_with, outline, read,
     writers,
 };
+pub use problem::{ConfigErrors, Place, Places, Problem, full_name};
+pub use profile::{Profile, ProfileError};
 #[cfg(feature = "server")]
 pub use sections::USER;
 #[cfg(feature = "server")]
 pub use server::{
-    Audit, AuditSettings, Backend, CaptureKind, ClientEntry, Interfaces, Legacy, LogSource, MetricsPlace,
-    Outline, PacketLog, PreviousKey, ServerConfig,
+    Audit, AuditSettings, Backend, ClientEntry, Interfaces, Legacy, MetricsPlace, Outline, PreviousKey,
+    ServerConfig,
 };
+#[cfg(feature = "server")]
+pub(crate) use write::{host_id, quoted};
+
+/// The UDP port that knocks are sent to, unless another is configured.
+pub const KNOCK_PORT: u16 = 62_201;

@@ -167,6 +167,13 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
+#[cfg(feature = "server")]
+impl From<ConfigErrors> for crate::console::Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::configs(errors.problems().iter().map(ToString::to_string).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

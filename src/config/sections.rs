@@ -10,10 +10,10 @@ use super::clients::GRANTS;
 use super::document::{Table, Value};
 use super::server::Outline;
 use super::{
-    Audit, AuditSettings, Backend, CaptureKind, Interfaces, KNOCK_PORT, Legacy, LogSource, MetricsPlace,
-    PacketLog, Places, ServerConfig,
+    Audit, AuditSettings, Backend, Interfaces, KNOCK_PORT, Legacy, MetricsPlace, Places, ServerConfig,
 };
 use crate::auth::{Action, KeyLimit};
+use crate::capture::{CaptureKind, LogSource, PacketLog};
 use crate::crypto::is_host;
 use crate::firewall::{Failsafe, Mode, PacketMark};
 use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Places;
 use crate::auth::{Action, ClientRules, KeyLimit, Part};
+use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, Mode};
 use crate::knock::{ActionName, Band, ClientName, Ports, ServerId, Timestamp};
 
@@ -116,24 +117,6 @@ pub struct Legacy {
     pub log: Option<PacketLog>,
 }
 
-/// A log that the kernel writes of packets, as firewall rules tell it to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PacketLog {
-    /// Where it is.
-    pub source: LogSource,
-    /// What the rule puts in front, at most 127 printable ASCII characters.
-    pub prefix: String,
-}
-
-/// Where the kernel's log is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogSource {
-    /// In a file of a syslog daemon; an absolute path of at most 300 bytes.
-    File(PathBuf),
-    /// In systemd's journal.
-    Journal,
-}
-
 /// Where knocks are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interfaces {
@@ -141,15 +124,6 @@ pub enum Interfaces {
     Any,
     /// On these, by name; at least one, each 1 to 15 bytes without `/` and white space.
     Named(Vec<String>),
-}
-
-/// How knocks are seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CaptureKind {
-    /// With libpcap, in front of the firewall.
-    Pcap,
-    /// With an ordinary UDP socket.
-    Udp,
 }
 
 /// Where metrics are served.

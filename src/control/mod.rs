@@ -3,6 +3,7 @@
 
 pub(crate) mod prometheus;
 pub(crate) mod status;
+pub(crate) mod words;
 
 mod answering;
 

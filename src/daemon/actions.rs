@@ -5,11 +5,11 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::startup::Loaded;
 use crate::auth::{
     Cause, Effect, Event, Explanation, Order, Outcome, Record, Rejection, Ticket, Undoing as ToUndo,
     undo_is_of,
 };
+use crate::config::setup::Setup;
 use crate::control::status::CommandsState;
 use crate::firewall::{FirewallError, Live, Opened, Outcome as Closed, Request, RequestId};
 use crate::gate::state::Standing;
@@ -197,7 +197,7 @@ impl Deeds {
     }
 
     /// Does what the order says, one thing after the other, as far as it can be done now.
-    pub(crate) fn act(&mut self, underway: &mut Underway, loaded: &Loaded) -> Carried {
+    pub(crate) fn act(&mut self, underway: &mut Underway, setup: &Setup) -> Carried {
         while let Some(effect) = underway.order.effects().get(underway.next) {
             let request = match effect {
                 Effect::Open(grants) => Request::Grant(grants.clone()),
@@ -216,7 +216,7 @@ impl Deeds {
                     None => continue,
                 },
             };
-            match self.gatehouse.begin(request, loaded) {
+            match self.gatehouse.begin(request, setup) {
                 Progress::Queued(id) => return Carried::Waits(Wait::Firewall(id)),
                 Progress::Ended(outcome) => {
                     if let Some(done) = self.note(underway, outcome) {
@@ -229,7 +229,7 @@ impl Deeds {
     }
 
     /// Goes on with an order when what it has waited for has ended.
-    pub(crate) fn go_on(&mut self, underway: &mut Underway, met: Met, loaded: &Loaded) -> Carried {
+    pub(crate) fn go_on(&mut self, underway: &mut Underway, met: Met, setup: &Setup) -> Carried {
         let failed = match met {
             Met::Firewall(outcome) => self.note(underway, outcome),
             Met::Disk(planned, Ok(())) => self.launch(underway, planned),
@@ -240,13 +240,13 @@ impl Deeds {
         };
         match failed {
             Some(done) => Carried::Over(done),
-            None => self.act(underway, loaded),
+            None => self.act(underway, setup),
         }
     }
 
     /// What orders waited for and has ended.
-    pub(crate) fn ended(&mut self, loaded: &Loaded) -> Vec<(Wait, Met)> {
-        let firewall = self.gatehouse.ended(loaded).into_iter();
+    pub(crate) fn ended(&mut self, setup: &Setup) -> Vec<(Wait, Met)> {
+        let firewall = self.gatehouse.ended(setup).into_iter();
         let mut ended: Vec<_> =
             firewall.map(|(id, outcome)| (Wait::Firewall(id), Met::Firewall(outcome))).collect();
         for done in self.files.finished() {
@@ -371,16 +371,16 @@ impl Deeds {
 
     /// Lets what an earlier daemon left be undone as far as this config makes it; returns what is to be recorded of the
     /// rest.
-    pub(crate) fn confirm_undoings(&mut self, loaded: &Loaded) -> Vec<Record> {
-        let actions = &loaded.config.actions;
+    pub(crate) fn confirm_undoings(&mut self, setup: &Setup) -> Vec<Record> {
+        let actions = &setup.config.actions;
         let refused =
             self.undoings.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));
         refused.into_iter().map(|(file, undoing)| not_of_the_config(&file, undoing)).collect()
     }
 
     /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
-    pub(crate) fn tend(&mut self, loaded: &Loaded) -> Vec<Over> {
-        self.gatehouse.tend(loaded);
+    pub(crate) fn tend(&mut self, setup: &Setup) -> Vec<Over> {
+        self.gatehouse.tend(setup);
         self.commands.listen();
         let mut over = self.commands.tend(clock::steady());
         over.append(&mut self.unstarted);

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::event_loop::Daemon;
-use crate::admin::let_in;
 use crate::control::Answer;
+use crate::gate::console_grants;
 use crate::gate::state::Standing;
 use crate::knock::Ports;
 
@@ -21,16 +21,16 @@ impl Daemon {
         time: Duration,
     ) -> Result<Answer, String> {
         let address: IpAddr = address.parse().map_err(|_| format!("{address}: not an address"))?;
-        let protected: Vec<Ports> = self.loaded.config.guarded().copied().collect();
+        let protected: Vec<Ports> = self.setup.config.guarded().copied().collect();
         if self.deeds.standing() == Standing::Off || protected.is_empty() {
             return Ok(Answer::LetIn { ports: Vec::new() });
         }
         let asked: Result<Vec<Ports>, String> =
             ports.iter().map(|ports| ports.parse().map_err(|_| format!("{ports}: not a port"))).collect();
         let ports = Some(asked?).filter(|ports| !ports.is_empty()).unwrap_or(protected);
-        let grants = let_in::grants(address, ports.clone(), time)?;
-        self.deeds.gatehouse().let_in(&grants, &self.loaded).map_err(|error| error.to_string())?;
-        if let Some(record) = let_in::record(address, time) {
+        let grants = console_grants::grants(address, ports.clone(), time)?;
+        self.deeds.gatehouse().let_in(&grants, &self.setup).map_err(|error| error.to_string())?;
+        if let Some(record) = console_grants::record(address, time) {
             self.keep(&record);
         }
         Ok(Answer::LetIn { ports: ports.iter().map(ToString::to_string).collect() })

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::event_loop::Daemon;
-use crate::admin::grants;
 use crate::control::prometheus::exposition;
-use crate::control::{Answer as Reply, Control, Question};
+use crate::control::{Answer as Reply, Control, Question, words as grants};
 use crate::firewall::Live;
 use crate::gate::Revoked;
 use crate::knock::ClientName;
@@ -40,7 +39,7 @@ impl Daemon {
     }
 
     fn known_client(&self, name: &str) -> Result<ClientName, String> {
-        let known = self.loaded.clients.iter().find(|client| client.name.as_str() == name);
+        let known = self.setup.clients.iter().find(|client| client.name.as_str() == name);
         known
             .map(|client| client.name.clone())
             .ok_or_else(|| format!("client {name}: there is none of this name"))
@@ -59,13 +58,13 @@ impl Daemon {
             },
             Question::CheckReload {} => done(self.check_reload()),
             Question::Gate { to, trial_ms, by } => {
-                let standing = crate::admin::gate::standing(to, trial_ms.map(Duration::from_millis));
+                let standing = crate::control::words::standing(to, trial_ms.map(Duration::from_millis));
                 let confirmer = match by.map(|by| self.known_client(&by)).transpose() {
                     Ok(confirmer) => confirmer,
                     Err(reason) => return Reply::Failed { reason },
                 };
                 let before = self.deeds.gatehouse().set_confirmer(confirmer);
-                let changed = self.deeds.gatehouse().change(standing, &self.loaded);
+                let changed = self.deeds.gatehouse().change(standing, &self.setup);
                 if changed.is_err() {
                     self.deeds.gatehouse().set_confirmer(before);
                 }

@@ -7,22 +7,23 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::actions::{Deeds, Over};
-use super::audit::AuditLog;
 use super::command_ends::Ends;
 use super::knocks::Alarms;
 use super::metrics::Metrics;
 use super::retry::Postponed;
-use super::startup::{Gated, Loaded};
+use super::startup::{Configured, Gated};
 use super::waiting::Waiting;
-use crate::admin::let_in::is_console;
+use crate::audit::AuditLog;
 use crate::auth::{Ending, Keeper, Record, Tally};
+use crate::config::setup::Setup;
 use crate::control::Control;
 use crate::crypto::Fingerprint;
 use crate::gate::Revoked;
+use crate::gate::console_grants::is_console;
 use crate::gate::state::Standing;
 use crate::ipc::{FromWatcher, MESSAGE};
 use crate::knock::ClientName;
-use crate::legacy::daemon::Openings;
+use crate::legacy::daemon::{Openings, Written};
 use crate::legacy::embedded::{PlainSequences, is_plain};
 use crate::os::notify::{self, Watchdog};
 use crate::os::process::signals::Signals;
@@ -42,7 +43,9 @@ pub(super) const COUNT_MAX: Duration = Duration::from_millis(200);
 
 /// The running daemon.
 pub(crate) struct Daemon {
-    pub(super) loaded: Loaded,
+    pub(super) setup: Setup,
+    /// The doors of `[legacy]`.
+    pub(super) knockd: Option<Written>,
     pub(super) ears: Ears,
     pub(super) plain: PlainSequences,
     pub(super) openings: Openings,
@@ -74,18 +77,28 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
     pub(crate) fn start(gated: Gated, signals: Signals) -> Self {
-        let Gated { loaded, locks, ears, plain, deeds, audit, state, memory } = gated;
-        let keeper = Keeper::new(loaded.policy(), memory)
+        let Gated {
+            configured: Configured { setup, knockd },
+            locks,
+            ears,
+            plain,
+            deeds,
+            audit,
+            state,
+            memory,
+        } = gated;
+        let keeper = Keeper::new(setup.policy(), memory)
             .with_uses(state.uses().clone())
             .with_otp_pauses(state.otp_pauses(), clock::now());
-        let control = Control::open(&loaded.config.control)
+        let control = Control::open(&setup.config.control)
             .inspect_err(|error| log::warn!("control socket {error}: commands do not reach this daemon"))
             .ok();
-        let metrics = loaded.config.metrics.clone().and_then(|place| {
+        let metrics = setup.config.metrics.clone().and_then(|place| {
             Metrics::open(place).inspect_err(|error| log::error!("{error}: there are no metrics")).ok()
         });
         let mut daemon = Self {
-            loaded,
+            setup,
+            knockd,
             ears,
             plain,
             openings: Openings::default(),
@@ -111,7 +124,7 @@ impl Daemon {
         daemon.forget_strangers();
         daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
-        if daemon.loaded.clients.is_empty() {
+        if daemon.setup.clients.is_empty() {
             log::warn!("no clients: nobody can knock (spa-knockd client add)");
         }
         notify::tell(notify::State::Ready);
@@ -148,16 +161,16 @@ impl Daemon {
         self.tell_metrics();
         self.hear();
         self.act_again(clock::steady());
-        let old = self.ears.mind(&self.loaded);
+        let old = self.ears.mind(&self.setup);
         self.hear_out(old);
         self.turn_plain();
-        for over in self.deeds.tend(&self.loaded) {
+        for over in self.deeds.tend(&self.setup) {
             self.note_end(&over);
         }
         self.send_ends_again();
         self.audit.write_due();
         self.note_own_addresses();
-        self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
+        self.state.tend(self.keeper.replay(), clock::now(), self.setup.config.window);
         self.go_on_with_waiting();
         Ok(())
     }
@@ -270,10 +283,10 @@ impl Daemon {
     /// Commands find there what they need while the config has errors; and keys that no client has any more need not
     /// be kept out.
     pub(super) fn remember_config(&self) {
-        if let Err(error) = self.loaded.revoked.write(&self.loaded.config.state_dir) {
+        if let Err(error) = self.setup.revoked.write(&self.setup.config.state_dir) {
             log::warn!("{error}: revoked keys that are not configured any more stay listed");
         }
-        if let Err(error) = last_good::remember(&self.loaded) {
+        if let Err(error) = last_good::remember(&self.setup) {
             log::warn!("{error}: commands cannot use this config once the file has errors");
         }
     }
@@ -289,9 +302,9 @@ impl Daemon {
 
     /// Nothing goes on for a name that is not known any more.
     pub(super) fn end_for_strangers(&mut self) {
-        let plain = self.loaded.legacy.is_some();
+        let plain = self.knockd.is_some();
         let known = |name: &ClientName| {
-            self.loaded.clients.iter().any(|client| client.name == *name)
+            self.setup.clients.iter().any(|client| client.name == *name)
                 || (plain && is_plain(name))
                 || is_console(name)
         };
@@ -308,7 +321,7 @@ impl Daemon {
     }
 
     pub(super) fn summary(&self) -> String {
-        let config = &self.loaded.config;
+        let config = &self.setup.config;
         let sequences = config.ports.map(|band| format!(" and by ports {band}")).unwrap_or_default();
         let plain = match self.plain.count() {
             0 => String::new(),
@@ -316,13 +329,13 @@ impl Daemon {
         };
         let gate = match self.deeds.standing() {
             Standing::Off => format!("the gate is off, {}", config.mode.when_off()),
-            Standing::Never | Standing::On | Standing::Trial(_) => config.mode.when_on(&self.loaded.doors()),
+            Standing::Never | Standing::On | Standing::Trial(_) => config.mode.when_on(&self.setup.doors()),
         };
         format!(
             "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{plain}; {gate}",
             config.id,
             config.port,
-            self.loaded.clients.len(),
+            self.setup.clients.len(),
             config.actions.len(),
         )
     }

@@ -143,7 +143,7 @@ impl Daemon {
     }
 
     fn carry_out(&mut self, mut underway: Underway, way: WayBack) {
-        let carried = self.deeds.act(&mut underway, &self.loaded);
+        let carried = self.deeds.act(&mut underway, &self.setup);
         self.carried(underway, carried, way);
     }
 

@@ -50,7 +50,7 @@ impl Daemon {
         }
         let seconds = u32::try_from(opening.term.as_secs()).unwrap_or(u32::MAX);
         let gatehouse = self.deeds.gatehouse();
-        match self.openings.open((door, source, opening), own, gatehouse, &self.loaded) {
+        match self.openings.open((door, source, opening), own, gatehouse, &self.setup) {
             Ok(()) => {
                 let record = record(door, source, Event::Granted, None)?;
                 Some(Record { seconds, ..record })

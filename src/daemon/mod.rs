@@ -1,7 +1,6 @@
 //! The keeper: `spa-knockd run` from its config to a running daemon, its event loop, and what a knock leads to.
 
 pub(crate) mod actions;
-pub(crate) mod audit;
 mod command_ends;
 mod console_grants;
 mod control_requests;

@@ -2,10 +2,10 @@
 
 use super::event_loop::Daemon;
 use super::metrics::Metrics;
-use super::startup::Loaded;
+use super::startup::{Configured, runs_commands};
+use crate::config::revoked_keys::RevokedKeys;
 use crate::console::Failure;
 use crate::os::{clock, files};
-use crate::state::revoked_keys::RevokedKeys;
 
 impl Daemon {
     /// SIGHUP: everything new, or everything as it was. Returns what the next start would refuse, for people.
@@ -19,7 +19,7 @@ impl Daemon {
             Ok(()) => {
                 log::info!("reloaded: {}", self.summary());
                 // A folder that is gone is made again.
-                let refused = files::check_private_tree(&self.loaded.config.state_dir);
+                let refused = files::check_private_tree(&self.setup.config.state_dir);
                 let refused = refused.err().filter(|error| !error.missing);
                 let remark = refused.map(|error| format!("the next start refuses the state folder: {error}"));
                 remark.iter().for_each(|remark| log::warn!("{remark}"));
@@ -35,14 +35,15 @@ impl Daemon {
 
     /// Whether a reload would be possible now, or needs a restart or a valid config. Changes nothing.
     pub(super) fn check_reload(&self) -> Result<(), String> {
-        Loaded::load(&self.loaded.path)
+        Configured::load(&self.setup.path)
             .and_then(|new| self.check_restart(&new))
             .map_err(|failure| failure.text())
     }
 
     /// Names everything in `new` that only a restart changes.
-    fn check_restart(&self, new: &Loaded) -> Result<(), Failure> {
-        let (before, after) = (&self.loaded.config, &new.config);
+    fn check_restart(&self, new: &Configured) -> Result<(), Failure> {
+        let (before, after) = (&self.setup.config, &new.setup.config);
+        let now = |it: &Configured| runs_commands(&it.setup, it.knockd.as_ref());
         let differing = [
             ("server.state_dir", before.state_dir != after.state_dir),
             ("server.capture", before.capture != after.capture),
@@ -50,7 +51,7 @@ impl Daemon {
             ("firewall.backend", before.backend != after.backend),
             (
                 "the first action with `run`, or door with a command (the daemon dropped the privileges for it)",
-                new.runs_commands() && !self.loaded.runs_commands(),
+                now(new) && !runs_commands(&self.setup, self.knockd.as_ref()),
             ),
         ];
         let names: Vec<_> = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
@@ -64,20 +65,21 @@ impl Daemon {
     }
 
     fn try_reload(&mut self) -> Result<(), Failure> {
-        let mut new = Loaded::load(&self.loaded.path)?;
+        let mut coming = Configured::load(&self.setup.path)?;
         // A list that cannot be read must not be replaced by a shorter one.
-        RevokedKeys::read(&self.loaded.config.state_dir)?;
+        RevokedKeys::read(&self.setup.config.state_dir)?;
         // Also what a full disk could not take.
-        new.keep_out(&self.loaded.revoked);
-        self.check_restart(&new)?;
+        coming.setup.keep_out(&self.setup.revoked);
+        self.check_restart(&coming)?;
+        let Configured { setup: new, knockd } = coming;
         self.audit.prepare(&new.config).map_err(Failure::run)?;
         let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
         let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(Failure::run)?;
-        let plain = self.plain.prepare(&new)?;
+        let plain = self.plain.prepare(&new.config, knockd.as_ref())?;
         self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
         let old = self.ears.change(&new).inspect_err(|_| {
-            if let Err(error) = self.deeds.gatehouse().load(&self.loaded) {
+            if let Err(error) = self.deeds.gatehouse().load(&self.setup) {
                 log::error!("the old gate could not be restored: {error}");
             }
         })?;
@@ -90,10 +92,10 @@ impl Daemon {
             self.metrics = metrics;
         }
         self.plain.take_up(plain);
-        self.loaded = new;
+        (self.setup, self.knockd) = (new, knockd);
         self.remember_config();
         self.end_for_strangers();
-        for record in self.deeds.confirm_undoings(&self.loaded) {
+        for record in self.deeds.confirm_undoings(&self.setup) {
             self.keep(&record);
         }
         Ok(())

@@ -15,19 +15,19 @@ impl Daemon {
             client.name.as_str() == wanted
                 || client.key_sets().any(|keys| keys.fingerprint.to_string() == wanted)
         };
-        let (meant, others) = std::mem::take(&mut self.loaded.clients).into_iter().partition(is_meant);
-        self.loaded.clients = others;
+        let (meant, others) = std::mem::take(&mut self.setup.clients).into_iter().partition(is_meant);
+        self.setup.clients = others;
         let meant: Vec<LoadedClient> = meant;
         let fingerprints: Vec<String> =
             meant.iter().flat_map(LoadedClient::key_sets).map(|keys| keys.fingerprint.to_string()).collect();
         let mut remarks = Vec::new();
         if !meant.is_empty() {
-            self.loaded.revoked.extend(&fingerprints);
-            if let Err(error) = self.loaded.revoked.join_with(&self.loaded.config.state_dir) {
+            self.setup.revoked.extend(&fingerprints);
+            if let Err(error) = self.setup.revoked.join_with(&self.setup.config.state_dir) {
                 remarks.push(format!("the next start does not know of it: {error}"));
             }
-            self.keeper.replace_policy(self.loaded.policy());
-            match self.ears.change(&self.loaded) {
+            self.keeper.replace_policy(self.setup.policy());
+            match self.ears.change(&self.setup) {
                 Ok(old) => self.hear_out(old),
                 // Its knocks still reach the keeper, which refuses them.
                 Err(failure) => {

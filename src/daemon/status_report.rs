@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::event_loop::{COUNT_MAX, Daemon};
 use crate::auth::Ending;
-use crate::config::{CaptureKind, Interfaces};
+use crate::capture::CaptureKind;
+use crate::config::Interfaces;
 use crate::control::status::{
     CaptureState, Datagrams, Ended, Frames, Gate, GateState, LogState, PortsState, PreviousKey, Status,
     ThrottledClient, WatcherState,
@@ -23,7 +24,7 @@ impl Daemon {
         self.count();
         let now = clock::steady();
         let legacy = self.plain.state();
-        let config = &self.loaded.config;
+        let config = &self.setup.config;
         let (state, left) = match self.deeds.standing() {
             Standing::Never | Standing::On => (Gate::On, None),
             Standing::Off => (Gate::Off, None),
@@ -75,7 +76,7 @@ impl Daemon {
                 report_age: self.ears.report_age().map(|age| age.as_secs()),
                 restarts: self.ears.restarts(),
             },
-            clients: self.loaded.clients.len(),
+            clients: self.setup.clients.len(),
             actions: config.actions.len(),
             grants: self.deeds.live().len(),
             commands,

@@ -131,7 +131,7 @@ impl Daemon {
     /// knocks are.
     pub(super) fn settle(&mut self) {
         while !self.waiting.is_empty() {
-            self.state.tend(self.keeper.replay(), clock::now(), self.loaded.config.window);
+            self.state.tend(self.keeper.replay(), clock::now(), self.setup.config.window);
             self.deeds.gatehouse().settle();
             self.go_on_with_waiting();
             if !self.waiting.is_empty() {
@@ -156,14 +156,14 @@ impl Daemon {
 
     fn go_on_with_acting(&mut self) {
         loop {
-            let ended = self.deeds.ended(&self.loaded);
+            let ended = self.deeds.ended(&self.setup);
             if ended.is_empty() {
                 return;
             }
             for (wait, met) in ended {
                 match self.waiting.acting.remove(&wait) {
                     Some(Timed { knock: (mut underway, way), .. }) => {
-                        let carried = self.deeds.go_on(&mut underway, met, &self.loaded);
+                        let carried = self.deeds.go_on(&mut underway, met, &self.setup);
                         self.carried(underway, carried, way);
                     }
                     None => self.deeds.drop_late(met),

@@ -1,6 +1,8 @@
 //! The firewall as the daemon uses it: closes the gate and keeps it closed, opens for grants, gives signs of life.
 
 pub(crate) mod boot;
+pub(crate) mod config;
+pub(crate) mod console_grants;
 pub(crate) mod lock;
 pub(crate) mod state;
 pub(crate) mod takeover;

@@ -1,14 +1,15 @@
 //! What keeper and watcher tell each other: messages of one fixed size. Total in both directions; what comes from
 //! the watcher is trusted for one thing alone, that a signature was checked.
 
+pub(crate) mod packet_log;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::auth::{Authentic, Counts, KeyLimit, Sequence, WatchedKey};
-use crate::capture::Intake;
-use crate::config::PacketLog;
+use crate::capture::{Intake, PacketLog};
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
 use crate::knock::{Band, Step, canonical, mapped};
 use crate::os::process::privileges::Identity;
@@ -197,7 +198,7 @@ impl ToWatcher {
                 writer.put(&[6]);
             }
             Self::Log(log) => {
-                writer.put(&[7]).put(&log.to_bytes());
+                writer.put(&[7]).put(&packet_log::to_bytes(log));
             }
         }
         writer.bytes
@@ -237,7 +238,7 @@ impl ToWatcher {
             4 => Some(Self::Go),
             6 => Some(Self::Count),
             5 => Some(Self::Become(Identity { uid: reader.u32()?, gid: reader.u32()? })),
-            7 => PacketLog::read(reader.rest()).map(Self::Log),
+            7 => packet_log::read(reader.rest()).map(Self::Log),
             _ => None,
         }
     }

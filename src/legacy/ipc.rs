@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::knockd::{Event, Step};
-use crate::config::PacketLog;
+use crate::capture::PacketLog;
+use crate::ipc::packet_log;
 use crate::knock::{canonical, mapped};
 use crate::os::process::privileges::Identity;
 use crate::wire::Reader;
@@ -70,7 +71,7 @@ impl<'a> ToWatcher<'a> {
             Self::Address(address) => [&[5][..], &mapped(*address).octets()].concat(),
             Self::Addresses => vec![6],
             Self::Sequence(door, text) => [&[7][..], &door.to_be_bytes(), text].concat(),
-            Self::Log(log) => [&[8][..], &log.to_bytes()].concat(),
+            Self::Log(log) => [&[8][..], &packet_log::to_bytes(log)].concat(),
         }
     }
 
@@ -85,7 +86,7 @@ impl<'a> ToWatcher<'a> {
             5 => Self::Address(canonical(Ipv6Addr::from(*reader.array()?).into())),
             6 => Self::Addresses,
             7 => Self::Sequence(reader.u32()?, reader.rest()),
-            8 => Self::Log(PacketLog::read(reader.rest())?),
+            8 => Self::Log(packet_log::read(reader.rest())?),
             _ => return None,
         })
     }
@@ -151,7 +152,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::LogSource;
+    use crate::capture::LogSource;
 
     #[test]
     fn messages_arrive_as_they_were_sent() {

@@ -9,14 +9,14 @@ use super::daemon::log_limiter::Quiet;
 use super::daemon::twins::Twins;
 use super::ipc::{FromWatcher, MESSAGE, ToWatcher};
 use super::knockd::{Config, Door, Event, Knock, Matcher, Packet, Sequence, Step};
-use crate::capture::{Packets, Seen, Sequences};
-use crate::config::PacketLog;
+use crate::capture::{PacketLog, Packets, Seen, Sequences};
 use crate::knock::{Protocol, Timestamp};
 use crate::os::net::seqpacket::{Channel, Received};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::{sandbox, signals};
 use crate::os::{clock, poll};
 use crate::packet::{self, TcpFlags, Transport};
+use crate::watcher::log_follower;
 
 /// How long the loop sleeps at most.
 const TICK: Duration = Duration::from_secs(10);
@@ -88,7 +88,7 @@ impl Watch {
         };
         let doors = Config::read(&coming.config).map_err(|error| fail(error.to_string()))?.doors;
         let (captures, lost) = match coming.log {
-            Some(log) => (vec![boxed(log.open(coming.interfaces).map_err(fail)?)], Vec::new()),
+            Some(log) => (vec![boxed(log_follower::open(log, coming.interfaces).map_err(fail)?)], Vec::new()),
             None => open_captures(&doors, &coming.interfaces),
         };
         if captures.is_empty() || !(some || lost.is_empty()) {

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::setup::Setup;
 use crate::config::{self, ServerConfig, Source};
-use crate::daemon::startup::Loaded;
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
 
@@ -14,16 +14,16 @@ const FILE: &str = "last-good.toml";
 ///
 /// # Errors
 /// When it cannot be written; the one before is still there then.
-pub(crate) fn remember(loaded: &Loaded) -> Result<(), FileError> {
-    let text = files::read_text(&loaded.path)?;
-    // Changed since it was loaded: the next reload remembers it, if it is valid.
-    if !read_as(&loaded.path, &text).is_some_and(|config| same_but_for_clients(&config, &loaded.config)) {
+pub(crate) fn remember(setup: &Setup) -> Result<(), FileError> {
+    let text = files::read_text(&setup.path)?;
+    // Changed since it was setup: the next reload remembers it, if it is valid.
+    if !read_as(&setup.path, &text).is_some_and(|config| same_but_for_clients(&config, &setup.config)) {
         return Ok(());
     }
     let time = clock::rfc3339(clock::wall());
     let header =
-        format!("# {}, as the daemon loaded it at {time}. Written by spa-knockd.\n", loaded.path.display());
-    files::replace(&path(&loaded.config.state_dir), Mode::Private, (header + &text).as_bytes())
+        format!("# {}, as the daemon setup it at {time}. Written by spa-knockd.\n", setup.path.display());
+    files::replace(&path(&setup.config.state_dir), Mode::Private, (header + &text).as_bytes())
 }
 
 /// What the daemon last ran with, if that is known.

@@ -1,7 +1,6 @@
 //! What must outlive the daemon: the replay memory and what is still to be undone, in a folder that one daemon holds.
 
 pub(crate) mod last_good;
-pub(crate) mod revoked_keys;
 mod undo;
 
 mod disk;

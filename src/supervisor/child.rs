@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::restart::SILENCE_MAX;
 use crate::auth::WatchedKey;
-use crate::config::{CaptureKind, Interfaces, PacketLog, ServerConfig};
+use crate::capture::{CaptureKind, PacketLog};
+use crate::config::{Interfaces, ServerConfig};
 use crate::ipc::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
 use crate::knock::Band;
 use crate::os::host::{self, Capability, Link};

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::child::{Gone, Post, WatcherProcess};
 use super::restart::{Restart, SILENCE_MAX};
-use crate::config::CaptureKind;
+use crate::capture::CaptureKind;
+use crate::config::setup::Setup;
 use crate::console::Failure;
-use crate::daemon::startup::Loaded;
 use crate::ipc::{MESSAGE, Missing, Seen, WayBack};
 use crate::os::net::udp::{Incoming, UdpPort};
 use crate::os::process::privileges::{self, Identity};
@@ -50,16 +50,16 @@ impl Ears {
     ///
     /// # Errors
     /// When the watcher does not watch, or the port that it receives from is taken.
-    pub(crate) fn open(loaded: &Loaded, start: Start) -> Result<Self, Failure> {
-        let post = loaded.post()?;
-        warn_of_nobody(&loaded.config.user, post.identity());
+    pub(crate) fn open(setup: &Setup, start: Start) -> Result<Self, Failure> {
+        let post = watch_post(setup)?;
+        warn_of_nobody(&setup.config.user, post.identity());
         let lacking = privileges::lacking(post.identity());
         if !lacking.is_empty() {
             return Err(Failure::run(format_args!("watcher: {}", host::lacking(&lacking))));
         }
-        let socket = match bind(loaded) {
+        let socket = match bind(setup) {
             Ok(socket) => Some(socket),
-            Err(failure) if loaded.config.capture == CaptureKind::Udp => return Err(failure),
+            Err(failure) if setup.config.capture == CaptureKind::Udp => return Err(failure),
             Err(failure) => {
                 log::warn!(
                     "{}\nknocks are captured, but get no reply; trying the port again",
@@ -82,7 +82,7 @@ impl Ears {
             Start::First => Missing::Fails,
             Start::Later => Missing::IsLost,
         };
-        match ears.start(loaded, missing) {
+        match ears.start(setup, missing) {
             Ok(watcher) => ears.watcher = Some(watcher),
             Err(reason) if start == Start::Later && ears.post.misses_everything() => {
                 log::error!("{reason}\nno knock is seen until an interface is there; looking for it");
@@ -189,8 +189,8 @@ impl Ears {
     }
 
     /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
-    pub(crate) fn mind(&mut self, loaded: &Loaded) -> Option<WatcherProcess> {
-        self.bind_again(loaded);
+    pub(crate) fn mind(&mut self, setup: &Setup) -> Option<WatcherProcess> {
+        self.bind_again(setup);
         self.replace_if_silent();
         if !self.restart.take_due() {
             return None;
@@ -205,7 +205,7 @@ impl Ears {
             return None;
         }
         let missing = if is_good { Missing::Fails } else { Missing::IsLost };
-        match self.start(loaded, missing) {
+        match self.start(setup, missing) {
             Ok(watcher) => {
                 log::info!("watching again");
                 self.restarts = self.restarts.saturating_add(1);
@@ -233,14 +233,14 @@ impl Ears {
     }
 
     /// Binds the port once the process that had it is gone.
-    fn bind_again(&mut self, loaded: &Loaded) {
+    fn bind_again(&mut self, setup: &Setup) {
         let now = clock::steady();
         if self.socket.is_some() || now < self.bind_due {
             return;
         }
         self.bind_due = now.saturating_add(BIND_EVERY);
-        if let Ok(socket) = bind(loaded) {
-            log::info!("UDP port {}: ours now; knocks get replies again", loaded.config.port);
+        if let Ok(socket) = bind(setup) {
+            log::info!("UDP port {}: ours now; knocks get replies again", setup.config.port);
             self.socket = Some(socket);
         }
     }
@@ -249,8 +249,8 @@ impl Ears {
     ///
     /// # Errors
     /// When it cannot watch there; it goes on where it was.
-    pub(crate) fn change(&mut self, new: &Loaded) -> Result<Option<WatcherProcess>, Failure> {
-        let post = new.post()?;
+    pub(crate) fn change(&mut self, new: &Setup) -> Result<Option<WatcherProcess>, Failure> {
+        let post = watch_post(new)?;
         if self.post == post {
             if let Some(watcher) = &mut self.watcher
                 && watcher.instruct(&post, new.config.window, new.watched_keys()).is_err()
@@ -274,8 +274,8 @@ impl Ears {
         Ok(self.watcher.replace(watcher))
     }
 
-    fn start(&self, loaded: &Loaded, missing: Missing) -> Result<WatcherProcess, String> {
-        start(loaded, &self.post, self.socket.as_ref(), missing)
+    fn start(&self, setup: &Setup, missing: Missing) -> Result<WatcherProcess, String> {
+        start(setup, &self.post, self.socket.as_ref(), missing)
     }
 }
 
@@ -289,12 +289,18 @@ pub(crate) fn warn_of_nobody(user: &str, identity: Option<Identity>) {
     }
 }
 
-fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
-    let incoming = match loaded.config.capture {
+/// What the watcher watches.
+fn watch_post(setup: &Setup) -> Result<Post, Failure> {
+    Post::of(&setup.config)
+        .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))
+}
+
+fn bind(setup: &Setup) -> Result<UdpPort, Failure> {
+    let incoming = match setup.config.capture {
         CaptureKind::Pcap => Incoming::Unread,
         CaptureKind::Udp => Incoming::Received,
     };
-    let port = loaded.config.port;
+    let port = setup.config.port;
     UdpPort::bind(port, incoming).map_err(|error| {
         let hint = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -307,10 +313,10 @@ fn bind(loaded: &Loaded) -> Result<UdpPort, Failure> {
 }
 
 fn start(
-    loaded: &Loaded,
+    setup: &Setup,
     post: &Post,
     socket: Option<&UdpPort>,
     missing: Missing,
 ) -> Result<WatcherProcess, String> {
-    WatcherProcess::start(post, missing, loaded.config.window, socket, loaded.watched_keys())
+    WatcherProcess::start(post, missing, setup.config.window, socket, setup.watched_keys())
 }

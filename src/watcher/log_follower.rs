@@ -8,12 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::capture::{Log, LogForm};
-use crate::config::{LogSource, PacketLog};
+use crate::capture::{Log, LogForm, LogSource, PacketLog};
 use crate::os::files::tail::Follower;
 use crate::os::process::{privileges, sandbox, spawn};
 use crate::os::{files, host, log as os_log, stdio};
-use crate::wire::Reader;
 
 /// How long opening the log may take.
 const START_MAX: Duration = Duration::from_secs(5);
@@ -37,45 +35,21 @@ const READY: [u8; 1] = *b"\n";
 /// What of a reason is read.
 const REASON_MAX: u64 = 400;
 
-impl PacketLog {
-    /// Begins to follow it.
-    ///
-    /// # Errors
-    /// Why that is not possible, for people.
-    pub(crate) fn open(self, interfaces: Vec<String>) -> Result<Log, String> {
-        let (form, file, place) = match self.source {
-            LogSource::Journal => (LogForm::Journal, None, "the journal".to_owned()),
-            LogSource::File(path) => (LogForm::Syslog, Some(path.clone()), path.display().to_string()),
-        };
-        let error = |error: std::io::Error| format!("{place}: {}", files::plain(&error));
-        let (lines, theirs) = UnixStream::pair().map_err(error)?;
-        // It ends when nobody reads it any more.
-        spawn::start_to_read(FOLLOWER, file.as_deref(), theirs.into()).map_err(error)?;
-        wait_until_it_follows(&lines, &place)?;
-        Log::new(lines, form, self.prefix, interfaces, place.clone()).map_err(error)
-    }
-
-    /// For a message of at most 512 bytes, of which it takes 430.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let prefix = self.prefix.as_bytes();
-        let length = u8::try_from(prefix.len()).unwrap_or(u8::MAX);
-        let path = match &self.source {
-            LogSource::Journal => "",
-            LogSource::File(path) => path.to_str().unwrap_or_default(),
-        };
-        let path_length = u16::try_from(path.len()).unwrap_or(u16::MAX);
-        [&[length][..], prefix, &path_length.to_be_bytes(), path.as_bytes()].concat()
-    }
-
-    /// From a message.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader::new(bytes);
-        let prefix = std::str::from_utf8(reader.prefixed()?).ok()?.to_owned();
-        let length = reader.u16()?;
-        let path = std::str::from_utf8(reader.take(length.into())?).ok()?;
-        let source = if path.is_empty() { LogSource::Journal } else { LogSource::File(path.into()) };
-        Some(Self { source, prefix })
-    }
+/// Begins to follow it.
+///
+/// # Errors
+/// Why that is not possible, for people.
+pub(crate) fn open(log: PacketLog, interfaces: Vec<String>) -> Result<Log, String> {
+    let (form, file, place) = match log.source {
+        LogSource::Journal => (LogForm::Journal, None, "the journal".to_owned()),
+        LogSource::File(path) => (LogForm::Syslog, Some(path.clone()), path.display().to_string()),
+    };
+    let error = |error: std::io::Error| format!("{place}: {}", files::plain(&error));
+    let (lines, theirs) = UnixStream::pair().map_err(error)?;
+    // It ends when nobody reads it any more.
+    spawn::start_to_read(FOLLOWER, file.as_deref(), theirs.into()).map_err(error)?;
+    wait_until_it_follows(&lines, &place)?;
+    Log::new(lines, form, log.prefix, interfaces, place.clone()).map_err(error)
 }
 
 fn wait_until_it_follows(mut lines: &UnixStream, place: &str) -> Result<(), String> {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use super::flood::Pace;
 use crate::auth::{WatchedKey, Watcher};
-use crate::capture::{BandLog, Capture, Intake, Live, Next, Socket};
-use crate::config::PacketLog;
+use crate::capture::{BandLog, Capture, Intake, Live, Next, PacketLog, Socket};
 use crate::ipc::{FromWatcher, MESSAGE, Missing, Seen, Sighting, Source, ToWatcher};
 use crate::knock::Band;
 use crate::os::net::seqpacket::{Channel, Received};
@@ -212,7 +211,7 @@ impl Running {
             Source::Capture => interfaces.iter().map(|name| live(Some(name), port, band)).collect(),
         };
         if let (Some(band), Some(log)) = (band, log) {
-            opened.push(log.open(interfaces).map(|log| boxed(BandLog(log, band))));
+            opened.push(super::log_follower::open(log, interfaces).map(|log| boxed(BandLog(log, band))));
         }
         let mut lost = Vec::new();
         for capture in opened {

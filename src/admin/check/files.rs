@@ -5,6 +5,7 @@ use std::path::Path;
 use super::report::Report;
 use crate::auth::undo_is_of;
 use crate::config::client_keys::{LoadedClient, load_clients};
+use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{self, Audit, Backend, ServerConfig};
 use crate::control::{self, Answer, Heard, Question};
 use crate::gate::state::Standing;
@@ -12,7 +13,6 @@ use crate::legacy::embedded;
 use crate::legacy::knockd::Door;
 use crate::os::files;
 use crate::state;
-use crate::state::revoked_keys::RevokedKeys;
 use crate::state::{Findings, Undoing};
 
 impl Report {

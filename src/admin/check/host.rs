@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::report::Report;
 use crate::auth::Part;
-use crate::config::{Backend, CaptureKind, Interfaces, ServerConfig, written};
+use crate::capture::CaptureKind;
+use crate::config::{Backend, Interfaces, ServerConfig, written};
 use crate::control;
 use crate::gate::takeover;
 use crate::knock::{Ports, Protocol};

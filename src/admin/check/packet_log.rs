@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::report::Report;
-use crate::capture::kernel_said;
-use crate::config::{LogSource, PacketLog, ServerConfig};
+use crate::capture::{LogSource, PacketLog, kernel_said};
+use crate::config::ServerConfig;
 use crate::os::process::spawn;
 use crate::os::{files, host};
 use crate::packet::{Logged, SyslogLine};

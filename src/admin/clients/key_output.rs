@@ -7,12 +7,12 @@ use zeroize::Zeroizing;
 use super::qr;
 use crate::admin::args::KeyForm;
 use crate::config::client_keys::{LoadedClient, load_clients, pair_for};
+use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{KNOCK_PORT, ServerConfig};
 use crate::console::{Failure, print, tell};
 use crate::crypto::{Holder, KeyFile, OtpSeed, PairSecret, Secret};
 use crate::knock::ClientName;
 use crate::os::files;
-use crate::state::revoked_keys::RevokedKeys;
 
 /// A new key, or the derived one that was given.
 pub(crate) fn pair_key(

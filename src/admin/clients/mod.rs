@@ -19,12 +19,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::args::AddClient;
-use super::let_in::is_console;
 use super::notify;
 use crate::auth::Part;
 use crate::config::{self, ClientEntry, Instant, ServerConfig, full_name};
 use crate::console::{Failure, print, tell};
 use crate::crypto::OtpSeed;
+use crate::gate::console_grants::is_console;
 use crate::knock::{ActionName, ClientName, Timestamp};
 use crate::legacy::embedded::is_plain;
 use crate::os::clock;

@@ -6,6 +6,7 @@ use super::client_files::{ClientFiles, remove_keys};
 use crate::admin::facts::Facts;
 use crate::admin::notify;
 use crate::config::client_keys::fingerprint_of;
+use crate::config::revoked_keys::{self, RevokedKeys};
 use crate::config::{self, Backend, ClientEntry, ConfigErrors, ServerConfig, full_name};
 use crate::console::{Failure, complain, tell};
 use crate::control::{Answer, Heard, Question};
@@ -13,7 +14,6 @@ use crate::firewall::{Iptables, LoadedGates};
 use crate::gate::lock::lock_gate;
 use crate::knock::ClientName;
 use crate::os::files;
-use crate::state::revoked_keys::{self, RevokedKeys};
 use crate::state::{self, last_good};
 
 /// What the running daemon has done.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::auth::{Rejection, Skew};
-use crate::daemon::startup::Loaded;
+use crate::config::setup::Setup;
 use crate::knock::{ActionName, ClientName};
 
 /// How far from a whole half hour a clock may be for its time zone to be suspected.
@@ -18,10 +18,10 @@ pub(super) struct Causes {
 
 impl Causes {
     /// Of refusals by the daemon that this config makes.
-    pub(super) fn new(loaded: &Loaded) -> Self {
-        let clients = loaded.clients.iter();
+    pub(super) fn new(setup: &Setup) -> Self {
+        let clients = setup.clients.iter();
         Self {
-            actions: loaded.config.actions.keys().cloned().collect(),
+            actions: setup.config.actions.keys().cloned().collect(),
             allowed: clients.map(|c| (c.name.clone(), c.rules.allow.iter().cloned().collect())).collect(),
         }
     }

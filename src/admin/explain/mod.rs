@@ -14,8 +14,8 @@ use std::time::Duration;
 use super::args::Explain;
 use crate::capture::Trace;
 use crate::config::Interfaces;
+use crate::config::setup::Setup;
 use crate::console::{Failure, print, tell};
-use crate::daemon::startup::Loaded;
 use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
@@ -33,18 +33,18 @@ const BATCH: usize = 256;
 /// # Errors
 /// When the config or a key is bad, or what is to be explained cannot be read.
 pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
-    let loaded = Loaded::load(path)?;
-    let mut suspects = Suspects::of(&loaded.config, &asked.ids)?;
+    let setup = Setup::load(path)?;
+    let mut suspects = Suspects::of(&setup.config, &asked.ids)?;
     if asked.live {
         suspects.unbounded();
     }
-    let ladder = Ladder::new(&loaded, suspects);
+    let ladder = Ladder::new(&setup, suspects);
     let traces = match &asked.file {
         Some(file) => vec![Trace::read(file).map_err(Failure::run)?],
-        None => watch(&loaded)?,
+        None => watch(&setup)?,
     };
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
-    confine(&loaded)?;
+    confine(&setup)?;
     let mut desk = Desk { ladder, json: asked.json };
     if asked.live {
         desk.explain_live(traces, signals)
@@ -55,8 +55,8 @@ pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
     }
 }
 
-fn watch(loaded: &Loaded) -> Result<Vec<Trace>, Failure> {
-    let config = &loaded.config;
+fn watch(setup: &Setup) -> Result<Vec<Trace>, Failure> {
+    let config = &setup.config;
     let names: Vec<Option<&str>> = match &config.interfaces {
         Interfaces::Any => vec![None],
         Interfaces::Named(names) => names.iter().map(|name| Some(name.as_str())).collect(),
@@ -68,8 +68,8 @@ fn watch(loaded: &Loaded) -> Result<Vec<Trace>, Failure> {
 }
 
 /// Everything is open: from here on nothing needs root.
-fn confine(loaded: &Loaded) -> Result<(), Failure> {
-    let identity = privileges::unprivileged(&loaded.config.user)
+fn confine(setup: &Setup) -> Result<(), Failure> {
+    let identity = privileges::unprivileged(&setup.config.user)
         .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))?;
     privileges::confine(identity).map_err(|error| Failure::run(format_args!("giving up rights: {error}")))?;
     // Where the kernel cannot do it, the user that it runs as now has to be enough.

@@ -11,8 +11,8 @@ use super::causes::{Causes, span};
 use super::finding::{Check, Finding};
 use crate::auth::{Authentic, Dropped, Keeper, Outcome, Refusal, ReplayMemory, Verdict, Watcher};
 use crate::capture::Frame;
+use crate::config::setup::Setup;
 use crate::crypto::Tag;
-use crate::daemon::startup::Loaded;
 use crate::knock::{ActionName, Band, ClientName, Now, ServerId, Timestamp};
 use crate::os::clock;
 use crate::packet::{self, Packet, Transport};
@@ -67,20 +67,20 @@ impl Said {
 
 impl Ladder {
     /// The checks of the daemon that this config makes, without any memory.
-    pub(super) fn new(loaded: &Loaded, suspects: Suspects) -> Self {
-        let mut watcher = Watcher::new(loaded.config.window, loaded.watched_keys());
-        if let Some(band) = loaded.config.ports {
+    pub(super) fn new(setup: &Setup, suspects: Suspects) -> Self {
+        let mut watcher = Watcher::new(setup.config.window, setup.watched_keys());
+        if let Some(band) = setup.config.ports {
             watcher.watch_band(band, RandomState::new());
         }
         Self {
-            id: loaded.config.id.clone(),
-            port: loaded.config.port,
-            window: loaded.config.window,
-            band: loaded.config.ports,
+            id: setup.config.id.clone(),
+            port: setup.config.port,
+            window: setup.config.window,
+            band: setup.config.ports,
             watcher,
-            keeper: Keeper::new(loaded.policy(), ReplayMemory::new(Timestamp::default())),
+            keeper: Keeper::new(setup.policy(), ReplayMemory::new(Timestamp::default())),
             suspects,
-            causes: Causes::new(loaded),
+            causes: Causes::new(setup),
             seen: HashMap::new(),
             count: 0,
             ends: BTreeMap::new(),

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::text::{self, Colour};
 use crate::admin::facts::Facts;
-use crate::admin::grants::{self, unexpected};
+use crate::admin::grants;
 use crate::console::wrap::wrapped;
 use crate::console::{Failure, print, tell};
 use crate::control::prometheus::exposition;
 use crate::control::status::Status;
+use crate::control::words::unexpected;
 use crate::control::{Answer, Question};
 use crate::gate::takeover;
 use crate::os::process::signals::Signals;

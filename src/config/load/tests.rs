@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::auth::{Action, Arguments, Part, Term, Uses};
-use crate::config::{Audit, Backend, CaptureKind, Interfaces, MetricsPlace};
+use crate::capture::CaptureKind;
+use crate::config::{Audit, Backend, Interfaces, MetricsPlace};
 use crate::knock::{ActionName, AddressPolicy, Band, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::time::Duration;
 
-use crate::config::PacketLog;
+use crate::capture::PacketLog;
 use crate::legacy::ipc::{FromWatcher, MESSAGE, TEXT_MAX, ToWatcher};
 use crate::legacy::knockd::Sequence;
 use crate::os::host::{self, Capability, Link};

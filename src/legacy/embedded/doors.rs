@@ -8,7 +8,6 @@ use super::usage::Census;
 use crate::config::{Interfaces, ServerConfig};
 use crate::console::Failure;
 use crate::control::status::{LegacyState, LegacyUser};
-use crate::daemon::startup::Loaded;
 use crate::legacy::daemon::{Book, CLIENT, Coming, Doors, Outcome, Post, Written, tell_danger};
 use crate::os::process::privileges;
 use crate::os::{clock, files};
@@ -37,35 +36,48 @@ pub(crate) struct ComingSequences {
 }
 
 impl PlainSequences {
-    /// Starts to watch for the doors of `loaded`, and takes up what an earlier daemon left to be closed.
+    /// Starts to watch for the doors of `knockd`, and takes up what an earlier daemon left to be closed.
     ///
     /// # Errors
     /// When it cannot be watched for them, or it is not known what is still to be closed.
-    pub(crate) fn start(loaded: &Loaded, start: Start) -> Result<Self, Failure> {
-        let folder = loaded.config.state_dir.join(FOLDER);
+    pub(crate) fn start(
+        config: &ServerConfig,
+        knockd: Option<&Written>,
+        start: Start,
+    ) -> Result<Self, Failure> {
+        let folder = config.state_dir.join(FOLDER);
         let mut sequences = Self { folder, doors: None, census: Census::default(), opened: 0 };
-        if loaded.legacy.is_none() && files::exists(&sequences.folder) {
+        if knockd.is_none() && files::exists(&sequences.folder) {
             sequences.doors = Some(sequences.open()?);
         }
-        let coming = sequences.prepare_for(loaded, start)?;
+        let coming = sequences.prepare_for(config, knockd, start)?;
         sequences.take_up(coming);
         tell_danger(sequences.count());
         Ok(sequences)
     }
 
-    /// Starts a watcher for the doors of `new`, if it has other ones.
+    /// Starts a watcher for the doors of `knockd`, if they are others.
     ///
     /// # Errors
     /// When it does not watch; nothing has changed then.
-    pub(crate) fn prepare(&mut self, new: &Loaded) -> Result<ComingSequences, Failure> {
-        self.prepare_for(new, Start::First)
+    pub(crate) fn prepare(
+        &mut self,
+        config: &ServerConfig,
+        knockd: Option<&Written>,
+    ) -> Result<ComingSequences, Failure> {
+        self.prepare_for(config, knockd, Start::First)
     }
 
-    fn prepare_for(&mut self, new: &Loaded, start: Start) -> Result<ComingSequences, Failure> {
-        let Some(written) = new.legacy.clone() else {
+    fn prepare_for(
+        &mut self,
+        config: &ServerConfig,
+        knockd: Option<&Written>,
+        start: Start,
+    ) -> Result<ComingSequences, Failure> {
+        let Some(written) = knockd.cloned() else {
             return Ok(ComingSequences { coming: None, log_file: PathBuf::new(), syslog: false });
         };
-        let post = post(&new.config, &written)?;
+        let post = post(config, &written)?;
         // Where it does not say where to log, nowhere.
         let log_file = written.options.log_file.clone().unwrap_or_default();
         let syslog = written.options.syslog;

@@ -8,7 +8,7 @@ mod shell;
 use std::path::Path;
 
 use super::knockd::Config;
-use crate::admin::init::host_id;
+use crate::config::host_id;
 use crate::console::{Failure, complain, print, tell};
 use crate::knock::ServerId;
 use crate::os::files;

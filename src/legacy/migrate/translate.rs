@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::rules::{self, Rule};
 use super::shell;
-use crate::admin::init::quoted;
-use crate::config::written;
+use crate::config::{quoted, written};
 use crate::knock::{ActionName, Ports, ServerId};
 use crate::legacy::knockd::{Command, Config, Door};
 

@@ -1,0 +1,45 @@
+//! Grants as the control socket names them, and answers that make no sense.
+
+use std::time::Duration;
+
+use super::{Answer, GrantLine, OnOff};
+use crate::console::Failure;
+use crate::crypto::checksum;
+use crate::firewall::Live;
+use crate::gate::state::Standing;
+use crate::os::clock;
+
+/// What names a grant: the same for as long as it is renewed.
+pub(crate) fn number(live: &Live) -> String {
+    let what = format!("{} {} {} {}", live.client, live.action, live.passage.source(), live.passage.way);
+    checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A grant as it is told.
+pub(crate) fn line(live: &Live) -> GrantLine {
+    GrantLine {
+        grant: number(live),
+        client: live.client.to_string(),
+        action: live.action.to_string(),
+        from: live.passage.source(),
+        opens: live.passage.way.to_string(),
+        seconds: live.left.as_secs(),
+    }
+}
+
+/// What an answer means that does not belong to its question.
+pub(crate) fn unexpected(answer: Answer) -> Failure {
+    match answer {
+        Answer::Failed { reason } => Failure::run(reason),
+        _ => Failure::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
+    }
+}
+
+/// What is to become of the gate.
+pub(crate) fn standing(to: OnOff, trial: Option<Duration>) -> Standing {
+    match (to, trial) {
+        (OnOff::Off, _) => Standing::Off,
+        (OnOff::On, None) => Standing::On,
+        (OnOff::On, Some(trial)) => Standing::Trial(clock::boot().saturating_add(trial)),
+    }
+}
