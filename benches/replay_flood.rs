@@ -145,7 +145,7 @@ fn forgeries(lab: &Lab, site: &Site) {
     }
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     assert!(daemon.terminate().success());
-    let seen = count(&daemon, "of nobody") + count(&daemon, "forged");
+    let seen = count(&daemon, "unknown hint") + count(&daemon, "forged");
     let each = watcher.cpu.as_secs_f64() * 1e6 / seen as f64;
     println!(
         "  {seen} seen, the others too short or long for the kernel's filter; the watcher's CPU: {each:.2} µs each"

@@ -231,14 +231,17 @@ fn of_each_prepared_capture_the_true_cause_is_named() {
         (captured(&changed), &["laptop: stopped at step 3, forged", "changed on the way"]),
         (
             frame(built(to(62202), &good)),
-            &["62202 laptop: stopped at step 1, port", "this server hears udp/62201"],
+            &["62202 laptop: stopped at step 1, other-port", "this server hears udp/62201"],
         ),
-        (captured(&good[..200]), &["stopped at step 1, length: 200 bytes; knocks have 228 to 291"]),
-        (captured(&[]), &["stopped at step 1, length: 0 bytes", "a port scan"]),
+        (captured(&good[..200]), &["stopped at step 1, bad-length: 200 bytes; knocks have 228 to 291"]),
+        (captured(&[]), &["stopped at step 1, bad-length: 0 bytes", "a port scan"]),
         (fragment, &["stopped at step 1, fragment: the first fragment"]),
         (later_fragment, &["stopped at step 1, fragment: a fragment"]),
-        (cut, &["cut-short", "tcpdump -s 0"]),
-        (captured(&sealed(&exact, &laptop, 21)), &["laptop: stopped at step 6, other-address", "translated"]),
+        (cut, &["truncated", "tcpdump -s 0"]),
+        (
+            captured(&sealed(&exact, &laptop, 21)),
+            &["laptop: stopped at step 6, address-mismatch", "translated"],
+        ),
         (
             captured(&sealed(&other_action("open-shh"), &laptop, 22)),
             &["laptop open-shh: stopped at step 8, unknown-action", "defined here: open-ssh, open-web"],
@@ -251,7 +254,10 @@ fn of_each_prepared_capture_the_true_cause_is_named() {
             captured(&sealed(&knock(NOW), &keys(GUEST, "bastion"), 24)),
             &["guest open-ssh: stopped at step 8, expired", "`expires`"],
         ),
-        (captured(unsealed.as_bytes()), &["laptop: stopped at step 4, not-sealed", "a client with a fault"]),
+        (
+            captured(unsealed.as_bytes()),
+            &["laptop: stopped at step 4, decryption-failed", "a client with a fault"],
+        ),
         (frame(built(to(53), b"a question")), &["other-traffic: UDP to port 53"]),
         (frame(vec![0; 60]), &["other-traffic: neither UDP nor TCP"]),
     ];
@@ -284,7 +290,7 @@ fn copies_are_told_by_the_packet_that_they_are_copies_of() {
     let flood: Vec<Captured> = (0..20).map(|_| captured(&good)).collect();
     let text = explained(&flood, &[]);
     let last = text.lines().last().unwrap();
-    assert!(last.contains("step 3, copied") && last.contains("packet 1 again and again"), "{text}");
+    assert!(last.contains("step 3, duplicate") && last.contains("packet 1 again and again"), "{text}");
 }
 
 #[test]
@@ -304,12 +310,12 @@ fn of_a_port_sequence_the_last_packet_says_what_comes_of_it() {
     let frames: Vec<Captured> = ports.iter().chain(&ports[..1]).map(syn).collect();
     let text = explained(&frames, &[]);
     let lines: Vec<&str> = text.lines().collect();
-    assert!(lines[..7].iter().all(|line| line.contains(": touched: ")), "{text}");
+    assert!(lines[..7].iter().all(|line| line.contains(": port-hit: ")), "{text}");
     assert!(lines[7].contains("laptop open-ssh: passed"), "{text}");
-    assert!(lines[8].contains(": touched: "), "a copy: {text}");
+    assert!(lines[8].contains(": port-hit: "), "a copy: {text}");
     // Two minutes later it is good for nothing.
     let late: Vec<Captured> = ports.iter().map(|port| later(syn(port), 120_000)).collect();
-    assert!(explained(&late, &[]).lines().all(|line| line.contains(": touched: ")));
+    assert!(explained(&late, &[]).lines().all(|line| line.contains(": port-hit: ")));
 }
 
 #[test]

@@ -325,7 +325,7 @@ fn what_a_client_may_not_do_is_nothing_and_what_needs_an_argument_is_refused() {
     let Err(refusal) = only(server.hear("203.0.113.11:1", &ports(7, step(), None, "open-port"))) else {
         panic!("an order")
     };
-    assert_eq!(refusal.rejection.reason().as_str(), "argument");
+    assert_eq!(refusal.rejection.reason().as_str(), "bad-argument");
     assert_eq!(refusal.record.unwrap().via, Some(Via::Ports));
     assert!(refusal.answer.is_none());
     assert_eq!(server.opens("203.0.113.12:1", &ports(8, step(), None, "open-web")), 1);

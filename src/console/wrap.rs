@@ -63,8 +63,8 @@ mod tests {
     #[test]
     fn long_lines_are_broken_at_spaces_and_hang_under_their_column() {
         let text =
-            "  gate       \x1b[32mon\x1b[0m; tcp/22, tcp/443, udp/5000-5010 closed but for grants\nshort\n";
-        let expected = "  gate       \x1b[32mon\x1b[0m; tcp/22, tcp/443,\n             udp/5000-5010 closed but for\n             grants\nshort\n";
+            "  gate       \x1b[32mon\x1b[0m; tcp/22, tcp/443, udp/5000-5010 closed without a grant\nshort\n";
+        let expected = "  gate       \x1b[32mon\x1b[0m; tcp/22, tcp/443,\n             udp/5000-5010 closed without\n             a grant\nshort\n";
         assert_eq!(wrapped(text, Some(42)), expected);
         for width in [None, Some(20), Some(200)] {
             assert_eq!(wrapped(text, width), text);

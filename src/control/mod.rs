@@ -37,7 +37,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(25);
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Question {
     /// Take up config, clients and keys anew.
     Reload {},
@@ -445,7 +445,7 @@ mod tests {
         let path = scratch.path().join("control.sock");
         let mut control = Control::open(&path).unwrap();
         let mut askers: Vec<UnixStream> = (0..2).map(|_| UnixStream::connect(&path).unwrap()).collect();
-        askers.iter_mut().for_each(|asker| asker.write_all(b"{\"do\":\"status\"}\n").unwrap());
+        askers.iter_mut().for_each(|asker| asker.write_all(b"{\"request\":\"status\"}\n").unwrap());
         let asked = control.questions();
         assert_eq!(asked.len(), 2);
         drop(askers.pop());
@@ -468,7 +468,7 @@ mod tests {
         };
         let ask_for_grants = || {
             let mut stream = UnixStream::connect(&path).unwrap();
-            stream.write_all(b"{\"do\":\"grants\"}\n").unwrap();
+            stream.write_all(b"{\"request\":\"grants\"}\n").unwrap();
             stream
         };
         // More than a socket takes at once, and more than an answer could have before.
@@ -502,8 +502,8 @@ mod tests {
         let path = scratch.path().join("control.sock");
         let mut control = Control::open(&path).unwrap();
         for (said, answer) in [
-            ("{\"do\":\"format-disk\"}\n", "failed"),
-            ("{\"do\":\"reload\",\"and\":1}\n", "failed"),
+            ("{\"request\":\"format-disk\"}\n", "failed"),
+            ("{\"request\":\"reload\",\"and\":1}\n", "failed"),
             ("reload\n", "failed"),
             (&*"x".repeat(QUESTION_MAX + 1024), ""),
         ] {

@@ -15,7 +15,7 @@ pub(crate) fn exposition(status: &Status) -> String {
     let closed = u64::from(status.gate.state != Gate::Off);
     page.gauge(
         "gate_closed",
-        "1 while protected ports are closed but for grants, 0 while they are open.",
+        "1 while protected ports are closed without a grant, 0 while they are open.",
         closed,
     );
     let trial = status.gate.seconds_left.unwrap_or_default();
@@ -36,9 +36,9 @@ pub(crate) fn exposition(status: &Status) -> String {
         number(status.commands.waiting),
     );
     page.gauge(
-        "undoings_waiting",
+        "undo_pending",
         "Commands that wait for their time to undo something.",
-        number(status.undoings),
+        number(status.pending_undo),
     );
     if let Some(audit) = &status.audit {
         page.gauge("audit_up", "1 while the audit log can be written.", u64::from(audit.error.is_none()));
@@ -81,8 +81,8 @@ pub(crate) fn exposition(status: &Status) -> String {
         ("authentic", datagrams.authentic),
         ("unknown-hint", datagrams.unknown_hint),
         ("forged", datagrams.forged),
-        ("copied", datagrams.copied),
-        ("length", datagrams.length),
+        ("duplicate", datagrams.duplicates),
+        ("bad-length", datagrams.bad_length),
         ("throttled", datagrams.throttled),
     ] {
         page.sample("datagrams_total", &[("verdict", verdict)], count);
@@ -94,8 +94,8 @@ pub(crate) fn exposition(status: &Status) -> String {
         }
     }
     if let Some(ports) = &status.ports {
-        page.counter("ports_packets_total", "Packets without a payload to the band.", ports.packets);
-        page.counter("ports_sequences_total", "Port sequences that were looked at.", ports.sequences);
+        page.counter("port_hits_total", "Packets without a payload to the knock range.", ports.hits);
+        page.counter("port_sequences_total", "Port sequences that were looked at.", ports.sequences);
     }
     if let Some(legacy) = &status.legacy {
         page.gauge("legacy_doors", "Doors that plain sequences open.", number(legacy.doors));
@@ -180,7 +180,7 @@ spa_knock_info{version="0.1.0",server="bastion.test"} 1
 # HELP spa_knock_uptime_seconds Since the daemon was started.
 # TYPE spa_knock_uptime_seconds gauge
 spa_knock_uptime_seconds 93784
-# HELP spa_knock_gate_closed 1 while protected ports are closed but for grants, 0 while they are open.
+# HELP spa_knock_gate_closed 1 while protected ports are closed without a grant, 0 while they are open.
 # TYPE spa_knock_gate_closed gauge
 spa_knock_gate_closed 1
 # HELP spa_knock_gate_trial_seconds Until a gate on trial is off again; 0 without a trial.
@@ -204,9 +204,9 @@ spa_knock_commands_running 1
 # HELP spa_knock_commands_waiting Commands of actions that wait for their turn.
 # TYPE spa_knock_commands_waiting gauge
 spa_knock_commands_waiting 0
-# HELP spa_knock_undoings_waiting Commands that wait for their time to undo something.
-# TYPE spa_knock_undoings_waiting gauge
-spa_knock_undoings_waiting 4
+# HELP spa_knock_undo_pending Commands that wait for their time to undo something.
+# TYPE spa_knock_undo_pending gauge
+spa_knock_undo_pending 4
 # HELP spa_knock_audit_up 1 while the audit log can be written.
 # TYPE spa_knock_audit_up gauge
 spa_knock_audit_up 1
@@ -248,18 +248,18 @@ spa_knock_capture_interface_dropped_total 2
 spa_knock_datagrams_total{verdict="authentic"} 7
 spa_knock_datagrams_total{verdict="unknown-hint"} 1200
 spa_knock_datagrams_total{verdict="forged"} 3
-spa_knock_datagrams_total{verdict="copied"} 1
-spa_knock_datagrams_total{verdict="length"} 0
+spa_knock_datagrams_total{verdict="duplicate"} 1
+spa_knock_datagrams_total{verdict="bad-length"} 0
 spa_knock_datagrams_total{verdict="throttled"} 8
 # HELP spa_knock_throttled_total Knocks over the limit of their key, by client.
 # TYPE spa_knock_throttled_total counter
 spa_knock_throttled_total{client="ci"} 8
-# HELP spa_knock_ports_packets_total Packets without a payload to the band.
-# TYPE spa_knock_ports_packets_total counter
-spa_knock_ports_packets_total 24
-# HELP spa_knock_ports_sequences_total Port sequences that were looked at.
-# TYPE spa_knock_ports_sequences_total counter
-spa_knock_ports_sequences_total 1
+# HELP spa_knock_port_hits_total Packets without a payload to the knock range.
+# TYPE spa_knock_port_hits_total counter
+spa_knock_port_hits_total 24
+# HELP spa_knock_port_sequences_total Port sequences that were looked at.
+# TYPE spa_knock_port_sequences_total counter
+spa_knock_port_sequences_total 1
 # HELP spa_knock_legacy_doors Doors that plain sequences open.
 # TYPE spa_knock_legacy_doors gauge
 spa_knock_legacy_doors 2

@@ -37,7 +37,7 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) log: LogState,
     /// How many commands wait for their time to undo something.
-    pub(crate) undoings: usize,
+    pub(crate) pending_undo: usize,
     /// Datagrams of a knock's length, by what the watcher did with them.
     pub(crate) datagrams: Datagrams,
     /// Knocking by ports; missing where it is off.
@@ -113,7 +113,7 @@ pub(crate) struct Frames {
 /// The process that sees knocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WatcherState {
-    /// Since it was started; missing while another one is on its way.
+    /// Since it was started; missing while restarting.
     pub(crate) uptime: Option<u64>,
     /// Since its last report; missing like that.
     pub(crate) report_age: Option<u64>,
@@ -158,9 +158,9 @@ pub(crate) struct Datagrams {
     /// Not signed by whom they named.
     pub(crate) forged: u64,
     /// One copy too many.
-    pub(crate) copied: u64,
+    pub(crate) duplicates: u64,
     /// Of another length after all.
-    pub(crate) length: u64,
+    pub(crate) bad_length: u64,
     /// Signed, but over the limit of the key, port sequences included.
     #[serde(default)]
     pub(crate) throttled: u64,
@@ -170,9 +170,9 @@ pub(crate) struct Datagrams {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PortsState {
     /// The first and the last port that they are looked for at.
-    pub(crate) band: String,
+    pub(crate) range: String,
     /// That came there.
-    pub(crate) packets: u64,
+    pub(crate) hits: u64,
     /// Of which a client's first two ports were among an address' ports, and so were looked at.
     pub(crate) sequences: u64,
 }
@@ -189,7 +189,7 @@ pub(crate) struct LegacyState {
     /// The busiest of these.
     pub(crate) users: Vec<LegacyUser>,
     /// How often one was opened in that time from addresses that there was no room for.
-    pub(crate) uncounted: u64,
+    pub(crate) other_openings: u64,
 }
 
 /// Who opens doors by plain sequences.
@@ -267,16 +267,16 @@ pub(crate) mod tests {
             commands: CommandsState { running: 1, waiting: 0 },
             audit: Some(AuditState { waiting: 0, lost: 3, error: None }),
             log: LogState { lost: 2 },
-            undoings: 4,
+            pending_undo: 4,
             datagrams: Datagrams {
                 authentic: 7,
                 unknown_hint: 1_200,
                 forged: 3,
-                copied: 1,
-                length: 0,
+                duplicates: 1,
+                bad_length: 0,
                 throttled: 8,
             },
-            ports: Some(PortsState { band: "20480-28671".to_owned(), packets: 24, sequences: 1 }),
+            ports: Some(PortsState { range: "20480-28671".to_owned(), hits: 24, sequences: 1 }),
             legacy: Some(LegacyState {
                 doors: 2,
                 opened: 9,
@@ -285,7 +285,7 @@ pub(crate) mod tests {
                     LegacyUser { address: "10.0.0.1".parse().unwrap(), opened: 5 },
                     LegacyUser { address: "fd00::2".parse().unwrap(), opened: 1 },
                 ],
-                uncounted: 0,
+                other_openings: 0,
             }),
             knocks: vec![
                 ended("granted", "", 4),

@@ -38,7 +38,7 @@ impl Daemon {
             count,
         };
         let users = self.keeper.users_of_previous_keys().into_iter();
-        let (commands, undoings) = self.deeds.at_work();
+        let (commands, pending_undo) = self.deeds.at_work();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             server: config.id.to_string(),
@@ -82,18 +82,18 @@ impl Daemon {
             commands,
             audit: self.audit.state(),
             log: LogState { lost: os_log::lost() },
-            undoings,
+            pending_undo,
             datagrams: Datagrams {
                 authentic: counts.authentic,
                 unknown_hint: counts.unknown_hint,
                 forged: counts.forged,
-                copied: counts.copied,
-                length: counts.length,
+                duplicates: counts.copied,
+                bad_length: counts.length,
                 throttled: counts.throttled,
             },
             ports: config.ports.map(|band| PortsState {
-                band: band.to_string(),
-                packets: counts.touches,
+                range: band.to_string(),
+                hits: counts.touches,
                 sequences: counts.sequences,
             }),
             legacy,

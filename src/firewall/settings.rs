@@ -23,7 +23,7 @@ impl Mode {
     #[must_use]
     pub fn when_on(self, ports: &str) -> String {
         match self {
-            Self::Guard | Self::Set => format!("{ports} closed but for grants"),
+            Self::Guard | Self::Set => format!("{ports} closed without a grant"),
             Self::Mark(mark) => {
                 format!("packets with a grant for {ports} get the mark {mark}; your own rules decide")
             }

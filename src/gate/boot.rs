@@ -192,7 +192,7 @@ enum Restored {
 pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Failure> {
     let state_dir = state_dir.map_or_else(|| state_dir_of(config), Path::to_owned);
     match try_restore(&state_dir)? {
-        Restored::Closed(ports) => tell(format_args!("gate: {ports} closed but for grants")),
+        Restored::Closed(ports) => tell(format_args!("gate: {ports} closed without a grant")),
         Restored::Nothing(reason) => tell(format_args!("{reason}; nothing to restore")),
     }
     Ok(())

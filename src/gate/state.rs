@@ -106,7 +106,7 @@ impl fmt::Display for Standing {
             Self::Never | Self::On => f.write_str("on"),
             Self::Off => f.write_str("off"),
             Self::Trial(until) => {
-                write!(f, "on trial, off again in {} s", until.saturating_sub(clock::boot()).as_secs())
+                write!(f, "on trial, turns off in {} s", until.saturating_sub(clock::boot()).as_secs())
             }
         }
     }

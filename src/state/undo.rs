@@ -17,7 +17,7 @@ const FOLDER: &str = "undo";
 /// What follows the number of one that is being written.
 const COMING: &str = "new";
 /// What follows the number of one that has begun.
-const BEGUN: &str = "begun";
+const BEGUN: &str = "started";
 /// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
 const UNDOINGS_MAX: usize = 4096;
 const EACH_MAX: usize = 32;

@@ -25,7 +25,7 @@ pub(crate) struct Ears {
     socket: Option<UdpPort>,
     /// When the port is tried again.
     bind_due: Duration,
-    /// Missing while another one is on its way.
+    /// Missing while restarting.
     watcher: Option<WatcherProcess>,
     /// It hears until another one does, even if that one hears less.
     distrusted: bool,

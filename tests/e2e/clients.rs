@@ -172,7 +172,7 @@ fn nobody_but_root_may_ask_the_daemon() {
 const PERL: &str = r#"
 socket(my $s, PF_UNIX, SOCK_STREAM, 0) or die;
 connect($s, sockaddr_un($ARGV[0])) or die "connect: $!";
-syswrite($s, "{\"do\":\"reload\"}\n");
+syswrite($s, "{\"request\":\"reload\"}\n");
 sysread($s, my $answer, 1000);
 print $answer;
 "#;

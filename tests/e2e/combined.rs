@@ -97,7 +97,7 @@ fn sealed_knocks_and_plain_sequences_work_side_by_side_and_status_tells_who_uses
     assert_eq!(
         json["legacy"],
         serde_json::json!({
-            "doors": 1, "opened": 3, "addresses": 2, "uncounted": 0,
+            "doors": 1, "opened": 3, "addresses": 2, "other_openings": 0,
             "users": [{"address": "10.77.0.2", "opened": 2}, {"address": "fd77::2", "opened": 1}],
         })
     );

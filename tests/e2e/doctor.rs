@@ -56,7 +56,7 @@ fn where_all_is_well_it_ends_with_0_and_opens_nothing() {
     let output = doctor(&lab.client, &site, &["--ntp", &server, &server]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let lines = lines(&output);
-    assert!(lines.iter().all(|line| line.0 != "WRONG"), "{lines:?}");
+    assert!(lines.iter().all(|line| line.0 != "FAIL"), "{lines:?}");
     let subjects: Vec<_> = lines.iter().map(|line| line.1.as_str()).collect();
     assert_eq!(subjects, ["key", "name", "IPv4", "IPv6", "clock", "knock", "clock", "address"]);
     assert!(verdict(&lines, "address").1.contains("which is our own"));
@@ -78,7 +78,7 @@ fn a_wrong_clock_an_unknown_key_and_silence_are_told_and_end_with_their_codes() 
     assert_eq!(output.status.code(), Some(3));
     let told = lines(&output);
     let (verdict, text) = verdict(&told, "clock");
-    assert!(verdict == "WRONG" && text.starts_with("3600.") || text.starts_with("3599."), "{text}");
+    assert!(verdict == "FAIL" && text.starts_with("3600.") || text.starts_with("3599."), "{text}");
     assert!(text.contains("s behind NTP server 10.77.0.1"), "{text}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("10.77.0.1: 1 thing is wrong"));
 

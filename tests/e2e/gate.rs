@@ -448,7 +448,7 @@ fn what_a_hanging_daemon_was_asked_by_a_command_that_has_given_up_is_not_done_la
     assert!(!lab.client.reaches(SERVER4, 22));
     kill(daemon.id(), Signal::SIGSTOP).unwrap();
     let mut asker = UnixStream::connect(site.path("control.sock")).unwrap();
-    asker.write_all(b"{\"do\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
+    asker.write_all(b"{\"request\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
     drop(asker);
     kill(daemon.id(), Signal::SIGCONT).unwrap();
     // Once this is answered, so is all that was asked before.
@@ -456,7 +456,7 @@ fn what_a_hanging_daemon_was_asked_by_a_command_that_has_given_up_is_not_done_la
     assert!(!lab.client.reaches(SERVER4, 22), "{}", daemon.log());
     // Asked by who waits for the answer, it is done.
     let mut asker = UnixStream::connect(site.path("control.sock")).unwrap();
-    asker.write_all(b"{\"do\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
+    asker.write_all(b"{\"request\":\"gate\",\"to\":\"off\",\"trial_ms\":null,\"by\":null}\n").unwrap();
     let mut answer = String::new();
     asker.read_to_string(&mut answer).unwrap();
     assert!(answer.contains("done") && lab.client.reaches(SERVER4, 22), "{answer}");

@@ -21,7 +21,7 @@ fn nobody_slips_through_while_the_daemon_starts_reloads_stops_is_replaced_or_kil
         daemon = Daemon::start(&lab.server, &site);
         daemon.kill9();
         // A table of another version is replaced as a whole.
-        lab.server.nft("delete chain inet spa_knock schema-3");
+        lab.server.nft("delete chain inet spa_knock schema-4");
         daemon = Daemon::start(&lab.server, &site);
         assert!(lab.client.reaches(SERVER4, 22), "what was granted is still open");
     }

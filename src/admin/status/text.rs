@@ -53,7 +53,7 @@ pub(crate) fn text(status: &Status, colour: Colour) -> String {
             "commands",
             format!(
                 "{} running, {} waiting; {} to be undone later",
-                commands.running, commands.waiting, status.undoings
+                commands.running, commands.waiting, status.pending_undo
             ),
         ),
         ("watcher", watcher(status, colour)),
@@ -83,7 +83,7 @@ fn gate(status: &Status, colour: Colour) -> String {
         Gate::Off => colour.paint(Tone::Bad, format!("off; {}", mode.when_off())),
         Gate::Trial => {
             let left = lasting(status.gate.seconds_left.unwrap_or_default());
-            let trial = colour.paint(Tone::Notice, format!("on trial, off again in {left}"));
+            let trial = colour.paint(Tone::Notice, format!("on trial, turns off in {left}"));
             format!("{trial}; {closed}")
         }
     }
@@ -124,7 +124,7 @@ fn watcher(status: &Status, colour: Colour) -> String {
             format!("since {}; {}", lasting(uptime), colour.paint(Tone::Bad, late))
         }
         (Some(uptime), _) => format!("since {}", lasting(uptime)),
-        (None, _) => colour.paint(Tone::Bad, "none; another one is on its way".to_owned()),
+        (None, _) => colour.paint(Tone::Bad, "none; restarting".to_owned()),
     };
     match status.watcher.restarts {
         0 => state,
@@ -180,20 +180,20 @@ fn capture(status: &Status, colour: Colour) -> String {
 fn datagrams(status: &Status) -> String {
     let datagrams = status.datagrams;
     format!(
-        "{} authentic, {} of nobody, {} forged, {} copies too many, {} over a limit, {} of a wrong length",
+        "{} authentic, {} unknown hint, {} forged, {} duplicates, {} over a limit, {} bad length",
         datagrams.authentic,
         datagrams.unknown_hint,
         datagrams.forged,
-        datagrams.copied,
+        datagrams.duplicates,
         datagrams.throttled,
-        datagrams.length
+        datagrams.bad_length
     )
 }
 
 fn ports(status: &Status) -> Option<String> {
     let ports = status.ports.as_ref()?;
-    let (packets, sequences) = (ports.packets, ports.sequences);
-    Some(format!("{}; {packets} packets without a payload, {sequences} sequences looked at", ports.band))
+    let (hits, sequences) = (ports.hits, ports.sequences);
+    Some(format!("{}; {hits} port hits, {sequences} sequences looked at", ports.range))
 }
 
 fn legacy(status: &Status, colour: Colour) -> Option<String> {
@@ -210,8 +210,8 @@ fn legacy(status: &Status, colour: Colour) -> Option<String> {
     if more > 0 {
         users.push_str(&format!(" and {more} more addresses"));
     }
-    if legacy.uncounted > 0 {
-        users.push_str(&format!(", and {}x by others", legacy.uncounted));
+    if legacy.other_openings > 0 {
+        users.push_str(&format!(", and {}x by others", legacy.other_openings));
     }
     text.push_str(&colour.paint(Tone::Notice, users));
     Some(text)
@@ -234,7 +234,7 @@ mod tests {
         let expected = "\
 spa-knockd 0.1.0: bastion.test
   running    1day 2h, pid 4711
-  gate       on; tcp/22 closed but for grants
+  gate       on; tcp/22 closed without a grant
   knocks     4 granted, 1 stale, 2 refused (not-allowed), 1 refused (expired)
   clients    3 known; 2 actions; with their previous key: phone (2x); over their limit: ci (8 knocks)
   grants     1 live
@@ -242,8 +242,8 @@ spa-knockd 0.1.0: bastion.test
   watcher    since 1h; replaced 1x
   audit      written; 3 records lost; 2 lines of the log lost
   capture    pcap, udp/62201 on lan0, wg0; 1207 frames, 0 dropped, 2 by the interface
-  datagrams  7 authentic, 1200 of nobody, 3 forged, 1 copies too many, 8 over a limit, 0 of a wrong length
-  ports      20480-28671; 24 packets without a payload, 1 sequences looked at
+  datagrams  7 authentic, 1200 unknown hint, 3 forged, 1 duplicates, 8 over a limit, 0 bad length
+  ports      20480-28671; 24 port hits, 1 sequences looked at
   legacy     2 doors, opened 9x by plain sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
 ";
         assert_eq!(text(&example(), Colour::Off), expected);

@@ -276,7 +276,7 @@ impl fmt::Display for Counts {
         let Self { authentic, length, unknown_hint, forged, copied, throttled, .. } = self;
         write!(
             f,
-            "{authentic} passed on, {unknown_hint} of nobody, {forged} forged, {copied} copies, {throttled} over their key's limit, {length} of a wrong length"
+            "{authentic} passed on, {unknown_hint} unknown hint, {forged} forged, {copied} duplicates, {throttled} over their key's limit, {length} bad length"
         )
     }
 }

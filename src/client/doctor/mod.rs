@@ -243,7 +243,7 @@ impl Diagnosis {
         self.wrong = self.wrong.saturating_add(1);
         self.first.get_or_insert(cause);
         let hint = if hint.is_empty() { String::new() } else { format!("hint: {hint}\n") };
-        line("WRONG", subject, told)?;
+        line("FAIL", subject, told)?;
         print(hint.as_bytes())
     }
 }
@@ -285,7 +285,7 @@ fn well(subject: &str, told: &str) -> Result<(), Failure> {
 }
 
 fn note(subject: &str, told: &str) -> Result<(), Failure> {
-    line("-", subject, told)
+    line("skip", subject, told)
 }
 
 fn line(verdict: &str, subject: &str, told: &str) -> Result<(), Failure> {

@@ -393,7 +393,7 @@ impl Backend for Iptables {
         let Some(after) = failsafe.map(|failsafe| failsafe.after) else { return Ok(()) };
         self.families
             .iter()
-            .try_for_each(|family| program::ipset_restore(&sets::everybody("alive", *family, after)))
+            .try_for_each(|family| program::ipset_restore(&sets::everybody("heartbeat", *family, after)))
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {

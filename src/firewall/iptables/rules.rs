@@ -20,7 +20,7 @@ pub(super) const GATE: &str = "SPA_KNOCK_GATE";
 /// Its grants, where they are rules; the gate ends here.
 pub(super) const GRANTS: &str = "SPA_KNOCK_GRANTS";
 /// Connections that are older than the gate.
-pub(super) const OLDER: &str = "SPA_KNOCK_OLDER";
+pub(super) const OLDER: &str = "SPA_KNOCK_ESTABLISHED";
 /// Uses a grant for one connection up.
 pub(super) const ONCE: &str = "SPA_KNOCK_ONCE";
 /// Sets the mark, in mode `mark`.
@@ -266,9 +266,9 @@ impl Text {
             self.line(format_args!("-A {ONCE} {pass}"));
         }
         if gate.failsafe.is_some() {
-            let (alive, spared) = (name("alive"), name("spared"));
+            let (heartbeat, failsafe) = (name("heartbeat"), name("failsafe"));
             self.line(format_args!(
-                "-A {GATE} -m set ! --match-set {alive} src -m set --match-set {spared} src {pass}"
+                "-A {GATE} -m set ! --match-set {heartbeat} src -m set --match-set {failsafe} src {pass}"
             ));
         }
     }

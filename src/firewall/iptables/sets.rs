@@ -19,8 +19,8 @@ const SETS: [(&str, &str); 7] = [
     ("once", "hash:ip,port"),
     ("forward", "hash:ip,port"),
     ("trial", "hash:net"),
-    ("alive", "hash:net"),
-    ("spared", "hash:net"),
+    ("heartbeat", "hash:net"),
+    ("failsafe", "hash:net"),
 ];
 
 /// The name of one of them.
@@ -44,7 +44,7 @@ pub(super) fn load(family: Family, gate: &Gate, live: &[Entry], used: &[String],
         // Replaced in one step, or a grant would have a gap.
         let coming = name(&format!("{set}_new"), family);
         let lines: Vec<String> = match set {
-            "spared" => spared(family, gate).map(|prefix| format!("add {coming} {prefix}\n")).collect(),
+            "failsafe" => spared(family, gate).map(|prefix| format!("add {coming} {prefix}\n")).collect(),
             "single" | "span" | "forward" => {
                 live.iter().filter(|e| set_of(e) == set).map(|entry| add(entry, &coming, now)).collect()
             }
@@ -63,7 +63,7 @@ pub(super) fn load(family: Family, gate: &Gate, live: &[Entry], used: &[String],
         text.0.push_str(&everybody("trial", family, time));
     }
     if let Some(failsafe) = &gate.failsafe {
-        text.0.push_str(&everybody("alive", family, failsafe.after));
+        text.0.push_str(&everybody("heartbeat", family, failsafe.after));
     }
     text.0
 }

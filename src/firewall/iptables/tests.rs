@@ -72,7 +72,7 @@ fn the_gate_of_rules_is_one_transaction_for_the_table() {
 :SPA_KNOCK - [0:0]
 :SPA_KNOCK_GATE - [0:0]
 :SPA_KNOCK_GRANTS - [0:0]
-:SPA_KNOCK_OLDER - [0:0]
+:SPA_KNOCK_ESTABLISHED - [0:0]
 :SPA_KNOCK_ONCE - [0:0]
 -I INPUT 1 -m comment --comment spa-knock -j SPA_KNOCK
 -A SPA_KNOCK -p udp -m udp --dport 62201 -j DROP
@@ -84,10 +84,10 @@ fn the_gate_of_rules_is_one_transaction_for_the_table() {
 -F SPA_KNOCK_GRANTS
 -A SPA_KNOCK_GRANTS -s 10.0.0.2 -p tcp -m tcp --dport 22 -m comment --comment \"laptop open\" -j RETURN
 -A SPA_KNOCK_GRANTS -s 10.1.0.0/16 -p udp -m udp --dport 53:54 -m comment --comment \"laptop open\" -j RETURN
--A SPA_KNOCK_GRANTS -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g SPA_KNOCK_OLDER
+-A SPA_KNOCK_GRANTS -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -g SPA_KNOCK_ESTABLISHED
 -A SPA_KNOCK_GRANTS -j DROP
--A SPA_KNOCK_OLDER -s 10.0.0.9 -p tcp -m tcp --sport 4000 --dport 22 -j RETURN
--A SPA_KNOCK_OLDER -j DROP
+-A SPA_KNOCK_ESTABLISHED -s 10.0.0.9 -p tcp -m tcp --sport 4000 --dport 22 -j RETURN
+-A SPA_KNOCK_ESTABLISHED -j DROP
 COMMIT
 "
     );
@@ -115,8 +115,8 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         "-A SPA_KNOCK_GATE -m set --match-set spa_knock_span6 src,dst -j RETURN\n",
         "-A SPA_KNOCK_GATE -m conntrack --ctstate NEW -m set --match-set spa_knock_once6 src,dst -g SPA_KNOCK_ONCE\n",
         "-A SPA_KNOCK_ONCE -j SET --del-set spa_knock_once6 src,dst\n",
-        "-A SPA_KNOCK_GATE -m set ! --match-set spa_knock_alive6 src -m set --match-set spa_knock_spared6 src -j RETURN\n",
-        "-A SPA_KNOCK_OLDER -s fd77::9 -p tcp -m tcp --sport 4001 --dport 22 -j RETURN\n",
+        "-A SPA_KNOCK_GATE -m set ! --match-set spa_knock_heartbeat6 src -m set --match-set spa_knock_failsafe6 src -j RETURN\n",
+        "-A SPA_KNOCK_ESTABLISHED -s fd77::9 -p tcp -m tcp --sport 4001 --dport 22 -j RETURN\n",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
     }
@@ -126,16 +126,16 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         "create spa_knock_single6 hash:ip,port family inet6 maxelem 65536 timeout 0 comment\n",
         "flush spa_knock_single_new6\nadd spa_knock_single_new6 fd77::2,tcp:22 timeout 20 comment \"laptop open\"\n\
          swap spa_knock_single6 spa_knock_single_new6\ndestroy spa_knock_single_new6\n",
-        "add spa_knock_spared_new6 ::/1\nadd spa_knock_spared_new6 8000::/1\nswap",
+        "add spa_knock_failsafe_new6 ::/1\nadd spa_knock_failsafe_new6 8000::/1\nswap",
         "del spa_knock_once6 fd77::3,tcp:22\n",
         "add spa_knock_trial6 ::/1 timeout 5\nadd spa_knock_trial6 8000::/1 timeout 5\n",
-        "add spa_knock_alive6 ::/1 timeout 60\n",
+        "add spa_knock_heartbeat6 ::/1 timeout 60\n",
     ] {
         assert!(sets.contains(line), "{line}\n{sets}");
     }
     assert!(!sets.contains("10.0.0.0"));
     let four = sets::load(Family::V4, &gate, &[], &[], Duration::ZERO);
-    assert!(four.contains("add spa_knock_spared_new4 10.0.0.0/8\n"), "{four}");
+    assert!(four.contains("add spa_knock_failsafe_new4 10.0.0.0/8\n"), "{four}");
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
         "-A SPA_KNOCK_GATE -m conntrack --ctstate ESTABLISHED -g SPA_KNOCK_MARKED\n",
         "-A SPA_KNOCK_GRANTS -s 10.0.0.2 -p tcp -m tcp --dport 80 -m comment --comment \"laptop open\" -g SPA_KNOCK_MARKED\n",
         "-A SPA_KNOCK_GRANTS -j RETURN\n",
-        "-A SPA_KNOCK_OLDER -j RETURN\n",
+        "-A SPA_KNOCK_ESTABLISHED -j RETURN\n",
         "*filter\n:SPA_KNOCK - [0:0]\n-I INPUT 1 -m comment --comment spa-knock -j SPA_KNOCK\n\
          -A SPA_KNOCK -p udp -m udp --dport 62201 -j DROP\nCOMMIT\n",
     ] {

@@ -34,7 +34,7 @@ pub(super) fn let_in(
     let family = if address.is_ipv4() { '4' } else { '6' };
     let mut text = String::new();
     for ports in ports {
-        let set = if ports.single().is_some() { "grants" } else { "spans" };
+        let set = if ports.single().is_some() { "grants" } else { "range_grants" };
         let key = format!("{address} . {} . {}", ports.protocol().as_str(), ports.numbers('-'));
         let seconds = time.as_secs().max(1);
         let add = format!(

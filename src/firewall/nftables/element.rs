@@ -11,17 +11,17 @@ use crate::knock::{Door, Ports, Protocol};
 pub(super) const SETS: [&[u8]; 13] = [
     b"grants4\0",
     b"grants6\0",
-    b"spans4\0",
-    b"spans6\0",
-    b"nets4\0",
-    b"nets6\0",
+    b"range_grants4\0",
+    b"range_grants6\0",
+    b"prefix_grants4\0",
+    b"prefix_grants6\0",
     b"linked6\0",
     b"once4\0",
     b"once6\0",
     b"forwards4\0",
     b"forwards6\0",
-    b"locals4\0",
-    b"locals6\0",
+    b"redirects4\0",
+    b"redirects6\0",
 ];
 
 /// An element, as bytes of the kernel's: each part of a concatenation is padded to four bytes.
@@ -49,7 +49,7 @@ pub(super) enum Entry {
 /// Those by which the kernel sees that the daemon lives.
 pub(super) fn alive() -> [Element; 2] {
     [Protocol::Tcp, Protocol::Udp].map(|protocol| Element {
-        set: b"alive\0",
+        set: b"heartbeat\0",
         key: vec![protocol.number()],
         last_key: None,
         value: None,
@@ -65,7 +65,7 @@ pub(super) fn of(passage: &Passage) -> Option<Element> {
         Way::Ports(ports) => one(if v4 { b"grants4\0" } else { b"grants6\0" }, ports.single()?, None),
         Way::Once(door) => one(if v4 { b"once4\0" } else { b"once6\0" }, door, None),
         Way::Forward { door, to } if to.ip().is_unspecified() => {
-            let set: &[u8] = if v4 { b"locals4\0" } else { b"locals6\0" };
+            let set: &[u8] = if v4 { b"redirects4\0" } else { b"redirects6\0" };
             one(set, door, Some(to.port().to_be_bytes().to_vec()))
         }
         Way::Forward { door, to } => {
@@ -81,10 +81,10 @@ pub(super) fn of(passage: &Passage) -> Option<Element> {
 pub(super) fn of_piece(piece: &Piece) -> Element {
     let Rectangle { first, last, ports } = piece.rectangle;
     let set: &[u8] = match (piece.area, first.is_ipv4()) {
-        (Area::Spans, true) => b"spans4\0",
-        (Area::Spans, false) => b"spans6\0",
-        (Area::Nets, true) => b"nets4\0",
-        (Area::Nets, false) => b"nets6\0",
+        (Area::Spans, true) => b"range_grants4\0",
+        (Area::Spans, false) => b"range_grants6\0",
+        (Area::Nets, true) => b"prefix_grants4\0",
+        (Area::Nets, false) => b"prefix_grants6\0",
         (Area::Linked(_), _) => b"linked6\0",
     };
     let (low, high) = ports.bounds();
@@ -108,12 +108,12 @@ pub(super) fn entry(element: &Element) -> Option<Entry> {
     let is = |name: &str| set.strip_suffix(b"\0").is_some_and(|set| set.starts_with(name.as_bytes()));
     let v4 = set.ends_with(b"4\0");
     let mut first = Key(key);
-    if is("spans") || is("nets") || is("linked") {
+    if is("range_grants") || is("prefix_grants") || is("linked") {
         let mut last = Key(last_key.as_ref()?);
         let area = if is("linked") {
             let link = first.link().filter(|link| last.link() == Some(*link))?;
             Area::Linked(link)
-        } else if is("nets") {
+        } else if is("prefix_grants") {
             Area::Nets
         } else {
             Area::Spans
@@ -137,7 +137,7 @@ pub(super) fn entry(element: &Element) -> Option<Entry> {
         Way::Once(door)
     } else {
         let mut value = Key(value.as_ref()?);
-        let to = if is("locals") {
+        let to = if is("redirects") {
             let here: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
             SocketAddr::new(here, value.port()?)
         } else {
@@ -233,9 +233,9 @@ mod tests {
     #[test]
     fn elements_are_the_bytes_that_nft_sends_for_the_same() {
         let ports = |text: &str| Way::Ports(text.parse().unwrap());
-        // nft 1.0.6: add element inet spa_knock nets4 { 10.2.0.0/24 . tcp . 80-90 }
+        // nft 1.0.6: add element inet spa_knock prefix_grants4 { 10.2.0.0/24 . tcp . 80-90 }
         let net = one(&passage("10.2.0.0/24", ports("tcp/80-90")));
-        assert_eq!(net.set, b"nets4\0");
+        assert_eq!(net.set, b"prefix_grants4\0");
         assert_eq!(net.key, b"\x0a\x02\x00\x00\x06\x00\x00\x00\x00\x50\x00\x00");
         assert_eq!(net.last_key.unwrap(), b"\x0a\x02\x00\xff\x06\x00\x00\x00\x00\x5a\x00\x00");
         // nft 1.0.6: add element inet spa_knock forwards4 { 10.0.0.7 . tcp . 80 : 10.9.0.1 . 8080 }
@@ -254,18 +254,18 @@ mod tests {
         let passages = [
             (passage("10.0.0.7", ports("tcp/22")), "grants4\0"),
             (passage("fd00::7", ports("udp/53")), "grants6\0"),
-            (passage("10.0.0.7", ports("tcp/22-23")), "spans4\0"),
-            (passage("fd00::7", ports("tcp/22-23")), "spans6\0"),
-            (passage("10.0.0.0/24", ports("tcp/22")), "nets4\0"),
-            (passage("fd00::/64", ports("tcp/22")), "nets6\0"),
+            (passage("10.0.0.7", ports("tcp/22-23")), "range_grants4\0"),
+            (passage("fd00::7", ports("tcp/22-23")), "range_grants6\0"),
+            (passage("10.0.0.0/24", ports("tcp/22")), "prefix_grants4\0"),
+            (passage("fd00::/64", ports("tcp/22")), "prefix_grants6\0"),
             (Passage { link, ..passage("fe80::7", ports("tcp/22")) }, "linked6\0"),
             (Passage { link, ..passage("fe80::/64", ports("tcp/22-23")) }, "linked6\0"),
             (passage("10.0.0.7", Way::Once(door)), "once4\0"),
             (passage("fd00::7", Way::Once(door)), "once6\0"),
             (passage("10.0.0.7", Way::Forward { door, to: "10.0.0.8:1".parse().unwrap() }), "forwards4\0"),
             (passage("fd00::7", Way::Forward { door, to: "[fd00::8]:1".parse().unwrap() }), "forwards6\0"),
-            (passage("10.0.0.7", Way::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }), "locals4\0"),
-            (passage("fd00::7", Way::Forward { door, to: "[::]:8080".parse().unwrap() }), "locals6\0"),
+            (passage("10.0.0.7", Way::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }), "redirects4\0"),
+            (passage("fd00::7", Way::Forward { door, to: "[::]:8080".parse().unwrap() }), "redirects6\0"),
         ];
         for (passage, set) in passages {
             let element = one(&passage);

@@ -15,9 +15,9 @@ use crate::knock::{Ports, Prefix};
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
 /// A chain that does nothing but say that the table's sets are those of this version. To be renamed with them.
-pub(super) const SCHEMA: &str = "schema-3";
-/// The chains that close and open. `early` only saves work, and goes with its interfaces.
-pub(super) const CHAIN_NAMES: [&str; 5] = ["input", "outside", "inside", "marks", "gate"];
+pub(super) const SCHEMA: &str = "schema-4";
+/// The chains that close and open. `ingress` only saves work, and goes with its interfaces.
+pub(super) const CHAIN_NAMES: [&str; 5] = ["input", "published", "dnat", "marks", "gate"];
 
 /// For as long as conntrack itself would remember an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
@@ -27,44 +27,44 @@ const OLDER_TIMEOUT: &str = "5d";
 const SETS: &str = "\
 add set inet spa_knock grants4 { type ipv4_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
 add set inet spa_knock grants6 { type ipv6_addr . inet_proto . inet_service; flags timeout; size 65536; counter; }
-add set inet spa_knock spans4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
-add set inet spa_knock spans6 { type ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
-add set inet spa_knock nets4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
-add set inet spa_knock nets6 { type ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock range_grants4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock range_grants6 { type ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock prefix_grants4 { type ipv4_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
+add set inet spa_knock prefix_grants6 { type ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
 add set inet spa_knock linked6 { type iface_index . ipv6_addr . inet_proto . inet_service; flags interval, timeout; size 65536; counter; }
 add set inet spa_knock once4 { type ipv4_addr . inet_proto . inet_service; flags timeout, dynamic; size 65536; }
 add set inet spa_knock once6 { type ipv6_addr . inet_proto . inet_service; flags timeout, dynamic; size 65536; }
 add map inet spa_knock forwards4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; flags timeout; size 65536; }
 add map inet spa_knock forwards6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; flags timeout; size 65536; }
-add map inet spa_knock locals4 { type ipv4_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
-add map inet spa_knock locals6 { type ipv6_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
-add set inet spa_knock older4 { type ipv4_addr . inet_service . inet_service; flags timeout; size 65536; }
-add set inet spa_knock older6 { type ipv6_addr . inet_service . inet_service; flags timeout; size 65536; }
+add map inet spa_knock redirects4 { type ipv4_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
+add map inet spa_knock redirects6 { type ipv6_addr . inet_proto . inet_service : inet_service; flags timeout; size 65536; }
+add set inet spa_knock established4 { type ipv4_addr . inet_service . inet_service; flags timeout; size 65536; }
+add set inet spa_knock established6 { type ipv6_addr . inet_service . inet_service; flags timeout; size 65536; }
 add set inet spa_knock enforcing { type inet_proto; flags timeout; }
-add set inet spa_knock alive { type inet_proto; flags timeout; }
-add set inet spa_knock spared4 { type ipv4_addr; flags interval; }
-add set inet spa_knock spared6 { type ipv6_addr; flags interval; }
-flush set inet spa_knock older4
-flush set inet spa_knock older6
+add set inet spa_knock heartbeat { type inet_proto; flags timeout; }
+add set inet spa_knock failsafe4 { type ipv4_addr; flags interval; }
+add set inet spa_knock failsafe6 { type ipv6_addr; flags interval; }
+flush set inet spa_knock established4
+flush set inet spa_knock established6
 flush set inet spa_knock enforcing
-flush set inet spa_knock alive
-flush set inet spa_knock spared4
-flush set inet spa_knock spared6
+flush set inet spa_knock heartbeat
+flush set inet spa_knock failsafe4
+flush set inet spa_knock failsafe6
 ";
 
 /// The chains that are ours, empty; an admin's own chains in our table stay as they are.
 const CHAINS: &str = "\
 add chain inet spa_knock input { type filter hook input priority filter - 10; policy accept; }
-add chain inet spa_knock outside { type filter hook prerouting priority mangle; policy accept; }
-add chain inet spa_knock inside { type nat hook prerouting priority dstnat - 10; policy accept; }
+add chain inet spa_knock published { type filter hook prerouting priority mangle; policy accept; }
+add chain inet spa_knock dnat { type nat hook prerouting priority dstnat - 10; policy accept; }
 add chain inet spa_knock gate
-add chain inet spa_knock early
+add chain inet spa_knock ingress
 add chain inet spa_knock marks
 flush chain inet spa_knock input
-flush chain inet spa_knock outside
-flush chain inet spa_knock inside
+flush chain inet spa_knock published
+flush chain inet spa_knock dnat
 flush chain inet spa_knock gate
-delete chain inet spa_knock early
+delete chain inet spa_knock ingress
 delete chain inet spa_knock marks
 ";
 
@@ -73,39 +73,39 @@ const PASSES: &str = "\
 add rule inet spa_knock gate ct state established
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @grants4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @grants6
-add rule inet spa_knock gate ip saddr . meta l4proto . th dport @spans4
-add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @spans6
-add rule inet spa_knock gate ip saddr . meta l4proto . th dport @nets4
-add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @nets6
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @range_grants4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @range_grants6
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @prefix_grants4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @prefix_grants6
 add rule inet spa_knock gate meta iif . ip6 saddr . meta l4proto . th dport @linked6
 add rule inet spa_knock gate ct state new ip saddr . meta l4proto . th dport @once4 delete @once4 { ip saddr . meta l4proto . th dport }
 add rule inet spa_knock gate ct state new ip6 saddr . meta l4proto . th dport @once6 delete @once6 { ip6 saddr . meta l4proto . th dport }
-add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @older4
-add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @older6
+add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip saddr . tcp sport . tcp dport @established4
+add rule inet spa_knock gate tcp flags & (fin|syn|rst|ack) != syn ip6 saddr . tcp sport . tcp dport @established6
 ";
 
 /// The same for those whom a failsafe lets in.
 const FAILSAFE: &str = "\
-add rule inet spa_knock gate meta l4proto != @alive ip saddr @spared4
-add rule inet spa_knock gate meta l4proto != @alive ip6 saddr @spared6
+add rule inet spa_knock gate meta l4proto != @heartbeat ip saddr @failsafe4
+add rule inet spa_knock gate meta l4proto != @heartbeat ip6 saddr @failsafe6
 ";
 
-/// The same for packets that `inside` leads elsewhere, in mode `mark`.
+/// The same for packets that `dnat` leads elsewhere, in mode `mark`.
 const LED: &str = "\
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @forwards4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @forwards6
-add rule inet spa_knock gate ip saddr . meta l4proto . th dport @locals4
-add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @locals6
+add rule inet spa_knock gate ip saddr . meta l4proto . th dport @redirects4
+add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @redirects6
 ";
 
 /// Ports that lead elsewhere: of connections to this host alone, never of those that it passes on for others.
 const INSIDE: &str = "\
-add rule inet spa_knock inside fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
-add rule inet spa_knock inside fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
-add rule inet spa_knock inside fib daddr type local meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @locals4
-add rule inet spa_knock inside fib daddr type local meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
-add rule inet spa_knock inside fib daddr type local meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @locals4
-add rule inet spa_knock inside fib daddr type local meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @locals6
+add rule inet spa_knock dnat fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
+add rule inet spa_knock dnat fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
+add rule inet spa_knock dnat fib daddr type local meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @redirects4
+add rule inet spa_knock dnat fib daddr type local meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
+add rule inet spa_knock dnat fib daddr type local meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @redirects4
+add rule inet spa_knock dnat fib daddr type local meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
 ";
 
 /// What becomes of a table that is there.
@@ -147,7 +147,7 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[(Element, Holder)], now:
             Enforcing::For(time) => Some(time),
         },
     );
-    text.timed("alive", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
+    text.timed("heartbeat", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
     text.spared(gate.failsafe.as_ref());
     match gate.mode {
         Mode::Guard => {
@@ -175,10 +175,10 @@ impl Text {
         if !gate.early.is_empty() {
             let devices: Vec<_> = gate.early.iter().map(|name| format!("\"{name}\"")).collect();
             self.line(format_args!(
-                "add chain {TABLE} early {{ type filter hook ingress devices = {{ {} }} priority -500; policy accept; }}",
+                "add chain {TABLE} ingress {{ type filter hook ingress devices = {{ {} }} priority -500; policy accept; }}",
                 devices.join(", ")
             ));
-            self.line(format_args!("add rule {TABLE} early udp dport {port} drop"));
+            self.line(format_args!("add rule {TABLE} ingress udp dport {port} drop"));
         }
         // Before the loopback rule: our own host gets silence too.
         self.line(format_args!("add rule {TABLE} input udp dport {port} drop"));
@@ -191,10 +191,10 @@ impl Text {
         for ports in &gate.protect {
             self.line(format_args!("add rule {TABLE} input {} jump gate", matched(*ports)));
         }
-        self.line(format_args!("add rule {TABLE} outside iif lo accept"));
+        self.line(format_args!("add rule {TABLE} published iif lo accept"));
         for ports in &gate.published {
             self.line(format_args!(
-                "add rule {TABLE} outside fib daddr type local {} jump gate",
+                "add rule {TABLE} published fib daddr type local {} jump gate",
                 matched(*ports)
             ));
         }
@@ -236,8 +236,8 @@ impl Text {
     fn older(&mut self, gate: &Gate) {
         for connection in &gate.older {
             let set = match connection.remote.ip() {
-                IpAddr::V4(_) => "older4",
-                IpAddr::V6(_) => "older6",
+                IpAddr::V4(_) => "established4",
+                IpAddr::V6(_) => "established6",
             };
             self.line(format_args!(
                 "add element {TABLE} {set} {{ {} . {} . {} timeout {OLDER_TIMEOUT} }}",
@@ -256,7 +256,7 @@ impl Text {
 
     fn spared(&mut self, failsafe: Option<&Failsafe>) {
         for prefix in failsafe.iter().flat_map(|failsafe| &failsafe.allow) {
-            let set = if prefix.first().is_ipv4() { "spared4" } else { "spared6" };
+            let set = if prefix.first().is_ipv4() { "failsafe4" } else { "failsafe6" };
             self.line(format_args!("add element {TABLE} {set} {{ {} }}", range(*prefix)));
         }
     }

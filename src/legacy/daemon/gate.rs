@@ -209,7 +209,7 @@ impl Closed {
     }
 
     fn tell(&self) {
-        log::info!("gate: {} closed but for grants", self.guarded);
+        log::info!("gate: {} closed without a grant", self.guarded);
     }
 }
 

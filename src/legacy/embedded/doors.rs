@@ -154,7 +154,7 @@ impl PlainSequences {
             opened: self.opened,
             addresses: counted.addresses.len(),
             users: counted.addresses.iter().take(USERS_SHOWN).map(user).collect(),
-            uncounted: counted.others,
+            other_openings: counted.others,
         })
     }
 

@@ -94,6 +94,6 @@ fn undo_tasks_of_one_client_that_hang_do_not_delay_those_of_another() {
     assert_eq!(answer(&lab, &laptop, "lamp", "b", 1), Status::Done);
     assert!(within(SOON, || site.path("undone-laptop-b").exists()), "{:?}", site.audit());
     let left = fs::read_dir(site.path("state/undo")).unwrap().flatten();
-    let begun = left.filter(|entry| entry.path().extension().is_some_and(|word| word == "begun")).count();
+    let begun = left.filter(|entry| entry.path().extension().is_some_and(|word| word == "started")).count();
     assert_eq!(begun, 4, "no more of one client run at a time");
 }

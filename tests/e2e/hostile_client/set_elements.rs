@@ -96,7 +96,7 @@ fn ranges_that_overlap_cost_a_client_one_grant_each_and_the_kernel_a_few_element
     }
     assert_eq!(knock_for(&lab, &thief, 1, "open-port", "tcp/8009-8999").status, Status::Exhausted);
     assert_eq!(lines(&lab, "grants4", "thief"), 0);
-    let pieces = lines(&lab, "spans4", "thief");
+    let pieces = lines(&lab, "range_grants4", "thief");
     assert!((1..=16).contains(&pieces), "{pieces}");
 }
 

@@ -96,8 +96,10 @@ pub(in crate::admin::check) enum Target {
 const INNER: [&str; 7] = ["docker", "podman", "cni-podman", "virbr", "lxdbr", "lxcbr", "incusbr"];
 
 /// What a grant is in: sets of our table.
-const GRANTS: [(Version, [&str; 3]); 2] =
-    [(Version::V4, ["@grants4", "@spans4", "@once4"]), (Version::V6, ["@grants6", "@spans6", "@once6"])];
+const GRANTS: [(Version, [&str; 3]); 2] = [
+    (Version::V4, ["@grants4", "@range_grants4", "@once4"]),
+    (Version::V6, ["@grants6", "@range_grants6", "@once6"]),
+];
 
 impl Packets {
     /// `{"op": "==", "left": …, "right": …}` in a rule of this table.
