@@ -17,7 +17,7 @@ pub(super) const TABLE: &str = "inet spa_knock";
 /// A chain that does nothing but say that the table's sets are those of this version. To be renamed with them.
 pub(super) const SCHEMA: &str = "schema-4";
 /// The chains that close and open. `ingress` only saves work, and goes with its interfaces.
-pub(super) const CHAIN_NAMES: [&str; 5] = ["input", "published", "dnat", "marks", "gate"];
+pub(super) const CHAIN_NAMES: [&str; 5] = ["input", "published", "translate", "marks", "gate"];
 
 /// For as long as conntrack itself would remember an idle connection (`nf_conntrack_tcp_timeout_established`).
 const OLDER_TIMEOUT: &str = "5d";
@@ -56,13 +56,13 @@ flush set inet spa_knock failsafe6
 const CHAINS: &str = "\
 add chain inet spa_knock input { type filter hook input priority filter - 10; policy accept; }
 add chain inet spa_knock published { type filter hook prerouting priority mangle; policy accept; }
-add chain inet spa_knock dnat { type nat hook prerouting priority dstnat - 10; policy accept; }
+add chain inet spa_knock translate { type nat hook prerouting priority dstnat - 10; policy accept; }
 add chain inet spa_knock gate
 add chain inet spa_knock ingress
 add chain inet spa_knock marks
 flush chain inet spa_knock input
 flush chain inet spa_knock published
-flush chain inet spa_knock dnat
+flush chain inet spa_knock translate
 flush chain inet spa_knock gate
 delete chain inet spa_knock ingress
 delete chain inet spa_knock marks
@@ -90,7 +90,7 @@ add rule inet spa_knock gate meta l4proto != @heartbeat ip saddr @failsafe4
 add rule inet spa_knock gate meta l4proto != @heartbeat ip6 saddr @failsafe6
 ";
 
-/// The same for packets that `dnat` leads elsewhere, in mode `mark`.
+/// The same for packets that `translate` leads elsewhere, in mode `mark`.
 const LED: &str = "\
 add rule inet spa_knock gate ip saddr . meta l4proto . th dport @forwards4
 add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @forwards6
@@ -100,12 +100,12 @@ add rule inet spa_knock gate ip6 saddr . meta l4proto . th dport @redirects6
 
 /// Ports that lead elsewhere: of connections to this host alone, never of those that it passes on for others.
 const INSIDE: &str = "\
-add rule inet spa_knock dnat fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
-add rule inet spa_knock dnat fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
-add rule inet spa_knock dnat fib daddr type local meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @redirects4
-add rule inet spa_knock dnat fib daddr type local meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
-add rule inet spa_knock dnat fib daddr type local meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @redirects4
-add rule inet spa_knock dnat fib daddr type local meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
+add rule inet spa_knock translate fib daddr type local dnat ip to ip saddr . meta l4proto . th dport map @forwards4
+add rule inet spa_knock translate fib daddr type local dnat ip6 to ip6 saddr . meta l4proto . th dport map @forwards6
+add rule inet spa_knock translate fib daddr type local meta l4proto tcp redirect to :ip saddr . meta l4proto . th dport map @redirects4
+add rule inet spa_knock translate fib daddr type local meta l4proto tcp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
+add rule inet spa_knock translate fib daddr type local meta l4proto udp redirect to :ip saddr . meta l4proto . th dport map @redirects4
+add rule inet spa_knock translate fib daddr type local meta l4proto udp redirect to :ip6 saddr . meta l4proto . th dport map @redirects6
 ";
 
 /// What becomes of a table that is there.

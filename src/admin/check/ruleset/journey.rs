@@ -14,7 +14,7 @@ use crate::knock::{Door, Ports};
 /// From this priority on (dstnat - 10) prerouting chains see where a packet has been led to.
 const LED: i64 = -110;
 /// Our chains in `inet spa_knock`; others in it are the admin's.
-const OURS: [&str; 5] = ["input", "published", "dnat", "ingress", "marks"];
+const OURS: [&str; 5] = ["input", "published", "translate", "ingress", "marks"];
 
 /// The way of packets that an action lets in: as they arrive, and as they go on.
 #[derive(Debug)]
