@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader, VlanId};
 use serde_json::Value;
-use spa_knock::crypto::checksum;
 use spa_knock::auth::Authentic;
-use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
+use spa_knock::crypto::checksum;
 use spa_knock::fuzzing::{append_acceptance, report, write_journal};
+use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
 use spa_knock::wire::{Datagram, Envelope};
 use spa_knock_fuzz::RECORD;
 use spa_knock_fuzz::script::{Copied, Sealed, Step};

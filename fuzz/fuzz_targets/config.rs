@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::config::{ConfigErrors, Interfaces, ServerConfig, Source, read};
 use spa_knock::auth::{Part, Template, Term, Uses};
+use spa_knock::config::{ConfigErrors, Interfaces, ServerConfig, Source, read};
 
 const CLIENT_FILES: [&str; 2] =
     ["/etc/spa-knock/clients.d/laptop.toml", "/etc/spa-knock/clients.d/phone.toml"];

@@ -8,10 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::crypto::Nonce;
 use spa_knock::auth::{Answer, Authentic, Keeper, Order, Refusal, Verdict, Watcher};
-use spa_knock::knock::{Now, ReplyWanted, Timestamp};
+use spa_knock::crypto::Nonce;
 use spa_knock::fuzzing::{Journal, append_acceptance, read_journal, report, reported, write_journal};
+use spa_knock::knock::{Now, ReplyWanted, Timestamp};
 use spa_knock::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
 use spa_knock_fuzz::script::{Copied, Sealed, Step};
 use spa_knock_fuzz::site::{self, Rules, SOURCES};

@@ -3,10 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::crypto::Fingerprint;
 use spa_knock::auth::{Lane, ReplayMemory};
-use spa_knock::knock::Timestamp;
+use spa_knock::crypto::Fingerprint;
 use spa_knock::fuzzing::{Journal, read_journal, write_journal};
+use spa_knock::knock::Timestamp;
 use spa_knock::wire::Reader;
 use spa_knock_fuzz::{RECORD, form};
 

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use spa_knock::auth::{
+    Action, Arguments, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses,
+    WatchedKey, Watcher,
+};
 use spa_knock::crypto::{ClientKeys, KeySet, PairSecret, Secret};
-use spa_knock::auth::{Action, Arguments, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses, WatchedKey, Watcher};
 use spa_knock::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
 
 /// When every input begins.

@@ -4,8 +4,8 @@ use std::hash::RandomState;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use spa_knock::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
 use spa_knock::auth::{KeyLimit, WatchedKey, Watcher};
+use spa_knock::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
 use spa_knock::knock::Band;
 use spa_knock::os::clock;
 use spa_knock::wire::{DATAGRAM_MIN, hint};

@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use spa_knock::capture::{Capture, Live, Socket};
 use spa_knock::os::net::seqpacket::{Channel, Received};
-use spa_knock::os::process::{sandbox, signals};
-use spa_knock::os::process::privileges::{self, Identity};
 use spa_knock::os::net::udp::UdpPort;
 use spa_knock::os::poll;
+use spa_knock::os::process::privileges::{self, Identity};
+use spa_knock::os::process::{sandbox, signals};
 
 use target::Target;
 use trials::Kind;
