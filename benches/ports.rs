@@ -31,7 +31,7 @@ use nix::sys::socket::{
 use policy::{client, open, policy};
 use spa_knock::auth::{Keeper, KeyLimit, ReplayMemory, Sequence, Verdict, WatchedKey, Watcher};
 use spa_knock::crypto::KeySet;
-use spa_knock::knock::{Band, Now, Step, Timestamp};
+use spa_knock::knock::{KnockRange, Now, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 
 const CLIENTS: u16 = 1_000;
@@ -83,7 +83,7 @@ fn keys(n: u16) -> KeySet {
 fn complete_sets() {
     let watched = (0..CLIENTS).map(keys).map(|keys| WatchedKey::of(&keys, KeyLimit::default()));
     let mut watcher = Watcher::new(Duration::from_secs(30), watched);
-    watcher.watch_band(Band::USUAL, RandomState::new());
+    watcher.watch_band(KnockRange::USUAL, RandomState::new());
     let mut now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
     watcher.prepare(now.wall);
     let clients = (0..CLIENTS).map(|n| client(&format!("client-{n}"), &keys(n), &ACTIONS));
@@ -96,8 +96,8 @@ fn complete_sets() {
         now.steady += Duration::from_millis(2);
         let from: IpAddr = Ipv4Addr::from(0x0A00_0000 + u32::from(n)).into();
         let client = keys(n).client();
-        let proof = proof(&client.proof, step, Some(from), &"open-ssh".parse().unwrap(), Band::USUAL);
-        let ports = sequence(selector(&client.selector, step, Band::USUAL), &proof);
+        let proof = proof(&client.proof, step, Some(from), &"open-ssh".parse().unwrap(), KnockRange::USUAL);
+        let ports = sequence(selector(&client.selector, step, KnockRange::USUAL), &proof);
         let begun = Instant::now();
         for port in ports {
             watcher.touch(SocketAddr::new(from, 4_000), SERVER4, port, now.steady);

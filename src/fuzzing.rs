@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::auth::Authentic;
-use crate::ipc::{self, FromWatcher, Sighting, ToWatcher};
+use crate::ipc::{self, FromWatcher, ReceivedKnock, ToWatcher};
 
 pub use crate::state::fuzzing::{Journal, append_acceptance, lease_again, read_journal, write_journal};
 
@@ -14,13 +14,15 @@ pub const MESSAGE: usize = ipc::MESSAGE;
 /// The watcher's message about a signed knock.
 #[must_use]
 pub fn report(knock: Authentic<'_>, source: SocketAddr, destination: IpAddr, interface: u32) -> Vec<u8> {
-    FromWatcher::Knock(Sighting { source, destination, interface, knock }).to_bytes().to_vec()
+    FromWatcher::Knock(ReceivedKnock { source, destination, interface, knock }).to_bytes().to_vec()
 }
 
 /// The knock that a message of the watcher tells of, and where it says that it came from.
 #[must_use]
 pub fn reported(message: &[u8]) -> Option<(Authentic<'_>, SocketAddr)> {
-    let FromWatcher::Knock(Sighting { source, knock, .. }) = FromWatcher::read(message)? else { return None };
+    let FromWatcher::Knock(ReceivedKnock { source, knock, .. }) = FromWatcher::read(message)? else {
+        return None;
+    };
     Some((knock, source))
 }
 

@@ -16,7 +16,7 @@ use allocation_counter::measure;
 use etherparse::{PacketBuilder, VlanId};
 use spa_knock::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Argument, Band, Knock, Now, ReplyWanted, Timestamp};
+use spa_knock::knock::{AddressPolicy, Argument, Knock, KnockRange, Now, ReplyWanted, Timestamp};
 use spa_knock::packet::{Link, Segment};
 use spa_knock::wire::Datagram;
 
@@ -149,11 +149,11 @@ fn nothing_is_allocated_for_what_is_dropped() {
 fn a_flood_into_the_band_takes_no_memory_beyond_the_table() {
     let client = keys(1);
     let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&client, KeyLimit::default())]);
-    watcher.watch_band(Band::USUAL, RandomState::new());
+    watcher.watch_band(KnockRange::USUAL, RandomState::new());
     let now = |n: u32| Now { wall: NOW, steady: Duration::from_micros(n.into()) };
     let mut touch = |n: u32, sources: u32| {
         let source = SocketAddr::new(IpAddr::from((n % sources).to_be_bytes()), 4_000);
-        let port = Band::USUAL.port(usize::try_from(n % 8).unwrap(), u16::try_from(n % 999).unwrap());
+        let port = KnockRange::USUAL.port(usize::try_from(n % 8).unwrap(), u16::try_from(n % 999).unwrap());
         watcher.touch(source, IpAddr::from([192, 0, 2, 1]), port, now(n).steady);
         assert!(watcher.next_sequence(now(n)).is_none(), "it names nobody");
     };

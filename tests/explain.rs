@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader};
 use spa_knock::crypto::{KeySet, MacKey, PairSecret, RootSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Band, Knock, ReplyWanted, Step, Timestamp};
+use spa_knock::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, Step, Timestamp};
 use spa_knock::wire::{Datagram, proof, selector, sequence};
 
 /// When the captures were made: 2026-11-22T08:37:57Z.
@@ -299,8 +299,8 @@ fn of_a_port_sequence_the_last_packet_says_what_comes_of_it() {
     let client = laptop.watcher();
     let step = Step::of(Timestamp::from_millis(NOW));
     let action = "open-ssh".parse().unwrap();
-    let proof = proof(&laptop.keeper().proof, step, None, &action, Band::USUAL);
-    let ports = sequence(selector(&MacKey::from(&client.selector), step, Band::USUAL), &proof);
+    let proof = proof(&laptop.keeper().proof, step, None, &action, KnockRange::USUAL);
+    let ports = sequence(selector(&MacKey::from(&client.selector), step, KnockRange::USUAL), &proof);
     let syn = |port: &u16| {
         let mut bytes = Vec::new();
         let builder = PacketBuilder::ethernet2([1; 6], [2; 6]).ipv4([203, 0, 113, 9], [192, 0, 2, 1], 64);

@@ -17,15 +17,15 @@ use std::time::Duration;
 
 use policy::{client, open, policy};
 use spa_knock::auth::{
-    Event, Keeper, KeyLimit, Lane, Order, Part, Policy, Refusal, ReplayMemory, Sequence, Uses, Verdict, Via,
-    WatchedKey, Watcher,
+    Event, Keeper, KeyLimit, Order, Part, Policy, Refusal, ReplayDomain, ReplayMemory, Sequence, Uses,
+    Verdict, Via, WatchedKey, Watcher,
 };
 use spa_knock::crypto::{KeySet, random};
-use spa_knock::knock::{ActionName, Band, Now, SLICE, Step, Timestamp};
+use spa_knock::knock::{ActionName, KnockRange, Now, SLICE, Step, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
-const BAND: Band = Band::USUAL;
+const BAND: KnockRange = KnockRange::USUAL;
 const TO: &str = "192.0.2.1";
 const SOURCE: &str = "203.0.113.9:4000";
 
@@ -99,7 +99,7 @@ impl Server {
     fn decide(&mut self, verdict: Verdict) -> Result<Order, Box<Refusal>> {
         match verdict {
             Verdict::Record(accepted) => {
-                assert_eq!(accepted.acceptance().lane, Lane::Ports);
+                assert_eq!(accepted.acceptance().lane, ReplayDomain::Ports);
                 let verdict = self.keeper.decide(accepted, self.now);
                 self.decide(verdict)
             }
@@ -443,7 +443,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         };
         // A table is large: a hundred share one, and its band.
         if n % 100 == 0 {
-            let band = Band::try_from(u16::try_from(1 + dice.roll(57_344)).unwrap()).unwrap();
+            let band = KnockRange::try_from(u16::try_from(1 + dice.roll(57_344)).unwrap()).unwrap();
             let mut watcher = Watcher::new(Duration::from_secs(30), []);
             watcher.watch_band(band, RandomState::new());
             watched = Some((watcher, band));

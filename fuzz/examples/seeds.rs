@@ -251,8 +251,9 @@ fn journals() -> Seeds {
     let mut journal = write_journal(&memory, NUMBER);
     for (key, ahead, id) in [(one, 0, 1), (two, 10, 2), (one, 5, 3), (one, 70, 4)] {
         let timestamp = NOW.wall.plus(Duration::from_secs(ahead));
-        let accepted =
-            memory.accept(key, spa_knock::auth::Lane::Datagrams, timestamp, [id; 12], window).expect("new");
+        let accepted = memory
+            .accept(key, spa_knock::auth::ReplayDomain::Datagrams, timestamp, [id; 12], window)
+            .expect("new");
         append_acceptance(&mut journal, &accepted, NUMBER);
     }
     let form = |form: u8, bytes: &[u8]| [&[form], bytes].concat();

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{Lane, ReplayMemory};
+use spa_knock::auth::{ReplayDomain, ReplayMemory};
 use spa_knock::crypto::Fingerprint;
 use spa_knock::fuzzing::{Journal, read_journal, write_journal};
 use spa_knock::knock::Timestamp;
@@ -37,9 +37,9 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
         let (timestamp, floor) = (time(), time());
         let id = reader.array().unwrap();
         let lane = match kind {
-            6 | 7 => Lane::Ports,
-            8..=10 => Lane::Codes,
-            _ => Lane::Datagrams,
+            6 | 7 => ReplayDomain::Ports,
+            8..=10 => ReplayDomain::Codes,
+            _ => ReplayDomain::Datagrams,
         };
         match kind {
             2 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.floor() >= floor),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::knock::canonical;
-use spa_knock::packet::{Logged, SyslogLine, Transport};
+use spa_knock::packet::{KernelLogLine, SyslogLine, Transport};
 
 const PREFIX: &str = "knock: ";
 
@@ -19,16 +19,16 @@ fuzz_target!(|data: &[u8]| {
         let tags = before.split_whitespace().filter(|word| word.ends_with(':')).count();
         assert_eq!(tags, 1, "nobody else is named in front: {line:?}");
         for prefix in ["", PREFIX] {
-            if let Some(logged) = Logged::read(said, prefix) {
+            if let Some(logged) = KernelLogLine::read(said, prefix) {
                 stands_there(said.strip_prefix(prefix).expect("its prefix"), &logged);
             }
         }
     }
 });
 
-fn stands_there(said: &str, logged: &Logged<'_>) {
+fn stands_there(said: &str, logged: &KernelLogLine<'_>) {
     let said = said.strip_prefix(' ').unwrap_or(said);
-    let Logged { packet, interface } = logged;
+    let KernelLogLine { packet, interface } = logged;
     let first = |name: &str| {
         let word = said.split(' ').find_map(|word| word.strip_prefix(name));
         word.unwrap_or_else(|| panic!("no {name} in {said:?}"))

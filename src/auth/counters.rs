@@ -7,7 +7,7 @@ use super::rejection::Reason;
 
 /// How an authentic knock, or what it led to, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ending {
+pub enum KnockResult {
     /// A port is open.
     Granted,
     /// A command ran, or something was closed.
@@ -24,7 +24,7 @@ pub enum Ending {
     Refused(Reason),
 }
 
-impl Ending {
+impl KnockResult {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Granted, Self::Done, Self::Failed, Self::Expired, Self::Revoked, Self::Resent]
@@ -71,18 +71,18 @@ impl Ending {
 
 /// The numbers, since the start.
 #[derive(Debug, Clone, Default)]
-pub struct Tally(BTreeMap<Ending, u64>);
+pub struct KnockCounters(BTreeMap<KnockResult, u64>);
 
-impl Tally {
+impl KnockCounters {
     /// One more.
-    pub fn count(&mut self, ending: Ending) {
+    pub fn count(&mut self, ending: KnockResult) {
         let count = self.0.entry(ending).or_default();
         *count = count.saturating_add(1);
     }
 
     /// Every end and how often it came, those that never came too.
-    pub fn counts(&self) -> impl Iterator<Item = (Ending, u64)> {
-        Ending::all().map(|ending| (ending, self.0.get(&ending).copied().unwrap_or_default()))
+    pub fn counts(&self) -> impl Iterator<Item = (KnockResult, u64)> {
+        KnockResult::all().map(|ending| (ending, self.0.get(&ending).copied().unwrap_or_default()))
     }
 }
 
@@ -94,17 +94,17 @@ mod tests {
 
     #[test]
     fn every_end_has_a_name_of_its_own_and_a_number_from_the_start() {
-        let names: BTreeSet<_> = Ending::all().map(|ending| (ending.event(), ending.reason())).collect();
-        assert_eq!(names.len(), Ending::all().count());
+        let names: BTreeSet<_> = KnockResult::all().map(|ending| (ending.event(), ending.reason())).collect();
+        assert_eq!(names.len(), KnockResult::all().count());
         let machine = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
         assert!(names.iter().all(|(event, reason)| machine(event) && machine(reason)));
 
-        let mut tally = Tally::default();
-        assert_eq!(tally.counts().count(), Ending::all().count());
-        for ending in [Ending::Granted, Ending::Refused(Reason::Stale), Ending::Granted] {
+        let mut tally = KnockCounters::default();
+        assert_eq!(tally.counts().count(), KnockResult::all().count());
+        for ending in [KnockResult::Granted, KnockResult::Refused(Reason::Stale), KnockResult::Granted] {
             tally.count(ending);
         }
         let counted: Vec<_> = tally.counts().filter(|(_, count)| *count > 0).collect();
-        assert_eq!(counted, [(Ending::Granted, 2), (Ending::Refused(Reason::Stale), 1)]);
+        assert_eq!(counted, [(KnockResult::Granted, 2), (KnockResult::Refused(Reason::Stale), 1)]);
     }
 }

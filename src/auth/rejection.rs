@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::keeper::opened::Skew;
-use super::keeper::otp::OtpFault;
+use super::keeper::otp::OtpError;
 use super::record::Event;
 use crate::knock::{ActionName, AddressPolicy, Status};
 
@@ -41,7 +41,7 @@ pub enum Rejection {
     /// Step 8: the client's key is no longer valid.
     Expired,
     /// Step 8: its one-time password does not count.
-    Otp(OtpFault),
+    Otp(OtpError),
     /// Step 8: the client acted too often.
     RateExceeded,
     /// Step 8: the client has acted as often as it may in all.
@@ -168,12 +168,12 @@ impl Rejection {
             Self::NoWayInside => Reason::NoWayInside,
             Self::Argument(_) => Reason::Argument,
             Self::Expired => Reason::Expired,
-            Self::Otp(OtpFault::Missing) => Reason::OtpMissing,
+            Self::Otp(OtpError::Missing) => Reason::OtpMissing,
             // Every local user can read metrics, so that they must not tell the two apart either.
-            Self::Otp(OtpFault::Wrong | OtpFault::Future(_)) => Reason::OtpWrong,
-            Self::Otp(OtpFault::Past(_)) => Reason::OtpSkewed,
-            Self::Otp(OtpFault::Reused) => Reason::OtpReused,
-            Self::Otp(OtpFault::Paused(_)) => Reason::OtpPaused,
+            Self::Otp(OtpError::Wrong | OtpError::Future(_)) => Reason::OtpWrong,
+            Self::Otp(OtpError::Past(_)) => Reason::OtpSkewed,
+            Self::Otp(OtpError::Reused) => Reason::OtpReused,
+            Self::Otp(OtpError::Paused(_)) => Reason::OtpPaused,
             Self::RateExceeded => Reason::RateExceeded,
             Self::UsesExhausted => Reason::UsesExhausted,
             Self::GrantsExceeded(_) => Reason::GrantsExceeded,
@@ -184,7 +184,7 @@ impl Rejection {
     #[must_use]
     pub fn reply_text(&self) -> String {
         match self {
-            Self::Otp(OtpFault::Future(_)) => Self::Otp(OtpFault::Wrong).to_string(),
+            Self::Otp(OtpError::Future(_)) => Self::Otp(OtpError::Wrong).to_string(),
             _ => self.to_string(),
         }
     }
@@ -230,18 +230,18 @@ impl fmt::Display for Rejection {
             Self::NoWayInside => f.write_str("nothing inside has an address of this IP version"),
             Self::LinkLocal(why) | Self::Argument(why) => f.write_str(why),
             Self::Expired => f.write_str("key has expired"),
-            Self::Otp(OtpFault::Missing) => f.write_str("a one-time password is needed"),
-            Self::Otp(OtpFault::Wrong) => f.write_str("one-time password is wrong"),
-            Self::Otp(OtpFault::Past(apart)) => {
+            Self::Otp(OtpError::Missing) => f.write_str("a one-time password is needed"),
+            Self::Otp(OtpError::Wrong) => f.write_str("one-time password is wrong"),
+            Self::Otp(OtpError::Past(apart)) => {
                 write!(f, "one-time password of {} s ago: check the clocks", seconds(apart))
             }
-            Self::Otp(OtpFault::Future(apart)) => write!(
+            Self::Otp(OtpError::Future(apart)) => write!(
                 f,
                 "one-time password is wrong; it is the one of {} s later: check the clocks",
                 seconds(apart)
             ),
-            Self::Otp(OtpFault::Reused) => f.write_str("one-time password was used: wait for the next one"),
-            Self::Otp(OtpFault::Paused(left)) => {
+            Self::Otp(OtpError::Reused) => f.write_str("one-time password was used: wait for the next one"),
+            Self::Otp(OtpError::Paused(left)) => {
                 write!(f, "too many wrong one-time passwords: wait {} s", seconds(left).max(1))
             }
             Self::RateExceeded => f.write_str("too many knocks: wait and try again"),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::knock::Band;
+use crate::knock::KnockRange;
 use crate::packet::Link;
 use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
@@ -11,7 +11,7 @@ use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 const UDP_HEADER: usize = 8;
 
 /// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `band`.
-pub(super) fn knocks(link: Link, port: u16, band: Option<Band>) -> String {
+pub(super) fn knocks(link: Link, port: u16, band: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     // UDP's length field also bounds the payload; a fragment has an offset or "more fragments" set.
@@ -34,7 +34,7 @@ pub(super) fn knocks(link: Link, port: u16, band: Option<Band>) -> String {
 
 /// The expression for what could be meant as a knock to `port`: all that goes there, whatever else has a knock's
 /// length, fragments, and packets without a payload to `band`.
-pub(super) fn around_knocks(link: Link, port: u16, band: Option<Band>) -> String {
+pub(super) fn around_knocks(link: Link, port: u16, band: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     let v4 = format!(
@@ -92,7 +92,7 @@ fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
 
 /// Packets of sequences: TCP with SYN, and none of FIN, RST and ACK (RFC 9293), or UDP with nothing but its header. Who
 /// knocks by ports sends no extension headers.
-fn touches(band: Band) -> String {
+fn touches(band: KnockRange) -> String {
     let (low, high) = (band.low(), band.high());
     // Ports stand at the same place in both. `tcp[…]` and `udp[…]` look at no fragment but the first, whose ports are
     // as good; they never match IPv6.
@@ -132,7 +132,7 @@ mod tests {
             (Link::Loopback, 0),
         ] {
             let capture = Capture::dead(Linktype(dlt)).unwrap();
-            for band in [None, Some(Band::USUAL)] {
+            for band in [None, Some(KnockRange::USUAL)] {
                 for text in [knocks(link, 62201, band), around_knocks(link, 62201, band)] {
                     assert!(capture.compile(&text, true).is_ok(), "{link:?}");
                 }
@@ -225,14 +225,14 @@ mod tests {
     #[test]
     fn with_a_band_packets_without_a_payload_pass_too_and_no_others() {
         let capture = Capture::dead(Linktype::ETHERNET).unwrap();
-        let with = capture.compile(&knocks(Link::Ethernet, 62201, Some(Band::USUAL)), true).unwrap();
+        let with = capture.compile(&knocks(Link::Ethernet, 62201, Some(KnockRange::USUAL)), true).unwrap();
         let without = capture.compile(&knocks(Link::Ethernet, 62201, None), true).unwrap();
         let vlan = VlanId::try_new(5).unwrap();
         let v4 = || ethernet().ipv4([1; 4], [2; 4], 64);
         let v6 = || ethernet().ipv6([1; 16], [2; 16], 64);
         let tcp = |port| v4().tcp(4000, port, 7, 1024);
         let tcp6 = |port| v6().tcp(4000, port, 7, 1024);
-        let (low, high) = (Band::USUAL.low(), Band::USUAL.high());
+        let (low, high) = (KnockRange::USUAL.low(), KnockRange::USUAL.high());
         let both_tags = || ethernet().double_vlan(vlan, vlan);
         for (what, frame, passes) in [
             ("SYN to the first port", touch(tcp(low).syn()), true),

@@ -7,10 +7,10 @@ use std::os::unix::net::UnixStream;
 
 use serde::Deserialize;
 
-use super::{Capture, CaptureError, Intake, Next, Packets, Seen, Touch};
-use crate::knock::Band;
+use super::{Capture, CaptureError, CaptureStats, Next, Packets, Seen, Touch};
+use crate::knock::KnockRange;
 use crate::os::{clock, files};
-use crate::packet::{Logged, SyslogLine};
+use crate::packet::{KernelLogLine, SyslogLine};
 
 /// Room for several lines. The kernel's own have at most 1 KiB, and some more as JSON.
 const BUFFER: usize = 32 << 10;
@@ -37,7 +37,7 @@ pub struct Log {
 }
 
 /// A log of which only packets to the band of port sequences count.
-pub struct BandLog(pub Log, pub Band);
+pub struct BandLog(pub Log, pub KnockRange);
 
 impl Log {
     /// Reads lines of this form from `lines`; a packet counts if its line begins with the rule's `prefix` and it came in
@@ -101,7 +101,7 @@ impl Packets for Log {
         };
         let Ok(line) = std::str::from_utf8(line) else { return Ok(Seen::Other) };
         let counts = |said: &str| {
-            let Logged { packet, interface } = Logged::read(said, prefix)?;
+            let KernelLogLine { packet, interface } = KernelLogLine::read(said, prefix)?;
             (interfaces.is_empty() || interfaces.iter().any(|name| name == interface)).then_some(packet)
         };
         let packet = match form {
@@ -151,7 +151,7 @@ impl Capture for BandLog {
         true
     }
 
-    fn intake(&mut self) -> Option<Intake> {
+    fn intake(&mut self) -> Option<CaptureStats> {
         None
     }
 }
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_packet_without_payload_to_the_band_is_a_touch_of_it() {
         let (mut writer, log) = log(LogForm::Syslog, &[]);
-        let mut log = BandLog(log, Band::USUAL);
+        let mut log = BandLog(log, KnockRange::USUAL);
         let others = [("DPT=20480", "DPT=20479"), ("LEN=8", "LEN=9"), ("knock: ", "")];
         let line = format!("Nov 24 14:20:24 bastion kernel: knock: {SAID}");
         writeln!(writer, "{line}").unwrap();

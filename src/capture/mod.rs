@@ -21,7 +21,7 @@ pub use pcap_live::Live;
 pub use settings::{CaptureKind, LogSource, PacketLog};
 pub use socket::Socket;
 
-use crate::knock::{Band, Timestamp};
+use crate::knock::{KnockRange, Timestamp};
 use crate::packet::{Packet, Segment};
 
 /// A source of datagrams, to be waited for with `poll`.
@@ -44,7 +44,7 @@ pub trait Capture {
     fn has_room(&self) -> bool;
 
     /// What it has taken and missed since it was opened, where that can be told.
-    fn intake(&mut self) -> Option<Intake>;
+    fn intake(&mut self) -> Option<CaptureStats>;
 }
 
 /// A source of packets to the ports of plain sequences, to be waited for with `poll`.
@@ -73,7 +73,7 @@ pub enum Seen<'a> {
 
 /// What a capture has taken and missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Intake {
+pub struct CaptureStats {
     /// Frames that passed the kernel's filter, those that were missed too.
     pub received: u64,
     /// Frames that were missed as we were too slow.
@@ -82,7 +82,7 @@ pub struct Intake {
     pub if_dropped: u64,
 }
 
-impl Intake {
+impl CaptureStats {
     /// Both together, as of two captures.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
@@ -119,7 +119,7 @@ pub struct Touch {
 
 impl Touch {
     /// The touch that a packet is, if it is one of this band.
-    fn of(packet: &Packet<'_>, band: Band) -> Option<Self> {
+    fn of(packet: &Packet<'_>, band: KnockRange) -> Option<Self> {
         let Packet { source, destination, .. } = *packet;
         let touches = packet.is_bare() && band.contains(destination.port());
         touches.then(|| Self { source, to: destination.ip(), port: destination.port() })

@@ -8,7 +8,7 @@ use pcap::{Active, Error, Offline};
 
 use super::pcap_handle::{Tap, describe, link, time};
 use super::{CaptureError, filter};
-use crate::knock::{Band, Timestamp};
+use crate::knock::{KnockRange, Timestamp};
 use crate::packet::Link;
 
 /// A whole frame of any usual network: that one is longer shows, too.
@@ -56,7 +56,7 @@ impl Trace {
     ///
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
-    pub fn watch(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
+    pub fn watch(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Self, CaptureError> {
         let around = |link| filter::around_knocks(link, port, band);
         let Tap { capture, link, place, .. } = Tap::open(interface, SNAPLEN, around)?;
         Ok(Self { source: Source::Interface(capture), link, place })

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use pcap::{Active, Error};
 
 use super::pcap_handle::{KNOCK, Tap, describe};
-use super::{Capture, CaptureError, Intake, Next, Touch, filter};
-use crate::knock::Band;
+use super::{Capture, CaptureError, CaptureStats, Next, Touch, filter};
+use crate::knock::KnockRange;
 use crate::packet::{Link, Packet, Segment, Transport};
 
 /// A running capture.
@@ -15,9 +15,9 @@ pub struct Live {
     link: Link,
     interface: Option<u32>,
     port: u16,
-    band: Option<Band>,
+    band: Option<KnockRange>,
     place: String,
-    intake: Intake,
+    intake: CaptureStats,
     /// What libpcap told last: its numbers of 32 bits begin anew at some time.
     told: [u32; 3],
 }
@@ -28,10 +28,19 @@ impl Live {
     ///
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
-    pub fn open(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Self, CaptureError> {
+    pub fn open(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Self, CaptureError> {
         let Tap { capture, link, interface, place } =
             Tap::open(interface, KNOCK, |link| filter::knocks(link, port, band))?;
-        Ok(Self { capture, link, interface, port, band, place, intake: Intake::default(), told: [0; 3] })
+        Ok(Self {
+            capture,
+            link,
+            interface,
+            port,
+            band,
+            place,
+            intake: CaptureStats::default(),
+            told: [0; 3],
+        })
     }
 }
 
@@ -54,7 +63,7 @@ impl Capture for Live {
         true
     }
 
-    fn intake(&mut self) -> Option<Intake> {
+    fn intake(&mut self) -> Option<CaptureStats> {
         // Of an interface that is gone, what was told before still holds.
         if let Ok(stats) = self.capture.stats() {
             let now = [stats.received, stats.dropped, stats.if_dropped];
@@ -66,7 +75,7 @@ impl Capture for Live {
 }
 
 /// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
-fn sort(packet: Packet<'_>, port: u16, band: Option<Band>, interface: Option<u32>) -> Next<'_> {
+fn sort(packet: Packet<'_>, port: u16, band: Option<KnockRange>, interface: Option<u32>) -> Next<'_> {
     if let Some(touch) = band.and_then(|band| Touch::of(&packet, band)) {
         return Next::Touch(touch);
     }
@@ -81,10 +90,10 @@ fn sort(packet: Packet<'_>, port: u16, band: Option<Band>, interface: Option<u32
 }
 
 /// What came between two readings of numbers that wrap around.
-fn since(before: [u32; 3], now: [u32; 3]) -> Intake {
+fn since(before: [u32; 3], now: [u32; 3]) -> CaptureStats {
     let [b_received, b_dropped, b_if_dropped] = before;
     let [received, dropped, if_dropped] = now;
-    Intake {
+    CaptureStats {
         received: received.wrapping_sub(b_received).into(),
         dropped: dropped.wrapping_sub(b_dropped).into(),
         if_dropped: if_dropped.wrapping_sub(b_if_dropped).into(),
@@ -101,7 +110,7 @@ mod tests {
         let syn = Transport::Tcp { flags: TcpFlags::SYN };
         let tcp = |flags| Transport::Tcp { flags: TcpFlags::of(flags) };
         let udp = |payload| Transport::Udp { payload };
-        let band = Band::USUAL;
+        let band = KnockRange::USUAL;
         for (transport, port, band, sorted) in [
             (udp(Some(b"knock".as_slice())), 62_201, Some(band), "datagram"),
             (udp(Some(b"")), 62_201, Some(band), "datagram"),
@@ -138,6 +147,6 @@ mod tests {
     #[test]
     fn numbers_that_wrap_around_still_grow() {
         let intake = since([u32::MAX, 5, 0], [1, 5, 7]);
-        assert_eq!(intake, Intake { received: 2, dropped: 0, if_dropped: 7 });
+        assert_eq!(intake, CaptureStats { received: 2, dropped: 0, if_dropped: 7 });
     }
 }

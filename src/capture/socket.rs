@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Capture, CaptureError, Intake, Next};
+use super::{Capture, CaptureError, CaptureStats, Next};
 use crate::os::net::udp::UdpPort;
 use crate::packet::Segment;
 use crate::wire::DATAGRAM_MAX;
@@ -49,7 +49,7 @@ impl Capture for Socket {
         false
     }
 
-    fn intake(&mut self) -> Option<Intake> {
+    fn intake(&mut self) -> Option<CaptureStats> {
         None
     }
 }

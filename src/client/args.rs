@@ -11,7 +11,7 @@ use super::failure::{Cause, Failure};
 use super::keys::otp::Code;
 use super::legacy::Legacy;
 use super::ports::schedule::Gap;
-use crate::knock::{ActionName, Argument, Band, ClientName, Protocol, ServerId, Source};
+use crate::knock::{ActionName, Argument, ClientName, KnockRange, Protocol, ServerId, Source};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -342,7 +342,7 @@ fn port() -> clap::builder::RangedI64ValueParser<u16> {
 }
 
 fn band() -> clap::builder::RangedI64ValueParser<u16> {
-    clap::value_parser!(u16).range(1..=i64::from(Band::LOW_MAX))
+    clap::value_parser!(u16).range(1..=i64::from(KnockRange::LOW_MAX))
 }
 
 fn protocol(text: &str) -> Result<Protocol, &'static str> {

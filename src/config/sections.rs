@@ -16,7 +16,7 @@ use crate::auth::{Action, KeyLimit};
 use crate::capture::{CaptureKind, LogSource, PacketLog};
 use crate::crypto::is_host;
 use crate::firewall::{Failsafe, Mode, PacketMark};
-use crate::knock::{ActionName, Band, Ports, Prefix, ServerId};
+use crate::knock::{ActionName, KnockRange, Ports, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
@@ -51,7 +51,7 @@ pub(super) struct Sections {
     interfaces: Interfaces,
     capture: CaptureKind,
     port: u16,
-    ports: Option<Band>,
+    ports: Option<KnockRange>,
     window: Duration,
     /// Unless it is left to the clients' actions.
     pub(super) grants: Option<u32>,
@@ -163,12 +163,12 @@ fn or<T>(value: Option<Value<'_>>, read: impl FnOnce(&Value<'_>) -> Option<T>, d
 }
 
 /// `[ports]`: there is a band where it stands, even empty.
-fn read_band(value: &Value<'_>, capture: CaptureKind, legacy: Option<&Legacy>) -> Option<Band> {
+fn read_band(value: &Value<'_>, capture: CaptureKind, legacy: Option<&Legacy>) -> Option<KnockRange> {
     let mut table = value.table()?;
     let low = table.take("low");
     let band = match &low {
-        None => Some(Band::USUAL),
-        Some(low) => low.integer(1..=Band::LOW_MAX).and_then(|low| Band::try_from(low).ok()),
+        None => Some(KnockRange::USUAL),
+        Some(low) => low.integer(1..=KnockRange::LOW_MAX).and_then(|low| KnockRange::try_from(low).ok()),
     };
     table.finish();
     let logged = legacy.is_some_and(|legacy| legacy.log.is_some());

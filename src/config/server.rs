@@ -10,7 +10,7 @@ use super::Places;
 use crate::auth::{Action, ClientRules, KeyLimit, Part};
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, Mode};
-use crate::knock::{ActionName, Band, ClientName, Ports, ServerId, Timestamp};
+use crate::knock::{ActionName, ClientName, KnockRange, Ports, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct ServerConfig {
     /// The knock port.
     pub port: u16,
     /// Where port sequences are looked for; nothing = nowhere. Then the capture is pcap.
-    pub ports: Option<Band>,
+    pub ports: Option<KnockRange>,
     /// How far a knock's time may be from ours; 1 s to 10 min.
     pub window: Duration,
     /// Whether clients that ask for an answer get one.

@@ -19,16 +19,16 @@ use crate::os::clock;
 use crate::os::files::FileError;
 use crate::os::process::command_queue::{self, Commands, Ended, Job};
 use crate::os::worker::Worker;
-use crate::state::{Begun, Due, FileWork, Left, Planned, Undoing, Undoings};
+use crate::state::{Begun, Due, FileWork, Left, Planned, UndoQueue, Undoing};
 
 /// How long a daemon that stops waits for what undoes something.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The means to act.
-pub(crate) struct Deeds {
+pub(crate) struct Executor {
     gatehouse: Gatehouse,
     commands: Commands<Label>,
-    undoings: Undoings,
+    undoings: UndoQueue,
     /// Waits for the disk.
     files: Worker<FilesDone>,
     next_plan: u64,
@@ -39,7 +39,7 @@ pub(crate) struct Deeds {
 }
 
 /// An order that is being carried out.
-pub(crate) struct Underway {
+pub(crate) struct RunningOrder {
     order: Order,
     attempt: Attempt,
     /// The place of the effect that comes next, or that is waited for.
@@ -120,7 +120,7 @@ pub(crate) struct Over {
     pub(crate) ticket: Option<Ticket>,
 }
 
-impl Underway {
+impl RunningOrder {
     /// An order of which nothing is done yet.
     pub(crate) const fn of(order: Order, attempt: Attempt) -> Self {
         Self { order, attempt, next: 0, outcome: Outcome::Started, closed: Vec::new(), commands: 0 }
@@ -179,12 +179,12 @@ impl Label {
     }
 }
 
-impl Deeds {
+impl Executor {
     /// With the gate closed and what an earlier daemon left to be undone.
     ///
     /// # Errors
     /// When the system starts no thread.
-    pub(crate) fn new(gatehouse: Gatehouse, undoings: Undoings) -> io::Result<Self> {
+    pub(crate) fn new(gatehouse: Gatehouse, undoings: UndoQueue) -> io::Result<Self> {
         Ok(Self {
             gatehouse,
             commands: Commands::default(),
@@ -197,7 +197,7 @@ impl Deeds {
     }
 
     /// Does what the order says, one thing after the other, as far as it can be done now.
-    pub(crate) fn act(&mut self, underway: &mut Underway, setup: &Setup) -> Carried {
+    pub(crate) fn act(&mut self, underway: &mut RunningOrder, setup: &Setup) -> Carried {
         while let Some(effect) = underway.order.effects().get(underway.next) {
             let request = match effect {
                 Effect::Open(grants) => Request::Grant(grants.clone()),
@@ -229,7 +229,7 @@ impl Deeds {
     }
 
     /// Goes on with an order when what it has waited for has ended.
-    pub(crate) fn go_on(&mut self, underway: &mut Underway, met: Met, setup: &Setup) -> Carried {
+    pub(crate) fn go_on(&mut self, underway: &mut RunningOrder, met: Met, setup: &Setup) -> Carried {
         let failed = match met {
             Met::Firewall(outcome) => self.note(underway, outcome),
             Met::Disk(planned, Ok(())) => self.launch(underway, planned),
@@ -282,7 +282,7 @@ impl Deeds {
     }
 
     /// Notes what has come of an effect; the order's end, if it has failed.
-    fn note(&mut self, underway: &mut Underway, outcome: Closed) -> Option<Done> {
+    fn note(&mut self, underway: &mut RunningOrder, outcome: Closed) -> Option<Done> {
         match outcome {
             Ok(closed) => {
                 match underway.order.effects().get(underway.next) {
@@ -448,7 +448,7 @@ impl Deeds {
     }
 
     /// Starts the commands of the effect that comes next; the order's end, if that fails.
-    fn launch(&mut self, underway: &mut Underway, planned: Vec<Planned>) -> Option<Done> {
+    fn launch(&mut self, underway: &mut RunningOrder, planned: Vec<Planned>) -> Option<Done> {
         let mut begun = 0_usize;
         let mut failed = None;
         if let Some(Effect::Run { commands, timeout, .. }) = underway.order.effects().get(underway.next) {

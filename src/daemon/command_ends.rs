@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::{KnockId, Outcome, Ticket};
 use crate::crypto::Fingerprint;
-use crate::ipc::WayBack;
+use crate::ipc::ReplyPath;
 
 /// An answer that nobody asks for again is sent once more after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -25,7 +25,7 @@ pub(super) struct Ends {
 
 struct Running {
     outcome: Outcome,
-    way: WayBack,
+    way: ReplyPath,
     /// Commands that have not ended.
     left: usize,
     /// How the first one ended that failed.
@@ -36,7 +36,7 @@ struct Running {
 struct Again {
     due: Duration,
     bytes: Vec<u8>,
-    way: WayBack,
+    way: ReplyPath,
 }
 
 /// All commands of a knock are over.
@@ -46,12 +46,12 @@ pub(super) struct End {
     /// How the first command ended that failed.
     pub(super) failed: Option<String>,
     /// Where the client is, if it has asked for this.
-    pub(super) asker: Option<WayBack>,
+    pub(super) asker: Option<ReplyPath>,
 }
 
 impl Ends {
     /// So many commands of a knock run from now on.
-    pub(super) fn begin(&mut self, ticket: &Ticket, outcome: Outcome, commands: usize, way: WayBack) {
+    pub(super) fn begin(&mut self, ticket: &Ticket, outcome: Outcome, commands: usize, way: ReplyPath) {
         if ticket.wants_reply() && commands > 0 {
             let running = Running { outcome, way, left: commands, failed: None, asked: false };
             self.running.insert(ticket.knock(), running);
@@ -80,14 +80,14 @@ impl Ends {
     }
 
     /// This is sent once more, in a while.
-    pub(super) fn send_again(&mut self, bytes: Vec<u8>, way: WayBack, now: Duration) {
+    pub(super) fn send_again(&mut self, bytes: Vec<u8>, way: ReplyPath, now: Duration) {
         if self.again.len() < AGAIN_MAX {
             self.again.push_back(Again { due: now.saturating_add(AGAIN_AFTER), bytes, way });
         }
     }
 
     /// The first answer to be sent once more, if it is due by `now`.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Vec<u8>, WayBack)> {
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Vec<u8>, ReplyPath)> {
         let due = self.due().is_some_and(|due| due <= now);
         let again = due.then(|| self.again.pop_front()).flatten()?;
         Some((again.bytes, again.way))

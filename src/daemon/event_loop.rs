@@ -6,15 +6,15 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::actions::{Deeds, Over};
+use super::actions::{Executor, Over};
 use super::command_ends::Ends;
 use super::knocks::Alarms;
 use super::metrics::Metrics;
-use super::retry::Postponed;
-use super::startup::{Configured, Gated};
+use super::retry::RetryQueue;
+use super::startup::{Configured, Enforced};
 use super::waiting::Waiting;
 use crate::audit::AuditLog;
-use crate::auth::{Ending, Keeper, Record, Tally};
+use crate::auth::{Keeper, KnockCounters, KnockResult, Record};
 use crate::config::setup::Setup;
 use crate::control::Control;
 use crate::crypto::Fingerprint;
@@ -24,7 +24,7 @@ use crate::gate::state::Standing;
 use crate::ipc::{FromWatcher, MESSAGE};
 use crate::knock::ClientName;
 use crate::legacy::daemon::{Openings, Written};
-use crate::legacy::embedded::{PlainSequences, is_plain};
+use crate::legacy::embedded::{LegacyDoors, is_plain};
 use crate::os::notify::{self, Watchdog};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, host, log as os_log, poll};
@@ -47,17 +47,17 @@ pub(crate) struct Daemon {
     /// The doors of `[legacy]`.
     pub(super) knockd: Option<Written>,
     pub(super) ears: Ears,
-    pub(super) plain: PlainSequences,
+    pub(super) plain: LegacyDoors,
     pub(super) openings: Openings,
     pub(super) keeper: Keeper,
-    pub(super) tally: Tally,
+    pub(super) tally: KnockCounters,
     /// How many knocks of each client were over its limit, since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
     /// On the steady clock.
     pub(super) started: Duration,
     pub(super) state: State,
-    pub(super) deeds: Deeds,
-    pub(super) postponed: Postponed,
+    pub(super) deeds: Executor,
+    pub(super) postponed: RetryQueue,
     pub(super) ends: Ends,
     pub(super) waiting: Waiting,
     pub(super) audit: AuditLog,
@@ -76,8 +76,8 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
-    pub(crate) fn start(gated: Gated, signals: Signals) -> Self {
-        let Gated {
+    pub(crate) fn start(gated: Enforced, signals: Signals) -> Self {
+        let Enforced {
             configured: Configured { setup, knockd },
             locks,
             ears,
@@ -103,12 +103,12 @@ impl Daemon {
             plain,
             openings: Openings::default(),
             keeper,
-            tally: Tally::default(),
+            tally: KnockCounters::default(),
             throttled: BTreeMap::new(),
             started: clock::steady(),
             state,
             deeds,
-            postponed: Postponed::default(),
+            postponed: RetryQueue::default(),
             ends: Ends::default(),
             waiting: Waiting::default(),
             audit,
@@ -267,7 +267,7 @@ impl Daemon {
 
     /// A line in the audit log, and one more of its kind.
     pub(super) fn keep(&mut self, record: &Record) {
-        if let Some(ending) = Ending::of(record.event) {
+        if let Some(ending) = KnockResult::of(record.event) {
             self.tally.count(ending);
         }
         self.audit.write(record, clock::wall());

@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::actions::{Attempt, Carried, Done, Over, Underway};
+use super::actions::{Attempt, Carried, Done, Over, RunningOrder};
 use super::command_ends::End;
 use super::event_loop::{BATCH, Daemon};
 use crate::auth::{
-    Accepted, Answer, Bill, Cause, Effect, Ending, Explanation, Order, Outcome, Refusal, Rejection, Sequence,
-    Verdict,
+    Accepted, Answer, Cause, Effect, Explanation, KnockResult, Order, Outcome, Refusal, Rejection, Sequence,
+    Uncommitted, Verdict,
 };
 use crate::crypto::{Fingerprint, random};
-use crate::ipc::{Sighting, WayBack};
+use crate::ipc::{ReceivedKnock, ReplyPath};
 use crate::os::clock;
 
 /// Signed but not sealed: so many, and the watcher is not believed any more.
@@ -40,7 +40,7 @@ impl Alarms {
 
 impl Daemon {
     /// Steps 4 to 11 for one signed knock.
-    pub(super) fn judge(&mut self, sighting: &Sighting<'_>) {
+    pub(super) fn judge(&mut self, sighting: &ReceivedKnock<'_>) {
         let verdict = self.keeper.judge(&sighting.knock, sighting.linked_source(), clock::now());
         if matches!(verdict, Verdict::AnswerAgain(_)) {
             self.ends.ask((sighting.knock.fingerprint(), *sighting.knock.envelope().nonce));
@@ -51,26 +51,26 @@ impl Daemon {
     /// Steps 5 to 11 for ports that may be a client's.
     pub(super) fn judge_sequence(&mut self, sequence: &Sequence) {
         for verdict in self.keeper.judge_sequence(sequence, clock::now()) {
-            self.obey(verdict, sequence.fingerprint(), WayBack::unanswered(sequence.source()));
+            self.obey(verdict, sequence.fingerprint(), ReplyPath::unanswered(sequence.source()));
         }
     }
 
-    fn obey(&mut self, verdict: Verdict, key: Fingerprint, way: WayBack) {
+    fn obey(&mut self, verdict: Verdict, key: Fingerprint, way: ReplyPath) {
         match verdict {
             Verdict::Record(accepted) => self.record(accepted, key, way),
             Verdict::Act(order) => self.act(order, way),
             Verdict::Pay(bill) => self.pay(bill, way),
             Verdict::AnswerAgain(bytes) => {
-                self.tally.count(Ending::Resent);
+                self.tally.count(KnockResult::Resent);
                 self.send(&bytes, way);
             }
             Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
-            Verdict::Nothing => self.tally.count(Ending::Resent),
+            Verdict::Nothing => self.tally.count(KnockResult::Resent),
         }
     }
 
     /// Step 7 on disk, then step 8.
-    pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+    pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, way: ReplyPath) {
         if let Err(why) = self.audit.check_available() {
             let why = Explanation::new(Cause::AuditUnavailable, why);
             let (record, answer) = self.keeper.give_up(&accepted, why, clock::now());
@@ -92,7 +92,7 @@ impl Daemon {
     }
 
     /// Step 8 and what follows, for a knock that is on record.
-    fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+    fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: ReplyPath) {
         let now = clock::now();
         let verdict = self.keeper.decide(accepted, now);
         // Only a one-time password, right or wrong, begins or ends a pause.
@@ -113,14 +113,14 @@ impl Daemon {
     }
 
     /// The end of a knock that could not be put on record.
-    pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, way: WayBack) {
+    pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, way: ReplyPath) {
         let (record, answer) = self.keeper.give_up(accepted, not_recorded(why), clock::now());
         self.answer(answer, way);
         self.keep(&record);
     }
 
     /// What an order uses up is on record before step 9: a code right away, and one of so many uses on the disk.
-    fn pay(&mut self, bill: Bill, way: WayBack) {
+    fn pay(&mut self, bill: Uncommitted, way: ReplyPath) {
         if let Some(Err(error)) = bill.code().map(|code| self.state.record(code)) {
             return self.cancel(&bill, &error.to_string(), way);
         }
@@ -131,24 +131,24 @@ impl Daemon {
     }
 
     /// The end of an order whose price could not be put on record.
-    pub(super) fn cancel(&mut self, bill: &Bill, why: &str, way: WayBack) {
+    pub(super) fn cancel(&mut self, bill: &Uncommitted, why: &str, way: ReplyPath) {
         let (record, answer) = self.keeper.cancel(bill, not_recorded(why), clock::now());
         self.answer(answer, way);
         self.keep(&record);
     }
 
     /// Step 9 for the first time: what finds no room is tried once more.
-    pub(super) fn act(&mut self, order: Order, way: WayBack) {
-        self.carry_out(Underway::of(order, Attempt::First), way);
+    pub(super) fn act(&mut self, order: Order, way: ReplyPath) {
+        self.carry_out(RunningOrder::of(order, Attempt::First), way);
     }
 
-    fn carry_out(&mut self, mut underway: Underway, way: WayBack) {
+    fn carry_out(&mut self, mut underway: RunningOrder, way: ReplyPath) {
         let carried = self.deeds.act(&mut underway, &self.setup);
         self.carried(underway, carried, way);
     }
 
     /// What comes after step 9, or after as much of it as has been done.
-    pub(super) fn carried(&mut self, underway: Underway, carried: Carried, way: WayBack) {
+    pub(super) fn carried(&mut self, underway: RunningOrder, carried: Carried, way: ReplyPath) {
         let done = match carried {
             Carried::Waits(wait) => return self.wait_to_act(wait, underway, way),
             Carried::Over(done) => done,
@@ -179,12 +179,12 @@ impl Daemon {
     pub(super) fn act_again(&mut self, now: Duration) {
         for _ in 0..BATCH {
             let Some((order, way)) = self.postponed.take_due(now) else { return };
-            self.carry_out(Underway::of(order, Attempt::Second), way);
+            self.carry_out(RunningOrder::of(order, Attempt::Second), way);
         }
     }
 
     /// Steps 10 and 11.
-    pub(super) fn conclude(&mut self, order: &Order, done: &Done, way: WayBack) {
+    pub(super) fn conclude(&mut self, order: &Order, done: &Done, way: ReplyPath) {
         if let Some(rejection) = &done.refused {
             let key = order.ticket().fingerprint();
             let verdict = self.keeper.refuse(order.ticket(), rejection.clone(), clock::now());
@@ -234,8 +234,8 @@ impl Daemon {
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, way: WayBack) {
-        self.tally.count(Ending::Refused(refusal.rejection.reason()));
+    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, way: ReplyPath) {
+        self.tally.count(KnockResult::Refused(refusal.rejection.reason()));
         if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, key, way.to);
         }
@@ -257,7 +257,7 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, answer: Option<Answer>, way: WayBack) {
+    fn answer(&mut self, answer: Option<Answer>, way: ReplyPath) {
         let Some(answer) = answer else { return };
         // Without random numbers there is no safe answer, and the client is told nothing.
         let sealed = random().ok().and_then(|nonce| self.keeper.seal(answer, &nonce, clock::now()).ok());
@@ -267,7 +267,7 @@ impl Daemon {
         }
     }
 
-    fn send(&self, bytes: &[u8], way: WayBack) {
+    fn send(&self, bytes: &[u8], way: ReplyPath) {
         if let Err(error) = self.ears.answer(bytes, way) {
             log::debug!("answer to {}: {error}", way.to);
         }

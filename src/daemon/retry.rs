@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::auth::Order;
-use crate::ipc::WayBack;
+use crate::ipc::ReplyPath;
 
 /// Before they are tried again.
 const AFTER: Duration = Duration::from_secs(2);
@@ -15,15 +15,15 @@ const MAX: usize = 1_000;
 
 /// Those that wait, the first in front.
 #[derive(Default)]
-pub(super) struct Postponed(VecDeque<Waiting>);
+pub(super) struct RetryQueue(VecDeque<Waiting>);
 
 struct Waiting {
     due: Duration,
     order: Order,
-    way: WayBack,
+    way: ReplyPath,
 }
 
-impl Postponed {
+impl RetryQueue {
     /// Whether none waits.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -35,12 +35,12 @@ impl Postponed {
     }
 
     /// Keeps it for a while.
-    pub(super) fn add(&mut self, order: Order, way: WayBack, now: Duration) {
+    pub(super) fn add(&mut self, order: Order, way: ReplyPath, now: Duration) {
         self.0.push_back(Waiting { due: now.saturating_add(AFTER), order, way });
     }
 
     /// The first one, if it has waited long enough by `now`.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Order, WayBack)> {
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Order, ReplyPath)> {
         let due = self.due().is_some_and(|due| due <= now);
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
         Some((waiting.order, waiting.way))

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::actions::{self, Deeds};
+use super::actions::{self, Executor};
 use super::event_loop::Daemon;
 use crate::audit::AuditLog;
 use crate::auth::{Part, ReplayMemory};
@@ -17,13 +17,13 @@ use crate::gate::lock::lock_gate;
 use crate::gate::state::Standing;
 use crate::gate::{self, Gatehouse, boot, takeover};
 use crate::legacy::daemon::Written;
-use crate::legacy::embedded::{self, PlainSequences};
+use crate::legacy::embedded::{self, LegacyDoors};
 use crate::os::files::{self, FileError};
 use crate::os::process::fds;
 use crate::os::process::privileges::{self, Needs};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, log as os_log};
-use crate::state::{self, Left, State, Undoings};
+use crate::state::{self, Left, State, UndoQueue};
 use crate::supervisor::watcher_supervisor::{Ears, Start};
 
 /// Runs the daemon in the foreground until it is told to stop.
@@ -74,7 +74,7 @@ pub(crate) struct Remembering {
     locked: Locked,
     state: State,
     memory: ReplayMemory,
-    undoings: Undoings,
+    undoings: UndoQueue,
     left: Vec<Left>,
 }
 
@@ -82,16 +82,16 @@ pub(crate) struct Remembering {
 pub(crate) struct Listening {
     remembering: Remembering,
     ears: Ears,
-    plain: PlainSequences,
+    plain: LegacyDoors,
 }
 
 /// Only a grant opens a protected port.
-pub(crate) struct Gated {
+pub(crate) struct Enforced {
     pub(crate) configured: Configured,
     pub(crate) locks: Vec<File>,
     pub(crate) ears: Ears,
-    pub(crate) plain: PlainSequences,
-    pub(crate) deeds: Deeds,
+    pub(crate) plain: LegacyDoors,
+    pub(crate) deeds: Executor,
     pub(crate) audit: AuditLog,
     pub(crate) state: State,
     pub(crate) memory: ReplayMemory,
@@ -192,7 +192,7 @@ impl Remembering {
         let ears = Ears::open(&self.locked.configured.setup, start)?;
         let plain = {
             let Configured { setup, knockd } = &self.locked.configured;
-            PlainSequences::start(&setup.config, knockd.as_ref(), start)
+            LegacyDoors::start(&setup.config, knockd.as_ref(), start)
         }?;
         Ok(Listening { remembering: self, ears, plain })
     }
@@ -200,7 +200,7 @@ impl Remembering {
 
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
-    fn close_gate(self) -> Result<Gated, Failure> {
+    fn close_gate(self) -> Result<Enforced, Failure> {
         let Remembering {
             locked: Locked { configured, locks, mut gatehouse, .. },
             state,
@@ -221,11 +221,11 @@ impl Listening {
             _ => takeover::remove_other_gates(setup.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
-        let mut deeds = Deeds::new(gatehouse, undoings)
+        let mut deeds = Executor::new(gatehouse, undoings)
             .map_err(|error| Failure::run(format_args!("no thread: {}", files::plain(&error))))?;
         for record in deeds.confirm_undoings(setup) {
             audit.write(&record, clock::wall());
         }
-        Ok(Gated { configured, locks, ears, plain, deeds, audit, state, memory })
+        Ok(Enforced { configured, locks, ears, plain, deeds, audit, state, memory })
     }
 }

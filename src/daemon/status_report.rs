@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::event_loop::{COUNT_MAX, Daemon};
-use crate::auth::Ending;
+use crate::auth::KnockResult;
 use crate::capture::CaptureKind;
 use crate::config::Interfaces;
 use crate::control::status::{
@@ -32,7 +32,7 @@ impl Daemon {
         };
         let seen = self.ears.seen();
         let counts = seen.counts;
-        let ended = |(ending, count): (Ending, u64)| Ended {
+        let ended = |(ending, count): (KnockResult, u64)| Ended {
             event: ending.event().to_owned(),
             reason: ending.reason().to_owned(),
             count,

@@ -4,11 +4,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::actions::{Underway, Wait};
+use super::actions::{RunningOrder, Wait};
 use super::event_loop::Daemon;
-use crate::auth::{Accepted, Bill, Ticket};
+use crate::auth::{Accepted, Ticket, Uncommitted};
 use crate::crypto::Fingerprint;
-use crate::ipc::WayBack;
+use crate::ipc::ReplyPath;
 use crate::os::{clock, poll};
 
 /// So many wait for the disk at a time, of each kind; more are refused.
@@ -24,13 +24,13 @@ const TOO_MANY: &str = "state folder: too many knocks wait for the disk";
 /// All that wait.
 #[derive(Default)]
 pub(super) struct Waiting {
-    acting: HashMap<Wait, Timed<(Underway, WayBack)>>,
+    acting: HashMap<Wait, Timed<(RunningOrder, ReplyPath)>>,
     /// Until the lease reaches them.
-    accepted: VecDeque<Timed<(Accepted, Fingerprint, WayBack)>>,
+    accepted: VecDeque<Timed<(Accepted, Fingerprint, ReplyPath)>>,
     /// Until the next use counts are recorded.
-    bills: VecDeque<Timed<(Bill, WayBack)>>,
+    bills: VecDeque<Timed<(Uncommitted, ReplyPath)>>,
     /// Until those that are being recorded are on the disk.
-    recording: VecDeque<Timed<(Bill, WayBack)>>,
+    recording: VecDeque<Timed<(Uncommitted, ReplyPath)>>,
     is_recording: bool,
     /// Whether use counts are to be recorded for no knock: clients are gone.
     forgets: bool,
@@ -79,7 +79,7 @@ fn take_due<T>(waiting: &mut VecDeque<Timed<T>>, now: Duration) -> Option<T> {
 
 impl Daemon {
     /// Until the lease reaches it.
-    pub(super) fn wait_for_lease(&mut self, accepted: Accepted, key: Fingerprint, way: WayBack) {
+    pub(super) fn wait_for_lease(&mut self, accepted: Accepted, key: Fingerprint, way: ReplyPath) {
         if self.waiting.accepted.len() >= MAX {
             return self.give_up(&accepted, TOO_MANY, way);
         }
@@ -88,7 +88,7 @@ impl Daemon {
     }
 
     /// Until the use count that it has raised is on the disk.
-    pub(super) fn wait_for_count(&mut self, bill: Bill, way: WayBack) {
+    pub(super) fn wait_for_count(&mut self, bill: Uncommitted, way: ReplyPath) {
         if self.waiting.bills.len() >= MAX {
             return self.cancel(&bill, TOO_MANY, way);
         }
@@ -97,7 +97,7 @@ impl Daemon {
     }
 
     /// Until the firewall has done what the order asks of it, or the disk knows what is to be undone.
-    pub(super) fn wait_to_act(&mut self, wait: Wait, underway: Underway, way: WayBack) {
+    pub(super) fn wait_to_act(&mut self, wait: Wait, underway: RunningOrder, way: ReplyPath) {
         self.promise(underway.ticket());
         self.waiting.acting.insert(wait, Timed::new((underway, way)));
     }

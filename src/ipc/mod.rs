@@ -9,9 +9,9 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::auth::{Authentic, Counts, KeyLimit, Sequence, WatchedKey};
-use crate::capture::{Intake, PacketLog};
+use crate::capture::{CaptureStats, PacketLog};
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
-use crate::knock::{Band, Step, canonical, mapped};
+use crate::knock::{KnockRange, Step, canonical, mapped};
 use crate::os::process::privileges::Identity;
 use crate::wire::Reader;
 
@@ -36,7 +36,7 @@ pub(crate) enum ToWatcher {
         /// The knock port.
         port: u16,
         /// Where port sequences are looked for.
-        band: Option<Band>,
+        band: Option<KnockRange>,
         /// How far a knock's time may be from ours.
         window: Duration,
         /// Whether it may do with fewer interfaces than there should be.
@@ -83,7 +83,7 @@ pub(crate) enum FromWatcher<'a> {
     /// It watches, but not on one of its interfaces; the reason for people.
     Lost(String),
     /// A signed knock.
-    Knock(Sighting<'a>),
+    Knock(ReceivedKnock<'a>),
     /// Ports that one address has touched, two of which name a client.
     Sequence(Sequence),
     /// What has been seen since it started: numbers alone.
@@ -98,19 +98,19 @@ pub(crate) struct Seen {
     /// Datagrams by what became of them.
     pub(crate) counts: Counts,
     /// What its captures have taken and missed; nothing where it has a socket instead.
-    pub(crate) intake: Option<Intake>,
+    pub(crate) intake: Option<CaptureStats>,
 }
 
 impl Seen {
     /// Both together, as of two watchers.
     pub(crate) fn plus(self, other: Self) -> Self {
-        let both = [self.intake, other.intake].into_iter().flatten().reduce(Intake::plus);
+        let both = [self.intake, other.intake].into_iter().flatten().reduce(CaptureStats::plus);
         Self { counts: self.counts.plus(other.counts), intake: both }
     }
 }
 
 /// A signed knock and how it came.
-pub(crate) struct Sighting<'a> {
+pub(crate) struct ReceivedKnock<'a> {
     /// Where from.
     pub(crate) source: SocketAddr,
     /// The address of ours that it was sent to.
@@ -123,7 +123,7 @@ pub(crate) struct Sighting<'a> {
 
 /// Which way an answer goes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct WayBack {
+pub(crate) struct ReplyPath {
     /// The address of ours that the knock was sent to.
     pub(crate) from: IpAddr,
     /// Where the knock came from.
@@ -132,7 +132,7 @@ pub(crate) struct WayBack {
     pub(crate) interface: u32,
 }
 
-impl Sighting<'_> {
+impl ReceivedKnock<'_> {
     /// Where it came from, for a link-local address with the interface as its scope.
     pub(crate) fn linked_source(&self) -> SocketAddr {
         match self.source {
@@ -144,12 +144,12 @@ impl Sighting<'_> {
     }
 
     /// Which way an answer to it goes.
-    pub(crate) const fn way_back(&self) -> WayBack {
-        WayBack { from: self.destination, to: self.source, interface: self.interface }
+    pub(crate) const fn way_back(&self) -> ReplyPath {
+        ReplyPath { from: self.destination, to: self.source, interface: self.interface }
     }
 }
 
-impl WayBack {
+impl ReplyPath {
     /// What came from there is never answered.
     pub(crate) const fn unanswered(source: SocketAddr) -> Self {
         Self { from: IpAddr::V6(Ipv6Addr::UNSPECIFIED), to: source, interface: 0 }
@@ -172,7 +172,7 @@ impl ToWatcher {
                     Missing::IsLost => 1,
                 };
                 // No band begins at 0.
-                let low = band.map_or(0, Band::low);
+                let low = band.map_or(0, KnockRange::low);
                 writer.put(&[1, source, missing]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
                 writer.put(&low.to_be_bytes());
             }
@@ -223,7 +223,7 @@ impl ToWatcher {
                 let window = Duration::from_millis(reader.u64()?);
                 let band = match reader.u16()? {
                     0 => None,
-                    low => Some(Band::try_from(low).ok()?),
+                    low => Some(KnockRange::try_from(low).ok()?),
                 };
                 Some(Self::Watch { source, port, band, window, missing })
             }
@@ -258,7 +258,7 @@ impl<'a> FromWatcher<'a> {
             Self::Lost(text) => {
                 writer.put(&[4]).put_text(text, TEXT_MAX);
             }
-            Self::Knock(Sighting { source, destination, interface, knock }) => {
+            Self::Knock(ReceivedKnock { source, destination, interface, knock }) => {
                 let envelope = knock.envelope();
                 writer.put(&[3]);
                 writer.put(&mapped(source.ip()).octets()).put(&source.port().to_be_bytes());
@@ -283,7 +283,7 @@ impl<'a> FromWatcher<'a> {
                 let Counts { authentic, length, unknown_hint, forged, copied, touches, sequences, throttled } =
                     counts;
                 writer.put(&[5, u8::from(intake.is_some())]);
-                let Intake { received, dropped, if_dropped } = intake.unwrap_or_default();
+                let CaptureStats { received, dropped, if_dropped } = intake.unwrap_or_default();
                 for number in [
                     authentic,
                     length,
@@ -322,7 +322,7 @@ impl<'a> FromWatcher<'a> {
                 let fingerprint = Fingerprint::from_bytes(*reader.array()?);
                 let length = usize::from(reader.u16()?);
                 let knock = Authentic::from_watcher(fingerprint, reader.take(length)?)?;
-                Some(Self::Knock(Sighting { source, destination, interface, knock }))
+                Some(Self::Knock(ReceivedKnock { source, destination, interface, knock }))
             }
             4 => Some(Self::Lost(read_text(&mut reader)?)),
             5 => {
@@ -342,7 +342,7 @@ impl<'a> FromWatcher<'a> {
                     sequences: number()?,
                     throttled: number()?,
                 };
-                let intake = Intake { received: number()?, dropped: number()?, if_dropped: number()? };
+                let intake = CaptureStats { received: number()?, dropped: number()?, if_dropped: number()? };
                 Some(Self::Seen(Seen { counts, intake: captures.then_some(intake) }))
             }
             6 => {
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn orders_arrive_as_they_were_sent() {
         let window = Duration::from_secs(30);
-        for band in [None, Some(Band::USUAL)] {
+        for band in [None, Some(KnockRange::USUAL)] {
             let (source, missing) = (Source::Socket, Missing::IsLost);
             let watch = ToWatcher::Watch { source, port: 62201, band, window, missing };
             assert!(matches!(
@@ -446,7 +446,7 @@ mod tests {
             sequences: 10,
             throttled: 11,
         };
-        let intake = Intake { received: 6, dropped: 7, if_dropped: 8 };
+        let intake = CaptureStats { received: 6, dropped: 7, if_dropped: 8 };
         for seen in [Seen { counts, intake: Some(intake) }, Seen { counts, intake: None }] {
             let bytes = FromWatcher::Seen(seen).to_bytes();
             assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Seen(read)) if read == seen));
@@ -484,7 +484,8 @@ mod tests {
             let knock = Authentic::from_watcher(Fingerprint::from_bytes([5; 8]), &datagram).unwrap();
             let source: SocketAddr = source.parse().unwrap();
             let destination: IpAddr = "10.0.0.2".parse().unwrap();
-            let bytes = FromWatcher::Knock(Sighting { source, destination, interface: 3, knock }).to_bytes();
+            let bytes =
+                FromWatcher::Knock(ReceivedKnock { source, destination, interface: 3, knock }).to_bytes();
             let Some(FromWatcher::Knock(read)) = FromWatcher::read(&bytes) else { panic!("not a knock") };
             assert_eq!((read.source, read.destination, read.interface), (source, destination, 3));
             assert_eq!(read.knock.envelope().signed, &datagram[..length - 32]);

@@ -13,19 +13,19 @@ const STEP: u64 = 30_000;
 
 /// 8 slices of 1,024 ports that follow each other, from `low` (1 to 57,344) on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Band {
+pub struct KnockRange {
     low: u16,
 }
 
 /// A port that no band can begin at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidBand;
+pub struct InvalidKnockRange;
 
 /// Half a minute: seconds since the Unix epoch / 30, rounded down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Step(u64);
 
-impl Band {
+impl KnockRange {
     /// The greatest `low`: the last port is 65,535 then.
     pub const LOW_MAX: u16 = u16::MAX - (BAND - 1);
     /// Where nothing else is said.
@@ -64,27 +64,27 @@ impl Band {
     }
 }
 
-impl TryFrom<u16> for Band {
-    type Error = InvalidBand;
+impl TryFrom<u16> for KnockRange {
+    type Error = InvalidKnockRange;
 
-    fn try_from(low: u16) -> Result<Self, InvalidBand> {
-        if (1..=Self::LOW_MAX).contains(&low) { Ok(Self { low }) } else { Err(InvalidBand) }
+    fn try_from(low: u16) -> Result<Self, InvalidKnockRange> {
+        if (1..=Self::LOW_MAX).contains(&low) { Ok(Self { low }) } else { Err(InvalidKnockRange) }
     }
 }
 
-impl std::fmt::Display for Band {
+impl std::fmt::Display for KnockRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-{}", self.low, self.high())
     }
 }
 
-impl std::fmt::Display for InvalidBand {
+impl std::fmt::Display for InvalidKnockRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "a band begins at a port from 1 to {}", Band::LOW_MAX)
+        write!(f, "a band begins at a port from 1 to {}", KnockRange::LOW_MAX)
     }
 }
 
-impl std::error::Error for InvalidBand {}
+impl std::error::Error for InvalidKnockRange {}
 
 impl Step {
     /// The step that a time falls in.
@@ -142,8 +142,8 @@ mod tests {
 
     #[test]
     fn every_port_of_a_band_is_in_one_slice_and_no_other_port_is() {
-        for low in [1, 20_480, Band::LOW_MAX] {
-            let band = Band::try_from(low).unwrap();
+        for low in [1, 20_480, KnockRange::LOW_MAX] {
+            let band = KnockRange::try_from(low).unwrap();
             for port in 0..=u16::MAX {
                 let slice = band.slice(port);
                 assert_eq!(slice.is_some(), band.contains(port), "{port}");
@@ -152,15 +152,15 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Band::USUAL.to_string(), "20480-28671");
+        assert_eq!(KnockRange::USUAL.to_string(), "20480-28671");
     }
 
     #[test]
     fn a_band_that_would_not_fit_is_refused() {
         for low in [0, 57_345, u16::MAX] {
-            assert_eq!(Band::try_from(low), Err(InvalidBand), "{low}");
+            assert_eq!(KnockRange::try_from(low), Err(InvalidKnockRange), "{low}");
         }
-        assert_eq!(Band::try_from(57_344).unwrap().high(), u16::MAX);
+        assert_eq!(KnockRange::try_from(57_344).unwrap().high(), u16::MAX);
     }
 
     #[test]

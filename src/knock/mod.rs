@@ -12,7 +12,7 @@ mod source;
 mod time;
 
 pub use address::{AddressPolicy, canonical, mapped};
-pub use knock_range::{Band, InvalidBand, SLICE, SLICES, Step};
+pub use knock_range::{InvalidKnockRange, KnockRange, SLICE, SLICES, Step};
 pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
 pub use port::{Door, InvalidDoor, Ports, Protocol};
 pub use prefix::{InvalidPrefix, Prefix, PrefixLengths};

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::daemon::log_limiter::Quiet;
+use super::daemon::log_limiter::LogLimiter;
 use super::daemon::twins::Twins;
 use super::ipc::{FromWatcher, MESSAGE, ToWatcher};
 use super::knockd::{Config, Door, Event, Knock, Matcher, Packet, Sequence, Step};
@@ -48,7 +48,7 @@ struct Watch {
     twins: Twins,
     addresses: Vec<IpAddr>,
     only_v4: bool,
-    quiet: Quiet,
+    quiet: LogLimiter,
     /// When the last sign of life was given, on the steady clock.
     alive: Duration,
 }
@@ -106,7 +106,7 @@ impl Watch {
             twins: Twins::default(),
             addresses: Vec::new(),
             only_v4,
-            quiet: Quiet::default(),
+            quiet: LogLimiter::default(),
             alive: clock::steady(),
         };
         watch.report(&FromWatcher::Watching)?;

@@ -11,7 +11,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 /// What is known of the clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Discipline {
+pub enum ClockSync {
     /// It is synchronised, says this one.
     Kept(&'static str),
     /// It is not.
@@ -22,7 +22,7 @@ pub enum Discipline {
 
 /// Asks whether the clock is synchronised; takes a few seconds at most.
 #[must_use]
-pub fn of_clock() -> Discipline {
+pub fn of_clock() -> ClockSync {
     // adjtimex(2) would say it too, but there is no safe way to it here.
     if let Ok(said) = spawn::run_to_end("timedatectl", &["show", "-p", "NTPSynchronized"], "", LIMIT)
         && let Some(discipline) = systemd(&said)
@@ -30,28 +30,28 @@ pub fn of_clock() -> Discipline {
         return discipline;
     }
     if files::exists(Path::new("/run/systemd/timesync/synchronized")) {
-        return Discipline::Kept("systemd-timesyncd");
+        return ClockSync::Kept("systemd-timesyncd");
     }
     match spawn::run_to_end("chronyc", &["-n", "tracking"], "", LIMIT) {
         Ok(said) => chrony(&said),
-        Err(_) => Discipline::Unknown,
+        Err(_) => ClockSync::Unknown,
     }
 }
 
-fn systemd(said: &str) -> Option<Discipline> {
+fn systemd(said: &str) -> Option<ClockSync> {
     match said.trim() {
-        "NTPSynchronized=yes" => Some(Discipline::Kept("timedatectl")),
-        "NTPSynchronized=no" => Some(Discipline::Adrift),
+        "NTPSynchronized=yes" => Some(ClockSync::Kept("timedatectl")),
+        "NTPSynchronized=no" => Some(ClockSync::Adrift),
         _ => None,
     }
 }
 
-fn chrony(said: &str) -> Discipline {
+fn chrony(said: &str) -> ClockSync {
     let status = said.lines().find_map(|line| line.strip_prefix("Leap status")?.split_once(": "));
     match status.map(|(_, status)| status.trim()) {
-        Some("Not synchronised") => Discipline::Adrift,
-        Some(_) => Discipline::Kept("chrony"),
-        None => Discipline::Unknown,
+        Some("Not synchronised") => ClockSync::Adrift,
+        Some(_) => ClockSync::Kept("chrony"),
+        None => ClockSync::Unknown,
     }
 }
 
@@ -61,13 +61,13 @@ mod tests {
 
     #[test]
     fn what_systemd_and_chrony_say_is_understood() {
-        assert_eq!(systemd("NTPSynchronized=yes\n"), Some(Discipline::Kept("timedatectl")));
-        assert_eq!(systemd("NTPSynchronized=no\n"), Some(Discipline::Adrift));
+        assert_eq!(systemd("NTPSynchronized=yes\n"), Some(ClockSync::Kept("timedatectl")));
+        assert_eq!(systemd("NTPSynchronized=no\n"), Some(ClockSync::Adrift));
         assert_eq!(systemd(""), None);
         let tracking = |status: &str| format!("Stratum         : 3\nLeap status     : {status}\n");
-        assert_eq!(chrony(&tracking("Normal")), Discipline::Kept("chrony"));
-        assert_eq!(chrony(&tracking("Insert second")), Discipline::Kept("chrony"));
-        assert_eq!(chrony(&tracking("Not synchronised")), Discipline::Adrift);
-        assert_eq!(chrony("506 Cannot talk to daemon\n"), Discipline::Unknown);
+        assert_eq!(chrony(&tracking("Normal")), ClockSync::Kept("chrony"));
+        assert_eq!(chrony(&tracking("Insert second")), ClockSync::Kept("chrony"));
+        assert_eq!(chrony(&tracking("Not synchronised")), ClockSync::Adrift);
+        assert_eq!(chrony("506 Cannot talk to daemon\n"), ClockSync::Unknown);
     }
 }

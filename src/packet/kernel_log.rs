@@ -13,7 +13,7 @@ use crate::knock::canonical;
 
 /// A packet that was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Logged<'a> {
+pub struct KernelLogLine<'a> {
     /// The packet. Of a UDP payload it is known only whether there is one; one that is not empty is not there.
     pub packet: Packet<'static>,
     /// The interface that it came in by.
@@ -34,7 +34,7 @@ pub enum SyslogLine<'a> {
 /// Bytes of a UDP header: of a packet with no more there is no payload.
 const UDP_HEADER: u16 = 8;
 
-impl<'a> Logged<'a> {
+impl<'a> KernelLogLine<'a> {
     /// Reads what the kernel said, if it begins with the rule's prefix. What is sent from here, a fragment but the first
     /// of IPv4, and what has no ports is none.
     #[must_use]

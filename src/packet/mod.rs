@@ -8,7 +8,7 @@ mod kernel_log;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-pub use kernel_log::{Logged, SyslogLine};
+pub use kernel_log::{KernelLogLine, SyslogLine};
 
 use crate::knock::canonical;
 

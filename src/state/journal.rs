@@ -12,7 +12,7 @@
 //! | 37 | 3 | zeros |
 //! | 40 | 8 | checksum |
 
-use crate::auth::{Acceptance, Lane, ReplayMemory};
+use crate::auth::{Acceptance, ReplayDomain, ReplayMemory};
 use crate::crypto::{Fingerprint, checksum};
 use crate::knock::Timestamp;
 use crate::wire::Reader;
@@ -39,7 +39,7 @@ pub(super) enum Entry {
     /// The same for one-time passwords.
     CodesFloor(Timestamp),
     /// A key's floor in a lane, and the greatest timestamp accepted there.
-    KeyFloor(Fingerprint, Lane, Timestamp, Timestamp),
+    KeyFloor(Fingerprint, ReplayDomain, Timestamp, Timestamp),
     /// An accepted knock.
     Accepted(Acceptance),
     /// Nothing follows.
@@ -88,19 +88,19 @@ pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] 
     bytes
 }
 
-const fn kind_of_floor(lane: Lane) -> u8 {
+const fn kind_of_floor(lane: ReplayDomain) -> u8 {
     match lane {
-        Lane::Datagrams => 3,
-        Lane::Ports => 6,
-        Lane::Codes => 8,
+        ReplayDomain::Datagrams => 3,
+        ReplayDomain::Ports => 6,
+        ReplayDomain::Codes => 8,
     }
 }
 
-const fn kind_of_acceptance(lane: Lane) -> u8 {
+const fn kind_of_acceptance(lane: ReplayDomain) -> u8 {
     match lane {
-        Lane::Datagrams => 4,
-        Lane::Ports => 7,
-        Lane::Codes => 9,
+        ReplayDomain::Datagrams => 4,
+        ReplayDomain::Ports => 7,
+        ReplayDomain::Codes => 9,
     }
 }
 
@@ -188,13 +188,13 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<Entry> {
     let id = *reader.array()?;
     let entry = match kind {
         2 => Entry::CommonFloor(floor),
-        3 => Entry::KeyFloor(key, Lane::Datagrams, floor, timestamp),
-        4 => Entry::Accepted(Acceptance { key, lane: Lane::Datagrams, timestamp, id, floor }),
+        3 => Entry::KeyFloor(key, ReplayDomain::Datagrams, floor, timestamp),
+        4 => Entry::Accepted(Acceptance { key, lane: ReplayDomain::Datagrams, timestamp, id, floor }),
         5 => Entry::End,
-        6 => Entry::KeyFloor(key, Lane::Ports, floor, timestamp),
-        7 => Entry::Accepted(Acceptance { key, lane: Lane::Ports, timestamp, id, floor }),
-        8 => Entry::KeyFloor(key, Lane::Codes, floor, timestamp),
-        9 => Entry::Accepted(Acceptance { key, lane: Lane::Codes, timestamp, id, floor }),
+        6 => Entry::KeyFloor(key, ReplayDomain::Ports, floor, timestamp),
+        7 => Entry::Accepted(Acceptance { key, lane: ReplayDomain::Ports, timestamp, id, floor }),
+        8 => Entry::KeyFloor(key, ReplayDomain::Codes, floor, timestamp),
+        9 => Entry::Accepted(Acceptance { key, lane: ReplayDomain::Codes, timestamp, id, floor }),
         10 => Entry::CodesFloor(floor),
         _ => return None,
     };
@@ -218,8 +218,8 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(30);
 
     /// Clients knock in each lane.
-    fn lane(client: u8) -> Lane {
-        [Lane::Datagrams, Lane::Ports, Lane::Codes][usize::from(client % 3)]
+    fn lane(client: u8) -> ReplayDomain {
+        [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes][usize::from(client % 3)]
     }
 
     fn key(n: u8) -> Fingerprint {
@@ -249,7 +249,7 @@ mod tests {
             && memory
                 .floors()
                 .all(|(key, lane, floor, _)| other.check(key, lane, floor, &[0xEE; 12]).is_err())
-            && other.check(key(99), Lane::Ports, memory.floor(), &[0xEE; 12]).is_err()
+            && other.check(key(99), ReplayDomain::Ports, memory.floor(), &[0xEE; 12]).is_err()
     }
 
     #[test]
@@ -310,13 +310,13 @@ mod tests {
             panic!("not whole")
         };
         let accepted: Vec<_> = memory.acceptances().collect();
-        assert!(!accepted.is_empty() && accepted.iter().all(|a| a.lane == Lane::Datagrams));
+        assert!(!accepted.is_empty() && accepted.iter().all(|a| a.lane == ReplayDomain::Datagrams));
         for Acceptance { key, timestamp, id, .. } in accepted {
-            assert!(memory.check(key, Lane::Datagrams, timestamp, &id).is_err());
-            assert!(memory.check(key, Lane::Ports, timestamp, &id).is_ok(), "another lane");
-            assert!(memory.check(key, Lane::Ports, memory.floor(), &id).is_err(), "the common floor");
+            assert!(memory.check(key, ReplayDomain::Datagrams, timestamp, &id).is_err());
+            assert!(memory.check(key, ReplayDomain::Ports, timestamp, &id).is_ok(), "another lane");
+            assert!(memory.check(key, ReplayDomain::Ports, memory.floor(), &id).is_err(), "the common floor");
         }
-        assert!(memory.floors().all(|(_, lane, ..)| lane == Lane::Datagrams));
+        assert!(memory.floors().all(|(_, lane, ..)| lane == ReplayDomain::Datagrams));
     }
 
     proptest! {

@@ -29,7 +29,7 @@ use disk::Folder;
 use replay::{Floors, Reset};
 
 pub(crate) use replay::{ReplayState, StateError};
-pub(crate) use undo::{Begun, Due, FileWork, Left, Planned, UndoError, Undoing, Undoings};
+pub(crate) use undo::{Begun, Due, FileWork, Left, Planned, UndoError, UndoQueue, Undoing};
 
 /// The replay state in the state folder.
 pub(crate) type State = ReplayState<Folder>;
@@ -49,7 +49,7 @@ pub(crate) fn open(config: &ServerConfig) -> Result<(State, ReplayMemory), State
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn open_undoings(config: &ServerConfig) -> Result<(Undoings, Vec<Left>), StateError> {
+pub(crate) fn open_undoings(config: &ServerConfig) -> Result<(UndoQueue, Vec<Left>), StateError> {
     open_undoings_in(&config.state_dir)
 }
 
@@ -57,8 +57,8 @@ pub(crate) fn open_undoings(config: &ServerConfig) -> Result<(Undoings, Vec<Left
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn open_undoings_in(folder: &Path) -> Result<(Undoings, Vec<Left>), StateError> {
-    Ok(Undoings::open(folder, boot_id()?)?)
+pub(crate) fn open_undoings_in(folder: &Path) -> Result<(UndoQueue, Vec<Left>), StateError> {
+    Ok(UndoQueue::open(folder, boot_id()?)?)
 }
 
 /// Makes the state folder, if it is missing, and takes it for as long as the returned handle lives.

@@ -38,7 +38,7 @@ pub(crate) struct Undoing {
 }
 
 /// All that wait, the folder beside them.
-pub(crate) struct Undoings {
+pub(crate) struct UndoQueue {
     folder: PathBuf,
     boot: String,
     waiting: Vec<Waiting>,
@@ -73,7 +73,7 @@ pub(crate) enum Due {
 enum Origin {
     /// This daemon: an action of its config made it.
     Config,
-    /// A file. It is not run until [`Undoings::confirm`] finds that the config makes it.
+    /// A file. It is not run until [`UndoQueue::confirm`] finds that the config makes it.
     File,
     /// A file, and the config does not make it. Reported once.
     FileAlone,
@@ -156,7 +156,7 @@ pub(crate) enum UndoError {
     FullForClient(usize, ClientName),
 }
 
-impl Undoings {
+impl UndoQueue {
     /// Reads what an earlier daemon left in the state folder `state`, in the boot `boot`.
     ///
     /// # Errors
@@ -602,18 +602,18 @@ mod tests {
         }
     }
 
-    fn open(state: &Path) -> (Undoings, Vec<Left>) {
-        let (mut undoings, left) = Undoings::open(state, "boot-1".to_owned()).unwrap();
+    fn open(state: &Path) -> (UndoQueue, Vec<Left>) {
+        let (mut undoings, left) = UndoQueue::open(state, "boot-1".to_owned()).unwrap();
         assert_eq!(undoings.confirm(|_| true), []);
         (undoings, left)
     }
 
-    fn plan(undoings: &mut Undoings, word: &str, after: Duration) -> bool {
+    fn plan(undoings: &mut UndoQueue, word: &str, after: Duration) -> bool {
         let planned = undoings.plan(undoing(word), after).unwrap();
         planned.map(|planned| undoings.keep(planned)).is_some()
     }
 
-    fn waiting(undoings: &Undoings) -> Vec<&str> {
+    fn waiting(undoings: &UndoQueue) -> Vec<&str> {
         undoings.waiting.iter().map(|waiting| waiting.undoing.argv[1].as_str()).collect()
     }
 
@@ -732,7 +732,7 @@ mod tests {
         assert!(plan(&mut first, "good", Duration::ZERO));
         assert!(plan(&mut first, "bad", Duration::ZERO));
         drop(first);
-        let (mut second, _) = Undoings::open(state.path(), "boot-1".to_owned()).unwrap();
+        let (mut second, _) = UndoQueue::open(state.path(), "boot-1".to_owned()).unwrap();
         assert_eq!(second.begin(|_, _| true), None, "nothing runs before it is confirmed");
         let is_good = |undoing: &Undoing| undoing.argv[1] == "good";
         let refused = second.confirm(is_good);

@@ -9,7 +9,7 @@ use crate::auth::WatchedKey;
 use crate::capture::{CaptureKind, PacketLog};
 use crate::config::{Interfaces, ServerConfig};
 use crate::ipc::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
-use crate::knock::Band;
+use crate::knock::KnockRange;
 use crate::os::host::{self, Capability, Link};
 use crate::os::net::seqpacket::{Channel, Received};
 use crate::os::net::udp::UdpPort;
@@ -45,7 +45,7 @@ pub(crate) struct WatcherProcess {
 pub(crate) struct Post {
     source: Source,
     port: u16,
-    band: Option<Band>,
+    band: Option<KnockRange>,
     interfaces: Vec<String>,
     /// What packets to the band are read from; none = they are captured.
     log: Option<PacketLog>,

@@ -9,7 +9,7 @@ use super::restart::{Restart, SILENCE_MAX};
 use crate::capture::CaptureKind;
 use crate::config::setup::Setup;
 use crate::console::Failure;
-use crate::ipc::{MESSAGE, Missing, Seen, WayBack};
+use crate::ipc::{MESSAGE, Missing, ReplyPath, Seen};
 use crate::os::net::udp::{Incoming, UdpPort};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::{clock, files, host};
@@ -110,7 +110,7 @@ impl Ears {
     ///
     /// # Errors
     /// When the system does not take it, or another process has the port.
-    pub(crate) fn answer(&self, bytes: &[u8], way: WayBack) -> std::io::Result<()> {
+    pub(crate) fn answer(&self, bytes: &[u8], way: ReplyPath) -> std::io::Result<()> {
         let Some(socket) = &self.socket else { return Err(std::io::ErrorKind::AddrInUse.into()) };
         socket.send(bytes, way.from, way.to, way.interface)
     }

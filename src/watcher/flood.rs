@@ -10,14 +10,14 @@ const CALM: usize = 64;
 
 /// How fast frames have come of late.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct FloodDetector {
     begun: Duration,
     frames: usize,
     /// Whether the beat before this one was a flood.
     flooded: bool,
 }
 
-impl Pace {
+impl FloodDetector {
     /// So many more were taken by now, on the steady clock; whether it is a flood.
     pub(crate) fn took(&mut self, frames: usize, now: Duration) -> bool {
         let elapsed = now.saturating_sub(self.begun);
@@ -37,7 +37,7 @@ mod tests {
 
     /// Whether frames that come so far apart are a flood after a while.
     fn is_flood(apart: Duration) -> bool {
-        let mut pace = Pace::default();
+        let mut pace = FloodDetector::default();
         (1..1_000).map(|n| pace.took(1, apart * n)).last().unwrap()
     }
 
@@ -48,7 +48,7 @@ mod tests {
         assert!(is_flood(Duration::from_micros(100)));
         assert!(is_flood(Duration::from_micros(10)));
 
-        let mut pace = Pace::default();
+        let mut pace = FloodDetector::default();
         let flood = (1..=50).map(|ms| pace.took(100, Duration::from_millis(ms)));
         assert_eq!(flood.filter(|flooded| !flooded).count(), 0);
         assert!(!pace.took(1, Duration::from_millis(1_000)), "it is over");

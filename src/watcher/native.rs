@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::flood::Pace;
+use super::flood::FloodDetector;
 use crate::auth::{WatchedKey, Watcher};
-use crate::capture::{BandLog, Capture, Intake, Live, Next, PacketLog, Socket};
-use crate::ipc::{FromWatcher, MESSAGE, Missing, Seen, Sighting, Source, ToWatcher};
-use crate::knock::Band;
+use crate::capture::{BandLog, Capture, CaptureStats, Live, Next, PacketLog, Socket};
+use crate::ipc::{FromWatcher, MESSAGE, Missing, ReceivedKnock, Seen, Source, ToWatcher};
+use crate::knock::KnockRange;
 use crate::os::net::seqpacket::{Channel, Received};
 use crate::os::net::udp::UdpPort;
 use crate::os::process::privileges::{self, Identity};
@@ -55,12 +55,12 @@ struct Running {
     /// What a new set of keys brings together, until it is whole.
     coming: Coming,
     prepared: Duration,
-    pace: Pace,
+    pace: FloodDetector,
     /// The message of a sequence that found no room. Copies of its packets would not bring it again: only a new port
     /// does.
     held: Option<Zeroizing<Vec<u8>>>,
     /// Of captures that are gone.
-    intake: Option<Intake>,
+    intake: Option<CaptureStats>,
 }
 
 #[derive(Default)]
@@ -76,7 +76,7 @@ struct Coming {
 struct How {
     source: Source,
     port: u16,
-    band: Option<Band>,
+    band: Option<KnockRange>,
     window: Duration,
     missing: Missing,
 }
@@ -90,7 +90,7 @@ impl Running {
             watcher: Watcher::new(Duration::ZERO, []),
             coming: Coming::default(),
             prepared: clock::steady(),
-            pace: Pace::default(),
+            pace: FloodDetector::default(),
             held: None,
             intake: None,
         };
@@ -243,7 +243,7 @@ impl Running {
                 Err(error) => return self.lose(place, error.to_string()).map(|()| taken),
             };
             let Ok(knock) = self.watcher.judge(segment.payload, now) else { continue };
-            let sighting = Sighting {
+            let sighting = ReceivedKnock {
                 source: segment.source,
                 destination: segment.destination.ip(),
                 interface: segment.interface.unwrap_or(0),
@@ -274,7 +274,7 @@ impl Running {
     /// One interface is gone; the others are still worth watching.
     fn lose(&mut self, place: usize, reason: String) -> Result<(), Ended> {
         let mut capture = self.captures.remove(place);
-        self.intake = self.intake.into_iter().chain(capture.intake()).reduce(Intake::plus);
+        self.intake = self.intake.into_iter().chain(capture.intake()).reduce(CaptureStats::plus);
         // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.
         std::mem::forget(capture);
         if self.captures.is_empty() {
@@ -288,7 +288,7 @@ impl Running {
     /// Numbers alone, and never waited for: a keeper that is busy gets the next ones.
     fn tell_what_was_seen(&mut self) -> Result<(), Ended> {
         let captures = self.captures.iter_mut().filter_map(|capture| capture.intake());
-        let intake = self.intake.into_iter().chain(captures).reduce(Intake::plus);
+        let intake = self.intake.into_iter().chain(captures).reduce(CaptureStats::plus);
         let seen = FromWatcher::Seen(Seen { counts: self.watcher.counts(), intake });
         // Before the totals: who asked for those has all of it when they come.
         let mut ended = None;
@@ -331,7 +331,7 @@ enum Sent {
     NoRoom,
 }
 
-fn live(interface: Option<&str>, port: u16, band: Option<Band>) -> Result<Box<dyn Capture>, String> {
+fn live(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Box<dyn Capture>, String> {
     Live::open(interface, port, band).map(boxed).map_err(|error| error.to_string())
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::crypto::{MacKey, Nonce, Tag};
-use crate::knock::{ActionName, Band, SLICES, Step, mapped};
+use crate::knock::{ActionName, KnockRange, SLICES, Step, mapped};
 
 /// Ports that the selector gives; the proof gives the others.
 pub const SELECTED: usize = 2;
@@ -21,7 +21,7 @@ pub struct Proof {
 
 /// Ports 0 and 1: they name a key for half a minute.
 #[must_use]
-pub fn selector(key: &MacKey, step: Step, band: Band) -> [u16; SELECTED] {
+pub fn selector(key: &MacKey, step: Step, band: KnockRange) -> [u16; SELECTED] {
     let [a1, a0, b1, b0, ..] = key.tag(&[&step.number().to_be_bytes()]);
     [(0, [a1, a0]), (1, [b1, b0])].map(|(slice, number)| band.port(slice, u16::from_be_bytes(number)))
 }
@@ -29,7 +29,13 @@ pub fn selector(key: &MacKey, step: Step, band: Band) -> [u16; SELECTED] {
 /// Ports 2 to 7, for the client's `address` (*exact*) or, without one, for whatever address they come from
 /// (*observed*).
 #[must_use]
-pub fn proof(key: &MacKey, step: Step, address: Option<IpAddr>, action: &ActionName, band: Band) -> Proof {
+pub fn proof(
+    key: &MacKey,
+    step: Step,
+    address: Option<IpAddr>,
+    action: &ActionName,
+    band: KnockRange,
+) -> Proof {
     let address = address.map_or([0; 16], |address| mapped(address).octets());
     let tag = key.tag(&[&step.number().to_be_bytes(), &address, action.as_str().as_bytes()]);
     let [a, b, c, d, e, f, g, h, i, j, k, l, ..]: Tag = tag;

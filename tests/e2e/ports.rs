@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
-use spa_knock::knock::{Band, Step};
+use spa_knock::knock::{KnockRange, Step};
 
 use crate::flood::{CODE, Memory};
 use crate::net::{
@@ -262,7 +262,7 @@ fn a_flood_into_the_band_takes_little_memory_and_keeps_nobody_out() {
     let (rate, seconds) = if full() { (100_000_usize, 30_usize) } else { (40_000, 3) };
     let mut wire = Wire::new((&lab.client, "eth0"), (&lab.server, "lan0"));
     let IpAddr::V4(server) = SERVER4 else { unreachable!("it is IPv4") };
-    let frames = syn_frames(&wire, server, Band::USUAL, 200_000);
+    let frames = syn_frames(&wire, server, KnockRange::USUAL, 200_000);
     await_step(u64::try_from(seconds).unwrap().min(20));
     let step = step().after();
     let sent = thread::scope(|scope| {
@@ -301,7 +301,7 @@ fn a_sweep_of_the_band_opens_nothing_and_its_sender_can_knock_later() {
     let Some(lab) = Lab::new() else { return };
     let site = ports_site(5);
     let _daemon = Daemon::start(&lab.server, &site);
-    let every: Vec<u16> = (Band::USUAL.low()..=Band::USUAL.high()).collect();
+    let every: Vec<u16> = (KnockRange::USUAL.low()..=KnockRange::USUAL.high()).collect();
     touch(&lab.client, CLIENT4, SERVER4, Touch::Empty, &every);
     assert_eq!(granted(&site), 0);
     let ports = site.key("laptop").ports(next(), Some(CLIENT4));

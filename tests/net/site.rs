@@ -10,7 +10,7 @@ use std::{fs, thread};
 use serde_json::Value;
 use spa_knock::crypto::{ClientKeys, Holder, KeyFile, PairSecret, Secret};
 use spa_knock::knock::{
-    AddressPolicy, Argument, Band, Knock, Reply, ReplyWanted, SLICES, ServerId, Step, Timestamp,
+    AddressPolicy, Argument, Knock, KnockRange, Reply, ReplyWanted, SLICES, ServerId, Step, Timestamp,
 };
 use spa_knock::wire::{Datagram, open_reply, proof, selector, sequence};
 use tempfile::TempDir;
@@ -196,8 +196,8 @@ impl Key {
 
     /// The eight ports of `open-ssh` in a step, for an address or for any.
     pub(crate) fn ports(&self, step: Step, address: Option<IpAddr>) -> [u16; SLICES] {
-        let proof = proof(&self.0.proof, step, address, &"open-ssh".parse().unwrap(), Band::USUAL);
-        sequence(selector(&self.0.selector, step, Band::USUAL), &proof)
+        let proof = proof(&self.0.proof, step, address, &"open-ssh".parse().unwrap(), KnockRange::USUAL);
+        sequence(selector(&self.0.selector, step, KnockRange::USUAL), &proof)
     }
 
     /// What the server answered to a knock.

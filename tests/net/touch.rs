@@ -8,7 +8,7 @@ use std::time::Duration;
 use etherparse::PacketBuilder;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use spa_knock::crypto::random;
-use spa_knock::knock::Band;
+use spa_knock::knock::KnockRange;
 
 use super::{Namespace, Wire};
 
@@ -71,7 +71,7 @@ fn touch_here(from: IpAddr, to: IpAddr, how: Touch, ports: &[u16]) {
 }
 
 /// As many first packets of TCP connections to random ports of the band, each from another address.
-pub(crate) fn syn_frames(wire: &Wire, to: Ipv4Addr, band: Band, count: usize) -> Vec<Vec<u8>> {
+pub(crate) fn syn_frames(wire: &Wire, to: Ipv4Addr, band: KnockRange, count: usize) -> Vec<Vec<u8>> {
     let frame = |n: usize| {
         let [a, b, ..] = random::<4>().unwrap();
         let port = band.low() + u16::from_be_bytes([a, b]) % (band.high() - band.low() + 1);

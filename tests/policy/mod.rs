@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use spa_knock::auth::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Band, PrefixLengths};
+use spa_knock::knock::{AddressPolicy, KnockRange, PrefixLengths};
 
 /// The keys of a secret at the server `bastion`.
 pub(crate) fn keys(secret: [u8; 32]) -> KeySet {
@@ -49,7 +49,7 @@ pub(crate) fn policy(
     Policy {
         window: Duration::from_secs(30),
         reply: true,
-        band: Some(Band::USUAL),
+        band: Some(KnockRange::USUAL),
         own_addresses: BTreeSet::new(),
         actions: actions.into_iter().map(|(name, part)| (name.parse().unwrap(), action(part))).collect(),
         clients: clients.into_iter().collect(),

@@ -9,7 +9,7 @@ use crate::config::{Backend, Interfaces, ServerConfig, written};
 use crate::control;
 use crate::gate::takeover;
 use crate::knock::{Ports, Protocol};
-use crate::os::clock_sync::{self, Discipline};
+use crate::os::clock_sync::{self, ClockSync};
 use crate::os::host;
 use crate::os::host::{Capability, Link};
 use crate::os::net::proc_net;
@@ -188,15 +188,15 @@ impl Report {
 
     fn clock(&mut self, config: &ServerConfig) {
         let (message, hint) = match clock_sync::of_clock() {
-            Discipline::Kept(by) => return self.ok(format!("clock: synchronised, says {by}")),
-            Discipline::Adrift => (
+            ClockSync::Kept(by) => return self.ok(format!("clock: synchronised, says {by}")),
+            ClockSync::Adrift => (
                 "clock: not synchronised".to_owned(),
                 format!(
                     "timedatectl set-ntp true: knocks are believed only within {}",
                     written(config.window)
                 ),
             ),
-            Discipline::Unknown => (
+            ClockSync::Unknown => (
                 "clock: whether it is synchronised cannot be found out".to_owned(),
                 format!("see that chrony, ntpd or the like keeps it within {}", written(config.window)),
             ),

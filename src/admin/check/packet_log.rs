@@ -8,7 +8,7 @@ use crate::capture::{LogSource, PacketLog, kernel_said};
 use crate::config::ServerConfig;
 use crate::os::process::spawn;
 use crate::os::{files, host};
-use crate::packet::{Logged, SyslogLine};
+use crate::packet::{KernelLogLine, SyslogLine};
 use crate::watcher::log_follower::{JOURNAL, JOURNALCTL};
 
 /// Bytes at its end that are looked at; of the journal, entries.
@@ -116,10 +116,10 @@ impl Found {
     fn among<'a>(said: impl Iterator<Item = &'a str>, prefix: &str) -> Self {
         let mut found = Self::default();
         for said in said {
-            if Logged::read(said, prefix).is_some() {
+            if KernelLogLine::read(said, prefix).is_some() {
                 found.packets = found.packets.saturating_add(1);
             } else if let Some((other, packet)) = said.find("IN=").and_then(|at| said.split_at_checked(at))
-                && Logged::read(packet, "").is_some()
+                && KernelLogLine::read(packet, "").is_some()
             {
                 found.other_prefix = Some(other.to_owned());
             }

@@ -26,7 +26,7 @@ const WIDE_LOOKS_MAX: Duration = Duration::from_secs(5);
 const IDS_MAX: usize = 16;
 
 /// All keys that there are and were.
-pub(super) struct Suspects {
+pub(super) struct Candidates {
     secrets: Vec<(ClientName, PairSecret)>,
     keys: BTreeMap<Fingerprint, Suspect>,
     /// At all times around a day.
@@ -85,7 +85,7 @@ pub(super) enum Clock {
     Unset,
 }
 
-impl Suspects {
+impl Candidates {
     /// All keys that a config names, and the names under which this server could be known.
     ///
     /// # Errors

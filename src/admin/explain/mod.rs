@@ -19,9 +19,9 @@ use crate::console::{Failure, print, tell};
 use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
-use candidates::Suspects;
+use candidates::Candidates;
 use finding::Finding;
-use pipeline::Ladder;
+use pipeline::Pipeline;
 
 /// How long nothing need come before Ctrl-C is looked at anyway.
 const TICK: Duration = Duration::from_secs(10);
@@ -34,18 +34,18 @@ const BATCH: usize = 256;
 /// When the config or a key is bad, or what is to be explained cannot be read.
 pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
     let setup = Setup::load(path)?;
-    let mut suspects = Suspects::of(&setup.config, &asked.ids)?;
+    let mut suspects = Candidates::of(&setup.config, &asked.ids)?;
     if asked.live {
         suspects.unbounded();
     }
-    let ladder = Ladder::new(&setup, suspects);
+    let ladder = Pipeline::new(&setup, suspects);
     let traces = match &asked.file {
         Some(file) => vec![Trace::read(file).map_err(Failure::run)?],
         None => watch(&setup)?,
     };
     let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
     confine(&setup)?;
-    let mut desk = Desk { ladder, json: asked.json };
+    let mut desk = Session { ladder, json: asked.json };
     if asked.live {
         desk.explain_live(traces, signals)
     } else {
@@ -78,12 +78,12 @@ fn confine(setup: &Setup) -> Result<(), Failure> {
 }
 
 /// Where findings are written down.
-struct Desk {
-    ladder: Ladder,
+struct Session {
+    ladder: Pipeline,
     json: bool,
 }
 
-impl Desk {
+impl Session {
     fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), Failure> {
         tell("explaining what comes in; Ctrl-C ends it");
         while !signals.stop() {

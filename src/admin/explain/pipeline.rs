@@ -6,14 +6,14 @@ use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::candidates::{Clock, KeyState, Look, Suspects};
+use super::candidates::{Candidates, Clock, KeyState, Look};
 use super::causes::{Causes, span};
 use super::finding::{Check, Finding};
 use crate::auth::{Authentic, Dropped, Keeper, Outcome, Refusal, ReplayMemory, Verdict, Watcher};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
 use crate::crypto::Tag;
-use crate::knock::{ActionName, Band, ClientName, Now, ServerId, Timestamp};
+use crate::knock::{ActionName, ClientName, KnockRange, Now, ServerId, Timestamp};
 use crate::os::clock;
 use crate::packet::{self, Packet, Transport};
 use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
@@ -24,15 +24,15 @@ const SEEN_MAX: usize = 1 << 16;
 const TICK: Duration = Duration::from_secs(10);
 
 /// The checks, and what they have seen.
-pub(super) struct Ladder {
+pub(super) struct Pipeline {
     id: ServerId,
     port: u16,
     /// Where port sequences are looked for.
-    band: Option<Band>,
+    band: Option<KnockRange>,
     window: Duration,
     watcher: Watcher,
     keeper: Keeper,
-    suspects: Suspects,
+    suspects: Candidates,
     causes: Causes,
     /// The first packet with each tag.
     seen: HashMap<Tag, u64>,
@@ -65,9 +65,9 @@ impl Said {
     }
 }
 
-impl Ladder {
+impl Pipeline {
     /// The checks of the daemon that this config makes, without any memory.
-    pub(super) fn new(setup: &Setup, suspects: Suspects) -> Self {
+    pub(super) fn new(setup: &Setup, suspects: Candidates) -> Self {
         let mut watcher = Watcher::new(setup.config.window, setup.watched_keys());
         if let Some(band) = setup.config.ports {
             watcher.watch_band(band, RandomState::new());

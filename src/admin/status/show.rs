@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::text::{self, Colour};
+use super::text::{self, Color};
 use crate::admin::facts::Facts;
 use crate::admin::grants;
 use crate::console::wrap::wrapped;
@@ -101,9 +101,9 @@ fn separate(page: &str, form: Form) -> String {
 }
 
 /// On a terminal that can, unless somebody does not want it (no-color.org).
-fn colour() -> Colour {
+fn colour() -> Color {
     let plain = env::text("NO_COLOR").is_some() || env::text("TERM").is_none_or(|term| term == "dumb");
-    if plain || !io::stdout().is_terminal() { Colour::Off } else { Colour::On }
+    if plain || !io::stdout().is_terminal() { Color::Off } else { Color::On }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::firewall::Mode;
 
 /// Whether the text has colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Colour {
+pub(crate) enum Color {
     /// For a terminal.
     On,
     /// For everything else.
@@ -25,7 +25,7 @@ enum Tone {
     Bad,
 }
 
-impl Colour {
+impl Color {
     fn paint(self, tone: Tone, text: String) -> String {
         // ECMA-48, SGR: green, yellow, red.
         let code = match tone {
@@ -41,7 +41,7 @@ impl Colour {
 }
 
 /// The lines of `spa-knockd status`.
-pub(crate) fn text(status: &Status, colour: Colour) -> String {
+pub(crate) fn text(status: &Status, colour: Color) -> String {
     let commands = status.commands;
     let lines = [
         ("running", format!("{}, pid {}", lasting(status.uptime), status.pid)),
@@ -70,7 +70,7 @@ pub(crate) fn text(status: &Status, colour: Colour) -> String {
     text
 }
 
-fn gate(status: &Status, colour: Colour) -> String {
+fn gate(status: &Status, colour: Color) -> String {
     let doors = match status.gate.protect.as_slice() {
         [] => "no port".to_owned(),
         doors => doors.join(", "),
@@ -100,7 +100,7 @@ fn knocks(status: &Status) -> String {
     if ended.is_empty() { "none yet".to_owned() } else { ended.join(", ") }
 }
 
-fn clients(status: &Status, colour: Colour) -> String {
+fn clients(status: &Status, colour: Color) -> String {
     let mut text = format!("{} known; {} actions", status.clients, status.actions);
     let previous: Vec<String> =
         status.previous_keys.iter().map(|user| format!("{} ({}x)", user.client, user.uses)).collect();
@@ -117,7 +117,7 @@ fn clients(status: &Status, colour: Colour) -> String {
     text
 }
 
-fn watcher(status: &Status, colour: Colour) -> String {
+fn watcher(status: &Status, colour: Color) -> String {
     let state = match (status.watcher.uptime, status.watcher.report_age.unwrap_or_default()) {
         (Some(uptime), age) if age > REPORT_LATE => {
             let late = format!("no report for {}", lasting(age));
@@ -132,7 +132,7 @@ fn watcher(status: &Status, colour: Colour) -> String {
     }
 }
 
-fn audit(status: &Status, colour: Colour) -> String {
+fn audit(status: &Status, colour: Color) -> String {
     let notice = |text: String| colour.paint(Tone::Notice, text);
     let mut text = match &status.audit {
         None => "off".to_owned(),
@@ -156,7 +156,7 @@ fn audit(status: &Status, colour: Colour) -> String {
     text
 }
 
-fn capture(status: &Status, colour: Colour) -> String {
+fn capture(status: &Status, colour: Color) -> String {
     let capture = &status.capture;
     let mut place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
     if !capture.missing.is_empty() {
@@ -196,7 +196,7 @@ fn ports(status: &Status) -> Option<String> {
     Some(format!("{}; {hits} port hits, {sequences} sequences looked at", ports.range))
 }
 
-fn legacy(status: &Status, colour: Colour) -> Option<String> {
+fn legacy(status: &Status, colour: Color) -> Option<String> {
     let legacy = status.legacy.as_ref()?;
     let mut text =
         format!("{} doors, opened {}x by plain sequences; in 24 h by ", legacy.doors, legacy.opened);
@@ -246,7 +246,7 @@ spa-knockd 0.1.0: bastion.test
   ports      20480-28671; 24 port hits, 1 sequences looked at
   legacy     2 doors, opened 9x by plain sequences; in 24 h by 10.0.0.1 (5x), fd00::2 (1x)
 ";
-        assert_eq!(text(&example(), Colour::Off), expected);
+        assert_eq!(text(&example(), Color::Off), expected);
     }
 
     #[test]
@@ -255,20 +255,20 @@ spa-knockd 0.1.0: bastion.test
         for (state, seconds_left) in [(Gate::On, None), (Gate::Off, None), (Gate::Trial, Some(90))] {
             status.gate.state = state;
             status.gate.seconds_left = seconds_left;
-            let mut plain = text(&status, Colour::On);
+            let mut plain = text(&status, Color::On);
             for code in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
                 plain = plain.replace(code, "");
             }
-            assert_eq!(plain, text(&status, Colour::Off));
+            assert_eq!(plain, text(&status, Color::Off));
         }
         status.audit = Some(AuditState { waiting: 7, lost: 0, error: Some("/a: no space left".to_owned()) });
         status.log.lost = 0;
-        let shown = text(&status, Colour::Off);
+        let shown = text(&status, Color::Off);
         assert!(
             shown.contains("  audit      cannot be written: /a: no space left; 7 records wait\n"),
             "{shown}"
         );
         status.watcher.uptime = None;
-        assert!(text(&status, Colour::On).contains("\x1b[31mnone;"));
+        assert!(text(&status, Color::On).contains("\x1b[31mnone;"));
     }
 }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::fresh::Fresh;
-use super::otp::Guesses;
+use super::otp::OtpAttempts;
 use super::replay::{KnockId, ReplayMemory};
 use crate::auth::grant::{Grant, Passage, Way, is_link_local};
 use crate::auth::policy::rate::RecentActs;
@@ -160,7 +160,7 @@ impl Ticket {
 /// What is known of a client besides its rules.
 pub(in crate::auth) struct Account<'a> {
     pub(in crate::auth) recent: &'a mut RecentActs,
-    pub(in crate::auth) guesses: &'a mut Guesses,
+    pub(in crate::auth) guesses: &'a mut OtpAttempts,
     /// How often it has acted.
     pub(in crate::auth) used: u64,
     pub(in crate::auth) replay: &'a ReplayMemory,

@@ -2,7 +2,7 @@
 
 use super::opened::InTime;
 use super::proof::Touched;
-use super::replay::{KnockId, Lane};
+use super::replay::{KnockId, ReplayDomain};
 use crate::auth::record::Via;
 use crate::knock::{Knock, ReplyWanted, Timestamp};
 use crate::wire::NotUnderstood;
@@ -46,10 +46,10 @@ impl Fresh {
     }
 
     /// Where it is remembered.
-    pub(in crate::auth) const fn lane(&self) -> Lane {
+    pub(in crate::auth) const fn lane(&self) -> ReplayDomain {
         match self {
-            Self::Opened(_) => Lane::Datagrams,
-            Self::Touched(_) => Lane::Ports,
+            Self::Opened(_) => ReplayDomain::Datagrams,
+            Self::Touched(_) => ReplayDomain::Ports,
         }
     }
 

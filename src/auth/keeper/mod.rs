@@ -15,7 +15,7 @@ pub(super) mod uses;
 mod verdict;
 
 pub use replies::{Answer, Outcome, Refusal};
-pub use verdict::{Accepted, Bill, Verdict};
+pub use verdict::{Accepted, Uncommitted, Verdict};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -31,10 +31,10 @@ use audit_dedup::Told;
 use authorization::{Account, Decided, Order, Ticket};
 use fresh::Fresh;
 use opened::Opened;
-use otp::{CODE_ID, Guesses, OtpFault, OtpPause};
+use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::Sequence;
-use replay::{Lane, NotNew, ReplayMemory};
-use reply_cache::{Answers, Before};
+use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
+use reply_cache::{Before, ReplyCache};
 use uses::UseCounts;
 
 /// Sequences looked at: twice what an honest watcher passes on. One that somebody has taken over could guess at proofs.
@@ -47,11 +47,11 @@ pub struct Keeper {
     replay: ReplayMemory,
     /// By name: a client has no more for having two keys.
     recent: HashMap<ClientName, RecentActs>,
-    guesses: HashMap<ClientName, Guesses>,
+    guesses: HashMap<ClientName, OtpAttempts>,
     uses: UseCounts,
     /// How often each has knocked with its previous key, and was not refused.
     previous_uses: HashMap<ClientName, u64>,
-    answers: Answers,
+    answers: ReplyCache,
     told: Told,
     sequences: RecentActs,
 }
@@ -68,7 +68,7 @@ impl Keeper {
             guesses: HashMap::new(),
             uses: UseCounts::default(),
             previous_uses: HashMap::new(),
-            answers: Answers::default(),
+            answers: ReplyCache::default(),
             told: Told::default(),
             sequences: RecentActs::default(),
         };
@@ -87,7 +87,7 @@ impl Keeper {
     /// Takes back the pauses of one-time passwords that an earlier daemon has counted.
     #[must_use]
     pub fn with_otp_pauses(mut self, pauses: &BTreeMap<ClientName, OtpPause>, now: Now) -> Self {
-        let resumed = pauses.iter().map(|(name, pause)| (name.clone(), Guesses::resume(*pause, now)));
+        let resumed = pauses.iter().map(|(name, pause)| (name.clone(), OtpAttempts::resume(*pause, now)));
         self.guesses = resumed.collect();
         self.index();
         self
@@ -207,7 +207,7 @@ impl Keeper {
         let (key, lane, window) = (ticket.fingerprint, fresh.lane(), self.policy.window);
         match self.replay.accept(key, lane, fresh.timestamp(), *fresh.id(), window) {
             Ok(acceptance) => Verdict::Record(Accepted { fresh, ticket, acceptance }),
-            Err(NotNew) => self.refuse(&ticket, Rejection::Replayed, now),
+            Err(AlreadyAccepted) => self.refuse(&ticket, Rejection::Replayed, now),
         }
     }
 
@@ -234,10 +234,10 @@ impl Keeper {
         let code = match code.zip(seed) {
             None => None,
             Some((step, seed)) => {
-                match self.replay.accept(seed, Lane::Codes, step, CODE_ID, self.policy.window) {
+                match self.replay.accept(seed, ReplayDomain::Codes, step, CODE_ID, self.policy.window) {
                     Ok(acceptance) => Some(acceptance),
-                    Err(NotNew) => {
-                        return self.refuse(order.ticket(), Rejection::Otp(OtpFault::Reused), now);
+                    Err(AlreadyAccepted) => {
+                        return self.refuse(order.ticket(), Rejection::Otp(OtpError::Reused), now);
                     }
                 }
             }
@@ -248,7 +248,7 @@ impl Keeper {
         if code.is_none() && !counted {
             Verdict::Act(order)
         } else {
-            Verdict::Pay(Bill { order, code, counted })
+            Verdict::Pay(Uncommitted { order, code, counted })
         }
     }
 
@@ -298,7 +298,11 @@ impl Keeper {
             Before::Enough => return Some(Verdict::Nothing),
             Before::Never => {}
         }
-        if self.replay.check(ticket.fingerprint, Lane::Datagrams, fresh.timestamp(), fresh.id()).is_err() {
+        if self
+            .replay
+            .check(ticket.fingerprint, ReplayDomain::Datagrams, fresh.timestamp(), fresh.id())
+            .is_err()
+        {
             return Some(self.refuse(ticket, Rejection::Replayed, now));
         }
         let elsewhere = fresh.understand().is_ok_and(|knock| {

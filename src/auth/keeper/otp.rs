@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::replay::{Lane, ReplayMemory};
+use super::replay::{ReplayDomain, ReplayMemory};
 use crate::crypto::{OtpSeed, OtpStep};
 use crate::knock::{Now, Timestamp};
 
@@ -23,7 +23,7 @@ const FAR: i64 = 20;
 
 /// Why a one-time password does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OtpFault {
+pub enum OtpError {
     /// There is none, but the client needs one.
     Missing,
     /// It is none that the seed makes around now.
@@ -40,7 +40,7 @@ pub enum OtpFault {
 
 /// The wrong ones of one client.
 #[derive(Debug, Default)]
-pub(in crate::auth) struct Guesses {
+pub(in crate::auth) struct OtpAttempts {
     wrong: u32,
     /// How many pauses there have been since one was right.
     pauses: u32,
@@ -57,7 +57,7 @@ pub struct OtpPause {
     pub until: Timestamp,
 }
 
-impl Guesses {
+impl OtpAttempts {
     /// With the pauses that an earlier daemon has counted. A pause is never longer than it was at its begin, wherever
     /// the clock is now.
     pub(in crate::auth) fn resume(pause: OtpPause, now: Now) -> Self {
@@ -80,18 +80,18 @@ impl Guesses {
         code: Option<u32>,
         replay: &ReplayMemory,
         now: Now,
-    ) -> Result<Timestamp, OtpFault> {
+    ) -> Result<Timestamp, OtpError> {
         if let Some(left) = self.paused.map(|until| until.saturating_sub(now.steady))
             && !left.is_zero()
         {
-            return Err(OtpFault::Paused(left));
+            return Err(OtpError::Paused(left));
         }
         self.paused = None;
-        let code = code.ok_or(OtpFault::Missing)?;
+        let code = code.ok_or(OtpError::Missing)?;
         let this = OtpStep::of(now.wall);
         let made = |off: &i64| seed.code(this.plus(*off)) == code;
         let key = seed.fingerprint();
-        let is_new = |begin: &Timestamp| replay.check(key, Lane::Codes, *begin, &CODE_ID).is_ok();
+        let is_new = |begin: &Timestamp| replay.check(key, ReplayDomain::Codes, *begin, &CODE_ID).is_ok();
         let near: Vec<Timestamp> = (-NEAR..=NEAR).filter(made).map(|off| this.plus(off).begin()).collect();
         if let Some(begin) = near.iter().copied().find(is_new) {
             *self = Self::default();
@@ -99,7 +99,7 @@ impl Guesses {
         }
         if !near.is_empty() {
             // Who resends what was right is no guesser.
-            return Err(OtpFault::Reused);
+            return Err(OtpError::Reused);
         }
         self.wrong = self.wrong.saturating_add(1);
         if self.wrong >= WRONG_MAX {
@@ -110,9 +110,9 @@ impl Guesses {
         let far = (-FAR..=FAR).find(made);
         let apart = |steps: i64| STEP.saturating_mul(u32::try_from(steps.unsigned_abs()).unwrap_or(u32::MAX));
         Err(match far {
-            None => OtpFault::Wrong,
-            Some(steps) if steps < 0 => OtpFault::Past(apart(steps)),
-            Some(steps) => OtpFault::Future(apart(steps)),
+            None => OtpError::Wrong,
+            Some(steps) if steps < 0 => OtpError::Past(apart(steps)),
+            Some(steps) => OtpError::Future(apart(steps)),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::replay::KnockId;
 use crate::auth::policy::Client;
 use crate::crypto::Fingerprint;
-use crate::knock::{ActionName, AddressPolicy, Argument, Band, Knock, ReplyWanted, Step, Timestamp};
+use crate::knock::{ActionName, AddressPolicy, Argument, Knock, KnockRange, ReplyWanted, Step, Timestamp};
 use crate::wire::proof;
 
 /// Ports that one address has touched, two of which name a client in a step. Says nothing about the others.
@@ -61,7 +61,7 @@ impl Sequence {
     }
 
     /// What these ports ask for: of all that `client` may do, for the address that they came from or for any.
-    pub(in crate::auth) fn prove(&self, client: &Client, band: Band, now: Timestamp) -> Vec<Touched> {
+    pub(in crate::auth) fn prove(&self, client: &Client, band: KnockRange, now: Timestamp) -> Vec<Touched> {
         // In place of step 5: a watcher that holds ports back does not make them good for longer.
         if !self.step.is_good_at(Step::of(now)) {
             return Vec::new();
@@ -76,7 +76,7 @@ impl Sequence {
     fn prove_one(
         &self,
         client: &Client,
-        band: Band,
+        band: KnockRange,
         action: &ActionName,
         policy: AddressPolicy,
     ) -> Option<Touched> {

@@ -24,7 +24,7 @@ pub(in crate::auth) type KnockOf = (Fingerprint, KnockId);
 
 /// Knocks of one key that are remembered together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Lane {
+pub enum ReplayDomain {
     /// Datagrams, stamped to the millisecond.
     Datagrams,
     /// Port sequences, stamped with the begin of their step.
@@ -33,7 +33,7 @@ pub enum Lane {
     Codes,
 }
 
-impl Lane {
+impl ReplayDomain {
     /// How far under the greatest timestamp the floor is.
     fn reach(self, window: Duration) -> Duration {
         match self {
@@ -48,7 +48,7 @@ impl Lane {
 /// All keys' memories.
 #[derive(Debug, Clone)]
 pub struct ReplayMemory {
-    lanes: HashMap<(Fingerprint, Lane), Memory>,
+    lanes: HashMap<(Fingerprint, ReplayDomain), Memory>,
     /// What a key starts from that has no memory: at least as high as any memory that was dropped.
     floor: Timestamp,
     /// The same for one-time passwords. At a first start there is none: a code that is shown now has not been used.
@@ -61,7 +61,7 @@ pub struct Acceptance {
     /// Whose it is.
     pub key: Fingerprint,
     /// In which lane.
-    pub lane: Lane,
+    pub lane: ReplayDomain,
     /// When it was stamped.
     pub timestamp: Timestamp,
     /// Its id.
@@ -72,7 +72,7 @@ pub struct Acceptance {
 
 /// The knock has been accepted before, or could have been.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotNew;
+pub struct AlreadyAccepted;
 
 impl ReplayMemory {
     /// An empty memory in which nothing stamped at or before `floor` is new.
@@ -88,17 +88,17 @@ impl ReplayMemory {
     pub fn check(
         &self,
         key: Fingerprint,
-        lane: Lane,
+        lane: ReplayDomain,
         timestamp: Timestamp,
         id: &KnockId,
-    ) -> Result<(), NotNew> {
+    ) -> Result<(), AlreadyAccepted> {
         let floor = self.lanes.get(&(key, lane)).map_or(self.start(lane), |memory| memory.floor);
-        if timestamp > floor && !self.knows(key, lane, id) { Ok(()) } else { Err(NotNew) }
+        if timestamp > floor && !self.knows(key, lane, id) { Ok(()) } else { Err(AlreadyAccepted) }
     }
 
     /// Whether this very knock is remembered. One that is not need not be new.
     #[must_use]
-    pub fn knows(&self, key: Fingerprint, lane: Lane, id: &KnockId) -> bool {
+    pub fn knows(&self, key: Fingerprint, lane: ReplayDomain, id: &KnockId) -> bool {
         self.lanes.get(&(key, lane)).is_some_and(|memory| memory.contains(id))
     }
 
@@ -109,11 +109,11 @@ impl ReplayMemory {
     pub fn accept(
         &mut self,
         key: Fingerprint,
-        lane: Lane,
+        lane: ReplayDomain,
         timestamp: Timestamp,
         id: KnockId,
         window: Duration,
-    ) -> Result<Acceptance, NotNew> {
+    ) -> Result<Acceptance, AlreadyAccepted> {
         self.check(key, lane, timestamp, &id)?;
         let memory = self.memory(key, lane);
         memory.insert(timestamp, id);
@@ -131,7 +131,7 @@ impl ReplayMemory {
     }
 
     /// Takes back a key's floor in a lane, and the greatest timestamp that was accepted there.
-    pub fn restore_floor(&mut self, key: Fingerprint, lane: Lane, floor: Timestamp, high: Timestamp) {
+    pub fn restore_floor(&mut self, key: Fingerprint, lane: ReplayDomain, floor: Timestamp, high: Timestamp) {
         let memory = self.memory(key, lane);
         memory.high = memory.high.max(high);
         memory.raise_floor(floor);
@@ -163,7 +163,7 @@ impl ReplayMemory {
     }
 
     /// Each key's floor in each lane, and the greatest timestamp that was accepted there.
-    pub fn floors(&self) -> impl Iterator<Item = (Fingerprint, Lane, Timestamp, Timestamp)> {
+    pub fn floors(&self) -> impl Iterator<Item = (Fingerprint, ReplayDomain, Timestamp, Timestamp)> {
         self.lanes.iter().map(|(&(key, lane), memory)| (key, lane, memory.floor, memory.high))
     }
 
@@ -198,22 +198,23 @@ impl ReplayMemory {
             .fold(self.floor.max(self.codes_floor), Timestamp::max)
     }
 
-    fn memory(&mut self, key: Fingerprint, lane: Lane) -> &mut Memory {
+    fn memory(&mut self, key: Fingerprint, lane: ReplayDomain) -> &mut Memory {
         let floor = self.start(lane);
         self.lanes.entry((key, lane)).or_insert_with(|| Memory::new(floor))
     }
 
-    const fn start(&self, lane: Lane) -> Timestamp {
+    const fn start(&self, lane: ReplayDomain) -> Timestamp {
         match lane {
-            Lane::Datagrams | Lane::Ports => self.floor,
-            Lane::Codes => self.codes_floor,
+            ReplayDomain::Datagrams | ReplayDomain::Ports => self.floor,
+            ReplayDomain::Codes => self.codes_floor,
         }
     }
 
     /// Removes all keys but these. What they had accepted stays refused when they return: of each lane its greatest
     /// timestamp is kept as its floor. Beyond `REMOVED_MAX` lanes those with the lowest raise the common floor instead.
     pub fn keep_only(&mut self, keep: impl Fn(Fingerprint) -> bool) {
-        let starts = [Lane::Datagrams, Lane::Ports, Lane::Codes].map(|lane| (lane, self.start(lane)));
+        let starts = [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes]
+            .map(|lane| (lane, self.start(lane)));
         let mut removed = Vec::new();
         self.lanes.retain(|&(key, lane), memory| {
             if keep(key) {
@@ -230,7 +231,7 @@ impl ReplayMemory {
         removed.sort();
         let too_many = removed.len().saturating_sub(REMOVED_MAX);
         for (high, key, lane) in removed.into_iter().take(too_many) {
-            let start = if lane == Lane::Codes { &mut self.codes_floor } else { &mut self.floor };
+            let start = if lane == ReplayDomain::Codes { &mut self.codes_floor } else { &mut self.floor };
             *start = high.max(*start);
             self.lanes.remove(&(key, lane));
         }
@@ -288,7 +289,7 @@ mod tests {
     use super::*;
 
     const KEY: Fingerprint = Fingerprint::from_bytes([1; 8]);
-    const LANE: Lane = Lane::Datagrams;
+    const LANE: ReplayDomain = ReplayDomain::Datagrams;
     const WINDOW: Duration = Duration::from_secs(30);
 
     fn id(n: u32) -> KnockId {
@@ -305,14 +306,14 @@ mod tests {
     fn the_first_of_two_equal_knocks_is_new_and_late_ones_within_the_window_are_too() {
         let mut memory = ReplayMemory::new(at(0));
         assert!(memory.accept(KEY, LANE, at(100_000), id(1), WINDOW).is_ok());
-        assert_eq!(memory.accept(KEY, LANE, at(100_000), id(1), WINDOW), Err(NotNew));
+        assert_eq!(memory.accept(KEY, LANE, at(100_000), id(1), WINDOW), Err(AlreadyAccepted));
         assert_eq!(
             memory.accept(KEY, LANE, at(100_001), id(1), WINDOW),
-            Err(NotNew),
+            Err(AlreadyAccepted),
             "another time, the same id"
         );
         assert!(memory.accept(KEY, LANE, at(40_001), id(2), WINDOW).is_ok(), "just above the floor");
-        assert_eq!(memory.accept(KEY, LANE, at(40_000), id(3), WINDOW), Err(NotNew), "at the floor");
+        assert_eq!(memory.accept(KEY, LANE, at(40_000), id(3), WINDOW), Err(AlreadyAccepted), "at the floor");
     }
 
     #[test]
@@ -320,22 +321,32 @@ mod tests {
         let mut memory = ReplayMemory::new(at(0));
         memory.accept(KEY, LANE, at(100_000), id(1), WINDOW).unwrap();
         memory.keep_only(|_| false);
-        assert_eq!(memory.check(KEY, LANE, at(100_000), &id(2)), Err(NotNew));
+        assert_eq!(memory.check(KEY, LANE, at(100_000), &id(2)), Err(AlreadyAccepted));
         assert_eq!(memory.check(KEY, LANE, at(100_001), &id(2)), Ok(()));
     }
 
     #[test]
     fn each_lane_of_a_key_has_a_memory_of_its_own_and_sequences_are_remembered_for_two_minutes() {
         let mut memory = ReplayMemory::new(at(0));
-        assert!(memory.accept(KEY, Lane::Datagrams, at(900_000), id(1), WINDOW).is_ok());
-        assert!(memory.accept(KEY, Lane::Ports, at(600_000), id(1), WINDOW).is_ok());
-        assert!(memory.knows(KEY, Lane::Ports, &id(1)) && !memory.knows(KEY, Lane::Ports, &id(2)));
-        assert_eq!(memory.check(KEY, Lane::Ports, at(480_000), &id(2)), Err(NotNew), "at the floor");
-        assert_eq!(memory.check(KEY, Lane::Ports, at(480_001), &id(2)), Ok(()));
+        assert!(memory.accept(KEY, ReplayDomain::Datagrams, at(900_000), id(1), WINDOW).is_ok());
+        assert!(memory.accept(KEY, ReplayDomain::Ports, at(600_000), id(1), WINDOW).is_ok());
+        assert!(
+            memory.knows(KEY, ReplayDomain::Ports, &id(1)) && !memory.knows(KEY, ReplayDomain::Ports, &id(2))
+        );
+        assert_eq!(
+            memory.check(KEY, ReplayDomain::Ports, at(480_000), &id(2)),
+            Err(AlreadyAccepted),
+            "at the floor"
+        );
+        assert_eq!(memory.check(KEY, ReplayDomain::Ports, at(480_001), &id(2)), Ok(()));
         memory.keep_only(|_| false);
-        assert_eq!(memory.check(KEY, Lane::Datagrams, at(900_000), &id(2)), Err(NotNew));
-        assert_eq!(memory.check(KEY, Lane::Ports, at(600_000), &id(2)), Err(NotNew));
-        assert_eq!(memory.check(KEY, Lane::Ports, at(600_001), &id(2)), Ok(()), "each lane has its own");
+        assert_eq!(memory.check(KEY, ReplayDomain::Datagrams, at(900_000), &id(2)), Err(AlreadyAccepted));
+        assert_eq!(memory.check(KEY, ReplayDomain::Ports, at(600_000), &id(2)), Err(AlreadyAccepted));
+        assert_eq!(
+            memory.check(KEY, ReplayDomain::Ports, at(600_001), &id(2)),
+            Ok(()),
+            "each lane has its own"
+        );
     }
 
     #[test]
@@ -345,7 +356,7 @@ mod tests {
         memory.accept(KEY, LANE, at(700_000), id(1), WINDOW).unwrap();
         memory.keep_only(|key| key != KEY);
         assert_eq!(memory.check(fresh, LANE, at(100_001), &id(1)), Ok(()), "a key without memory");
-        assert_eq!(memory.check(KEY, LANE, at(700_000), &id(2)), Err(NotNew), "the removed key");
+        assert_eq!(memory.check(KEY, LANE, at(700_000), &id(2)), Err(AlreadyAccepted), "the removed key");
         assert_eq!((memory.floor(), memory.acceptances().count()), (at(0), 0));
     }
 
@@ -360,7 +371,7 @@ mod tests {
         memory.keep_only(|_| false);
         assert_eq!(memory.floor(), at(2_000));
         for n in 1..=count + 2 {
-            assert_eq!(memory.check(key(n), LANE, at(n * 1_000), &id(2)), Err(NotNew), "{n}");
+            assert_eq!(memory.check(key(n), LANE, at(n * 1_000), &id(2)), Err(AlreadyAccepted), "{n}");
         }
         assert_eq!(memory.floors().count(), REMOVED_MAX);
     }
@@ -381,7 +392,7 @@ mod tests {
         memory.raise_floors(at(55_000));
         assert_eq!(
             memory.check(KEY, LANE, at(60_000), &id(1)),
-            Err(NotNew),
+            Err(AlreadyAccepted),
             "the later one is still remembered"
         );
         assert_eq!(memory.check(KEY, LANE, at(60_001), &id(3)), Ok(()));

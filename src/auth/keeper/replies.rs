@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use super::Keeper;
 use super::authorization::Ticket;
 use super::replay::KnockId;
-use super::verdict::{Accepted, Bill, Verdict};
+use super::verdict::{Accepted, Uncommitted, Verdict};
 use crate::auth::record::{Cause, Event, Explanation, Record};
 use crate::auth::rejection::Rejection;
 use crate::crypto::{Fingerprint, Nonce, NotSealed};
@@ -108,7 +108,7 @@ impl Keeper {
     }
 
     /// The end of an order whose price could not be put on record.
-    pub fn cancel(&self, bill: &Bill, why: Explanation, now: Now) -> (Record, Option<Answer>) {
+    pub fn cancel(&self, bill: &Uncommitted, why: Explanation, now: Now) -> (Record, Option<Answer>) {
         self.conclude_with(bill.order.ticket(), Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 

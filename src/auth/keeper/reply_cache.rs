@@ -14,7 +14,7 @@ const TIMES_MAX: u8 = 4;
 const ANSWERS_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(in crate::auth) struct Answers(VecDeque<Kept>);
+pub(in crate::auth) struct ReplyCache(VecDeque<Kept>);
 
 #[derive(Debug)]
 struct Kept {
@@ -37,7 +37,7 @@ pub(in crate::auth) enum Before {
     Enough,
 }
 
-impl Answers {
+impl ReplyCache {
     /// Whether this knock from this source was answered; counts as one more answer if so.
     pub(in crate::auth) fn again(&mut self, knock: KnockOf, source: SocketAddr, now: Duration) -> Before {
         while self.0.front().is_some_and(|kept| now.saturating_sub(kept.first) >= FOR) {
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_knock_is_answered_four_times_within_ten_seconds_to_one_source_only() {
-        let mut answers = Answers::default();
+        let mut answers = ReplyCache::default();
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
         let at = Duration::from_secs;
         let [knock, of_another] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_last_answer_takes_the_place_of_the_first_for_ten_seconds_more() {
-        let mut answers = Answers::default();
+        let mut answers = ReplyCache::default();
         let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
         let [knock, other] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
         answers.keep(knock, source, at(0), vec![7]);
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn copies_of_a_knock_that_will_be_answered_later_get_nothing_until_then() {
-        let mut answers = Answers::default();
+        let mut answers = ReplyCache::default();
         let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
         let knock = (Fingerprint::from_bytes([1; 8]), [1; 12]);
         answers.promise(knock, source, at(0));

@@ -13,7 +13,7 @@ pub enum Verdict {
     /// Act, then tell [`super::Keeper::conclude`] how it went.
     Act(Order),
     /// The same, once what it costs is on record.
-    Pay(Bill),
+    Pay(Uncommitted),
     /// Send these bytes again: a client resent its knock.
     AnswerAgain(Vec<u8>),
     /// It ends here.
@@ -32,7 +32,7 @@ pub struct Accepted {
 
 /// An order that uses something up, which must be on record before anything happens. Made by the keeper alone.
 #[must_use]
-pub struct Bill {
+pub struct Uncommitted {
     pub(super) order: Order,
     pub(super) code: Option<Acceptance>,
     pub(super) counted: bool,
@@ -52,7 +52,7 @@ impl Accepted {
     }
 }
 
-impl Bill {
+impl Uncommitted {
     /// Who knocked.
     #[must_use]
     pub const fn ticket(&self) -> &Ticket {

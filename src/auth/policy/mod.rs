@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use super::{Arguments, KeyLimit, Placeholder, Rate, Template};
 use crate::crypto::{Fingerprint, KeeperKeys, OtpSeed};
-use crate::knock::{ActionName, AddressPolicy, Band, ClientName, Door, Ports, PrefixLengths, Timestamp};
+use crate::knock::{
+    ActionName, AddressPolicy, ClientName, Door, KnockRange, Ports, PrefixLengths, Timestamp,
+};
 
 /// What an action does: all of it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,7 +179,7 @@ pub struct Policy {
     /// Whether clients that ask for an answer get one.
     pub reply: bool,
     /// Where port sequences are looked for; nothing = nowhere.
-    pub band: Option<Band>,
+    pub band: Option<KnockRange>,
     /// The addresses of this host: nobody else is let in by them.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The actions by name.

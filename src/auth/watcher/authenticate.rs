@@ -14,7 +14,7 @@ use super::sequence_queue::Sequences;
 use crate::auth::keeper::proof::Sequence;
 use crate::auth::policy::key_limit::{KeyLimit, TokenBucket};
 use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
-use crate::knock::{Band, Now, Timestamp};
+use crate::knock::{KnockRange, Now, Timestamp};
 use crate::wire::Envelope;
 
 /// The watcher's state: keys, the hints that they have now, and the tags it has passed on.
@@ -135,7 +135,7 @@ impl Watcher {
     }
 
     /// Looks for port sequences, too. `hash` must be another one for each process.
-    pub fn watch_band(&mut self, band: Band, hash: RandomState) {
+    pub fn watch_band(&mut self, band: KnockRange, hash: RandomState) {
         self.sequences = Some(Sequences::new(band, hash));
     }
 

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::knock::{Band, SLICES};
+use crate::knock::{KnockRange, SLICES};
 
 /// Pairs kept; beyond them goes the one that was seen longest ago.
 const PAIRS_MAX: usize = 1 << 16;
@@ -22,8 +22,8 @@ const NONE: u32 = u32::MAX;
 pub(in crate::auth) type Name = u64;
 
 /// The table. `now` never runs backwards; it is looked at often enough that nothing in it is older than a minute.
-pub(in crate::auth) struct Pairs {
-    band: Band,
+pub(in crate::auth) struct FlowTable {
+    band: KnockRange,
     hash: RandomState,
     room: usize,
     places: HashMap<Name, u32, BuildHasherDefault<OwnNumber>>,
@@ -100,14 +100,14 @@ impl Hasher for OwnNumber {
     }
 }
 
-impl Pairs {
+impl FlowTable {
     /// Nothing is known yet. `hash` must be another one for each process, or strangers could choose addresses that
     /// take long to find.
-    pub(in crate::auth) fn new(band: Band, hash: RandomState) -> Self {
+    pub(in crate::auth) fn new(band: KnockRange, hash: RandomState) -> Self {
         Self::with_room(band, hash, PAIRS_MAX)
     }
 
-    fn with_room(band: Band, hash: RandomState, room: usize) -> Self {
+    fn with_room(band: KnockRange, hash: RandomState, room: usize) -> Self {
         Self {
             band,
             hash,
@@ -404,12 +404,12 @@ mod tests {
                 1..600,
             ),
         ) {
-            let mut pairs = Pairs::with_room(Band::USUAL, RandomState::new(), room);
+            let mut pairs = FlowTable::with_room(KnockRange::USUAL, RandomState::new(), room);
             let mut naive = Naive::default();
             let mut now = start;
             for (source, slice, number, passed) in touches {
                 now += passed;
-                let port = Band::USUAL.port(slice.into(), number % ports_of_a_slice);
+                let port = KnockRange::USUAL.port(slice.into(), number % ports_of_a_slice);
                 let name = pairs.touch(from(source), TO, port, ms(now));
                 let taken = name.and_then(|name| pairs.take(name, ms(now)));
                 let expected = naive.touch(source, port, now, room);
@@ -422,36 +422,42 @@ mod tests {
 
     #[test]
     fn ports_outside_the_band_and_other_pairs_leave_no_trace() {
-        let mut pairs = Pairs::new(Band::USUAL, RandomState::new());
+        let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         for port in [0, 22, 20_479, 28_672, u16::MAX] {
             assert_eq!(pairs.touch(from(1), TO, port, ms(0)), None);
         }
         assert!(pairs.slots.is_empty());
-        let touch = |pairs: &mut Pairs, n, slice| {
-            pairs.touch(from(n), TO, Band::USUAL.port(slice, 7), ms(0)).is_some()
+        let touch = |pairs: &mut FlowTable, n, slice| {
+            pairs.touch(from(n), TO, KnockRange::USUAL.port(slice, 7), ms(0)).is_some()
         };
         assert!((0..7).all(|slice| !touch(&mut pairs, 1, slice)));
         assert!(!touch(&mut pairs, 2, 7), "another's port");
-        assert_eq!(pairs.touch(from(1), from(9), Band::USUAL.port(7, 7), ms(0)), None, "to another address");
+        assert_eq!(
+            pairs.touch(from(1), from(9), KnockRange::USUAL.port(7, 7), ms(0)),
+            None,
+            "to another address"
+        );
         assert!(touch(&mut pairs, 1, 7));
     }
 
     #[test]
     fn what_was_not_taken_is_told_again_and_what_was_taken_only_when_a_port_joins() {
-        let mut pairs = Pairs::new(Band::USUAL, RandomState::new());
-        let mut touch = |slice, number| pairs.touch(from(1), TO, Band::USUAL.port(slice, number), ms(0));
+        let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
+        let mut touch =
+            |slice, number| pairs.touch(from(1), TO, KnockRange::USUAL.port(slice, number), ms(0));
         let name = (0..8).map(|slice| touch(slice, 0)).last().unwrap().unwrap();
         assert_eq!(touch(3, 0), Some(name), "nobody has taken it yet");
         assert_eq!(pairs.take(name, ms(1)).unwrap().len(), 8);
         assert_eq!(pairs.take(name, ms(1)), None);
-        let mut touch = |slice, number| pairs.touch(from(1), TO, Band::USUAL.port(slice, number), ms(1));
+        let mut touch =
+            |slice, number| pairs.touch(from(1), TO, KnockRange::USUAL.port(slice, number), ms(1));
         assert_eq!(touch(3, 0), None, "a copy");
         assert_eq!(touch(3, 1), Some(name));
     }
 
     #[test]
     fn the_table_is_bounded_and_keeps_the_pairs_seen_last() {
-        let mut pairs = Pairs::new(Band::USUAL, RandomState::new());
+        let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         let source = |n: u32| IpAddr::from(n.to_be_bytes());
         for n in 0..200_000_u32 {
             assert_eq!(pairs.touch(source(n), TO, 20_480, ms(n.into()) / 100), None);

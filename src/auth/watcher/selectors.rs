@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use crate::crypto::MacKey;
-use crate::knock::{Band, Step, Timestamp};
+use crate::knock::{KnockRange, Step, Timestamp};
 use crate::wire::{SELECTED, selector};
 
 /// A table that follows the clock; each new step costs one HMAC a client.
@@ -36,7 +36,7 @@ impl Selectors {
         &mut self,
         ports: &[u16],
         now: Timestamp,
-        band: Band,
+        band: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) -> Vec<Named> {
         let now = Step::of(now);
@@ -54,7 +54,7 @@ impl Selectors {
     pub(in crate::auth) fn prepare<'k>(
         &mut self,
         now: Timestamp,
-        band: Band,
+        band: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) {
         let now = Step::of(now);
@@ -64,7 +64,7 @@ impl Selectors {
     fn cover<'k>(
         &mut self,
         wanted: RangeInclusive<Step>,
-        band: Band,
+        band: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) {
         let is_there = |step: &Step| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
@@ -98,7 +98,7 @@ mod tests {
         ) {
             // The third has the first one's key, and so its ports.
             let keys = [b"a", b"b", b"a"].map(|key| MacKey::new(key));
-            let band = Band::USUAL;
+            let band = KnockRange::USUAL;
             let mut selectors = Selectors::default();
             let mut ms = start;
             for (jump, prepare) in moves {

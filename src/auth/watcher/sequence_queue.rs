@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::authenticate::Signer;
-use super::flow_table::{Name, Pairs};
+use super::flow_table::{FlowTable, Name};
 use super::selectors::{Named, Selectors};
 use crate::auth::keeper::proof::Sequence;
 use crate::auth::policy::rate::{Rate, RecentActs};
 use crate::crypto::MacKey;
-use crate::knock::{Band, Now, Timestamp};
+use crate::knock::{KnockRange, Now, Timestamp};
 
 /// What the keeper gets to look at. Who sees a client's ports can send them from many addresses.
 const RATE: Rate = Rate::a_second(1_000);
@@ -20,8 +20,8 @@ const WAITING_MAX: usize = 1_000;
 
 /// All that is known of sequences.
 pub(in crate::auth) struct Sequences {
-    band: Band,
-    pairs: Pairs,
+    band: KnockRange,
+    pairs: FlowTable,
     selectors: Selectors,
     /// Pairs that have touched a port in every slice, and where their last packet came from.
     waiting: VecDeque<(Name, SocketAddr)>,
@@ -39,10 +39,10 @@ struct Found {
 
 impl Sequences {
     /// Nothing is known yet.
-    pub(in crate::auth) fn new(band: Band, hash: RandomState) -> Self {
+    pub(in crate::auth) fn new(band: KnockRange, hash: RandomState) -> Self {
         Self {
             band,
-            pairs: Pairs::new(band, hash),
+            pairs: FlowTable::new(band, hash),
             selectors: Selectors::default(),
             waiting: VecDeque::new(),
             found: Found::default(),

@@ -22,7 +22,7 @@ use super::failure::{Cause, Failure};
 use attempt::Attempt;
 use command_end::Stage;
 use exchange::Heard;
-use nat_cache::Learnt;
+use nat_cache::NatCache;
 use plan::{Claim, Facts, Plan};
 use race::Race;
 use request::Intent;
@@ -84,7 +84,7 @@ pub(super) fn rehearse(
     intent: &Intent,
     fingerprint: Fingerprint,
 ) -> Result<(Route, Claim, Vec<SocketAddr>), Failure> {
-    let learnt = Learnt::new(intent.state.as_deref(), fingerprint);
+    let learnt = NatCache::new(intent.state.as_deref(), fingerprint);
     let (routes, unsent) = ways(addresses(intent)?, &Report::SILENT);
     let mut routes = routes.into_iter();
     let Some(route) = routes.next() else { return Err(no_way(intent, unsent)) };
@@ -98,7 +98,7 @@ pub(super) struct Knocker<'a> {
     pub(super) report: &'a Report,
     pub(super) keys: ClientKeys,
     pub(super) fingerprint: Fingerprint,
-    pub(super) learnt: Learnt,
+    pub(super) learnt: NatCache,
 }
 
 impl<'a> Knocker<'a> {
@@ -108,7 +108,7 @@ impl<'a> Knocker<'a> {
         if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
             report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
         }
-        let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
+        let learnt = NatCache::new(intent.state.as_deref(), keys.fingerprint);
         if let Some(problem) = learnt.problem() {
             report.note(&format!("warning: learned addresses are not used: {problem}"));
         }
@@ -265,7 +265,7 @@ pub(super) fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 /// What a knock by this way says about the address.
-pub(super) fn plan(intent: &Intent, learnt: &Learnt, route: &Route) -> Plan {
+pub(super) fn plan(intent: &Intent, learnt: &NatCache, route: &Route) -> Plan {
     let learnt = if intent.source == Source::Auto { learnt.recall(route.own) } else { None };
     let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: intent.reply };
     Plan::new(intent.source, &facts)

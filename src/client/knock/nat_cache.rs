@@ -10,11 +10,11 @@ use crate::knock::canonical;
 use crate::os::files::{self, FileError, Mode};
 
 /// What was learnt with one key at one server.
-pub(in crate::client) struct Learnt {
+pub(in crate::client) struct NatCache {
     path: Option<PathBuf>,
 }
 
-impl Learnt {
+impl NatCache {
     /// The record of the key `fingerprint` in `folder`; without a folder nothing is kept.
     pub(in crate::client) fn new(folder: Option<&Path>, fingerprint: Fingerprint) -> Self {
         Self { path: folder.map(|folder| folder.join(format!("{fingerprint}.addresses"))) }
@@ -70,7 +70,7 @@ mod tests {
     fn an_address_is_good_while_the_own_one_is_unchanged() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("state");
-        let learnt = Learnt::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
+        let learnt = NatCache::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
         assert_eq!(learnt.recall(ip("10.0.0.5")), None);
         learnt.keep(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
         learnt.keep(ip("fd00::5"), ip("2001:db8::9")).unwrap();
@@ -81,7 +81,7 @@ mod tests {
         learnt.keep(ip("10.0.0.6"), ip("203.0.113.10")).unwrap();
         assert_eq!(learnt.recall(ip("10.0.0.5")), None, "only the last one is kept");
         assert_eq!(learnt.recall(ip("fd00::5")), Some(ip("2001:db8::9")));
-        let other = Learnt::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
+        let other = NatCache::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
         assert_eq!(other.recall(ip("10.0.0.6")), None);
     }
 
@@ -90,7 +90,7 @@ mod tests {
     fn a_record_that_others_can_change_is_not_used_and_is_replaced() {
         use std::os::unix::fs::PermissionsExt;
         let scratch = tempfile::tempdir().unwrap();
-        let learnt = Learnt::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
+        let learnt = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
         learnt.keep(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
         assert!(learnt.problem().is_none());
         let path = learnt.path.clone().unwrap();
@@ -108,8 +108,8 @@ mod tests {
         let fingerprint = Fingerprint::from_bytes([1; 8]);
         let path = scratch.path().join(format!("{fingerprint}.addresses"));
         files::create_new(&path, Mode::Private, b"10.0.0.5\n10.0.0.5 x\n10.0.0.5 0.0.0.0\n\xff").unwrap();
-        assert_eq!(Learnt::new(Some(scratch.path()), fingerprint).recall(ip("10.0.0.5")), None);
-        let nowhere = Learnt::new(None, fingerprint);
+        assert_eq!(NatCache::new(Some(scratch.path()), fingerprint).recall(ip("10.0.0.5")), None);
+        let nowhere = NatCache::new(None, fingerprint);
         assert!(nowhere.keep(ip("10.0.0.5"), ip("203.0.113.9")).is_ok());
         assert_eq!(nowhere.recall(ip("10.0.0.5")), None);
     }

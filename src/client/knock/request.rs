@@ -12,7 +12,9 @@ use crate::client::keys::otp::Code;
 use crate::client::keys::sources::{Key, Profiled};
 use crate::client::ports::schedule::Gap;
 use crate::config::Profile;
-use crate::knock::{ActionName, Argument, Band, InvalidBand, Knock, Protocol, ReplyWanted, Source};
+use crate::knock::{
+    ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, Source,
+};
 use crate::os::{clock, env, files};
 
 /// A knock that is meant, but for the address.
@@ -55,7 +57,7 @@ pub(in crate::client) struct Intent {
 #[derive(Clone, Copy)]
 pub(in crate::client) struct ThroughPorts {
     /// Which the server looks at.
-    pub(in crate::client) band: Band,
+    pub(in crate::client) band: KnockRange,
     /// What the packets are.
     pub(in crate::client) protocol: Protocol,
     /// How far apart they are.
@@ -202,9 +204,9 @@ impl Intent {
 
 impl Ports {
     fn through(&self) -> Result<Option<ThroughPorts>, Failure> {
-        let low = |error: InvalidBand| Failure::new(Cause::Usage, format!("--ports-low: {error}"));
+        let low = |error: InvalidKnockRange| Failure::new(Cause::Usage, format!("--ports-low: {error}"));
         let through = ThroughPorts {
-            band: Band::try_from(self.ports_low).map_err(low)?,
+            band: KnockRange::try_from(self.ports_low).map_err(low)?,
             protocol: self.ports_proto,
             gap: self.ports_gap.map_or(Gap::Usual, Gap::Fixed),
         };

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::schedule::{address, beats, choose, ports};
 use super::used_steps::Steps;
 use crate::client::failure::{Cause, Failure};
-use crate::client::knock::nat_cache::Learnt;
+use crate::client::knock::nat_cache::NatCache;
 use crate::client::knock::plan::Claim;
 use crate::client::knock::request::{Intent, ThroughPorts};
 use crate::client::knock::route::Route;
@@ -45,7 +45,7 @@ struct Rehearsal<'a> {
 }
 
 /// A knock by ports that is meant.
-pub(in crate::client) struct Toucher<'a> {
+pub(in crate::client) struct PortKnocker<'a> {
     intent: &'a Intent,
     report: &'a Report,
     through: ThroughPorts,
@@ -70,8 +70,8 @@ pub(in crate::client) fn knock<'a>(
     intent: &'a Intent,
     through: ThroughPorts,
     report: &'a Report,
-) -> Result<(Knocked, Toucher<'a>), Failure> {
-    let mut toucher = Toucher::new(intent, through, report)?;
+) -> Result<(Knocked, PortKnocker<'a>), Failure> {
+    let mut toucher = PortKnocker::new(intent, through, report)?;
     let used = toucher.steps.read();
     let (step, wait) = toucher.choose();
     if !wait.is_zero() {
@@ -95,7 +95,7 @@ pub(in crate::client) fn tell(
     through: ThroughPorts,
     report: &Report,
 ) -> Result<(), Failure> {
-    let toucher = Toucher::new(intent, through, report)?;
+    let toucher = PortKnocker::new(intent, through, report)?;
     let (step, wait) = toucher.choose();
     let Some(way) = toucher.ways.first() else { return Err(nowhere(intent)) };
     let rehearsal = Rehearsal {
@@ -119,10 +119,10 @@ pub(in crate::client) fn tell(
     report.product(&rehearsal.text(), &rehearsal)
 }
 
-impl<'a> Toucher<'a> {
+impl<'a> PortKnocker<'a> {
     fn new(intent: &'a Intent, through: ThroughPorts, report: &'a Report) -> Result<Self, Failure> {
         let keys = intent.key.keys(&intent.target.id);
-        let learnt = Learnt::new(intent.state.as_deref(), keys.fingerprint);
+        let learnt = NatCache::new(intent.state.as_deref(), keys.fingerprint);
         let (mut ways, mut failed) = (Vec::new(), None);
         for server in addresses(intent)? {
             let way = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
@@ -225,7 +225,7 @@ impl<'a> Toucher<'a> {
     }
 }
 
-impl KnockAgain for Toucher<'_> {
+impl KnockAgain for PortKnocker<'_> {
     fn due(&self) -> Option<Duration> {
         Some(self.next)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::client::failure::{Cause, Failure};
 use crate::client::knock::plan::Claim;
 use crate::crypto::{ClientKeys, random};
-use crate::knock::{ActionName, AddressPolicy, Band, SLICES, Step, Timestamp};
+use crate::knock::{ActionName, AddressPolicy, KnockRange, SLICES, Step, Timestamp};
 use crate::wire::{proof, selector, sequence};
 
 /// How often each port is touched: of a path that loses 5 % of all packets, one set in 1,000 does not get through.
@@ -86,7 +86,7 @@ pub(in crate::client) fn ports(
     step: Step,
     address: Option<IpAddr>,
     action: &ActionName,
-    band: Band,
+    band: KnockRange,
 ) -> [u16; SLICES] {
     let proof = proof(&keys.proof, step, address, action, band);
     sequence(selector(&keys.selector, step, band), &proof)

@@ -6,7 +6,7 @@ use super::*;
 use crate::auth::{Action, Arguments, Part, Term, Uses};
 use crate::capture::CaptureKind;
 use crate::config::{Audit, Backend, Interfaces, MetricsPlace};
-use crate::knock::{ActionName, AddressPolicy, Band, Timestamp};
+use crate::knock::{ActionName, AddressPolicy, KnockRange, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
 const OPEN: &str = "[server]\nid = 'a'\n[action.o]\nopen = ['tcp/22']\nfor = '30s'\n";
@@ -127,7 +127,7 @@ fn a_section_for_ports_turns_sequences_on_where_packets_are_captured() {
     let ports = |server: &str, text: &str| {
         let text = format!("[server]\nid = 'a'\n{server}\n{text}");
         read(&source("f", &text), &[])
-            .map(|config| config.ports.map(Band::low))
+            .map(|config| config.ports.map(KnockRange::low))
             .map_err(|error| error.to_string())
     };
     assert_eq!(ports("", ""), Ok(None));

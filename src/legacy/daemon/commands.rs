@@ -12,7 +12,7 @@ use crate::knock::ClientName;
 use crate::legacy::knockd::{Door, Orders, Truncated};
 use crate::os::clock;
 use crate::os::process::command_queue::{Commands, Ended, Job, Room};
-use crate::state::{Begun, Left, Planned, UndoError, Undoing, Undoings};
+use crate::state::{Begun, Left, Planned, UndoError, UndoQueue, Undoing};
 
 /// How many run at a time.
 const RUNNING_MAX: usize = 64;
@@ -31,9 +31,9 @@ const OPEN: &str = "open";
 const COMMAND_WORDS: usize = 3;
 
 /// Everything that runs and that is still to be run.
-pub(in crate::legacy) struct Leases {
+pub(in crate::legacy) struct DoorCommands {
     commands: Commands<Label>,
-    undoings: Undoings,
+    undoings: UndoQueue,
     /// Start commands that run and have something to be closed.
     opening: Vec<Lease>,
     next: u64,
@@ -74,9 +74,9 @@ pub(in crate::legacy) enum Told {
     Over { door: String, source: IpAddr, event: Event, reason: Option<Explanation> },
 }
 
-impl Leases {
+impl DoorCommands {
     /// With what an earlier daemon left to be closed.
-    pub(in crate::legacy) fn new(mut undoings: Undoings, client: ClientName) -> Self {
+    pub(in crate::legacy) fn new(mut undoings: UndoQueue, client: ClientName) -> Self {
         let start = clock::wall().as_millis();
         // Of a lease that is there twice, an earlier daemon died before it took the later record off.
         let open: BTreeSet<String> =
@@ -355,13 +355,13 @@ mod tests {
         }
     }
 
-    fn leases(state: &std::path::Path) -> Leases {
-        let (undoings, _) = Undoings::open(state, "boot".to_owned()).unwrap();
-        Leases::new(undoings, "knockd".parse().unwrap())
+    fn leases(state: &std::path::Path) -> DoorCommands {
+        let (undoings, _) = UndoQueue::open(state, "boot".to_owned()).unwrap();
+        DoorCommands::new(undoings, "knockd".parse().unwrap())
     }
 
     /// What is told until nothing runs any more and nothing is due.
-    fn told_until_quiet(leases: &mut Leases) -> Vec<Told> {
+    fn told_until_quiet(leases: &mut DoorCommands) -> Vec<Told> {
         let mut told = Vec::new();
         for _ in 0..1_000 {
             told.extend(leases.tend());

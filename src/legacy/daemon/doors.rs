@@ -7,17 +7,17 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use super::commands::{Leases, Told, tell_left};
+use super::commands::{DoorCommands, Told, tell_left};
 use super::config_file::{Written, read_list};
 use super::knock_log::{Book, Turn};
 use super::watcher_process::{Ears, Gone, Post};
-use crate::auth::{Event as Ending, Explanation};
+use crate::auth::{Event as KnockResult, Explanation};
 use crate::knock::ClientName;
 use crate::legacy::ipc::FromWatcher;
 use crate::legacy::knockd::{Door, Event, Message, OneTimeList, Opening, Step};
 use crate::os::clock;
 use crate::os::files::{self, Mode};
-use crate::state::{self, StateError, Undoings};
+use crate::state::{self, StateError, UndoQueue};
 use crate::supervisor::restart::{Restart, SILENCE_MAX};
 
 /// How often the host's addresses are looked at.
@@ -38,7 +38,7 @@ pub(crate) struct Doors {
     restart: Restart,
     addresses_due: Duration,
     book: Book,
-    leases: Leases,
+    leases: DoorCommands,
 }
 
 /// Other doors, and a watcher that watches them.
@@ -69,7 +69,7 @@ pub(crate) enum Outcome {
         /// For whom it ran.
         source: IpAddr,
         /// How it ended.
-        event: Ending,
+        event: KnockResult,
         /// Why not well.
         reason: Option<Explanation>,
     },
@@ -83,7 +83,7 @@ impl Doors {
     pub(crate) fn open(folder: Option<&Path>, client: ClientName, book: Book) -> Result<Self, StateError> {
         let (undoings, left) = match folder {
             Some(folder) => state::open_undoings_in(folder)?,
-            None => (Undoings::nowhere(), Vec::new()),
+            None => (UndoQueue::nowhere(), Vec::new()),
         };
         tell_left(left);
         Ok(Self {
@@ -94,7 +94,7 @@ impl Doors {
             restart: Restart::new(),
             addresses_due: clock::steady().saturating_add(TICK),
             book,
-            leases: Leases::new(undoings, client),
+            leases: DoorCommands::new(undoings, client),
         })
     }
 

@@ -7,13 +7,13 @@ const A_SECOND: u32 = 200;
 
 /// What has been told in this second.
 #[derive(Debug, Default)]
-pub(in crate::legacy) struct Quiet {
+pub(in crate::legacy) struct LogLimiter {
     second: u64,
     told: u32,
     untold: u32,
 }
 
-impl Quiet {
+impl LogLimiter {
     /// Whether one more may be told; else it is counted.
     pub(in crate::legacy) fn admits(&mut self, now: Timestamp) -> bool {
         let second = second(now);
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn two_hundred_a_second_are_told_and_the_rest_is_counted() {
         let at = |ms: u64| Timestamp::from_millis(1_795_000_000_000 + ms);
-        let mut quiet = Quiet::default();
+        let mut quiet = LogLimiter::default();
         assert_eq!((0..1_000).filter(|_| quiet.admits(at(5))).count(), 200);
         assert_eq!((quiet.untold(at(999)), quiet.due()), (None, Some(at(1_000))));
         assert_eq!((quiet.untold(at(1_000)), quiet.untold(at(1_000))), (Some(800), None));

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::usage::Census;
+use super::usage::UsageStats;
 use crate::config::{Interfaces, ServerConfig};
 use crate::console::Failure;
 use crate::control::status::{LegacyState, LegacyUser};
@@ -21,21 +21,21 @@ const ANY: &str = "any";
 const USERS_SHOWN: usize = 10;
 
 /// The doors, if there are or have been some.
-pub(crate) struct PlainSequences {
+pub(crate) struct LegacyDoors {
     folder: PathBuf,
     doors: Option<Doors>,
-    census: Census,
+    census: UsageStats,
     opened: u64,
 }
 
 /// What a reload brings.
-pub(crate) struct ComingSequences {
+pub(crate) struct NextLegacyDoors {
     coming: Option<Coming>,
     log_file: PathBuf,
     syslog: bool,
 }
 
-impl PlainSequences {
+impl LegacyDoors {
     /// Starts to watch for the doors of `knockd`, and takes up what an earlier daemon left to be closed.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl PlainSequences {
         start: Start,
     ) -> Result<Self, Failure> {
         let folder = config.state_dir.join(FOLDER);
-        let mut sequences = Self { folder, doors: None, census: Census::default(), opened: 0 };
+        let mut sequences = Self { folder, doors: None, census: UsageStats::default(), opened: 0 };
         if knockd.is_none() && files::exists(&sequences.folder) {
             sequences.doors = Some(sequences.open()?);
         }
@@ -64,7 +64,7 @@ impl PlainSequences {
         &mut self,
         config: &ServerConfig,
         knockd: Option<&Written>,
-    ) -> Result<ComingSequences, Failure> {
+    ) -> Result<NextLegacyDoors, Failure> {
         self.prepare_for(config, knockd, Start::First)
     }
 
@@ -73,9 +73,9 @@ impl PlainSequences {
         config: &ServerConfig,
         knockd: Option<&Written>,
         start: Start,
-    ) -> Result<ComingSequences, Failure> {
+    ) -> Result<NextLegacyDoors, Failure> {
         let Some(written) = knockd.cloned() else {
-            return Ok(ComingSequences { coming: None, log_file: PathBuf::new(), syslog: false });
+            return Ok(NextLegacyDoors { coming: None, log_file: PathBuf::new(), syslog: false });
         };
         let post = post(config, &written)?;
         // Where it does not say where to log, nowhere.
@@ -91,11 +91,11 @@ impl PlainSequences {
             false => doors.prepare(written, post, start == Start::Later),
         };
         self.doors = Some(doors);
-        Ok(ComingSequences { coming: Some(coming.map_err(Failure::run)?), log_file, syslog })
+        Ok(NextLegacyDoors { coming: Some(coming.map_err(Failure::run)?), log_file, syslog })
     }
 
     /// From now on these are the doors.
-    pub(crate) fn take_up(&mut self, new: ComingSequences) {
+    pub(crate) fn take_up(&mut self, new: NextLegacyDoors) {
         let Some(doors) = &mut self.doors else { return };
         match new.coming {
             Some(coming) => {

@@ -10,7 +10,7 @@ use crate::config::{Backend, ConfigErrors, Place, Problem, ServerConfig};
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
 
-pub(crate) use doors::PlainSequences;
+pub(crate) use doors::LegacyDoors;
 
 /// Reads the knockd.conf that a config names; nothing where it names none.
 ///

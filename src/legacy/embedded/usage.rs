@@ -13,7 +13,7 @@ const ADDRESSES_MAX: usize = 512;
 
 /// The hours in which somebody came, the last one behind.
 #[derive(Debug, Default)]
-pub(super) struct Census {
+pub(super) struct UsageStats {
     hours: VecDeque<Hour>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Counted {
     pub(super) others: u64,
 }
 
-impl Census {
+impl UsageStats {
     /// Somebody opened a door at `now` of the steady clock.
     pub(super) fn note(&mut self, address: IpAddr, now: Duration) {
         let number = self.forget(now);
@@ -91,11 +91,11 @@ mod tests {
 
     #[test]
     fn who_came_in_the_last_24_hours_is_counted_the_busiest_first() {
-        let mut census = Census::default();
+        let mut census = UsageStats::default();
         for (who, hour) in [(1, 0), (2, 1), (2, 5), (3, 23)] {
             census.note(address(who), hours(hour));
         }
-        let counted = |census: &mut Census, hour| census.count(hours(hour)).addresses;
+        let counted = |census: &mut UsageStats, hour| census.count(hours(hour)).addresses;
         assert_eq!(counted(&mut census, 23), [(address(2), 2), (address(1), 1), (address(3), 1)]);
         assert_eq!(counted(&mut census, 24), [(address(2), 2), (address(3), 1)]);
         assert_eq!(counted(&mut census, 25), [(address(2), 1), (address(3), 1)]);
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_crowd_of_made_up_addresses_takes_no_more_than_its_room() {
-        let mut census = Census::default();
+        let mut census = UsageStats::default();
         for hour in 0..100 {
             (0..2_000).for_each(|who| census.note(address(hour * 2_000 + who), hours(hour.into())));
         }

@@ -9,7 +9,7 @@ const EMPTY: &str = "IN=eth0 OUT= SRC=10.77.0.2 DST=10.77.0.1 LEN=28 TOS=0x00 PR
 
 /// Protocol, flags or payload, and ports of a line's packet, in a few words.
 fn told(message: &str) -> Option<String> {
-    let Logged { packet, interface } = Logged::read(message, "")?;
+    let KernelLogLine { packet, interface } = KernelLogLine::read(message, "")?;
     let transport = match packet.transport {
         Transport::Tcp { flags } => format!("tcp {:#04x}", flags.byte()),
         Transport::Udp { payload: Some([]) } => "udp empty".to_owned(),
@@ -145,7 +145,7 @@ fn a_prefix_must_be_the_rules_own() {
         ("knock: knock: ", "knock: ", false),
     ] {
         let message = format!("{written}{SYN}");
-        assert_eq!(Logged::read(&message, prefix).is_some(), counts, "{written:?} {prefix:?}");
+        assert_eq!(KernelLogLine::read(&message, prefix).is_some(), counts, "{written:?} {prefix:?}");
     }
 }
 
@@ -253,15 +253,15 @@ proptest! {
     #[test]
     fn every_packet_is_read_from_its_line(packet in packets(), interface in "[a-z]{1,8}[0-9=.]{0,4}") {
         let line = write(&packet, &interface);
-        prop_assert_eq!(Logged::read(&line, ""), Some(Logged { packet, interface: &interface }));
+        prop_assert_eq!(KernelLogLine::read(&line, ""), Some(KernelLogLine { packet, interface: &interface }));
     }
 
     #[test]
     fn any_text_is_a_packet_or_none(text in ".{0,200}", cut in 0_usize..250) {
-        let _ = Logged::read(&text, "");
+        let _ = KernelLogLine::read(&text, "");
         let _ = SyslogLine::read(&text);
         // Of a line that was cut off, all that counts may be there or not.
-        let _ = Logged::read(SYN.get(..cut).unwrap_or(SYN), "");
+        let _ = KernelLogLine::read(SYN.get(..cut).unwrap_or(SYN), "");
     }
 
     #[test]

@@ -10,12 +10,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::auth::{
-    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Lane, Part, Policy, Rejection, ReplayMemory,
-    Sequence, Term, Uses, Verdict,
+    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Rejection, ReplayDomain,
+    ReplayMemory, Sequence, Term, Uses, Verdict,
 };
 use crate::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use crate::knock::{
-    AddressPolicy, Argument, Band, Knock, Now, PrefixLengths, ReplyWanted, Step as HalfMinute, Timestamp,
+    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, Step as HalfMinute,
+    Timestamp,
 };
 use crate::os::files::FileError;
 use crate::state::disk::Disk;
@@ -365,7 +366,7 @@ impl World {
         Policy {
             window: self.window,
             reply: false,
-            band: Some(Band::USUAL),
+            band: Some(KnockRange::USUAL),
             own_addresses: std::collections::BTreeSet::new(),
             actions: [("touch".parse().unwrap(), action)].into(),
             clients: clients.map(client).collect(),
@@ -495,7 +496,7 @@ impl World {
     /// The same ports in the same half minute are the same knock.
     fn touch(&mut self, client: usize, off: i64) -> usize {
         let step = HalfMinute::new(HalfMinute::of(self.now.wall).number().saturating_add_signed(off));
-        let (band, keys) = (Band::USUAL, self.keys[client].client());
+        let (band, keys) = (KnockRange::USUAL, self.keys[client].client());
         let proof = proof(&keys.proof, step, None, &"touch".parse().unwrap(), band);
         let ports = sequence(selector(&keys.selector, step, band), &proof).to_vec();
         let source = "10.0.0.1:4000".parse().unwrap();
@@ -744,12 +745,15 @@ fn a_journal_that_begins_long_is_appended_to() {
     let window = Duration::from_secs(30);
     let key = |n: u64| Fingerprint::from_bytes(n.to_be_bytes());
     for n in 0..UNWRITTEN_MAX + 10 {
-        memory.accept(key(n), Lane::Datagrams, Timestamp::from_millis(100_000), [1; 12], window).unwrap();
+        memory
+            .accept(key(n), ReplayDomain::Datagrams, Timestamp::from_millis(100_000), [1; 12], window)
+            .unwrap();
     }
     let disk = SimDisk::default();
     let mut journal = JournalFile::write(&disk, &memory).unwrap();
-    let accepted =
-        memory.accept(key(0), Lane::Datagrams, Timestamp::from_millis(100_001), [2; 12], window).unwrap();
+    let accepted = memory
+        .accept(key(0), ReplayDomain::Datagrams, Timestamp::from_millis(100_001), [2; 12], window)
+        .unwrap();
     assert!(journal.append(&disk, &accepted).is_ok());
     let appended = (0..UNWRITTEN_MAX).take_while(|_| journal.append(&disk, &accepted).is_ok());
     assert!(appended.count() < usize::try_from(UNWRITTEN_MAX).unwrap(), "and not without end");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use spa_knock::auth::{KeyLimit, WatchedKey, Watcher};
 use spa_knock::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
-use spa_knock::knock::Band;
+use spa_knock::knock::KnockRange;
 use spa_knock::os::clock;
 use spa_knock::wire::{DATAGRAM_MIN, hint};
 
@@ -26,7 +26,7 @@ const PORTS: u32 = 24;
 /// Takes in all of it; what does not fit ends this process.
 pub(crate) fn fits() {
     let mut watcher = Watcher::new(WINDOW, clients());
-    watcher.watch_band(Band::USUAL, RandomState::new());
+    watcher.watch_band(KnockRange::USUAL, RandomState::new());
     (0..PAIRS * PORTS).for_each(|number| touch(&mut watcher, number));
     watcher.prepare(clock::wall());
     // A reload brings all of them anew while the old ones are still there.
@@ -38,7 +38,7 @@ pub(crate) fn fits() {
 
 fn touch(watcher: &mut Watcher, number: u32) {
     let source = SocketAddr::new(Ipv4Addr::from(number % PAIRS).into(), 4_000);
-    let port = Band::USUAL.low() + (number / PAIRS) as u16;
+    let port = KnockRange::USUAL.low() + (number / PAIRS) as u16;
     watcher.touch(source, Ipv4Addr::LOCALHOST.into(), port, Duration::from_secs(1));
 }
 

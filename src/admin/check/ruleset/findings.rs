@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::iptables_save;
-use super::journey::{Journey, both, granted, is_ours};
+use super::journey::{PacketPath, both, granted, is_ours};
 use super::listing::{Base, Chain, Ruleset, TableName};
 use super::mark::Mark;
 use super::packet_class::{Packets, Target, Version};
-use super::path::{Kind, Obstacle, Share, Wanted, obstacles};
+use super::path::{Blocker, Kind, PacketGoal, Share, obstacles};
 use super::remedy::{self, Maker};
 use super::survey::{list, needed_in_saved, versions};
 use crate::admin::check::report::Report;
@@ -75,7 +75,7 @@ impl Report {
             for part in &action.parts {
                 let key = if matches!(part, Part::Forward { .. }) { "forward" } else { "open" };
                 let place = ["action", name.as_str(), key];
-                self.closed(config, &place, &Journey::of(part, config, versions), ruleset);
+                self.closed(config, &place, &PacketPath::of(part, config, versions), ruleset);
             }
         }
         self.led_past(config, ruleset, versions);
@@ -94,7 +94,7 @@ impl Report {
     }
 
     /// What closes what an action opens.
-    fn closed(&mut self, config: &ServerConfig, place: &[&str], journeys: &[Journey], ruleset: &Ruleset) {
+    fn closed(&mut self, config: &ServerConfig, place: &[&str], journeys: &[PacketPath], ruleset: &Ruleset) {
         let mut findings: BTreeMap<Finding, Vec<(Ports, Version)>> = BTreeMap::new();
         let mut shut: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
         for journey in journeys {
@@ -140,7 +140,7 @@ impl Report {
                     continue;
                 }
                 let packets = Packets { version, ports: *ports, to: Target::Here, mark: Mark::None };
-                for obstacle in obstacles(ruleset, base, packets, Wanted::Leading) {
+                for obstacle in obstacles(ruleset, base, packets, PacketGoal::Leading) {
                     seen.insert(Finding::of(&obstacle));
                 }
             }
@@ -167,8 +167,8 @@ impl Report {
         let bound = !host::programs_on_udp(config.port).is_empty();
         let place = ["server", "port"];
         let first = |version| ruleset.and_then(|ruleset| first_obstacle(ruleset, version, door.into()));
-        let met: Vec<Option<Obstacle<'_>>> = versions.iter().map(|version| first(*version)).collect();
-        let dropped = |obstacle: &Obstacle<'_>| obstacle.kind == Kind::Dropped;
+        let met: Vec<Option<Blocker<'_>>> = versions.iter().map(|version| first(*version)).collect();
+        let dropped = |obstacle: &Blocker<'_>| obstacle.kind == Kind::Dropped;
         if config.capture == CaptureKind::Udp
             && let Some(obstacle) = met.iter().flatten().find(|obstacle| !is_ours(obstacle.base))
         {
@@ -204,7 +204,7 @@ pub(in crate::admin::check) struct Finding {
 }
 
 impl Finding {
-    pub(in crate::admin::check) fn of(obstacle: &Obstacle<'_>) -> Self {
+    pub(in crate::admin::check) fn of(obstacle: &Blocker<'_>) -> Self {
         let way = match obstacle.base.name == obstacle.chain.name {
             true => obstacle.base.to_string(),
             false => format!("{}, from there chain {}", obstacle.base, obstacle.chain.name),
@@ -228,7 +228,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// What for certain ends the way of these packets to this host first, be it ours.
-fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<Obstacle<'_>> {
+fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<Blocker<'_>> {
     let mut bases: Vec<(bool, i64, &Chain)> = Vec::new();
     for chain in ruleset.chains.iter().filter(|chain| chain.sees(version)) {
         match &chain.base {
@@ -243,7 +243,7 @@ fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<O
     bases.sort_by_key(|(input, priority, _)| (*input, *priority));
     let packets = Packets { version, ports, to: Target::Here, mark: Mark::None };
     let found =
-        bases.into_iter().flat_map(|(_, _, base)| obstacles(ruleset, base, packets, Wanted::AnyClosing));
+        bases.into_iter().flat_map(|(_, _, base)| obstacles(ruleset, base, packets, PacketGoal::AnyClosing));
     found.into_iter().find(|obstacle| obstacle.share == Share::Whole)
 }
 
@@ -263,7 +263,7 @@ fn described(met: &[(Ports, Version)], all: &BTreeSet<Version>) -> (String, Stri
 fn hint(
     config: &ServerConfig,
     finding: &Finding,
-    journeys: &[Journey],
+    journeys: &[PacketPath],
     met: &[(Ports, Version)],
     ruleset: &Ruleset,
 ) -> String {

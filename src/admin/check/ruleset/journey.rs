@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::listing::{Chain, Ruleset};
 use super::mark::Mark;
 use super::packet_class::{Packets, Target, Version};
-use super::path::{Obstacle, Wanted, obstacles};
+use super::path::{Blocker, PacketGoal, obstacles};
 use crate::auth::Part;
 use crate::config::ServerConfig;
 use crate::firewall::Mode;
@@ -18,7 +18,7 @@ const OURS: [&str; 5] = ["input", "published", "translate", "ingress", "marks"];
 
 /// The way of packets that an action lets in: as they arrive, and as they go on.
 #[derive(Debug)]
-pub(in crate::admin::check) struct Journey {
+pub(in crate::admin::check) struct PacketPath {
     /// The port that is knocked for.
     pub(in crate::admin::check) door: Ports,
     first: Packets,
@@ -27,7 +27,7 @@ pub(in crate::admin::check) struct Journey {
     hook: &'static str,
 }
 
-impl Journey {
+impl PacketPath {
     /// Those of a part of an action, for each IP version.
     pub(in crate::admin::check) fn of(part: &Part, config: &ServerConfig, versions: &[Version]) -> Vec<Self> {
         match part {
@@ -68,7 +68,7 @@ impl Journey {
     }
 
     /// What closes it.
-    pub(in crate::admin::check) fn obstacles<'r>(&self, ruleset: &'r Ruleset) -> Vec<Obstacle<'r>> {
+    pub(in crate::admin::check) fn obstacles<'r>(&self, ruleset: &'r Ruleset) -> Vec<Blocker<'r>> {
         let mut all = Vec::new();
         for (_, base) in both(&[self.last.version], ruleset) {
             let Some(at) = &base.base else { continue };
@@ -79,7 +79,7 @@ impl Journey {
                 _ => continue,
             };
             if at.kind != "nat" {
-                all.extend(obstacles(ruleset, base, packets, Wanted::Closing));
+                all.extend(obstacles(ruleset, base, packets, PacketGoal::Closing));
             }
         }
         all

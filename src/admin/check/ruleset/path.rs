@@ -16,7 +16,7 @@ const OUR_CHAIN: &str = "SPA_KNOCK";
 
 /// What ends the packets' way.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::admin::check) struct Obstacle<'r> {
+pub(in crate::admin::check) struct Blocker<'r> {
     /// Where the kernel came from.
     pub(in crate::admin::check) base: &'r Chain,
     /// Where it stands.
@@ -73,13 +73,13 @@ pub(in crate::admin::check) fn obstacles<'r>(
     ruleset: &'r Ruleset,
     base: &'r Chain,
     packets: Packets,
-    wanted: Wanted,
-) -> Vec<Obstacle<'r>> {
+    wanted: PacketGoal,
+) -> Vec<Blocker<'r>> {
     let mut walk = Walk { ruleset, base, packets, wanted, rules_left: RULES_MAX, found: Vec::new() };
     let left = walk.through(base, Share::Whole, 0);
     let drops = matches!(&base.base, Some(Base { policy: Policy::Drop, .. }));
     if drops && left.share != Share::None && wanted.closes() {
-        walk.found.push(Obstacle { base, chain: base, rule: None, kind: Kind::Dropped, share: left.share });
+        walk.found.push(Blocker { base, chain: base, rule: None, kind: Kind::Dropped, share: left.share });
     }
     let mut found = walk.found;
     // What only drops a flood is not what to name where something else closes.
@@ -93,7 +93,7 @@ pub(in crate::admin::check) fn obstacles<'r>(
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::admin::check) enum Wanted {
+pub(in crate::admin::check) enum PacketGoal {
     /// Drops and rejections by others.
     Closing,
     /// Drops and rejections, ours too.
@@ -104,7 +104,7 @@ pub(in crate::admin::check) enum Wanted {
     Untracking,
 }
 
-impl Wanted {
+impl PacketGoal {
     const fn closes(self) -> bool {
         matches!(self, Self::Closing | Self::AnyClosing)
     }
@@ -114,9 +114,9 @@ struct Walk<'r> {
     ruleset: &'r Ruleset,
     base: &'r Chain,
     packets: Packets,
-    wanted: Wanted,
+    wanted: PacketGoal,
     rules_left: u32,
-    found: Vec<Obstacle<'r>>,
+    found: Vec<Blocker<'r>>,
 }
 
 /// What comes out of a chain at its end.
@@ -142,7 +142,7 @@ impl<'r> Walk<'r> {
                 }
                 match verdict {
                     // Our own chains let these packets through.
-                    Verdict::Jump(to) if to == OUR_CHAIN && self.wanted != Wanted::AnyClosing => {}
+                    Verdict::Jump(to) if to == OUR_CHAIN && self.wanted != PacketGoal::AnyClosing => {}
                     Verdict::Jump(to) => {
                         let left = self.enter(chain, &to, share, depth);
                         touched |= left.touched;
@@ -191,12 +191,12 @@ impl<'r> Walk<'r> {
         let (kind, wanted) = match verdict {
             Verdict::Drop => (Kind::Dropped, self.wanted.closes()),
             Verdict::Reject => (Kind::Rejected, self.wanted.closes()),
-            Verdict::Led => (Kind::Led, self.wanted == Wanted::Leading),
-            Verdict::Untracked => (Kind::Untracked, self.wanted == Wanted::Untracking),
+            Verdict::Led => (Kind::Led, self.wanted == PacketGoal::Leading),
+            Verdict::Untracked => (Kind::Untracked, self.wanted == PacketGoal::Untracking),
             _ => return,
         };
         if wanted {
-            self.found.push(Obstacle { base: self.base, chain, rule: Some(rule), kind, share });
+            self.found.push(Blocker { base: self.base, chain, rule: Some(rule), kind, share });
         }
     }
 }

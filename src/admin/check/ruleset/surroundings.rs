@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::findings::Finding;
-use super::journey::{Journey, both, granted};
+use super::journey::{PacketPath, both, granted};
 use super::listing::{Base, Ruleset};
 use super::mark::Mark;
 use super::packet_class::{Packets, Target, Version};
-use super::path::{Share, Wanted, obstacles};
+use super::path::{PacketGoal, Share, obstacles};
 use crate::admin::check::report::Report;
 use crate::auth::Part;
 use crate::config::ServerConfig;
@@ -37,7 +37,7 @@ impl Report {
         };
         for ports in config.gated().into_iter().filter(|ports| !is_door(ports)) {
             let open = |version: &&Version| {
-                let met = Journey::here(ports, **version, mark).obstacles(ruleset);
+                let met = PacketPath::here(ports, **version, mark).obstacles(ruleset);
                 let unlisted =
                     || ruleset.unlisted.iter().any(|table| table.sees(**version) && table.drops(ports));
                 met.iter().all(|obstacle| obstacle.share < Share::Part) && !unlisted()
@@ -74,7 +74,7 @@ impl Report {
                     continue;
                 }
                 let packets = Packets { version, ports, to: Target::Here, mark: granted(config).cleared() };
-                let found = obstacles(ruleset, base, packets, Wanted::Untracking);
+                let found = obstacles(ruleset, base, packets, PacketGoal::Untracking);
                 seen.extend(found.iter().filter(|met| met.share >= Share::Part).map(Finding::of));
             }
             for finding in seen {

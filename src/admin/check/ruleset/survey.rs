@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::iptables_save;
-use super::journey::{Journey, granted};
+use super::journey::{PacketPath, granted};
 use super::listing::Ruleset;
 use super::mark::Mark;
 use super::packet_class::Version;
-use super::path::{Obstacle, Share};
+use super::path::{Blocker, Share};
 use super::remedy::{self, Maker};
 use crate::config::{Backend, ServerConfig};
 use crate::firewall::{Mode, PacketMark};
@@ -69,7 +69,7 @@ pub(in crate::admin::check) fn needed_in_saved(config: &ServerConfig) -> Vec<Nee
 fn mode_for(ports: &[Ports], ruleset: &Ruleset, versions: &[Version]) -> Mode {
     let makers: BTreeSet<Maker> = ports
         .iter()
-        .flat_map(|ports| versions.iter().map(|version| Journey::here(*ports, *version, Mark::None)))
+        .flat_map(|ports| versions.iter().map(|version| PacketPath::here(*ports, *version, Mark::None)))
         .flat_map(|journey| journey.obstacles(ruleset))
         .filter(closes_by_default)
         .map(|obstacle| Maker::of(&obstacle.base.table, ruleset))
@@ -84,7 +84,7 @@ fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> 
     let mut needed = BTreeSet::new();
     for ports in config.gated() {
         for version in versions {
-            let journey = Journey::here(ports, *version, granted(config));
+            let journey = PacketPath::here(ports, *version, granted(config));
             for obstacle in journey.obstacles(ruleset).iter().filter(|met| closes_by_default(met)) {
                 let base = obstacle.base;
                 let maker = Maker::of(&base.table, ruleset);
@@ -102,7 +102,7 @@ fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> 
 }
 
 /// Whether all is closed there, or all but what some rules accept.
-fn closes_by_default(obstacle: &Obstacle<'_>) -> bool {
+fn closes_by_default(obstacle: &Blocker<'_>) -> bool {
     obstacle.share == Share::Whole || (obstacle.rule.is_none() && obstacle.share == Share::Part)
 }
 
