@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::{ANSWER_TIME, Answer, GrantLine, PATIENCE};
+use super::listener::{ANSWER_TIME, PATIENCE};
+use super::{Answer, GrantLine};
 
 /// Bytes of an answer that are made at a time; a Unix socket takes a few times as many.
 const PIECE: usize = 64 << 10;

@@ -6,11 +6,12 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::actions::{Executor, Over};
+use super::actions::Executor;
 use super::command_ends::Ends;
 use super::knocks::Alarms;
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
+use super::running_order::Over;
 use super::startup::{Configured, Enforced};
 use super::waiting::Waiting;
 use crate::audit::AuditLog;

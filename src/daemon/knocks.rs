@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::actions::{Attempt, Carried, Done, Over, RunningOrder};
 use super::command_ends::End;
 use super::event_loop::{BATCH, Daemon};
+use super::running_order::{Attempt, Carried, Done, Over, RunningOrder};
 use crate::auth::{
     Accepted, Answer, Cause, Effect, Explanation, KnockResult, Order, Outcome, Refusal, Rejection, Sequence,
     Uncommitted, Verdict,

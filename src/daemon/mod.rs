@@ -11,6 +11,7 @@ pub(crate) mod metrics;
 mod reload;
 mod retry;
 mod revocation;
+mod running_order;
 pub(crate) mod startup;
 mod status_report;
 mod waiting;

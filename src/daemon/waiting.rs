@@ -4,8 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use super::actions::{RunningOrder, Wait};
 use super::event_loop::Daemon;
+use super::running_order::{RunningOrder, Wait};
 use crate::auth::{Accepted, Ticket, Uncommitted};
 use crate::crypto::Fingerprint;
 use crate::ipc::ReplyPath;

@@ -2,6 +2,7 @@
 
 pub(crate) mod last_good;
 mod undo;
+mod undo_file;
 
 mod disk;
 #[cfg(fuzzing)]
@@ -29,7 +30,8 @@ use disk::Folder;
 use replay::{Floors, Reset};
 
 pub(crate) use replay::{ReplayState, StateError};
-pub(crate) use undo::{Begun, Due, FileWork, Left, Planned, UndoError, UndoQueue, Undoing};
+pub(crate) use undo::{Begun, Due, Left, Planned, UndoError, UndoQueue, Undoing};
+pub(crate) use undo_file::FileWork;
 
 /// The replay state in the state folder.
 pub(crate) type State = ReplayState<Folder>;
@@ -179,7 +181,7 @@ pub(crate) fn examine(folder: &Path, window: Duration) -> Result<Findings, State
     let memory = replay::remembered(&Folder::new(folder), &boot_id()?, now)?;
     uses(folder)?;
     let ahead = replay::floor_ahead(&memory, now, window).map(replay::ahead);
-    Ok(Findings { damaged: undo::damaged(folder)?, ahead })
+    Ok(Findings { damaged: undo_file::damaged(folder)?, ahead })
 }
 
 /// What waits to be undone in the state of `folder`, with its files. Changes nothing.
@@ -187,7 +189,7 @@ pub(crate) fn examine(folder: &Path, window: Duration) -> Result<Findings, State
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn waiting_undoings(folder: &Path) -> Result<Vec<(PathBuf, Undoing)>, StateError> {
-    Ok(undo::listed(folder)?)
+    Ok(undo_file::listed(folder)?)
 }
 
 fn boot_id() -> Result<String, StateError> {

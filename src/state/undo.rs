@@ -4,20 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::auth::{Event, KeyAge, Record, Via};
-use crate::crypto::checksum;
-use crate::knock::{ClientName, Timestamp};
+use super::undo_file::{BEGUN, COMING, Entry, FOLDER, FileWork, FileWorkKind};
+use crate::auth::Record;
+use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::files::{self, FileError, Mode};
 
-/// The folder in the state folder.
-const FOLDER: &str = "undo";
-/// What follows the number of one that is being written.
-const COMING: &str = "new";
-/// What follows the number of one that has begun.
-const BEGUN: &str = "started";
 /// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
 const UNDOINGS_MAX: usize = 4096;
 const EACH_MAX: usize = 32;
@@ -85,49 +77,6 @@ enum Origin {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Planned(u64);
-
-/// Work on a file that waits for the disk.
-#[must_use]
-pub(crate) struct FileWork {
-    folder: PathBuf,
-    number: u64,
-    kind: FileWorkKind,
-}
-
-enum FileWorkKind {
-    /// It is to be done later.
-    Write(String),
-    /// It is to be done now.
-    Begin,
-}
-
-impl FileWork {
-    /// Which one it is about.
-    pub(crate) const fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Does it; when this returns, a power loss does not undo it.
-    ///
-    /// # Errors
-    /// When the disk does not take it. What was to be written is not there then.
-    pub(crate) fn run(self) -> Result<(), FileError> {
-        let file = self.folder.join(self.number.to_string());
-        let sync = |()| files::sync_folder(&self.folder);
-        match self.kind {
-            FileWorkKind::Begin => files::rename(&file, &file.with_extension(BEGUN)).and_then(sync),
-            FileWorkKind::Write(text) => {
-                let coming = file.with_extension(COMING);
-                files::create_new(&coming, Mode::Private, text.as_bytes())?;
-                // The action begins next: a power cut must find the name as well as the content.
-                files::rename(&coming, &file).and_then(sync).inspect_err(|_| {
-                    let _ = files::remove(&file);
-                    let _ = files::remove(&coming);
-                })
-            }
-        }
-    }
-}
 
 /// One that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -447,138 +396,11 @@ impl Waiting {
     }
 }
 
-/// What waits in the state folder `state`, with its files. Changes nothing.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, Undoing)>, FileError> {
-    let undoing = |path: PathBuf| {
-        let entry = Entry::read(&files::read_bytes(&path).ok()?)?;
-        Some((path, entry.undoing()?))
-    };
-    Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(undoing).collect())
-}
-
-/// The files of the state folder `state` that are not as they were written. Changes nothing.
-///
-/// # Errors
-/// When the folder cannot be read.
-pub(super) fn damaged(state: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let is_damaged = |path: &PathBuf| {
-        let is_coming = path.extension().is_some_and(|extension| extension == COMING);
-        !is_coming && files::read_bytes(path).is_ok_and(|bytes| Entry::read(&bytes).is_none())
-    };
-    Ok(files::list(&state.join(FOLDER))?.into_iter().filter(is_damaged).collect())
-}
-
-/// What a file says. Times in milliseconds.
-#[derive(Serialize, Deserialize)]
-struct Entry {
-    /// The boot that `due` belongs to.
-    boot: String,
-    /// Since that boot.
-    due: u64,
-    /// Since the Unix epoch, for another boot.
-    due_wall: u64,
-    /// From the knock to there: it is never further away.
-    after: u64,
-    argv: Vec<String>,
-    timeout: u64,
-    /// Missing in files of a daemon that did not keep it.
-    #[serde(default)]
-    argument: String,
-    client: String,
-    action: Option<String>,
-    addresses: Vec<std::net::IpAddr>,
-    source: Option<std::net::SocketAddr>,
-    seconds: u32,
-    knock: Option<[u8; 12]>,
-    /// Missing in files of a daemon that knew of datagrams alone.
-    #[serde(default)]
-    by_ports: bool,
-}
-
-impl Entry {
-    fn of(undoing: &Undoing, boot: &str, due: Duration, after: Duration) -> Self {
-        let record = &undoing.record;
-        Self {
-            boot: boot.to_owned(),
-            due: millis(due),
-            due_wall: clock::wall().plus(after).as_millis(),
-            after: millis(after),
-            argv: undoing.argv.clone(),
-            timeout: millis(undoing.timeout),
-            argument: undoing.argument.clone(),
-            client: record.client.to_string(),
-            action: record.action.as_ref().map(ToString::to_string),
-            addresses: record.addresses.clone(),
-            source: record.source,
-            seconds: record.seconds,
-            knock: record.knock,
-            by_ports: record.via == Some(Via::Ports),
-        }
-    }
-
-    /// In what time it is due.
-    fn left(&self, boot: &str) -> Duration {
-        let left = if self.boot == boot {
-            Duration::from_millis(self.due).saturating_sub(clock::boot())
-        } else {
-            let now = clock::wall();
-            let due = Timestamp::from_millis(self.due_wall);
-            if due > now { due.distance(now) } else { Duration::ZERO }
-        };
-        left.min(Duration::from_millis(self.after))
-    }
-
-    fn undoing(self) -> Option<Undoing> {
-        Some(Undoing {
-            argv: self.argv,
-            timeout: Duration::from_millis(self.timeout),
-            argument: self.argument,
-            record: Record {
-                event: Event::Expired,
-                client: self.client.parse().ok()?,
-                key: KeyAge::Current,
-                action: self.action.map(|action| action.parse()).transpose().ok()?,
-                addresses: self.addresses,
-                source: self.source,
-                seconds: self.seconds,
-                reason: None,
-                knock: self.knock,
-                via: Some(if self.by_ports { Via::Ports } else { Via::Udp }),
-            },
-        })
-    }
-
-    fn to_text(&self) -> String {
-        // A map of texts and numbers always has a JSON form.
-        let json = serde_json::to_string(self).unwrap_or_default();
-        format!("{} {json}\n", sum(&json))
-    }
-
-    /// Nothing when a byte of it is not as it was written.
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        let (said, json) = text.strip_suffix('\n')?.split_once(' ')?;
-        if said != sum(json) {
-            return None;
-        }
-        serde_json::from_str(json).ok()
-    }
-}
-
-fn sum(json: &str) -> String {
-    checksum(&[json.as_bytes()]).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::undo_file::damaged;
     use super::*;
+    use crate::auth::{Event, KeyAge, Via};
 
     const HOUR: Duration = Duration::from_secs(3_600);
 

@@ -1,0 +1,108 @@
+//! Who else can change or read a file or folder, and whether it can be used.
+#![allow(clippy::disallowed_methods, reason = "files are reached here")]
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::{FileError, Mode, create_new, list, permissions, remove};
+
+/// Checks that only the user or root can change what is at `path`: every folder above it, and above what it links to,
+/// belongs to one of them and is not writable for others (or is sticky, as /tmp).
+///
+/// # Errors
+/// When another user can, naming the folder, its mode and the fix.
+pub fn check_folders_above(path: &Path) -> Result<(), FileError> {
+    let absolute = std::path::absolute(path).map_err(|error| FileError::io(path, &error))?;
+    let real = fs::canonicalize(path).unwrap_or_else(|_| absolute.clone());
+    for folder in absolute.ancestors().skip(1).chain(real.ancestors().skip(1)) {
+        match fs::metadata(folder) {
+            Ok(metadata) => permissions::check_folder(folder, &metadata)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(FileError::io(folder, &error)),
+        }
+    }
+    Ok(())
+}
+
+/// Checks that only the user or root can read or change what is in `folder`: the folder, everything in it, and the
+/// folders above it. Links in it are not followed.
+///
+/// # Errors
+/// When another user can, naming the path, its mode and the fix, or it is not a folder.
+pub fn check_private_tree(folder: &Path) -> Result<(), FileError> {
+    check_unwritable(folder)?;
+    if !fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?.is_dir() {
+        return Err(FileError::new(folder, "not a folder", None));
+    }
+    check_folders_above(folder)?;
+    check_entries(folder)
+}
+
+/// Checks that a program can be run, and that only the user or root can replace it.
+///
+/// # Errors
+/// When that does not hold, naming the fix, or it is not there.
+pub fn check_program(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_file() {
+        return Err(FileError::new(path, "not a regular file", None));
+    }
+    permissions::check_executable(path, &metadata)?;
+    permissions::check_unwritable(path, &metadata)?;
+    check_folders_above(path)
+}
+
+fn check_entries(folder: &Path) -> Result<(), FileError> {
+    for path in list(folder)? {
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            // A file of a command that runs beside us is gone again.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(FileError::io(&path, &error)),
+        };
+        if metadata.is_symlink() {
+            return Err(FileError::new(&path, "is a link", Some(format!("rm {}", path.display()))));
+        }
+        permissions::check_unwritable(&path, &metadata)?;
+        if metadata.is_dir() {
+            check_entries(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks that only the user (or root) may change a file or folder.
+///
+/// # Errors
+/// When somebody else may, naming the mode and the mend, or it is not there.
+pub fn check_unwritable(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
+    permissions::check_unwritable(path, &metadata)
+}
+
+/// Checks that only the user (or root) may look into a folder.
+///
+/// # Errors
+/// When somebody else may, naming the mode and the mend, or it is not there.
+pub fn check_private_folder(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
+    if !metadata.is_dir() {
+        return Err(FileError::new(path, "not a folder", None));
+    }
+    permissions::check_private_folder(path, &metadata)
+}
+
+/// Checks that files can be written in a folder, by writing one and removing it.
+///
+/// # Errors
+/// When that fails, naming the folder and, as a hint, what follows from it.
+pub fn try_folder(folder: &Path, consequence: &str) -> Result<(), FileError> {
+    let probe = folder.join(format!(".probe.{}", std::process::id()));
+    // Of a predecessor with our process number that died here.
+    let _ = fs::remove_file(&probe);
+    create_new(&probe, Mode::Private, b"probe\n").and_then(|_| remove(&probe)).map_err(|error| {
+        let hint = format!("df and mount show whether it is full or read-only; {consequence}");
+        FileError::new(folder, format!("cannot be written: {}", error.reason), Some(hint))
+    })
+}

@@ -1,0 +1,44 @@
+//! What went wrong with which file, in words.
+
+use std::io;
+use std::path::Path;
+
+/// What went wrong with which file, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {reason}{}", hint_line(.hint))]
+pub struct FileError {
+    /// The file or folder.
+    pub path: String,
+    /// Why it cannot be used.
+    pub reason: String,
+    /// How to mend it, if that is known.
+    pub hint: Option<String>,
+    /// Whether the file is simply not there.
+    pub missing: bool,
+}
+
+fn hint_line(hint: &Option<String>) -> String {
+    hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default()
+}
+
+impl FileError {
+    pub(super) fn new(path: &Path, reason: impl Into<String>, hint: Option<String>) -> Self {
+        Self { path: path.display().to_string(), reason: reason.into(), hint, missing: false }
+    }
+
+    /// An I/O error at this path.
+    #[must_use]
+    pub fn io(path: &Path, error: &io::Error) -> Self {
+        let missing = error.kind() == io::ErrorKind::NotFound;
+        Self { missing, ..Self::new(path, plain(error), None) }
+    }
+}
+
+/// An I/O error in a few lower-case words, without the number that the standard library appends.
+#[must_use]
+pub fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
+}
