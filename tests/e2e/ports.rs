@@ -121,7 +121,7 @@ fn the_client_knocks_by_ports_and_waits_for_the_next_step_before_it_does_so_agai
     assert_eq!(granted(&site), 3);
     let status = lab.server.output(&mut site.admin(&["status"]));
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
-    let line = "\n  ports      20480-28671; 72 packets without a payload, ";
+    let line = "\n  ports      20480-28671; 72 port hits, ";
     let looked_at = status.split_once(line).and_then(|(_, rest)| rest.split_once(" sequences looked at\n"));
     let looked_at: u32 = looked_at.expect(&status).0.parse().unwrap();
     // Each of the three at least once; of the last one each port joins others, and is looked at unless more came with it.
