@@ -2,7 +2,6 @@
 //! read for it.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::config::setup::Setup;
 use crate::config::{self, Backend, ConfigErrors, ServerConfig};
@@ -10,11 +9,6 @@ use crate::console::{Failure, tell};
 use crate::control::{self, Answer, Heard, Question};
 use crate::gate::lock;
 use crate::state::{self, last_good};
-
-/// So often a lock is looked at before a daemon is taken to have it.
-const LOOKS: u32 = 10;
-/// Between two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Where the daemon keeps its state, where it answers, and what its gate consists of.
 pub(crate) struct Facts {
@@ -71,16 +65,7 @@ impl Facts {
     /// Why a daemon runs although none answers; nothing where none does. What it looks after is not to be changed without
     /// it: it would set it right again.
     pub(crate) fn silent_daemon(&self) -> Option<String> {
-        let mut reason = None;
-        // A command has these locks for a moment, too.
-        for _ in 0..LOOKS {
-            reason = self.taken();
-            if reason.is_none() {
-                break;
-            }
-            std::thread::sleep(BETWEEN_LOOKS);
-        }
-        reason
+        lock::look_again(|| self.taken(), Option::is_some)
     }
 
     fn taken(&self) -> Option<String> {

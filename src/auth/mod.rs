@@ -2,14 +2,13 @@
 //! verdicts are data. These are the files to audit.
 //!
 //! ```text
-//! watcher   hints    2. whose is it?        keeper   opened   4. it opens    5. its time is ours
-//!           watcher  3. who signed it?               replay   6. it is new   7. it is used up
-//!           key_limit   a key costs only so much     order    8. the client may do that → Order
-//!           copies      copies stop
-//!           pairs       who touched what             touched  4. and 5. of a port sequence
-//!           selectors   whom that may be
-//!           sequences   in turn
-//!                                                    answers 10. the answer  record 11. the audit log
+//! watcher/hints            2. whose knock it is     keeper/opened         4. decryption    5. its time
+//! watcher/authenticate     3. who signed it         keeper/replay         6. it is new     7. it is used up
+//! policy/key_limit         what one key may cost    keeper/authorization  8. the client is allowed to → Order
+//! watcher/duplicates       repeats of a datagram    keeper/reply_cache   10. the reply
+//! watcher/flow_table       packets to the range     record               11. the audit record
+//! watcher/selectors        which client that is     keeper/proof          4. and 5. of a port sequence
+//! watcher/sequence_queue   complete sequences
 //! ```
 
 mod counters;

@@ -11,10 +11,10 @@ use crate::os::host;
 /// Where the locks of gates lie, one for each network namespace.
 const GATES: &str = "/run/spa-knock";
 
-/// So often it is tried again.
-const TRIES: u32 = 10;
-/// Between two tries.
-const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+/// So often a taken lock is looked at again.
+const LOOKS: u32 = 10;
+/// Between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// Takes the gate for as long as the returned handle lives; nothing where no lock can be taken. `hint` is what to do
 /// where another daemon has it.
@@ -22,16 +22,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 /// # Errors
 /// When another daemon has it.
 pub(crate) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
-    let mut lock = try_lock();
-    // A command has it for a moment, and one that looks for a daemon for an instant.
-    for _ in 0..TRIES {
-        if !matches!(lock, Some(None)) {
-            break;
-        }
-        std::thread::sleep(BETWEEN_TRIES);
-        lock = try_lock();
-    }
-    match lock {
+    match look_again(try_lock, |lock| matches!(lock, Some(None))) {
         Some(Some(lock)) => Ok(Some(lock)),
         Some(None) => Err(Failure::run(format_args!(
             "the gate of this network namespace: another spa-knockd has it\nhint: {hint}"
@@ -46,6 +37,20 @@ pub(crate) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
 /// Whether a daemon has the gate, whatever its config; a command that closes it has it for a moment.
 pub(crate) fn is_taken() -> bool {
     matches!(try_lock(), Some(None))
+}
+
+/// Looks at a lock, and again for a second while it is taken: a command has it for a moment, and one that looks for a
+/// daemon for an instant.
+pub(crate) fn look_again<T>(mut look: impl FnMut() -> T, is_taken: impl Fn(&T) -> bool) -> T {
+    let mut seen = look();
+    for _ in 0..LOOKS {
+        if !is_taken(&seen) {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        seen = look();
+    }
+    seen
 }
 
 /// The lock, unless another process has it; nothing where none can be taken.
