@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use net::Namespace;
 use spa_knock::auth::{
-    Action, Authentic, Client, ClientRules, Effect, Grant, Keeper, KeyAge, Part, Policy, ReplayMemory, Term,
-    Uses, Verdict,
+    Action, ActionPart, Authentic, ClientKey, ClientRules, Effect, Grant, Keeper, KeyAge, Policy,
+    ReplayMemory, Term, Uses, Verdict,
 };
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::firewall::{Backend, Gate, Nftables};
+use spa_knock::firewall::{Backend, GateSpec, Nftables};
 use spa_knock::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
 use spa_knock::wire::Datagram;
 use spread::Spread;
@@ -41,7 +41,7 @@ fn main() {
     Namespace::new().enter(|| {
         let protect = vec!["tcp/22".parse().unwrap()];
         let mut firewall = Nftables::open().unwrap();
-        firewall.load(&Gate { protect, ..Gate::default() }).unwrap();
+        firewall.load(&GateSpec { protect, ..GateSpec::default() }).unwrap();
         let mut exact = Orders::new("tcp/22", PrefixLengths::SINGLE);
         let mut ranges = Orders::new("tcp/8000-8999", PrefixLengths::SINGLE);
         let mut prefixes = Orders::new("tcp/22", PrefixLengths::SINGLE.with("/24").unwrap());
@@ -87,7 +87,7 @@ impl Orders {
             key_limit: None,
             grants: u32::MAX,
         };
-        let client = Client {
+        let client = ClientKey {
             name: "laptop".parse().unwrap(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
@@ -97,7 +97,7 @@ impl Orders {
         };
         let hour = Duration::from_secs(3_600);
         let action = Action {
-            parts: vec![Part::Open { ports: vec![ports.parse().unwrap()], uses: Uses::Many }],
+            parts: vec![ActionPart::Open { ports: vec![ports.parse().unwrap()], uses: Uses::Many }],
             term: Some(Term { usual: hour, max: hour }),
         };
         let policy = Policy {

@@ -28,7 +28,7 @@ use net::{CLIENT4, Knockd, Lab, Namespace, SERVER4, Touch, Wire, knock_in_a_floo
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use spa_knock::knock::{Protocol, Timestamp};
-use spa_knock::legacy::knockd::{Config, Knock, Matcher, Packet};
+use spa_knock::legacy::knockd::{Config, LegacyPacket, Matcher, SequencePort};
 use spa_knock::packet::TcpFlags;
 use spread::Spread;
 
@@ -106,8 +106,9 @@ fn cost_of_a_packet() {
                 let time = Timestamp::from_millis(1_795_000_000_000 + u64::from(batch) * 50);
                 let first = 10_000 + u16::try_from(n * 7 % u32::from(doors)).unwrap() * 3;
                 for port in first..first + 3 {
-                    let knock = Knock { protocol: Protocol::Tcp, port };
-                    let packet = Packet { time, source, destination: SERVER4, knock, flags: TcpFlags::SYN };
+                    let knock = SequencePort { protocol: Protocol::Tcp, port };
+                    let packet =
+                        LegacyPacket { time, source, destination: SERVER4, knock, flags: TcpFlags::SYN };
                     matcher.take(black_box(&packet), &mut |event| {
                         let _ = black_box(event);
                     });

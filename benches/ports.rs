@@ -29,9 +29,9 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, socket,
 };
 use policy::{client, open, policy};
-use spa_knock::auth::{Keeper, KeyLimit, ReplayMemory, Sequence, Verdict, WatchedKey, Watcher};
+use spa_knock::auth::{Keeper, KeyLimit, PortSequence, ReplayMemory, Verdict, WatchedKey, Watcher};
 use spa_knock::crypto::KeySet;
-use spa_knock::knock::{KnockRange, Now, Step, Timestamp};
+use spa_knock::knock::{KnockRange, Now, TimeStep, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 
 const CLIENTS: u16 = 1_000;
@@ -89,7 +89,7 @@ fn complete_sets() {
     let clients = (0..CLIENTS).map(|n| client(&format!("client-{n}"), &keys(n), &ACTIONS));
     let policy = policy(ACTIONS.map(|action| (action, open("tcp/22"))), clients);
     let mut keeper = Keeper::new(policy, ReplayMemory::new(Timestamp::default()));
-    let step = Step::of(now.wall);
+    let step = TimeStep::of(now.wall);
     let (mut watched, mut judged) = (Vec::new(), Vec::new());
     for n in 0..CLIENTS {
         // No more than are passed on in a second.
@@ -102,7 +102,7 @@ fn complete_sets() {
         for port in ports {
             watcher.touch(SocketAddr::new(from, 4_000), SERVER4, port, now.steady);
         }
-        let passed: Vec<Sequence> = std::iter::from_fn(|| watcher.next_sequence(now)).collect();
+        let passed: Vec<PortSequence> = std::iter::from_fn(|| watcher.next_sequence(now)).collect();
         watched.push(begun.elapsed());
         // Of so many, some share their first two ports.
         assert!(!passed.is_empty());

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use spa_knock::knock::{Protocol, Timestamp};
-use spa_knock::legacy::knockd::{Config, Knock, Matcher, Packet};
+use spa_knock::legacy::knockd::{Config, LegacyPacket, Matcher, SequencePort};
 use spa_knock::packet::TcpFlags;
 
 const BEGIN: u64 = 1_795_000_000_000;
@@ -28,12 +28,12 @@ fn matcher(doors: u16) -> Matcher {
     matcher
 }
 
-fn packet(number: u32, port: u16) -> Packet {
-    Packet {
+fn packet(number: u32, port: u16) -> LegacyPacket {
+    LegacyPacket {
         time: Timestamp::from_millis(BEGIN + u64::from(number / 20)),
         source: IpAddr::V4(number.into()),
         destination: "10.77.0.1".parse().unwrap(),
-        knock: Knock { protocol: Protocol::Tcp, port },
+        knock: SequencePort { protocol: Protocol::Tcp, port },
         flags: TcpFlags::SYN,
     }
 }

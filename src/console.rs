@@ -12,12 +12,12 @@ use wrap::wrapped;
 
 /// Why a command ended without success. Its text may have several lines; hints stand on lines of their own.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct AdminError {
     code: u8,
     messages: Vec<String>,
 }
 
-impl Failure {
+impl AdminError {
     const RUN: u8 = 1;
     /// What SIGPIPE ends other programs with.
     const UNREAD: u8 = 141;
@@ -65,7 +65,7 @@ impl Failure {
     }
 }
 
-impl From<FileError> for Failure {
+impl From<FileError> for AdminError {
     fn from(error: FileError) -> Self {
         Self::run(error)
     }
@@ -90,7 +90,7 @@ pub(crate) fn tell(message: impl Display) {
 ///
 /// # Errors
 /// When it could not be written.
-pub(crate) fn print_lines(text: &str) -> Result<(), Failure> {
+pub(crate) fn print_lines(text: &str) -> Result<(), AdminError> {
     print(&wrapped(text, terminal::width()))
 }
 
@@ -98,12 +98,12 @@ pub(crate) fn print_lines(text: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When it could not be written.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), AdminError> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
         // As `head` does when it has enough: nothing to report.
-        io::ErrorKind::BrokenPipe => Failure { code: Failure::UNREAD, messages: Vec::new() },
-        _ => Failure::run(format_args!("standard output: {}", plain(&error))),
+        io::ErrorKind::BrokenPipe => AdminError { code: AdminError::UNREAD, messages: Vec::new() },
+        _ => AdminError::run(format_args!("standard output: {}", plain(&error))),
     })
 }
 

@@ -10,8 +10,8 @@ use clap::CommandFactory as _;
 
 use crate::manual;
 
-use crate::admin::args::{ClientCommand, Command, Options, StateCommand};
-use crate::console::{self, Failure};
+use crate::admin::args::{AdminCommand, ClientCommand, DaemonArgs, StateCommand};
+use crate::console::{self, AdminError};
 use crate::{admin, daemon, gate, legacy, state, watcher};
 
 /// Runs the command line of `spa-knockd`.
@@ -28,40 +28,40 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(options: Options) -> ExitCode {
+fn dispatch(options: DaemonArgs) -> ExitCode {
     let config = crate::os::env::absolute(&options.config);
     if !options.command.is_daemon() {
         trust_daemon_user(&config);
     }
     match options.command {
-        Command::Run => daemon::startup::run(&config),
-        Command::Reload(place) => exit(admin::notify::reload(&place.facts(&config))),
-        Command::Watch => watcher::native::main(),
-        Command::WatchKnocks => legacy::daemon::watch(),
-        Command::FollowLog { file } => watcher::log_follower::main(file.as_deref()),
-        Command::Check { json } => admin::check::check(&config, json),
-        Command::Init { id, address } => exit(admin::init::init(&config, id, address.as_deref())),
-        Command::Client(ClientCommand::Add(add)) => exit(admin::clients::add(&config, &add)),
-        Command::Client(ClientCommand::List { json }) => exit(admin::clients::list(&config, json)),
-        Command::Client(ClientCommand::Show { name, json }) => {
+        AdminCommand::Run => daemon::startup::run(&config),
+        AdminCommand::Reload(place) => exit(admin::notify::reload(&place.facts(&config))),
+        AdminCommand::Watch => watcher::native::main(),
+        AdminCommand::WatchKnocks => legacy::daemon::watch(),
+        AdminCommand::FollowLog { file } => watcher::log_follower::main(file.as_deref()),
+        AdminCommand::Check { json } => admin::check::check(&config, json),
+        AdminCommand::Init { id, address } => exit(admin::init::init(&config, id, address.as_deref())),
+        AdminCommand::Client(ClientCommand::Add(add)) => exit(admin::clients::add(&config, &add)),
+        AdminCommand::Client(ClientCommand::List { json }) => exit(admin::clients::list(&config, json)),
+        AdminCommand::Client(ClientCommand::Show { name, json }) => {
             exit(admin::clients::show(&config, &name, json))
         }
-        Command::Client(ClientCommand::Set(set)) => exit(admin::clients::set(&config, &set)),
-        Command::Client(ClientCommand::Rotate(rotate)) => {
+        AdminCommand::Client(ClientCommand::Set(set)) => exit(admin::clients::set(&config, &set)),
+        AdminCommand::Client(ClientCommand::Rotate(rotate)) => {
             exit(admin::clients::rotate::rotate(&config, &rotate))
         }
-        Command::Client(ClientCommand::Revoke { client, place }) => {
+        AdminCommand::Client(ClientCommand::Revoke { client, place }) => {
             exit(admin::clients::revoke(&config, &place.facts(&config), &client))
         }
-        Command::State(StateCommand::Reset { forget }) => exit(state::reset(&config, forget)),
-        Command::RestoreGate { state_dir } => exit(gate::boot::restore(&config, state_dir.as_deref())),
-        Command::Gate { state, confirm, by, place } => {
+        AdminCommand::State(StateCommand::Reset { forget }) => exit(state::reset(&config, forget)),
+        AdminCommand::RestoreGate { state_dir } => exit(gate::boot::restore(&config, state_dir.as_deref())),
+        AdminCommand::Gate { state, confirm, by, place } => {
             exit(admin::gate::gate(&place.facts(&config), state, confirm, by))
         }
-        Command::Grants { json, place } => exit(admin::grants::list(&place.facts(&config), json)),
-        Command::LetIn(asked) => exit(admin::let_in::let_in(&asked.place.facts(&config), &asked)),
-        Command::Migrate { file, id } => exit(legacy::migrate::migrate(&file, id)),
-        Command::Status { json, watch, prometheus, place } => {
+        AdminCommand::Grants { json, place } => exit(admin::grants::list(&place.facts(&config), json)),
+        AdminCommand::LetIn(asked) => exit(admin::let_in::let_in(&asked.place.facts(&config), &asked)),
+        AdminCommand::Migrate { file, id } => exit(legacy::migrate::migrate(&file, id)),
+        AdminCommand::Status { json, watch, prometheus, place } => {
             let form = match (json, prometheus) {
                 (true, _) => admin::status::show::Form::Json,
                 (false, true) => admin::status::show::Form::Exposition,
@@ -69,18 +69,20 @@ fn dispatch(options: Options) -> ExitCode {
             };
             exit(admin::status::show::show(&place.facts(&config), form, watch))
         }
-        Command::Explain(asked) => exit(admin::explain::explain(&config, &asked)),
-        Command::Revoke { grant, place, .. } => exit(admin::grants::revoke(&place.facts(&config), grant)),
-        Command::Completions { shell } => {
-            exit(console::print(&manual::completions(Options::command(), shell)))
+        AdminCommand::Explain(asked) => exit(admin::explain::explain(&config, &asked)),
+        AdminCommand::Revoke { grant, place, .. } => {
+            exit(admin::grants::revoke(&place.facts(&config), grant))
         }
-        Command::Man => {
-            exit(console::print(&manual::page(Options::command(), manual::Section::Administration)))
+        AdminCommand::Completions { shell } => {
+            exit(console::print(&manual::completions(DaemonArgs::command(), shell)))
+        }
+        AdminCommand::Man => {
+            exit(console::print(&manual::page(DaemonArgs::command(), manual::Section::Administration)))
         }
         // As the first word it does not come here.
-        Command::Knockd { .. } => {
+        AdminCommand::Knockd { .. } => {
             let reason = "knockd: its options stand behind it\nhint: spa-knockd knockd -c /etc/knockd.conf";
-            Failure::usage(reason).exit()
+            AdminError::usage(reason).exit()
         }
     }
 }
@@ -94,7 +96,7 @@ fn trust_daemon_user(config: &Path) {
     crate::os::files::trust_daemon_user(&user, folder);
 }
 
-fn exit(result: Result<(), Failure>) -> ExitCode {
+fn exit(result: Result<(), AdminError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.exit(),

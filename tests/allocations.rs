@@ -17,7 +17,7 @@ use etherparse::{PacketBuilder, VlanId};
 use spa_knock::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
 use spa_knock::knock::{AddressPolicy, Argument, Knock, KnockRange, Now, ReplyWanted, Timestamp};
-use spa_knock::packet::{Link, Segment};
+use spa_knock::packet::{LinkType, Segment};
 use spa_knock::wire::Datagram;
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
@@ -48,7 +48,7 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
 }
 
 /// The payload in each kind of frame that knocks come in.
-fn frames(payload: &[u8]) -> Vec<(Link, Vec<u8>)> {
+fn frames(payload: &[u8]) -> Vec<(LinkType, Vec<u8>)> {
     let vlan = VlanId::try_new(5).unwrap();
     let ethernet = || PacketBuilder::ethernet2([1; 6], [2; 6]);
     let builders = [
@@ -59,16 +59,16 @@ fn frames(payload: &[u8]) -> Vec<(Link, Vec<u8>)> {
     let write = |builder: etherparse::PacketBuilderStep<etherparse::UdpHeader>| {
         let mut frame = Vec::new();
         builder.write(&mut frame, payload).unwrap();
-        (Link::Ethernet, frame)
+        (LinkType::Ethernet, frame)
     };
     let mut frames: Vec<_> = builders.into_iter().map(write).collect();
     let cooked = [&[8, 0, 0, 0, 0, 0, 0, 7], [0; 12].as_slice(), &frames[0].1[14..]].concat();
-    frames.push((Link::LinuxCooked2, cooked));
+    frames.push((LinkType::LinuxCooked2, cooked));
     frames
 }
 
 /// What no segment is read from.
-fn broken_frames() -> Vec<(Link, Vec<u8>)> {
+fn broken_frames() -> Vec<(LinkType, Vec<u8>)> {
     let whole = frames(&[0; 250]).remove(0).1;
     let changed = |at: usize, to: u8| {
         let mut frame = whole.clone();
@@ -93,7 +93,7 @@ fn broken_frames() -> Vec<(Link, Vec<u8>)> {
         whole[..60].to_vec(),
         Vec::new(),
     ]
-    .map(|frame| (Link::Ethernet, frame))
+    .map(|frame| (LinkType::Ethernet, frame))
     .to_vec()
 }
 

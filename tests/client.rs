@@ -8,7 +8,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use loopback::{KEY, server, text};
 
@@ -28,7 +28,7 @@ fn spa_knock(port: u16, more: &[&str]) -> Output {
 
 #[test]
 fn a_grant_ends_with_0_and_is_told_on_standard_error() {
-    let (port, answered) = server(Status::Granted, Duration::ZERO);
+    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let output = spa_knock(port, &[]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(text(&output.stderr), "spa-knock: 127.0.0.1: open-ssh granted to 127.0.0.1 for 30s (hello)\n");
@@ -38,7 +38,7 @@ fn a_grant_ends_with_0_and_is_told_on_standard_error() {
 
 #[test]
 fn quiet_says_nothing_of_a_grant() {
-    let (port, answered) = server(Status::Granted, Duration::from_secs(3600));
+    let (port, answered) = server(ReplyStatus::Granted, Duration::from_secs(3600));
     let output = spa_knock(port, &["-q"]);
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
     answered.join().unwrap();
@@ -46,7 +46,7 @@ fn quiet_says_nothing_of_a_grant() {
 
 #[test]
 fn json_is_one_object_on_standard_output() {
-    let (port, answered) = server(Status::Granted, Duration::ZERO);
+    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let output = spa_knock(port, &["--output", "json"]);
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     for (name, value) in
@@ -61,7 +61,7 @@ fn json_is_one_object_on_standard_output() {
 
 #[test]
 fn a_refusal_ends_with_1_and_its_reason() {
-    let (port, answered) = server(Status::NotAllowed, Duration::ZERO);
+    let (port, answered) = server(ReplyStatus::NotAllowed, Duration::ZERO);
     let output = spa_knock(port, &["-o", "json"]);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
@@ -74,7 +74,7 @@ fn a_refusal_ends_with_1_and_its_reason() {
 
 #[test]
 fn clocks_that_are_apart_are_told() {
-    let (port, answered) = server(Status::Done, Duration::from_secs(20));
+    let (port, answered) = server(ReplyStatus::Done, Duration::from_secs(20));
     let output = spa_knock(port, &[]);
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output.stderr).contains("warning: clock: "), "{}", text(&output.stderr));
@@ -98,7 +98,7 @@ fn waiting_ends_with_0_when_the_port_accepts_and_with_3_when_it_never_does() {
     let open = listener.local_addr().unwrap().port().to_string();
     // Below 1024: no test beside this one is given it.
     for (door, code) in [(open.as_str(), 0), ("1", 3)] {
-        let (port, answered) = server(Status::Granted, Duration::ZERO);
+        let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
         let output = spa_knock(port, &["--timeout", "500ms", "--wait", door]);
         assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
         answered.join().unwrap();
@@ -231,7 +231,7 @@ fn what_is_printed_as_json_has_the_form_that_the_schema_says() {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     };
     let mut seen = Vec::new();
-    for status in [Status::Granted, Status::Done, Status::NotAllowed] {
+    for status in [ReplyStatus::Granted, ReplyStatus::Done, ReplyStatus::NotAllowed] {
         let (port, answered) = server(status, Duration::ZERO);
         seen.push(told(&spa_knock(port, &["-o", "json"])));
         answered.join().unwrap();
@@ -275,11 +275,11 @@ fn waiting_shows_a_line_on_a_terminal_and_nothing_in_a_pipe() {
         let Ok(output) = output else { return None };
         Some(text(&output.stdout).to_owned() + text(&output.stderr))
     };
-    let (port, answered) = server(Status::Granted, Duration::ZERO);
+    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let piped = run("sh", &["-c", &command(port)]).unwrap();
     answered.join().unwrap();
     assert!(!piped.contains("waiting") && !piped.contains('\r'), "{piped:?}");
-    let (port, answered) = server(Status::Granted, Duration::ZERO);
+    let (port, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let Some(shown) = run("script", &["-qec", &command(port), "/dev/null"]) else { return };
     answered.join().unwrap();
     assert!(shown.contains("\r\x1b[Kspa-knock: 127.0.0.1: waiting for tcp port 1 (0 s)"), "{shown:?}");

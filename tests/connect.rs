@@ -19,7 +19,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use loopback::{KEY, server, text};
 
@@ -59,7 +59,7 @@ fn output(mut command: Command, input: &[u8]) -> Output {
 
 #[test]
 fn the_end_of_the_input_is_told_and_the_answer_still_heard() {
-    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let (port, served) = door(|mut stream| {
         let heard = to_end(&stream);
         thread::sleep(Duration::from_millis(200));
@@ -82,7 +82,7 @@ fn polite(mut stream: TcpStream) -> Vec<u8> {
 
 #[test]
 fn the_end_of_the_answer_is_told_to_a_pipe_and_more_can_still_be_sent() {
-    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let (port, served) = door(polite);
     let mut child = piped(&mut connect(knock, &[], "127.0.0.1", port));
     assert_eq!(to_end(child.stdout.take().unwrap()), b"hello");
@@ -95,7 +95,7 @@ fn the_end_of_the_answer_is_told_to_a_pipe_and_more_can_still_be_sent() {
 
 #[test]
 fn the_end_of_the_answer_is_told_to_a_socket_that_is_input_and_output_at_once() {
-    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let (port, served) = door(polite);
     let (ours, theirs) = UnixStream::pair().unwrap();
     let mut command = connect(knock, &[], "127.0.0.1", port);
@@ -113,7 +113,7 @@ fn the_end_of_the_answer_is_told_to_a_socket_that_is_input_and_output_at_once() 
 
 #[test]
 fn what_comes_and_goes_is_not_changed_and_not_lost() {
-    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let (port, served) = door(|stream| {
         // An echo, so that both ways are full at the same time.
         std::io::copy(&mut &stream, &mut &stream).unwrap();
@@ -132,7 +132,7 @@ fn what_comes_and_goes_is_not_changed_and_not_lost() {
 
 #[test]
 fn it_ends_when_nobody_reads_its_output_any_more() {
-    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let (port, served) = door(|mut stream| while stream.write_all(&[0; 4096]).is_ok() {});
     let mut child = piped(&mut connect(knock, &[], "127.0.0.1", port));
     let mut some = [0; 10];
@@ -144,7 +144,7 @@ fn it_ends_when_nobody_reads_its_output_any_more() {
 
 #[test]
 fn what_the_other_side_did_not_take_is_told() {
-    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let (port, served) = door(|mut stream| {
         stream.write_all(b"enough").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
@@ -160,7 +160,7 @@ fn what_the_other_side_did_not_take_is_told() {
 #[cfg(target_os = "linux")]
 #[test]
 fn it_sleeps_while_nothing_comes() {
-    let (knock, answered) = server(Status::Granted, Duration::ZERO);
+    let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
     let (port, served) = door(|mut stream| {
         stream.write_all(b"!").unwrap();
         to_end(stream)
@@ -186,8 +186,8 @@ fn exit_codes_pass_through() {
     // Below 1024: no test beside this one is given it.
     let closed = 1;
     for (status, host, code, told) in [
-        (Status::NotAllowed, "127.0.0.1", 1, "open-ssh refused: not allowed"),
-        (Status::Granted, "127.0.0.1", 3, "tcp port 1 did not accept within 300ms"),
+        (ReplyStatus::NotAllowed, "127.0.0.1", 1, "open-ssh refused: not allowed"),
+        (ReplyStatus::Granted, "127.0.0.1", 3, "tcp port 1 did not accept within 300ms"),
     ] {
         let (knock, answered) = server(status, Duration::ZERO);
         let output = output(connect(knock, &["--timeout", "300ms"], host, closed), b"");
@@ -268,14 +268,14 @@ fn it_moves_as_much_as_nc_does() {
     for _ in 0..5 {
         let (port, served) = door(drain);
         best[0] = best[0].min(upload(&mut nc(port), BYTES, served));
-        let (knock, answered) = server(Status::Granted, Duration::ZERO);
+        let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
         let (port, served) = door(drain);
         best[1] = best[1].min(upload(&mut connect(knock, &[], "127.0.0.1", port), BYTES, served));
         answered.join().unwrap();
         let (port, served) = door(source);
         best[2] = best[2].min(download(&mut nc(port), BYTES));
         served.join().unwrap();
-        let (knock, answered) = server(Status::Granted, Duration::ZERO);
+        let (knock, answered) = server(ReplyStatus::Granted, Duration::ZERO);
         let (port, served) = door(source);
         best[3] = best[3].min(download(&mut connect(knock, &[], "127.0.0.1", port), BYTES));
         served.join().unwrap();

@@ -17,7 +17,7 @@ use std::process::{Command, Stdio};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader};
 use spa_knock::crypto::{KeySet, MacKey, PairSecret, RootSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, Step, Timestamp};
+use spa_knock::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, TimeStep, Timestamp};
 use spa_knock::wire::{Datagram, proof, selector, sequence};
 
 /// When the captures were made: 2026-11-22T08:37:57Z.
@@ -297,7 +297,7 @@ fn copies_are_told_by_the_packet_that_they_are_copies_of() {
 fn of_a_port_sequence_the_last_packet_says_what_comes_of_it() {
     let laptop = keys(LAPTOP, "bastion");
     let client = laptop.watcher();
-    let step = Step::of(Timestamp::from_millis(NOW));
+    let step = TimeStep::of(Timestamp::from_millis(NOW));
     let action = "open-ssh".parse().unwrap();
     let proof = proof(&laptop.keeper().proof, step, None, &action, KnockRange::USUAL);
     let ports = sequence(selector(&MacKey::from(&client.selector), step, KnockRange::USUAL), &proof);

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use spa_knock::auth::{
-    Action, Arguments, Authentic, Client, ClientRules, Dropped, Effect, Event, Grant, Keeper, KeyAge,
-    KeyLimit, Order, Outcome, Part, Policy, Refusal, Rejection, ReplayMemory, Template, Term, Uses, Verdict,
-    WatchedKey, Watcher,
+    Action, ActionPart, Arguments, AuditEvent, Authentic, Authorized, ClientKey, ClientRules, Dropped,
+    Effect, Grant, Keeper, KeyAge, KeyLimit, Outcome, Policy, Refusal, Rejection, ReplayMemory, Template,
+    Term, Uses, Verdict, WatchedKey, Watcher,
 };
 use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock::knock::{
-    ActionName, AddressPolicy, Knock, Now, Ports, PrefixLengths, Reply, ReplyWanted, ServerId, Status,
-    Timestamp,
+    ActionName, AddressPolicy, Knock, Now, PortRange, PrefixLengths, Reply, ReplyStatus, ReplyWanted,
+    ServerId, Timestamp,
 };
 use spa_knock::wire::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, open_reply};
 
@@ -82,11 +82,11 @@ fn policy(rules: ClientRules) -> Policy {
     let seconds = Duration::from_secs;
     let lasting =
         |part| Action { parts: vec![part], term: Some(Term { usual: seconds(30), max: seconds(600) }) };
-    let ports = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<Ports>>();
-    let open = |texts: &[&str]| lasting(Part::Open { ports: ports(texts), uses: Uses::Many });
+    let ports = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<PortRange>>();
+    let open = |texts: &[&str]| lasting(ActionPart::Open { ports: ports(texts), uses: Uses::Many });
     let run = |words: &[&str], undo| {
         let (argv, timeout, arguments) = (argv(words), seconds(10), Arguments::default());
-        Part::Run { argv, timeout, undo, arguments }
+        ActionPart::Run { argv, timeout, undo, arguments }
     };
     let once = |part| Action { parts: vec![part], term: None };
     let lend =
@@ -101,14 +101,23 @@ fn policy(rules: ClientRules) -> Policy {
         (action("open-ssh"), open(&["tcp/22"])),
         (action("open-web"), open(&["tcp/443"])),
         (action("open-many"), open(&["tcp/22", "udp/53", "tcp/8000-8999"])),
-        (action("open-once"), lasting(Part::Open { ports: ports(&["tcp/22"]), uses: Uses::One })),
+        (action("open-once"), lasting(ActionPart::Open { ports: ports(&["tcp/22"]), uses: Uses::One })),
         (
             action("open-port"),
-            lasting(Part::OpenArgument { allowed: ports(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many }),
+            lasting(ActionPart::OpenArgument {
+                allowed: ports(&["tcp/8000-8999", "udp/53"]),
+                uses: Uses::Many,
+            }),
         ),
-        (action("to-db"), lasting(Part::Forward { door: "tcp/15432".parse().unwrap(), to: inside.to_vec() })),
-        (action("to-web"), lasting(Part::Forward { door: "tcp/80".parse().unwrap(), to: here.to_vec() })),
-        (action("close-ssh"), once(Part::Close(action("open-ssh")))),
+        (
+            action("to-db"),
+            lasting(ActionPart::Forward { door: "tcp/15432".parse().unwrap(), to: inside.to_vec() }),
+        ),
+        (
+            action("to-web"),
+            lasting(ActionPart::Forward { door: "tcp/80".parse().unwrap(), to: here.to_vec() }),
+        ),
+        (action("close-ssh"), once(ActionPart::Close(action("open-ssh")))),
         (action("open-and-run"), both),
         (action("lamp"), once(run(&["/bin/lamp", "{argument}", "{address}", "{client}:{port}"], None))),
         (action("touch"), once(run(&["/bin/touch", "/tmp/x"], None))),
@@ -118,7 +127,7 @@ fn policy(rules: ClientRules) -> Policy {
         ),
     ]);
     let keys = keys(7);
-    let client = Client {
+    let client = ClientKey {
         name: "laptop".parse().unwrap(),
         fingerprint: keys.fingerprint,
         keys: keys.keeper(),
@@ -201,7 +210,7 @@ impl Server {
         }
     }
 
-    fn order(&mut self, knock: &Knock) -> Order {
+    fn order(&mut self, knock: &Knock) -> Authorized {
         let datagram = self.seal(knock);
         match self.hear(&datagram, SOURCE).unwrap() {
             Verdict::Act(order) => order,
@@ -313,7 +322,7 @@ fn the_answer_tells_the_client_what_it_may_know() {
     let datagram = server.seal(&Knock { seconds: 60, ..knock() });
     let Ok(Verdict::Act(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
     let (record, answer) = server.keeper.conclude(order.ticket(), Outcome::Granted, "", server.now);
-    assert_eq!((record.event, record.seconds), (Event::Granted, 60));
+    assert_eq!((record.event, record.seconds), (AuditEvent::Granted, 60));
     let bytes = server.keeper.seal(answer.unwrap(), &[9; 12], server.now).unwrap();
     let nonce: [u8; 12] = datagram[8..20].try_into().unwrap();
     let reply = open_reply(&bytes, &server.keys.client().reply, &nonce).unwrap();
@@ -321,7 +330,7 @@ fn the_answer_tells_the_client_what_it_may_know() {
     assert_eq!(
         reply,
         Reply {
-            status: Status::Granted,
+            status: ReplyStatus::Granted,
             server_time: server.now.wall,
             observed: observed.ip(),
             port: observed.port(),
@@ -358,45 +367,50 @@ fn each_check_of_the_ladder_refuses_in_its_own_words() {
             "another address",
             Knock { ipv4: Some([203, 0, 113, 8].into()), ..knock() },
             "knock names another address than it came from",
-            Some(Status::AddressRefused),
+            Some(ReplyStatus::AddressRefused),
         ),
         (
             "exact without an address of its family",
             Knock { ipv4: None, ipv6: Some("2001:db8::1".parse().unwrap()), ..knock() },
             "knock names another address than it came from",
-            Some(Status::AddressRefused),
+            Some(ReplyStatus::AddressRefused),
         ),
         (
             "an unknown action",
             Knock { action: action("reboot"), ..knock() },
             "no action 'reboot' here",
-            Some(Status::UnknownAction),
+            Some(ReplyStatus::UnknownAction),
         ),
-        ("somebody else's action", open_web, "client may not 'open-web'", Some(Status::NotAllowed)),
+        ("somebody else's action", open_web, "client may not 'open-web'", Some(ReplyStatus::NotAllowed)),
         (
             "a policy that is not given",
             Knock { policy: AddressPolicy::Listed, ..knock() },
             "client may not use source 'listed'",
-            Some(Status::NotAllowed),
+            Some(ReplyStatus::NotAllowed),
         ),
         (
             "an argument too many",
             Knock { argument: "tcp/22".parse().unwrap(), ..knock() },
             "this action takes no argument",
-            Some(Status::ArgumentRefused),
+            Some(ReplyStatus::ArgumentRefused),
         ),
-        ("an argument too few", lamp(""), "this action needs an argument", Some(Status::ArgumentRefused)),
+        (
+            "an argument too few",
+            lamp(""),
+            "this action needs an argument",
+            Some(ReplyStatus::ArgumentRefused),
+        ),
         (
             "an option in an argument's place",
             lamp("-rf"),
             "argument: only A-Z a-z 0-9 . _ : @ % + = , - (no .. no leading @ -)",
-            Some(Status::ArgumentRefused),
+            Some(ReplyStatus::ArgumentRefused),
         ),
         (
             "a command in an argument's place",
             lamp("$(reboot)"),
             "argument: only A-Z a-z 0-9 . _ : @ % + = , - (no .. no leading @ -)",
-            Some(Status::ArgumentRefused),
+            Some(ReplyStatus::ArgumentRefused),
         ),
     ];
     for (what, knock, reason, status) in cases {
@@ -554,7 +568,7 @@ fn nobody_is_let_in_by_an_address_that_is_not_his() {
         let refusal = server.refusal(&knock, SOURCE);
         let expected = [Rejection::NobodysAddress, Rejection::NothingListed];
         assert!(expected.contains(&refusal.rejection), "{address}: {}", refusal.rejection);
-        assert_eq!(refusal.rejection.status(), Some(Status::AddressRefused));
+        assert_eq!(refusal.rejection.status(), Some(ReplyStatus::AddressRefused));
     }
     let six = Knock {
         policy: AddressPolicy::Listed,
@@ -792,8 +806,8 @@ fn each_one_time_password_works_once_and_none_before_one_that_did() {
 fn a_refused_one_time_password_is_answered_with_status_5_and_a_used_up_key_with_6() {
     let (mut server, _) = with_otp(rules());
     let refusal = server.refusal(&knock(), SOURCE);
-    assert_eq!(refusal.rejection.status(), Some(Status::OtpRefused));
-    assert_eq!(Rejection::UsesExhausted.status(), Some(Status::Exhausted));
+    assert_eq!(refusal.rejection.status(), Some(ReplyStatus::OtpRefused));
+    assert_eq!(Rejection::UsesExhausted.status(), Some(ReplyStatus::Exhausted));
 }
 
 #[test]
@@ -894,7 +908,7 @@ fn of_two_clients_with_one_seed_only_the_first_gets_in_with_a_code() {
     let seed = OtpSeed::generate(OtpHash::Sha256, OtpDigits::Six).unwrap();
     let mut policy = policy(rules());
     let other_keys = keys(8);
-    policy.clients.push(Client {
+    policy.clients.push(ClientKey {
         name: "phone".parse().unwrap(),
         fingerprint: other_keys.fingerprint,
         keys: other_keys.keeper(),

@@ -17,11 +17,11 @@ use std::time::Duration;
 
 use policy::{client, open, policy};
 use spa_knock::auth::{
-    Event, Keeper, KeyLimit, Order, Part, Policy, Refusal, ReplayDomain, ReplayMemory, Sequence, Uses,
-    Verdict, Via, WatchedKey, Watcher,
+    ActionPart, AuditEvent, Authorized, Keeper, KeyLimit, Policy, PortSequence, Refusal, ReplayDomain,
+    ReplayMemory, Uses, Verdict, Via, WatchedKey, Watcher,
 };
 use spa_knock::crypto::{KeySet, random};
-use spa_knock::knock::{ActionName, KnockRange, Now, SLICE, Step, Timestamp};
+use spa_knock::knock::{ActionName, KnockRange, Now, SLICE, TimeStep, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
@@ -42,8 +42,8 @@ fn name(text: &str) -> ActionName {
     text.parse().unwrap()
 }
 
-fn step() -> Step {
-    Step::of(Timestamp::from_millis(NOW))
+fn step() -> TimeStep {
+    TimeStep::of(Timestamp::from_millis(NOW))
 }
 
 struct Server {
@@ -53,7 +53,7 @@ struct Server {
 }
 
 fn policy_for(clients: &[(u8, &[&str])]) -> Policy {
-    let argument = Part::OpenArgument { allowed: vec!["tcp/80".parse().unwrap()], uses: Uses::Many };
+    let argument = ActionPart::OpenArgument { allowed: vec!["tcp/80".parse().unwrap()], uses: Uses::Many };
     let actions = [("open-ssh", open("tcp/22")), ("open-web", open("tcp/443")), ("open-port", argument)];
     let client = |&(secret, allow): &(u8, &[&str])| client(&format!("client-{secret}"), &keys(secret), allow);
     policy(actions, clients.iter().map(client))
@@ -86,7 +86,7 @@ impl Server {
     }
 
     /// What the watcher passes on of these packets, which come at once.
-    fn watch(&mut self, source: &str, ports: &[u16]) -> Vec<Sequence> {
+    fn watch(&mut self, source: &str, ports: &[u16]) -> Vec<PortSequence> {
         let source: SocketAddr = source.parse().unwrap();
         let mut passed = Vec::new();
         for &port in ports {
@@ -96,7 +96,7 @@ impl Server {
         passed
     }
 
-    fn decide(&mut self, verdict: Verdict) -> Result<Order, Box<Refusal>> {
+    fn decide(&mut self, verdict: Verdict) -> Result<Authorized, Box<Refusal>> {
         match verdict {
             Verdict::Record(accepted) => {
                 assert_eq!(accepted.acceptance().lane, ReplayDomain::Ports);
@@ -111,7 +111,7 @@ impl Server {
     }
 
     /// What comes of these packets in the end.
-    fn hear(&mut self, source: &str, ports: &[u16]) -> Vec<Result<Order, Box<Refusal>>> {
+    fn hear(&mut self, source: &str, ports: &[u16]) -> Vec<Result<Authorized, Box<Refusal>>> {
         let mut ends = Vec::new();
         for sequence in self.watch(source, ports) {
             for verdict in self.keeper.judge_sequence(&sequence, self.now) {
@@ -126,7 +126,7 @@ impl Server {
     }
 }
 
-fn ports(secret: u8, step: Step, address: Option<&str>, action: &str) -> [u16; 8] {
+fn ports(secret: u8, step: TimeStep, address: Option<&str>, action: &str) -> [u16; 8] {
     let client = keys(secret).client();
     let address = address.map(|address| address.parse().unwrap());
     let proof = proof(&client.proof, step, address, &name(action), BAND);
@@ -180,7 +180,7 @@ fn permutations(ports: &mut [u16; 8], k: usize, each: &mut impl FnMut(&[u16; 8])
 fn a_sequence_opens_for_the_address_that_it_came_from_and_its_order_says_who_and_how() {
     let mut server = Server::usual();
     let Ok(order) = only(server.hear(SOURCE, &good())) else { panic!("refused") };
-    let record = order.ticket().record(Event::Granted, None);
+    let record = order.ticket().record(AuditEvent::Granted, None);
     assert_eq!((record.client.as_str(), record.via), ("client-7", Some(Via::Ports)));
     assert_eq!(record.action, Some(name("open-ssh")));
     assert_eq!(record.addresses, ["203.0.113.9".parse::<IpAddr>().unwrap()]);
@@ -249,7 +249,7 @@ fn a_sweep_of_the_band_opens_nothing_and_the_same_address_can_knock_ten_seconds_
             }
             assert_eq!(opened, 0);
             server.pass(Duration::from_secs(10));
-            let step = Step::of(server.now.wall);
+            let step = TimeStep::of(server.now.wall);
             let mut good = ports(7, step, Some("203.0.113.9"), "open-ssh").to_vec();
             Dice(3).shuffle(&mut good);
             assert_eq!(server.opens(SOURCE, &good), 1);
@@ -285,7 +285,7 @@ fn the_same_packets_again_do_nothing_in_this_step_and_in_later_ones() {
         assert!(server.hear(SOURCE, &good()).is_empty(), "in silence");
     }
     let sequence =
-        Sequence::from_watcher(keys(7).fingerprint, step(), SOURCE.parse().unwrap(), good().to_vec());
+        PortSequence::from_watcher(keys(7).fingerprint, step(), SOURCE.parse().unwrap(), good().to_vec());
     server.now.wall = Timestamp::from_millis(NOW);
     assert!(server.keeper.judge_sequence(&sequence, server.now).is_empty(), "with the clock set back");
 }
@@ -298,7 +298,7 @@ fn from_another_address_an_exact_sequence_is_nothing_and_an_observed_one_lets_th
     let observed = ports(7, step(), None, "open-ssh");
     let Ok(order) = only(server.hear("198.51.100.7:4000", &observed)) else { panic!("refused") };
     assert_eq!(
-        order.ticket().record(Event::Granted, None).addresses,
+        order.ticket().record(AuditEvent::Granted, None).addresses,
         ["198.51.100.7".parse::<IpAddr>().unwrap()]
     );
 }
@@ -307,12 +307,12 @@ fn from_another_address_an_exact_sequence_is_nothing_and_an_observed_one_lets_th
 fn a_step_is_good_from_the_one_before_it_to_the_one_after() {
     for (ahead, opened) in [(-2_i64, 0), (-1, 1), (0, 1), (1, 1), (2, 0)] {
         let mut server = Server::usual();
-        let step = Step::new(step().number().saturating_add_signed(ahead));
+        let step = TimeStep::new(step().number().saturating_add_signed(ahead));
         let ports = ports(7, step, None, "open-ssh");
         assert_eq!(server.opens(SOURCE, &ports), opened, "{ahead}");
         // A watcher that says so without its being so is not believed.
         let sequence =
-            Sequence::from_watcher(keys(7).fingerprint, step, SOURCE.parse().unwrap(), ports.to_vec());
+            PortSequence::from_watcher(keys(7).fingerprint, step, SOURCE.parse().unwrap(), ports.to_vec());
         assert_eq!(keeper(USUAL).judge_sequence(&sequence, server.now).len(), opened, "{ahead}");
     }
 }
@@ -356,7 +356,7 @@ fn clients_with_one_selector_are_all_looked_at() {
     let mut server = Server::new(&[(7, &["open-ssh"]), (8, &["open-ssh"])]);
     let both: Vec<u16> = [ports(7, step(), None, "open-ssh"), ports(8, step(), None, "open-ssh")].concat();
     let passed = server.watch(SOURCE, &both);
-    let named: BTreeSet<_> = passed.iter().map(Sequence::fingerprint).collect();
+    let named: BTreeSet<_> = passed.iter().map(PortSequence::fingerprint).collect();
     assert_eq!(named, BTreeSet::from([keys(7).fingerprint, keys(8).fingerprint]));
     let mut opened = 0;
     for sequence in passed {
@@ -412,10 +412,10 @@ fn a_watcher_that_guesses_is_listened_to_two_thousand_times_a_second() {
     let (key, source) = (keys(7).fingerprint, SOURCE.parse().unwrap());
     let guess: Vec<u16> = (0..8).flat_map(|slice| (0..3).map(move |n| BAND.port(slice, n))).collect();
     for _ in 0..2_000 {
-        let sequence = Sequence::from_watcher(key, step(), source, guess.clone());
+        let sequence = PortSequence::from_watcher(key, step(), source, guess.clone());
         assert!(server.keeper.judge_sequence(&sequence, server.now).is_empty());
     }
-    let sequence = Sequence::from_watcher(key, step(), source, good().to_vec());
+    let sequence = PortSequence::from_watcher(key, step(), source, good().to_vec());
     assert!(server.keeper.judge_sequence(&sequence, server.now).is_empty());
     server.pass(Duration::from_secs(1));
     assert_eq!(server.keeper.judge_sequence(&sequence, server.now).len(), 1);
@@ -435,7 +435,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
             wall: Timestamp::from_millis(100_000 + dice.roll(4_000_000_000_000)),
             steady: Duration::from_secs(1_000),
         };
-        let step = Step::new(Step::of(now.wall).number() + dice.roll(3) - 1);
+        let step = TimeStep::new(TimeStep::of(now.wall).number() + dice.roll(3) - 1);
         let source: SocketAddr = if dice.roll(2) == 0 {
             (std::net::Ipv4Addr::from(u32::try_from(dice.roll(1 << 32)).unwrap()), 4_000).into()
         } else {

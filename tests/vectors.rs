@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 use spa_knock::crypto::{MacKey, PairSecret, RootSecret, SealKey, Secret};
-use spa_knock::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, ServerId, Step, Timestamp};
+use spa_knock::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, ServerId, TimeStep, Timestamp};
 use spa_knock::wire::{Body, Datagram, Envelope, open_reply, proof, seal_reply, selector, sequence};
 
 fn cases() -> Vec<Value> {
@@ -143,7 +143,8 @@ fn every_port_sequence_is_made_and_recognised_as_in_the_vectors() {
         for v in case["ports"].as_array().unwrap() {
             let number = |value: &Value| u16::try_from(value.as_u64().unwrap()).unwrap();
             let band = KnockRange::try_from(number(&v["low"])).unwrap();
-            let step = Step::of(Timestamp::from_millis(v["unix_seconds"].as_u64().unwrap() * 1_000 + 999));
+            let step =
+                TimeStep::of(Timestamp::from_millis(v["unix_seconds"].as_u64().unwrap() * 1_000 + 999));
             let address = v["address"].as_str().map(|address| address.parse().unwrap());
             let action = v["action"].as_str().unwrap().parse().unwrap();
             let expected: Vec<u16> = v["ports"].as_array().unwrap().iter().map(number).collect();

@@ -10,7 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 use spa_knock::crypto::{KeySet, MacKey, PairSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Knock, Reply, ReplyText, ReplyWanted, Status, Timestamp, canonical};
+use spa_knock::knock::{
+    AddressPolicy, Knock, Reply, ReplyStatus, ReplyText, ReplyWanted, Timestamp, canonical,
+};
 use spa_knock::wire::{
     Body, DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, PADDING_MAX, REPLY_LEN, open_reply, seal_reply,
 };
@@ -125,7 +127,7 @@ fn every_changed_bit_and_length_of_a_reply_is_refused() {
 
 fn reply() -> Reply {
     Reply {
-        status: Status::Granted,
+        status: ReplyStatus::Granted,
         server_time: Timestamp::from_millis(1_795_331_877_999),
         observed: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
         port: 40_000,
@@ -231,7 +233,7 @@ proptest! {
         nonce: [u8; 12],
     ) {
         let reply = Reply {
-            status: Status::from_code(code).unwrap(),
+            status: ReplyStatus::from_code(code).unwrap(),
             server_time: Timestamp::from_millis(time),
             observed: canonical(observed),
             port,

@@ -10,13 +10,13 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::facts::Facts;
+use super::facts::DaemonFacts;
 use super::init::DEFAULT_CONFIG;
 use crate::auth::Rate;
 use crate::console;
 use crate::control::OnOff;
 use crate::crypto::{OtpDigits, OtpHash, is_host};
-use crate::knock::{ActionName, AddressPolicy, ClientName, Ports, ServerId};
+use crate::knock::{ActionName, AddressPolicy, ClientName, PortRange, ServerId};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,23 +37,23 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "spa-knockd", version, after_help = EXAMPLES, arg_required_else_help = true)]
 #[command(max_term_width = 100)]
-pub(crate) struct Options {
+pub(crate) struct DaemonArgs {
     /// The config; its clients are in clients.d beside it
     #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub(crate) config: PathBuf,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: AdminCommand,
 }
 
 /// What the daemon can be asked to do.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum AdminCommand {
     /// Run in the foreground, as systemd wants it (Type=notify)
     Run,
     /// Have the running daemon load config, clients and keys again: all or nothing
     ///
     /// The exit code is 1 when it did not, with the reason: what is wrong, or what needs a restart.
-    Reload(Place),
+    Reload(StateDirArg),
     /// Look at config, keys, permissions, interfaces and rights, and tell every problem
     ///
     /// Every problem is told with its file, line and a hint. The exit code is 0, or 1 for any problem, a bad
@@ -94,7 +94,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with_all = ["json", "watch"])]
         prometheus: bool,
         #[command(flatten)]
-        place: Place,
+        place: StateDirArg,
     },
     /// The live grants: whose they are, what they open, for how long
     Grants {
@@ -102,7 +102,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        place: Place,
+        place: StateDirArg,
     },
     /// Close a grant early; connections that stand stay
     Revoke {
@@ -113,7 +113,7 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "grant")]
         all: bool,
         #[command(flatten)]
-        place: Place,
+        place: StateDirArg,
     },
     /// Let one address in from the console, also with a broken config, a full disk and no daemon
     LetIn(LetIn),
@@ -137,7 +137,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "CLIENT", requires = "confirm")]
         by: Option<ClientName>,
         #[command(flatten)]
-        place: Place,
+        place: StateDirArg,
     },
     /// Close the protected ports as they were closed last; systemd does this at each boot, before the network is up
     ///
@@ -187,16 +187,16 @@ pub(crate) enum Command {
 
 /// Where the daemon's state is, for commands that work whatever is wrong with the config.
 #[derive(Debug, Args)]
-pub(crate) struct Place {
+pub(crate) struct StateDirArg {
     /// The state folder, if it is not what the config states or the config cannot be read
     #[arg(long, value_name = "FOLDER")]
     pub(crate) state_dir: Option<PathBuf>,
 }
 
-impl Place {
+impl StateDirArg {
     /// What is known of the daemon.
-    pub(crate) fn facts(&self, config: &Path) -> Facts {
-        Facts::find(config, self.state_dir.as_deref())
+    pub(crate) fn facts(&self, config: &Path) -> DaemonFacts {
+        DaemonFacts::find(config, self.state_dir.as_deref())
     }
 }
 
@@ -207,12 +207,12 @@ pub(crate) struct LetIn {
     pub(crate) address: IpAddr,
     /// The ports to open, tcp/22 or udp/5000-5010; default: all that are protected
     #[arg(long = "port", value_name = "PORT[,PORT]", value_delimiter = ',')]
-    pub(crate) ports: Vec<Ports>,
+    pub(crate) ports: Vec<PortRange>,
     /// For how long, from 1s to 1d
     #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = visit)]
     pub(crate) time: Duration,
     #[command(flatten)]
-    pub(crate) place: Place,
+    pub(crate) place: StateDirArg,
 }
 
 /// Packets to explain.
@@ -263,7 +263,7 @@ pub(crate) enum ClientCommand {
         /// Its name, or the fingerprint of its key
         client: String,
         #[command(flatten)]
-        place: Place,
+        place: StateDirArg,
     },
 }
 
@@ -388,8 +388,8 @@ pub(crate) struct KeyForm {
 ///
 /// # Errors
 /// The exit code, after help or what is wrong has been printed.
-pub(crate) fn parse(arguments: &[OsString]) -> Result<Options, ExitCode> {
-    Options::try_parse_from(arguments).map_err(|error| {
+pub(crate) fn parse(arguments: &[OsString]) -> Result<DaemonArgs, ExitCode> {
+    DaemonArgs::try_parse_from(arguments).map_err(|error| {
         let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
         if asked_for || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
             // A closed standard output is no reason to fail while helping.
@@ -450,7 +450,7 @@ fn typed_id(text: &str) -> Result<ServerId, crate::knock::InvalidName> {
     ServerId::from_typed(text)
 }
 
-impl Command {
+impl AdminCommand {
     /// Whether it becomes a daemon or a part of one.
     pub(crate) const fn is_daemon(&self) -> bool {
         matches!(
@@ -468,6 +468,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Options::command().debug_assert();
+        DaemonArgs::command().debug_assert();
     }
 }

@@ -4,25 +4,25 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::setup::Setup;
-use crate::config::{self, Backend, ConfigErrors, ServerConfig};
-use crate::console::{Failure, tell};
-use crate::control::{self, Answer, Heard, Question};
+use crate::config::{self, BackendKind, ConfigErrors, ServerConfig};
+use crate::console::{AdminError, tell};
+use crate::control::{self, AskResult, Request, Response};
 use crate::gate::lock;
 use crate::state::{self, last_good};
 
 /// Where the daemon keeps its state, where it answers, and what its gate consists of.
-pub(crate) struct Facts {
+pub(crate) struct DaemonFacts {
     /// The state folder.
     pub(crate) state_dir: PathBuf,
     /// What opened and closed ports when the daemon last ran, else what is to do so.
-    pub(crate) backend: Backend,
+    pub(crate) backend: BackendKind,
     /// What the gate consists of, without clients; missing where no valid config is left.
     pub(crate) plan: Option<Setup>,
     /// Where a daemon may answer.
     controls: Vec<PathBuf>,
 }
 
-impl Facts {
+impl DaemonFacts {
     /// Finds them, and reports what is used instead of a config that has errors.
     pub(crate) fn find(path: &Path, state_dir: Option<&Path>) -> Self {
         let (valid, outline) = match trusted(path) {
@@ -52,14 +52,14 @@ impl Facts {
     ///
     /// # Errors
     /// When there is one, but it cannot be asked or does not answer.
-    pub(crate) fn ask(&self, question: &Question) -> Result<Heard, Failure> {
+    pub(crate) fn ask(&self, question: &Request) -> Result<AskResult, AdminError> {
         for control in &self.controls {
             match control::ask(control, question)? {
-                Heard::Nobody => {}
-                answer @ Heard::Answer(_) => return Ok(answer),
+                AskResult::Nobody => {}
+                answer @ AskResult::Answer(_) => return Ok(answer),
             }
         }
-        Ok(Heard::Nobody)
+        Ok(AskResult::Nobody)
     }
 
     /// Why a daemon runs although none answers; nothing where none does. What it looks after is not to be changed without
@@ -80,12 +80,12 @@ impl Facts {
     ///
     /// # Errors
     /// When none answers.
-    pub(crate) fn require(&self, question: &Question) -> Result<Answer, Failure> {
+    pub(crate) fn require(&self, question: &Request) -> Result<Response, AdminError> {
         match self.ask(question)? {
-            Heard::Answer(answer) => Ok(answer),
-            Heard::Nobody => {
+            AskResult::Answer(answer) => Ok(answer),
+            AskResult::Nobody => {
                 let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();
-                Err(Failure::run(format_args!(
+                Err(AdminError::run(format_args!(
                     "no daemon answers at {}\nhint: systemctl status spa-knockd; if it runs with another config, name that one with -c",
                     controls.join(" or ")
                 )))

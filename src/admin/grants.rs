@@ -1,18 +1,18 @@
 //! `spa-knockd grants` and `revoke`: what is open now, and its end before its time.
 
-use super::facts::Facts;
-use crate::console::{Failure, print, table, tell};
+use super::facts::DaemonFacts;
+use crate::console::{AdminError, print, table, tell};
 use crate::control::words::unexpected;
-use crate::control::{Answer, GrantLine, Question};
+use crate::control::{GrantLine, Request, Response};
 
 /// Prints the live grants, those that end first on top.
 ///
 /// # Errors
 /// When no daemon answers.
-pub(crate) fn list(facts: &Facts, json: bool) -> Result<(), Failure> {
+pub(crate) fn list(facts: &DaemonFacts, json: bool) -> Result<(), AdminError> {
     let grants = live(facts)?;
     if json {
-        let text = serde_json::to_string(&grants).map_err(Failure::run)?;
+        let text = serde_json::to_string(&grants).map_err(AdminError::run)?;
         return print(&format!("{text}\n"));
     }
     print(&text(&grants, usize::MAX))
@@ -22,9 +22,9 @@ pub(crate) fn list(facts: &Facts, json: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When no daemon answers.
-pub(crate) fn live(facts: &Facts) -> Result<Vec<GrantLine>, Failure> {
-    let mut grants = match facts.require(&Question::Grants {})? {
-        Answer::Grants { grants } => grants,
+pub(crate) fn live(facts: &DaemonFacts) -> Result<Vec<GrantLine>, AdminError> {
+    let mut grants = match facts.require(&Request::Grants {})? {
+        Response::Grants { grants } => grants,
         other => return Err(unexpected(other)),
     };
     grants.sort_by(|a, b| (a.seconds, &a.grant).cmp(&(b.seconds, &b.grant)));
@@ -50,13 +50,13 @@ pub(crate) fn text(grants: &[GrantLine], most: usize) -> String {
 ///
 /// # Errors
 /// When there is none of this number, or no daemon answers.
-pub(crate) fn revoke(facts: &Facts, grant: Option<String>) -> Result<(), Failure> {
-    match facts.require(&Question::Revoke { grant: grant.clone() })? {
-        Answer::Count { count: 0 } if grant.is_some() => Err(Failure::run(format_args!(
+pub(crate) fn revoke(facts: &DaemonFacts, grant: Option<String>) -> Result<(), AdminError> {
+    match facts.require(&Request::Revoke { grant: grant.clone() })? {
+        Response::Count { count: 0 } if grant.is_some() => Err(AdminError::run(format_args!(
             "grant {}: there is none\nhint: spa-knockd grants lists them",
             grant.unwrap_or_default()
         ))),
-        Answer::Count { count } => {
+        Response::Count { count } => {
             tell(format_args!("closed: {count}; connections that stand stay"));
             Ok(())
         }

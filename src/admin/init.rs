@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::check::{needed_rules, suggest_backend, suggest_mode};
 use crate::config::{self, Audit, CLIENTS_FOLDER, host_id, quoted};
-use crate::console::{Failure, tell};
+use crate::console::{AdminError, tell};
 use crate::firewall;
-use crate::knock::{Door, Ports, Protocol, ServerId};
-use crate::os::files::{self, Mode};
+use crate::knock::{PortRange, PortSpec, Protocol, ServerId};
+use crate::os::files::{self, FileMode};
 
 /// Where the config lies, unless another place is given.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/spa-knock/spa-knockd.toml";
@@ -44,7 +44,7 @@ impl Folders {
 ///
 /// # Errors
 /// When the id is not valid, the config that is there is not, or something cannot be written.
-pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> Result<(), Failure> {
+pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> Result<(), AdminError> {
     if files::exists(path) {
         left_alone(path);
         if id.is_some() {
@@ -55,15 +55,15 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
         }
     } else {
         let id = id.map_or_else(host_id, Ok)?;
-        let mode = suggest_mode(Door::new(Protocol::Tcp, SSH).map(Ports::from).as_slice());
+        let mode = suggest_mode(PortSpec::new(Protocol::Tcp, SSH).map(PortRange::from).as_slice());
         let mut text = first_config(path, &id, suggest_backend(), mode)?;
         if let Some(address) = address {
             text = with_line(&text, "address", &quoted(address));
         }
         if let Some(folder) = path.parent() {
-            create_folder(folder, Mode::Public)?;
+            create_folder(folder, FileMode::Public)?;
         }
-        files::create_new(path, Mode::Private, text.as_bytes())?;
+        files::create_new(path, FileMode::Private, text.as_bytes())?;
         created(path);
     }
     let config = config::load(path)?;
@@ -71,13 +71,13 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
     // The audit log of a config elsewhere lies in the config's own folder.
     let audit = folders.audit.iter().filter(|folder| Some(folder.as_path()) != path.parent());
     for folder in [&folders.keys, &folders.clients, &folders.state].into_iter().chain(audit) {
-        create_folder(folder, Mode::Private)?;
+        create_folder(folder, FileMode::Private)?;
     }
     say_what_next(path, &config);
     Ok(())
 }
 
-fn create_folder(folder: &Path, mode: Mode) -> Result<(), Failure> {
+fn create_folder(folder: &Path, mode: FileMode) -> Result<(), AdminError> {
     if files::exists(folder) {
         left_alone(folder);
     } else {
@@ -99,15 +99,15 @@ fn created(path: &Path) {
 fn first_config(
     path: &Path,
     id: &ServerId,
-    backend: config::Backend,
-    mode: firewall::Mode,
-) -> Result<String, Failure> {
+    backend: config::BackendKind,
+    mode: firewall::FirewallMode,
+) -> Result<String, AdminError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut text = with_id(TEMPLATE, id);
-    if backend == config::Backend::Iptables {
+    if backend == config::BackendKind::Iptables {
         text = with_line(&text, "backend", "\"iptables\"                 # best with ipset");
     }
-    if matches!(mode, firewall::Mode::Mark(_)) {
+    if matches!(mode, firewall::FirewallMode::Mark(_)) {
         text = with_line(
             &text,
             "mode",
@@ -122,7 +122,7 @@ fn first_config(
     {
         let path = folder.join(name);
         let path = path.to_str().ok_or_else(|| {
-            Failure::run(format_args!("{}: a config can only name UTF-8 paths", path.display()))
+            AdminError::run(format_args!("{}: a config can only name UTF-8 paths", path.display()))
         })?;
         text = with_line(&text, key, &quoted(path));
     }
@@ -154,7 +154,7 @@ fn say_what_next(path: &Path, config: &config::ServerConfig) {
          spa-knockd run{option}"
     ));
     say_what_the_firewall_needs(config);
-    if config.protect.is_empty() || config.mode != firewall::Mode::Guard {
+    if config.protect.is_empty() || config.mode != firewall::FirewallMode::Guard {
         return;
     }
     let doors: Vec<String> = config.protect.iter().map(ToString::to_string).collect();
@@ -166,7 +166,7 @@ fn say_what_next(path: &Path, config: &config::ServerConfig) {
 
 /// The rules that the host's own firewall lacks, as commands to copy.
 fn say_what_the_firewall_needs(config: &config::ServerConfig) {
-    if config.backend == config::Backend::None {
+    if config.backend == config::BackendKind::None {
         return;
     }
     let needed = needed_rules(config);
@@ -174,11 +174,11 @@ fn say_what_the_firewall_needs(config: &config::ServerConfig) {
     let gated: Vec<String> = config.gated().iter().map(ToString::to_string).collect();
     let (ports, firewall) = (gated.join(", "), first.firewall);
     let intro = match config.mode {
-        firewall::Mode::Mark(mark) => format!(
+        firewall::FirewallMode::Mark(mark) => format!(
             "{firewall} here drops new connections to {ports}. Packets with a grant get the mark {mark};\n\
              have {firewall} accept it:"
         ),
-        firewall::Mode::Guard | firewall::Mode::Set => format!(
+        firewall::FirewallMode::Guard | firewall::FirewallMode::Set => format!(
             "{firewall} here drops new connections to {ports}, also those with a grant. Once the daemon runs, which\n\
              keeps them closed without a grant, let them through there:"
         ),
@@ -200,13 +200,14 @@ pub(crate) fn config_option(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Source, read};
+    use crate::config::{ConfigText, read};
 
     fn parsed(path: &str) -> config::ServerConfig {
         let id = "a.b:c".parse().unwrap();
         let text =
-            first_config(Path::new(path), &id, config::Backend::Nftables, firewall::Mode::Guard).unwrap();
-        let config = read(&Source { file: PathBuf::from(path), text }, &[]).unwrap();
+            first_config(Path::new(path), &id, config::BackendKind::Nftables, firewall::FirewallMode::Guard)
+                .unwrap();
+        let config = read(&ConfigText { file: PathBuf::from(path), text }, &[]).unwrap();
         assert_eq!(config.id, id);
         config
     }
@@ -214,7 +215,7 @@ mod tests {
     #[test]
     fn the_example_config_is_valid_and_what_it_shows_are_the_defaults() {
         let read =
-            |text: &str| read(&Source { file: PathBuf::from("f"), text: text.to_owned() }, &[]).unwrap();
+            |text: &str| read(&ConfigText { file: PathBuf::from("f"), text: text.to_owned() }, &[]).unwrap();
         let example = read(TEMPLATE);
         assert_eq!(example.protect.len(), 1);
         assert_eq!(example.actions.len(), 1);
@@ -236,10 +237,10 @@ mod tests {
 
     #[test]
     fn a_host_that_drops_by_default_gets_a_config_that_marks() {
-        let mode = firewall::Mode::Mark(firewall::PacketMark::default());
-        let (path, backend) = (Path::new(DEFAULT_CONFIG), config::Backend::Iptables);
+        let mode = firewall::FirewallMode::Mark(firewall::PacketMark::default());
+        let (path, backend) = (Path::new(DEFAULT_CONFIG), config::BackendKind::Iptables);
         let text = first_config(path, &"a".parse().unwrap(), backend, mode).unwrap();
-        let config = read(&Source { file: PathBuf::from("f"), text }, &[]).unwrap();
+        let config = read(&ConfigText { file: PathBuf::from("f"), text }, &[]).unwrap();
         assert_eq!((config.mode, config.backend), (mode, backend));
     }
 

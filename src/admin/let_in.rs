@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::args::LetIn;
-use super::facts::Facts;
+use super::facts::DaemonFacts;
 use crate::audit::AuditLog;
 use crate::config::CONSOLE;
-use crate::console::{Failure, listed, tell};
+use crate::console::{AdminError, listed, tell};
 use crate::control::words::unexpected;
-use crate::control::{Answer, Heard, Question};
+use crate::control::{AskResult, Request, Response};
 use crate::firewall::{GateKind, Iptables, LoadedGates};
 use crate::gate::console_grants::{ACTION, grants, record};
 use crate::os::clock;
@@ -20,18 +20,20 @@ use crate::state;
 ///
 /// # Errors
 /// When it cannot be let in.
-pub(crate) fn let_in(facts: &Facts, asked: &LetIn) -> Result<(), Failure> {
+pub(crate) fn let_in(facts: &DaemonFacts, asked: &LetIn) -> Result<(), AdminError> {
     let seconds = asked.time.as_secs();
-    let question = Question::LetIn {
+    let question = Request::LetIn {
         address: asked.address.to_string(),
         ports: asked.ports.iter().map(ToString::to_string).collect(),
         seconds,
     };
     let trouble = match facts.ask(&question) {
-        Ok(Heard::Answer(Answer::LetIn { ports })) => return tell_opened(asked.address, &ports, asked.time),
-        Ok(Heard::Answer(other)) => Some(unexpected(other).text()),
+        Ok(AskResult::Answer(Response::LetIn { ports })) => {
+            return tell_opened(asked.address, &ports, asked.time);
+        }
+        Ok(AskResult::Answer(other)) => Some(unexpected(other).text()),
         Err(failure) => Some(failure.text()),
-        Ok(Heard::Nobody) => None,
+        Ok(AskResult::Nobody) => None,
     };
     if let Some(trouble) = &trouble {
         tell(format_args!("warning: the daemon did not do it: {trouble}; trying it without the daemon"));
@@ -43,7 +45,7 @@ pub(crate) fn let_in(facts: &Facts, asked: &LetIn) -> Result<(), Failure> {
     tell_opened(asked.address, &ports, asked.time)?;
     match silent {
         _ if ports.is_empty() => Ok(()),
-        Some(reason) => Err(Failure::run(format_args!(
+        Some(reason) => Err(AdminError::run(format_args!(
             "let-in: a daemon runs that does not know of it, and may close it any moment: {reason}\n\
              hint: -c names the config that it runs with; or systemctl restart spa-knockd, then again: spa-knockd let-in"
         ))),
@@ -56,22 +58,22 @@ pub(crate) fn let_in(facts: &Facts, asked: &LetIn) -> Result<(), Failure> {
 }
 
 /// In each gate that the kernel has; the ports that are open now.
-fn let_in_directly(facts: &Facts, asked: &LetIn) -> Result<Vec<String>, Failure> {
+fn let_in_directly(facts: &DaemonFacts, asked: &LetIn) -> Result<Vec<String>, AdminError> {
     let found = LoadedGates::find();
     if let (true, Some((kind, error))) = (found.kinds.is_empty(), found.unknown.first()) {
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "let-in: whether the kernel has the {kind} is unknown: {error}"
         )));
     }
     let mut opened = Vec::new();
     for kind in found.kinds {
         let ports = match asked.ports.as_slice() {
-            [] => kind.closed_ports().map_err(Failure::run)?,
+            [] => kind.closed_ports().map_err(AdminError::run)?,
             ports => ports.to_vec(),
         };
-        let grants = grants(asked.address, ports.clone(), asked.time).map_err(Failure::run)?;
+        let grants = grants(asked.address, ports.clone(), asked.time).map_err(AdminError::run)?;
         kind.let_in(asked.address, &ports, asked.time, &format!("{CONSOLE} {ACTION}"))
-            .map_err(Failure::run)?;
+            .map_err(AdminError::run)?;
         if kind == GateKind::Iptables
             && let Err(error) = Iptables::remember(&facts.state_dir, &grants)
         {
@@ -86,7 +88,7 @@ fn let_in_directly(facts: &Facts, asked: &LetIn) -> Result<Vec<String>, Failure>
     Ok(opened)
 }
 
-fn put_on_record(facts: &Facts, asked: &LetIn) {
+fn put_on_record(facts: &DaemonFacts, asked: &LetIn) {
     let Some(plan) = &facts.plan else { return };
     let Some(record) = record(asked.address, asked.time) else { return };
     let mut audit = AuditLog::open(&plan.config);
@@ -96,7 +98,7 @@ fn put_on_record(facts: &Facts, asked: &LetIn) {
     }
 }
 
-fn tell_opened(address: IpAddr, ports: &[String], time: Duration) -> Result<(), Failure> {
+fn tell_opened(address: IpAddr, ports: &[String], time: Duration) -> Result<(), AdminError> {
     if ports.is_empty() {
         tell("nothing is closed: the gate is off or protects no port");
     } else {

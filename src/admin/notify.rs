@@ -1,38 +1,38 @@
 //! Telling a running daemon that its config, clients or keys have changed.
 
-use super::facts::Facts;
+use super::facts::DaemonFacts;
 use crate::config::ServerConfig;
-use crate::console::{Failure, tell};
+use crate::console::{AdminError, tell};
 use crate::control::words::unexpected;
-use crate::control::{self, Answer, Heard, Question};
+use crate::control::{self, AskResult, Request, Response};
 
 /// Has a running daemon take up what has changed of `subject`, and says whether it has.
 ///
 /// # Errors
 /// When one runs and does not: it goes on as before.
-pub(crate) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Failure> {
-    let heard = control::ask(&config.control, &Question::Reload {}).map_err(|failure| {
-        Failure::run(format_args!(
+pub(crate) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), AdminError> {
+    let heard = control::ask(&config.control, &Request::Reload {}).map_err(|failure| {
+        AdminError::run(format_args!(
             "{subject}: changed, but the running daemon was not reached: {}",
             failure.text()
         ))
     })?;
     match heard {
-        Heard::Answer(Answer::Done) => {
+        AskResult::Answer(Response::Done) => {
             tell(format_args!("{subject}: the running daemon has taken this up"));
             Ok(())
         }
-        Heard::Answer(Answer::DoneBut { remark }) => {
+        AskResult::Answer(Response::DoneBut { remark }) => {
             tell(format_args!("{subject}: the running daemon has taken this up\nwarning: {remark}"));
             Ok(())
         }
-        Heard::Answer(Answer::Failed { reason }) => Err(Failure::run(format_args!(
+        AskResult::Answer(Response::Failed { reason }) => Err(AdminError::run(format_args!(
             "{subject}: changed, but the running daemon goes on as before: {reason}"
         ))),
-        Heard::Answer(_) => {
-            Err(Failure::run(format_args!("{subject}: changed, but the daemon's answer makes no sense")))
+        AskResult::Answer(_) => {
+            Err(AdminError::run(format_args!("{subject}: changed, but the daemon's answer makes no sense")))
         }
-        Heard::Nobody => {
+        AskResult::Nobody => {
             tell(format_args!(
                 "{subject}: no daemon answers at {}; one takes this up when it starts",
                 config.control.display()
@@ -46,18 +46,18 @@ pub(crate) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Fa
 ///
 /// # Errors
 /// When none runs, or it goes on with what it had.
-pub(crate) fn reload(facts: &Facts) -> Result<(), Failure> {
-    match facts.require(&Question::Reload {})? {
-        Answer::Done => {
+pub(crate) fn reload(facts: &DaemonFacts) -> Result<(), AdminError> {
+    match facts.require(&Request::Reload {})? {
+        Response::Done => {
             tell("reloaded");
             Ok(())
         }
-        Answer::DoneBut { remark } => {
+        Response::DoneBut { remark } => {
             tell(format_args!("reloaded\nwarning: {remark}"));
             Ok(())
         }
-        Answer::Failed { reason } => {
-            Err(Failure::run(format_args!("not reloaded, the old config stays in force: {reason}")))
+        Response::Failed { reason } => {
+            Err(AdminError::run(format_args!("not reloaded, the old config stays in force: {reason}")))
         }
         other => Err(unexpected(other)),
     }

@@ -2,13 +2,13 @@
 
 use serde::Serialize;
 
-use crate::auth::{KeyAge, Record, Via};
+use crate::auth::{AuditRecord, KeyAge, Via};
 use crate::knock::Timestamp;
 use crate::os::clock;
 
 /// A record in the log.
 #[derive(Serialize)]
-struct Line<'a> {
+struct AuditLine<'a> {
     time: String,
     event: &'static str,
     server: &'a str,
@@ -46,9 +46,9 @@ struct LossLine<'a> {
 }
 
 /// The line of a record that is for `count` events, its line end included.
-pub(super) fn line(server: &str, record: &Record, count: u64, now: Timestamp) -> Option<String> {
+pub(super) fn line(server: &str, record: &AuditRecord, count: u64, now: Timestamp) -> Option<String> {
     let reason = record.reason.as_ref();
-    text(&Line {
+    text(&AuditLine {
         time: clock::rfc3339(now),
         event: record.event.as_str(),
         server,
@@ -72,7 +72,7 @@ pub(super) fn loss(server: &str, count: u64, now: Timestamp) -> Option<String> {
 }
 
 /// The same record for people.
-pub(super) fn sentence(record: &Record, count: u64) -> String {
+pub(super) fn sentence(record: &AuditRecord, count: u64) -> String {
     let action = record.action.as_ref().map_or("knock", |action| action.as_str());
     let addresses = match addresses(record, ", ") {
         addresses if addresses.is_empty() => addresses,
@@ -86,7 +86,7 @@ pub(super) fn sentence(record: &Record, count: u64) -> String {
     format!("{}{key}: {action}{addresses}: {event}{seconds}{reason}{count}", record.client)
 }
 
-fn addresses(record: &Record, separator: &str) -> String {
+fn addresses(record: &AuditRecord, separator: &str) -> String {
     record.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
 
@@ -99,13 +99,13 @@ fn text(line: &impl Serialize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Cause, Event, Explanation, Reason};
+    use crate::auth::{AuditCause, AuditEvent, Explanation, Reason};
 
     const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
 
-    fn record() -> Record {
-        Record {
-            event: Event::Granted,
+    fn record() -> AuditRecord {
+        AuditRecord {
+            event: AuditEvent::Granted,
             client: "laptop".parse().unwrap(),
             key: KeyAge::Current,
             action: Some("open-ssh".parse().unwrap()),
@@ -131,9 +131,14 @@ mod tests {
 
     #[test]
     fn a_refusal_has_a_reason_for_machines_a_detail_for_people_and_a_count() {
-        let reason = Explanation::new(Cause::Rejected(Reason::OtpReused), "one-time password was used");
-        let refused =
-            Record { event: Event::Refused, seconds: 0, reason: Some(reason), knock: None, ..record() };
+        let reason = Explanation::new(AuditCause::Rejected(Reason::OtpReused), "one-time password was used");
+        let refused = AuditRecord {
+            event: AuditEvent::Refused,
+            seconds: 0,
+            reason: Some(reason),
+            knock: None,
+            ..record()
+        };
         let text = line("bastion.test", &refused, 7, NOW).unwrap();
         assert!(
             text.contains(

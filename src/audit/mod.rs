@@ -6,7 +6,7 @@ mod repeats;
 
 use std::time::Duration;
 
-use crate::auth::Record;
+use crate::auth::AuditRecord;
 use crate::config::{Audit, AuditSettings, ServerConfig};
 use crate::control::status::AuditState;
 use crate::knock::Timestamp;
@@ -28,7 +28,7 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct AuditLog {
     server: String,
     settings: AuditSettings,
-    target: Target,
+    target: AuditSink,
     repeats: Repeats,
     /// Records lost on another way than by a full queue.
     lost: u64,
@@ -36,7 +36,7 @@ pub(crate) struct AuditLog {
     noted: u64,
 }
 
-enum Target {
+enum AuditSink {
     File(Outbox<String, FileSink>),
     Journal,
     Off,
@@ -55,10 +55,10 @@ impl AuditLog {
                     log::warn!("audit log: other users can remove or replace its files: {error}");
                 }
                 let sink = FileSink::new(config);
-                Target::File(Outbox::start(sink, WAITING_MAX, OnFailure::Retry(RETRY)))
+                AuditSink::File(Outbox::start(sink, WAITING_MAX, OnFailure::Retry(RETRY)))
             }
-            Audit::Journal => Target::Journal,
-            Audit::Off => Target::Off,
+            Audit::Journal => AuditSink::Journal,
+            Audit::Off => AuditSink::Off,
         };
         let server = config.id.to_string();
         Self { server, settings, target, repeats: Repeats::default(), lost: 0, noted: 0 }
@@ -81,7 +81,7 @@ impl AuditLog {
     pub(crate) fn turn_to(&mut self, config: &ServerConfig) {
         self.flush_repeats();
         match (&self.target, &config.audit.to) {
-            (Target::File(outbox), Audit::File(_)) => {
+            (AuditSink::File(outbox), Audit::File(_)) => {
                 outbox.turn_to(FileSink::new(config));
                 self.settings = config.audit.clone();
                 self.server = config.id.to_string();
@@ -94,12 +94,12 @@ impl AuditLog {
     }
 
     /// Records one event, and reports it in the daemon's log.
-    pub(crate) fn write(&mut self, record: &Record, now: Timestamp) {
+    pub(crate) fn write(&mut self, record: &AuditRecord, now: Timestamp) {
         self.write_many(record, 1, now);
     }
 
     /// Records `count` events that this record describes. Refusals that repeat are gathered for a minute.
-    pub(crate) fn write_many(&mut self, record: &Record, count: u64, now: Timestamp) {
+    pub(crate) fn write_many(&mut self, record: &AuditRecord, count: u64, now: Timestamp) {
         if count > 0 && self.repeats.admit(record, count, clock::steady()) {
             self.put(record, count, now);
         }
@@ -123,9 +123,9 @@ impl AuditLog {
     pub(crate) fn check_available(&self) -> Result<(), String> {
         let available = match &self.target {
             _ if !self.settings.required => true,
-            Target::File(outbox) => outbox.has_room_for(RESERVE),
-            Target::Journal => os_log::has_room(),
-            Target::Off => false,
+            AuditSink::File(outbox) => outbox.has_room_for(RESERVE),
+            AuditSink::Journal => os_log::has_room(),
+            AuditSink::Off => false,
         };
         if available { Ok(()) } else { Err("the audit log cannot be written".to_owned()) }
     }
@@ -133,13 +133,13 @@ impl AuditLog {
     /// How it is; none where there is none.
     pub(crate) fn state(&self) -> Option<AuditState> {
         match &self.target {
-            Target::File(outbox) => {
+            AuditSink::File(outbox) => {
                 let state = outbox.state();
                 let lost = state.lost.saturating_add(self.lost);
                 Some(AuditState { waiting: state.waiting, lost, error: state.error })
             }
-            Target::Journal => Some(AuditState { waiting: 0, lost: self.lost, error: None }),
-            Target::Off => None,
+            AuditSink::Journal => Some(AuditState { waiting: 0, lost: self.lost, error: None }),
+            AuditSink::Off => None,
         }
     }
 
@@ -149,7 +149,7 @@ impl AuditLog {
     /// How many records are lost now, and why, for people.
     pub(crate) fn close(mut self) -> Result<(), String> {
         self.flush_repeats();
-        let Target::File(outbox) = &self.target else { return Ok(()) };
+        let AuditSink::File(outbox) = &self.target else { return Ok(()) };
         match outbox.flush(FLUSH_MAX) {
             0 => Ok(()),
             left => {
@@ -164,14 +164,14 @@ impl AuditLog {
         left.iter().for_each(|(record, count)| self.put(record, *count, clock::wall()));
     }
 
-    fn put(&mut self, record: &Record, count: u64, now: Timestamp) {
+    fn put(&mut self, record: &AuditRecord, count: u64, now: Timestamp) {
         log::info!("{}", line::sentence(record, count));
         let Some(text) = line::line(&self.server, record, count, now) else { return };
         match &self.target {
-            Target::File(outbox) => {
+            AuditSink::File(outbox) => {
                 outbox.push(text);
             }
-            Target::Journal => {
+            AuditSink::Journal => {
                 let unnoted = self.lost.saturating_sub(self.noted);
                 if unnoted > 0
                     && let Some(loss) = line::loss(&self.server, unnoted, now)
@@ -183,7 +183,7 @@ impl AuditLog {
                     self.lost = self.lost.saturating_add(1);
                 }
             }
-            Target::Off => {}
+            AuditSink::Off => {}
         }
     }
 }

@@ -4,34 +4,34 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::auth::{Cause, Event, Record};
+use crate::auth::{AuditCause, AuditEvent, AuditRecord};
 use crate::knock::ClientName;
 
 /// Between two counts of the same client and reason.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// What repeats is the same for the log.
-type Kind = (ClientName, Event, Cause);
+type RepeatKind = (ClientName, AuditEvent, AuditCause);
 
 /// The refusals of the last minute.
 #[derive(Default)]
 pub(super) struct Repeats {
-    running: BTreeMap<Kind, Count>,
+    running: BTreeMap<RepeatKind, Count>,
     /// When each of them is due, on the steady clock; the first in front.
-    ends: VecDeque<(Duration, Kind)>,
+    ends: VecDeque<(Duration, RepeatKind)>,
 }
 
 /// What has not been written yet.
 #[derive(Default)]
 struct Count {
     events: u64,
-    last: Option<Record>,
+    last: Option<AuditRecord>,
 }
 
 impl Repeats {
     /// Notes `count` events that this record describes; whether it must be written now.
     #[must_use]
-    pub(super) fn admit(&mut self, record: &Record, count: u64, now: Duration) -> bool {
+    pub(super) fn admit(&mut self, record: &AuditRecord, count: u64, now: Duration) -> bool {
         let Some(kind) = kind(record) else { return true };
         if let Some(running) = self.running.get_mut(&kind) {
             running.events = running.events.saturating_add(count);
@@ -44,7 +44,7 @@ impl Repeats {
     }
 
     /// The counts of the minutes that are over; a kind that did not repeat in its minute is forgotten.
-    pub(super) fn take_due(&mut self, now: Duration) -> Vec<(Record, u64)> {
+    pub(super) fn take_due(&mut self, now: Duration) -> Vec<(AuditRecord, u64)> {
         let mut due = Vec::new();
         while let Some((end, kind)) = self.ends.pop_front() {
             if end > now {
@@ -66,7 +66,7 @@ impl Repeats {
     }
 
     /// All counts, before the daemon stops or its clients change.
-    pub(super) fn take_all(&mut self) -> Vec<(Record, u64)> {
+    pub(super) fn take_all(&mut self) -> Vec<(AuditRecord, u64)> {
         self.ends.clear();
         let running = std::mem::take(&mut self.running).into_values();
         running.filter_map(|count| Some((count.last?, count.events))).collect()
@@ -79,12 +79,12 @@ impl Repeats {
 }
 
 /// What a record repeats; none for those that are a line each. Those of a success are bounded by what a client may do.
-fn kind(record: &Record) -> Option<Kind> {
+fn kind(record: &AuditRecord) -> Option<RepeatKind> {
     let cause = record.reason.as_ref()?.cause;
     let repeats = match record.event {
-        Event::Refused | Event::Replayed | Event::Stale => true,
-        Event::Failed => cause == Cause::AuditUnavailable,
-        Event::Granted | Event::Done | Event::Expired | Event::Revoked => false,
+        AuditEvent::Refused | AuditEvent::Replayed | AuditEvent::Stale => true,
+        AuditEvent::Failed => cause == AuditCause::AuditUnavailable,
+        AuditEvent::Granted | AuditEvent::Done | AuditEvent::Expired | AuditEvent::Revoked => false,
     };
     repeats.then(|| (record.client.clone(), record.event, cause))
 }
@@ -98,8 +98,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn refused(client: &str, reason: Reason, detail: &str) -> Record {
-        Record {
+    fn refused(client: &str, reason: Reason, detail: &str) -> AuditRecord {
+        AuditRecord {
             event: reason.event(),
             client: client.parse().unwrap(),
             key: KeyAge::Current,
@@ -107,7 +107,7 @@ mod tests {
             addresses: Vec::new(),
             source: None,
             seconds: 0,
-            reason: Some(Explanation::new(Cause::Rejected(reason), detail)),
+            reason: Some(Explanation::new(AuditCause::Rejected(reason), detail)),
             knock: None,
             via: None,
         }
@@ -138,8 +138,9 @@ mod tests {
                 assert!(!repeats.admit(&refused(client, reason, ""), 1, at(1)));
             }
         }
-        let granted = Record { event: Event::Granted, reason: None, ..refused("a", Reason::Stale, "") };
-        let failed = Record { event: Event::Failed, ..refused("a", Reason::Stale, "") };
+        let granted =
+            AuditRecord { event: AuditEvent::Granted, reason: None, ..refused("a", Reason::Stale, "") };
+        let failed = AuditRecord { event: AuditEvent::Failed, ..refused("a", Reason::Stale, "") };
         for record in [granted, failed] {
             assert!(repeats.admit(&record, 1, at(1)) && repeats.admit(&record, 1, at(1)));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::record::Event;
+use super::record::AuditEvent;
 use super::rejection::Reason;
 
 /// How an authentic knock, or what it led to, ended.
@@ -34,14 +34,14 @@ impl KnockResult {
 
     /// What a record is counted as; nothing for those whose reason is counted.
     #[must_use]
-    pub const fn of(event: Event) -> Option<Self> {
+    pub const fn of(event: AuditEvent) -> Option<Self> {
         match event {
-            Event::Granted => Some(Self::Granted),
-            Event::Done => Some(Self::Done),
-            Event::Failed => Some(Self::Failed),
-            Event::Expired => Some(Self::Expired),
-            Event::Revoked => Some(Self::Revoked),
-            Event::Refused | Event::Replayed | Event::Stale => None,
+            AuditEvent::Granted => Some(Self::Granted),
+            AuditEvent::Done => Some(Self::Done),
+            AuditEvent::Failed => Some(Self::Failed),
+            AuditEvent::Expired => Some(Self::Expired),
+            AuditEvent::Revoked => Some(Self::Revoked),
+            AuditEvent::Refused | AuditEvent::Replayed | AuditEvent::Stale => None,
         }
     }
 
@@ -49,11 +49,11 @@ impl KnockResult {
     #[must_use]
     pub const fn event(self) -> &'static str {
         match self {
-            Self::Granted => Event::Granted.as_str(),
-            Self::Done => Event::Done.as_str(),
-            Self::Failed => Event::Failed.as_str(),
-            Self::Expired => Event::Expired.as_str(),
-            Self::Revoked => Event::Revoked.as_str(),
+            Self::Granted => AuditEvent::Granted.as_str(),
+            Self::Done => AuditEvent::Done.as_str(),
+            Self::Failed => AuditEvent::Failed.as_str(),
+            Self::Expired => AuditEvent::Expired.as_str(),
+            Self::Revoked => AuditEvent::Revoked.as_str(),
             Self::Resent => "resent",
             Self::Refused(reason) => reason.event().as_str(),
         }

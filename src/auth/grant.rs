@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::knock::{ActionName, ClientName, Door, Ports, Prefix};
+use crate::knock::{ActionName, ClientName, PortRange, PortSpec, Prefix};
 
 /// Some addresses are let in to something for a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    pub(super) passage: Passage,
+    pub(super) passage: Access,
     pub(super) duration: Duration,
     pub(super) client: ClientName,
     pub(super) action: ActionName,
@@ -20,26 +20,26 @@ pub struct Grant {
 
 /// What a grant opens, and for which addresses. Two grants of one passage are one that is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Passage {
+pub struct Access {
     /// For whom.
     pub from: Prefix,
     /// For a link-local address: the index of the interface that it belongs to.
     pub link: Option<NonZeroU32>,
     /// What.
-    pub way: Way,
+    pub way: AccessTarget,
 }
 
 /// What is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Way {
+pub enum AccessTarget {
     /// Ports of this host, to any number of connections.
-    Ports(Ports),
+    Ports(PortRange),
     /// A port of this host, to one new connection.
-    Once(Door),
+    Once(PortSpec),
     /// A port of this host leads to another host, or to another port.
     Forward {
         /// The port that is connected to.
-        door: Door,
+        door: PortSpec,
         /// Where that leads to; an unspecified address stands for this host.
         to: SocketAddr,
     },
@@ -48,7 +48,7 @@ pub enum Way {
 impl Grant {
     /// What it opens, for whom.
     #[must_use]
-    pub const fn passage(&self) -> Passage {
+    pub const fn passage(&self) -> Access {
         self.passage
     }
 
@@ -77,10 +77,10 @@ impl Grant {
     }
 }
 
-impl Passage {
+impl Access {
     /// A passage for addresses that mean the same on every interface.
     #[must_use]
-    pub const fn new(from: Prefix, way: Way) -> Self {
+    pub const fn new(from: Prefix, way: AccessTarget) -> Self {
         Self { from, link: None, way }
     }
 
@@ -99,7 +99,7 @@ pub(super) const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for AccessTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ports(ports) => ports.fmt(f),

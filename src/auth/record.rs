@@ -9,7 +9,7 @@ use crate::knock::{ActionName, ClientName};
 
 /// How a knock ended, or what it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
+pub enum AuditEvent {
     /// A port is open.
     Granted,
     /// A command ran, or something was closed.
@@ -28,7 +28,7 @@ pub enum Event {
     Stale,
 }
 
-impl Event {
+impl AuditEvent {
     /// The word for it in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -70,7 +70,7 @@ impl Via {
 
 /// Why a record is not of a success, in one word for machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
+pub enum AuditCause {
     /// A check of the knock failed.
     Rejected(Reason),
     /// The client sends more than its limit allows: its knocks are dropped unread.
@@ -97,7 +97,7 @@ pub enum Cause {
     UndoUnknown,
 }
 
-impl Cause {
+impl AuditCause {
     /// The word for it in the log; it never changes its meaning.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -122,7 +122,7 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// For machines.
-    pub cause: Cause,
+    pub cause: AuditCause,
     /// The particulars, for people.
     pub detail: String,
 }
@@ -130,22 +130,22 @@ pub struct Explanation {
 impl Explanation {
     /// This cause, with these particulars.
     #[must_use]
-    pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
+    pub fn new(cause: AuditCause, detail: impl Into<String>) -> Self {
         Self { cause, detail: detail.into() }
     }
 }
 
 impl From<&Rejection> for Explanation {
     fn from(rejection: &Rejection) -> Self {
-        Self::new(Cause::Rejected(rejection.reason()), rejection.to_string())
+        Self::new(AuditCause::Rejected(rejection.reason()), rejection.to_string())
     }
 }
 
 /// One line of the audit log. Nothing in it is secret, and nothing a stranger wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
+pub struct AuditRecord {
     /// How it ended.
-    pub event: Event,
+    pub event: AuditEvent,
     /// Who knocked.
     pub client: ClientName,
     /// With which of its keys.
@@ -166,19 +166,19 @@ pub struct Record {
     pub via: Option<Via>,
 }
 
-impl Record {
+impl AuditRecord {
     /// Of knocks that were dropped because their client sent more than its limit allows. They were not read.
     #[must_use]
     pub fn throttled(client: ClientName) -> Self {
         Self {
-            event: Event::Refused,
+            event: AuditEvent::Refused,
             client,
             key: KeyAge::Current,
             action: None,
             addresses: Vec::new(),
             source: None,
             seconds: 0,
-            reason: Some(Explanation::new(Cause::Throttled, "over its limit of knocks: dropped unread")),
+            reason: Some(Explanation::new(AuditCause::Throttled, "over its limit of knocks: dropped unread")),
             knock: None,
             via: None,
         }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::keeper::opened::Skew;
 use super::keeper::otp::OtpError;
-use super::record::Event;
-use crate::knock::{ActionName, AddressPolicy, Status};
+use super::record::AuditEvent;
+use crate::knock::{ActionName, AddressPolicy, ReplyStatus};
 
 /// Why an authentic knock was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,11 +109,11 @@ impl Reason {
 
     /// What the audit log calls a knock that ended so.
     #[must_use]
-    pub const fn event(self) -> Event {
+    pub const fn event(self) -> AuditEvent {
         match self {
-            Self::Stale => Event::Stale,
-            Self::Replayed => Event::Replayed,
-            _ => Event::Refused,
+            Self::Stale => AuditEvent::Stale,
+            Self::Replayed => AuditEvent::Replayed,
+            _ => AuditEvent::Refused,
         }
     }
 
@@ -191,21 +191,21 @@ impl Rejection {
 
     /// What is answered; nothing where silence is due.
     #[must_use]
-    pub const fn status(&self) -> Option<Status> {
+    pub const fn status(&self) -> Option<ReplyStatus> {
         match self {
             Self::UnknownKey | Self::NotSealed | Self::Stale(_) | Self::Replayed => None,
             Self::OtherAddress
             | Self::NothingListed
             | Self::NobodysAddress
             | Self::LinkLocal(_)
-            | Self::NoWayInside => Some(Status::AddressRefused),
-            Self::NotUnderstood => Some(Status::NotUnderstood),
-            Self::UnknownAction(_) => Some(Status::UnknownAction),
-            Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(Status::NotAllowed),
-            Self::Argument(_) => Some(Status::ArgumentRefused),
-            Self::Otp(_) => Some(Status::OtpRefused),
+            | Self::NoWayInside => Some(ReplyStatus::AddressRefused),
+            Self::NotUnderstood => Some(ReplyStatus::NotUnderstood),
+            Self::UnknownAction(_) => Some(ReplyStatus::UnknownAction),
+            Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(ReplyStatus::NotAllowed),
+            Self::Argument(_) => Some(ReplyStatus::ArgumentRefused),
+            Self::Otp(_) => Some(ReplyStatus::OtpRefused),
             Self::Expired | Self::RateExceeded | Self::UsesExhausted | Self::GrantsExceeded(_) => {
-                Some(Status::Exhausted)
+                Some(ReplyStatus::Exhausted)
             }
         }
     }

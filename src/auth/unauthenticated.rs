@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::grant::{Grant, Passage, Way, is_link_local};
+use super::grant::{Access, AccessTarget, Grant, is_link_local};
 use super::keeper::authorization::{NO_LINK, check_address};
 use super::rejection::Rejection;
-use crate::knock::{ActionName, ClientName, Ports};
+use crate::knock::{ActionName, ClientName, PortRange};
 
 /// A door that opens ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PlainDoor {
+pub struct UnauthenticatedGrant {
     /// What opens.
-    pub ports: Vec<Ports>,
+    pub ports: Vec<PortRange>,
     /// For how long.
     pub term: Duration,
     /// The name that stands for everybody who knocks so.
@@ -23,7 +23,7 @@ pub struct PlainDoor {
     pub action: ActionName,
 }
 
-impl PlainDoor {
+impl UnauthenticatedGrant {
     /// The grants for this source, one for each of the ports.
     ///
     /// # Errors
@@ -33,8 +33,8 @@ impl PlainDoor {
         if is_link_local(source) {
             return Err(Rejection::LinkLocal(NO_LINK));
         }
-        let grant = |&ports: &Ports| Grant {
-            passage: Passage::new(source.into(), Way::Ports(ports)),
+        let grant = |&ports: &PortRange| Grant {
+            passage: Access::new(source.into(), AccessTarget::Ports(ports)),
             limit: None,
             duration: self.term,
             client: self.client.clone(),
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_plain_door_opens_its_ports_for_its_source_and_for_nobody_s_address() {
-        let door = PlainDoor {
+        let door = UnauthenticatedGrant {
             ports: vec!["tcp/22".parse().unwrap(), "tcp/8000-8010".parse().unwrap()],
             term: Duration::from_secs(30),
             client: "knockd".parse().unwrap(),
@@ -60,7 +60,7 @@ mod tests {
         let source: IpAddr = "10.0.0.1".parse().unwrap();
         let grants = door.grants(source, &own).unwrap();
         let opened: Vec<_> = grants.iter().map(Grant::passage).collect();
-        let expected = door.ports.iter().map(|&ports| Passage::new(source.into(), Way::Ports(ports)));
+        let expected = door.ports.iter().map(|&ports| Access::new(source.into(), AccessTarget::Ports(ports)));
         assert_eq!(opened, expected.collect::<Vec<_>>());
         assert!(grants.iter().all(|grant| grant.duration() == door.term));
         for nobody in ["127.0.0.1", "::", "224.0.0.1", "255.255.255.255", "10.0.0.9"] {

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use crate::knock::KnockRange;
-use crate::packet::Link;
+use crate::packet::LinkType;
 use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// Bytes of a UDP header, which UDP's length field counts too.
 const UDP_HEADER: usize = 8;
 
 /// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `band`.
-pub(super) fn knocks(link: Link, port: u16, band: Option<KnockRange>) -> String {
+pub(super) fn knocks(link: LinkType, port: u16, band: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     // UDP's length field also bounds the payload; a fragment has an offset or "more fragments" set.
@@ -34,7 +34,7 @@ pub(super) fn knocks(link: Link, port: u16, band: Option<KnockRange>) -> String 
 
 /// The expression for what could be meant as a knock to `port`: all that goes there, whatever else has a knock's
 /// length, fragments, and packets without a payload to `band`.
-pub(super) fn around_knocks(link: Link, port: u16, band: Option<KnockRange>) -> String {
+pub(super) fn around_knocks(link: LinkType, port: u16, band: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     let v4 = format!(
@@ -50,18 +50,18 @@ pub(super) fn around_knocks(link: Link, port: u16, band: Option<KnockRange>) -> 
 }
 
 /// The same packets with and without VLAN tags.
-fn behind_tags(link: Link, any: &str) -> String {
+fn behind_tags(link: LinkType, any: &str) -> String {
     match link {
         // `vlan` moves all offsets behind it, so it comes last; one tag, or a customer's inside a provider's.
         // On other links it is an error, and cooked frames are seen without it.
-        Link::Ethernet => format!("{any} or (vlan and ({any} or (vlan and {any})))"),
-        Link::LinuxCooked | Link::LinuxCooked2 | Link::Raw | Link::Loopback => any.to_owned(),
+        LinkType::Ethernet => format!("{any} or (vlan and ({any} or (vlan and {any})))"),
+        LinkType::LinuxCooked | LinkType::LinuxCooked2 | LinkType::Raw | LinkType::Loopback => any.to_owned(),
     }
 }
 
 /// The expression for packets to these ports, whatever they carry; TCP and UDP each. Ports that lie close together are
 /// let through with those between them where there are many: whoever looks at the packets looks at their ports again.
-pub(super) fn ports(link: Link, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) -> String {
+pub(super) fn ports(link: LinkType, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) -> String {
     // `dst portrange` looks at no fragment but the first, and behind no extension header of IPv6.
     let terms = [("tcp", tcp), ("udp", udp)].map(|(protocol, ports)| {
         ranges(ports).into_iter().map(move |(first, last)| format!("{protocol} dst portrange {first}-{last}"))
@@ -125,11 +125,11 @@ mod tests {
     #[test]
     fn the_filter_compiles_on_every_link_and_lets_knocks_through_alone() {
         for (link, dlt) in [
-            (Link::Ethernet, 1),
-            (Link::LinuxCooked, 113),
-            (Link::LinuxCooked2, 276),
-            (Link::Raw, 12),
-            (Link::Loopback, 0),
+            (LinkType::Ethernet, 1),
+            (LinkType::LinuxCooked, 113),
+            (LinkType::LinuxCooked2, 276),
+            (LinkType::Raw, 12),
+            (LinkType::Loopback, 0),
         ] {
             let capture = Capture::dead(Linktype(dlt)).unwrap();
             for band in [None, Some(KnockRange::USUAL)] {
@@ -141,7 +141,7 @@ mod tests {
 
         let filter = Capture::dead(Linktype::ETHERNET)
             .unwrap()
-            .compile(&knocks(Link::Ethernet, 62201, None), true)
+            .compile(&knocks(LinkType::Ethernet, 62201, None), true)
             .unwrap();
         let vlan = VlanId::try_new(5).unwrap();
         let v4 = |port| ethernet().ipv4([1; 4], [2; 4], 64).udp(4000, port);
@@ -186,7 +186,7 @@ mod tests {
         let found = ranges(&many);
         assert!(found.len() <= 32);
         assert!(many.iter().all(|port| found.iter().any(|(first, last)| (first..=last).contains(&port))));
-        for (link, dlt) in [(Link::Ethernet, 1), (Link::LinuxCooked, 113), (Link::Raw, 12)] {
+        for (link, dlt) in [(LinkType::Ethernet, 1), (LinkType::LinuxCooked, 113), (LinkType::Raw, 12)] {
             let capture = Capture::dead(Linktype(dlt)).unwrap();
             let scattered: BTreeSet<u16> = (0..32).map(|n| n * 2_000).collect();
             let program = capture.compile(&ports(link, &scattered, &scattered), true).unwrap();
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn packets_to_the_ports_pass_tagged_or_not_and_others_do_not() {
-        let filter = ports(Link::Ethernet, &BTreeSet::from([7000]), &BTreeSet::from([2222]));
+        let filter = ports(LinkType::Ethernet, &BTreeSet::from([7000]), &BTreeSet::from([2222]));
         let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&filter, true).unwrap();
         let tcp = |port| {
             let mut frame = Vec::new();
@@ -225,8 +225,9 @@ mod tests {
     #[test]
     fn with_a_band_packets_without_a_payload_pass_too_and_no_others() {
         let capture = Capture::dead(Linktype::ETHERNET).unwrap();
-        let with = capture.compile(&knocks(Link::Ethernet, 62201, Some(KnockRange::USUAL)), true).unwrap();
-        let without = capture.compile(&knocks(Link::Ethernet, 62201, None), true).unwrap();
+        let with =
+            capture.compile(&knocks(LinkType::Ethernet, 62201, Some(KnockRange::USUAL)), true).unwrap();
+        let without = capture.compile(&knocks(LinkType::Ethernet, 62201, None), true).unwrap();
         let vlan = VlanId::try_new(5).unwrap();
         let v4 = || ethernet().ipv4([1; 4], [2; 4], 64);
         let v6 = || ethernet().ipv6([1; 16], [2; 16], 64);

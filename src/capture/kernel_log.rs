@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 
 use serde::Deserialize;
 
-use super::{Capture, CaptureError, CaptureStats, Next, Packets, Seen, Touch};
+use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PacketEvent, PacketSource, PortHit};
 use crate::knock::KnockRange;
 use crate::os::{clock, files};
 use crate::packet::{KernelLogLine, SyslogLine};
@@ -26,7 +26,7 @@ pub enum LogForm {
 
 /// Lines that come in, and which of them count.
 pub struct Log {
-    lines: Lines,
+    lines: LineBuffer,
     form: LogForm,
     prefix: String,
     /// None at all = every one.
@@ -52,13 +52,13 @@ impl Log {
         interfaces: Vec<String>,
         place: String,
     ) -> std::io::Result<Self> {
-        Ok(Self { lines: Lines::new(lines)?, form, prefix, interfaces, place, shared: false })
+        Ok(Self { lines: LineBuffer::new(lines)?, form, prefix, interfaces, place, shared: false })
     }
 }
 
 /// One entry of the journal.
 #[derive(Deserialize)]
-struct Entry {
+struct JournalEntry {
     /// How it came in. Of the fields that begin with an underscore, journald lets nobody write one.
     #[serde(rename = "_TRANSPORT")]
     transport: String,
@@ -73,7 +73,7 @@ struct Entry {
 /// What the kernel said in an entry of the journal as `journalctl -o json` writes it, if it was the kernel.
 #[must_use]
 pub fn kernel_said(line: &str) -> Option<String> {
-    let entry: Entry = serde_json::from_str(line).ok()?;
+    let entry: JournalEntry = serde_json::from_str(line).ok()?;
     (entry.transport == "kernel" && entry.facility == "0").then_some(entry.message)
 }
 
@@ -83,8 +83,8 @@ impl AsFd for Log {
     }
 }
 
-impl Packets for Log {
-    fn take(&mut self) -> Result<Seen<'_>, CaptureError> {
+impl PacketSource for Log {
+    fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError> {
         let Self { lines, form, prefix, interfaces, place, shared } = self;
         let gone = |reason: String| CaptureError {
             place: place.clone(),
@@ -93,13 +93,13 @@ impl Packets for Log {
         };
         let line = match lines.next() {
             Ok(Some(line)) => line,
-            Ok(None) => return Ok(Seen::Empty),
+            Ok(None) => return Ok(PacketEvent::Empty),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                 return Err(gone("nobody follows it any more".to_owned()));
             }
             Err(error) => return Err(gone(files::plain(&error))),
         };
-        let Ok(line) = std::str::from_utf8(line) else { return Ok(Seen::Other) };
+        let Ok(line) = std::str::from_utf8(line) else { return Ok(PacketEvent::Other) };
         let counts = |said: &str| {
             let KernelLogLine { packet, interface } = KernelLogLine::read(said, prefix)?;
             (interfaces.is_empty() || interfaces.iter().any(|name| name == interface)).then_some(packet)
@@ -120,7 +120,7 @@ impl Packets for Log {
             },
         };
         // Lines tell the time in seconds, or not at all.
-        Ok(packet.map_or(Seen::Other, |packet| Seen::Packet(packet, clock::wall())))
+        Ok(packet.map_or(PacketEvent::Other, |packet| PacketEvent::Packet(packet, clock::wall())))
     }
 
     fn has_more(&self) -> bool {
@@ -133,17 +133,19 @@ impl Capture for BandLog {
         self.0.as_fd()
     }
 
-    fn next(&mut self) -> Result<Next<'_>, CaptureError> {
+    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         let Self(log, band) = self;
         Ok(match log.take()? {
-            Seen::Packet(packet, _) => Touch::of(&packet, *band).map_or(Next::Other, Next::Touch),
-            Seen::Other => Next::Other,
-            Seen::Empty => Next::Empty,
+            PacketEvent::Packet(packet, _) => {
+                PortHit::of(&packet, *band).map_or(CaptureEvent::Other, CaptureEvent::Touch)
+            }
+            PacketEvent::Other => CaptureEvent::Other,
+            PacketEvent::Empty => CaptureEvent::Empty,
         })
     }
 
     fn has_more(&self) -> bool {
-        Packets::has_more(&self.0)
+        PacketSource::has_more(&self.0)
     }
 
     fn has_room(&self) -> bool {
@@ -157,7 +159,7 @@ impl Capture for BandLog {
 }
 
 /// Bytes that come in, line by line.
-struct Lines {
+struct LineBuffer {
     stream: UnixStream,
     buffer: Vec<u8>,
     /// What of the buffer has not been handed out.
@@ -167,7 +169,7 @@ struct Lines {
     skipping: bool,
 }
 
-impl Lines {
+impl LineBuffer {
     fn new(stream: UnixStream) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self { stream, buffer: vec![0; BUFFER], from: 0, to: 0, skipping: false })
@@ -236,9 +238,9 @@ mod tests {
         let mut told = String::new();
         loop {
             match log.take().unwrap() {
-                Seen::Packet(..) => told.push('p'),
-                Seen::Other => told.push('o'),
-                Seen::Empty => return told,
+                PacketEvent::Packet(..) => told.push('p'),
+                PacketEvent::Other => told.push('o'),
+                PacketEvent::Empty => return told,
             }
         }
     }
@@ -310,12 +312,12 @@ mod tests {
         let others = [("DPT=20480", "DPT=20479"), ("LEN=8", "LEN=9"), ("knock: ", "")];
         let line = format!("Nov 24 14:20:24 bastion kernel: knock: {SAID}");
         writeln!(writer, "{line}").unwrap();
-        let Ok(Next::Touch(touch)) = log.next() else { panic!("no touch") };
+        let Ok(CaptureEvent::Touch(touch)) = log.next() else { panic!("no touch") };
         assert_eq!((touch.source, touch.port), (([10, 77, 0, 2], 40_000).into(), 20_480));
         for (from, to) in others {
             writeln!(writer, "{}", line.replace(from, to)).unwrap();
-            assert!(matches!(log.next(), Ok(Next::Other)), "{from} {to}");
+            assert!(matches!(log.next(), Ok(CaptureEvent::Other)), "{from} {to}");
         }
-        assert!(matches!(log.next(), Ok(Next::Empty)));
+        assert!(matches!(log.next(), Ok(CaptureEvent::Empty)));
     }
 }

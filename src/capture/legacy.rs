@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use pcap::Error;
 
 use super::pcap_handle::{KNOCK, Tap, describe, time};
-use super::{CaptureError, Packets, Seen, filter};
+use super::{CaptureError, PacketEvent, PacketSource, filter};
 use crate::knock::Protocol;
 use crate::packet::Packet;
 
 /// A running capture on one interface, or on all.
-pub struct Sequences(Tap);
+pub struct LegacyCapture(Tap);
 
-impl Sequences {
+impl LegacyCapture {
     /// Starts capturing what comes in to these ports; `None` = on every interface.
     ///
     /// # Errors
@@ -33,21 +33,22 @@ impl Sequences {
     }
 }
 
-impl Packets for Sequences {
-    fn take(&mut self) -> Result<Seen<'_>, CaptureError> {
+impl PacketSource for LegacyCapture {
+    fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError> {
         let Tap { capture, link, place, .. } = &mut self.0;
         match capture.next_packet() {
             Ok(frame) => {
                 let seen = time(frame.header);
-                Ok(Packet::read(*link, frame.data).map_or(Seen::Other, |packet| Seen::Packet(packet, seen)))
+                Ok(Packet::read(*link, frame.data)
+                    .map_or(PacketEvent::Other, |packet| PacketEvent::Packet(packet, seen)))
             }
-            Err(Error::TimeoutExpired) => Ok(Seen::Empty),
+            Err(Error::TimeoutExpired) => Ok(PacketEvent::Empty),
             Err(error) => Err(describe(place, &error)),
         }
     }
 }
 
-impl AsFd for Sequences {
+impl AsFd for LegacyCapture {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.capture.as_fd()
     }

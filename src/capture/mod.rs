@@ -15,9 +15,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 pub use kernel_log::{BandLog, Log, LogForm, kernel_said};
-pub use legacy::Sequences;
+pub use legacy::LegacyCapture;
 pub use pcap_file::{Frame, Trace};
-pub use pcap_live::Live;
+pub use pcap_live::PcapLive;
 pub use settings::{CaptureKind, LogSource, PacketLog};
 pub use socket::Socket;
 
@@ -33,7 +33,7 @@ pub trait Capture {
     ///
     /// # Errors
     /// When the source is lost: the interface is gone or went down.
-    fn next(&mut self) -> Result<Next<'_>, CaptureError>;
+    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError>;
 
     /// Whether there is more to take than its descriptor tells.
     fn has_more(&self) -> bool {
@@ -48,12 +48,12 @@ pub trait Capture {
 }
 
 /// A source of packets to the ports of plain sequences, to be waited for with `poll`.
-pub trait Packets: AsFd {
+pub trait PacketSource: AsFd {
     /// Takes the next one, without waiting.
     ///
     /// # Errors
     /// When the source is lost: the interface is gone or went down, the log is not followed any more.
-    fn take(&mut self) -> Result<Seen<'_>, CaptureError>;
+    fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError>;
 
     /// Whether there is more to take than its descriptor tells.
     fn has_more(&self) -> bool {
@@ -62,7 +62,7 @@ pub trait Packets: AsFd {
 }
 
 /// What there was of plain sequences.
-pub enum Seen<'a> {
+pub enum PacketEvent<'a> {
     /// A packet, and when it was seen.
     Packet(Packet<'a>, Timestamp),
     /// Something else.
@@ -95,11 +95,11 @@ impl CaptureStats {
 }
 
 /// What there was to take.
-pub enum Next<'a> {
+pub enum CaptureEvent<'a> {
     /// A datagram.
     Datagram(Segment<'a>),
     /// A packet without a payload, to a port of the band.
-    Touch(Touch),
+    Touch(PortHit),
     /// A frame that holds neither.
     Other,
     /// Nothing, for now.
@@ -108,7 +108,7 @@ pub enum Next<'a> {
 
 /// A packet that carries nothing: a TCP connection's first, or an empty UDP datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Touch {
+pub struct PortHit {
     /// Where it came from.
     pub source: SocketAddr,
     /// The address that it was sent to.
@@ -117,7 +117,7 @@ pub struct Touch {
     pub port: u16,
 }
 
-impl Touch {
+impl PortHit {
     /// The touch that a packet is, if it is one of this band.
     fn of(packet: &Packet<'_>, band: KnockRange) -> Option<Self> {
         let Packet { source, destination, .. } = *packet;

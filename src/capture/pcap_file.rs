@@ -9,19 +9,19 @@ use pcap::{Active, Error, Offline};
 use super::pcap_handle::{Tap, describe, link, time};
 use super::{CaptureError, filter};
 use crate::knock::{KnockRange, Timestamp};
-use crate::packet::Link;
+use crate::packet::LinkType;
 
 /// A whole frame of any usual network: that one is longer shows, too.
 const SNAPLEN: i32 = 65_535;
 
 /// Where frames come from.
 pub struct Trace {
-    source: Source,
-    link: Link,
+    source: TraceInput,
+    link: LinkType,
     place: String,
 }
 
-enum Source {
+enum TraceInput {
     File(pcap::Capture<Offline>),
     Interface(pcap::Capture<Active>),
 }
@@ -30,7 +30,7 @@ enum Source {
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     /// What it begins with.
-    pub link: Link,
+    pub link: LinkType,
     /// When it was seen.
     pub time: Timestamp,
     /// As much of it as was kept.
@@ -48,7 +48,7 @@ impl Trace {
         let place = file.display().to_string();
         let capture = pcap::Capture::from_file(file).map_err(|error| describe(&place, &error))?;
         let link = link(capture.get_datalink(), &place)?;
-        Ok(Self { source: Source::File(capture), link, place })
+        Ok(Self { source: TraceInput::File(capture), link, place })
     }
 
     /// Watches what comes in on this interface, to `port` or of a knock's length, or without a payload to `band`;
@@ -59,7 +59,7 @@ impl Trace {
     pub fn watch(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Self, CaptureError> {
         let around = |link| filter::around_knocks(link, port, band);
         let Tap { capture, link, place, .. } = Tap::open(interface, SNAPLEN, around)?;
-        Ok(Self { source: Source::Interface(capture), link, place })
+        Ok(Self { source: TraceInput::Interface(capture), link, place })
     }
 
     /// The next frame; none at the end of a file, or where none waits for now.
@@ -69,8 +69,8 @@ impl Trace {
     pub fn take(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
         let (link, place) = (self.link, &self.place);
         let packet = match &mut self.source {
-            Source::File(capture) => capture.next_packet(),
-            Source::Interface(capture) => capture.next_packet(),
+            TraceInput::File(capture) => capture.next_packet(),
+            TraceInput::Interface(capture) => capture.next_packet(),
         };
         match packet {
             Ok(packet) => {
@@ -86,8 +86,8 @@ impl Trace {
     #[must_use]
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
-            Source::File(_) => None,
-            Source::Interface(capture) => Some(capture.as_fd()),
+            TraceInput::File(_) => None,
+            TraceInput::Interface(capture) => Some(capture.as_fd()),
         }
     }
 }

@@ -8,7 +8,7 @@ use pcap::{Active, Direction, Error, Linktype, PacketHeader};
 
 use super::CaptureError;
 use crate::knock::Timestamp;
-use crate::packet::Link;
+use crate::packet::LinkType;
 
 /// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
 #[derive(Clone, Copy)]
@@ -29,7 +29,7 @@ const RING: i32 = 2 << 20;
 /// One interface, or all, with a filter in the kernel that nobody can change any more.
 pub(super) struct Tap {
     pub(super) capture: pcap::Capture<Active>,
-    pub(super) link: Link,
+    pub(super) link: LinkType,
     pub(super) interface: Option<u32>,
     pub(super) place: String,
 }
@@ -39,7 +39,7 @@ impl Tap {
     pub(super) fn open(
         interface: Option<&str>,
         snaplen: i32,
-        filter: impl FnOnce(Link) -> String,
+        filter: impl FnOnce(LinkType) -> String,
     ) -> Result<Self, CaptureError> {
         let place = format!("interface {}", interface.unwrap_or("any"));
         let index = match interface {
@@ -84,8 +84,8 @@ impl Tap {
 ///
 /// # Errors
 /// When that cannot be read.
-pub(super) fn link(linktype: Linktype, place: &str) -> Result<Link, CaptureError> {
-    Link::try_from(linktype.0).map_err(|unknown| CaptureError {
+pub(super) fn link(linktype: Linktype, place: &str) -> Result<LinkType, CaptureError> {
+    LinkType::try_from(linktype.0).map_err(|unknown| CaptureError {
         place: place.to_owned(),
         reason: unknown.to_string(),
         hint: None,

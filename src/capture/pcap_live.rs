@@ -5,14 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use pcap::{Active, Error};
 
 use super::pcap_handle::{KNOCK, Tap, describe};
-use super::{Capture, CaptureError, CaptureStats, Next, Touch, filter};
+use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PortHit, filter};
 use crate::knock::KnockRange;
-use crate::packet::{Link, Packet, Segment, Transport};
+use crate::packet::{LinkType, Packet, Segment, Transport};
 
 /// A running capture.
-pub struct Live {
+pub struct PcapLive {
     capture: pcap::Capture<Active>,
-    link: Link,
+    link: LinkType,
     interface: Option<u32>,
     port: u16,
     band: Option<KnockRange>,
@@ -22,7 +22,7 @@ pub struct Live {
     told: [u32; 3],
 }
 
-impl Live {
+impl PcapLive {
     /// Starts capturing knocks to `port`, and packets without a payload to `band`, that come in on this interface;
     /// `None` = on every one.
     ///
@@ -44,16 +44,16 @@ impl Live {
     }
 }
 
-impl Capture for Live {
+impl Capture for PcapLive {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.capture.as_fd()
     }
 
-    fn next(&mut self) -> Result<Next<'_>, CaptureError> {
+    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         match self.capture.next_packet() {
             Ok(frame) => Ok(Packet::read(self.link, frame.data)
-                .map_or(Next::Other, |packet| sort(packet, self.port, self.band, self.interface))),
-            Err(Error::TimeoutExpired) => Ok(Next::Empty),
+                .map_or(CaptureEvent::Other, |packet| sort(packet, self.port, self.band, self.interface))),
+            Err(Error::TimeoutExpired) => Ok(CaptureEvent::Empty),
             Err(error) => Err(describe(&self.place, &error)),
         }
     }
@@ -75,17 +75,17 @@ impl Capture for Live {
 }
 
 /// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
-fn sort(packet: Packet<'_>, port: u16, band: Option<KnockRange>, interface: Option<u32>) -> Next<'_> {
-    if let Some(touch) = band.and_then(|band| Touch::of(&packet, band)) {
-        return Next::Touch(touch);
+fn sort(packet: Packet<'_>, port: u16, band: Option<KnockRange>, interface: Option<u32>) -> CaptureEvent<'_> {
+    if let Some(touch) = band.and_then(|band| PortHit::of(&packet, band)) {
+        return CaptureEvent::Touch(touch);
     }
     let Packet { source, destination, .. } = packet;
     match packet.transport {
         Transport::Udp { payload: Some(payload) } if destination.port() == port => {
             let interface = packet.interface.or(interface);
-            Next::Datagram(Segment { source, destination, interface, payload })
+            CaptureEvent::Datagram(Segment { source, destination, interface, payload })
         }
-        _ => Next::Other,
+        _ => CaptureEvent::Other,
     }
 }
 
@@ -135,9 +135,9 @@ mod tests {
             let packet =
                 Packet { source: ([10, 0, 0, 1], 4_000).into(), destination, interface: None, transport };
             let kind = match sort(packet, 62_201, band, Some(7)) {
-                Next::Datagram(segment) if segment.interface == Some(7) => "datagram",
-                Next::Touch(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
-                Next::Other => "other",
+                CaptureEvent::Datagram(segment) if segment.interface == Some(7) => "datagram",
+                CaptureEvent::Touch(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
+                CaptureEvent::Other => "other",
                 _ => "wrong",
             };
             assert_eq!(kind, sorted, "{packet:?}");

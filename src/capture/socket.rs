@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Capture, CaptureError, CaptureStats, Next};
+use super::{Capture, CaptureError, CaptureEvent, CaptureStats};
 use crate::os::net::udp::UdpPort;
 use crate::packet::Segment;
 use crate::wire::DATAGRAM_MAX;
@@ -28,15 +28,15 @@ impl Capture for Socket {
         self.port.as_fd()
     }
 
-    fn next(&mut self) -> Result<Next<'_>, CaptureError> {
+    fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         let arrival = self.port.try_recv(&mut self.buffer).map_err(|error| CaptureError {
             place: format!("UDP port {}", self.number),
             reason: crate::os::files::plain(&error),
             hint: None,
         })?;
-        let Some(arrival) = arrival else { return Ok(Next::Empty) };
-        let Some(payload) = self.buffer.get(..arrival.length) else { return Ok(Next::Other) };
-        Ok(Next::Datagram(Segment {
+        let Some(arrival) = arrival else { return Ok(CaptureEvent::Empty) };
+        let Some(payload) = self.buffer.get(..arrival.length) else { return Ok(CaptureEvent::Other) };
+        Ok(CaptureEvent::Datagram(Segment {
             source: arrival.source,
             destination: SocketAddr::new(arrival.destination, self.number),
             interface: Some(arrival.interface),

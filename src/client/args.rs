@@ -7,11 +7,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::failure::{Cause, Failure};
-use super::keys::otp::Code;
-use super::legacy::Legacy;
+use super::failure::{ClientError, ExitCause};
+use super::keys::otp::OtpInput;
+use super::legacy::LegacyArgs;
 use super::ports::schedule::Gap;
-use crate::knock::{ActionName, Argument, ClientName, KnockRange, Protocol, ServerId, Source};
+use crate::knock::{ActionName, Argument, ClientName, KnockRange, Protocol, ServerId, SourceOption};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -101,14 +101,14 @@ Exit codes:
 )]
 pub(super) struct Cli {
     #[command(flatten)]
-    pub(super) knock: Knocking,
+    pub(super) knock: KnockArgs,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    pub(super) command: Option<ClientSubcommand>,
 }
 
 /// What a knock may be told.
 #[derive(Args)]
-pub(super) struct Knocking {
+pub(super) struct KnockArgs {
     /// The server: a name, an address, or the NAME of a profile
     #[arg(required = true, value_name = "SERVER")]
     pub(super) server: Option<String>,
@@ -123,7 +123,7 @@ pub(super) struct Knocking {
     surplus: Vec<String>,
 
     #[command(flatten)]
-    pub(super) manner: Manner,
+    pub(super) manner: CommonArgs,
     /// Then wait until this TCP port accepts
     #[arg(short, long, value_name = "PORT", value_parser = port())]
     pub(super) wait: Option<u16>,
@@ -140,7 +140,7 @@ pub(super) struct Knocking {
 
 /// How to knock, whatever comes after it.
 #[derive(Args)]
-pub(super) struct Manner {
+pub(super) struct CommonArgs {
     /// Key file; "-" reads it from standard input
     #[arg(short, long, value_name = "FILE")]
     pub(super) key: Option<PathBuf>,
@@ -156,7 +156,7 @@ pub(super) struct Manner {
         rustdoc::broken_intra_doc_links,
         reason = "`--help` shows the brackets, and would show what escapes them"
     )]
-    pub(super) source: Option<Source>,
+    pub(super) source: Option<SourceOption>,
     /// How long the door should stay open, e.g. 30s, 5m [default: the action's own]
     #[arg(long = "for", value_name = "DURATION", value_parser = whole_seconds)]
     pub(super) seconds: Option<u32>,
@@ -185,15 +185,15 @@ pub(super) struct Manner {
 
     /// The one-time password that your app shows, for a key that needs one; "-" asks for it
     #[arg(long, value_name = "CODE", allow_hyphen_values = true)]
-    pub(super) otp: Option<Code>,
+    pub(super) otp: Option<OtpInput>,
 
     #[command(flatten)]
-    pub(super) ports: Ports,
+    pub(super) ports: PortModeArgs,
 }
 
 /// What a knock by ports may be told.
 #[derive(Args)]
-pub(super) struct Ports {
+pub(super) struct PortModeArgs {
     /// Knock with packets to eight ports, which carry nothing; nothing answers
     #[arg(long)]
     pub(super) ports: bool,
@@ -219,7 +219,7 @@ pub(super) enum Output {
 
 /// What is done besides knocking.
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum ClientSubcommand {
     /// Make a new key for all servers
     Keygen {
         /// Write it to this file (mode 0600), which must not be there yet [default: standard output]
@@ -250,7 +250,7 @@ pub(super) enum Command {
         key: Option<PathBuf>,
     },
     /// Knock, then join standard input and output to a TCP port: for ssh's ProxyCommand
-    Connect(Connecting),
+    Connect(ConnectArgs),
     /// Keep a key that the server's admin has handed over
     ///
     /// Writes it to ~/.config/spa-knock/SERVER.key (mode 0600), which must not be there yet.
@@ -263,8 +263,8 @@ pub(super) enum Command {
     ///
     /// Looks at key, name, ways, clock, and knocks. Every line has a verdict, and what is wrong has a hint. The
     /// exit code is 0 only if all is well.
-    Doctor(Examination),
-    Legacy(Legacy),
+    Doctor(DoctorArgs),
+    Legacy(LegacyArgs),
     /// Print what completes this command line in a shell
     Completions {
         /// Which one
@@ -276,7 +276,7 @@ pub(super) enum Command {
 
 /// A knock, and where to connect to afterwards.
 #[derive(Args)]
-pub(super) struct Connecting {
+pub(super) struct ConnectArgs {
     /// The server to knock at: a name, an address, or the NAME of a profile
     pub(super) server: String,
     /// What to ask for, e.g. open-ssh
@@ -287,12 +287,12 @@ pub(super) struct Connecting {
     #[arg(value_name = "PORT", value_parser = port())]
     pub(super) door: u16,
     #[command(flatten)]
-    pub(super) manner: Manner,
+    pub(super) manner: CommonArgs,
 }
 
 /// What is to be looked at.
 #[derive(Args)]
-pub(super) struct Examination {
+pub(super) struct DoctorArgs {
     /// The server: a name, an address, or the NAME of a profile
     pub(super) server: String,
     /// What to ask for; without it, and where the profile names none, the knock asks for something that no
@@ -302,15 +302,18 @@ pub(super) struct Examination {
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(super) ntp: Option<String>,
     #[command(flatten)]
-    pub(super) manner: Manner,
+    pub(super) manner: CommonArgs,
 }
 
-impl Knocking {
+impl KnockArgs {
     /// Refuses words too many.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), ClientError> {
         if let Some(word) = self.surplus.first() {
-            return Err(Failure::new(Cause::Usage, format!("{word}: a word too many after ARGUMENT"))
-                .hint("an argument with spaces stands in quotes"));
+            return Err(ClientError::new(
+                ExitCause::Usage,
+                format!("{word}: a word too many after ARGUMENT"),
+            )
+            .hint("an argument with spaces stands in quotes"));
         }
         if self.manner.ports.ports && self.argument.is_some() {
             return Err(no_room("ARGUMENT"));
@@ -319,9 +322,9 @@ impl Knocking {
     }
 }
 
-impl Manner {
+impl CommonArgs {
     /// Refuses what eight ports cannot say.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), ClientError> {
         if self.ports.ports && self.otp.is_some() {
             return Err(no_room("--otp"));
         }
@@ -332,8 +335,8 @@ impl Manner {
     }
 }
 
-fn no_room(name: &str) -> Failure {
-    Failure::new(Cause::Usage, format!("--ports: eight ports have no room for {name}"))
+fn no_room(name: &str) -> ClientError {
+    ClientError::new(ExitCause::Usage, format!("--ports: eight ports have no room for {name}"))
         .hint("leave one of the two away")
 }
 
@@ -407,10 +410,18 @@ mod tests {
 
     #[test]
     fn subcommands_come_first() {
-        assert!(matches!(parse("spa-knock keygen").ok().unwrap().command, Some(Command::Keygen { .. })));
-        assert!(matches!(parse("spa-knock show --key f").ok().unwrap().command, Some(Command::Show { .. })));
+        assert!(matches!(
+            parse("spa-knock keygen").ok().unwrap().command,
+            Some(ClientSubcommand::Keygen { .. })
+        ));
+        assert!(matches!(
+            parse("spa-knock show --key f").ok().unwrap().command,
+            Some(ClientSubcommand::Show { .. })
+        ));
         let derive = parse("spa-knock derive --key f --server-id A.").ok().unwrap().command;
-        assert!(matches!(derive, Some(Command::Derive { server_id, .. }) if server_id.as_str() == "a"));
+        assert!(
+            matches!(derive, Some(ClientSubcommand::Derive { server_id, .. }) if server_id.as_str() == "a")
+        );
         for line in
             ["connect -v s a h 22", "import -", "import", "legacy -u s 1:udp", "completions bash", "man"]
         {

@@ -2,19 +2,19 @@
 
 use std::net::SocketAddr;
 
-use super::args::Connecting;
-use super::failure::Failure;
-use super::knock::request::Intent;
+use super::args::ConnectArgs;
+use super::failure::ClientError;
+use super::knock::request::KnockRequest;
 use super::knock::route::resolve;
 use super::knock::wait;
-use super::report::Report;
+use super::report::Reporter;
 use super::{carry_out, relay};
 
 /// Knocks, connects, and joins standard input and output to the connection.
-pub(super) fn connect(said: Connecting) -> Result<(), Failure> {
-    let report = Report::of(&said.manner);
+pub(super) fn connect(said: ConnectArgs) -> Result<(), ClientError> {
+    let report = Reporter::of(&said.manner);
     let (host, port) = (said.host.clone(), said.door);
-    let intent = Intent::to_connect(said)?;
+    let intent = KnockRequest::to_connect(said)?;
     // Ahead of the knock: a door that opens for a name that leads nowhere is open for nothing.
     let mut doors = resolve(&host, port, intent.family, None)?;
     let (knocked, mut again) = carry_out(&intent, &report)?;

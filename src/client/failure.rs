@@ -7,7 +7,7 @@ use crate::os::files::FileError;
 
 /// Why a command failed. The numbers are the exit codes, a contract with scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum ExitCause {
     /// 1: the server refused.
     Refused,
     /// 1: started, and ended with a failure (`--wait-done`).
@@ -28,13 +28,13 @@ pub(super) enum Cause {
 
 /// A failed command, for a person to read.
 #[derive(Debug)]
-pub(super) struct Failure {
-    cause: Cause,
+pub(super) struct ClientError {
+    cause: ExitCause,
     reason: String,
     hint: Option<String>,
 }
 
-impl Cause {
+impl ExitCause {
     pub(super) const fn code(self) -> u8 {
         match self {
             Self::Refused | Self::Failed => 1,
@@ -57,9 +57,9 @@ impl Cause {
     }
 }
 
-impl Failure {
+impl ClientError {
     /// A failure: the object first, lower case, then why.
-    pub(super) fn new(cause: Cause, reason: impl Into<String>) -> Self {
+    pub(super) fn new(cause: ExitCause, reason: impl Into<String>) -> Self {
         Self { cause, reason: reason.into(), hint: None }
     }
 
@@ -73,7 +73,7 @@ impl Failure {
         Self { reason: format!("{object}{}", self.reason), ..self }
     }
 
-    pub(super) const fn cause(&self) -> Cause {
+    pub(super) const fn cause(&self) -> ExitCause {
         self.cause
     }
 
@@ -91,15 +91,19 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)?;
         self.hint.iter().try_for_each(|hint| write!(f, "\nhint: {hint}"))
     }
 }
 
-impl From<FileError> for Failure {
+impl From<FileError> for ClientError {
     fn from(error: FileError) -> Self {
-        Self { cause: Cause::Files, reason: format!("{}: {}", error.path, error.reason), hint: error.hint }
+        Self {
+            cause: ExitCause::Files,
+            reason: format!("{}: {}", error.path, error.reason),
+            hint: error.hint,
+        }
     }
 }

@@ -18,11 +18,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{Cli, Command, Knocking};
-use failure::Failure;
-use knock::Knocked;
-use knock::request::Intent;
-use report::Report;
+use args::{Cli, ClientSubcommand, KnockArgs};
+use failure::ClientError;
+use knock::KnockSuccess;
+use knock::request::KnockRequest;
+use report::Reporter;
 
 use crate::knock::ReplyWanted;
 use crate::manual;
@@ -41,12 +41,12 @@ pub fn main() -> ExitCode {
             // Also the help, which is no error and has code 0.
             let _ = error.print();
             if let Some(hint) = fwknop::hint(&error) {
-                Report::PLAIN.hint(hint);
+                Reporter::PLAIN.hint(hint);
             }
             return u8::try_from(error.exit_code()).unwrap_or(2).into();
         }
     };
-    let report = Report::new(&cli.knock);
+    let report = Reporter::new(&cli.knock);
     let done = match cli.command {
         Some(command) => run(command),
         None => knock(cli.knock, &report),
@@ -54,9 +54,9 @@ pub fn main() -> ExitCode {
     done.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
 }
 
-fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
+fn knock(said: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     let dry_run = said.dry_run;
-    let intent = Intent::new(said)?;
+    let intent = KnockRequest::new(said)?;
     if dry_run {
         return match intent.ports {
             None => knock::dry_run::tell(&intent, report),
@@ -82,10 +82,13 @@ fn knock(said: Knocking, report: &Report) -> Result<(), Failure> {
 }
 
 /// A knock that can be made again, if it had no answer.
-type Again<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
+type KnockRepeater<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
 /// Knocks as it is meant: with a datagram, or by ports.
-fn carry_out<'a>(intent: &'a Intent, report: &'a Report) -> Result<(Knocked, Again<'a>), Failure> {
+fn carry_out<'a>(
+    intent: &'a KnockRequest,
+    report: &'a Reporter,
+) -> Result<(KnockSuccess, KnockRepeater<'a>), ClientError> {
     match (intent.ports, intent.reply) {
         (Some(through), _) => {
             let (knocked, toucher) = ports::knock::knock(intent, through, report)?;
@@ -99,16 +102,18 @@ fn carry_out<'a>(intent: &'a Intent, report: &'a Report) -> Result<(Knocked, Aga
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
+fn run(command: ClientSubcommand) -> Result<(), ClientError> {
     match command {
-        Command::Keygen { output, client } => keys::commands::keygen(output.as_deref(), client),
-        Command::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
-        Command::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
-        Command::Connect(said) => connect::connect(said),
-        Command::Import { token } => keys::import::import(token),
-        Command::Doctor(said) => doctor::examine(said),
-        Command::Legacy(said) => legacy::knock(&said),
-        Command::Completions { shell } => report::print(completions::script(shell).as_bytes()),
-        Command::Man => report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes()),
+        ClientSubcommand::Keygen { output, client } => keys::commands::keygen(output.as_deref(), client),
+        ClientSubcommand::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
+        ClientSubcommand::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
+        ClientSubcommand::Connect(said) => connect::connect(said),
+        ClientSubcommand::Import { token } => keys::import::import(token),
+        ClientSubcommand::Doctor(said) => doctor::examine(said),
+        ClientSubcommand::Legacy(said) => legacy::knock(&said),
+        ClientSubcommand::Completions { shell } => report::print(completions::script(shell).as_bytes()),
+        ClientSubcommand::Man => {
+            report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes())
+        }
     }
 }

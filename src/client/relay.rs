@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 
-use super::failure::{Cause, Failure};
+use super::failure::{ClientError, ExitCause};
 use crate::os::files::plain;
 use crate::os::stdio;
 
@@ -16,11 +16,11 @@ const PIECE: usize = 128 << 10;
 ///
 /// Each way is a thread that sleeps in the system until there is something for it, so that neither waits for the
 /// other and neither spins.
-pub(super) fn join(stream: &TcpStream) -> Result<(), Failure> {
+pub(super) fn join(stream: &TcpStream) -> Result<(), ClientError> {
     // What is typed should not wait for what was typed before it (RFC 896); where that cannot be had, it is slower.
     let _ = stream.set_nodelay(true);
     let own = |error: io::Error| {
-        Failure::new(Cause::Network, format!("standard input and output: {}", plain(&error)))
+        ClientError::new(ExitCause::Network, format!("standard input and output: {}", plain(&error)))
     };
     let (mut input, mut output) = (stdio::input().map_err(own)?, stdio::output().map_err(own)?);
     let mut there = stream.try_clone().map_err(own)?;
@@ -47,8 +47,8 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), Failure> {
 }
 
 /// Something is lost: it must not look like an end.
-fn cut(error: &io::Error) -> Failure {
-    Failure::new(Cause::NotAccepting, format!("connection: {}", plain(error)))
+fn cut(error: &io::Error) -> ClientError {
+    ClientError::new(ExitCause::NotAccepting, format!("connection: {}", plain(error)))
         .hint("it was open, and the other side, or something on the way, has ended it")
 }
 

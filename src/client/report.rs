@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::args::{Knocking, Manner, Output};
-use super::failure::{Cause, Failure};
+use super::args::{CommonArgs, KnockArgs, Output};
+use super::failure::{ClientError, ExitCause};
 use crate::os::files::plain;
 
 /// How an outcome is told.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Report {
+pub(super) struct Reporter {
     output: Output,
     volume: Volume,
 }
@@ -38,13 +38,13 @@ pub(super) struct Success {
 
 /// A line that stays until the next one takes its place; without a terminal there is none. It goes when this is
 /// dropped.
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     shown: bool,
     last: String,
 }
 
 #[derive(Serialize)]
-struct Failed<'a> {
+struct FailureJson<'a> {
     result: &'static str,
     code: u8,
     reason: &'a str,
@@ -57,7 +57,7 @@ enum Volume {
     Everything,
 }
 
-impl Report {
+impl Reporter {
     /// For a command that is not told how.
     pub(super) const PLAIN: Self = Self { output: Output::Text, volume: Volume::Normal };
 
@@ -65,12 +65,12 @@ impl Report {
     pub(super) const SILENT: Self = Self { output: Output::Text, volume: Volume::ErrorsOnly };
 
     /// As the command line wants it.
-    pub(super) const fn new(said: &Knocking) -> Self {
+    pub(super) const fn new(said: &KnockArgs) -> Self {
         Self { output: said.output, ..Self::of(&said.manner) }
     }
 
     /// As text, with as many words as are wanted.
-    pub(super) const fn of(said: &Manner) -> Self {
+    pub(super) const fn of(said: &CommonArgs) -> Self {
         let volume = match (said.quiet, said.verbose) {
             (true, _) => Volume::ErrorsOnly,
             (false, true) => Volume::Everything,
@@ -99,14 +99,14 @@ impl Report {
     }
 
     /// What goes on at the moment, for a person at a terminal.
-    pub(super) fn progress(&self) -> Progress {
+    pub(super) fn progress(&self) -> ProgressLine {
         let shown =
             self.volume >= Volume::Normal && self.output == Output::Text && io::stderr().is_terminal();
-        Progress { shown, last: String::new() }
+        ProgressLine { shown, last: String::new() }
     }
 
     /// What a person was asking for: text, or the same as JSON, on standard output.
-    pub(super) fn product(&self, text: &str, json: &impl Serialize) -> Result<(), Failure> {
+    pub(super) fn product(&self, text: &str, json: &impl Serialize) -> Result<(), ClientError> {
         match self.output {
             Output::Text => print(text.as_bytes()),
             Output::Json => print_json(json),
@@ -122,21 +122,24 @@ impl Report {
     }
 
     /// A bad one.
-    pub(super) fn failure(&self, failure: &Failure) -> ExitCode {
-        if failure.cause() == Cause::Unread {
+    pub(super) fn failure(&self, failure: &ClientError) -> ExitCode {
+        if failure.cause() == ExitCause::Unread {
             return failure.exit_code();
         }
         say(&failure.to_string());
         if self.output == Output::Json {
             let cause = failure.cause();
-            let _ =
-                print_json(&Failed { result: cause.result(), code: cause.code(), reason: failure.reason() });
+            let _ = print_json(&FailureJson {
+                result: cause.result(),
+                code: cause.code(),
+                reason: failure.reason(),
+            });
         }
         failure.exit_code()
     }
 }
 
-impl Progress {
+impl ProgressLine {
     /// Puts a text in the place of the last one.
     pub(super) fn say(&mut self, text: impl FnOnce() -> String) {
         if !self.shown {
@@ -163,25 +166,25 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         self.clear();
     }
 }
 
 /// Writes to standard output: a key that went to a full disk must not look like one that was written.
-pub(super) fn print(bytes: &[u8]) -> Result<(), Failure> {
+pub(super) fn print(bytes: &[u8]) -> Result<(), ClientError> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| {
         let cause = match error.kind() {
-            io::ErrorKind::BrokenPipe => Cause::Unread,
-            _ => Cause::Files,
+            io::ErrorKind::BrokenPipe => ExitCause::Unread,
+            _ => ExitCause::Files,
         };
-        Failure::new(cause, format!("standard output: {}", plain(&error)))
+        ClientError::new(cause, format!("standard output: {}", plain(&error)))
     })
 }
 
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
     let mut line = serde_json::to_string(value).unwrap_or_default();
     line.push('\n');
     print(line.as_bytes())

@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Backend;
-use super::document::{Table, Value, written};
+use super::BackendKind;
+use super::document::{TomlTable, TomlValue, written};
 use super::sections::read_ports;
-use crate::auth::{Action, Arguments, Part, Placeholder, Template, Term, Uses};
-use crate::knock::{ActionName, Door};
+use crate::auth::{Action, ActionPart, Arguments, Placeholder, Template, Term, Uses};
+use crate::knock::{ActionName, PortSpec};
 
 /// A grant is at least as long as a TCP handshake may take, and at most a year.
 const GRANTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);
@@ -21,7 +21,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
 
 /// The actions by name. A bad one is `None` and has left its problems, but its name may be used.
-pub(super) fn read_actions(table: Table<'_>, backend: Backend) -> BTreeMap<ActionName, Option<Action>> {
+pub(super) fn read_actions(
+    table: TomlTable<'_>,
+    backend: BackendKind,
+) -> BTreeMap<ActionName, Option<Action>> {
     let mut actions = BTreeMap::new();
     let mut closes = Vec::new();
     for (name, value) in table.entries() {
@@ -47,23 +50,23 @@ pub(super) fn read_actions(table: Table<'_>, backend: Backend) -> BTreeMap<Actio
 
 /// What stands in an action.
 struct Keys<'d> {
-    open: Option<Value<'d>>,
-    allow_ports: Option<Value<'d>>,
-    once: Option<Value<'d>>,
-    forward: Option<Value<'d>>,
-    close: Option<Value<'d>>,
-    run: Option<Value<'d>>,
-    undo: Option<Value<'d>>,
-    allow_arguments: Option<Value<'d>>,
-    timeout: Option<Value<'d>>,
-    duration: Option<Value<'d>>,
-    max: Option<Value<'d>>,
+    open: Option<TomlValue<'d>>,
+    allow_ports: Option<TomlValue<'d>>,
+    once: Option<TomlValue<'d>>,
+    forward: Option<TomlValue<'d>>,
+    close: Option<TomlValue<'d>>,
+    run: Option<TomlValue<'d>>,
+    undo: Option<TomlValue<'d>>,
+    allow_arguments: Option<TomlValue<'d>>,
+    timeout: Option<TomlValue<'d>>,
+    duration: Option<TomlValue<'d>>,
+    max: Option<TomlValue<'d>>,
 }
 
 fn read_action<'d>(
-    mut table: Table<'d>,
-    backend: Backend,
-    closes: &mut Vec<(Value<'d>, ActionName)>,
+    mut table: TomlTable<'d>,
+    backend: BackendKind,
+    closes: &mut Vec<(TomlValue<'d>, ActionName)>,
 ) -> Option<Action> {
     let keys = Keys {
         open: table.take("open"),
@@ -79,7 +82,7 @@ fn read_action<'d>(
         once: table.take("once"),
     };
     keys.check_company();
-    for value in [&keys.open, &keys.forward].into_iter().flatten().filter(|_| backend == Backend::None) {
+    for value in [&keys.open, &keys.forward].into_iter().flatten().filter(|_| backend == BackendKind::None) {
         value.problem("cannot open anything with firewall.backend = \"none\"", None);
     }
     let parts = keys.read_parts();
@@ -91,7 +94,7 @@ fn read_action<'d>(
         table.problem("no effect", Some("give it one: open = [\"tcp/22\"] or run = [\"/usr/bin/true\"]"));
         None
     };
-    if let (Backend::Iptables, Some(value), Some(Some(Term { max, .. }))) = (backend, longest, term)
+    if let (BackendKind::Iptables, Some(value), Some(Some(Term { max, .. }))) = (backend, longest, term)
         && max > IPTABLES_MAX
         && (keys.open.is_some() || keys.forward.is_some())
     {
@@ -104,9 +107,9 @@ fn read_action<'d>(
     Some(Action { parts: parts?, term: term? })
 }
 
-fn keys_close(parts: &Option<Vec<Part>>) -> Option<ActionName> {
+fn keys_close(parts: &Option<Vec<ActionPart>>) -> Option<ActionName> {
     parts.iter().flatten().find_map(|part| match part {
-        Part::Close(action) => Some(action.clone()),
+        ActionPart::Close(action) => Some(action.clone()),
         _ => None,
     })
 }
@@ -149,26 +152,26 @@ impl<'d> Keys<'d> {
     }
 
     /// What the action does, in its order; a part that is wrong has left its problems.
-    fn read_parts(&self) -> Option<Vec<Part>> {
+    fn read_parts(&self) -> Option<Vec<ActionPart>> {
         let parts = [
             self.open.as_ref().map(|open| self.read_open(open)),
             self.forward.as_ref().map(read_forward),
-            self.close.as_ref().map(|close| close.parsed().map(Part::Close)),
+            self.close.as_ref().map(|close| close.parsed().map(ActionPart::Close)),
             self.run.as_ref().map(|run| self.read_run(run)),
         ];
         // All of them first, so that every problem is told.
-        let parts: Vec<Option<Part>> = parts.into_iter().flatten().collect();
+        let parts: Vec<Option<ActionPart>> = parts.into_iter().flatten().collect();
         parts.into_iter().collect::<Option<Vec<_>>>().filter(|parts| !parts.is_empty())
     }
 
-    fn read_open(&self, open: &Value<'_>) -> Option<Part> {
-        let uses = match self.once.as_ref().map(Value::flag) {
+    fn read_open(&self, open: &TomlValue<'_>) -> Option<ActionPart> {
+        let uses = match self.once.as_ref().map(TomlValue::flag) {
             Some(once) => Some(if once? { Uses::One } else { Uses::Many }),
             None => Some(Uses::Many),
         };
         if open.is("argument") {
             let allowed = self.allow_ports.as_ref().and_then(read_ports);
-            return Some(Part::OpenArgument { allowed: allowed?, uses: uses? });
+            return Some(ActionPart::OpenArgument { allowed: allowed?, uses: uses? });
         }
         let ports = read_ports(open)?;
         if uses == Some(Uses::One) && ports.iter().any(|ports| ports.single().is_none()) {
@@ -178,10 +181,10 @@ impl<'d> Keys<'d> {
             );
             return None;
         }
-        Some(Part::Open { ports, uses: uses? })
+        Some(ActionPart::Open { ports, uses: uses? })
     }
 
-    fn read_run(&self, run: &Value<'_>) -> Option<Part> {
+    fn read_run(&self, run: &TomlValue<'_>) -> Option<ActionPart> {
         let timeout = self.timeout.as_ref().map_or(Some(TIMEOUT), |value| value.duration(TIMEOUTS));
         let argv = read_command(run);
         let undo = match &self.undo {
@@ -192,11 +195,11 @@ impl<'d> Keys<'d> {
             Some(value) => Arguments::Listed(value.parsed_list()?),
             None => Arguments::default(),
         };
-        Some(Part::Run { argv: argv?, timeout: timeout?, undo, arguments })
+        Some(ActionPart::Run { argv: argv?, timeout: timeout?, undo, arguments })
     }
 
     /// Arguments are allowed where a command has a place for them.
-    fn check_arguments(&self, parts: Option<&[Part]>) {
+    fn check_arguments(&self, parts: Option<&[ActionPart]>) {
         let (Some(allowed), Some(parts)) = (&self.allow_arguments, parts) else { return };
         if !parts.iter().any(|part| part.uses(Placeholder::Argument)) {
             allowed.problem(
@@ -207,7 +210,7 @@ impl<'d> Keys<'d> {
     }
 
     /// How long what it does lasts; `Some(None)` where nothing of it does.
-    fn read_term(&self, table: &Table<'_>, parts: Option<&[Part]>) -> Option<Option<Term>> {
+    fn read_term(&self, table: &TomlTable<'_>, parts: Option<&[ActionPart]>) -> Option<Option<Term>> {
         // A command that is told how long something lasts is told what the admin allows, not what a client asks for.
         let told = parts.is_some_and(|parts| parts.iter().any(|part| part.uses(Placeholder::Seconds)));
         let lasts = told || self.open.is_some() || self.forward.is_some() || self.undo.is_some();
@@ -240,7 +243,7 @@ impl<'d> Keys<'d> {
 }
 
 /// `for`, and `max` which is as long unless it is said.
-fn read_term(usual: &Value<'_>, max: Option<&Value<'_>>) -> Option<Term> {
+fn read_term(usual: &TomlValue<'_>, max: Option<&TomlValue<'_>>) -> Option<Term> {
     let usual = usual.duration(GRANTS);
     let max = match max {
         Some(value) => read_max(value, usual),
@@ -249,7 +252,7 @@ fn read_term(usual: &Value<'_>, max: Option<&Value<'_>>) -> Option<Term> {
     Some(Term { usual: usual?, max: max? })
 }
 
-fn read_max(value: &Value<'_>, duration: Option<Duration>) -> Option<Duration> {
+fn read_max(value: &TomlValue<'_>, duration: Option<Duration>) -> Option<Duration> {
     let max = value.duration(GRANTS)?;
     let shorter_than = duration.filter(|&duration| max < duration);
     if let Some(duration) = shorter_than {
@@ -260,17 +263,17 @@ fn read_max(value: &Value<'_>, duration: Option<Duration>) -> Option<Duration> {
 }
 
 /// `{ from = "tcp/15432", to = "10.0.0.5:5432" }`, or a list of targets, one for each IP version.
-fn read_forward(value: &Value<'_>) -> Option<Part> {
+fn read_forward(value: &TomlValue<'_>) -> Option<ActionPart> {
     let mut table = value.table()?;
     let from = table.require("from", "from = \"tcp/15432\": the port that is connected to");
     let to = table.require("to", "to = \"10.0.0.5:5432\", \"[fd00::5]:5432\" or \":8080\": where it leads");
-    let door: Option<Door> = from.and_then(|value| value.parsed());
+    let door: Option<PortSpec> = from.and_then(|value| value.parsed());
     let to = to.and_then(|value| read_targets(&value));
     table.finish();
-    Some(Part::Forward { door: door?, to: to? })
+    Some(ActionPart::Forward { door: door?, to: to? })
 }
 
-fn read_targets(value: &Value<'_>) -> Option<Vec<SocketAddr>> {
+fn read_targets(value: &TomlValue<'_>) -> Option<Vec<SocketAddr>> {
     let mut targets: Vec<SocketAddr> = Vec::new();
     for item in value.one_or_more()? {
         for target in read_target(&item)? {
@@ -285,7 +288,7 @@ fn read_targets(value: &Value<'_>) -> Option<Vec<SocketAddr>> {
 }
 
 /// A host and a port; without a host, this one.
-fn read_target(value: &Value<'_>) -> Option<Vec<SocketAddr>> {
+fn read_target(value: &TomlValue<'_>) -> Option<Vec<SocketAddr>> {
     const FORM: &str = "a target is written 10.0.0.5:5432, [fd00::5]:5432 or, on this host, :8080";
     let text = value.text()?;
     let targets = match text.strip_prefix(':') {
@@ -306,14 +309,14 @@ fn is_elsewhere(target: &SocketAddr) -> bool {
     target.port() != 0 && !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
-fn read_command(value: &Value<'_>) -> Option<Vec<Template>> {
+fn read_command(value: &TomlValue<'_>) -> Option<Vec<Template>> {
     if let Some(program) = value.list()?.first() {
         check_program(program);
     }
     value.parsed_list()
 }
 
-fn check_program(value: &Value<'_>) {
+fn check_program(value: &TomlValue<'_>) {
     let Some(program) = value.as_text() else { return };
     let Ok(template) = program.parse::<Template>() else { return };
     if !template.is_constant() {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{ClientEntry, ConfigErrors, Place, Problem, ServerConfig, full_name};
+use super::{ClientEntry, ConfigErrors, Problem, ServerConfig, SourceLocation, full_name};
 use zeroize::Zeroizing;
 
 use crate::auth::ClientRules;
-use crate::crypto::{Fingerprint, Holder, KeyFile, KeySet, OtpSeed, PairSecret};
+use crate::crypto::{Fingerprint, KeyFile, KeyOwner, KeySet, OtpSeed, PairSecret};
 use crate::knock::{ClientName, ServerId, Timestamp};
 use crate::os::{clock, files};
 
@@ -135,12 +135,12 @@ fn read_secret(file: &Path) -> Result<Zeroizing<String>, (String, Option<String>
 /// Why it is not, and a hint.
 pub(crate) fn pair_for<'a>(key: &'a KeyFile, id: &ServerId) -> Result<&'a PairSecret, (String, String)> {
     match &key.holder {
-        Holder::Pair { server, secret } if server == id => Ok(secret),
-        Holder::Pair { server, .. } => Err((
+        KeyOwner::Pair { server, secret } if server == id => Ok(secret),
+        KeyOwner::Pair { server, .. } => Err((
             format!("for the server {server}, not for {id}"),
             format!("server.id and the key's `server` must be the same; {NEW_KEY}"),
         )),
-        Holder::Root(_) => Err((
+        KeyOwner::Root(_) => Err((
             "a root key: it would open every server of its owner".to_owned(),
             format!("its owner makes this server's key with: spa-knock derive --key ROOT --server-id {id}"),
         )),
@@ -154,7 +154,7 @@ fn problem(
     message: String,
     hint: Option<String>,
 ) -> Problem {
-    let place: Place = config.places.of(&["client", name.as_str(), what]).clone();
+    let place: SourceLocation = config.places.of(&["client", name.as_str(), what]).clone();
     let client = full_name("client", name.as_str());
     Problem { place, message: format!("{client}.{what}: {message}"), hint }
 }
@@ -164,8 +164,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{Source, read};
-    use crate::os::files::Mode;
+    use crate::config::{ConfigText, read};
+    use crate::os::files::FileMode;
 
     const A: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     const B: &str = "AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -179,10 +179,10 @@ mod tests {
             text += &format!("[client.{name}]\nkey='{name}.key'\nallow=['o']\n");
             if !key.is_empty() {
                 let path = scratch.path().join(format!("{name}.key"));
-                files::create_new(&path, Mode::Private, key.as_bytes()).unwrap();
+                files::create_new(&path, FileMode::Private, key.as_bytes()).unwrap();
             }
         }
-        let config = read(&Source { file: PathBuf::from("f"), text }, &[]).unwrap();
+        let config = read(&ConfigText { file: PathBuf::from("f"), text }, &[]).unwrap();
         load_clients(&config)
             .map(|clients| clients.len())
             .map_err(|error| error.to_string().replace(&folder, "K"))

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 
-use super::document::{Document, Table, Value};
+use super::document::{Document, TomlTable, TomlValue};
 use super::problem::full_name;
 use super::sections::{KEY_LIMIT, read_key_limit};
-use super::{ClientEntry, Place, PreviousKey};
+use super::{ClientEntry, PreviousKey, SourceLocation};
 use crate::auth::ClientRules;
 use crate::knock::{ActionName, AddressPolicy, ClientName, PrefixLengths};
 
@@ -46,7 +46,7 @@ impl ClientContext {
 /// A client as it was found; a bad one has left its problems and no entry.
 pub(super) struct ReadClient {
     pub(super) name: ClientName,
-    pub(super) place: Place,
+    pub(super) place: SourceLocation,
     pub(super) entry: Option<ClientEntry>,
 }
 
@@ -79,7 +79,7 @@ pub(super) fn read_client_file(
 pub const CONSOLE: &str = "console";
 
 /// The clients of a table.
-pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContext) -> Vec<ReadClient> {
+pub(super) fn read_clients(table: TomlTable<'_>, file: &Path, context: &ClientContext) -> Vec<ReadClient> {
     let mut clients = Vec::new();
     for (name, value) in table.entries() {
         let entry = value.table().and_then(|table| read_client(table, file, context));
@@ -95,7 +95,7 @@ pub(super) fn read_clients(table: Table<'_>, file: &Path, context: &ClientContex
     clients
 }
 
-fn read_client(mut table: Table<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
+fn read_client(mut table: TomlTable<'_>, file: &Path, context: &ClientContext) -> Option<ClientEntry> {
     let key = table.require("key", "key = \"NAME.key\": its key file in keys_dir");
     let allow = table.require("allow", "allow = [\"ACTION\"]: what it may do");
     let [source, rate, expires, previous, grant_prefix, uses, otp, key_limit, grants] =
@@ -141,8 +141,8 @@ fn most_passages<'a>(
 
 /// How many passages a client may hold: as the config says, else the usual number, or more where an action needs it.
 fn read_grants(
-    own: Option<&Value<'_>>,
-    allow: Option<&Value<'_>>,
+    own: Option<&TomlValue<'_>>,
+    allow: Option<&TomlValue<'_>>,
     most: Option<(u32, &ActionName)>,
     context: &ClientContext,
 ) -> u32 {
@@ -165,7 +165,7 @@ fn read_grants(
     limit
 }
 
-fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
+fn read_key(value: &TomlValue<'_>, keys_dir: &Path) -> Option<PathBuf> {
     let path = Path::new(value.text()?);
     if path.file_name().is_none() || path.components().any(|part| part == Component::ParentDir) {
         value.problem(
@@ -178,7 +178,7 @@ fn read_key(value: &Value<'_>, keys_dir: &Path) -> Option<PathBuf> {
 }
 
 /// `"/24"`, or a list of one length for each IP version.
-fn read_lengths(value: &Value<'_>) -> Option<PrefixLengths> {
+fn read_lengths(value: &TomlValue<'_>) -> Option<PrefixLengths> {
     let mut lengths = PrefixLengths::SINGLE;
     for item in value.one_or_more()? {
         match lengths.with(item.text()?) {
@@ -193,7 +193,7 @@ fn read_lengths(value: &Value<'_>) -> Option<PrefixLengths> {
 }
 
 /// What `client rotate` writes.
-fn read_previous(mut table: Table<'_>, keys_dir: &Path) -> Option<PreviousKey> {
+fn read_previous(mut table: TomlTable<'_>, keys_dir: &Path) -> Option<PreviousKey> {
     let key = table.require("key", "key = \"NAME.key\": the key file that has been replaced");
     let until = table.require("until", "until = 2027-01-31T12:00:00Z: when it is good for nothing any more");
     let key = key.and_then(|value| read_key(&value, keys_dir));
@@ -202,7 +202,10 @@ fn read_previous(mut table: Table<'_>, keys_dir: &Path) -> Option<PreviousKey> {
     Some(PreviousKey { key: key?, until: until? })
 }
 
-fn read_allow(value: &Value<'_>, known: Option<&BTreeMap<ActionName, u32>>) -> Option<BTreeSet<ActionName>> {
+fn read_allow(
+    value: &TomlValue<'_>,
+    known: Option<&BTreeMap<ActionName, u32>>,
+) -> Option<BTreeSet<ActionName>> {
     let mut allow = BTreeSet::new();
     for item in value.list()? {
         let Some(name) = item.parsed::<ActionName>() else { continue };
@@ -219,6 +222,6 @@ fn read_allow(value: &Value<'_>, known: Option<&BTreeMap<ActionName, u32>>) -> O
     Some(allow)
 }
 
-fn read_sources(value: &Value<'_>) -> Option<BTreeSet<AddressPolicy>> {
+fn read_sources(value: &TomlValue<'_>) -> Option<BTreeSet<AddressPolicy>> {
     Some(value.list()?.iter().filter_map(|item| item.choice(&SOURCES)).collect())
 }

@@ -8,7 +8,7 @@ use crate::knock::Timestamp;
 
 /// A day (its first moment in UTC) or an RFC 3339 time, from 1970 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Instant(pub Timestamp);
+pub struct DateTime(pub Timestamp);
 
 /// A text is no point in time; says what one looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl fmt::Display for InvalidInstant {
 
 impl std::error::Error for InvalidInstant {}
 
-impl FromStr for Instant {
+impl FromStr for DateTime {
     type Err = InvalidInstant;
 
     fn from_str(text: &str) -> Result<Self, InvalidInstant> {
@@ -82,7 +82,7 @@ mod tests {
             ("2027-01-30T23:00:00-01:00", 1_801_353_600),
             ("2027-01-31T00:00:00.000+00:00", 1_801_353_600),
         ] {
-            assert_eq!(text.parse(), Ok(Instant(Timestamp::from_millis(seconds * 1_000))), "{text}");
+            assert_eq!(text.parse(), Ok(DateTime(Timestamp::from_millis(seconds * 1_000))), "{text}");
         }
         for text in [
             "",
@@ -97,15 +97,15 @@ mod tests {
             "2027-01-31T18:00:00*01:00",
             "90d",
         ] {
-            assert_eq!(text.parse::<Instant>(), Err(InvalidInstant), "{text}");
+            assert_eq!(text.parse::<DateTime>(), Err(InvalidInstant), "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_is_a_point_in_time_or_refused(text in ".{0,40}", near in "[0-9TZ+: .-]{15,30}") {
-            let _ = text.parse::<Instant>();
-            let _ = near.parse::<Instant>();
+            let _ = text.parse::<DateTime>();
+            let _ = near.parse::<DateTime>();
         }
     }
 }

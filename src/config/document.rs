@@ -12,16 +12,16 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::datetime::{Instant, InvalidInstant};
-use super::problem::{Lines, Place, Problem, full_name};
+use super::datetime::{DateTime, InvalidInstant};
+use super::problem::{LineIndex, Problem, SourceLocation, full_name};
 use crate::knock::Timestamp;
 
 /// A parsed TOML text, and what has been found in it.
 pub struct Document<'a> {
-    lines: Lines<'a>,
+    lines: LineIndex<'a>,
     root: Spanned<DeTable<'a>>,
     problems: RefCell<Vec<Problem>>,
-    places: RefCell<Vec<(String, Place)>>,
+    places: RefCell<Vec<(String, SourceLocation)>>,
     unknown: RefCell<Vec<UnknownKey>>,
     /// The keys that tables of the root have, with the table's name.
     sections: RefCell<Vec<(String, &'static str)>>,
@@ -41,7 +41,7 @@ impl<'a> Document<'a> {
     /// # Errors
     /// Every syntax error.
     pub fn parse(file: &'a Path, text: &'a str) -> Result<Self, Vec<Problem>> {
-        let lines = Lines::new(file, text);
+        let lines = LineIndex::new(file, text);
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             return Ok(Self::new(lines, root));
@@ -57,10 +57,10 @@ impl<'a> Document<'a> {
     /// Reads what can be read of a text, whatever its syntax errors.
     pub fn recover(file: &'a Path, text: &'a str) -> Self {
         let (root, _) = DeTable::parse_recoverable(text);
-        Self::new(Lines::new(file, text), root)
+        Self::new(LineIndex::new(file, text), root)
     }
 
-    fn new(lines: Lines<'a>, root: Spanned<DeTable<'a>>) -> Self {
+    fn new(lines: LineIndex<'a>, root: Spanned<DeTable<'a>>) -> Self {
         Self {
             lines,
             root,
@@ -72,8 +72,8 @@ impl<'a> Document<'a> {
     }
 
     /// The table of everything.
-    pub fn root(&self) -> Table<'_> {
-        Table {
+    pub fn root(&self) -> TomlTable<'_> {
+        TomlTable {
             document: self,
             name: String::new(),
             at: None,
@@ -84,7 +84,7 @@ impl<'a> Document<'a> {
 
     /// All problems found, and the places of all keys that were taken.
     #[must_use]
-    pub fn into_findings(self) -> (Vec<Problem>, Vec<(String, Place)>) {
+    pub fn into_findings(self) -> (Vec<Problem>, Vec<(String, SourceLocation)>) {
         let sections = self.sections.take();
         for UnknownKey { at, name, key, known } in self.unknown.take() {
             let section = sections.iter().find(|(_, other)| *other == key).map(|(section, _)| section);
@@ -101,7 +101,7 @@ impl<'a> Document<'a> {
     }
 
     /// Reports a problem at any place.
-    pub fn report(&self, place: &Place, message: String, hint: Option<String>) {
+    pub fn report(&self, place: &SourceLocation, message: String, hint: Option<String>) {
         self.problems.borrow_mut().push(Problem { place: place.clone(), message, hint });
     }
 
@@ -112,7 +112,7 @@ impl<'a> Document<'a> {
 
 /// A table whose keys are taken one by one; `finish` reports those that were not. An absent table is empty.
 #[must_use = "call finish, or unknown keys go unnoticed"]
-pub struct Table<'d> {
+pub struct TomlTable<'d> {
     document: &'d Document<'d>,
     name: String,
     at: Option<usize>,
@@ -120,20 +120,20 @@ pub struct Table<'d> {
     known: Vec<&'static str>,
 }
 
-impl<'d> Table<'d> {
+impl<'d> TomlTable<'d> {
     /// The value under `key`, which may be absent.
-    pub fn take(&mut self, key: &'static str) -> Option<Value<'d>> {
+    pub fn take(&mut self, key: &'static str) -> Option<TomlValue<'d>> {
         self.known.push(key);
         // Tables within tables, as actions and clients are, take keys of their own kind.
         if !self.name.is_empty() && !self.name.contains('.') {
             self.document.sections.borrow_mut().push((self.name.clone(), key));
         }
         let (found, value) = self.entries?.get_key_value(key)?;
-        Some(Value::new(self, found.span().start, key, value))
+        Some(TomlValue::new(self, found.span().start, key, value))
     }
 
     /// The value under `key`; its absence is a problem.
-    pub fn require(&mut self, key: &'static str, hint: &str) -> Option<Value<'d>> {
+    pub fn require(&mut self, key: &'static str, hint: &str) -> Option<TomlValue<'d>> {
         let value = self.take(key);
         if value.is_none() {
             self.problem_under(key, "missing", Some(hint));
@@ -142,9 +142,10 @@ impl<'d> Table<'d> {
     }
 
     /// The table under `key`; an absent one is empty.
-    pub fn table(&mut self, key: &'static str) -> Table<'d> {
+    pub fn table(&mut self, key: &'static str) -> TomlTable<'d> {
         let name = full_name(&self.name, key);
-        let empty = Table { document: self.document, name, at: self.at, entries: None, known: Vec::new() };
+        let empty =
+            TomlTable { document: self.document, name, at: self.at, entries: None, known: Vec::new() };
         self.take(key).and_then(|value| value.table()).unwrap_or(empty)
     }
 
@@ -156,10 +157,12 @@ impl<'d> Table<'d> {
 
     /// Every entry, where the keys are names that the admin chose.
     #[must_use]
-    pub fn entries(self) -> Vec<(&'d str, Value<'d>)> {
+    pub fn entries(self) -> Vec<(&'d str, TomlValue<'d>)> {
         let entries = self.entries.into_iter().flatten();
         entries
-            .map(|(key, value)| (&**key.get_ref(), Value::new(&self, key.span().start, key.get_ref(), value)))
+            .map(|(key, value)| {
+                (&**key.get_ref(), TomlValue::new(&self, key.span().start, key.get_ref(), value))
+            })
             .collect()
     }
 
@@ -189,15 +192,15 @@ impl<'d> Table<'d> {
 
 /// A value, its full name and its place. Every getter reports why it returns `None`.
 #[derive(Clone)]
-pub struct Value<'d> {
+pub struct TomlValue<'d> {
     document: &'d Document<'d>,
     name: String,
     at: usize,
     value: &'d DeValue<'d>,
 }
 
-impl<'d> Value<'d> {
-    fn new(table: &Table<'d>, key_at: usize, key: &str, value: &'d Spanned<DeValue<'d>>) -> Self {
+impl<'d> TomlValue<'d> {
+    fn new(table: &TomlTable<'d>, key_at: usize, key: &str, value: &'d Spanned<DeValue<'d>>) -> Self {
         // A table is where its name stands, anything else where it stands itself.
         let at = if value.get_ref().is_table() { key_at } else { value.span().start };
         let name = full_name(&table.name, key);
@@ -301,7 +304,7 @@ impl<'d> Value<'d> {
     pub fn instant(&self) -> Option<Timestamp> {
         let datetime = self.value.as_datetime().map(ToString::to_string);
         match datetime.and_then(|text| text.parse().ok()) {
-            Some(Instant(time)) => Some(time),
+            Some(DateTime(time)) => Some(time),
             None => {
                 let hint = format!("{InvalidInstant}, without quotes");
                 self.problem("neither a date nor a time with an offset", Some(&hint));
@@ -312,13 +315,13 @@ impl<'d> Value<'d> {
 
     /// The items of a list that is not empty.
     #[must_use]
-    pub fn list(&self) -> Option<Vec<Value<'d>>> {
+    pub fn list(&self) -> Option<Vec<TomlValue<'d>>> {
         let items = self.expect("a list", self.value.as_array())?;
         if items.is_empty() {
             self.problem("empty list", None);
             return None;
         }
-        let item = |item: &'d Spanned<DeValue<'d>>| Value {
+        let item = |item: &'d Spanned<DeValue<'d>>| TomlValue {
             document: self.document,
             name: self.name.clone(),
             at: item.span().start,
@@ -335,15 +338,15 @@ impl<'d> Value<'d> {
 
     /// A list of strings that each say a `T`; `None` if one does not, after all have been looked at.
     pub fn parsed_list<T: FromStr<Err: Display>>(&self) -> Option<Vec<T>> {
-        let items: Vec<Option<T>> = self.list()?.iter().map(Value::parsed).collect();
+        let items: Vec<Option<T>> = self.list()?.iter().map(TomlValue::parsed).collect();
         items.into_iter().collect()
     }
 
     /// A table.
     #[must_use]
-    pub fn table(&self) -> Option<Table<'d>> {
+    pub fn table(&self) -> Option<TomlTable<'d>> {
         let entries = self.expect("a table", self.value.as_table())?;
-        Some(Table {
+        Some(TomlTable {
             document: self.document,
             name: self.name.clone(),
             at: Some(self.at),
@@ -359,7 +362,7 @@ impl<'d> Value<'d> {
 
     /// Where it stands.
     #[must_use]
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> SourceLocation {
         self.document.lines.place(Some(self.at))
     }
 
@@ -427,7 +430,7 @@ fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn found(text: &str, read: impl FnOnce(&mut Table<'_>)) -> Vec<String> {
+    fn found(text: &str, read: impl FnOnce(&mut TomlTable<'_>)) -> Vec<String> {
         let document = match Document::parse(Path::new("f.toml"), text) {
             Ok(document) => document,
             Err(problems) => return problems.iter().map(ToString::to_string).collect(),
@@ -441,7 +444,7 @@ mod tests {
     #[test]
     fn every_getter_says_where_and_why_it_has_nothing() {
         const MINUTE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
-        type Getter = fn(&Value<'_>) -> bool;
+        type Getter = fn(&TomlValue<'_>) -> bool;
         let cases: [(&str, Getter, &str); 16] = [
             ("k = 1", |v| v.text().is_some(), "f.toml:1:5: k: not a string but an integer"),
             ("k = 'x'", |v| v.flag().is_some(), "f.toml:1:5: k: not true or false but a string"),

@@ -9,7 +9,7 @@ use super::document::Document;
 use super::problem::full_name;
 use super::sections::read_sections;
 use super::server::Outline;
-use super::{ClientEntry, ConfigErrors, Place, Places, Problem, ServerConfig};
+use super::{ClientEntry, ConfigErrors, Problem, ServerConfig, SourceLocation, ValueLocations};
 use crate::auth::Action;
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
@@ -19,7 +19,7 @@ pub const CLIENTS_FOLDER: &str = "clients.d";
 
 /// A file and its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub struct ConfigText {
     /// Where it lies.
     pub file: PathBuf,
     /// What it says.
@@ -63,7 +63,7 @@ pub fn load_trusted(path: &Path) -> Result<ServerConfig, ConfigErrors> {
     }
     load_reading(path, |file| {
         let text = files::read_trusted_text(file).map_err(Problem::of_file)?;
-        Ok(Source { file: file.to_owned(), text })
+        Ok(ConfigText { file: file.to_owned(), text })
     })
 }
 
@@ -84,13 +84,13 @@ pub fn load_client_files(path: &Path, keys_dir: &Path) -> Vec<(ClientName, Clien
 ///
 /// # Errors
 /// Everything that is wrong with any of them.
-pub fn load_with(path: &Path, replaced: &Source) -> Result<ServerConfig, ConfigErrors> {
+pub fn load_with(path: &Path, replaced: &ConfigText) -> Result<ServerConfig, ConfigErrors> {
     load_reading(path, |file| if file == replaced.file { Ok(replaced.clone()) } else { read_source(file) })
 }
 
 fn load_reading(
     path: &Path,
-    read_source: impl Fn(&Path) -> Result<Source, Problem>,
+    read_source: impl Fn(&Path) -> Result<ConfigText, Problem>,
 ) -> Result<ServerConfig, ConfigErrors> {
     let main = read_source(path).map_err(|problem| {
         let hint = (!files::exists(path)).then(|| "`spa-knockd init` writes a first config".to_owned());
@@ -109,7 +109,7 @@ fn load_reading(
         }
         Err(error) => problems.push(Problem::of_file(error)),
     }
-    Reading::new(&main, problems).finish(&main, &clients)
+    ConfigReader::new(&main, problems).finish(&main, &clients)
 }
 
 /// Who except the user and root can change what a config says, its folders and its client files included: they decide
@@ -130,8 +130,8 @@ pub fn writers(path: &Path) -> Vec<Problem> {
 ///
 /// # Errors
 /// Everything that is wrong with any of them.
-pub fn read(main: &Source, clients: &[Source]) -> Result<ServerConfig, ConfigErrors> {
-    Reading::new(main, Vec::new()).finish(main, clients)
+pub fn read(main: &ConfigText, clients: &[ConfigText]) -> Result<ServerConfig, ConfigErrors> {
+    ConfigReader::new(main, Vec::new()).finish(main, clients)
 }
 
 /// The files beside the config at `path` that each define one client.
@@ -141,17 +141,17 @@ fn client_files(path: &Path) -> Result<Vec<PathBuf>, FileError> {
     Ok(files)
 }
 
-fn read_source(file: &Path) -> Result<Source, Problem> {
+fn read_source(file: &Path) -> Result<ConfigText, Problem> {
     match files::read_text(file) {
-        Ok(text) => Ok(Source { file: file.to_owned(), text }),
+        Ok(text) => Ok(ConfigText { file: file.to_owned(), text }),
         Err(error) => Err(Problem::of_file(error)),
     }
 }
 
 /// What has been found so far.
-struct Reading {
+struct ConfigReader {
     problems: Vec<Problem>,
-    places: Places,
+    places: ValueLocations,
 }
 
 /// What the main file says.
@@ -162,12 +162,12 @@ struct Main {
     context: ClientContext,
 }
 
-impl Reading {
-    fn new(main: &Source, problems: Vec<Problem>) -> Self {
-        Self { problems, places: Places::new(&main.file) }
+impl ConfigReader {
+    fn new(main: &ConfigText, problems: Vec<Problem>) -> Self {
+        Self { problems, places: ValueLocations::new(&main.file) }
     }
 
-    fn finish(mut self, main: &Source, files: &[Source]) -> Result<ServerConfig, ConfigErrors> {
+    fn finish(mut self, main: &ConfigText, files: &[ConfigText]) -> Result<ServerConfig, ConfigErrors> {
         let (context, config, mut read) = match self.walk(main, |document| read_main(document, &main.file)) {
             Some(main) => (main.context, main.config, main.clients),
             None => (ClientContext::unknown(), None, Vec::new()),
@@ -186,7 +186,7 @@ impl Reading {
     }
 
     /// Reads a file with `read`, unless its syntax is wrong.
-    fn walk<T>(&mut self, source: &Source, read: impl FnOnce(&Document<'_>) -> T) -> Option<T> {
+    fn walk<T>(&mut self, source: &ConfigText, read: impl FnOnce(&Document<'_>) -> T) -> Option<T> {
         match Document::parse(&source.file, &source.text) {
             Ok(document) => {
                 let value = read(&document);
@@ -203,7 +203,7 @@ impl Reading {
     }
 
     fn distinct(&mut self, read: Vec<ReadClient>) -> BTreeMap<ClientName, ClientEntry> {
-        let mut places: BTreeMap<ClientName, Place> = BTreeMap::new();
+        let mut places: BTreeMap<ClientName, SourceLocation> = BTreeMap::new();
         let mut clients = BTreeMap::new();
         for client in read {
             if let Some(first) = places.get(&client.name) {

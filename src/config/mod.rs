@@ -26,21 +26,21 @@ mod write;
 
 #[cfg(feature = "server")]
 pub use clients::CONSOLE;
-pub use datetime::{Instant, InvalidInstant};
-pub use document::{Document, Table, Value, written};
+pub use datetime::{DateTime, InvalidInstant};
+pub use document::{Document, TomlTable, TomlValue, written};
 #[cfg(feature = "server")]
 pub use load::{
-    CLIENTS_FOLDER, Source, load, load_client_files, load_main, load_trusted, load_with, outline, read,
+    CLIENTS_FOLDER, ConfigText, load, load_client_files, load_main, load_trusted, load_with, outline, read,
     writers,
 };
-pub use problem::{ConfigErrors, Place, Places, Problem, full_name};
+pub use problem::{ConfigErrors, Problem, SourceLocation, ValueLocations, full_name};
 pub use profile::{Profile, ProfileError};
 #[cfg(feature = "server")]
 pub use sections::USER;
 #[cfg(feature = "server")]
 pub use server::{
-    Audit, AuditSettings, Backend, ClientEntry, Interfaces, Legacy, MetricsPlace, Outline, PreviousKey,
-    ServerConfig,
+    Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline,
+    PreviousKey, ServerConfig,
 };
 #[cfg(feature = "server")]
 pub(crate) use write::{host_id, quoted};

@@ -8,12 +8,12 @@ use crate::os::files::FileError;
 
 /// A place in a file, or a file as a whole; written `file:line:column`, both counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct SourceLocation {
     file: PathBuf,
     position: Option<(usize, usize)>,
 }
 
-impl Place {
+impl SourceLocation {
     /// The file as a whole.
     #[must_use]
     pub fn file(file: &Path) -> Self {
@@ -33,7 +33,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         let Some((line, column)) = self.position else { return Ok(()) };
@@ -42,44 +42,44 @@ impl fmt::Display for Place {
 }
 
 /// A file's text, in which byte offsets become places.
-pub(super) struct Lines<'a> {
+pub(super) struct LineIndex<'a> {
     file: &'a Path,
     text: &'a str,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> LineIndex<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
         let ends = text.match_indices('\n').map(|(end, _)| end.saturating_add(1));
         Self { file, text, starts: std::iter::once(0).chain(ends).collect() }
     }
 
     /// The character that starts at byte `offset`; the file as a whole when there is no offset.
-    pub(super) fn place(&self, offset: Option<usize>) -> Place {
-        let Some(offset) = offset else { return Place::file(self.file) };
+    pub(super) fn place(&self, offset: Option<usize>) -> SourceLocation {
+        let Some(offset) = offset else { return SourceLocation::file(self.file) };
         let line = self.starts.partition_point(|&start| start <= offset);
         let start = self.starts.get(line.saturating_sub(1)).copied().unwrap_or_default();
         let column = self.text.get(start..offset).unwrap_or_default().chars().count().saturating_add(1);
-        Place { file: self.file.to_owned(), position: Some((line, column)) }
+        SourceLocation { file: self.file.to_owned(), position: Some((line, column)) }
     }
 }
 
 /// Where each key of a configuration stands, by its full name, e.g. `action.open-ssh.for`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places {
-    main: Place,
-    named: BTreeMap<String, Place>,
+pub struct ValueLocations {
+    main: SourceLocation,
+    named: BTreeMap<String, SourceLocation>,
 }
 
-impl Places {
+impl ValueLocations {
     /// No places yet, in this main file.
     #[must_use]
     pub fn new(main: &Path) -> Self {
-        Self { main: Place::file(main), named: BTreeMap::new() }
+        Self { main: SourceLocation::file(main), named: BTreeMap::new() }
     }
 
     /// Adds what another file defines; the first place of a name stays.
-    pub fn extend(&mut self, more: Vec<(String, Place)>) {
+    pub fn extend(&mut self, more: Vec<(String, SourceLocation)>) {
         for (name, place) in more {
             self.named.entry(name).or_insert(place);
         }
@@ -88,7 +88,7 @@ impl Places {
     /// Where the key stands that is reached by these names; if it does not stand there (a default), where the
     /// table around it does, else the main file.
     #[must_use]
-    pub fn of(&self, names: &[&str]) -> &Place {
+    pub fn of(&self, names: &[&str]) -> &SourceLocation {
         let full = names.iter().fold(String::new(), |around, name| full_name(&around, name));
         match (self.named.get(&full), names.split_last()) {
             (Some(place), _) => place,
@@ -110,7 +110,7 @@ pub fn full_name(around: &str, key: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Where.
-    pub place: Place,
+    pub place: SourceLocation,
     /// What: the key first, then why.
     pub message: String,
     /// How to mend it, if that is known.
@@ -121,7 +121,7 @@ impl Problem {
     /// A file or folder that cannot be read.
     #[must_use]
     pub fn of_file(error: FileError) -> Self {
-        Self { place: Place::file(Path::new(&error.path)), message: error.reason, hint: error.hint }
+        Self { place: SourceLocation::file(Path::new(&error.path)), message: error.reason, hint: error.hint }
     }
 }
 
@@ -168,7 +168,7 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 #[cfg(feature = "server")]
-impl From<ConfigErrors> for crate::console::Failure {
+impl From<ConfigErrors> for crate::console::AdminError {
     fn from(errors: ConfigErrors) -> Self {
         Self::configs(errors.problems().iter().map(ToString::to_string).collect())
     }
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn lines_and_columns_count_characters_from_one() {
-        let lines = Lines::new(Path::new("f"), "ä = 1\nb = 2\n");
+        let lines = LineIndex::new(Path::new("f"), "ä = 1\nb = 2\n");
         for (offset, shown) in [(0, "f:1:1"), (3, "f:1:3"), (7, "f:2:1"), (11, "f:2:5"), (99, "f:3:1")] {
             assert_eq!(lines.place(Some(offset)).to_string(), shown, "{offset}");
         }
@@ -189,10 +189,10 @@ mod tests {
 
     #[test]
     fn the_place_of_a_default_is_the_table_around_it() {
-        let mut places = Places::new(Path::new("main"));
-        let server = Lines::new(Path::new("main"), "").place(Some(0));
+        let mut places = ValueLocations::new(Path::new("main"));
+        let server = LineIndex::new(Path::new("main"), "").place(Some(0));
         places.extend(vec![("server".to_owned(), server.clone())]);
         assert_eq!(places.of(&["server", "port"]), &server);
-        assert_eq!(places.of(&["firewall", "mode"]), &Place::file(Path::new("main")));
+        assert_eq!(places.of(&["firewall", "mode"]), &SourceLocation::file(Path::new("main")));
     }
 }

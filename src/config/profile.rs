@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::knock::{ActionName, ReplyWanted, ServerId, Source};
+use crate::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
 
 /// What `[server.NAME]` says; all of it optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,7 +25,7 @@ pub struct Profile {
     /// The action, where none is given.
     pub action: Option<ActionName>,
     /// Which address is to be let in.
-    pub source: Option<Source>,
+    pub source: Option<SourceOption>,
     /// Whether an answer is asked for.
     pub reply: Option<ReplyWanted>,
     /// The TCP port to wait for, 1 to 65535.
@@ -53,7 +53,7 @@ impl Profile {
         let document = DeTable::parse(text).map_err(|error| {
             vec![ProfileError::at(text, &error.span().unwrap_or_default(), error.message().to_owned())]
         })?;
-        let mut reading = Reading { text, problems: Vec::new() };
+        let mut reading = ProfileReader { text, problems: Vec::new() };
         let mut found = Self::default();
         for (key, value) in document.get_ref() {
             if key.get_ref() == "server" {
@@ -82,19 +82,19 @@ impl ProfileError {
     }
 }
 
-struct Reading<'a> {
+struct ProfileReader<'a> {
     text: &'a str,
     problems: Vec<ProfileError>,
 }
 
-type Value<'a> = Spanned<DeValue<'a>>;
+type SpannedValue<'a> = Spanned<DeValue<'a>>;
 
-impl Reading<'_> {
+impl ProfileReader<'_> {
     fn problem(&mut self, span: &Range<usize>, reason: impl ToString) {
         self.problems.push(ProfileError::at(self.text, span, reason.to_string()));
     }
 
-    fn servers(&mut self, servers: &Value<'_>, name: &str, found: &mut Profile) {
+    fn servers(&mut self, servers: &SpannedValue<'_>, name: &str, found: &mut Profile) {
         let Some(table) = servers.get_ref().as_table() else {
             return self.problem(&servers.span(), "server is a table: [server.NAME]");
         };
@@ -106,7 +106,7 @@ impl Reading<'_> {
         }
     }
 
-    fn server(&mut self, server: &Value<'_>) -> Profile {
+    fn server(&mut self, server: &SpannedValue<'_>) -> Profile {
         let mut profile = Profile::default();
         let Some(table) = server.get_ref().as_table() else {
             self.problem(&server.span(), "a server is a table: [server.NAME]");
@@ -137,7 +137,7 @@ impl Reading<'_> {
 
     fn checked<T>(
         &mut self,
-        value: &Value<'_>,
+        value: &SpannedValue<'_>,
         check: impl Fn(&DeValue<'_>) -> Result<T, String>,
     ) -> Option<T> {
         check(value.get_ref()).map_err(|reason| self.problem(&value.span(), reason)).ok()
@@ -155,7 +155,7 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(value: &DeValue<'_>) -> 
 fn command(value: &DeValue<'_>) -> Result<Vec<String>, String> {
     let expected = || "expected a program and its arguments: [\"pass\", \"show\", \"knock\"]".to_owned();
     let words = value.as_array().filter(|words| !words.is_empty()).ok_or_else(expected)?;
-    let text = |word: &Value<'_>| word.get_ref().as_str().map(str::to_owned).ok_or_else(expected);
+    let text = |word: &SpannedValue<'_>| word.get_ref().as_str().map(str::to_owned).ok_or_else(expected);
     let words: Vec<String> = words.iter().map(text).collect::<Result<_, _>>()?;
     if words.first().is_some_and(String::is_empty) { Err(expected()) } else { Ok(words) }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::client_keys::LoadedClient;
 use crate::crypto::Fingerprint;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 
 /// The file in the state folder: a fingerprint on each line.
 const FILE: &str = "revoked";
@@ -42,7 +42,7 @@ impl RevokedKeys {
             };
         }
         let lines: String = self.0.iter().map(|fingerprint| format!("{fingerprint}\n")).collect();
-        files::replace(&file, Mode::Private, (HEADER.to_owned() + &lines).as_bytes())
+        files::replace(&file, FileMode::Private, (HEADER.to_owned() + &lines).as_bytes())
     }
 
     /// Writes them beside what the folder lists already: a command may have added to it since it was read.
@@ -60,7 +60,7 @@ impl RevokedKeys {
     /// When it cannot be written.
     pub(crate) fn add_to(state_dir: &Path, fingerprints: &[String]) -> Result<(), FileError> {
         let mut keys = Self::read(state_dir)?;
-        files::create_folder(state_dir, Mode::Private)?;
+        files::create_folder(state_dir, FileMode::Private)?;
         keys.extend(fingerprints);
         keys.write(state_dir)
     }

@@ -7,16 +7,17 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::clients::GRANTS;
-use super::document::{Table, Value};
+use super::document::{TomlTable, TomlValue};
 use super::server::Outline;
 use super::{
-    Audit, AuditSettings, Backend, Interfaces, KNOCK_PORT, Legacy, MetricsPlace, Places, ServerConfig,
+    Audit, AuditSettings, BackendKind, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace, ServerConfig,
+    ValueLocations,
 };
 use crate::auth::{Action, KeyLimit};
 use crate::capture::{CaptureKind, LogSource, PacketLog};
 use crate::crypto::is_host;
-use crate::firewall::{Failsafe, Mode, PacketMark};
-use crate::knock::{ActionName, KnockRange, Ports, Prefix, ServerId};
+use crate::firewall::{Failsafe, FirewallMode, PacketMark};
+use crate::knock::{ActionName, KnockRange, PortRange, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
@@ -63,12 +64,12 @@ pub(super) struct Sections {
     key_limit: KeyLimit,
     user: String,
     audit: AuditSettings,
-    pub(super) backend: Backend,
-    mode: Mode,
-    protect: Vec<Ports>,
-    published: Vec<Ports>,
+    pub(super) backend: BackendKind,
+    mode: FirewallMode,
+    protect: Vec<PortRange>,
+    published: Vec<PortRange>,
     failsafe: Option<Failsafe>,
-    legacy: Option<Legacy>,
+    legacy: Option<LegacyConfig>,
 }
 
 impl Sections {
@@ -112,17 +113,17 @@ impl Sections {
             legacy: self.legacy,
             actions,
             clients: BTreeMap::new(),
-            places: Places::new(file),
+            places: ValueLocations::new(file),
         })
     }
 }
 
-pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
+pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
     let mut server = root.table("server");
     let mut firewall = root.table("firewall");
-    let backend = or(firewall.take("backend"), read_backend, Backend::Nftables);
+    let backend = or(firewall.take("backend"), read_backend, BackendKind::Nftables);
     let mark = or(firewall.take("mark"), |value| value.parsed(), PacketMark::default());
-    let mode = or(firewall.take("mode"), |value| read_mode(value, backend, mark), Mode::Guard);
+    let mode = or(firewall.take("mode"), |value| read_mode(value, backend, mark), FirewallMode::Guard);
     let captures = [("pcap", CaptureKind::Pcap), ("udp", CaptureKind::Udp)];
     let id = server.require("id", "id = \"NAME\": what clients call this server, e.g. its host name");
     let interfaces = or(server.take("interfaces"), read_interfaces, Interfaces::Any);
@@ -158,12 +159,16 @@ pub(super) fn read_sections(root: &mut Table<'_>) -> Sections {
     sections
 }
 
-fn or<T>(value: Option<Value<'_>>, read: impl FnOnce(&Value<'_>) -> Option<T>, default: T) -> T {
+fn or<T>(value: Option<TomlValue<'_>>, read: impl FnOnce(&TomlValue<'_>) -> Option<T>, default: T) -> T {
     value.and_then(|value| read(&value)).unwrap_or(default)
 }
 
 /// `[ports]`: there is a band where it stands, even empty.
-fn read_band(value: &Value<'_>, capture: CaptureKind, legacy: Option<&Legacy>) -> Option<KnockRange> {
+fn read_band(
+    value: &TomlValue<'_>,
+    capture: CaptureKind,
+    legacy: Option<&LegacyConfig>,
+) -> Option<KnockRange> {
     let mut table = value.table()?;
     let low = table.take("low");
     let band = match &low {
@@ -183,7 +188,7 @@ fn read_band(value: &Value<'_>, capture: CaptureKind, legacy: Option<&Legacy>) -
 }
 
 /// `[legacy]`: there are plain sequences where it stands, or a log that port sequences are read from.
-fn read_legacy(value: &Value<'_>, capture: CaptureKind, with_ports: bool) -> Option<Legacy> {
+fn read_legacy(value: &TomlValue<'_>, capture: CaptureKind, with_ports: bool) -> Option<LegacyConfig> {
     const DOORS: &str = "knockd = \"/etc/knockd.conf\": whose doors plain sequences open";
     let mut table = value.table()?;
     let log = table.take("log");
@@ -215,10 +220,10 @@ fn read_legacy(value: &Value<'_>, capture: CaptureKind, with_ports: bool) -> Opt
         );
         return None;
     }
-    Some(Legacy { knockd, log })
+    Some(LegacyConfig { knockd, log })
 }
 
-fn read_log(value: &Value<'_>) -> Option<LogSource> {
+fn read_log(value: &TomlValue<'_>) -> Option<LogSource> {
     const PATH_MAX: usize = 300;
     if value.text()? == "journal" {
         return Some(LogSource::Journal);
@@ -231,7 +236,7 @@ fn read_log(value: &Value<'_>) -> Option<LogSource> {
     Some(LogSource::File(path))
 }
 
-fn read_log_prefix(value: &Value<'_>) -> Option<String> {
+fn read_log_prefix(value: &TomlValue<'_>) -> Option<String> {
     /// NF_LOG_PREFIXLEN of the kernel's, without the NUL.
     const PREFIX_MAX: usize = 127;
     let text = value.text()?;
@@ -242,7 +247,7 @@ fn read_log_prefix(value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {
+fn read_interfaces(value: &TomlValue<'_>) -> Option<Interfaces> {
     let items = value.list()?;
     let mut names: Vec<String> = Vec::new();
     for item in &items {
@@ -268,9 +273,9 @@ fn read_interfaces(value: &Value<'_>) -> Option<Interfaces> {
 }
 
 /// Ports, each once, in the order they are written.
-pub(super) fn read_ports(value: &Value<'_>) -> Option<Vec<Ports>> {
-    let mut all: Vec<Ports> = Vec::new();
-    for ports in value.parsed_list::<Ports>()? {
+pub(super) fn read_ports(value: &TomlValue<'_>) -> Option<Vec<PortRange>> {
+    let mut all: Vec<PortRange> = Vec::new();
+    for ports in value.parsed_list::<PortRange>()? {
         if let Some(other) = all.iter().find(|&&other| other != ports && other.overlap(ports)) {
             value.problem(
                 format_args!("{other} and {ports} have ports in common"),
@@ -285,15 +290,20 @@ pub(super) fn read_ports(value: &Value<'_>) -> Option<Vec<Ports>> {
     Some(all)
 }
 
-fn read_backend(value: &Value<'_>) -> Option<Backend> {
-    value.choice(&[("nftables", Backend::Nftables), ("iptables", Backend::Iptables), ("none", Backend::None)])
+fn read_backend(value: &TomlValue<'_>) -> Option<BackendKind> {
+    value.choice(&[
+        ("nftables", BackendKind::Nftables),
+        ("iptables", BackendKind::Iptables),
+        ("none", BackendKind::None),
+    ])
 }
 
 /// Rules of others cannot name what iptables' grants stand in.
-fn read_mode(value: &Value<'_>, backend: Backend, mark: PacketMark) -> Option<Mode> {
-    let modes = [("guard", Mode::Guard), ("mark", Mode::Mark(mark)), ("set", Mode::Set)];
+fn read_mode(value: &TomlValue<'_>, backend: BackendKind, mark: PacketMark) -> Option<FirewallMode> {
+    let modes =
+        [("guard", FirewallMode::Guard), ("mark", FirewallMode::Mark(mark)), ("set", FirewallMode::Set)];
     let mode = value.choice(&modes)?;
-    if mode == Mode::Set && backend == Backend::Iptables {
+    if mode == FirewallMode::Set && backend == BackendKind::Iptables {
         value.problem(
             "backend \"iptables\" has no such mode",
             Some("mode = \"guard\" or \"mark\", or backend = \"nftables\""),
@@ -304,8 +314,8 @@ fn read_mode(value: &Value<'_>, backend: Backend, mark: PacketMark) -> Option<Mo
 }
 
 /// A container engine accepts what it publishes, with and without a mark.
-fn read_published(value: &Value<'_>, mode: Mode) -> Option<Vec<Ports>> {
-    if matches!(mode, Mode::Mark(_)) {
+fn read_published(value: &TomlValue<'_>, mode: FirewallMode) -> Option<Vec<PortRange>> {
+    if matches!(mode, FirewallMode::Mark(_)) {
         value.problem(
             "mode \"mark\" closes nothing, and a container engine's own rules accept these ports",
             Some("mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`"),
@@ -317,7 +327,7 @@ fn read_published(value: &Value<'_>, mode: Mode) -> Option<Vec<Ports>> {
 
 /// `"closed"`, or `{ after = "10m", allow = ["203.0.113.0/24"] }`.
 #[allow(clippy::option_option, reason = "a bad value, no failsafe, or one")]
-fn read_failsafe(value: &Value<'_>) -> Option<Option<Failsafe>> {
+fn read_failsafe(value: &TomlValue<'_>) -> Option<Option<Failsafe>> {
     if !value.is_table() {
         return value.choice(&[("closed", ())]).map(|()| None);
     }
@@ -331,7 +341,7 @@ fn read_failsafe(value: &Value<'_>) -> Option<Option<Failsafe>> {
     Some(Some(Failsafe { after: after?, allow: allow? }))
 }
 
-fn read_spared(value: &Value<'_>) -> Option<Vec<Prefix>> {
+fn read_spared(value: &TomlValue<'_>) -> Option<Vec<Prefix>> {
     let items = value.list()?;
     if let [only] = items.as_slice()
         && only.is("any")
@@ -351,19 +361,19 @@ fn read_spared(value: &Value<'_>) -> Option<Vec<Prefix>> {
     Some(spared)
 }
 
-fn read_audit(server: &mut Table<'_>) -> AuditSettings {
+fn read_audit(server: &mut TomlTable<'_>) -> AuditSettings {
     let to = or(server.take("audit"), read_audit_target, Audit::File(PathBuf::from(AUDIT)));
     let size = or(server.take("audit-size"), |value| value.size(AUDIT_SIZES), AUDIT_SIZE);
     let files = or(server.take("audit-files"), |value| value.integer(AUDIT_FILES), AUDIT_FILES_USUAL);
     let required = server.take("audit-required");
-    let is_required = required.as_ref().and_then(Value::flag).unwrap_or(false);
+    let is_required = required.as_ref().and_then(TomlValue::flag).unwrap_or(false);
     if let Some(required) = required.filter(|_| is_required && to == Audit::Off) {
         required.problem("there is no audit log", Some("audit = \"/var/log/spa-knock/audit.jsonl\""));
     }
     AuditSettings { to, size, files, required: is_required }
 }
 
-fn read_audit_target(value: &Value<'_>) -> Option<Audit> {
+fn read_audit_target(value: &TomlValue<'_>) -> Option<Audit> {
     match value.text()? {
         "" => Some(Audit::Off),
         "journal" => Some(Audit::Journal),
@@ -372,7 +382,7 @@ fn read_audit_target(value: &Value<'_>) -> Option<Audit> {
 }
 
 /// What clients connect to, as their keys name it.
-fn read_address(value: &Value<'_>) -> Option<String> {
+fn read_address(value: &TomlValue<'_>) -> Option<String> {
     let text = value.text()?;
     if !is_host(text) {
         value.problem("not a host name or address", Some("address = \"bastion.example.org\""));
@@ -381,7 +391,7 @@ fn read_address(value: &Value<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-fn read_metrics(value: &Value<'_>) -> Option<MetricsPlace> {
+fn read_metrics(value: &TomlValue<'_>) -> Option<MetricsPlace> {
     /// What fits into an address of unix(7), with its NUL.
     const PATH_MAX: usize = 107;
     if value.text()?.starts_with('/') {
@@ -412,7 +422,7 @@ fn read_metrics(value: &Value<'_>) -> Option<MetricsPlace> {
 }
 
 /// `{ burst = 128, rate = "4/s" }`, in `[server]` or of one client.
-pub(super) fn read_key_limit(value: &Value<'_>) -> Option<KeyLimit> {
+pub(super) fn read_key_limit(value: &TomlValue<'_>) -> Option<KeyLimit> {
     let mut table = value.table()?;
     let burst = table.require("burst", "burst = 128: knocks that may come at once");
     let rate = table.require("rate", "rate = \"4/s\": knocks in the long run");
@@ -422,7 +432,7 @@ pub(super) fn read_key_limit(value: &Value<'_>) -> Option<KeyLimit> {
     Some(KeyLimit::new(burst?, rate?))
 }
 
-fn read_user(value: &Value<'_>) -> Option<String> {
+fn read_user(value: &TomlValue<'_>) -> Option<String> {
     let name = value.text()?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'$');
     if !(1..=USER_MAX).contains(&name.len()) || name.starts_with('-') || !name.bytes().all(allowed) {
@@ -432,7 +442,7 @@ fn read_user(value: &Value<'_>) -> Option<String> {
     Some(name.to_owned())
 }
 
-fn absolute_path(value: &Value<'_>) -> Option<PathBuf> {
+fn absolute_path(value: &TomlValue<'_>) -> Option<PathBuf> {
     let path = Path::new(value.text()?);
     if !path.is_absolute() {
         value.problem("not an absolute path", None);

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Places;
-use crate::auth::{Action, ClientRules, KeyLimit, Part};
+use super::ValueLocations;
+use crate::auth::{Action, ActionPart, ClientRules, KeyLimit};
 use crate::capture::{CaptureKind, PacketLog};
-use crate::firewall::{Failsafe, Mode};
-use crate::knock::{ActionName, ClientName, KnockRange, Ports, ServerId, Timestamp};
+use crate::firewall::{Failsafe, FirewallMode};
+use crate::knock::{ActionName, ClientName, KnockRange, PortRange, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,44 +46,46 @@ pub struct ServerConfig {
     /// The audit log.
     pub audit: AuditSettings,
     /// What opens and closes ports.
-    pub backend: Backend,
+    pub backend: BackendKind,
     /// Whose rules close the protected ports.
-    pub mode: Mode,
+    pub mode: FirewallMode,
     /// The ports that only a grant opens.
-    pub protect: Vec<Ports>,
+    pub protect: Vec<PortRange>,
     /// Ports that lead inside by somebody else's rules, and that only a grant opens.
-    pub published: Vec<Ports>,
+    pub published: Vec<PortRange>,
     /// Whom the kernel lets in when the daemon has been dead for a while.
     pub failsafe: Option<Failsafe>,
     /// Plain sequences; nothing = they are not looked at.
-    pub legacy: Option<Legacy>,
+    pub legacy: Option<LegacyConfig>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients by name.
     pub clients: BTreeMap<ClientName, ClientEntry>,
     /// Where each key stands, for what is found wrong later.
-    pub places: Places,
+    pub places: ValueLocations,
 }
 
 impl ServerConfig {
     /// All ports that only a grant opens.
-    pub fn guarded(&self) -> impl Iterator<Item = &Ports> {
+    pub fn guarded(&self) -> impl Iterator<Item = &PortRange> {
         self.protect.iter().chain(&self.published)
     }
 
     /// What the gate's rules for ports of this host are about, each once: what `protect` names and, in mode `mark`, also
     /// what an action opens.
     #[must_use]
-    pub fn gated(&self) -> Vec<Ports> {
+    pub fn gated(&self) -> Vec<PortRange> {
         let mut gated = self.protect.clone();
-        if !matches!(self.mode, Mode::Mark(_)) {
+        if !matches!(self.mode, FirewallMode::Mark(_)) {
             return gated;
         }
         for part in self.actions.values().flat_map(|action| &action.parts) {
             let opened = match part {
-                Part::Open { ports, .. } | Part::OpenArgument { allowed: ports, .. } => ports.clone(),
-                Part::Forward { door, .. } => vec![Ports::from(*door)],
-                Part::Close(_) | Part::Run { .. } => Vec::new(),
+                ActionPart::Open { ports, .. } | ActionPart::OpenArgument { allowed: ports, .. } => {
+                    ports.clone()
+                }
+                ActionPart::Forward { door, .. } => vec![PortRange::from(*door)],
+                ActionPart::Close(_) | ActionPart::Run { .. } => Vec::new(),
             };
             for ports in opened {
                 if !gated.iter().any(|known| known.contain(ports)) {
@@ -105,12 +107,12 @@ pub struct Outline {
     /// The control socket.
     pub control: PathBuf,
     /// What opens and closes ports.
-    pub backend: Backend,
+    pub backend: BackendKind,
 }
 
 /// Plain sequences beside sealed knocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Legacy {
+pub struct LegacyConfig {
     /// The knockd.conf whose doors they open; named, not yet read. Missing where only `[ports]` reads `log`.
     pub knockd: Option<PathBuf>,
     /// Where their packets are read from; none = captured.
@@ -170,7 +172,7 @@ pub enum Audit {
 
 /// What opens and closes ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Backend {
+pub enum BackendKind {
     /// An nftables table of our own.
     Nftables,
     /// Chains of our own in iptables and ip6tables, with ipset where it is there.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::client_keys::{LoadedClient, load_clients};
 use super::revoked_keys::RevokedKeys;
 use super::{ConfigErrors, ServerConfig, load_trusted};
-use crate::auth::{Client, ClientRules, KeyAge, Policy, WatchedKey};
+use crate::auth::{ClientKey, ClientRules, KeyAge, Policy, WatchedKey};
 use crate::console::listed;
 use crate::crypto::KeySet;
 use crate::os::host;
@@ -67,7 +67,7 @@ impl Setup {
 
     /// What the keeper decides by.
     pub(crate) fn policy(&self) -> Policy {
-        let client = |loaded: &LoadedClient, keys: &KeySet, age, rules| Client {
+        let client = |loaded: &LoadedClient, keys: &KeySet, age, rules| ClientKey {
             name: loaded.name.clone(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),

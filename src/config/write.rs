@@ -1,6 +1,6 @@
 //! Config text that commands write.
 
-use crate::console::Failure;
+use crate::console::AdminError;
 use crate::knock::ServerId;
 use crate::os::host;
 
@@ -8,10 +8,10 @@ use crate::os::host;
 ///
 /// # Errors
 /// When that is no id.
-pub(crate) fn host_id() -> Result<ServerId, Failure> {
+pub(crate) fn host_id() -> Result<ServerId, AdminError> {
     let name = host::name().unwrap_or_default();
     ServerId::from_typed(&name).map_err(|error| {
-        Failure::usage(format_args!(
+        AdminError::usage(format_args!(
             "this host's name {name:?}: {error}\nhint: give the server an id: --id NAME"
         ))
     })

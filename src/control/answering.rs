@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::listener::{ANSWER_TIME, PATIENCE};
-use super::{Answer, GrantLine};
+use super::{GrantLine, Response};
 
 /// Bytes of an answer that are made at a time; a Unix socket takes a few times as many.
 const PIECE: usize = 64 << 10;
@@ -38,7 +38,7 @@ enum First {
 
 impl Answering {
     /// A short answer; none where it cannot be written as JSON.
-    pub(super) fn short(stream: UnixStream, answer: &Answer, now: Duration) -> Option<Self> {
+    pub(super) fn short(stream: UnixStream, answer: &Response, now: Duration) -> Option<Self> {
         let mut piece = serde_json::to_vec(answer).ok()?;
         piece.push(b'\n');
         Some(Self { stream, rest: Rest::Nothing, piece, written: 0, begun: now, progress: now })

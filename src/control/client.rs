@@ -6,17 +6,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::listener::ANSWER_TIME;
-use super::{Answer, Question};
-use crate::console::Failure;
+use super::{Request, Response};
+use crate::console::AdminError;
 use crate::os::files;
 
 /// The longest answer: every set of grants full, some 150 bytes each.
 const ANSWER_MAX: u64 = 256 << 20;
 
 /// What came of asking a daemon.
-pub(crate) enum Heard {
+pub(crate) enum AskResult {
     /// It answered.
-    Answer(Answer),
+    Answer(Response),
     /// None runs, or none that uses this socket.
     Nobody,
 }
@@ -25,11 +25,15 @@ pub(crate) enum Heard {
 ///
 /// # Errors
 /// When there is one, but it cannot be asked or does not answer.
-pub(crate) fn ask(path: &Path, question: &Question) -> Result<Heard, Failure> {
+pub(crate) fn ask(path: &Path, question: &Request) -> Result<AskResult, AdminError> {
     ask_within(path, question, ANSWER_TIME)
 }
 
-pub(super) fn ask_within(path: &Path, question: &Question, patience: Duration) -> Result<Heard, Failure> {
+pub(super) fn ask_within(
+    path: &Path,
+    question: &Request,
+    patience: Duration,
+) -> Result<AskResult, AdminError> {
     let failure = |error: &std::io::Error| {
         let reason = match error.kind() {
             ErrorKind::PermissionDenied => {
@@ -42,16 +46,16 @@ pub(super) fn ask_within(path: &Path, question: &Question, patience: Duration) -
             ),
             _ => files::plain(error),
         };
-        Failure::run(format_args!("control socket {}: {reason}", path.display()))
+        AdminError::run(format_args!("control socket {}: {reason}", path.display()))
     };
     let mut stream = match UnixStream::connect(path) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            return Ok(Heard::Nobody);
+            return Ok(AskResult::Nobody);
         }
         Err(error) => return Err(failure(&error)),
     };
-    let line = serde_json::to_string(question).map_err(Failure::run)?;
+    let line = serde_json::to_string(question).map_err(AdminError::run)?;
     let mut answer = String::new();
     stream
         .set_read_timeout(Some(patience))
@@ -59,8 +63,8 @@ pub(super) fn ask_within(path: &Path, question: &Question, patience: Duration) -
         .and_then(|()| stream.write_all(format!("{line}\n").as_bytes()))
         .and_then(|()| stream.take(ANSWER_MAX).read_to_string(&mut answer))
         .map_err(|error| failure(&error))?;
-    serde_json::from_str(answer.trim_end()).map(Heard::Answer).map_err(|_| {
-        Failure::run(format_args!(
+    serde_json::from_str(answer.trim_end()).map(AskResult::Answer).map_err(|_| {
+        AdminError::run(format_args!(
             "control socket {}: the daemon did not answer\nhint: its log says why",
             path.display()
         ))

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::answering::Answering;
-use super::{Answer, GrantLine, Question};
+use super::{GrantLine, Request, Response};
 use crate::os::clock;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 use crate::os::net::peer;
 
 /// The longest question.
@@ -27,12 +27,12 @@ pub(super) const ANSWER_TIME: Duration = Duration::from_secs(25);
 pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
-    asking: Vec<Asking>,
+    asking: Vec<PartialRequest>,
     answering: Vec<Answering>,
 }
 
 /// Somebody who has not said all yet.
-struct Asking {
+struct PartialRequest {
     stream: UnixStream,
     since: Duration,
     bytes: Vec<u8>,
@@ -49,7 +49,7 @@ pub(crate) fn is_open(path: &Path) -> bool {
 /// When another process listens there, or the socket cannot be made.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, FileError> {
     if let Some(folder) = path.parent() {
-        files::create_folder(folder, Mode::Public)?;
+        files::create_folder(folder, FileMode::Public)?;
     }
     if is_open(path) {
         let error = std::io::Error::from(ErrorKind::AddrInUse);
@@ -66,9 +66,9 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener, FileError> {
 }
 
 /// Who waits for an answer.
-pub(crate) struct Asker(UnixStream);
+pub(crate) struct Requester(UnixStream);
 
-impl Asker {
+impl Requester {
     /// Whether nobody reads an answer any more.
     pub(crate) fn has_gone(&self) -> bool {
         peer::has_gone(&self.0)
@@ -96,7 +96,7 @@ impl Control {
 
     /// In what time `questions` gives somebody up, if nobody says anything before.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        let waited = |asking: &Asking| clock::steady().saturating_sub(asking.since);
+        let waited = |asking: &PartialRequest| clock::steady().saturating_sub(asking.since);
         let asking = self.asking.iter().map(|asking| PATIENCE.saturating_sub(waited(asking))).min();
         let answering = self.answering.first().map(|_| ANSWER_EVERY);
         asking.into_iter().chain(answering).min()
@@ -108,13 +108,13 @@ impl Control {
     }
 
     /// Answers. A reader that is too slow goes without.
-    pub(crate) fn answer(&mut self, asker: Asker, answer: &Answer) {
+    pub(crate) fn answer(&mut self, asker: Requester, answer: &Response) {
         let now = clock::steady();
         self.begin(Answering::short(asker.0, answer, now), now);
     }
 
     /// Answers with a list that may be long.
-    pub(crate) fn answer_grants(&mut self, asker: Asker, grants: Box<dyn Iterator<Item = GrantLine>>) {
+    pub(crate) fn answer_grants(&mut self, asker: Requester, grants: Box<dyn Iterator<Item = GrantLine>>) {
         let now = clock::steady();
         self.begin(Some(Answering::grants(asker.0, grants, now)), now);
     }
@@ -128,17 +128,17 @@ impl Control {
     }
 
     /// What is asked now, and by whom.
-    pub(crate) fn questions(&mut self) -> Vec<(Asker, Question)> {
+    pub(crate) fn questions(&mut self) -> Vec<(Requester, Request)> {
         self.questions_at(clock::steady())
     }
 
-    fn questions_at(&mut self, now: Duration) -> Vec<(Asker, Question)> {
+    fn questions_at(&mut self, now: Duration) -> Vec<(Requester, Request)> {
         self.answering.retain_mut(|answering| answering.go_on(now));
         while self.has_room()
             && let Ok((stream, _)) = self.listener.accept()
         {
             if peer::is_trusted(&stream) && stream.set_nonblocking(true).is_ok() {
-                self.asking.push(Asking { stream, since: now, bytes: Vec::new() });
+                self.asking.push(PartialRequest { stream, since: now, bytes: Vec::new() });
             }
         }
         let mut questions = Vec::new();
@@ -146,7 +146,7 @@ impl Control {
             match asking.hear(now) {
                 Some(true) => match asking.finish() {
                     (asker, Ok(question)) => questions.push((asker, question)),
-                    (asker, Err(reason)) => self.answer(asker, &Answer::Failed { reason }),
+                    (asker, Err(reason)) => self.answer(asker, &Response::Failed { reason }),
                 },
                 Some(false) => self.asking.push(asking),
                 None => {}
@@ -163,7 +163,7 @@ impl Drop for Control {
     }
 }
 
-impl Asking {
+impl PartialRequest {
     /// Whether all has been said; none when nothing will come of it.
     fn hear(&mut self, now: Duration) -> Option<bool> {
         let mut buffer = [0; 1024];
@@ -189,9 +189,9 @@ impl Asking {
         }
     }
 
-    fn finish(self) -> (Asker, Result<Question, String>) {
+    fn finish(self) -> (Requester, Result<Request, String>) {
         let question = serde_json::from_slice(self.bytes.trim_ascii_end());
-        (Asker(self.stream), question.map_err(|error| format!("control: {error}")))
+        (Requester(self.stream), question.map_err(|error| format!("control: {error}")))
     }
 }
 
@@ -201,10 +201,10 @@ mod tests {
 
     use std::io::Write;
 
-    use super::super::client::{Heard, ask, ask_within};
+    use super::super::client::{AskResult, ask, ask_within};
     use super::*;
 
-    fn answered(control: &mut Control, answer: &Answer) -> Question {
+    fn answered(control: &mut Control, answer: &Response) -> Request {
         for _ in 0..500 {
             if let Some((asker, question)) = control.questions().pop() {
                 control.answer(asker, answer);
@@ -219,21 +219,24 @@ mod tests {
     fn a_question_is_answered_and_a_stale_socket_is_taken_away() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("run/control.sock");
-        assert!(matches!(ask(&path, &Question::Reload {}), Ok(Heard::Nobody)));
+        assert!(matches!(ask(&path, &Request::Reload {}), Ok(AskResult::Nobody)));
         std::mem::forget(Control::open(&path).unwrap());
         assert!(Control::open(&path).is_err(), "somebody answers there");
         let path = scratch.path().join("run/other.sock");
         drop(UnixListener::bind(&path).unwrap());
-        assert!(matches!(ask(&path, &Question::Reload {}), Ok(Heard::Nobody)), "of a daemon that was killed");
+        assert!(
+            matches!(ask(&path, &Request::Reload {}), Ok(AskResult::Nobody)),
+            "of a daemon that was killed"
+        );
 
         let mut control = Control::open(&path).unwrap();
-        let question = Question::PreviousUses { client: "laptop".to_owned() };
+        let question = Request::PreviousUses { client: "laptop".to_owned() };
         let asked = thread::spawn({
             let (path, question) = (path.clone(), question.clone());
             move || ask(&path, &question).map_err(|failure| failure.text())
         });
-        assert_eq!(answered(&mut control, &Answer::Count { count: 3 }), question);
-        assert!(matches!(asked.join().unwrap(), Ok(Heard::Answer(Answer::Count { count: 3 }))));
+        assert_eq!(answered(&mut control, &Response::Count { count: 3 }), question);
+        assert!(matches!(asked.join().unwrap(), Ok(AskResult::Answer(Response::Count { count: 3 }))));
         drop(control);
         assert!(!files::exists(&path));
     }
@@ -243,7 +246,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("control.sock");
         let mut control = Control::open(&path).unwrap();
-        let Err(failure) = ask_within(&path, &Question::Reload {}, Duration::from_millis(50)) else {
+        let Err(failure) = ask_within(&path, &Request::Reload {}, Duration::from_millis(50)) else {
             panic!("nobody answers")
         };
         let text = failure.text();
@@ -289,7 +292,7 @@ mod tests {
         let _stuck = ask_for_grants();
         let asked = thread::spawn({
             let path = path.clone();
-            move || ask(&path, &Question::Grants {}).map_err(|failure| failure.text())
+            move || ask(&path, &Request::Grants {}).map_err(|failure| failure.text())
         });
         let mut answered = 0;
         let start = clock::steady();
@@ -301,7 +304,9 @@ mod tests {
             }
             thread::sleep(Duration::from_millis(1));
         }
-        let Ok(Heard::Answer(Answer::Grants { grants })) = asked.join().unwrap() else { panic!("no grants") };
+        let Ok(AskResult::Answer(Response::Grants { grants })) = asked.join().unwrap() else {
+            panic!("no grants")
+        };
         assert_eq!((grants.len(), answered), (20_000, 2));
         assert_eq!(grants.last(), Some(&line(19_999)));
         assert_eq!(control.answering.len(), 1, "one does not read");

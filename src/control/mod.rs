@@ -10,6 +10,6 @@ mod client;
 mod listener;
 mod request;
 
-pub(crate) use client::{Heard, ask};
+pub(crate) use client::{AskResult, ask};
 pub(crate) use listener::{Control, is_open, listen};
-pub(crate) use request::{Answer, GrantLine, OnOff, Question};
+pub(crate) use request::{GrantLine, OnOff, Request, Response};

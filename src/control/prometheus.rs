@@ -3,16 +3,16 @@
 
 use std::fmt::Write;
 
-use super::status::{Gate, Status};
+use super::status::{DaemonStatus, GateMode};
 
 /// All metrics.
-pub(crate) fn exposition(status: &Status) -> String {
+pub(crate) fn exposition(status: &DaemonStatus) -> String {
     let mut page = Page(String::new());
     let labels = [("version", status.version.as_str()), ("server", status.server.as_str())];
-    page.begin("info", Kind::Gauge, "The program and the server's id.");
+    page.begin("info", MetricKind::Gauge, "The program and the server's id.");
     page.sample("info", &labels, 1);
     page.gauge("uptime_seconds", "Since the daemon was started.", status.uptime);
-    let closed = u64::from(status.gate.state != Gate::Off);
+    let closed = u64::from(status.gate.state != GateMode::Off);
     page.gauge(
         "gate_closed",
         "1 while protected ports are closed without a grant, 0 while they are open.",
@@ -76,7 +76,11 @@ pub(crate) fn exposition(status: &Status) -> String {
         page.counter("capture_interface_dropped_total", "Frames missed by an interface.", frames.if_dropped);
     }
     let datagrams = status.datagrams;
-    page.begin("datagrams_total", Kind::Counter, "Datagrams of a knock's length, by what became of them.");
+    page.begin(
+        "datagrams_total",
+        MetricKind::Counter,
+        "Datagrams of a knock's length, by what became of them.",
+    );
     for (verdict, count) in [
         ("authentic", datagrams.authentic),
         ("unknown-hint", datagrams.unknown_hint),
@@ -88,7 +92,7 @@ pub(crate) fn exposition(status: &Status) -> String {
         page.sample("datagrams_total", &[("verdict", verdict)], count);
     }
     if !status.throttled.is_empty() {
-        page.begin("throttled_total", Kind::Counter, "Knocks over the limit of their key, by client.");
+        page.begin("throttled_total", MetricKind::Counter, "Knocks over the limit of their key, by client.");
         for throttled in &status.throttled {
             page.sample("throttled_total", &[("client", &throttled.client)], throttled.count);
         }
@@ -106,7 +110,11 @@ pub(crate) fn exposition(status: &Status) -> String {
         );
         page.counter("legacy_opened_total", "How often plain sequences opened a door.", legacy.opened);
     }
-    page.begin("knocks_total", Kind::Counter, "Authentic knocks and what they led to, by how they ended.");
+    page.begin(
+        "knocks_total",
+        MetricKind::Counter,
+        "Authentic knocks and what they led to, by how they ended.",
+    );
     for ended in &status.knocks {
         let labels = [("event", ended.event.as_str()), ("reason", ended.reason.as_str())];
         page.sample("knocks_total", &labels, ended.count);
@@ -115,7 +123,7 @@ pub(crate) fn exposition(status: &Status) -> String {
 }
 
 /// What Prometheus knows a metric as.
-enum Kind {
+enum MetricKind {
     Counter,
     Gauge,
 }
@@ -124,19 +132,19 @@ struct Page(String);
 
 impl Page {
     fn gauge(&mut self, name: &str, help: &str, value: u64) {
-        self.begin(name, Kind::Gauge, help);
+        self.begin(name, MetricKind::Gauge, help);
         self.sample(name, &[], value);
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
-        self.begin(name, Kind::Counter, help);
+        self.begin(name, MetricKind::Counter, help);
         self.sample(name, &[], value);
     }
 
-    fn begin(&mut self, name: &str, kind: Kind, help: &str) {
+    fn begin(&mut self, name: &str, kind: MetricKind, help: &str) {
         let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
         };
         self.line(format_args!("# HELP spa_knock_{name} {help}\n# TYPE spa_knock_{name} {kind}"));
     }

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::status::Status;
+use super::status::DaemonStatus;
 
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Question {
+pub(crate) enum Request {
     /// Take up config, clients and keys anew.
     Reload {},
     /// Whether a reload would work now. Changes nothing.
@@ -81,7 +81,7 @@ pub(crate) struct GrantLine {
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "kebab-case")]
-pub(crate) enum Answer {
+pub(crate) enum Response {
     /// It is done.
     Done,
     /// It is done, with something to add for people.
@@ -102,7 +102,7 @@ pub(crate) enum Answer {
     /// The state of the daemon.
     Status {
         /// All of it.
-        status: Box<Status>,
+        status: Box<DaemonStatus>,
     },
     /// An address is let in.
     LetIn {

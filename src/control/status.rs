@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The state of a daemon. Times are in seconds; counters count since its start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Status {
+pub(crate) struct DaemonStatus {
     /// Of the program.
     pub(crate) version: String,
     /// What knocks are bound to.
@@ -17,7 +17,7 @@ pub(crate) struct Status {
     /// Since its start.
     pub(crate) uptime: u64,
     /// Whether protected ports are closed.
-    pub(crate) gate: GateState,
+    pub(crate) gate: GateStatus,
     /// Where knocks are seen.
     pub(crate) capture: CaptureState,
     /// The process that sees them.
@@ -47,19 +47,19 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) legacy: Option<LegacyState>,
     /// Authentic knocks and what they led to, by how they ended.
-    pub(crate) knocks: Vec<Ended>,
+    pub(crate) knocks: Vec<KnockCount>,
     /// Clients that sent more knocks than their limit allows.
     #[serde(default)]
     pub(crate) throttled: Vec<ThrottledClient>,
     /// Clients that have knocked with the key before their present one.
-    pub(crate) previous_keys: Vec<PreviousKey>,
+    pub(crate) previous_keys: Vec<PreviousKeyUse>,
 }
 
 /// Whether the protected ports are closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct GateState {
+pub(crate) struct GateStatus {
     /// Which of the three.
-    pub(crate) state: Gate,
+    pub(crate) state: GateMode,
     /// Of a trial: until the gate is off again.
     pub(crate) seconds_left: Option<u64>,
     /// What only a grant opens.
@@ -72,7 +72,7 @@ pub(crate) struct GateState {
 /// The gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Gate {
+pub(crate) enum GateMode {
     /// Closed but for grants.
     On,
     /// Open to all.
@@ -203,7 +203,7 @@ pub(crate) struct LegacyUser {
 
 /// How often knocks have ended in one way.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ended {
+pub(crate) struct KnockCount {
     /// The audit log's word, or `resent`.
     pub(crate) event: String,
     /// Why it was refused; empty for the others.
@@ -223,7 +223,7 @@ pub(crate) struct ThrottledClient {
 
 /// A client that still uses a previous key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PreviousKey {
+pub(crate) struct PreviousKeyUse {
     /// Its name.
     pub(crate) client: String,
     /// How often it has knocked with it.
@@ -235,19 +235,19 @@ pub(crate) mod tests {
     use super::*;
 
     /// A daemon that has seen something of everything.
-    pub(crate) fn example() -> Status {
-        let ended = |event: &str, reason: &str, count| Ended {
+    pub(crate) fn example() -> DaemonStatus {
+        let ended = |event: &str, reason: &str, count| KnockCount {
             event: event.to_owned(),
             reason: reason.to_owned(),
             count,
         };
-        Status {
+        DaemonStatus {
             version: "0.1.0".to_owned(),
             server: "bastion.test".to_owned(),
             pid: 4711,
             uptime: 93_784,
-            gate: GateState {
-                state: Gate::On,
+            gate: GateStatus {
+                state: GateMode::On,
                 seconds_left: None,
                 protect: vec!["tcp/22".to_owned()],
                 mark: None,
@@ -295,7 +295,7 @@ pub(crate) mod tests {
                 ended("refused", "expired", 1),
             ],
             throttled: vec![ThrottledClient { client: "ci".to_owned(), count: 8 }],
-            previous_keys: vec![PreviousKey { client: "phone".to_owned(), uses: 2 }],
+            previous_keys: vec![PreviousKeyUse { client: "phone".to_owned(), uses: 2 }],
         }
     }
 
@@ -305,6 +305,6 @@ pub(crate) mod tests {
         let text = serde_json::to_string(&status).unwrap();
         assert!(text.starts_with(r#"{"version":"0.1.0","server":"bastion.test","pid":4711,"uptime":93784,"#));
         assert!(text.contains(r#""gate":{"state":"on","seconds_left":null,"protect":["tcp/22"]}"#), "{text}");
-        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+        assert_eq!(serde_json::from_str::<DaemonStatus>(&text).unwrap(), status);
     }
 }

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use super::{Answer, GrantLine, OnOff};
-use crate::console::Failure;
+use super::{GrantLine, OnOff, Response};
+use crate::console::AdminError;
 use crate::crypto::checksum;
-use crate::firewall::Live;
-use crate::gate::state::Standing;
+use crate::firewall::ActiveGrant;
+use crate::gate::state::GateState;
 use crate::os::clock;
 
 /// What names a grant: the same for as long as it is renewed.
-pub(crate) fn number(live: &Live) -> String {
+pub(crate) fn number(live: &ActiveGrant) -> String {
     let what = format!("{} {} {} {}", live.client, live.action, live.passage.source(), live.passage.way);
     checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A grant as it is told.
-pub(crate) fn line(live: &Live) -> GrantLine {
+pub(crate) fn line(live: &ActiveGrant) -> GrantLine {
     GrantLine {
         grant: number(live),
         client: live.client.to_string(),
@@ -28,18 +28,18 @@ pub(crate) fn line(live: &Live) -> GrantLine {
 }
 
 /// What an answer means that does not belong to its question.
-pub(crate) fn unexpected(answer: Answer) -> Failure {
+pub(crate) fn unexpected(answer: Response) -> AdminError {
     match answer {
-        Answer::Failed { reason } => Failure::run(reason),
-        _ => Failure::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
+        Response::Failed { reason } => AdminError::run(reason),
+        _ => AdminError::run("the daemon's answer makes no sense\nhint: is it of the same version?"),
     }
 }
 
 /// What is to become of the gate.
-pub(crate) fn standing(to: OnOff, trial: Option<Duration>) -> Standing {
+pub(crate) fn standing(to: OnOff, trial: Option<Duration>) -> GateState {
     match (to, trial) {
-        (OnOff::Off, _) => Standing::Off,
-        (OnOff::On, None) => Standing::On,
-        (OnOff::On, Some(trial)) => Standing::Trial(clock::boot().saturating_add(trial)),
+        (OnOff::Off, _) => GateState::Off,
+        (OnOff::On, None) => GateState::On,
+        (OnOff::On, Some(trial)) => GateState::Trial(clock::boot().saturating_add(trial)),
     }
 }

@@ -7,11 +7,11 @@ mod schedule;
 mod seal;
 mod secret;
 
-pub use formats::keyfile::{Holder, KeyFile, KeyFileError, is_host};
+pub use formats::keyfile::{KeyFile, KeyFileError, KeyOwner, is_host};
 pub use formats::otp::{OtpDigits, OtpFileError, OtpHash, OtpSeed, OtpStep};
 pub use formats::token::TokenError;
 pub use mac::{MacKey, Tag, checksum};
-pub use random::{RandomFailed, random};
+pub use random::{RandomError, random};
 pub use schedule::{ClientKeys, Fingerprint, KeeperKeys, KeySet, PairSecret, RootSecret, WatcherKeys};
-pub use seal::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};
+pub use seal::{AEAD_TAG, DecryptionFailed, NONCE, Nonce, SealKey};
 pub use secret::Secret;

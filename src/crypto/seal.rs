@@ -16,7 +16,7 @@ pub type Nonce = [u8; NONCE];
 /// The bytes are not sealed under this key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not sealed under this key")]
-pub struct NotSealed;
+pub struct DecryptionFailed;
 
 /// A key from which the one-time sealing keys come.
 #[derive(Clone)]
@@ -27,26 +27,31 @@ impl SealKey {
     ///
     /// # Errors
     /// Never for messages under 64 GiB; there is no other way to fail.
-    pub fn seal(&self, nonce: &Nonce, aad: &[u8], plain: &mut Vec<u8>) -> Result<(), NotSealed> {
+    pub fn seal(&self, nonce: &Nonce, aad: &[u8], plain: &mut Vec<u8>) -> Result<(), DecryptionFailed> {
         self.one_time(nonce)?
             .seal_in_place_append_tag(ring::aead::Nonce::assume_unique_for_key(*nonce), Aad::from(aad), plain)
-            .map_err(|_| NotSealed)
+            .map_err(|_| DecryptionFailed)
     }
 
     /// Opens `sealed` in place; returns the plain bytes.
     ///
     /// # Errors
     /// When a bit of it, of `aad` or of `nonce` differs from what was sealed, or the key does.
-    pub fn open<'a>(&self, nonce: &Nonce, aad: &[u8], sealed: &'a mut [u8]) -> Result<&'a [u8], NotSealed> {
+    pub fn open<'a>(
+        &self,
+        nonce: &Nonce,
+        aad: &[u8],
+        sealed: &'a mut [u8],
+    ) -> Result<&'a [u8], DecryptionFailed> {
         self.one_time(nonce)?
             .open_in_place(ring::aead::Nonce::assume_unique_for_key(*nonce), Aad::from(aad), sealed)
             .map(|plain| &*plain)
-            .map_err(|_| NotSealed)
+            .map_err(|_| DecryptionFailed)
     }
 
-    fn one_time(&self, nonce: &Nonce) -> Result<LessSafeKey, NotSealed> {
+    fn one_time(&self, nonce: &Nonce) -> Result<LessSafeKey, DecryptionFailed> {
         let key = self.0.derive(&[nonce]);
-        UnboundKey::new(&CHACHA20_POLY1305, key.expose()).map(LessSafeKey::new).map_err(|_| NotSealed)
+        UnboundKey::new(&CHACHA20_POLY1305, key.expose()).map(LessSafeKey::new).map_err(|_| DecryptionFailed)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroize;
 
-use super::random::{self, RandomFailed};
+use super::random::{self, RandomError};
 
 /// 32 secret bytes. No `Debug`, no `Display`, no `PartialEq`; wiped on drop. They lie behind a pointer, so that
 /// moving a secret, or a list of them, leaves no copy behind.
@@ -23,7 +23,7 @@ impl Secret {
     ///
     /// # Errors
     /// When the system has none.
-    pub fn generate() -> Result<Self, RandomFailed> {
+    pub fn generate() -> Result<Self, RandomError> {
         let mut secret = Self(Box::new([0; Self::LEN]));
         random::fill(secret.0.as_mut_slice())?;
         Ok(secret)

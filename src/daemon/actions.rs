@@ -5,29 +5,30 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::running_order::{Carried, Done, Met, Over, RunningOrder, Wait};
+use super::running_order::{Execution, ExecutionStep, OrderResult, Over, StepResult, WaitsFor};
 use crate::auth::{
-    Cause, Effect, Event, Explanation, Outcome, Record, Rejection, Ticket, Undoing as ToUndo, undo_is_of,
+    AuditCause, AuditEvent, AuditRecord, Effect, Explanation, KnockContext, Outcome, Rejection,
+    Undo as ToUndo, undo_is_of,
 };
 use crate::config::setup::Setup;
 use crate::control::status::CommandsState;
-use crate::firewall::{FirewallError, Live, Opened, Outcome as Closed, Request};
-use crate::gate::state::Standing;
-use crate::gate::{Gatehouse, Progress, Revoked};
+use crate::firewall::{ActiveGrant, FirewallError, FirewallRequest, GrantOwner, RequestResult as Closed};
+use crate::gate::state::GateState;
+use crate::gate::{Gate, RevocationProgress, Revoked};
 use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::files::FileError;
-use crate::os::process::command_queue::{self, Commands, Ended, Job};
+use crate::os::process::command_queue::{self, CommandQueue, Exit, Job};
 use crate::os::worker::Worker;
-use crate::state::{Begun, Due, FileWork, Left, Planned, UndoQueue, Undoing};
+use crate::state::{Due, FileWork, Leftover, ScheduledUndo, StartedUndo, UndoQueue, UndoTask};
 
 /// How long a daemon that stops waits for what undoes something.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The means to act.
 pub(crate) struct Executor {
-    gatehouse: Gatehouse,
-    commands: Commands<Label>,
+    gatehouse: Gate,
+    commands: CommandQueue<JobKind>,
     undoings: UndoQueue,
     /// Waits for the disk.
     files: Worker<FilesDone>,
@@ -35,27 +36,27 @@ pub(crate) struct Executor {
     /// Whether one is about to be undone: one at a time, so that no more are than may run.
     beginning: bool,
     /// What could not be started and is not reported yet.
-    unstarted: Vec<command_queue::Done<Label>>,
+    unstarted: Vec<command_queue::FinishedJob<JobKind>>,
 }
 
 /// Work on the disk that has ended.
 enum FilesDone {
-    Planned(u64, Vec<Planned>, Result<(), String>),
+    Planned(u64, Vec<ScheduledUndo>, Result<(), String>),
     Begun(u64, Result<(), FileError>),
 }
 
 /// What a command is run for.
-enum Label {
-    Order(Ticket),
-    Undoing(Begun, Record),
+enum JobKind {
+    Order(KnockContext),
+    Undoing(StartedUndo, AuditRecord),
 }
 
-impl Label {
+impl JobKind {
     /// What is to be recorded of a knock's command that has failed for this reason.
     fn end(self, reason: &Explanation) -> Option<Over> {
         match self {
             Self::Order(ticket) => {
-                let record = ticket.record(Event::Failed, Some(reason.clone()));
+                let record = ticket.record(AuditEvent::Failed, Some(reason.clone()));
                 Some(Over { record, ticket: Some(ticket) })
             }
             Self::Undoing(..) => None,
@@ -68,10 +69,10 @@ impl Executor {
     ///
     /// # Errors
     /// When the system starts no thread.
-    pub(crate) fn new(gatehouse: Gatehouse, undoings: UndoQueue) -> io::Result<Self> {
+    pub(crate) fn new(gatehouse: Gate, undoings: UndoQueue) -> io::Result<Self> {
         Ok(Self {
             gatehouse,
-            commands: Commands::default(),
+            commands: CommandQueue::default(),
             undoings,
             files: Worker::start()?,
             next_plan: 0,
@@ -81,62 +82,67 @@ impl Executor {
     }
 
     /// Does what the order says, one thing after the other, as far as it can be done now.
-    pub(crate) fn act(&mut self, underway: &mut RunningOrder, setup: &Setup) -> Carried {
+    pub(crate) fn act(&mut self, underway: &mut Execution, setup: &Setup) -> ExecutionStep {
         while let Some(effect) = underway.order.effects().get(underway.next) {
             let request = match effect {
-                Effect::Open(grants) => Request::Grant(grants.clone()),
+                Effect::Open(grants) => FirewallRequest::Grant(grants.clone()),
                 Effect::Close(action) => {
                     let client = underway.ticket().client().clone();
-                    Request::Close(Opened { client, action: action.clone() })
+                    FirewallRequest::Close(GrantOwner { client, action: action.clone() })
                 }
                 Effect::Run { timeout, undo: Some(undo), .. } => {
                     match self.plan(undo, *timeout, underway.order.ticket()) {
-                        Ok(id) => return Carried::Waits(Wait::Disk(id)),
-                        Err(remark) => return Carried::Over(underway.end(Some(remark), false)),
+                        Ok(id) => return ExecutionStep::Waits(WaitsFor::Disk(id)),
+                        Err(remark) => return ExecutionStep::Over(underway.end(Some(remark), false)),
                     }
                 }
                 Effect::Run { undo: None, .. } => match self.launch(underway, Vec::new()) {
-                    Some(done) => return Carried::Over(done),
+                    Some(done) => return ExecutionStep::Over(done),
                     None => continue,
                 },
             };
             match self.gatehouse.begin(request, setup) {
-                Progress::Queued(id) => return Carried::Waits(Wait::Firewall(id)),
-                Progress::Ended(outcome) => {
+                RevocationProgress::Queued(id) => return ExecutionStep::Waits(WaitsFor::Firewall(id)),
+                RevocationProgress::Ended(outcome) => {
                     if let Some(done) = self.note(underway, outcome) {
-                        return Carried::Over(done);
+                        return ExecutionStep::Over(done);
                     }
                 }
             }
         }
-        Carried::Over(underway.end(None, false))
+        ExecutionStep::Over(underway.end(None, false))
     }
 
     /// Goes on with an order when what it has waited for has ended.
-    pub(crate) fn go_on(&mut self, underway: &mut RunningOrder, met: Met, setup: &Setup) -> Carried {
+    pub(crate) fn go_on(
+        &mut self,
+        underway: &mut Execution,
+        met: StepResult,
+        setup: &Setup,
+    ) -> ExecutionStep {
         let failed = match met {
-            Met::Firewall(outcome) => self.note(underway, outcome),
-            Met::Disk(planned, Ok(())) => self.launch(underway, planned),
-            Met::Disk(planned, Err(remark)) => {
+            StepResult::Firewall(outcome) => self.note(underway, outcome),
+            StepResult::Disk(planned, Ok(())) => self.launch(underway, planned),
+            StepResult::Disk(planned, Err(remark)) => {
                 self.forget_all(&planned);
                 Some(underway.end(Some(remark), false))
             }
         };
         match failed {
-            Some(done) => Carried::Over(done),
+            Some(done) => ExecutionStep::Over(done),
             None => self.act(underway, setup),
         }
     }
 
     /// What orders waited for and has ended.
-    pub(crate) fn ended(&mut self, setup: &Setup) -> Vec<(Wait, Met)> {
+    pub(crate) fn ended(&mut self, setup: &Setup) -> Vec<(WaitsFor, StepResult)> {
         let firewall = self.gatehouse.ended(setup).into_iter();
         let mut ended: Vec<_> =
-            firewall.map(|(id, outcome)| (Wait::Firewall(id), Met::Firewall(outcome))).collect();
+            firewall.map(|(id, outcome)| (WaitsFor::Firewall(id), StepResult::Firewall(outcome))).collect();
         for done in self.files.finished() {
             match done {
                 FilesDone::Planned(id, planned, outcome) => {
-                    ended.push((Wait::Disk(id), Met::Disk(planned, outcome)));
+                    ended.push((WaitsFor::Disk(id), StepResult::Disk(planned, outcome)));
                 }
                 FilesDone::Begun(number, outcome) => self.undo(number, outcome),
             }
@@ -145,13 +151,13 @@ impl Executor {
     }
 
     /// What came too late: its order has ended, and nothing was done that must be undone.
-    pub(crate) fn drop_late(&mut self, met: Met) {
-        if let Met::Disk(planned, _) = met {
+    pub(crate) fn drop_late(&mut self, met: StepResult) {
+        if let StepResult::Disk(planned, _) = met {
             self.forget_all(&planned);
         }
     }
 
-    fn forget_all(&mut self, planned: &[Planned]) {
+    fn forget_all(&mut self, planned: &[ScheduledUndo]) {
         planned.iter().for_each(|planned| self.undoings.forget(planned));
     }
 
@@ -159,14 +165,14 @@ impl Executor {
     fn undo(&mut self, number: u64, outcome: Result<(), FileError>) {
         self.beginning = false;
         let Some((begun, undoing)) = self.undoings.begun(number, outcome) else { return };
-        let Undoing { argv, timeout, record, .. } = undoing;
+        let UndoTask { argv, timeout, record, .. } = undoing;
         let owner = record.client.to_string();
-        let job = Job { argv, timeout, owner, label: Label::Undoing(begun, record) };
+        let job = Job { argv, timeout, owner, label: JobKind::Undoing(begun, record) };
         self.unstarted.extend(self.commands.undo(job, clock::steady()).err());
     }
 
     /// Notes what has come of an effect; the order's end, if it has failed.
-    fn note(&mut self, underway: &mut RunningOrder, outcome: Closed) -> Option<Done> {
+    fn note(&mut self, underway: &mut Execution, outcome: Closed) -> Option<OrderResult> {
         match outcome {
             Ok(closed) => {
                 match underway.order.effects().get(underway.next) {
@@ -180,7 +186,7 @@ impl Executor {
                     }
                     Some(Effect::Run { .. }) | None => {}
                 }
-                underway.closed.extend(closed.into_iter().map(Live::record));
+                underway.closed.extend(closed.into_iter().map(ActiveGrant::record));
                 underway.next = underway.next.saturating_add(1);
                 None
             }
@@ -190,18 +196,18 @@ impl Executor {
                     FirewallError::TooMany(limit) => Some(Rejection::GrantsExceeded(limit)),
                     _ => None,
                 };
-                Some(Done { refused, ..underway.end(Some(error.to_string()), no_room) })
+                Some(OrderResult { refused, ..underway.end(Some(error.to_string()), no_room) })
             }
         }
     }
 
     /// The gate and its grants.
-    pub(crate) const fn gatehouse(&mut self) -> &mut Gatehouse {
+    pub(crate) const fn gatehouse(&mut self) -> &mut Gate {
         &mut self.gatehouse
     }
 
     /// What is to become of the gate.
-    pub(crate) const fn standing(&self) -> Standing {
+    pub(crate) const fn standing(&self) -> GateState {
         self.gatehouse.standing()
     }
 
@@ -212,7 +218,7 @@ impl Executor {
     }
 
     /// The live grants.
-    pub(crate) fn live(&self) -> Vec<Live> {
+    pub(crate) fn live(&self) -> Vec<ActiveGrant> {
         self.gatehouse.live()
     }
 
@@ -220,9 +226,9 @@ impl Executor {
     /// for their turn do not run, what is to be undone is undone now. A command that runs goes on. Returns the grants and
     /// the commands that have ended so.
     pub(crate) fn end_for(&mut self, is_gone: &dyn Fn(&ClientName) -> bool) -> (Revoked, Vec<Over>) {
-        let is_theirs = |label: &Label| matches!(label, Label::Order(ticket) if is_gone(ticket.client()));
+        let is_theirs = |label: &JobKind| matches!(label, JobKind::Order(ticket) if is_gone(ticket.client()));
         let reason =
-            Explanation::new(Cause::ClientRemoved, "not run: its client was removed before its turn");
+            Explanation::new(AuditCause::ClientRemoved, "not run: its client was removed before its turn");
         let dropped = self.commands.drop_waiting(is_theirs);
         let dropped = dropped.into_iter().filter_map(|label| label.end(&reason)).collect();
         self.undoings.hasten(|undone| is_gone(&undone.client));
@@ -255,7 +261,7 @@ impl Executor {
 
     /// Lets what an earlier daemon left be undone as far as this config makes it; returns what is to be recorded of the
     /// rest.
-    pub(crate) fn confirm_undoings(&mut self, setup: &Setup) -> Vec<Record> {
+    pub(crate) fn confirm_undoings(&mut self, setup: &Setup) -> Vec<AuditRecord> {
         let actions = &setup.config.actions;
         let refused =
             self.undoings.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));
@@ -284,7 +290,7 @@ impl Executor {
         if let Err(error) = self.gatehouse.rest() {
             log::error!("{error}; what is open stays open until the next start");
         }
-        let reason = Explanation::new(Cause::DaemonStopped, "ended as the daemon stopped");
+        let reason = Explanation::new(AuditCause::DaemonStopped, "ended as the daemon stopped");
         // What is about to be undone is undone yet.
         for done in self.files.settle() {
             match done {
@@ -292,7 +298,7 @@ impl Executor {
                 FilesDone::Planned(_, planned, _) => self.forget_all(&planned),
             }
         }
-        let killed = self.commands.kill(|label| matches!(label, Label::Order(_)));
+        let killed = self.commands.kill(|label| matches!(label, JobKind::Order(_)));
         let mut records: Vec<_> = killed.into_iter().filter_map(|label| label.end(&reason)).collect();
         let deadline = clock::steady().saturating_add(STOP_MAX);
         while !self.commands.is_idle() && clock::steady() < deadline {
@@ -305,12 +311,12 @@ impl Executor {
     }
 
     /// Begins to put on record what is to be undone later; gives that a name.
-    fn plan(&mut self, undo: &ToUndo, timeout: Duration, ticket: &Ticket) -> Result<u64, String> {
+    fn plan(&mut self, undo: &ToUndo, timeout: Duration, ticket: &KnockContext) -> Result<u64, String> {
         let (mut planned, mut works) = (Vec::new(), Vec::new());
         for command in &undo.commands {
-            let record = command.ticket(ticket).record(Event::Expired, None);
+            let record = command.ticket(ticket).record(AuditEvent::Expired, None);
             let argument = undo.argument.clone();
-            let undoing = Undoing { argv: command.argv().to_vec(), timeout, argument, record };
+            let undoing = UndoTask { argv: command.argv().to_vec(), timeout, argument, record };
             match self.undoings.prepare(undoing, undo.after) {
                 Ok(plan) => plan.into_iter().for_each(|(plan, work)| {
                     planned.push(plan);
@@ -332,13 +338,13 @@ impl Executor {
     }
 
     /// Starts the commands of the effect that comes next; the order's end, if that fails.
-    fn launch(&mut self, underway: &mut RunningOrder, planned: Vec<Planned>) -> Option<Done> {
+    fn launch(&mut self, underway: &mut Execution, planned: Vec<ScheduledUndo>) -> Option<OrderResult> {
         let mut begun = 0_usize;
         let mut failed = None;
         if let Some(Effect::Run { commands, timeout, .. }) = underway.order.effects().get(underway.next) {
             let ticket = underway.order.ticket();
             for command in commands {
-                let label = Label::Order(command.ticket(ticket));
+                let label = JobKind::Order(command.ticket(ticket));
                 let owner = ticket.client().to_string();
                 let job = Job { argv: command.argv().to_vec(), timeout: *timeout, owner, label };
                 match self.commands.start(job, clock::steady()) {
@@ -359,23 +365,24 @@ impl Executor {
     }
 
     /// What is to be recorded of a command that is over.
-    fn conclude(&self, done: command_queue::Done<Label>) -> Over {
+    fn conclude(&self, done: command_queue::FinishedJob<JobKind>) -> Over {
         let bad = match done.ended {
-            Ended::Well => None,
-            Ended::Badly(how) => Some(Explanation::new(Cause::CommandFailed, how)),
-            Ended::TooLate => Some(Explanation::new(Cause::Timeout, "ended at its timeout")),
+            Exit::Well => None,
+            Exit::Badly(how) => Some(Explanation::new(AuditCause::CommandFailed, how)),
+            Exit::TooLate => Some(Explanation::new(AuditCause::Timeout, "ended at its timeout")),
         };
         let (record, ticket) = match done.label {
-            Label::Order(ticket) => {
-                let event = if bad.is_none() { Event::Done } else { Event::Failed };
+            JobKind::Order(ticket) => {
+                let event = if bad.is_none() { AuditEvent::Done } else { AuditEvent::Failed };
                 (ticket.record(event, bad), Some(ticket))
             }
-            Label::Undoing(begun, record) => {
+            JobKind::Undoing(begun, record) => {
                 self.undoings.end(begun);
-                let event = if bad.is_none() { record.event } else { Event::Failed };
-                let undo =
-                    |bad: Explanation| Explanation::new(Cause::UndoFailed, format!("undo: {}", bad.detail));
-                (Record { event, reason: bad.map(undo), ..record }, None)
+                let event = if bad.is_none() { record.event } else { AuditEvent::Failed };
+                let undo = |bad: Explanation| {
+                    Explanation::new(AuditCause::UndoFailed, format!("undo: {}", bad.detail))
+                };
+                (AuditRecord { event, reason: bad.map(undo), ..record }, None)
             }
         };
         if !done.said.is_empty() {
@@ -388,14 +395,14 @@ impl Executor {
 
 /// One that is hastened waits for commands of its action: undone before they end, their effect would stay. They end by
 /// their timeout.
-fn may_undo(commands: &Commands<Label>, undoing: &Undoing, why: Due) -> bool {
-    let Record { client, action, .. } = &undoing.record;
-    let is_before = |label: &Label| matches!(label, Label::Order(ticket) if ticket.client() == client && ticket.action() == action.as_ref());
+fn may_undo(commands: &CommandQueue<JobKind>, undoing: &UndoTask, why: Due) -> bool {
+    let AuditRecord { client, action, .. } = &undoing.record;
+    let is_before = |label: &JobKind| matches!(label, JobKind::Order(ticket) if ticket.client() == client && ticket.action() == action.as_ref());
     commands.may_undo(client.as_str()) && (why == Due::InTime || !commands.has(is_before))
 }
 
 /// What an earlier daemon left to be undone and the config does not make: nothing is run that only a file names.
-fn not_of_the_config(file: &Path, undoing: Undoing) -> Record {
+fn not_of_the_config(file: &Path, undoing: UndoTask) -> AuditRecord {
     log::error!(
         "undo: {}: not run: no action of this config makes it for {}: {:?}\nhint: run it by hand if it is yours, then remove the file; or restore the action's `undo`",
         file.display(),
@@ -403,24 +410,24 @@ fn not_of_the_config(file: &Path, undoing: Undoing) -> Record {
         undoing.argv
     );
     let reason = "undo: not run: no action of this config makes this command";
-    let reason = Some(Explanation::new(Cause::UndoRefused, reason));
-    Record { event: Event::Failed, reason, ..undoing.record }
+    let reason = Some(Explanation::new(AuditCause::UndoRefused, reason));
+    AuditRecord { event: AuditEvent::Failed, reason, ..undoing.record }
 }
 
 /// Tells what an earlier daemon left half-done; returns what is to be recorded.
-pub(crate) fn tell_left(left: Vec<Left>) -> Vec<Record> {
+pub(crate) fn tell_left(left: Vec<Leftover>) -> Vec<AuditRecord> {
     let mut records = Vec::new();
     for left in left {
         match left {
-            Left::Begun(Undoing { argv, record, .. }) => {
+            Leftover::Begun(UndoTask { argv, record, .. }) => {
                 log::error!(
                     "undo: the daemon ended as this began, and it may not have run: {argv:?}\nhint: look whether it has, else run it by hand"
                 );
                 let reason = "undo: the daemon ended as it began; it may not have run";
-                let reason = Some(Explanation::new(Cause::UndoUnknown, reason));
-                records.push(Record { event: Event::Failed, reason, ..record });
+                let reason = Some(Explanation::new(AuditCause::UndoUnknown, reason));
+                records.push(AuditRecord { event: AuditEvent::Failed, reason, ..record });
             }
-            Left::Damaged(path) => log::error!(
+            Leftover::Damaged(path) => log::error!(
                 "undo: {}: not as it was written; what it should have undone may still stand\nhint: undo it by hand, then remove the file",
                 path.display()
             ),

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::auth::{KnockId, Outcome, Ticket};
+use crate::auth::{KnockContext, KnockId, Outcome};
 use crate::crypto::Fingerprint;
 use crate::ipc::ReplyPath;
 
@@ -14,16 +14,16 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_MAX: usize = 256;
 
 /// The knock of a key.
-type KnockOf = (Fingerprint, KnockId);
+type KnockOfKey = (Fingerprint, KnockId);
 
 /// Knocks whose commands run. There are no more than commands that run or wait.
 #[derive(Default)]
-pub(super) struct Ends {
-    running: HashMap<KnockOf, Running>,
-    again: VecDeque<Again>,
+pub(super) struct CommandEnds {
+    running: HashMap<KnockOfKey, RunningKnock>,
+    again: VecDeque<RepeatedReply>,
 }
 
-struct Running {
+struct RunningKnock {
     outcome: Outcome,
     way: ReplyPath,
     /// Commands that have not ended.
@@ -33,14 +33,14 @@ struct Running {
     asked: bool,
 }
 
-struct Again {
+struct RepeatedReply {
     due: Duration,
     bytes: Vec<u8>,
     way: ReplyPath,
 }
 
 /// All commands of a knock are over.
-pub(super) struct End {
+pub(super) struct CommandEnd {
     /// How the knock was answered.
     pub(super) outcome: Outcome,
     /// How the first command ended that failed.
@@ -49,24 +49,24 @@ pub(super) struct End {
     pub(super) asker: Option<ReplyPath>,
 }
 
-impl Ends {
+impl CommandEnds {
     /// So many commands of a knock run from now on.
-    pub(super) fn begin(&mut self, ticket: &Ticket, outcome: Outcome, commands: usize, way: ReplyPath) {
+    pub(super) fn begin(&mut self, ticket: &KnockContext, outcome: Outcome, commands: usize, way: ReplyPath) {
         if ticket.wants_reply() && commands > 0 {
-            let running = Running { outcome, way, left: commands, failed: None, asked: false };
+            let running = RunningKnock { outcome, way, left: commands, failed: None, asked: false };
             self.running.insert(ticket.knock(), running);
         }
     }
 
     /// A client has sent a knock again that was answered.
-    pub(super) fn ask(&mut self, knock: KnockOf) {
+    pub(super) fn ask(&mut self, knock: KnockOfKey) {
         if let Some(running) = self.running.get_mut(&knock) {
             running.asked = true;
         }
     }
 
     /// A command of this knock is over; what there is to say once all of them are.
-    pub(super) fn over(&mut self, ticket: &Ticket, failed: Option<&str>) -> Option<End> {
+    pub(super) fn over(&mut self, ticket: &KnockContext, failed: Option<&str>) -> Option<CommandEnd> {
         let running = self.running.get_mut(&ticket.knock())?;
         running.left = running.left.saturating_sub(1);
         if running.failed.is_none() {
@@ -75,14 +75,14 @@ impl Ends {
         if running.left > 0 {
             return None;
         }
-        let Running { outcome, way, failed, asked, .. } = self.running.remove(&ticket.knock())?;
-        Some(End { outcome, failed, asker: asked.then_some(way) })
+        let RunningKnock { outcome, way, failed, asked, .. } = self.running.remove(&ticket.knock())?;
+        Some(CommandEnd { outcome, failed, asker: asked.then_some(way) })
     }
 
     /// This is sent once more, in a while.
     pub(super) fn send_again(&mut self, bytes: Vec<u8>, way: ReplyPath, now: Duration) {
         if self.again.len() < AGAIN_MAX {
-            self.again.push_back(Again { due: now.saturating_add(AGAIN_AFTER), bytes, way });
+            self.again.push_back(RepeatedReply { due: now.saturating_add(AGAIN_AFTER), bytes, way });
         }
     }
 

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::event_loop::Daemon;
-use crate::control::Answer;
+use crate::control::Response;
 use crate::gate::console_grants;
-use crate::gate::state::Standing;
-use crate::knock::Ports;
+use crate::gate::state::GateState;
+use crate::knock::PortRange;
 
 impl Daemon {
     /// Lets an address in to these ports, or to all that are protected.
@@ -19,13 +19,13 @@ impl Daemon {
         address: &str,
         ports: &[String],
         time: Duration,
-    ) -> Result<Answer, String> {
+    ) -> Result<Response, String> {
         let address: IpAddr = address.parse().map_err(|_| format!("{address}: not an address"))?;
-        let protected: Vec<Ports> = self.setup.config.guarded().copied().collect();
-        if self.deeds.standing() == Standing::Off || protected.is_empty() {
-            return Ok(Answer::LetIn { ports: Vec::new() });
+        let protected: Vec<PortRange> = self.setup.config.guarded().copied().collect();
+        if self.deeds.standing() == GateState::Off || protected.is_empty() {
+            return Ok(Response::LetIn { ports: Vec::new() });
         }
-        let asked: Result<Vec<Ports>, String> =
+        let asked: Result<Vec<PortRange>, String> =
             ports.iter().map(|ports| ports.parse().map_err(|_| format!("{ports}: not a port"))).collect();
         let ports = Some(asked?).filter(|ports| !ports.is_empty()).unwrap_or(protected);
         let grants = console_grants::grants(address, ports.clone(), time)?;
@@ -33,6 +33,6 @@ impl Daemon {
         if let Some(record) = console_grants::record(address, time) {
             self.keep(&record);
         }
-        Ok(Answer::LetIn { ports: ports.iter().map(ToString::to_string).collect() })
+        Ok(Response::LetIn { ports: ports.iter().map(ToString::to_string).collect() })
     }
 }

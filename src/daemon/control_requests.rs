@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::event_loop::Daemon;
 use crate::control::prometheus::exposition;
-use crate::control::{Answer as Reply, Control, Question, words as grants};
-use crate::firewall::Live;
+use crate::control::{Control, Request, Response as Reply, words as grants};
+use crate::firewall::ActiveGrant;
 use crate::gate::Revoked;
 use crate::knock::ClientName;
 
@@ -14,7 +14,7 @@ impl Daemon {
     pub(super) fn answer_questions(&mut self) {
         let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
         for (asker, question) in questions {
-            if question == (Question::Grants {}) {
+            if question == (Request::Grants {}) {
                 let lives = self.deeds.live();
                 let Some(control) = self.control.as_mut() else { return };
                 control.answer_grants(asker, Box::new(lives.into_iter().map(|live| grants::line(&live))));
@@ -45,19 +45,19 @@ impl Daemon {
             .ok_or_else(|| format!("client {name}: there is none of this name"))
     }
 
-    fn reply(&mut self, question: Question) -> Reply {
+    fn reply(&mut self, question: Request) -> Reply {
         let done = |result: Result<(), String>| match result {
             Ok(()) => Reply::Done,
             Err(reason) => Reply::Failed { reason },
         };
         match question {
-            Question::Reload {} => match self.reload() {
+            Request::Reload {} => match self.reload() {
                 Ok(None) => Reply::Done,
                 Ok(Some(remark)) => Reply::DoneBut { remark },
                 Err(reason) => Reply::Failed { reason },
             },
-            Question::CheckReload {} => done(self.check_reload()),
-            Question::Gate { to, trial_ms, by } => {
+            Request::CheckReload {} => done(self.check_reload()),
+            Request::Gate { to, trial_ms, by } => {
                 let standing = crate::control::words::standing(to, trial_ms.map(Duration::from_millis));
                 let confirmer = match by.map(|by| self.known_client(&by)).transpose() {
                     Ok(confirmer) => confirmer,
@@ -77,12 +77,12 @@ impl Daemon {
                     (changed, _) => done(changed.map_err(|error| error.to_string())),
                 }
             }
-            Question::Grants {} => {
+            Request::Grants {} => {
                 Reply::Grants { grants: self.deeds.live().iter().map(grants::line).collect() }
             }
-            Question::Revoke { grant } => {
+            Request::Revoke { grant } => {
                 let is_meant =
-                    |live: &Live| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
+                    |live: &ActiveGrant| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
                 let Revoked { records, failures } = self.deeds.gatehouse().revoke(&is_meant);
                 records.iter().for_each(|record| self.keep(record));
                 match failures.is_empty() {
@@ -90,12 +90,12 @@ impl Daemon {
                     false => done(Err(failures.join("\n"))),
                 }
             }
-            Question::DropClient { client } => self.drop_client(&client),
-            Question::LetIn { address, ports, seconds } => self
+            Request::DropClient { client } => self.drop_client(&client),
+            Request::LetIn { address, ports, seconds } => self
                 .let_in(&address, &ports, Duration::from_secs(seconds))
                 .unwrap_or_else(|reason| Reply::Failed { reason }),
-            Question::Status {} => Reply::Status { status: Box::new(self.status()) },
-            Question::PreviousUses { client } => {
+            Request::Status {} => Reply::Status { status: Box::new(self.status()) },
+            Request::PreviousUses { client } => {
                 let count = client.parse().map_or(0, |client| self.keeper.previous_uses(&client));
                 Reply::Count { count }
             }

@@ -7,31 +7,31 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::actions::Executor;
-use super::command_ends::Ends;
+use super::command_ends::CommandEnds;
 use super::knocks::Alarms;
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
 use super::running_order::Over;
 use super::startup::{Configured, Enforced};
-use super::waiting::Waiting;
+use super::waiting::WaitingKnocks;
 use crate::audit::AuditLog;
-use crate::auth::{Keeper, KnockCounters, KnockResult, Record};
+use crate::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
 use crate::config::setup::Setup;
 use crate::control::Control;
 use crate::crypto::Fingerprint;
 use crate::gate::Revoked;
 use crate::gate::console_grants::is_console;
-use crate::gate::state::Standing;
+use crate::gate::state::GateState;
 use crate::ipc::{FromWatcher, MESSAGE};
 use crate::knock::ClientName;
-use crate::legacy::daemon::{Openings, Written};
+use crate::legacy::daemon::{KnockdConfig, Openings};
 use crate::legacy::embedded::{LegacyDoors, is_plain};
 use crate::os::notify::{self, Watchdog};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, host, log as os_log, poll};
-use crate::state::{State, last_good};
-use crate::supervisor::child::{Gone, WatcherProcess};
-use crate::supervisor::watcher_supervisor::Ears;
+use crate::state::{ReplayFolder, last_good};
+use crate::supervisor::child::{Disconnected, WatcherProcess};
+use crate::supervisor::watcher_supervisor::WatcherSupervisor;
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -46,8 +46,8 @@ pub(super) const COUNT_MAX: Duration = Duration::from_millis(200);
 pub(crate) struct Daemon {
     pub(super) setup: Setup,
     /// The doors of `[legacy]`.
-    pub(super) knockd: Option<Written>,
-    pub(super) ears: Ears,
+    pub(super) knockd: Option<KnockdConfig>,
+    pub(super) ears: WatcherSupervisor,
     pub(super) plain: LegacyDoors,
     pub(super) openings: Openings,
     pub(super) keeper: Keeper,
@@ -56,11 +56,11 @@ pub(crate) struct Daemon {
     pub(super) throttled: BTreeMap<ClientName, u64>,
     /// On the steady clock.
     pub(super) started: Duration,
-    pub(super) state: State,
+    pub(super) state: ReplayFolder,
     pub(super) deeds: Executor,
     pub(super) postponed: RetryQueue,
-    pub(super) ends: Ends,
-    pub(super) waiting: Waiting,
+    pub(super) ends: CommandEnds,
+    pub(super) waiting: WaitingKnocks,
     pub(super) audit: AuditLog,
     pub(super) signals: Signals,
     pub(super) watchdog: Watchdog,
@@ -110,8 +110,8 @@ impl Daemon {
             state,
             deeds,
             postponed: RetryQueue::default(),
-            ends: Ends::default(),
-            waiting: Waiting::default(),
+            ends: CommandEnds::default(),
+            waiting: WaitingKnocks::default(),
             audit,
             signals,
             watchdog: Watchdog::asked(),
@@ -128,7 +128,7 @@ impl Daemon {
         if daemon.setup.clients.is_empty() {
             log::warn!("no clients: nobody can knock (spa-knockd client add)");
         }
-        notify::tell(notify::State::Ready);
+        notify::tell(notify::ServiceState::Ready);
         daemon
     }
 
@@ -205,8 +205,8 @@ impl Daemon {
                 Ok(Some(length)) => length,
                 Ok(None) => return,
                 // It ends as we do when the service manager stops us all.
-                Err(Gone) if self.signals.stop() => return,
-                Err(Gone) => return self.ears.lose("the watcher ended"),
+                Err(Disconnected) if self.signals.stop() => return,
+                Err(Disconnected) => return self.ears.lose("the watcher ended"),
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
@@ -243,7 +243,7 @@ impl Daemon {
                     let _ = poll::readable(&[old.as_fd()], left);
                     continue;
                 }
-                Ok(None) | Err(Gone) => break,
+                Ok(None) | Err(Disconnected) => break,
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
@@ -260,14 +260,14 @@ impl Daemon {
     fn note_throttled(&mut self, key: Fingerprint, count: u64) {
         // Of a key that was removed in the meantime, nothing is said.
         let Some(client) = self.keeper.name_of(key).cloned() else { return };
-        let record = Record::throttled(client.clone());
+        let record = AuditRecord::throttled(client.clone());
         let total = self.throttled.entry(client).or_default();
         *total = total.saturating_add(count);
         self.audit.write_many(&record, count, clock::wall());
     }
 
     /// A line in the audit log, and one more of its kind.
-    pub(super) fn keep(&mut self, record: &Record) {
+    pub(super) fn keep(&mut self, record: &AuditRecord) {
         if let Some(ending) = KnockResult::of(record.event) {
             self.tally.count(ending);
         }
@@ -329,8 +329,10 @@ impl Daemon {
             doors => format!(", doors of plain sequences: {doors}"),
         };
         let gate = match self.deeds.standing() {
-            Standing::Off => format!("the gate is off, {}", config.mode.when_off()),
-            Standing::Never | Standing::On | Standing::Trial(_) => config.mode.when_on(&self.setup.doors()),
+            GateState::Off => format!("the gate is off, {}", config.mode.when_off()),
+            GateState::Never | GateState::On | GateState::Trial(_) => {
+                config.mode.when_on(&self.setup.doors())
+            }
         };
         format!(
             "knocks for {} on udp/{}{sequences}; clients: {}, actions: {}{plain}; {gate}",
@@ -344,11 +346,11 @@ impl Daemon {
     fn stop(mut self) -> ExitCode {
         let grants = self.deeds.gatehouse().grants_at_the_end();
         let last_words = match self.deeds.standing() {
-            Standing::Off => "the gate is off".to_owned(),
-            Standing::Trial(_) => format!("{grants}, the gate stays until its trial is over"),
-            Standing::Never | Standing::On => format!("{grants}, protected ports stay closed"),
+            GateState::Off => "the gate is off".to_owned(),
+            GateState::Trial(_) => format!("{grants}, the gate stays until its trial is over"),
+            GateState::Never | GateState::On => format!("{grants}, protected ports stay closed"),
         };
-        notify::tell(notify::State::Stopping);
+        notify::tell(notify::ServiceState::Stopping);
         self.act_at_last();
         let outcomes = self.plain.stop();
         self.note_plain(outcomes);

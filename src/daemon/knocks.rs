@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::command_ends::End;
+use super::command_ends::CommandEnd;
 use super::event_loop::{BATCH, Daemon};
-use super::running_order::{Attempt, Carried, Done, Over, RunningOrder};
+use super::running_order::{AttemptNumber, Execution, ExecutionStep, OrderResult, Over};
 use crate::auth::{
-    Accepted, Answer, Cause, Effect, Explanation, KnockResult, Order, Outcome, Refusal, Rejection, Sequence,
-    Uncommitted, Verdict,
+    Accepted, AuditCause, Authorized, Effect, Explanation, KnockResult, Outcome, PendingReply, PortSequence,
+    Refusal, Rejection, Uncommitted, Verdict,
 };
 use crate::crypto::{Fingerprint, random};
 use crate::ipc::{ReceivedKnock, ReplyPath};
@@ -49,7 +49,7 @@ impl Daemon {
     }
 
     /// Steps 5 to 11 for ports that may be a client's.
-    pub(super) fn judge_sequence(&mut self, sequence: &Sequence) {
+    pub(super) fn judge_sequence(&mut self, sequence: &PortSequence) {
         for verdict in self.keeper.judge_sequence(sequence, clock::now()) {
             self.obey(verdict, sequence.fingerprint(), ReplyPath::unanswered(sequence.source()));
         }
@@ -72,7 +72,7 @@ impl Daemon {
     /// Step 7 on disk, then step 8.
     pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, way: ReplyPath) {
         if let Err(why) = self.audit.check_available() {
-            let why = Explanation::new(Cause::AuditUnavailable, why);
+            let why = Explanation::new(AuditCause::AuditUnavailable, why);
             let (record, answer) = self.keeper.give_up(&accepted, why, clock::now());
             self.answer(answer, way);
             return self.keep(&record);
@@ -138,22 +138,22 @@ impl Daemon {
     }
 
     /// Step 9 for the first time: what finds no room is tried once more.
-    pub(super) fn act(&mut self, order: Order, way: ReplyPath) {
-        self.carry_out(RunningOrder::of(order, Attempt::First), way);
+    pub(super) fn act(&mut self, order: Authorized, way: ReplyPath) {
+        self.carry_out(Execution::of(order, AttemptNumber::First), way);
     }
 
-    fn carry_out(&mut self, mut underway: RunningOrder, way: ReplyPath) {
+    fn carry_out(&mut self, mut underway: Execution, way: ReplyPath) {
         let carried = self.deeds.act(&mut underway, &self.setup);
         self.carried(underway, carried, way);
     }
 
     /// What comes after step 9, or after as much of it as has been done.
-    pub(super) fn carried(&mut self, underway: RunningOrder, carried: Carried, way: ReplyPath) {
+    pub(super) fn carried(&mut self, underway: Execution, carried: ExecutionStep, way: ReplyPath) {
         let done = match carried {
-            Carried::Waits(wait) => return self.wait_to_act(wait, underway, way),
-            Carried::Over(done) => done,
+            ExecutionStep::Waits(wait) => return self.wait_to_act(wait, underway, way),
+            ExecutionStep::Over(done) => done,
         };
-        let is_first = underway.attempt() == Attempt::First;
+        let is_first = underway.attempt() == AttemptNumber::First;
         let order = underway.into_order();
         if done.no_room && is_first && self.postponed.has_room() {
             if self.postponed.is_empty() {
@@ -179,12 +179,12 @@ impl Daemon {
     pub(super) fn act_again(&mut self, now: Duration) {
         for _ in 0..BATCH {
             let Some((order, way)) = self.postponed.take_due(now) else { return };
-            self.carry_out(RunningOrder::of(order, Attempt::Second), way);
+            self.carry_out(Execution::of(order, AttemptNumber::Second), way);
         }
     }
 
     /// Steps 10 and 11.
-    pub(super) fn conclude(&mut self, order: &Order, done: &Done, way: ReplyPath) {
+    pub(super) fn conclude(&mut self, order: &Authorized, done: &OrderResult, way: ReplyPath) {
         if let Some(rejection) = &done.refused {
             let key = order.ticket().fingerprint();
             let verdict = self.keeper.refuse(order.ticket(), rejection.clone(), clock::now());
@@ -210,7 +210,7 @@ impl Daemon {
     /// Step 11 for a command that is over; once all of its knock are, also step 10 for a client that waits for that.
     pub(super) fn note_end(&mut self, over: &Over) {
         if let Some(ticket) = &over.ticket
-            && let Some(End { outcome, failed, asker }) =
+            && let Some(CommandEnd { outcome, failed, asker }) =
                 self.ends.over(ticket, over.record.reason.as_ref().map(|reason| reason.detail.as_str()))
         {
             let now = clock::now();
@@ -257,7 +257,7 @@ impl Daemon {
         }
     }
 
-    fn answer(&mut self, answer: Option<Answer>, way: ReplyPath) {
+    fn answer(&mut self, answer: Option<PendingReply>, way: ReplyPath) {
         let Some(answer) = answer else { return };
         // Without random numbers there is no safe answer, and the client is told nothing.
         let sealed = random().ok().and_then(|nonce| self.keeper.seal(answer, &nonce, clock::now()).ok());
@@ -276,5 +276,5 @@ impl Daemon {
 
 /// What could not be put on record does not act.
 fn not_recorded(why: &str) -> Explanation {
-    Explanation::new(Cause::StateUnavailable, why)
+    Explanation::new(AuditCause::StateUnavailable, why)
 }

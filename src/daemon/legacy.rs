@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::event_loop::Daemon;
-use crate::auth::{Cause, Event, Explanation, KeyAge, Record, Via};
-use crate::legacy::daemon::{CLIENT, NotOpened, Outcome, action};
-use crate::legacy::knockd::Opening;
+use crate::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge, Via};
+use crate::legacy::daemon::{CLIENT, DoorOutcome, NotOpened, action};
+use crate::legacy::knockd::GrantSpec;
 use crate::os::{clock, host};
 
 impl Daemon {
@@ -18,18 +18,18 @@ impl Daemon {
     }
 
     /// Does and records what they come to.
-    pub(super) fn note_plain(&mut self, outcomes: Vec<Outcome>) {
+    pub(super) fn note_plain(&mut self, outcomes: Vec<DoorOutcome>) {
         // Once for all of them: each look asks the kernel.
-        let opens = |outcome: &Outcome| matches!(outcome, Outcome::Opened { opening: Some(_), .. });
+        let opens = |outcome: &DoorOutcome| matches!(outcome, DoorOutcome::Opened { opening: Some(_), .. });
         let own = outcomes.iter().any(opens).then(host::own_addresses).unwrap_or_default();
         for outcome in outcomes {
             let record = match outcome {
-                Outcome::Opened { door, source, opening: Some(opening) } => {
+                DoorOutcome::Opened { door, source, opening: Some(opening) } => {
                     self.open_plainly(&door, source, opening, &own)
                 }
                 // The command's end is what is recorded of it.
-                Outcome::Opened { opening: None, .. } => None,
-                Outcome::Over { door, source, event, reason } => record(&door, source, event, reason),
+                DoorOutcome::Opened { opening: None, .. } => None,
+                DoorOutcome::Over { door, source, event, reason } => record(&door, source, event, reason),
             };
             if let Some(record) = record {
                 self.audit.write(&record, clock::wall());
@@ -41,27 +41,27 @@ impl Daemon {
         &mut self,
         door: &str,
         source: IpAddr,
-        opening: Opening,
+        opening: GrantSpec,
         own: &BTreeSet<IpAddr>,
-    ) -> Option<Record> {
+    ) -> Option<AuditRecord> {
         if let Err(why) = self.audit.check_available() {
-            let why = Explanation::new(Cause::AuditUnavailable, why);
-            return record(door, source, Event::Failed, Some(why));
+            let why = Explanation::new(AuditCause::AuditUnavailable, why);
+            return record(door, source, AuditEvent::Failed, Some(why));
         }
         let seconds = u32::try_from(opening.term.as_secs()).unwrap_or(u32::MAX);
         let gatehouse = self.deeds.gatehouse();
         match self.openings.open((door, source, opening), own, gatehouse, &self.setup) {
             Ok(()) => {
-                let record = record(door, source, Event::Granted, None)?;
-                Some(Record { seconds, ..record })
+                let record = record(door, source, AuditEvent::Granted, None)?;
+                Some(AuditRecord { seconds, ..record })
             }
             Err(NotOpened { event, reason }) => record(door, source, event, Some(reason)),
         }
     }
 }
 
-fn record(door: &str, source: IpAddr, event: Event, reason: Option<Explanation>) -> Option<Record> {
-    Some(Record {
+fn record(door: &str, source: IpAddr, event: AuditEvent, reason: Option<Explanation>) -> Option<AuditRecord> {
+    Some(AuditRecord {
         event,
         client: CLIENT.parse().ok()?,
         key: KeyAge::Current,

@@ -28,7 +28,7 @@ const READS_MAX: usize = 8;
 pub(crate) struct Metrics {
     place: MetricsPlace,
     listener: Listener,
-    connections: Vec<Connection>,
+    connections: Vec<HttpConnection>,
 }
 
 enum Listener {
@@ -41,15 +41,15 @@ enum Stream {
     Unix(UnixStream),
 }
 
-struct Connection {
+struct HttpConnection {
     stream: Stream,
     since: Duration,
     request: Vec<u8>,
-    stage: Stage,
+    stage: HttpStage,
 }
 
 /// How far an exchange has come.
-enum Stage {
+enum HttpStage {
     /// The request is not whole yet.
     Hearing,
     /// So much of the answer is still to be sent.
@@ -60,7 +60,7 @@ enum Stage {
 
 /// What is answered to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum HttpResult {
     /// The metrics.
     Page,
     /// 400: it is no request, or too long.
@@ -108,7 +108,7 @@ impl Metrics {
             Listener::Unix(listener) => listener.as_fd(),
         };
         let listener = std::iter::once(listener);
-        listener.chain(self.connections.iter().filter_map(Connection::descriptor))
+        listener.chain(self.connections.iter().filter_map(HttpConnection::descriptor))
     }
 
     /// In what time `tend` has something to do, if nobody does anything before.
@@ -124,7 +124,7 @@ impl Metrics {
             if self.connections.len() >= CONNECTIONS_MAX {
                 self.connections.remove(0);
             }
-            self.connections.push(Connection::new(stream));
+            self.connections.push(HttpConnection::new(stream));
         }
         let now = clock::steady();
         self.connections.retain_mut(|connection| connection.tend(now, page).is_some());
@@ -195,21 +195,21 @@ impl Drop for Metrics {
     }
 }
 
-impl Connection {
+impl HttpConnection {
     fn new(stream: Stream) -> Self {
-        Self { stream, since: clock::steady(), request: Vec::new(), stage: Stage::Hearing }
+        Self { stream, since: clock::steady(), request: Vec::new(), stage: HttpStage::Hearing }
     }
 
     /// Readable when there is something to hear; what is said to one who does not listen himself waits.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        (!matches!(self.stage, Stage::Telling { .. })).then(|| self.stream.as_fd())
+        (!matches!(self.stage, HttpStage::Telling { .. })).then(|| self.stream.as_fd())
     }
 
     fn patience(&self, now: Duration) -> Duration {
         let left = self.since.saturating_add(PATIENCE).saturating_sub(now);
         match self.stage {
-            Stage::Telling { .. } => left.min(SEND_AGAIN),
-            Stage::Hearing | Stage::Leaving => left,
+            HttpStage::Telling { .. } => left.min(SEND_AGAIN),
+            HttpStage::Hearing | HttpStage::Leaving => left,
         }
     }
 
@@ -218,11 +218,11 @@ impl Connection {
         if now.saturating_sub(self.since) >= PATIENCE {
             return None;
         }
-        if matches!(self.stage, Stage::Hearing) {
+        if matches!(self.stage, HttpStage::Hearing) {
             self.hear(page)?;
         }
         self.tell()?;
-        if matches!(self.stage, Stage::Leaving) { self.leave() } else { Some(()) }
+        if matches!(self.stage, HttpStage::Leaving) { self.leave() } else { Some(()) }
     }
 
     fn hear(&mut self, page: &mut dyn FnMut() -> String) -> Option<()> {
@@ -238,7 +238,7 @@ impl Connection {
             self.request.extend(buffer.iter().take(length));
             if let Some(verdict) = judge(&self.request) {
                 self.request = Vec::new();
-                self.stage = Stage::Telling { answer: answer(verdict, page), sent: 0 };
+                self.stage = HttpStage::Telling { answer: answer(verdict, page), sent: 0 };
                 return Some(());
             }
         }
@@ -246,7 +246,7 @@ impl Connection {
     }
 
     fn tell(&mut self) -> Option<()> {
-        let Stage::Telling { answer, sent } = &mut self.stage else { return Some(()) };
+        let HttpStage::Telling { answer, sent } = &mut self.stage else { return Some(()) };
         while let Some(rest) = answer.get(*sent..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {
                 Ok(0) => return None,
@@ -256,7 +256,7 @@ impl Connection {
                 Err(_) => return None,
             }
         }
-        self.stage = Stage::Leaving;
+        self.stage = HttpStage::Leaving;
         self.stream.end().ok()
     }
 
@@ -277,21 +277,21 @@ impl Connection {
 }
 
 /// What a request asks for (RFC 9112, sections 2 and 3); none while it is not whole.
-fn judge(bytes: &[u8]) -> Option<Verdict> {
+fn judge(bytes: &[u8]) -> Option<HttpResult> {
     const END: &[u8] = b"\r\n\r\n";
     let too_long = bytes.len() > REQUEST_MAX;
     let Some(end) = bytes.windows(END.len()).position(|window| window == END) else {
-        return too_long.then_some(Verdict::Bad);
+        return too_long.then_some(HttpResult::Bad);
     };
     if end.saturating_add(END.len()) > REQUEST_MAX {
-        return Some(Verdict::Bad);
+        return Some(HttpResult::Bad);
     }
     let head = bytes.get(..end).and_then(|head| std::str::from_utf8(head).ok());
-    Some(head.and_then(read).unwrap_or(Verdict::Bad))
+    Some(head.and_then(read).unwrap_or(HttpResult::Bad))
 }
 
 /// The same for a whole head without the empty line; none for what is no request.
-fn read(head: &str) -> Option<Verdict> {
+fn read(head: &str) -> Option<HttpResult> {
     let mut lines = head.split("\r\n");
     let mut words = lines.next()?.split(' ');
     let (method, target, version) = (words.next()?, words.next()?, words.next()?);
@@ -310,9 +310,9 @@ fn read(head: &str) -> Option<Verdict> {
     // A query changes nothing.
     let path = target.split('?').next()?;
     Some(match (path, method) {
-        ("/metrics", "GET") => Verdict::Page,
-        ("/metrics", _) => Verdict::NotAllowed,
-        _ => Verdict::NotFound,
+        ("/metrics", "GET") => HttpResult::Page,
+        ("/metrics", _) => HttpResult::NotAllowed,
+        _ => HttpResult::NotFound,
     })
 }
 
@@ -320,12 +320,12 @@ fn is_field(line: &str, name: &str) -> bool {
     line.split_once(':').is_some_and(|(field, _)| field.eq_ignore_ascii_case(name))
 }
 
-fn answer(verdict: Verdict, page: &mut dyn FnMut() -> String) -> Vec<u8> {
+fn answer(verdict: HttpResult, page: &mut dyn FnMut() -> String) -> Vec<u8> {
     let (status, more, body) = match verdict {
-        Verdict::Page => ("200 OK", "", page()),
-        Verdict::Bad => ("400 Bad Request", "", "bad request\n".to_owned()),
-        Verdict::NotFound => ("404 Not Found", "", "only /metrics is here\n".to_owned()),
-        Verdict::NotAllowed => {
+        HttpResult::Page => ("200 OK", "", page()),
+        HttpResult::Bad => ("400 Bad Request", "", "bad request\n".to_owned()),
+        HttpResult::NotFound => ("404 Not Found", "", "only /metrics is here\n".to_owned()),
+        HttpResult::NotAllowed => {
             ("405 Method Not Allowed", "Allow: GET\r\n", "only GET is allowed\n".to_owned())
         }
     };
@@ -348,26 +348,26 @@ mod tests {
     fn a_request_is_judged_once_it_is_whole() {
         let long = format!("GET /metrics HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(5_000));
         for (request, verdict) in [
-            ("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9842\r\n\r\n", Some(Verdict::Page)),
-            ("GET /metrics HTTP/1.1\r\nhost:a\r\nAccept: */*\r\n\r\n", Some(Verdict::Page)),
-            ("GET /metrics?name=x HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::Page)),
-            ("GET /metrics HTTP/1.0\r\n\r\n", Some(Verdict::Page)),
-            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::NotFound)),
-            ("GET /metrics/ HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::NotFound)),
-            ("POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::NotAllowed)),
-            ("HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::NotAllowed)),
-            ("GET /metrics HTTP/1.1\r\n\r\n", Some(Verdict::Bad)),
-            ("GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Some(Verdict::Bad)),
-            ("GET /metrics HTTP/2\r\nHost: a\r\n\r\n", Some(Verdict::Bad)),
-            ("GET  /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::Bad)),
-            ("get /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::Bad)),
-            ("GET metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(Verdict::Bad)),
-            ("\r\n\r\n", Some(Verdict::Bad)),
+            ("GET /metrics HTTP/1.1\r\nHost: 127.0.0.1:9842\r\n\r\n", Some(HttpResult::Page)),
+            ("GET /metrics HTTP/1.1\r\nhost:a\r\nAccept: */*\r\n\r\n", Some(HttpResult::Page)),
+            ("GET /metrics?name=x HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::Page)),
+            ("GET /metrics HTTP/1.0\r\n\r\n", Some(HttpResult::Page)),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::NotFound)),
+            ("GET /metrics/ HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::NotFound)),
+            ("POST /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::NotAllowed)),
+            ("HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::NotAllowed)),
+            ("GET /metrics HTTP/1.1\r\n\r\n", Some(HttpResult::Bad)),
+            ("GET /metrics HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", Some(HttpResult::Bad)),
+            ("GET /metrics HTTP/2\r\nHost: a\r\n\r\n", Some(HttpResult::Bad)),
+            ("GET  /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::Bad)),
+            ("get /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::Bad)),
+            ("GET metrics HTTP/1.1\r\nHost: a\r\n\r\n", Some(HttpResult::Bad)),
+            ("\r\n\r\n", Some(HttpResult::Bad)),
             ("GET /metrics HTTP/1.1\r\nHost: a\r\n", None),
             ("", None),
             (&long[..4_096], None),
-            (&long[..4_097], Some(Verdict::Bad)),
-            (&long, Some(Verdict::Bad)),
+            (&long[..4_097], Some(HttpResult::Bad)),
+            (&long, Some(HttpResult::Bad)),
         ] {
             assert_eq!(judge(request.as_bytes()), verdict, "{request}");
         }
@@ -377,13 +377,15 @@ mod tests {
     fn an_answer_says_how_long_it_is_and_that_it_is_the_last() {
         let text = |verdict| String::from_utf8(answer(verdict, &mut || "page\n".to_owned())).unwrap();
         assert_eq!(
-            text(Verdict::Page),
+            text(HttpResult::Page),
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
              Content-Length: 5\r\nConnection: close\r\n\r\npage\n"
         );
-        assert!(text(Verdict::NotAllowed).starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n"));
-        assert!(text(Verdict::NotFound).starts_with("HTTP/1.1 404 "));
-        assert!(text(Verdict::Bad).starts_with("HTTP/1.1 400 "));
+        assert!(
+            text(HttpResult::NotAllowed).starts_with("HTTP/1.1 405 Method Not Allowed\r\nAllow: GET\r\n")
+        );
+        assert!(text(HttpResult::NotFound).starts_with("HTTP/1.1 404 "));
+        assert!(text(HttpResult::Bad).starts_with("HTTP/1.1 400 "));
     }
 
     fn metrics() -> Metrics {

@@ -4,7 +4,7 @@ use super::event_loop::Daemon;
 use super::metrics::Metrics;
 use super::startup::{Configured, runs_commands};
 use crate::config::revoked_keys::RevokedKeys;
-use crate::console::Failure;
+use crate::console::AdminError;
 use crate::os::{clock, files};
 
 impl Daemon {
@@ -41,7 +41,7 @@ impl Daemon {
     }
 
     /// Names everything in `new` that only a restart changes.
-    fn check_restart(&self, new: &Configured) -> Result<(), Failure> {
+    fn check_restart(&self, new: &Configured) -> Result<(), AdminError> {
         let (before, after) = (&self.setup.config, &new.setup.config);
         let now = |it: &Configured| runs_commands(&it.setup, it.knockd.as_ref());
         let differing = [
@@ -58,13 +58,13 @@ impl Daemon {
         if names.is_empty() {
             return Ok(());
         }
-        Err(Failure::run(format_args!(
+        Err(AdminError::run(format_args!(
             "only a restart changes: {}\nhint: systemctl restart spa-knockd (grants and connections stay)",
             names.join(", ")
         )))
     }
 
-    fn try_reload(&mut self) -> Result<(), Failure> {
+    fn try_reload(&mut self) -> Result<(), AdminError> {
         let mut coming = Configured::load(&self.setup.path)?;
         // A list that cannot be read must not be replaced by a shorter one.
         RevokedKeys::read(&self.setup.config.state_dir)?;
@@ -72,12 +72,12 @@ impl Daemon {
         coming.setup.keep_out(&self.setup.revoked);
         self.check_restart(&coming)?;
         let Configured { setup: new, knockd } = coming;
-        self.audit.prepare(&new.config).map_err(Failure::run)?;
+        self.audit.prepare(&new.config).map_err(AdminError::run)?;
         let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
         let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
-        let metrics = metrics.map_err(Failure::run)?;
+        let metrics = metrics.map_err(AdminError::run)?;
         let plain = self.plain.prepare(&new.config, knockd.as_ref())?;
-        self.deeds.gatehouse().load(&new).map_err(Failure::run)?;
+        self.deeds.gatehouse().load(&new).map_err(AdminError::run)?;
         let old = self.ears.change(&new).inspect_err(|_| {
             if let Err(error) = self.deeds.gatehouse().load(&self.setup) {
                 log::error!("the old gate could not be restored: {error}");

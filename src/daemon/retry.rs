@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::auth::Order;
+use crate::auth::Authorized;
 use crate::ipc::ReplyPath;
 
 /// Before they are tried again.
@@ -15,11 +15,11 @@ const MAX: usize = 1_000;
 
 /// Those that wait, the first in front.
 #[derive(Default)]
-pub(super) struct RetryQueue(VecDeque<Waiting>);
+pub(super) struct RetryQueue(VecDeque<RetryEntry>);
 
-struct Waiting {
+struct RetryEntry {
     due: Duration,
-    order: Order,
+    order: Authorized,
     way: ReplyPath,
 }
 
@@ -35,12 +35,12 @@ impl RetryQueue {
     }
 
     /// Keeps it for a while.
-    pub(super) fn add(&mut self, order: Order, way: ReplyPath, now: Duration) {
-        self.0.push_back(Waiting { due: now.saturating_add(AFTER), order, way });
+    pub(super) fn add(&mut self, order: Authorized, way: ReplyPath, now: Duration) {
+        self.0.push_back(RetryEntry { due: now.saturating_add(AFTER), order, way });
     }
 
     /// The first one, if it has waited long enough by `now`.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Order, ReplyPath)> {
+    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Authorized, ReplyPath)> {
         let due = self.due().is_some_and(|due| due <= now);
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
         Some((waiting.order, waiting.way))

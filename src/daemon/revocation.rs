@@ -2,13 +2,13 @@
 
 use super::event_loop::Daemon;
 use crate::config::client_keys::LoadedClient;
-use crate::control::Answer;
+use crate::control::Response;
 use crate::gate::Revoked;
 
 impl Daemon {
     /// Drops the client of this name or fingerprint: its knocks are refused from now on, also after a restart, and its
     /// grants are closed.
-    pub(super) fn drop_client(&mut self, wanted: &str) -> Answer {
+    pub(super) fn drop_client(&mut self, wanted: &str) -> Response {
         // What still waits is decided while its client is known, and closed below.
         self.act_at_last();
         let is_meant = |client: &LoadedClient| {
@@ -47,6 +47,6 @@ impl Daemon {
             log::warn!("client {name}: revoked; its knocks are refused from now on");
         }
         remarks.iter().for_each(|remark| log::error!("client {wanted}: {remark}"));
-        Answer::Dropped { clients: names, fingerprints, closed, remarks }
+        Response::Dropped { clients: names, fingerprints, closed, remarks }
     }
 }

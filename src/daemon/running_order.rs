@@ -1,47 +1,47 @@
 //! An order that is being carried out: how far it has come, what it waits for, and what has come of it.
 
-use crate::auth::{Order, Outcome, Record, Rejection, Ticket};
-use crate::firewall::{Outcome as Closed, RequestId};
-use crate::state::Planned;
+use crate::auth::{AuditRecord, Authorized, KnockContext, Outcome, Rejection};
+use crate::firewall::{RequestId, RequestResult as Closed};
+use crate::state::ScheduledUndo;
 
 /// An order that is being carried out.
-pub(crate) struct RunningOrder {
-    pub(super) order: Order,
-    pub(super) attempt: Attempt,
+pub(crate) struct Execution {
+    pub(super) order: Authorized,
+    pub(super) attempt: AttemptNumber,
     /// The place of the effect that comes next, or that is waited for.
     pub(super) next: usize,
     pub(super) outcome: Outcome,
-    pub(super) closed: Vec<Record>,
+    pub(super) closed: Vec<AuditRecord>,
     /// How many commands have been started or wait.
     pub(super) commands: usize,
 }
 
 /// Which attempt this is to carry an order out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
+pub(crate) enum AttemptNumber {
     First,
     /// After it has found no room.
     Second,
 }
 
 /// How far an order has come.
-pub(crate) enum Carried {
+pub(crate) enum ExecutionStep {
     /// It is over.
-    Over(Done),
+    Over(OrderResult),
     /// `ended` will report what it waits for, and `go_on` goes on.
-    Waits(Wait),
+    Waits(WaitsFor),
 }
 
 /// What an order waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Wait {
+pub(crate) enum WaitsFor {
     /// The firewall.
     Firewall(RequestId),
     /// The disk, which must know what is to be undone.
     Disk(u64),
 }
 
-impl Wait {
+impl WaitsFor {
     /// Whether an order waits for it only for a while. The firewall always reports an end.
     pub(crate) const fn has_an_end(self) -> bool {
         matches!(self, Self::Disk(_))
@@ -49,15 +49,15 @@ impl Wait {
 }
 
 /// What has come of it.
-pub(crate) enum Met {
+pub(crate) enum StepResult {
     /// What the firewall has done.
     Firewall(Closed),
     /// What is planned to be undone, and whether that is on the disk.
-    Disk(Vec<Planned>, Result<(), String>),
+    Disk(Vec<ScheduledUndo>, Result<(), String>),
 }
 
 /// What has come of an order.
-pub(crate) struct Done {
+pub(crate) struct OrderResult {
     /// How it went.
     pub(crate) outcome: Outcome,
     /// What there is to say of that.
@@ -67,7 +67,7 @@ pub(crate) struct Done {
     /// Why it is refused after all: what its client holds already.
     pub(crate) refused: Option<Rejection>,
     /// The records of what it has closed.
-    pub(crate) closed: Vec<Record>,
+    pub(crate) closed: Vec<AuditRecord>,
     /// How many commands run or wait.
     pub(crate) commands: usize,
 }
@@ -75,41 +75,41 @@ pub(crate) struct Done {
 /// A command that is over.
 pub(crate) struct Over {
     /// What is to be recorded of it.
-    pub(crate) record: Record,
+    pub(crate) record: AuditRecord,
     /// Whose order it was; none of an undo task's.
-    pub(crate) ticket: Option<Ticket>,
+    pub(crate) ticket: Option<KnockContext>,
 }
 
-impl RunningOrder {
+impl Execution {
     /// An order of which nothing is done yet.
-    pub(crate) const fn of(order: Order, attempt: Attempt) -> Self {
+    pub(crate) const fn of(order: Authorized, attempt: AttemptNumber) -> Self {
         Self { order, attempt, next: 0, outcome: Outcome::Started, closed: Vec::new(), commands: 0 }
     }
 
     /// Who ordered it.
-    pub(crate) const fn ticket(&self) -> &Ticket {
+    pub(crate) const fn ticket(&self) -> &KnockContext {
         self.order.ticket()
     }
 
     /// Which attempt this is.
-    pub(crate) const fn attempt(&self) -> Attempt {
+    pub(crate) const fn attempt(&self) -> AttemptNumber {
         self.attempt
     }
 
     /// The order, when it is over.
-    pub(crate) fn into_order(self) -> Order {
+    pub(crate) fn into_order(self) -> Authorized {
         self.order
     }
 
     /// The end of one that has waited too long.
-    pub(crate) fn end_late(&mut self, remark: &str) -> Done {
+    pub(crate) fn end_late(&mut self, remark: &str) -> OrderResult {
         self.end(Some(remark.to_owned()), false)
     }
 
     /// The end of it. What is done already ends in its time.
-    pub(super) fn end(&mut self, failure: Option<String>, no_room: bool) -> Done {
+    pub(super) fn end(&mut self, failure: Option<String>, no_room: bool) -> OrderResult {
         let outcome = if failure.is_some() { Outcome::Failed } else { self.outcome };
-        Done {
+        OrderResult {
             outcome,
             remark: failure.unwrap_or_default(),
             no_room,

@@ -7,24 +7,24 @@ use std::process::ExitCode;
 use super::actions::{self, Executor};
 use super::event_loop::Daemon;
 use crate::audit::AuditLog;
-use crate::auth::{Part, ReplayMemory};
-use crate::config::Backend as BackendKind;
+use crate::auth::{ActionPart, ReplayMemory};
+use crate::config::BackendKind;
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::setup::Setup;
-use crate::console::Failure;
-use crate::firewall::{Iptables, Mode};
+use crate::console::AdminError;
+use crate::firewall::{FirewallMode, Iptables};
 use crate::gate::lock::lock_gate;
-use crate::gate::state::Standing;
-use crate::gate::{self, Gatehouse, boot, takeover};
-use crate::legacy::daemon::Written;
+use crate::gate::state::GateState;
+use crate::gate::{self, Gate, boot, takeover};
+use crate::legacy::daemon::KnockdConfig;
 use crate::legacy::embedded::{self, LegacyDoors};
 use crate::os::files::{self, FileError};
 use crate::os::process::fds;
 use crate::os::process::privileges::{self, Needs};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, log as os_log};
-use crate::state::{self, Left, State, UndoQueue};
-use crate::supervisor::watcher_supervisor::{Ears, Start};
+use crate::state::{self, Leftover, ReplayFolder, UndoQueue};
+use crate::supervisor::watcher_supervisor::{Start, WatcherSupervisor};
 
 /// Runs the daemon in the foreground until it is told to stop.
 #[must_use]
@@ -33,7 +33,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     files::close_to_others();
     os_log::start("spa-knockd");
     // First of all: a SIGHUP while keys are loaded must not end us.
-    let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")));
+    let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
         Configured::load(path)
             .inspect_err(|_| boot::close_despite_config(path))?
@@ -56,7 +56,7 @@ pub(crate) fn run(path: &Path) -> ExitCode {
 pub(crate) struct Configured {
     pub(crate) setup: Setup,
     /// The doors of `[legacy]`.
-    pub(crate) knockd: Option<Written>,
+    pub(crate) knockd: Option<KnockdConfig>,
 }
 
 /// The state folder is ours, and so is the gate of this network namespace.
@@ -66,22 +66,22 @@ pub(crate) struct Locked {
     /// Whether the state folder can be used.
     state: Result<(), FileError>,
     /// With the gate closed already, where the daemon has run before.
-    gatehouse: Gatehouse,
+    gatehouse: Gate,
 }
 
 /// What was accepted before is known, and what will be can be put on record.
-pub(crate) struct Remembering {
+pub(crate) struct Restored {
     locked: Locked,
-    state: State,
+    state: ReplayFolder,
     memory: ReplayMemory,
     undoings: UndoQueue,
-    left: Vec<Left>,
+    left: Vec<Leftover>,
 }
 
 /// The port is bound and the watcher watches.
 pub(crate) struct Listening {
-    remembering: Remembering,
-    ears: Ears,
+    remembering: Restored,
+    ears: WatcherSupervisor,
     plain: LegacyDoors,
 }
 
@@ -89,24 +89,24 @@ pub(crate) struct Listening {
 pub(crate) struct Enforced {
     pub(crate) configured: Configured,
     pub(crate) locks: Vec<File>,
-    pub(crate) ears: Ears,
+    pub(crate) ears: WatcherSupervisor,
     pub(crate) plain: LegacyDoors,
     pub(crate) deeds: Executor,
     pub(crate) audit: AuditLog,
-    pub(crate) state: State,
+    pub(crate) state: ReplayFolder,
     pub(crate) memory: ReplayMemory,
 }
 
 impl Configured {
     /// Reads config, keys and knockd.conf.
-    pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
+    pub(crate) fn load(path: &Path) -> Result<Self, AdminError> {
         let setup = Setup::load(path)?;
         let knockd = embedded::load(&setup.config)?;
         Ok(Self { setup, knockd })
     }
 
     /// Gives up what this config does not need, for as long as the process lives.
-    fn confine(self) -> Result<Self, Failure> {
+    fn confine(self) -> Result<Self, AdminError> {
         let needs = match runs_commands(&self.setup, self.knockd.as_ref()) {
             true => Needs::Everything,
             false => Needs::Knocking { port: self.setup.config.port },
@@ -115,7 +115,8 @@ impl Configured {
             // The kernel's parts for it may have to be loaded, which takes more rights than are kept.
             Iptables::prime(&self.tables());
         }
-        privileges::keep(needs).map_err(|error| Failure::run(format_args!("giving up rights: {error}")))?;
+        privileges::keep(needs)
+            .map_err(|error| AdminError::run(format_args!("giving up rights: {error}")))?;
         os_log::start_thread();
         Ok(self)
     }
@@ -124,14 +125,14 @@ impl Configured {
     fn tables(&self) -> Vec<&'static str> {
         let mut parts = self.setup.config.actions.values().flat_map(|action| &action.parts);
         let mut tables = vec!["filter"];
-        let marks = matches!(self.setup.config.mode, Mode::Mark(_));
+        let marks = matches!(self.setup.config.mode, FirewallMode::Mark(_));
         tables.extend((marks || !self.setup.config.published.is_empty()).then_some("mangle"));
-        tables.extend(parts.any(|part| matches!(part, Part::Forward { .. })).then_some("nat"));
+        tables.extend(parts.any(|part| matches!(part, ActionPart::Forward { .. })).then_some("nat"));
         tables
     }
 
     /// Takes state and gate. A state folder that cannot be used is an error that waits until the gate is closed.
-    fn lock(self) -> Result<Locked, Failure> {
+    fn lock(self) -> Result<Locked, AdminError> {
         let folder = &self.setup.config.state_dir;
         let (mut locks, mut state) = (Vec::new(), Ok(()));
         match state::try_lock(folder) {
@@ -145,51 +146,53 @@ impl Configured {
             locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);
         }
         // What cannot be looked into has been used before.
-        let standing = Standing::read_trusted(folder).unwrap_or(Standing::On);
+        let standing = GateState::read_trusted(folder).unwrap_or(GateState::On);
         let gatehouse = gate::config::open(&self.setup, standing)?;
         Ok(Locked { configured: self, locks, state, gatehouse })
     }
 }
 
 /// Whether knocks can lead to commands of the admin's.
-pub(crate) fn runs_commands(setup: &Setup, knockd: Option<&Written>) -> bool {
+pub(crate) fn runs_commands(setup: &Setup, knockd: Option<&KnockdConfig>) -> bool {
     let mut parts = setup.config.actions.values().flat_map(|action| &action.parts);
-    parts.any(|part| matches!(part, Part::Run { .. })) || knockd.is_some_and(Written::runs_commands)
+    parts.any(|part| matches!(part, ActionPart::Run { .. }))
+        || knockd.is_some_and(KnockdConfig::runs_commands)
 }
 
 impl Locked {
     /// Where the daemon has run before, the gate closes before anything that can fail: a boot at which an
     /// interface is missing leaves no port open.
-    fn close_proven_gate(mut self) -> Result<Self, Failure> {
-        if self.gatehouse.standing() != Standing::Never {
-            self.gatehouse.load(&self.configured.setup).map_err(Failure::run)?;
+    fn close_proven_gate(mut self) -> Result<Self, AdminError> {
+        if self.gatehouse.standing() != GateState::Never {
+            self.gatehouse.load(&self.configured.setup).map_err(AdminError::run)?;
         }
         Ok(self)
     }
 
     /// What is in the state folder decides what runs, and whether the gate is closed: nothing of it is read unless only
     /// we can have written it.
-    fn check_state(mut self) -> Result<Self, Failure> {
+    fn check_state(mut self) -> Result<Self, AdminError> {
         let trusted = files::check_private_tree(&self.configured.setup.config.state_dir);
         trusted.and(std::mem::replace(&mut self.state, Ok(())))?;
         Ok(self)
     }
 
-    fn remember(self) -> Result<Remembering, Failure> {
+    fn remember(self) -> Result<Restored, AdminError> {
         RevokedKeys::read(&self.configured.setup.config.state_dir)?;
-        let (state, memory) = state::open(&self.configured.setup.config).map_err(Failure::run)?;
-        let (undoings, left) = state::open_undoings(&self.configured.setup.config).map_err(Failure::run)?;
-        Ok(Remembering { locked: self, state, memory, undoings, left })
+        let (state, memory) = state::open(&self.configured.setup.config).map_err(AdminError::run)?;
+        let (undoings, left) =
+            state::open_undoings(&self.configured.setup.config).map_err(AdminError::run)?;
+        Ok(Restored { locked: self, state, memory, undoings, left })
     }
 }
 
-impl Remembering {
-    fn listen(self) -> Result<Listening, Failure> {
+impl Restored {
+    fn listen(self) -> Result<Listening, AdminError> {
         let start = match self.locked.gatehouse.standing() {
-            Standing::Never => Start::First,
-            Standing::On | Standing::Off | Standing::Trial(_) => Start::Later,
+            GateState::Never => Start::First,
+            GateState::On | GateState::Off | GateState::Trial(_) => Start::Later,
         };
-        let ears = Ears::open(&self.locked.configured.setup, start)?;
+        let ears = WatcherSupervisor::open(&self.locked.configured.setup, start)?;
         let plain = {
             let Configured { setup, knockd } = &self.locked.configured;
             LegacyDoors::start(&setup.config, knockd.as_ref(), start)
@@ -200,8 +203,8 @@ impl Remembering {
 
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
-    fn close_gate(self) -> Result<Enforced, Failure> {
-        let Remembering {
+    fn close_gate(self) -> Result<Enforced, AdminError> {
+        let Restored {
             locked: Locked { configured, locks, mut gatehouse, .. },
             state,
             memory,
@@ -213,16 +216,16 @@ impl Listening {
         for record in actions::tell_left(left) {
             audit.write(&record, clock::wall());
         }
-        if gatehouse.standing() == Standing::Never {
-            gatehouse.change(Standing::On, setup).map_err(Failure::run)?;
+        if gatehouse.standing() == GateState::Never {
+            gatehouse.change(GateState::On, setup).map_err(AdminError::run)?;
         }
         let removed = match gatehouse.standing() {
-            Standing::Off if setup.config.backend != BackendKind::None => takeover::remove_all_gates(),
+            GateState::Off if setup.config.backend != BackendKind::None => takeover::remove_all_gates(),
             _ => takeover::remove_other_gates(setup.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
         let mut deeds = Executor::new(gatehouse, undoings)
-            .map_err(|error| Failure::run(format_args!("no thread: {}", files::plain(&error))))?;
+            .map_err(|error| AdminError::run(format_args!("no thread: {}", files::plain(&error))))?;
         for record in deeds.confirm_undoings(setup) {
             audit.write(&record, clock::wall());
         }

@@ -8,11 +8,11 @@ use crate::auth::KnockResult;
 use crate::capture::CaptureKind;
 use crate::config::Interfaces;
 use crate::control::status::{
-    CaptureState, Datagrams, Ended, Frames, Gate, GateState, LogState, PortsState, PreviousKey, Status,
-    ThrottledClient, WatcherState,
+    CaptureState, DaemonStatus, Datagrams, Frames, GateMode, GateStatus, KnockCount, LogState, PortsState,
+    PreviousKeyUse, ThrottledClient, WatcherState,
 };
-use crate::firewall::Mode;
-use crate::gate::state::Standing;
+use crate::firewall::FirewallMode;
+use crate::gate::state::GateState;
 use crate::os::{clock, log as os_log, poll};
 
 /// How long what a watcher said it has seen is good enough.
@@ -20,37 +20,37 @@ const COUNT_AGE: Duration = Duration::from_millis(100);
 
 impl Daemon {
     /// What can be said of this daemon.
-    pub(super) fn status(&mut self) -> Status {
+    pub(super) fn status(&mut self) -> DaemonStatus {
         self.count();
         let now = clock::steady();
         let legacy = self.plain.state();
         let config = &self.setup.config;
         let (state, left) = match self.deeds.standing() {
-            Standing::Never | Standing::On => (Gate::On, None),
-            Standing::Off => (Gate::Off, None),
-            Standing::Trial(until) => (Gate::Trial, Some(until.saturating_sub(clock::boot()).as_secs())),
+            GateState::Never | GateState::On => (GateMode::On, None),
+            GateState::Off => (GateMode::Off, None),
+            GateState::Trial(until) => (GateMode::Trial, Some(until.saturating_sub(clock::boot()).as_secs())),
         };
         let seen = self.ears.seen();
         let counts = seen.counts;
-        let ended = |(ending, count): (KnockResult, u64)| Ended {
+        let ended = |(ending, count): (KnockResult, u64)| KnockCount {
             event: ending.event().to_owned(),
             reason: ending.reason().to_owned(),
             count,
         };
         let users = self.keeper.users_of_previous_keys().into_iter();
         let (commands, pending_undo) = self.deeds.at_work();
-        Status {
+        DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             server: config.id.to_string(),
             pid: std::process::id(),
             uptime: now.saturating_sub(self.started).as_secs(),
-            gate: GateState {
+            gate: GateStatus {
                 state,
                 seconds_left: left,
                 protect: config.gated().iter().chain(&config.published).map(ToString::to_string).collect(),
                 mark: match config.mode {
-                    Mode::Mark(mark) => Some(mark.to_string()),
-                    Mode::Guard | Mode::Set => None,
+                    FirewallMode::Mark(mark) => Some(mark.to_string()),
+                    FirewallMode::Guard | FirewallMode::Set => None,
                 },
             },
             capture: CaptureState {
@@ -104,7 +104,7 @@ impl Daemon {
                 .map(|(client, &count)| ThrottledClient { client: client.to_string(), count })
                 .collect(),
             previous_keys: users
-                .map(|(client, uses)| PreviousKey { client: client.to_string(), uses })
+                .map(|(client, uses)| PreviousKeyUse { client: client.to_string(), uses })
                 .collect(),
         }
     }

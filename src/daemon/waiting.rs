@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use super::event_loop::Daemon;
-use super::running_order::{RunningOrder, Wait};
-use crate::auth::{Accepted, Ticket, Uncommitted};
+use super::running_order::{Execution, WaitsFor};
+use crate::auth::{Accepted, KnockContext, Uncommitted};
 use crate::crypto::Fingerprint;
 use crate::ipc::ReplyPath;
 use crate::os::{clock, poll};
@@ -23,8 +23,8 @@ const TOO_MANY: &str = "state folder: too many knocks wait for the disk";
 
 /// All that wait.
 #[derive(Default)]
-pub(super) struct Waiting {
-    acting: HashMap<Wait, Timed<(RunningOrder, ReplyPath)>>,
+pub(super) struct WaitingKnocks {
+    acting: HashMap<WaitsFor, Timed<(Execution, ReplyPath)>>,
     /// Until the lease reaches them.
     accepted: VecDeque<Timed<(Accepted, Fingerprint, ReplyPath)>>,
     /// Until the next use counts are recorded.
@@ -42,7 +42,7 @@ struct Timed<T> {
     knock: T,
 }
 
-impl Waiting {
+impl WaitingKnocks {
     /// Whether none waits.
     fn is_empty(&self) -> bool {
         self.acting.is_empty()
@@ -97,7 +97,7 @@ impl Daemon {
     }
 
     /// Until the firewall has done what the order asks of it, or the disk knows what is to be undone.
-    pub(super) fn wait_to_act(&mut self, wait: Wait, underway: RunningOrder, way: ReplyPath) {
+    pub(super) fn wait_to_act(&mut self, wait: WaitsFor, underway: Execution, way: ReplyPath) {
         self.promise(underway.ticket());
         self.waiting.acting.insert(wait, Timed::new((underway, way)));
     }
@@ -177,8 +177,8 @@ impl Daemon {
             self.give_up(&accepted, TOO_LATE, way);
         }
         let is_late =
-            |(wait, timed): (&Wait, &Timed<_>)| (wait.has_an_end() && timed.due <= now).then_some(*wait);
-        let late: Vec<Wait> = self.waiting.acting.iter().filter_map(is_late).collect();
+            |(wait, timed): (&WaitsFor, &Timed<_>)| (wait.has_an_end() && timed.due <= now).then_some(*wait);
+        let late: Vec<WaitsFor> = self.waiting.acting.iter().filter_map(is_late).collect();
         for wait in late {
             if let Some(Timed { knock: (mut underway, way), .. }) = self.waiting.acting.remove(&wait) {
                 let done = underway.end_late(TOO_LATE);
@@ -194,7 +194,7 @@ impl Daemon {
         }
     }
 
-    fn promise(&mut self, ticket: &Ticket) {
+    fn promise(&mut self, ticket: &KnockContext) {
         self.keeper.postpone(ticket, clock::now());
     }
 }

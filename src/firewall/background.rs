@@ -6,7 +6,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::{Backend, Ended, FirewallError, Gate, Live, Outcome, Request, RequestId};
+use super::{
+    ActiveGrant, Backend, FinishedRequest, FirewallError, FirewallRequest, GateSpec, RequestId, RequestResult,
+};
 use crate::auth::Grant;
 use crate::os::clock;
 use crate::os::worker::Worker;
@@ -17,14 +19,14 @@ const WAITING_MAX: usize = 1_000;
 const BATCH_MAX: usize = 256;
 
 /// The backend, its thread, and what waits for it.
-pub struct Background<B> {
+pub struct BackgroundFirewall<B> {
     backend: Arc<Mutex<B>>,
-    worker: Worker<Report>,
-    queue: VecDeque<Job>,
+    worker: Worker<JobReport>,
+    queue: VecDeque<FirewallJob>,
     next: u64,
-    ended: Vec<Ended>,
+    ended: Vec<FinishedRequest>,
     /// As of the last job.
-    state: State,
+    state: BackendSnapshot,
     /// Whether upkeep is queued or running.
     upkeep: bool,
     upkept: Result<(), FirewallError>,
@@ -32,44 +34,44 @@ pub struct Background<B> {
     alive: Result<(), FirewallError>,
 }
 
-enum Job {
-    Request(RequestId, Request),
+enum FirewallJob {
+    Request(RequestId, FirewallRequest),
     /// What is due is closed, and others' changes are looked for.
     Upkeep,
     Alive,
 }
 
 /// What a job has ended with.
-enum Report {
-    Requests(Vec<Ended>, State),
-    Upkeep { closed: Result<(), FirewallError>, disturbed: bool, state: State },
+enum JobReport {
+    Requests(Vec<FinishedRequest>, BackendSnapshot),
+    Upkeep { closed: Result<(), FirewallError>, disturbed: bool, state: BackendSnapshot },
     Alive(Result<(), FirewallError>),
 }
 
 /// What the backend says of itself.
-struct State {
-    live: Vec<Live>,
+struct BackendSnapshot {
+    live: Vec<ActiveGrant>,
     /// When `live` was made, on the clock of this boot.
     at: Duration,
     /// When upkeep is due, on the same clock.
     due: Option<Duration>,
 }
 
-impl State {
+impl BackendSnapshot {
     fn of(backend: &impl Backend) -> Self {
         let at = clock::boot();
         Self { live: backend.live(), at, due: backend.due().map(|due| at.saturating_add(due)) }
     }
 }
 
-impl<B: Backend + Send + 'static> Background<B> {
+impl<B: Backend + Send + 'static> BackgroundFirewall<B> {
     /// Starts the thread.
     ///
     /// # Errors
     /// When the system refuses it.
     pub fn new(backend: B) -> Result<Self, FirewallError> {
         let worker = Worker::start().map_err(|error| FirewallError::Other(format!("no thread: {error}")))?;
-        let state = State::of(&backend);
+        let state = BackendSnapshot::of(&backend);
         Ok(Self {
             backend: Arc::new(Mutex::new(backend)),
             worker,
@@ -88,7 +90,7 @@ impl<B: Backend + Send + 'static> Background<B> {
     fn now<T>(&mut self, act: impl FnOnce(&mut B) -> T) -> T {
         let mut backend = locked(&self.backend);
         let result = act(&mut backend);
-        self.state = State::of(&*backend);
+        self.state = BackendSnapshot::of(&*backend);
         drop(backend);
         result
     }
@@ -101,45 +103,54 @@ impl<B: Backend + Send + 'static> Background<B> {
         let backend = Arc::clone(&self.backend);
         let grants = self.queue.iter().take_while(|job| job.is_grant()).take(BATCH_MAX).count();
         if grants > 0 {
-            let batch: Vec<Job> = self.queue.drain(..grants).collect();
+            let batch: Vec<FirewallJob> = self.queue.drain(..grants).collect();
             return self.worker.ask(move || apply_all(&mut *locked(&backend), batch));
         }
         match self.queue.pop_front() {
-            Some(Job::Request(id, request)) => self.worker.ask(move || {
+            Some(FirewallJob::Request(id, request)) => self.worker.ask(move || {
                 let mut backend = locked(&backend);
                 let outcome = apply(&mut *backend, &request);
-                Report::Requests(vec![Ended { id, request, outcome }], State::of(&*backend))
+                JobReport::Requests(
+                    vec![FinishedRequest { id, request, outcome }],
+                    BackendSnapshot::of(&*backend),
+                )
             }),
-            Some(Job::Upkeep) => self.worker.ask(move || {
+            Some(FirewallJob::Upkeep) => self.worker.ask(move || {
                 let mut backend = locked(&backend);
                 let closed = backend.close_due();
-                Report::Upkeep { closed, disturbed: backend.disturbed(), state: State::of(&*backend) }
+                JobReport::Upkeep {
+                    closed,
+                    disturbed: backend.disturbed(),
+                    state: BackendSnapshot::of(&*backend),
+                }
             }),
-            Some(Job::Alive) => self.worker.ask(move || Report::Alive(locked(&backend).stay_alive())),
+            Some(FirewallJob::Alive) => {
+                self.worker.ask(move || JobReport::Alive(locked(&backend).stay_alive()))
+            }
             None => {}
         }
     }
 
-    fn take(&mut self, report: Report) {
+    fn take(&mut self, report: JobReport) {
         match report {
-            Report::Requests(ended, state) => {
+            JobReport::Requests(ended, state) => {
                 self.ended.extend(ended);
                 self.state = state;
             }
-            Report::Upkeep { closed, disturbed, state } => {
+            JobReport::Upkeep { closed, disturbed, state } => {
                 self.upkeep = false;
                 self.upkept = closed;
                 self.disturbed |= disturbed;
                 self.state = state;
             }
-            Report::Alive(outcome) => self.alive = outcome,
+            JobReport::Alive(outcome) => self.alive = outcome,
         }
     }
 }
 
-impl Job {
+impl FirewallJob {
     const fn is_grant(&self) -> bool {
-        matches!(self, Self::Request(_, Request::Grant(_)))
+        matches!(self, Self::Request(_, FirewallRequest::Grant(_)))
     }
 }
 
@@ -148,35 +159,38 @@ fn locked<B>(backend: &Mutex<B>) -> MutexGuard<'_, B> {
     backend.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn apply(backend: &mut impl Backend, request: &Request) -> Outcome {
+fn apply(backend: &mut impl Backend, request: &FirewallRequest) -> RequestResult {
     match request {
-        Request::Grant(grants) => backend.grant(grants).map(|()| Vec::new()),
-        Request::Close(of) => backend.close(&|live| of.is_met_by(live)),
+        FirewallRequest::Grant(grants) => backend.grant(grants).map(|()| Vec::new()),
+        FirewallRequest::Close(of) => backend.close(&|live| of.is_met_by(live)),
     }
 }
 
-fn apply_all(backend: &mut impl Backend, jobs: Vec<Job>) -> Report {
-    let requests: Vec<(RequestId, Request)> = jobs
+fn apply_all(backend: &mut impl Backend, jobs: Vec<FirewallJob>) -> JobReport {
+    let requests: Vec<(RequestId, FirewallRequest)> = jobs
         .into_iter()
         .filter_map(|job| match job {
-            Job::Request(id, request) => Some((id, request)),
-            Job::Upkeep | Job::Alive => None,
+            FirewallJob::Request(id, request) => Some((id, request)),
+            FirewallJob::Upkeep | FirewallJob::Alive => None,
         })
         .collect();
-    let grants = |(_, request): &'_ (RequestId, Request)| match request {
-        Request::Grant(grants) => grants.clone(),
-        Request::Close(_) => Vec::new(),
+    let grants = |(_, request): &'_ (RequestId, FirewallRequest)| match request {
+        FirewallRequest::Grant(grants) => grants.clone(),
+        FirewallRequest::Close(_) => Vec::new(),
     };
     let lists: Vec<Vec<Grant>> = requests.iter().map(grants).collect();
     let outcomes = backend.grant_all(&lists);
     let ended = requests.into_iter().zip(outcomes);
-    let ended =
-        ended.map(|((id, request), outcome)| Ended { id, request, outcome: outcome.map(|()| Vec::new()) });
-    Report::Requests(ended.collect(), State::of(backend))
+    let ended = ended.map(|((id, request), outcome)| FinishedRequest {
+        id,
+        request,
+        outcome: outcome.map(|()| Vec::new()),
+    });
+    JobReport::Requests(ended.collect(), BackendSnapshot::of(backend))
 }
 
-impl<B: Backend + Send + 'static> Backend for Background<B> {
-    fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
+impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
+    fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError> {
         self.now(|backend| backend.load(gate))
     }
 
@@ -189,20 +203,20 @@ impl<B: Backend + Send + 'static> Backend for Background<B> {
     }
 
     /// After what is queued, so that it closes that, too.
-    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+    fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
         self.settle();
         self.now(|backend| backend.close(which))
     }
 
-    fn live(&self) -> Vec<Live> {
+    fn live(&self) -> Vec<ActiveGrant> {
         let passed = clock::boot().saturating_sub(self.state.at);
         let live = self.state.live.iter().filter(|live| live.left > passed);
-        live.map(|live| Live { left: live.left.saturating_sub(passed), ..live.clone() }).collect()
+        live.map(|live| ActiveGrant { left: live.left.saturating_sub(passed), ..live.clone() }).collect()
     }
 
     fn stay_alive(&mut self) -> Result<(), FirewallError> {
-        if !self.queue.iter().any(|job| matches!(job, Job::Alive)) {
-            self.queue.push_front(Job::Alive);
+        if !self.queue.iter().any(|job| matches!(job, FirewallJob::Alive)) {
+            self.queue.push_front(FirewallJob::Alive);
         }
         std::mem::replace(&mut self.alive, Ok(()))
     }
@@ -234,7 +248,7 @@ impl<B: Backend + Send + 'static> Backend for Background<B> {
         if !self.upkeep && self.due().is_some_and(|due| due.is_zero()) {
             self.upkeep = true;
             // Before grants that wait: what is over must not stay open.
-            self.queue.push_front(Job::Upkeep);
+            self.queue.push_front(FirewallJob::Upkeep);
         }
         std::mem::replace(&mut self.upkept, Ok(()))
     }
@@ -248,17 +262,17 @@ impl<B: Backend + Send + 'static> Backend for Background<B> {
         self.now(Backend::rest)
     }
 
-    fn queue(&mut self, request: &Request) -> Option<Result<RequestId, FirewallError>> {
+    fn queue(&mut self, request: &FirewallRequest) -> Option<Result<RequestId, FirewallError>> {
         if self.queue.len() >= WAITING_MAX {
             return Some(Err(FirewallError::Other(format!("{WAITING_MAX} changes wait for it already"))));
         }
         let id = RequestId(self.next);
         self.next = self.next.wrapping_add(1);
-        self.queue.push_back(Job::Request(id, request.clone()));
+        self.queue.push_back(FirewallJob::Request(id, request.clone()));
         Some(Ok(id))
     }
 
-    fn ended(&mut self) -> Vec<Ended> {
+    fn ended(&mut self) -> Vec<FinishedRequest> {
         for report in self.worker.finished() {
             self.take(report);
         }
@@ -284,7 +298,7 @@ mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
-    use crate::firewall::Opened;
+    use crate::firewall::GrantOwner;
 
     /// A backend that waits for a token before each call, and notes what it was asked for.
     struct Slow {
@@ -300,7 +314,7 @@ mod tests {
     }
 
     impl Backend for Slow {
-        fn load(&mut self, _: &Gate) -> Result<(), FirewallError> {
+        fn load(&mut self, _: &GateSpec) -> Result<(), FirewallError> {
             Ok(())
         }
 
@@ -313,12 +327,12 @@ mod tests {
             lists.iter().map(|_| Ok(())).collect()
         }
 
-        fn close(&mut self, _: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+        fn close(&mut self, _: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
             self.call("close".to_owned());
             Ok(Vec::new())
         }
 
-        fn live(&self) -> Vec<Live> {
+        fn live(&self) -> Vec<ActiveGrant> {
             Vec::new()
         }
 
@@ -349,21 +363,24 @@ mod tests {
         }
     }
 
-    fn slow() -> (Background<Slow>, Sender<()>, Arc<Mutex<Vec<String>>>) {
+    fn slow() -> (BackgroundFirewall<Slow>, Sender<()>, Arc<Mutex<Vec<String>>>) {
         let (sender, tokens) = channel();
         let calls = Arc::new(Mutex::new(Vec::new()));
-        (Background::new(Slow { tokens, calls: Arc::clone(&calls) }).unwrap(), sender, calls)
+        (BackgroundFirewall::new(Slow { tokens, calls: Arc::clone(&calls) }).unwrap(), sender, calls)
     }
 
-    fn close() -> Request {
-        Request::Close(Opened { client: "laptop".parse().unwrap(), action: "open-ssh".parse().unwrap() })
+    fn close() -> FirewallRequest {
+        FirewallRequest::Close(GrantOwner {
+            client: "laptop".parse().unwrap(),
+            action: "open-ssh".parse().unwrap(),
+        })
     }
 
     #[test]
     fn grants_that_wait_share_a_transaction_and_keep_their_order_with_a_close() {
         let (mut background, tokens, calls) = slow();
-        let mut queue = |request: &Request| background.queue(request).unwrap().unwrap();
-        let grant = || Request::Grant(Vec::new());
+        let mut queue = |request: &FirewallRequest| background.queue(request).unwrap().unwrap();
+        let grant = || FirewallRequest::Grant(Vec::new());
         let ids = [grant(), grant(), grant(), close(), grant()].map(|request| queue(&request));
         (0..3).for_each(|_| tokens.send(()).unwrap());
         background.settle();
@@ -376,11 +393,11 @@ mod tests {
     fn no_caller_waits_for_the_thread_and_what_comes_in_the_meantime_is_one_batch() {
         let (mut background, tokens, calls) = slow();
         let mut ended = 0;
-        background.queue(&Request::Grant(Vec::new())).unwrap().unwrap();
+        background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().unwrap();
         ended += background.ended().len();
         // The thread is at the first one, and has no token.
         for _ in 0..50 {
-            background.queue(&Request::Grant(Vec::new())).unwrap().unwrap();
+            background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().unwrap();
             ended += background.ended().len();
         }
         assert_eq!((ended, background.live().len()), (0, 0));
@@ -396,7 +413,7 @@ mod tests {
         assert!(background.stay_alive().is_ok());
         tokens.send(()).unwrap();
         background.settle();
-        background.queue(&Request::Grant(Vec::new())).unwrap().unwrap();
+        background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().unwrap();
         assert!(background.ended().is_empty());
         // The thread is at that one.
         for _ in 0..50 {
@@ -413,9 +430,9 @@ mod tests {
     fn so_many_may_wait_and_one_more_is_refused() {
         let (mut background, tokens, _) = slow();
         for _ in 0..WAITING_MAX {
-            assert!(background.queue(&Request::Grant(Vec::new())).unwrap().is_ok());
+            assert!(background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().is_ok());
         }
-        assert!(background.queue(&Request::Grant(Vec::new())).unwrap().is_err());
+        assert!(background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().is_err());
         (0..4).for_each(|_| tokens.send(()).unwrap());
         background.settle();
         assert_eq!(background.ended().len(), WAITING_MAX);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{FirewallError, Iptables, Nftables};
-use crate::knock::{ClientName, Ports};
+use crate::knock::{ClientName, PortRange};
 
 /// A gate by what it is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +47,7 @@ impl GateKind {
     ///
     /// # Errors
     /// When that cannot be found out.
-    pub fn closed_ports(self) -> Result<Vec<Ports>, FirewallError> {
+    pub fn closed_ports(self) -> Result<Vec<PortRange>, FirewallError> {
         match self {
             Self::Nftables => Nftables::closed_ports(),
             Self::Iptables => Iptables::closed_ports(),
@@ -61,7 +61,7 @@ impl GateKind {
     pub fn let_in(
         self,
         address: IpAddr,
-        ports: &[Ports],
+        ports: &[PortRange],
         time: Duration,
         comment: &str,
     ) -> Result<(), FirewallError> {

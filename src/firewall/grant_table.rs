@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::kind::Kind;
-use super::{FirewallError, Live};
-use crate::auth::{Grant, Passage, Way};
-use crate::knock::{ActionName, ClientName, Ports, Prefix};
+use super::kind::GrantKind;
+use super::{ActiveGrant, FirewallError};
+use crate::auth::{Access, AccessTarget, Grant};
+use crate::knock::{ActionName, ClientName, PortRange, Prefix};
 
 /// Ends that have passed are looked for when there are so many, or twice as many as were left the last time.
 const PRUNE_MIN: usize = 1024;
@@ -23,19 +23,19 @@ const RESERVE_SHARE: usize = 16;
 
 /// The books of all live grants.
 #[derive(Default, Clone)]
-pub(super) struct Held {
-    grants: BTreeMap<Passage, Vec<Holder>>,
+pub(super) struct GrantTable {
+    grants: BTreeMap<Access, Vec<GrantHolder>>,
     /// What each client holds; some of it may have ended.
-    clients: HashMap<ClientName, BTreeSet<Passage>>,
+    clients: HashMap<ClientName, BTreeSet<Access>>,
     /// How many passages there are of a kind, for IPv4 and for IPv6.
-    filled: BTreeMap<(Kind, bool), usize>,
+    filled: BTreeMap<(GrantKind, bool), usize>,
     left: usize,
     pruned: Duration,
 }
 
 /// A grant as one client holds it by one action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Holder {
+pub(super) struct GrantHolder {
     pub(super) client: ClientName,
     pub(super) action: ActionName,
     /// On the steady clock.
@@ -45,23 +45,23 @@ pub(super) struct Holder {
 /// What the kernel is to be told of one passage.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
-    pub(super) passage: Passage,
+    pub(super) passage: Access,
     /// Who holds it from now on, for the longest time; nobody = it is closed.
-    pub(super) holder: Option<Holder>,
+    pub(super) holder: Option<GrantHolder>,
     /// Whether the kernel has it.
-    pub(super) before: Before,
+    pub(super) before: WasOpen,
 }
 
 /// Whether a passage is open when it is to be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
+pub(super) enum WasOpen {
     /// It is, or may be.
     Open,
     /// It is not, as far as is known.
     Closed,
 }
 
-impl Holder {
+impl GrantHolder {
     pub(super) fn of(grant: &Grant, now: Duration) -> Self {
         Self {
             client: grant.client().clone(),
@@ -75,8 +75,8 @@ impl Holder {
         format!("{} {}", self.client, self.action)
     }
 
-    pub(super) fn live(&self, passage: Passage, now: Duration) -> Live {
-        Live {
+    pub(super) fn live(&self, passage: Access, now: Duration) -> ActiveGrant {
+        ActiveGrant {
             passage,
             client: self.client.clone(),
             action: self.action.clone(),
@@ -85,14 +85,14 @@ impl Holder {
     }
 }
 
-impl Held {
+impl GrantTable {
     /// How it is held once `grant` has been made at `now`: for its own time, or for what is left of a longer one.
     pub(super) fn with(&self, grant: &Grant, now: Duration) -> Change {
         let passage = grant.passage();
         let longest = self.longest(&passage);
-        let own = Holder::of(grant, now);
+        let own = GrantHolder::of(grant, now);
         let before =
-            if longest.is_some_and(|holder| holder.end > now) { Before::Open } else { Before::Closed };
+            if longest.is_some_and(|holder| holder.end > now) { WasOpen::Open } else { WasOpen::Closed };
         let holder = longest.filter(|holder| holder.end > own.end).cloned().unwrap_or(own);
         Change { passage, holder: Some(holder), before }
     }
@@ -105,7 +105,7 @@ impl Held {
     pub(super) fn admit(&mut self, grants: &[Grant], now: Duration) -> Result<(), FirewallError> {
         let Some(first) = grants.first() else { return Ok(()) };
         let client = first.client();
-        let mut coming: Vec<Passage> = grants.iter().map(Grant::passage).collect();
+        let mut coming: Vec<Access> = grants.iter().map(Grant::passage).collect();
         coming.retain(|passage| !self.holds(client, passage, now));
         coming.sort_unstable();
         coming.dedup();
@@ -129,7 +129,7 @@ impl Held {
     }
 
     /// Whether the client holds this passage at `now`.
-    fn holds(&self, client: &ClientName, passage: &Passage, now: Duration) -> bool {
+    fn holds(&self, client: &ClientName, passage: &Access, now: Duration) -> bool {
         let holders = self.grants.get(passage).into_iter().flatten();
         holders.into_iter().any(|holder| holder.client == *client && holder.end > now)
     }
@@ -142,8 +142,8 @@ impl Held {
     }
 
     /// Whether the sets of these have room outside their reserve.
-    fn has_room(&mut self, coming: &[Passage], now: Duration) -> bool {
-        let mut more: BTreeMap<(Kind, bool), usize> = BTreeMap::new();
+    fn has_room(&mut self, coming: &[Access], now: Duration) -> bool {
+        let mut more: BTreeMap<(GrantKind, bool), usize> = BTreeMap::new();
         for passage in coming.iter().filter(|passage| !self.grants.contains_key(passage)) {
             let count = more.entry(shelf(passage)).or_default();
             *count = count.saturating_add(1);
@@ -182,12 +182,12 @@ impl Held {
             self.prune(now);
         }
         for grant in grants {
-            self.hold(grant.passage(), Holder::of(grant, now));
+            self.hold(grant.passage(), GrantHolder::of(grant, now));
         }
     }
 
     /// Notes one holder more, as of a grant that an earlier daemon has made.
-    pub(super) fn hold(&mut self, passage: Passage, holder: Holder) {
+    pub(super) fn hold(&mut self, passage: Access, holder: GrantHolder) {
         if !self.grants.contains_key(&passage) {
             let count = self.filled.entry(shelf(&passage)).or_default();
             *count = count.saturating_add(1);
@@ -211,28 +211,28 @@ impl Held {
     }
 
     /// Who holds the passage for the longest time.
-    pub(super) fn longest(&self, passage: &Passage) -> Option<&Holder> {
+    pub(super) fn longest(&self, passage: &Access) -> Option<&GrantHolder> {
         self.grants.get(passage)?.iter().max_by_key(|holder| holder.end)
     }
 
     /// The other targets that the door of this forward leads to at `now` for the same address.
-    pub(super) fn rivals(&self, passage: &Passage, now: Duration) -> Vec<Passage> {
-        let Way::Forward { door, to } = passage.way else { return Vec::new() };
-        let lowest = Way::Forward { door, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
-        let all = self.grants.range(Passage { way: lowest, ..*passage }..);
+    pub(super) fn rivals(&self, passage: &Access, now: Duration) -> Vec<Access> {
+        let AccessTarget::Forward { door, to } = passage.way else { return Vec::new() };
+        let lowest = AccessTarget::Forward { door, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
+        let all = self.grants.range(Access { way: lowest, ..*passage }..);
         let same = all.take_while(|(other, _)| {
             (other.from, other.link) == (passage.from, passage.link)
-                && matches!(other.way, Way::Forward { door: of, .. } if of == door)
+                && matches!(other.way, AccessTarget::Forward { door: of, .. } if of == door)
         });
         let others = same.filter(|(other, holders)| {
-            other.way != Way::Forward { door, to }
+            other.way != AccessTarget::Forward { door, to }
                 && holders.iter().any(|holder| holder.end.saturating_add(LINGER) > now)
         });
         others.map(|(other, _)| *other).collect()
     }
 
     /// Forgets everybody who holds this passage.
-    pub(super) fn forget_passage(&mut self, passage: &Passage) {
+    pub(super) fn forget_passage(&mut self, passage: &Access) {
         let Some(holders) = self.grants.remove(passage) else { return };
         less(&mut self.filled, passage);
         for holder in holders {
@@ -243,12 +243,16 @@ impl Held {
     }
 
     /// All who hold, at `now`, intervals of the same kind that have addresses in common with this one.
-    pub(super) fn near(&self, passage: &Passage, now: Duration) -> impl Iterator<Item = (&Passage, &Holder)> {
-        let (kind, link, from) = (Kind::of(passage), passage.link, passage.from);
+    pub(super) fn near(
+        &self,
+        passage: &Access,
+        now: Duration,
+    ) -> impl Iterator<Item = (&Access, &GrantHolder)> {
+        let (kind, link, from) = (GrantKind::of(passage), passage.link, passage.from);
         // Prefixes are nested or have nothing in common: those around this one, and those within it.
         let first = from.first();
         let around: Vec<Prefix> = match kind {
-            Kind::Range => Vec::new(),
+            GrantKind::Range => Vec::new(),
             _ => (0..128).map(|length| Prefix::of(first, length)).collect(),
         };
         let around: BTreeSet<Prefix> = around.into_iter().filter(|around| *around != from).collect();
@@ -259,14 +263,14 @@ impl Held {
         let within =
             self.grants.range(lowest(from)..).take_while(move |(other, _)| from.contains(other.from.first()));
         let near = around.chain(within);
-        let near = near.filter(move |(other, _)| other.link == link && Kind::of(other) == kind);
+        let near = near.filter(move |(other, _)| other.link == link && GrantKind::of(other) == kind);
         near.flat_map(move |(other, holders)| {
             holders.iter().filter(move |holder| holder.end > now).map(move |holder| (other, holder))
         })
     }
 
     /// All that is live, once for each who holds it.
-    pub(super) fn live(&self, now: Duration) -> Vec<Live> {
+    pub(super) fn live(&self, now: Duration) -> Vec<ActiveGrant> {
         let each = self.grants.iter().flat_map(|(&passage, holders)| {
             holders.iter().filter(|holder| holder.end > now).map(move |holder| holder.live(passage, now))
         });
@@ -275,14 +279,19 @@ impl Held {
 
     /// What the kernel must be told so that all that is live is open there.
     pub(super) fn changes(&self, now: Duration) -> Vec<Change> {
-        let longest = |holders: &[Holder]| holders.iter().max_by_key(|holder| holder.end).cloned();
+        let longest = |holders: &[GrantHolder]| holders.iter().max_by_key(|holder| holder.end).cloned();
         let held = self.grants.iter().filter_map(|(&passage, holders)| Some((passage, longest(holders)?)));
         let live = held.filter(|(_, holder)| holder.end > now);
-        live.map(|(passage, holder)| Change { passage, holder: Some(holder), before: Before::Open }).collect()
+        live.map(|(passage, holder)| Change { passage, holder: Some(holder), before: WasOpen::Open })
+            .collect()
     }
 
     /// What changes when these are held no more, and what that ends.
-    pub(super) fn without(&self, which: &dyn Fn(&Live) -> bool, now: Duration) -> (Vec<Change>, Vec<Live>) {
+    pub(super) fn without(
+        &self,
+        which: &dyn Fn(&ActiveGrant) -> bool,
+        now: Duration,
+    ) -> (Vec<Change>, Vec<ActiveGrant>) {
         let (mut changes, mut closed) = (Vec::new(), Vec::new());
         for (&passage, holders) in &self.grants {
             let live = holders.iter().filter(|holder| holder.end > now);
@@ -293,17 +302,17 @@ impl Held {
             closed.extend(ended.into_iter().map(|holder| holder.live(passage, now)));
             let holder = stay.into_iter().max_by_key(|holder| holder.end).cloned();
             // Whether it has been used is not known: it is not given twice.
-            let holder = holder.filter(|_| !matches!(passage.way, Way::Once(_)));
-            changes.push(Change { passage, holder, before: Before::Open });
+            let holder = holder.filter(|_| !matches!(passage.way, AccessTarget::Once(_)));
+            changes.push(Change { passage, holder, before: WasOpen::Open });
         }
         (changes, closed)
     }
 
     /// Forgets who holds these.
-    pub(super) fn forget(&mut self, which: &dyn Fn(&Live) -> bool, now: Duration) {
+    pub(super) fn forget(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
         let Self { grants, clients, filled, .. } = self;
         grants.retain(|&passage, holders| {
-            let ended: Vec<Holder> =
+            let ended: Vec<GrantHolder> =
                 holders.extract_if(.., |holder| which(&holder.live(passage, now))).collect();
             for holder in ended {
                 let still = holders.iter().any(|other| other.client == holder.client);
@@ -326,27 +335,27 @@ fn limit_of(grant: &Grant) -> usize {
 }
 
 /// The set that a passage has a place in.
-fn shelf(passage: &Passage) -> (Kind, bool) {
-    (Kind::of(passage), passage.from.first().is_ipv4())
+fn shelf(passage: &Access) -> (GrantKind, bool) {
+    (GrantKind::of(passage), passage.from.first().is_ipv4())
 }
 
-fn less(filled: &mut BTreeMap<(Kind, bool), usize>, passage: &Passage) {
+fn less(filled: &mut BTreeMap<(GrantKind, bool), usize>, passage: &Access) {
     if let Some(count) = filled.get_mut(&shelf(passage)) {
         *count = count.saturating_sub(1);
     }
 }
 
 /// Before all passages of a prefix, in their order.
-fn lowest(from: Prefix) -> Passage {
-    Passage::new(from, Way::Ports(Ports::LOWEST))
+fn lowest(from: Prefix) -> Access {
+    Access::new(from, AccessTarget::Ports(PortRange::LOWEST))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn holder(client: &str, end: u64) -> Holder {
-        Holder {
+    fn holder(client: &str, end: u64) -> GrantHolder {
+        GrantHolder {
             client: client.parse().unwrap(),
             action: "open-ssh".parse().unwrap(),
             end: Duration::from_secs(end),
@@ -355,10 +364,10 @@ mod tests {
 
     #[test]
     fn what_ends_for_one_client_stays_open_for_another_as_long_as_that_one_holds_it() {
-        let mut held = Held::default();
+        let mut held = GrantTable::default();
         let from = "10.0.0.1".parse().unwrap();
         let [ssh, web] =
-            ["tcp/22", "tcp/443"].map(|ports| Passage::new(from, Way::Ports(ports.parse().unwrap())));
+            ["tcp/22", "tcp/443"].map(|ports| Access::new(from, AccessTarget::Ports(ports.parse().unwrap())));
         for (passage, client, end) in [
             (ssh, "laptop", 60),
             (ssh, "phone", 30),
@@ -370,31 +379,32 @@ mod tests {
         }
         let now = Duration::from_secs(10);
         assert_eq!(held.live(now).len(), 3);
-        let gone = |live: &Live| live.client.as_str() == "laptop";
+        let gone = |live: &ActiveGrant| live.client.as_str() == "laptop";
         let (mut changes, closed) = held.without(&gone, now);
         changes.sort_by_key(|change| change.passage);
         assert_eq!(
             changes,
             [
-                Change { passage: ssh, holder: Some(holder("phone", 30)), before: Before::Open },
-                Change { passage: web, holder: None, before: Before::Open },
+                Change { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open },
+                Change { passage: web, holder: None, before: WasOpen::Open },
             ]
         );
         assert_eq!(closed.len(), 2);
         held.forget(&gone, now);
         assert!(held.without(&gone, now).0.is_empty());
-        let left = Change { passage: ssh, holder: Some(holder("phone", 30)), before: Before::Open };
+        let left = Change { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
         assert_eq!(held.changes(now), [left]);
     }
 
     #[test]
     fn what_a_client_closes_by_one_action_stays_open_by_another() {
-        let mut held = Held::default();
-        let passage = Passage::new("10.0.0.1".parse().unwrap(), Way::Ports("tcp/8080".parse().unwrap()));
+        let mut held = GrantTable::default();
+        let passage =
+            Access::new("10.0.0.1".parse().unwrap(), AccessTarget::Ports("tcp/8080".parse().unwrap()));
         held.hold(passage, holder("laptop", 60));
-        held.hold(passage, Holder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
+        held.hold(passage, GrantHolder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
         let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", Duration::ZERO);
-        assert_eq!(changes, [Change { passage, holder: Some(holder("laptop", 60)), before: Before::Open }]);
+        assert_eq!(changes, [Change { passage, holder: Some(holder("laptop", 60)), before: WasOpen::Open }]);
         assert_eq!(closed.len(), 1);
     }
 }

@@ -1,13 +1,13 @@
 //! What kind of entry stands for a passage: each kind has sets of its own, and each set has its own room.
 
-use crate::auth::{Passage, Way};
+use crate::auth::{Access, AccessTarget};
 
 /// What a set of grants takes, with nftables and with ipset.
 pub(super) const SIZE: usize = 65_536;
 
 /// The kind of a passage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum GrantKind {
     /// One address to one port.
     Single,
     /// One address to a range of ports.
@@ -24,17 +24,17 @@ pub(super) enum Kind {
     Local,
 }
 
-impl Kind {
+impl GrantKind {
     /// The kind of this passage.
-    pub(super) fn of(passage: &Passage) -> Self {
+    pub(super) fn of(passage: &Access) -> Self {
         match passage.way {
             _ if passage.link.is_some() => Self::Linked,
-            Way::Ports(_) if passage.from.single().is_none() => Self::Prefix,
-            Way::Ports(ports) if ports.single().is_none() => Self::Range,
-            Way::Ports(_) => Self::Single,
-            Way::Once(_) => Self::Once,
-            Way::Forward { to, .. } if to.ip().is_unspecified() => Self::Local,
-            Way::Forward { .. } => Self::Forward,
+            AccessTarget::Ports(_) if passage.from.single().is_none() => Self::Prefix,
+            AccessTarget::Ports(ports) if ports.single().is_none() => Self::Range,
+            AccessTarget::Ports(_) => Self::Single,
+            AccessTarget::Once(_) => Self::Once,
+            AccessTarget::Forward { to, .. } if to.ip().is_unspecified() => Self::Local,
+            AccessTarget::Forward { .. } => Self::Forward,
         }
     }
 

@@ -11,19 +11,19 @@ mod nftables;
 mod none;
 mod text;
 
-pub use background::Background;
+pub use background::BackgroundFirewall;
 pub use found::{GateKind, LoadedGates};
 pub use iptables::Iptables;
 pub use nftables::{Nftables, prefix_from_json};
 pub use none::NoFirewall;
-pub use settings::{Failsafe, InvalidPacketMark, Mode, PacketMark};
+pub use settings::{Failsafe, FirewallMode, InvalidPacketMark, PacketMark};
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::auth::{Event, Grant, KeyAge, Passage, Record};
-use crate::knock::{ActionName, ClientName, Ports};
-use crate::os::net::proc_net::Connection;
+use crate::auth::{Access, AuditEvent, AuditRecord, Grant, KeyAge};
+use crate::knock::{ActionName, ClientName, PortRange};
+use crate::os::net::proc_net::TcpConnection;
 
 /// A firewall that can be ours in part.
 pub trait Backend {
@@ -33,7 +33,7 @@ pub trait Backend {
     /// # Errors
     /// When the firewall does not take it. Of nftables' one table nothing has changed then, of iptables' several some
     /// may have.
-    fn load(&mut self, gate: &Gate) -> Result<(), FirewallError>;
+    fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError>;
 
     /// Lets each address in to its door for its time; a live grant starts anew. All of them or none; with iptables, of
     /// each IP version.
@@ -53,7 +53,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// When the firewall does not do it; all of it is open then, but with iptables maybe for that of one IP version.
-    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError>;
+    fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError>;
 
     /// Brings the books and the kernel together: what only the kernel has is closed, what only the books have opens
     /// again. Before the first load, what the kernel has is taken into the books.
@@ -65,7 +65,7 @@ pub trait Backend {
     }
 
     /// All live grants, once for each who holds them.
-    fn live(&self) -> Vec<Live>;
+    fn live(&self) -> Vec<ActiveGrant>;
 
     /// A sign of life: a failsafe that waits for the daemon's death waits anew.
     ///
@@ -100,12 +100,12 @@ pub trait Backend {
 
     /// Queues a request where it takes long; `None` where `grant` and `close` do it right away. `ended` reports its end.
     /// Requests are done in their order.
-    fn queue(&mut self, _request: &Request) -> Option<Result<RequestId, FirewallError>> {
+    fn queue(&mut self, _request: &FirewallRequest) -> Option<Result<RequestId, FirewallError>> {
         None
     }
 
     /// The requests that have ended since the last call. What is queued goes on with this call.
-    fn ended(&mut self) -> Vec<Ended> {
+    fn ended(&mut self) -> Vec<FinishedRequest> {
         Vec::new()
     }
 
@@ -128,14 +128,14 @@ pub trait Backend {
 
 /// A change of the live grants that may take long.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum FirewallRequest {
     /// Lets these in, all or none.
     Grant(Vec<Grant>),
     /// Ends these before their time.
-    Close(Opened),
+    Close(GrantOwner),
 }
 
-impl Request {
+impl FirewallRequest {
     /// What is to be let in.
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
@@ -148,17 +148,17 @@ impl Request {
 
 /// What a client has opened by an action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opened {
+pub struct GrantOwner {
     /// Whose it is.
     pub client: ClientName,
     /// By which action.
     pub action: ActionName,
 }
 
-impl Opened {
+impl GrantOwner {
     /// Whether this live grant is one of them.
     #[must_use]
-    pub fn is_met_by(&self, live: &Live) -> bool {
+    pub fn is_met_by(&self, live: &ActiveGrant) -> bool {
         live.client == self.client && live.action == self.action
     }
 }
@@ -168,24 +168,24 @@ impl Opened {
 pub struct RequestId(u64);
 
 /// What a request came to: the grants that it has ended.
-pub type Outcome = Result<Vec<Live>, FirewallError>;
+pub type RequestResult = Result<Vec<ActiveGrant>, FirewallError>;
 
 /// A request that has ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct FinishedRequest {
     /// The name that it was given.
     pub id: RequestId,
     /// What was asked for.
-    pub request: Request,
+    pub request: FirewallRequest,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: RequestResult,
 }
 
 /// A live grant, as one client holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Live {
+pub struct ActiveGrant {
     /// What is open, for whom.
-    pub passage: Passage,
+    pub passage: Access,
     /// Whose knock opened it.
     pub client: ClientName,
     /// By which action.
@@ -194,12 +194,12 @@ pub struct Live {
     pub left: Duration,
 }
 
-impl Live {
+impl ActiveGrant {
     /// The record of its end before its time.
     #[must_use]
-    pub fn record(self) -> Record {
-        Record {
-            event: Event::Revoked,
+    pub fn record(self) -> AuditRecord {
+        AuditRecord {
+            event: AuditEvent::Revoked,
             client: self.client,
             key: KeyAge::Current,
             action: Some(self.action),
@@ -215,15 +215,15 @@ impl Live {
 
 /// What the gate consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Gate {
+pub struct GateSpec {
     /// Ports that only a grant opens.
-    pub protect: Vec<Ports>,
+    pub protect: Vec<PortRange>,
     /// Ports of this host that lead inside by somebody else's rules, as containers' do, and that only a grant opens.
-    pub published: Vec<Ports>,
+    pub published: Vec<PortRange>,
     /// Whose rules close them.
-    pub mode: Mode,
+    pub mode: FirewallMode,
     /// For how long they are closed.
-    pub enforcing: Enforcing,
+    pub enforcing: Enforcement,
     /// Whom the kernel lets in when nobody can knock any more.
     pub failsafe: Option<Failsafe>,
     /// The knock port, if datagrams to it are to be dropped without an answer because they are captured.
@@ -231,12 +231,12 @@ pub struct Gate {
     /// Interfaces on which they are dropped as early as can be.
     pub early: Vec<String>,
     /// TCP connections that are older than the gate and must live on.
-    pub older: Vec<Connection>,
+    pub older: Vec<TcpConnection>,
 }
 
 /// For how long the gate is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Enforcing {
+pub enum Enforcement {
     /// Until somebody opens it.
     #[default]
     Always,

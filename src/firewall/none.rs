@@ -2,14 +2,14 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{Backend, FirewallError, Gate, Live};
+use super::{ActiveGrant, Backend, FirewallError, GateSpec};
 use crate::auth::Grant;
 
 /// Changes nothing and opens nothing.
 pub struct NoFirewall;
 
 impl Backend for NoFirewall {
-    fn load(&mut self, _: &Gate) -> Result<(), FirewallError> {
+    fn load(&mut self, _: &GateSpec) -> Result<(), FirewallError> {
         Ok(())
     }
 
@@ -17,11 +17,11 @@ impl Backend for NoFirewall {
         Err(FirewallError::Other("backend \"none\" opens no ports".to_owned()))
     }
 
-    fn close(&mut self, _: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+    fn close(&mut self, _: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
         Ok(Vec::new())
     }
 
-    fn live(&self) -> Vec<Live> {
+    fn live(&self) -> Vec<ActiveGrant> {
         Vec::new()
     }
 

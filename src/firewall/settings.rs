@@ -8,7 +8,7 @@ use crate::knock::Prefix;
 
 /// Whose rules close the protected ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum FirewallMode {
     /// Ours.
     #[default]
     Guard,
@@ -18,7 +18,7 @@ pub enum Mode {
     Mark(PacketMark),
 }
 
-impl Mode {
+impl FirewallMode {
     /// What the gate does for these ports while it is on, as a phrase.
     #[must_use]
     pub fn when_on(self, ports: &str) -> String {

@@ -8,14 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::lock_gate;
 use super::older;
-use super::state::Standing;
-use crate::config::{self, Backend as BackendKind};
-use crate::console::{Failure, tell};
+use super::state::GateState;
+use crate::config::{self, BackendKind};
+use crate::console::{AdminError, tell};
 use crate::crypto::checksum;
-use crate::firewall::{Backend, Enforcing, Failsafe, FirewallError, Gate, Iptables, Mode, Nftables};
-use crate::knock::Ports;
+use crate::firewall::{
+    Backend, Enforcement, Failsafe, FirewallError, FirewallMode, GateSpec, Iptables, Nftables,
+};
+use crate::knock::PortRange;
 use crate::os::clock;
-use crate::os::files::{self, FileError, Mode as FileMode};
+use crate::os::files::{self, FileError, FileMode};
 
 /// Twice the same: one that a worn disk has damaged leaves the other.
 const FIRST: &str = "boot-gate";
@@ -25,7 +27,7 @@ const VERSION: u32 = 1;
 
 /// What is written: a line of JSON, and a checksum of it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Record {
+struct BootRecord {
     version: u32,
     backend: BackendName,
     /// Whether our own rules close ports. Where the administrator's do, there is nothing to restore.
@@ -50,10 +52,11 @@ enum BackendName {
     None,
 }
 
-impl Record {
-    fn of(backend: BackendKind, gate: &Gate) -> Self {
+impl BootRecord {
+    fn of(backend: BackendKind, gate: &GateSpec) -> Self {
         // All of it is named here, so that whatever a gate consists of later is decided about.
-        let Gate { protect, published, mode, enforcing: _, failsafe, silent_port, early: _, older: _ } = gate;
+        let GateSpec { protect, published, mode, enforcing: _, failsafe, silent_port, early: _, older: _ } =
+            gate;
         Self {
             version: VERSION,
             backend: match backend {
@@ -61,7 +64,7 @@ impl Record {
                 BackendKind::Iptables => BackendName::Iptables,
                 BackendKind::None => BackendName::None,
             },
-            closes: *mode == Mode::Guard,
+            closes: *mode == FirewallMode::Guard,
             protect: protect.iter().map(ToString::to_string).collect(),
             published: published.iter().map(ToString::to_string).collect(),
             silent_port: *silent_port,
@@ -73,9 +76,9 @@ impl Record {
     }
 
     /// The gate; none where a value is not what this version writes.
-    fn gate(&self, enforcing: Enforcing) -> Option<Gate> {
+    fn gate(&self, enforcing: Enforcement) -> Option<GateSpec> {
         let ports =
-            |texts: &[String]| texts.iter().map(|text| text.parse().ok()).collect::<Option<Vec<Ports>>>();
+            |texts: &[String]| texts.iter().map(|text| text.parse().ok()).collect::<Option<Vec<PortRange>>>();
         let failsafe = match &self.failsafe {
             None => None,
             Some(FailsafeRecord { after_ms, allow }) => Some(Failsafe {
@@ -84,16 +87,16 @@ impl Record {
             }),
         };
         let (protect, published) = (ports(&self.protect)?, ports(&self.published)?);
-        let is_guarded = |door: Ports| protect.iter().chain(&published).any(|ports| ports.contain(door));
+        let is_guarded = |door: PortRange| protect.iter().chain(&published).any(|ports| ports.contain(door));
         let older = older(is_guarded);
-        Some(Gate {
+        Some(GateSpec {
             protect,
             published,
             enforcing,
             failsafe,
             silent_port: self.silent_port,
             older,
-            ..Gate::default()
+            ..GateSpec::default()
         })
     }
 
@@ -123,8 +126,8 @@ pub(crate) struct BootGate {
 
 impl BootGate {
     /// Remembers what was loaded. A failure costs no more than the next boot.
-    pub(crate) fn remember(&mut self, state_dir: &Path, backend: BackendKind, gate: &Gate) {
-        let text = Record::of(backend, gate).to_text();
+    pub(crate) fn remember(&mut self, state_dir: &Path, backend: BackendKind, gate: &GateSpec) {
+        let text = BootRecord::of(backend, gate).to_text();
         if text == self.last {
             return;
         }
@@ -149,14 +152,14 @@ fn write(state_dir: &Path, text: &str) -> Result<(), FileError> {
 }
 
 /// None where the files are not there at all: a daemon of an older version has closed the gate.
-fn read(state_dir: &Path) -> Result<Option<Record>, Failure> {
+fn read(state_dir: &Path) -> Result<Option<BootRecord>, AdminError> {
     let places = FILES.map(|name| state_dir.join(name));
     if !places.iter().any(|place| files::exists(place)) {
         return Ok(None);
     }
     // What another user can change does not say which ports to close: he would open the others.
     let read = |file: &PathBuf| match files::read_trusted_text(file) {
-        Ok(text) => Record::parse(&text).ok_or_else(|| format!("{}: damaged", file.display())),
+        Ok(text) => BootRecord::parse(&text).ok_or_else(|| format!("{}: damaged", file.display())),
         Err(error) => Err(error.to_string()),
     };
     let [first, copy] = &places;
@@ -169,7 +172,7 @@ fn read(state_dir: &Path) -> Result<Option<Record>, Failure> {
             tell(format_args!("warning: {problem}\nusing its copy, {}", copy.display()));
             Ok(Some(record))
         }
-        Err(other) => Err(Failure::run(format_args!(
+        Err(other) => Err(AdminError::run(format_args!(
             "{problem}\n{other}\nwhich ports to close is not known: the gate stays as it is until the daemon is \
              started\nhint: systemctl restart spa-knockd writes both files again"
         ))),
@@ -178,7 +181,7 @@ fn read(state_dir: &Path) -> Result<Option<Record>, Failure> {
 
 /// What became of the gate.
 #[derive(Debug, PartialEq, Eq)]
-enum Restored {
+enum RestoredGate {
     /// These ports are closed again.
     Closed(String),
     /// Nothing is to be closed, for this reason.
@@ -189,11 +192,11 @@ enum Restored {
 ///
 /// # Errors
 /// When it is to be closed and cannot be.
-pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), AdminError> {
     let state_dir = state_dir.map_or_else(|| state_dir_of(config), Path::to_owned);
     match try_restore(&state_dir)? {
-        Restored::Closed(ports) => tell(format_args!("gate: {ports} closed without a grant")),
-        Restored::Nothing(reason) => tell(format_args!("{reason}; nothing to restore")),
+        RestoredGate::Closed(ports) => tell(format_args!("gate: {ports} closed without a grant")),
+        RestoredGate::Nothing(reason) => tell(format_args!("{reason}; nothing to restore")),
     }
     Ok(())
 }
@@ -201,8 +204,8 @@ pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), Fai
 /// The same for a daemon that cannot start with its config or keys: what was closed before does not open for that.
 pub(crate) fn close_despite_config(config: &Path) {
     match try_restore(&state_dir_of(config)) {
-        Ok(Restored::Closed(ports)) => log::warn!("gate: {ports} closed, as it was last loaded"),
-        Ok(Restored::Nothing(_)) => {}
+        Ok(RestoredGate::Closed(ports)) => log::warn!("gate: {ports} closed, as it was last loaded"),
+        Ok(RestoredGate::Nothing(_)) => {}
         Err(failure) => log::error!("gate: {}", failure.text()),
     }
 }
@@ -213,21 +216,21 @@ fn state_dir_of(config: &Path) -> PathBuf {
     config::outline(if is_trusted { config } else { Path::new("") }).state_dir
 }
 
-fn try_restore(state_dir: &Path) -> Result<Restored, Failure> {
-    let nothing = |reason: &str| Ok(Restored::Nothing(reason.to_owned()));
-    let standing = Standing::read_trusted(state_dir).unwrap_or_else(|error| {
+fn try_restore(state_dir: &Path) -> Result<RestoredGate, AdminError> {
+    let nothing = |reason: &str| Ok(RestoredGate::Nothing(reason.to_owned()));
+    let standing = GateState::read_trusted(state_dir).unwrap_or_else(|error| {
         tell(format_args!("warning: {error}; closing the gate, as it may be on"));
-        Standing::On
+        GateState::On
     });
     let enforcing = match standing {
-        Standing::Never => return nothing("gate: it has never been closed"),
-        Standing::Off => return nothing("gate: off"),
-        Standing::On => Enforcing::Always,
-        Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
+        GateState::Never => return nothing("gate: it has never been closed"),
+        GateState::Off => return nothing("gate: off"),
+        GateState::On => Enforcement::Always,
+        GateState::Trial(until) => Enforcement::For(until.saturating_sub(clock::boot())),
     };
     let Some(record) = read(state_dir)? else {
         let file = state_dir.join(FIRST);
-        return Ok(Restored::Nothing(format!(
+        return Ok(RestoredGate::Nothing(format!(
             "warning: {}: not there yet: the ports stay open until the daemon is started, which writes it",
             file.display()
         )));
@@ -239,13 +242,13 @@ fn try_restore(state_dir: &Path) -> Result<Restored, Failure> {
         return nothing("gate: a running daemon has it, and keeps it closed");
     };
     let gate = record.gate(enforcing).ok_or_else(|| {
-        Failure::run(format_args!("{}: its ports cannot be read", state_dir.join(FIRST).display()))
+        AdminError::run(format_args!("{}: its ports cannot be read", state_dir.join(FIRST).display()))
     })?;
-    load(record.backend, state_dir, &gate).map_err(Failure::run)?;
-    Ok(Restored::Closed([record.protect, record.published].concat().join(", ")))
+    load(record.backend, state_dir, &gate).map_err(AdminError::run)?;
+    Ok(RestoredGate::Closed([record.protect, record.published].concat().join(", ")))
 }
 
-fn load(backend: BackendName, state_dir: &Path, gate: &Gate) -> Result<(), FirewallError> {
+fn load(backend: BackendName, state_dir: &Path, gate: &GateSpec) -> Result<(), FirewallError> {
     match backend {
         BackendName::Nftables => Nftables::open()?.load(gate),
         BackendName::Iptables => {
@@ -263,8 +266,8 @@ fn load(backend: BackendName, state_dir: &Path, gate: &Gate) -> Result<(), Firew
 mod tests {
     use super::*;
 
-    fn gate() -> Gate {
-        Gate {
+    fn gate() -> GateSpec {
+        GateSpec {
             protect: vec!["tcp/22".parse().unwrap(), "udp/500-510".parse().unwrap()],
             published: vec!["tcp/8443".parse().unwrap()],
             failsafe: Some(Failsafe {
@@ -272,7 +275,7 @@ mod tests {
                 allow: vec!["10.0.0.0/8".parse().unwrap(), "fd00::1".parse().unwrap()],
             }),
             silent_port: Some(62201),
-            ..Gate::default()
+            ..GateSpec::default()
         }
     }
 
@@ -280,21 +283,21 @@ mod tests {
     fn a_gate_is_read_as_it_was_written_or_not_at_all() {
         for (backend, gate) in [
             (BackendKind::Nftables, gate()),
-            (BackendKind::Iptables, Gate::default()),
-            (BackendKind::None, Gate { mode: Mode::Set, ..gate() }),
+            (BackendKind::Iptables, GateSpec::default()),
+            (BackendKind::None, GateSpec { mode: FirewallMode::Set, ..gate() }),
         ] {
-            let record = Record::of(backend, &gate);
+            let record = BootRecord::of(backend, &gate);
             let text = record.to_text();
-            let read = Record::parse(&text).unwrap();
+            let read = BootRecord::parse(&text).unwrap();
             assert_eq!(read, record);
-            let expected = Gate { mode: Mode::Guard, ..gate };
-            assert_eq!(read.gate(Enforcing::Always), Some(Gate { older: Vec::new(), ..expected }));
+            let expected = GateSpec { mode: FirewallMode::Guard, ..gate };
+            assert_eq!(read.gate(Enforcement::Always), Some(GateSpec { older: Vec::new(), ..expected }));
             for bit in 0..text.len() * 8 {
                 let mut bytes = text.clone().into_bytes();
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                let damaged = String::from_utf8(bytes).ok().and_then(|text| Record::parse(&text));
+                let damaged = String::from_utf8(bytes).ok().and_then(|text| BootRecord::parse(&text));
                 assert_eq!(damaged, None, "bit {bit}");
-                assert_eq!(Record::parse(&text[..bit / 8]), None, "length {}", bit / 8);
+                assert_eq!(BootRecord::parse(&text[..bit / 8]), None, "length {}", bit / 8);
             }
         }
     }
@@ -317,7 +320,7 @@ mod tests {
         assert_eq!(read(scratch.path()).ok(), Some(None));
         let mut writer = BootGate::default();
         writer.remember(scratch.path(), BackendKind::Nftables, &gate());
-        let expected = Record::of(BackendKind::Nftables, &gate());
+        let expected = BootRecord::of(BackendKind::Nftables, &gate());
         let [first, copy] = FILES.map(|name| scratch.path().join(name));
         for damaged in ["", "{}\nsum 00\n"] {
             files::replace(&first, FileMode::Private, damaged.as_bytes()).unwrap();

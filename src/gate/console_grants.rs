@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::auth::{Event, Grant, KeyAge, PlainDoor, Record};
+use crate::auth::{AuditEvent, AuditRecord, Grant, KeyAge, UnauthenticatedGrant};
 use crate::config::CONSOLE;
-use crate::knock::{ClientName, Ports};
+use crate::knock::{ClientName, PortRange};
 use crate::os::host;
 
 /// By which action.
@@ -15,16 +15,16 @@ pub(crate) const ACTION: &str = "let-in";
 ///
 /// # Errors
 /// When it is no address that can be let in.
-pub(crate) fn grants(address: IpAddr, ports: Vec<Ports>, time: Duration) -> Result<Vec<Grant>, String> {
+pub(crate) fn grants(address: IpAddr, ports: Vec<PortRange>, time: Duration) -> Result<Vec<Grant>, String> {
     let (Ok(client), Ok(action)) = (CONSOLE.parse(), ACTION.parse()) else { return Ok(Vec::new()) };
-    let door = PlainDoor { ports, term: time, client, action };
+    let door = UnauthenticatedGrant { ports, term: time, client, action };
     door.grants(address, &host::own_addresses()).map_err(|rejection| format!("{address}: {rejection}"))
 }
 
 /// What the audit log keeps of it.
-pub(crate) fn record(address: IpAddr, time: Duration) -> Option<Record> {
-    Some(Record {
-        event: Event::Granted,
+pub(crate) fn record(address: IpAddr, time: Duration) -> Option<AuditRecord> {
+    Some(AuditRecord {
+        event: AuditEvent::Granted,
         client: CONSOLE.parse().ok()?,
         key: KeyAge::Current,
         action: ACTION.parse().ok(),

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::console::Failure;
-use crate::os::files::{self, Mode};
+use crate::console::AdminError;
+use crate::os::files::{self, FileMode};
 use crate::os::host;
 
 /// Where the locks of gates lie, one for each network namespace.
@@ -21,10 +21,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When another daemon has it.
-pub(crate) fn lock_gate(hint: &str) -> Result<Option<File>, Failure> {
+pub(crate) fn lock_gate(hint: &str) -> Result<Option<File>, AdminError> {
     match look_again(try_lock, |lock| matches!(lock, Some(None))) {
         Some(Some(lock)) => Ok(Some(lock)),
-        Some(None) => Err(Failure::run(format_args!(
+        Some(None) => Err(AdminError::run(format_args!(
             "the gate of this network namespace: another spa-knockd has it\nhint: {hint}"
         ))),
         None => {
@@ -56,6 +56,6 @@ pub(crate) fn look_again<T>(mut look: impl FnMut() -> T, is_taken: impl Fn(&T) -
 /// The lock, unless another process has it; nothing where none can be taken.
 fn try_lock() -> Option<Option<File>> {
     let (folder, namespace) = (Path::new(GATES), host::network_namespace()?);
-    files::create_folder(folder, Mode::Public).ok()?;
+    files::create_folder(folder, FileMode::Public).ok()?;
     files::lock(&folder.join(format!("gate-{namespace}.lock"))).ok()
 }

@@ -11,17 +11,18 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::auth::{Grant, Record, Way};
-use crate::config::Backend as BackendKind;
+use crate::auth::{AccessTarget, AuditRecord, Grant};
+use crate::config::BackendKind;
 use crate::firewall::{
-    Backend, Ended, Enforcing, FirewallError, Gate, Live, Mode, Outcome, Request, RequestId,
+    ActiveGrant, Backend, Enforcement, FinishedRequest, FirewallError, FirewallMode, FirewallRequest,
+    GateSpec, RequestId, RequestResult,
 };
-use crate::knock::{ClientName, Door, Ports, Protocol};
+use crate::knock::{ClientName, PortRange, PortSpec, Protocol};
 use crate::os::clock;
 use crate::os::files::FileError;
-use crate::os::net::proc_net::{self, Connection};
+use crate::os::net::proc_net::{self, TcpConnection};
 use boot::BootGate;
-use state::Standing;
+use state::GateState;
 
 /// Between two signs of life. A failsafe waits for at least three of them.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -34,9 +35,9 @@ const MEND_AGAIN: Duration = Duration::from_secs(1);
 const OLDER_MAX: usize = 65_536;
 
 /// How far what was begun has come.
-pub(crate) enum Progress {
+pub(crate) enum RevocationProgress {
     /// It is over.
-    Ended(Outcome),
+    Ended(RequestResult),
     /// `ended` will report it.
     Queued(RequestId),
 }
@@ -44,15 +45,15 @@ pub(crate) enum Progress {
 /// What has come of ending grants before their time.
 pub(crate) struct Revoked {
     /// What was ended; to be recorded.
-    pub(crate) records: Vec<Record>,
+    pub(crate) records: Vec<AuditRecord>,
     /// What could not be done; for people.
     pub(crate) failures: Vec<String>,
 }
 
 /// What a config says of the gate.
-pub(crate) trait Plan {
+pub(crate) trait GateConfig {
     /// What it consists of, with the connections that there are now.
-    fn gate(&self, enforcing: Enforcing) -> Gate;
+    fn gate(&self, enforcing: Enforcement) -> GateSpec;
 
     /// What loads it.
     fn backend(&self) -> BackendKind;
@@ -61,15 +62,15 @@ pub(crate) trait Plan {
     fn state_dir(&self) -> &Path;
 
     /// Whose rules close the ports.
-    fn mode(&self) -> Mode {
-        Mode::Guard
+    fn mode(&self) -> FirewallMode {
+        FirewallMode::Guard
     }
 }
 
 /// The firewall, and what is to become of the gate.
-pub(crate) struct Gatehouse {
+pub(crate) struct Gate {
     firewall: Box<dyn Backend>,
-    standing: Standing,
+    standing: GateState,
     /// When the next sign of life is due.
     alive: Duration,
     /// When our table is to be loaded again.
@@ -83,7 +84,7 @@ pub(crate) struct Gatehouse {
     tended: bool,
 }
 
-impl Drop for Gatehouse {
+impl Drop for Gate {
     /// A start that fails after the table is loaded leaves nothing open that only a daemon would close.
     fn drop(&mut self) {
         if self.tended
@@ -94,8 +95,8 @@ impl Drop for Gatehouse {
     }
 }
 
-impl Gatehouse {
-    pub(crate) fn new(firewall: Box<dyn Backend>, standing: Standing) -> Self {
+impl Gate {
+    pub(crate) fn new(firewall: Box<dyn Backend>, standing: GateState) -> Self {
         Self {
             firewall,
             standing,
@@ -114,7 +115,7 @@ impl Gatehouse {
     }
 
     /// What is to become of the gate.
-    pub(crate) const fn standing(&self) -> Standing {
+    pub(crate) const fn standing(&self) -> GateState {
         self.standing
     }
 
@@ -122,17 +123,17 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When the firewall does not take it; nothing has changed then.
-    pub(crate) fn load(&mut self, plan: &impl Plan) -> Result<(), FirewallError> {
+    pub(crate) fn load(&mut self, plan: &impl GateConfig) -> Result<(), FirewallError> {
         let enforcing = match self.standing {
-            Standing::Off => return Ok(()),
-            Standing::Never | Standing::On => Enforcing::Always,
-            Standing::Trial(until) => Enforcing::For(until.saturating_sub(clock::boot())),
+            GateState::Off => return Ok(()),
+            GateState::Never | GateState::On => Enforcement::Always,
+            GateState::Trial(until) => Enforcement::For(until.saturating_sub(clock::boot())),
         };
         let gate = plan.gate(enforcing);
         self.firewall.load(&gate)?;
         self.tended = true;
         // A trial is over with this boot.
-        if enforcing == Enforcing::Always {
+        if enforcing == Enforcement::Always {
             self.boot.remember(plan.state_dir(), plan.backend(), &gate);
         }
         Ok(())
@@ -142,7 +143,7 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn grant(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
+    pub(crate) fn grant(&mut self, grants: &[Grant], plan: &impl GateConfig) -> Result<(), FirewallError> {
         self.let_in(grants, plan)?;
         if self.can_confirm(grants) {
             self.confirm(plan);
@@ -151,9 +152,9 @@ impl Gatehouse {
     }
 
     /// A knock has worked: a gate on trial stays closed.
-    fn confirm(&mut self, plan: &impl Plan) {
-        if matches!(self.standing, Standing::Trial(_)) {
-            match self.change(Standing::On, plan) {
+    fn confirm(&mut self, plan: &impl GateConfig) {
+        if matches!(self.standing, GateState::Trial(_)) {
+            match self.change(GateState::On, plan) {
                 Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
                 Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
             }
@@ -161,27 +162,28 @@ impl Gatehouse {
     }
 
     /// Begins what a knock asks of the firewall.
-    pub(crate) fn begin(&mut self, request: Request, plan: &impl Plan) -> Progress {
-        let is_off = self.standing == Standing::Off && matches!(request, Request::Grant(_));
+    pub(crate) fn begin(&mut self, request: FirewallRequest, plan: &impl GateConfig) -> RevocationProgress {
+        let is_off = self.standing == GateState::Off && matches!(request, FirewallRequest::Grant(_));
         let queued = if is_off { None } else { self.firewall.queue(&request) };
         match queued {
-            Some(Ok(id)) => Progress::Queued(id),
-            Some(Err(error)) => Progress::Ended(Err(error)),
-            None => Progress::Ended(match request {
-                Request::Grant(grants) => self.grant(&grants, plan).map(|()| Vec::new()),
-                Request::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+            Some(Ok(id)) => RevocationProgress::Queued(id),
+            Some(Err(error)) => RevocationProgress::Ended(Err(error)),
+            None => RevocationProgress::Ended(match request {
+                FirewallRequest::Grant(grants) => self.grant(&grants, plan).map(|()| Vec::new()),
+                FirewallRequest::Close(opened) => self.close(&|live| opened.is_met_by(live)),
             }),
         }
     }
 
     /// What was begun and has ended.
-    pub(crate) fn ended(&mut self, plan: &impl Plan) -> Vec<(RequestId, Outcome)> {
+    pub(crate) fn ended(&mut self, plan: &impl GateConfig) -> Vec<(RequestId, RequestResult)> {
         let (gone, mut ended): (Vec<_>, Vec<_>) =
             self.firewall.ended().into_iter().partition(|ended| ended.outcome == Err(FirewallError::Gone));
         if !gone.is_empty() {
             ended.extend(self.begin_again(gone, plan));
         }
-        let confirms = |ended: &Ended| ended.outcome.is_ok() && self.can_confirm(ended.request.grants());
+        let confirms =
+            |ended: &FinishedRequest| ended.outcome.is_ok() && self.can_confirm(ended.request.grants());
         if ended.iter().any(confirms) {
             self.confirm(plan);
         }
@@ -194,7 +196,7 @@ impl Gatehouse {
     }
 
     /// Loads our table again, and does what has found it gone.
-    fn begin_again(&mut self, gone: Vec<Ended>, plan: &impl Plan) -> Vec<Ended> {
+    fn begin_again(&mut self, gone: Vec<FinishedRequest>, plan: &impl GateConfig) -> Vec<FinishedRequest> {
         log::warn!("firewall: our table was gone; loading it again, with all live grants");
         let loaded = self.load(plan);
         let lists: Vec<Vec<Grant>> = gone.iter().map(|ended| ended.request.grants().to_vec()).collect();
@@ -204,10 +206,10 @@ impl Gatehouse {
         };
         let again = gone.into_iter().zip(outcomes).map(|(ended, outcome)| {
             let outcome = match &ended.request {
-                Request::Grant(_) => outcome.map(|()| Vec::new()),
-                Request::Close(opened) => self.close(&|live| opened.is_met_by(live)),
+                FirewallRequest::Grant(_) => outcome.map(|()| Vec::new()),
+                FirewallRequest::Close(opened) => self.close(&|live| opened.is_met_by(live)),
             };
-            Ended { outcome, ..ended }
+            FinishedRequest { outcome, ..ended }
         });
         again.collect()
     }
@@ -222,8 +224,8 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn let_in(&mut self, grants: &[Grant], plan: &impl Plan) -> Result<(), FirewallError> {
-        if self.standing == Standing::Off {
+    pub(crate) fn let_in(&mut self, grants: &[Grant], plan: &impl GateConfig) -> Result<(), FirewallError> {
+        if self.standing == GateState::Off {
             return grant_without_gate(grants, plan.mode());
         }
         match self.firewall.grant(grants) {
@@ -240,13 +242,16 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+    pub(crate) fn close(
+        &mut self,
+        which: &dyn Fn(&ActiveGrant) -> bool,
+    ) -> Result<Vec<ActiveGrant>, FirewallError> {
         self.firewall.close(which)
     }
 
     /// The same for all that the kernel has, also what is missing in the books: for who must not come in any more. What
     /// the books have is closed even where the kernel cannot be read.
-    pub(crate) fn revoke(&mut self, which: &dyn Fn(&Live) -> bool) -> Revoked {
+    pub(crate) fn revoke(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Revoked {
         let mut failures = Vec::new();
         if let Err(error) = self.reconcile() {
             failures.push(format!("grants that only the kernel knows of could not be closed: {error}"));
@@ -255,7 +260,7 @@ impl Gatehouse {
             failures.push(format!("grants could not be closed: {error}"));
             Vec::new()
         });
-        Revoked { records: closed.into_iter().map(Live::record).collect(), failures }
+        Revoked { records: closed.into_iter().map(ActiveGrant::record).collect(), failures }
     }
 
     /// Compares the books with what the kernel has. With the gate off there is no table of ours to compare them with.
@@ -264,13 +269,13 @@ impl Gatehouse {
     /// When the kernel cannot be read.
     fn reconcile(&mut self) -> Result<(), FirewallError> {
         match self.standing {
-            Standing::Off => Ok(()),
-            Standing::Never | Standing::On | Standing::Trial(_) => self.firewall.reconcile(),
+            GateState::Off => Ok(()),
+            GateState::Never | GateState::On | GateState::Trial(_) => self.firewall.reconcile(),
         }
     }
 
     /// All live grants.
-    pub(crate) fn live(&self) -> Vec<Live> {
+    pub(crate) fn live(&self) -> Vec<ActiveGrant> {
         self.firewall.live()
     }
 
@@ -278,10 +283,14 @@ impl Gatehouse {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn change(&mut self, standing: Standing, plan: &impl Plan) -> Result<(), FirewallError> {
+    pub(crate) fn change(
+        &mut self,
+        standing: GateState,
+        plan: &impl GateConfig,
+    ) -> Result<(), FirewallError> {
         let before = std::mem::replace(&mut self.standing, standing);
         let changed = match standing {
-            Standing::Off => self.firewall.remove().inspect(|()| self.tended = false),
+            GateState::Off => self.firewall.remove().inspect(|()| self.tended = false),
             _ => self.load(plan),
         };
         changed.inspect_err(|_| self.standing = before)?;
@@ -327,7 +336,7 @@ impl Gatehouse {
     pub(crate) fn patience(&self) -> Duration {
         let now = clock::steady();
         let trial = match self.standing {
-            Standing::Trial(until) => Some(until.saturating_sub(clock::boot())),
+            GateState::Trial(until) => Some(until.saturating_sub(clock::boot())),
             _ => None,
         };
         let mend = self.mend.map(|due| due.saturating_sub(now));
@@ -339,7 +348,7 @@ impl Gatehouse {
     }
 
     /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
-    pub(crate) fn tend(&mut self, plan: &impl Plan) {
+    pub(crate) fn tend(&mut self, plan: &impl GateConfig) {
         let now = clock::steady();
         match self.firewall.close_due() {
             Ok(()) => {}
@@ -347,7 +356,7 @@ impl Gatehouse {
             Err(FirewallError::Gone) => self.notice_loss(now),
             Err(error) => log::error!("{error}; what is over is still open, trying again"),
         }
-        if self.firewall.disturbed() && self.standing != Standing::Off {
+        if self.firewall.disturbed() && self.standing != GateState::Off {
             self.notice_loss(now.saturating_add(MEND_AFTER));
         }
         if self.mend.is_some_and(|due| now >= due) {
@@ -357,13 +366,13 @@ impl Gatehouse {
                 self.mend = Some(now.saturating_add(MEND_AGAIN));
             }
         }
-        if matches!(self.standing, Standing::Trial(until) if clock::boot() >= until) {
+        if matches!(self.standing, GateState::Trial(until) if clock::boot() >= until) {
             let effect = plan.mode().when_off();
             log::warn!("gate: nobody has confirmed it in time; it is off again, and {effect}");
-            if let Err(error) = self.change(Standing::Off, plan) {
+            if let Err(error) = self.change(GateState::Off, plan) {
                 log::error!("gate: {error}");
                 // What is left of it lets all pass: the kernel has ended the trial.
-                self.standing = Standing::Off;
+                self.standing = GateState::Off;
             }
         }
         if now >= self.alive {
@@ -387,23 +396,23 @@ impl Gatehouse {
 }
 
 /// The connections to such ports that stand now and must live on, from other hosts.
-pub(crate) fn older(is_guarded: impl Fn(Ports) -> bool) -> Vec<Connection> {
+pub(crate) fn older(is_guarded: impl Fn(PortRange) -> bool) -> Vec<TcpConnection> {
     let older = proc_net::established().unwrap_or_else(|error| {
         log::warn!("{error}: connections older than the gate may hang");
         Vec::new()
     });
-    let guarded = |port| Door::new(Protocol::Tcp, port).is_some_and(|door| is_guarded(door.into()));
+    let guarded = |port| PortSpec::new(Protocol::Tcp, port).is_some_and(|door| is_guarded(door.into()));
     let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && guarded(c.local.port()));
     older.take(OLDER_MAX).collect()
 }
 
 /// With the gate off, every port is open, or only the admin's rules open it; and nothing leads inside.
-fn grant_without_gate(grants: &[Grant], mode: Mode) -> Result<(), FirewallError> {
-    if matches!(mode, Mode::Mark(_)) && !grants.is_empty() {
+fn grant_without_gate(grants: &[Grant], mode: FirewallMode) -> Result<(), FirewallError> {
+    if matches!(mode, FirewallMode::Mark(_)) && !grants.is_empty() {
         let error = "no packet is marked while the gate is off\nhint: spa-knockd gate on";
         return Err(FirewallError::Other(error.to_owned()));
     }
-    if grants.iter().any(|grant| matches!(grant.passage().way, Way::Forward { .. })) {
+    if grants.iter().any(|grant| matches!(grant.passage().way, AccessTarget::Forward { .. })) {
         return Err(FirewallError::Other("nothing leads inside while the gate is off".to_owned()));
     }
     Ok(())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::knock::ClientName;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
 use crate::state;
 
@@ -13,7 +13,7 @@ const FILE: &str = "gate";
 
 /// What is to become of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum GateState {
     /// It has never been closed: closed last at a start, so that nobody is shut out by a daemon that could not let
     /// him in.
     Never,
@@ -25,7 +25,7 @@ pub(crate) enum Standing {
     Trial(Duration),
 }
 
-impl Standing {
+impl GateState {
     /// What the state folder says; a trial of another boot is over, and one that cannot be read is none.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl Standing {
                 format!("trial {} {boot}{by}\n", until.as_millis())
             }
         };
-        files::replace(&file(state), Mode::Private, text.as_bytes())
+        files::replace(&file(state), FileMode::Private, text.as_bytes())
     }
 
     fn parse(text: &str) -> Self {
@@ -100,7 +100,7 @@ impl Standing {
     }
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for GateState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Never | Self::On => f.write_str("on"),
@@ -132,21 +132,21 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_a_trial_that_is_over_is_off() {
         let scratch = tempfile::tempdir().unwrap();
-        assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Never);
+        assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Never);
         let later = Duration::from_millis(u64::try_from(clock::boot().as_millis()).unwrap() + 60_000);
-        for standing in [Standing::On, Standing::Off, Standing::Trial(later)] {
+        for standing in [GateState::On, GateState::Off, GateState::Trial(later)] {
             standing.write(scratch.path()).unwrap();
-            assert_eq!(Standing::read(scratch.path()).unwrap(), standing);
+            assert_eq!(GateState::read(scratch.path()).unwrap(), standing);
         }
         let laptop: ClientName = "laptop".parse().unwrap();
-        Standing::Trial(later).write_for(scratch.path(), Some(&laptop)).unwrap();
-        assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Trial(later));
+        GateState::Trial(later).write_for(scratch.path(), Some(&laptop)).unwrap();
+        assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Trial(later));
         assert_eq!(confirmer(scratch.path()), Some(laptop));
-        Standing::Trial(Duration::from_millis(1)).write(scratch.path()).unwrap();
-        assert_eq!(Standing::read(scratch.path()).unwrap(), Standing::Off);
-        assert_eq!(Standing::parse(&format!("trial {} another-boot", later.as_millis())), Standing::Off);
+        GateState::Trial(Duration::from_millis(1)).write(scratch.path()).unwrap();
+        assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Off);
+        assert_eq!(GateState::parse(&format!("trial {} another-boot", later.as_millis())), GateState::Off);
         for rubbish in ["", "of", "trial", "\0"] {
-            assert_eq!(Standing::parse(rubbish), Standing::On, "{rubbish:?}");
+            assert_eq!(GateState::parse(rubbish), GateState::On, "{rubbish:?}");
         }
     }
 }

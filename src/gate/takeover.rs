@@ -1,19 +1,19 @@
 //! A gate that another backend loaded, or that should not be there: whoever changes `backend` finds one gate afterwards.
 
-use crate::config::Backend;
+use crate::config::BackendKind;
 use crate::firewall::{GateKind, LoadedGates};
 
 /// The kind of gate that a backend loads.
-pub(crate) const fn kind_of(backend: Backend) -> Option<GateKind> {
+pub(crate) const fn kind_of(backend: BackendKind) -> Option<GateKind> {
     match backend {
-        Backend::Nftables => Some(GateKind::Nftables),
-        Backend::Iptables => Some(GateKind::Iptables),
-        Backend::None => None,
+        BackendKind::Nftables => Some(GateKind::Nftables),
+        BackendKind::Iptables => Some(GateKind::Iptables),
+        BackendKind::None => None,
     }
 }
 
 /// The gates in the kernel that `backend` does not look after.
-pub(crate) fn other_gates(backend: Backend) -> Vec<GateKind> {
+pub(crate) fn other_gates(backend: BackendKind) -> Vec<GateKind> {
     let own = kind_of(backend);
     LoadedGates::find().kinds.into_iter().filter(|kind| Some(*kind) != own).collect()
 }
@@ -29,9 +29,9 @@ pub(crate) fn remove_all_gates() -> Vec<String> {
 
 /// Removes them, once the gate of `backend` is loaded; returns what there is to report. Backend "none" leaves them: it
 /// would open ports that nothing closes again.
-pub(crate) fn remove_other_gates(backend: Backend) -> Vec<String> {
+pub(crate) fn remove_other_gates(backend: BackendKind) -> Vec<String> {
     let report = |kind: GateKind| {
-        if backend == Backend::None {
+        if backend == BackendKind::None {
             return format!(
                 "firewall: backend \"none\" opens no port, but the gate of an earlier one keeps some closed: {kind}\n\
                  hint: spa-knockd gate off removes it"

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::auth::{Authentic, Counts, KeyLimit, Sequence, WatchedKey};
+use crate::auth::{Authentic, DatagramCounts, KeyLimit, PortSequence, WatchedKey};
 use crate::capture::{CaptureStats, PacketLog};
 use crate::crypto::{Fingerprint, Secret, WatcherKeys};
-use crate::knock::{KnockRange, Step, canonical, mapped};
+use crate::knock::{KnockRange, TimeStep, canonical, mapped};
 use crate::os::process::privileges::Identity;
 use crate::wire::Reader;
 
@@ -32,7 +32,7 @@ pub(crate) enum ToWatcher {
     /// How to watch. Interfaces and keys follow, then `Go`.
     Watch {
         /// Where datagrams are seen.
-        source: Source,
+        source: CaptureSource,
         /// The knock port.
         port: u16,
         /// Where port sequences are looked for.
@@ -40,7 +40,7 @@ pub(crate) enum ToWatcher {
         /// How far a knock's time may be from ours.
         window: Duration,
         /// Whether it may do with fewer interfaces than there should be.
-        missing: Missing,
+        missing: OnMissingInterface,
     },
     /// One interface to capture on; none at all = every one.
     Interface(String),
@@ -58,7 +58,7 @@ pub(crate) enum ToWatcher {
 
 /// Where the watcher sees datagrams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
+pub(crate) enum CaptureSource {
     /// libpcap.
     Capture,
     /// The socket that it was given.
@@ -67,7 +67,7 @@ pub(crate) enum Source {
 
 /// What an interface that cannot be captured on means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Missing {
+pub(crate) enum OnMissingInterface {
     /// A mistake in the config: do not watch.
     Fails,
     /// It may be back later: watch on the others.
@@ -85,23 +85,23 @@ pub(crate) enum FromWatcher<'a> {
     /// A signed knock.
     Knock(ReceivedKnock<'a>),
     /// Ports that one address has touched, two of which name a client.
-    Sequence(Sequence),
+    Sequence(PortSequence),
     /// What has been seen since it started: numbers alone.
-    Seen(Seen),
+    Seen(WatcherStats),
     /// How many knocks of a key were dropped as over its limit, since this was last reported.
     Throttled(Fingerprint, u64),
 }
 
 /// What a watcher has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Seen {
+pub(crate) struct WatcherStats {
     /// Datagrams by what became of them.
-    pub(crate) counts: Counts,
+    pub(crate) counts: DatagramCounts,
     /// What its captures have taken and missed; nothing where it has a socket instead.
     pub(crate) intake: Option<CaptureStats>,
 }
 
-impl Seen {
+impl WatcherStats {
     /// Both together, as of two watchers.
     pub(crate) fn plus(self, other: Self) -> Self {
         let both = [self.intake, other.intake].into_iter().flatten().reduce(CaptureStats::plus);
@@ -163,13 +163,13 @@ impl ToWatcher {
         match self {
             Self::Watch { source, port, band, window, missing } => {
                 let source = match source {
-                    Source::Capture => 0,
-                    Source::Socket => 1,
+                    CaptureSource::Capture => 0,
+                    CaptureSource::Socket => 1,
                 };
                 let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
                 let missing = match missing {
-                    Missing::Fails => 0,
-                    Missing::IsLost => 1,
+                    OnMissingInterface::Fails => 0,
+                    OnMissingInterface::IsLost => 1,
                 };
                 // No band begins at 0.
                 let low = band.map_or(0, KnockRange::low);
@@ -210,13 +210,13 @@ impl ToWatcher {
         match reader.u8()? {
             1 => {
                 let source = match reader.u8()? {
-                    0 => Source::Capture,
-                    1 => Source::Socket,
+                    0 => CaptureSource::Capture,
+                    1 => CaptureSource::Socket,
                     _ => return None,
                 };
                 let missing = match reader.u8()? {
-                    0 => Missing::Fails,
-                    1 => Missing::IsLost,
+                    0 => OnMissingInterface::Fails,
+                    1 => OnMissingInterface::IsLost,
                     _ => return None,
                 };
                 let port = reader.u16()?;
@@ -279,9 +279,17 @@ impl<'a> FromWatcher<'a> {
                     writer.put(&port.to_be_bytes());
                 });
             }
-            Self::Seen(Seen { counts, intake }) => {
-                let Counts { authentic, length, unknown_hint, forged, copied, touches, sequences, throttled } =
-                    counts;
+            Self::Seen(WatcherStats { counts, intake }) => {
+                let DatagramCounts {
+                    authentic,
+                    length,
+                    unknown_hint,
+                    forged,
+                    copied,
+                    touches,
+                    sequences,
+                    throttled,
+                } = counts;
                 writer.put(&[5, u8::from(intake.is_some())]);
                 let CaptureStats { received, dropped, if_dropped } = intake.unwrap_or_default();
                 for number in [
@@ -332,7 +340,7 @@ impl<'a> FromWatcher<'a> {
                     _ => return None,
                 };
                 let mut number = || reader.u64();
-                let counts = Counts {
+                let counts = DatagramCounts {
                     authentic: number()?,
                     length: number()?,
                     unknown_hint: number()?,
@@ -343,17 +351,17 @@ impl<'a> FromWatcher<'a> {
                     throttled: number()?,
                 };
                 let intake = CaptureStats { received: number()?, dropped: number()?, if_dropped: number()? };
-                Some(Self::Seen(Seen { counts, intake: captures.then_some(intake) }))
+                Some(Self::Seen(WatcherStats { counts, intake: captures.then_some(intake) }))
             }
             6 => {
                 let fingerprint = Fingerprint::from_bytes(*reader.array()?);
-                let step = Step::new(reader.u64()?);
+                let step = TimeStep::new(reader.u64()?);
                 let address = canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?)));
                 let source = SocketAddr::new(address, reader.u16()?);
                 let count = usize::from(reader.u8()?);
                 let ports = (0..count.min(PORTS_MAX)).map(|_| reader.u16()).collect::<Option<Vec<_>>>()?;
                 (count <= PORTS_MAX)
-                    .then(|| Self::Sequence(Sequence::from_watcher(fingerprint, step, source, ports)))
+                    .then(|| Self::Sequence(PortSequence::from_watcher(fingerprint, step, source, ports)))
             }
             7 => Some(Self::Throttled(Fingerprint::from_bytes(*reader.array()?), reader.u64()?)),
             _ => None,
@@ -404,11 +412,11 @@ mod tests {
     fn orders_arrive_as_they_were_sent() {
         let window = Duration::from_secs(30);
         for band in [None, Some(KnockRange::USUAL)] {
-            let (source, missing) = (Source::Socket, Missing::IsLost);
+            let (source, missing) = (CaptureSource::Socket, OnMissingInterface::IsLost);
             let watch = ToWatcher::Watch { source, port: 62201, band, window, missing };
             assert!(matches!(
                 ToWatcher::read(&watch.to_bytes()),
-                Some(ToWatcher::Watch { source: Source::Socket, port: 62201, band: b, window: w, missing: Missing::IsLost })
+                Some(ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, band: b, window: w, missing: OnMissingInterface::IsLost })
                     if (b, w) == (band, window)
             ));
         }
@@ -436,7 +444,7 @@ mod tests {
 
     #[test]
     fn what_was_seen_arrives_and_adds_up() {
-        let counts = Counts {
+        let counts = DatagramCounts {
             authentic: 1,
             length: 2,
             unknown_hint: u64::MAX,
@@ -447,15 +455,15 @@ mod tests {
             throttled: 11,
         };
         let intake = CaptureStats { received: 6, dropped: 7, if_dropped: 8 };
-        for seen in [Seen { counts, intake: Some(intake) }, Seen { counts, intake: None }] {
+        for seen in [WatcherStats { counts, intake: Some(intake) }, WatcherStats { counts, intake: None }] {
             let bytes = FromWatcher::Seen(seen).to_bytes();
             assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Seen(read)) if read == seen));
         }
-        let both = Seen { counts, intake: Some(intake) }.plus(Seen { counts, intake: None });
+        let both = WatcherStats { counts, intake: Some(intake) }.plus(WatcherStats { counts, intake: None });
         assert_eq!(
             both,
-            Seen {
-                counts: Counts {
+            WatcherStats {
+                counts: DatagramCounts {
                     authentic: 2,
                     length: 4,
                     unknown_hint: u64::MAX,
@@ -498,15 +506,16 @@ mod tests {
         for (source, count) in [("10.0.0.1:4000", 0), ("[2001:db8::1]:4000", 24), ("10.0.0.1:1", 25)] {
             let ports: Vec<u16> = (20_480..).take(count).collect();
             let fingerprint = Fingerprint::from_bytes([5; 8]);
-            let sequence = Sequence::from_watcher(fingerprint, Step::new(7), source.parse().unwrap(), ports);
+            let sequence =
+                PortSequence::from_watcher(fingerprint, TimeStep::new(7), source.parse().unwrap(), ports);
             let bytes = FromWatcher::Sequence(sequence.clone()).to_bytes();
             let Some(FromWatcher::Sequence(read)) = FromWatcher::read(&bytes) else { panic!("no sequence") };
             assert_eq!(read == sequence, count <= 24);
             assert_eq!(read.ports(), &sequence.ports()[..count.min(24)]);
         }
-        let mut bytes = FromWatcher::Sequence(Sequence::from_watcher(
+        let mut bytes = FromWatcher::Sequence(PortSequence::from_watcher(
             Fingerprint::from_bytes([5; 8]),
-            Step::new(7),
+            TimeStep::new(7),
             "10.0.0.1:1".parse().unwrap(),
             Vec::new(),
         ))

@@ -23,7 +23,7 @@ pub struct InvalidKnockRange;
 
 /// Half a minute: seconds since the Unix epoch / 30, rounded down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Step(u64);
+pub struct TimeStep(u64);
 
 impl KnockRange {
     /// The greatest `low`: the last port is 65,535 then.
@@ -86,7 +86,7 @@ impl std::fmt::Display for InvalidKnockRange {
 
 impl std::error::Error for InvalidKnockRange {}
 
-impl Step {
+impl TimeStep {
     /// The step that a time falls in.
     #[must_use]
     pub const fn of(time: Timestamp) -> Self {
@@ -165,12 +165,16 @@ mod tests {
 
     #[test]
     fn a_step_is_good_in_the_one_before_itself_and_the_one_after() {
-        let step = Step::of(Timestamp::from_millis(1_795_331_877_123));
-        assert_eq!(step, Step::new(59_844_395));
+        let step = TimeStep::of(Timestamp::from_millis(1_795_331_877_123));
+        assert_eq!(step, TimeStep::new(59_844_395));
         for (now, good) in [(-2, false), (-1, true), (0, true), (1, true), (2, false)] {
-            assert_eq!(step.is_good_at(Step::new(step.number().saturating_add_signed(now))), good, "{now}");
+            assert_eq!(
+                step.is_good_at(TimeStep::new(step.number().saturating_add_signed(now))),
+                good,
+                "{now}"
+            );
         }
-        assert_eq!(Step::of(step.good_until()), Step::new(step.number() + 2));
-        assert_eq!(Step::new(u64::MAX).begin(), Timestamp::from_millis(u64::MAX));
+        assert_eq!(TimeStep::of(step.good_until()), TimeStep::new(step.number() + 2));
+        assert_eq!(TimeStep::new(u64::MAX).begin(), Timestamp::from_millis(u64::MAX));
     }
 }

@@ -12,11 +12,11 @@ mod source;
 mod time;
 
 pub use address::{AddressPolicy, canonical, mapped};
-pub use knock_range::{InvalidKnockRange, KnockRange, SLICE, SLICES, Step};
+pub use knock_range::{InvalidKnockRange, KnockRange, SLICE, SLICES, TimeStep};
 pub use name::{ActionName, Argument, ClientName, InvalidName, ServerId};
-pub use port::{Door, InvalidDoor, Ports, Protocol};
+pub use port::{InvalidPortSpec, PortRange, PortSpec, Protocol};
 pub use prefix::{InvalidPrefix, Prefix, PrefixLengths};
-pub use reply::{Reply, ReplyText, Status};
+pub use reply::{Reply, ReplyStatus, ReplyText};
 pub use request::{Knock, ReplyWanted};
-pub use source::{Addresses, InvalidSource, Source};
+pub use source::{Addresses, InvalidSource, SourceOption};
 pub use time::{Now, Timestamp};

@@ -35,12 +35,12 @@ impl Protocol {
 
 /// One port of one protocol, written `tcp/22`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Door {
+pub struct PortSpec {
     protocol: Protocol,
     port: NonZeroU16,
 }
 
-impl Door {
+impl PortSpec {
     /// This port of a protocol, unless it is 0.
     #[must_use]
     pub fn new(protocol: Protocol, port: u16) -> Option<Self> {
@@ -62,35 +62,35 @@ impl Door {
 
 /// A text is no door; says what one looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InvalidDoor;
+pub struct InvalidPortSpec;
 
-impl fmt::Display for InvalidDoor {
+impl fmt::Display for InvalidPortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a port is written tcp/22 or udp/51820, from 1 to 65535")
     }
 }
 
-impl std::error::Error for InvalidDoor {}
+impl std::error::Error for InvalidPortSpec {}
 
-impl FromStr for Door {
-    type Err = InvalidDoor;
+impl FromStr for PortSpec {
+    type Err = InvalidPortSpec;
 
-    fn from_str(text: &str) -> Result<Self, InvalidDoor> {
-        let (protocol, port) = text.split_once('/').ok_or(InvalidDoor)?;
+    fn from_str(text: &str) -> Result<Self, InvalidPortSpec> {
+        let (protocol, port) = text.split_once('/').ok_or(InvalidPortSpec)?;
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
             "udp" => Protocol::Udp,
-            _ => return Err(InvalidDoor),
+            _ => return Err(InvalidPortSpec),
         };
         // `parse` would take a leading plus.
         if !port.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(InvalidDoor);
+            return Err(InvalidPortSpec);
         }
-        Ok(Self { protocol, port: port.parse().map_err(|_| InvalidDoor)? })
+        Ok(Self { protocol, port: port.parse().map_err(|_| InvalidPortSpec)? })
     }
 }
 
-impl fmt::Display for Door {
+impl fmt::Display for PortSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.protocol.as_str(), self.port)
     }
@@ -98,13 +98,13 @@ impl fmt::Display for Door {
 
 /// Ports of one protocol that follow each other, written `tcp/22` or `tcp/8000-8999`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ports {
+pub struct PortRange {
     protocol: Protocol,
     first: NonZeroU16,
     last: NonZeroU16,
 }
 
-impl Ports {
+impl PortRange {
     /// The first in their order.
     pub const LOWEST: Self = Self { protocol: Protocol::Tcp, first: NonZeroU16::MIN, last: NonZeroU16::MIN };
 
@@ -138,8 +138,8 @@ impl Ports {
 
     /// The one port that it is, if it is one.
     #[must_use]
-    pub fn single(self) -> Option<Door> {
-        (self.first == self.last).then_some(Door { protocol: self.protocol, port: self.first })
+    pub fn single(self) -> Option<PortSpec> {
+        (self.first == self.last).then_some(PortSpec { protocol: self.protocol, port: self.first })
     }
 
     /// How many they are.
@@ -149,9 +149,9 @@ impl Ports {
     }
 
     /// Each of them.
-    pub fn each(self) -> impl Iterator<Item = Door> {
+    pub fn each(self) -> impl Iterator<Item = PortSpec> {
         let (first, last) = self.bounds();
-        (first..=last).filter_map(move |port| Door::new(self.protocol, port))
+        (first..=last).filter_map(move |port| PortSpec::new(self.protocol, port))
     }
 
     /// Whether all of `other` are among them.
@@ -173,27 +173,29 @@ impl Ports {
     }
 }
 
-impl From<Door> for Ports {
-    fn from(door: Door) -> Self {
+impl From<PortSpec> for PortRange {
+    fn from(door: PortSpec) -> Self {
         Self { protocol: door.protocol, first: door.port, last: door.port }
     }
 }
 
-impl FromStr for Ports {
-    type Err = InvalidDoor;
+impl FromStr for PortRange {
+    type Err = InvalidPortSpec;
 
-    fn from_str(text: &str) -> Result<Self, InvalidDoor> {
-        let Some((first, last)) = text.split_once('-') else { return text.parse::<Door>().map(Self::from) };
-        let first: Door = first.parse()?;
-        let last: Door = format!("{}/{last}", first.protocol.as_str()).parse()?;
+    fn from_str(text: &str) -> Result<Self, InvalidPortSpec> {
+        let Some((first, last)) = text.split_once('-') else {
+            return text.parse::<PortSpec>().map(Self::from);
+        };
+        let first: PortSpec = first.parse()?;
+        let last: PortSpec = format!("{}/{last}", first.protocol.as_str()).parse()?;
         if last.port < first.port {
-            return Err(InvalidDoor);
+            return Err(InvalidPortSpec);
         }
         Ok(Self { protocol: first.protocol, first: first.port, last: last.port })
     }
 }
 
-impl fmt::Display for Ports {
+impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.protocol.as_str(), self.numbers('-'))
     }
@@ -206,23 +208,23 @@ mod tests {
     #[test]
     fn doors_are_a_protocol_and_a_port() {
         for text in ["tcp/22", "udp/65535", "tcp/1"] {
-            assert_eq!(text.parse::<Door>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<PortSpec>().unwrap().to_string(), text);
         }
         for text in
             ["", "22", "tcp/", "tcp/0", "tcp/65536", "tcp/+22", "sctp/22", "tcp/22/23", "TCP/22", "tcp/2-3"]
         {
-            assert_eq!(text.parse::<Door>(), Err(InvalidDoor), "{text}");
+            assert_eq!(text.parse::<PortSpec>(), Err(InvalidPortSpec), "{text}");
         }
     }
 
     #[test]
     fn ports_are_one_door_or_a_range_that_runs_up() {
         for text in ["tcp/22", "udp/1-65535", "tcp/8000-8999"] {
-            assert_eq!(text.parse::<Ports>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<PortRange>().unwrap().to_string(), text);
         }
-        assert_eq!("tcp/7-7".parse(), "tcp/7".parse::<Ports>());
+        assert_eq!("tcp/7-7".parse(), "tcp/7".parse::<PortRange>());
         for (text, count) in [("tcp/22", 1), ("tcp/8000-8999", 1_000), ("udp/1-65535", 65_535)] {
-            let ports: Ports = text.parse().unwrap();
+            let ports: PortRange = text.parse().unwrap();
             assert_eq!(
                 (ports.count(), ports.each().count()),
                 (count, usize::try_from(count).unwrap()),
@@ -231,9 +233,9 @@ mod tests {
         }
         for text in ["", "tcp/2-1", "tcp/0-5", "tcp/1-", "tcp/-1", "tcp/1-65536", "tcp/1-2-3", "tcp/1-udp/2"]
         {
-            assert_eq!(text.parse::<Ports>(), Err(InvalidDoor), "{text}");
+            assert_eq!(text.parse::<PortRange>(), Err(InvalidPortSpec), "{text}");
         }
-        let ports = |text: &str| text.parse::<Ports>().unwrap();
+        let ports = |text: &str| text.parse::<PortRange>().unwrap();
         for (one, other, contains, overlaps) in [
             ("tcp/1-9", "tcp/1-9", true, true),
             ("tcp/1-9", "tcp/5", true, true),

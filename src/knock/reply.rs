@@ -7,7 +7,7 @@ use super::Timestamp;
 
 /// How a knock ended. The numbers are those on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
+pub enum ReplyStatus {
     /// 0: the port is open.
     Granted,
     /// 1: the command ran, or was started.
@@ -30,7 +30,7 @@ pub enum Status {
     NotUnderstood,
 }
 
-impl Status {
+impl ReplyStatus {
     const ALL: [Self; 10] = [
         Self::Granted,
         Self::Done,
@@ -74,7 +74,7 @@ impl Status {
     }
 }
 
-impl fmt::Display for Status {
+impl fmt::Display for ReplyStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Granted => "granted",
@@ -130,7 +130,7 @@ impl ReplyText {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// How it ended.
-    pub status: Status,
+    pub status: ReplyStatus,
     /// The server's clock.
     pub server_time: Timestamp,
     /// Where the server saw the knock come from.
@@ -150,9 +150,9 @@ mod tests {
     #[test]
     fn every_status_has_its_own_number() {
         for code in 0..=9 {
-            assert_eq!(Status::from_code(code).unwrap().code(), code);
+            assert_eq!(ReplyStatus::from_code(code).unwrap().code(), code);
         }
-        assert_eq!(Status::from_code(10), None);
+        assert_eq!(ReplyStatus::from_code(10), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub struct Addresses {
 
 /// Which address a person wants to be let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum SourceOption {
     /// The client finds out.
     Auto,
     /// The one that the datagram comes from.
@@ -90,7 +90,7 @@ impl FromStr for Addresses {
     }
 }
 
-impl FromStr for Source {
+impl FromStr for SourceOption {
     type Err = InvalidSource;
 
     fn from_str(text: &str) -> Result<Self, InvalidSource> {
@@ -123,13 +123,13 @@ mod tests {
             Addresses { ipv4: Some([192, 0, 2, 1].into()), ipv6: Some("2001:db8::1".parse().unwrap()) };
         let four = Addresses { ipv6: None, ..both };
         for (text, source) in [
-            ("auto", Source::Auto),
-            ("observed", Source::Observed),
-            ("192.0.2.1", Source::Exact(four)),
-            ("::ffff:192.0.2.1", Source::Exact(four)),
-            ("2001:db8::1,192.0.2.1", Source::Exact(both)),
-            ("[2001:db8::1],192.0.2.1", Source::Exact(both)),
-            ("listed:192.0.2.1", Source::Listed(four)),
+            ("auto", SourceOption::Auto),
+            ("observed", SourceOption::Observed),
+            ("192.0.2.1", SourceOption::Exact(four)),
+            ("::ffff:192.0.2.1", SourceOption::Exact(four)),
+            ("2001:db8::1,192.0.2.1", SourceOption::Exact(both)),
+            ("[2001:db8::1],192.0.2.1", SourceOption::Exact(both)),
+            ("listed:192.0.2.1", SourceOption::Listed(four)),
         ] {
             assert_eq!(text.parse(), Ok(source), "{text}");
         }
@@ -153,7 +153,7 @@ mod tests {
             "[192.0.2.1]",
             "[2001:db8::1",
         ] {
-            assert!(text.parse::<Source>().is_err(), "{text}");
+            assert!(text.parse::<SourceOption>().is_err(), "{text}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::knockd::{Event, Step};
+use super::knockd::{MatchEvent, MatchStage};
 use crate::capture::PacketLog;
 use crate::ipc::packet_log;
 use crate::knock::{canonical, mapped};
@@ -17,7 +17,7 @@ pub(super) const TEXT_MAX: usize = 500;
 
 /// From the keeper.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ToWatcher<'a> {
+pub(super) enum ToLegacyWatcher<'a> {
     /// The next piece of the config's text.
     Config(&'a [u8]),
     /// One interface; none at all = every one.
@@ -43,7 +43,7 @@ pub(super) enum ToWatcher<'a> {
 
 /// From the watcher.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FromWatcher {
+pub(super) enum FromLegacyWatcher {
     /// It watches.
     Watching,
     /// It cannot, or not any more; the reason for people.
@@ -51,14 +51,14 @@ pub(super) enum FromWatcher {
     /// It watches, but not on one of its interfaces; the reason for people.
     Lost(String),
     /// What happened at a door.
-    Event(Event),
+    Event(MatchEvent),
     /// So many stages and timeouts were not told, as there were too many.
     Untold(u32),
     /// It is still there.
     Alive,
 }
 
-impl<'a> ToWatcher<'a> {
+impl<'a> ToLegacyWatcher<'a> {
     /// The message's bytes.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
@@ -92,19 +92,19 @@ impl<'a> ToWatcher<'a> {
     }
 }
 
-impl FromWatcher {
+impl FromLegacyWatcher {
     /// The message's bytes.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         match self {
             Self::Watching => vec![1],
             Self::Failed(text) => [&[2], cut(text)].concat(),
             Self::Lost(text) => [&[3], cut(text)].concat(),
-            Self::Event(Event { source, door, step }) => {
+            Self::Event(MatchEvent { source, door, step }) => {
                 let door = u32::try_from(*door).unwrap_or(u32::MAX).to_be_bytes();
                 let (kind, stage) = match step {
-                    Step::Stage(stage) => (0, *stage),
-                    Step::Open => (1, 0),
-                    Step::Timeout(stage) => (2, *stage),
+                    MatchStage::Stage(stage) => (0, *stage),
+                    MatchStage::Open => (1, 0),
+                    MatchStage::Timeout(stage) => (2, *stage),
                 };
                 [&[4][..], &mapped(*source).octets(), &door, &[kind, stage]].concat()
             }
@@ -124,12 +124,12 @@ impl FromWatcher {
                 let source = canonical(Ipv6Addr::from(*reader.array()?).into());
                 let door = usize::try_from(reader.u32()?).ok()?;
                 let step = match (reader.u8()?, reader.u8()?) {
-                    (0, stage) => Step::Stage(stage),
-                    (1, _) => Step::Open,
-                    (2, stage) => Step::Timeout(stage),
+                    (0, stage) => MatchStage::Stage(stage),
+                    (1, _) => MatchStage::Open,
+                    (2, stage) => MatchStage::Timeout(stage),
                     _ => return None,
                 };
-                Self::Event(Event { source, door, step })
+                Self::Event(MatchEvent { source, door, step })
             }
             5 => Self::Untold(reader.u32()?),
             6 => Self::Alive,
@@ -157,41 +157,45 @@ mod tests {
     #[test]
     fn messages_arrive_as_they_were_sent() {
         for order in [
-            ToWatcher::Config(b"[a]\nsequence \xff"),
-            ToWatcher::Interface("eth0"),
-            ToWatcher::Become(Identity { uid: 65534, gid: 65533 }),
-            ToWatcher::Go { only_v4: true, some: false },
-            ToWatcher::Address("10.0.0.1".parse().unwrap()),
-            ToWatcher::Address("fd00::1".parse().unwrap()),
-            ToWatcher::Addresses,
-            ToWatcher::Sequence(7, b"1:tcp,2:udp"),
-            ToWatcher::Log(PacketLog { source: LogSource::Journal, prefix: "knock: ".to_owned() }),
-            ToWatcher::Log(PacketLog {
+            ToLegacyWatcher::Config(b"[a]\nsequence \xff"),
+            ToLegacyWatcher::Interface("eth0"),
+            ToLegacyWatcher::Become(Identity { uid: 65534, gid: 65533 }),
+            ToLegacyWatcher::Go { only_v4: true, some: false },
+            ToLegacyWatcher::Address("10.0.0.1".parse().unwrap()),
+            ToLegacyWatcher::Address("fd00::1".parse().unwrap()),
+            ToLegacyWatcher::Addresses,
+            ToLegacyWatcher::Sequence(7, b"1:tcp,2:udp"),
+            ToLegacyWatcher::Log(PacketLog { source: LogSource::Journal, prefix: "knock: ".to_owned() }),
+            ToLegacyWatcher::Log(PacketLog {
                 source: LogSource::File("/var/log/kern.log".into()),
                 prefix: String::new(),
             }),
         ] {
-            assert_eq!(ToWatcher::read(&order.to_bytes()), Some(order));
+            assert_eq!(ToLegacyWatcher::read(&order.to_bytes()), Some(order));
         }
-        let event = |step| FromWatcher::Event(Event { source: "10.0.0.2".parse().unwrap(), door: 3, step });
+        let event = |step| {
+            FromLegacyWatcher::Event(MatchEvent { source: "10.0.0.2".parse().unwrap(), door: 3, step })
+        };
         for report in [
-            FromWatcher::Watching,
-            FromWatcher::Failed("a\nb".to_owned()),
-            FromWatcher::Lost("c".to_owned()),
-            event(Step::Stage(32)),
-            event(Step::Open),
-            event(Step::Timeout(1)),
-            FromWatcher::Untold(9),
-            FromWatcher::Alive,
+            FromLegacyWatcher::Watching,
+            FromLegacyWatcher::Failed("a\nb".to_owned()),
+            FromLegacyWatcher::Lost("c".to_owned()),
+            event(MatchStage::Stage(32)),
+            event(MatchStage::Open),
+            event(MatchStage::Timeout(1)),
+            FromLegacyWatcher::Untold(9),
+            FromLegacyWatcher::Alive,
         ] {
-            assert_eq!(FromWatcher::read(&report.to_bytes()), Some(report));
+            assert_eq!(FromLegacyWatcher::read(&report.to_bytes()), Some(report));
         }
     }
 
     #[test]
     fn a_long_text_is_cut_and_loses_control_characters() {
-        let bytes = FromWatcher::Failed(format!("\u{1b}{}", "ä".repeat(400))).to_bytes();
-        let Some(FromWatcher::Failed(text)) = FromWatcher::read(&bytes) else { panic!("not a failure") };
+        let bytes = FromLegacyWatcher::Failed(format!("\u{1b}{}", "ä".repeat(400))).to_bytes();
+        let Some(FromLegacyWatcher::Failed(text)) = FromLegacyWatcher::read(&bytes) else {
+            panic!("not a failure")
+        };
         assert!(text.starts_with('ä') && bytes.len() <= MESSAGE);
     }
 
@@ -199,8 +203,8 @@ mod tests {
         #[test]
         fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..40), kind in 0_u8..10) {
             let bytes = [&[kind], bytes.as_slice()].concat();
-            let _ = ToWatcher::read(&bytes);
-            let _ = FromWatcher::read(&bytes);
+            let _ = ToLegacyWatcher::read(&bytes);
+            let _ = FromLegacyWatcher::read(&bytes);
         }
     }
 }

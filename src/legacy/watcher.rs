@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use super::daemon::log_limiter::LogLimiter;
 use super::daemon::twins::Twins;
-use super::ipc::{FromWatcher, MESSAGE, ToWatcher};
-use super::knockd::{Config, Door, Event, Knock, Matcher, Packet, Sequence, Step};
-use crate::capture::{PacketLog, Packets, Seen, Sequences};
+use super::ipc::{FromLegacyWatcher, MESSAGE, ToLegacyWatcher};
+use super::knockd::{
+    Config, Door, KnockSequence, LegacyPacket, MatchEvent, MatchStage, Matcher, SequencePort,
+};
+use crate::capture::{LegacyCapture, PacketEvent, PacketLog, PacketSource};
 use crate::knock::{Protocol, Timestamp};
-use crate::os::net::seqpacket::{Channel, Received};
+use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::{sandbox, signals};
 use crate::os::{clock, poll};
@@ -31,7 +33,7 @@ pub(crate) fn main() -> ExitCode {
     if signals::ignore_all().is_err() {
         return ExitCode::FAILURE;
     }
-    let Ok(mut watch) = Watch::start(channel) else { return ExitCode::FAILURE };
+    let Ok(mut watch) = LegacyReader::start(channel) else { return ExitCode::FAILURE };
     let ended = watch.run();
     // Closing captures takes calls that are not allowed any more; they close with the process.
     std::mem::forget(watch);
@@ -39,11 +41,11 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// The watcher cannot go on; the keeper has been told why, if it is still there.
-struct Ended;
+struct LegacyShutdown;
 
-struct Watch {
+struct LegacyReader {
     channel: Channel,
-    captures: Vec<Box<dyn Packets>>,
+    captures: Vec<Box<dyn PacketSource>>,
     matcher: Matcher,
     twins: Twins,
     addresses: Vec<IpAddr>,
@@ -55,36 +57,43 @@ struct Watch {
 
 /// What is to be watched, until it is said as a whole.
 #[derive(Default)]
-struct Coming {
+struct PendingDoors {
     config: Vec<u8>,
     interfaces: Vec<String>,
     log: Option<PacketLog>,
     identity: Option<Identity>,
 }
 
-impl Watch {
+impl LegacyReader {
     /// Receives the first orders, opens the captures and gives up all rights.
-    fn start(channel: Channel) -> Result<Self, Ended> {
-        let mut coming = Coming::default();
+    fn start(channel: Channel) -> Result<Self, LegacyShutdown> {
+        let mut coming = PendingDoors::default();
         let mut buffer = [0; MESSAGE];
         loop {
-            let Ok(Received::Message(length)) = channel.recv(&mut buffer) else { return Err(Ended) };
-            match ToWatcher::read(buffer.get(..length).unwrap_or_default()).ok_or(Ended)? {
-                ToWatcher::Config(text) => coming.config.extend_from_slice(text),
-                ToWatcher::Interface(name) => coming.interfaces.push(name.to_owned()),
-                ToWatcher::Log(log) => coming.log = Some(log),
-                ToWatcher::Become(identity) => coming.identity = Some(identity),
-                ToWatcher::Go { only_v4, some } => return Self::open(channel, coming, only_v4, some),
-                _ => return Err(Ended),
+            let Ok(ReceiveResult::Message(length)) = channel.recv(&mut buffer) else {
+                return Err(LegacyShutdown);
+            };
+            match ToLegacyWatcher::read(buffer.get(..length).unwrap_or_default()).ok_or(LegacyShutdown)? {
+                ToLegacyWatcher::Config(text) => coming.config.extend_from_slice(text),
+                ToLegacyWatcher::Interface(name) => coming.interfaces.push(name.to_owned()),
+                ToLegacyWatcher::Log(log) => coming.log = Some(log),
+                ToLegacyWatcher::Become(identity) => coming.identity = Some(identity),
+                ToLegacyWatcher::Go { only_v4, some } => return Self::open(channel, coming, only_v4, some),
+                _ => return Err(LegacyShutdown),
             }
         }
     }
 
-    fn open(channel: Channel, coming: Coming, only_v4: bool, some: bool) -> Result<Self, Ended> {
+    fn open(
+        channel: Channel,
+        coming: PendingDoors,
+        only_v4: bool,
+        some: bool,
+    ) -> Result<Self, LegacyShutdown> {
         let fail = |reason: String| {
             // If the keeper is gone too, nobody is left to be told.
-            let _ = channel.send(&FromWatcher::Failed(reason).to_bytes());
-            Ended
+            let _ = channel.send(&FromLegacyWatcher::Failed(reason).to_bytes());
+            LegacyShutdown
         };
         let doors = Config::read(&coming.config).map_err(|error| fail(error.to_string()))?.doors;
         let (captures, lost) = match coming.log {
@@ -109,16 +118,16 @@ impl Watch {
             quiet: LogLimiter::default(),
             alive: clock::steady(),
         };
-        watch.report(&FromWatcher::Watching)?;
-        lost.into_iter().try_for_each(|reason| watch.report(&FromWatcher::Lost(reason)))?;
+        watch.report(&FromLegacyWatcher::Watching)?;
+        lost.into_iter().try_for_each(|reason| watch.report(&FromLegacyWatcher::Lost(reason)))?;
         Ok(watch)
     }
 
-    fn run(&mut self) -> Result<(), Ended> {
+    fn run(&mut self) -> Result<(), LegacyShutdown> {
         loop {
             let mut fds: Vec<BorrowedFd<'_>> = vec![self.channel.as_fd()];
             fds.extend(self.captures.iter().map(AsFd::as_fd));
-            let ready = poll::readable(&fds, self.patience()).map_err(|_| Ended)?;
+            let ready = poll::readable(&fds, self.patience()).map_err(|_| LegacyShutdown)?;
             let mut ready = ready.into_iter();
             if ready.next() == Some(true) && !self.take_orders()? {
                 return Ok(());
@@ -137,14 +146,14 @@ impl Watch {
     }
 
     /// Every now and then, as a watcher that says nothing is replaced. Not waited for: a full channel says as much.
-    fn report_alive(&mut self) -> Result<(), Ended> {
+    fn report_alive(&mut self) -> Result<(), LegacyShutdown> {
         let now = clock::steady();
         if now.saturating_sub(self.alive) < TICK {
             return Ok(());
         }
         self.alive = now;
-        match self.channel.try_send(&FromWatcher::Alive.to_bytes()) {
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(Ended),
+        match self.channel.try_send(&FromLegacyWatcher::Alive.to_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => Err(LegacyShutdown),
             _ => Ok(()),
         }
     }
@@ -160,38 +169,38 @@ impl Watch {
     }
 
     /// Whether the keeper is still there.
-    fn take_orders(&mut self) -> Result<bool, Ended> {
+    fn take_orders(&mut self) -> Result<bool, LegacyShutdown> {
         let mut buffer = [0; MESSAGE];
         loop {
             match self.channel.try_recv(&mut buffer) {
-                Ok(Received::Message(length)) => self.obey(buffer.get(..length).unwrap_or_default())?,
-                Ok(Received::Nothing) => return Ok(true),
-                Ok(Received::Closed) => return Ok(false),
-                Err(_) => return Err(Ended),
+                Ok(ReceiveResult::Message(length)) => self.obey(buffer.get(..length).unwrap_or_default())?,
+                Ok(ReceiveResult::Nothing) => return Ok(true),
+                Ok(ReceiveResult::Closed) => return Ok(false),
+                Err(_) => return Err(LegacyShutdown),
             }
         }
     }
 
-    fn obey(&mut self, message: &[u8]) -> Result<(), Ended> {
-        match ToWatcher::read(message).ok_or(Ended)? {
-            ToWatcher::Address(address) => self.addresses.push(address),
-            ToWatcher::Addresses => self.matcher.set_addresses(std::mem::take(&mut self.addresses)),
-            ToWatcher::Sequence(door, text) => {
-                let sequence = if text.is_empty() { None } else { Sequence::read(text).ok() };
-                self.matcher.renew(usize::try_from(door).map_err(|_| Ended)?, sequence);
+    fn obey(&mut self, message: &[u8]) -> Result<(), LegacyShutdown> {
+        match ToLegacyWatcher::read(message).ok_or(LegacyShutdown)? {
+            ToLegacyWatcher::Address(address) => self.addresses.push(address),
+            ToLegacyWatcher::Addresses => self.matcher.set_addresses(std::mem::take(&mut self.addresses)),
+            ToLegacyWatcher::Sequence(door, text) => {
+                let sequence = if text.is_empty() { None } else { KnockSequence::read(text).ok() };
+                self.matcher.renew(usize::try_from(door).map_err(|_| LegacyShutdown)?, sequence);
             }
-            _ => return Err(Ended),
+            _ => return Err(LegacyShutdown),
         }
         Ok(())
     }
 
-    fn take_packets(&mut self, place: usize) -> Result<(), Ended> {
+    fn take_packets(&mut self, place: usize) -> Result<(), LegacyShutdown> {
         for _ in 0..BATCH {
             let Some(capture) = self.captures.get_mut(place) else { return Ok(()) };
             let (packet, time) = match capture.take() {
-                Ok(Seen::Packet(packet, time)) => (packet, time),
-                Ok(Seen::Other) => continue,
-                Ok(Seen::Empty) => return Ok(()),
+                Ok(PacketEvent::Packet(packet, time)) => (packet, time),
+                Ok(PacketEvent::Other) => continue,
+                Ok(PacketEvent::Empty) => return Ok(()),
                 Err(error) => return self.lose(place, error.to_string()),
             };
             if self.twins.has_seen(&packet, place, time) {
@@ -209,38 +218,38 @@ impl Watch {
     }
 
     /// What opens is always told, and waited for; the rest as far as there are not too many of it.
-    fn tell(&mut self, events: &[Event], now: Timestamp) -> Result<(), Ended> {
+    fn tell(&mut self, events: &[MatchEvent], now: Timestamp) -> Result<(), LegacyShutdown> {
         for event in events {
-            let opens = event.step == Step::Open;
+            let opens = event.step == MatchStage::Open;
             if !opens && !self.quiet.admits(now) {
                 continue;
             }
-            self.report(&FromWatcher::Event(*event))?;
+            self.report(&FromLegacyWatcher::Event(*event))?;
         }
         match self.quiet.untold(now) {
-            Some(number) => self.report(&FromWatcher::Untold(number)),
+            Some(number) => self.report(&FromLegacyWatcher::Untold(number)),
             None => Ok(()),
         }
     }
 
     /// One interface is gone; the others are still worth watching.
-    fn lose(&mut self, place: usize, reason: String) -> Result<(), Ended> {
+    fn lose(&mut self, place: usize, reason: String) -> Result<(), LegacyShutdown> {
         // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.
         std::mem::forget(self.captures.remove(place));
         if self.captures.is_empty() {
-            let _ = self.report(&FromWatcher::Failed(reason));
-            return Err(Ended);
+            let _ = self.report(&FromLegacyWatcher::Failed(reason));
+            return Err(LegacyShutdown);
         }
-        self.report(&FromWatcher::Lost(reason))
+        self.report(&FromLegacyWatcher::Lost(reason))
     }
 
-    fn report(&self, report: &FromWatcher) -> Result<(), Ended> {
-        self.channel.send(&report.to_bytes()).map_err(|_| Ended)
+    fn report(&self, report: &FromLegacyWatcher) -> Result<(), LegacyShutdown> {
+        self.channel.send(&report.to_bytes()).map_err(|_| LegacyShutdown)
     }
 }
 
 /// What sees the packets to these doors, on each interface or on every one if none is named; and why some do not.
-fn open_captures(doors: &[Door], interfaces: &[String]) -> (Vec<Box<dyn Packets>>, Vec<String>) {
+fn open_captures(doors: &[Door], interfaces: &[String]) -> (Vec<Box<dyn PacketSource>>, Vec<String>) {
     let knocks = if doors.iter().any(|door| door.one_time.is_some()) {
         // The filter cannot be changed later, and the next sequence may have any ports.
         [Protocol::Tcp, Protocol::Udp]
@@ -248,7 +257,7 @@ fn open_captures(doors: &[Door], interfaces: &[String]) -> (Vec<Box<dyn Packets>
             .flat_map(|protocol| (0..=u16::MAX).map(move |port| (protocol, port)))
             .collect()
     } else {
-        let knocks = doors.iter().filter_map(|door| door.sequence.as_ref()).flat_map(Sequence::knocks);
+        let knocks = doors.iter().filter_map(|door| door.sequence.as_ref()).flat_map(KnockSequence::knocks);
         knocks.map(|knock| (knock.protocol, knock.port)).collect::<Vec<_>>()
     };
     let names: Vec<Option<&str>> = match interfaces {
@@ -257,7 +266,7 @@ fn open_captures(doors: &[Door], interfaces: &[String]) -> (Vec<Box<dyn Packets>
     };
     let (mut captures, mut lost) = (Vec::new(), Vec::new());
     for name in names {
-        match Sequences::open(name, knocks.iter().copied()) {
+        match LegacyCapture::open(name, knocks.iter().copied()) {
             Ok(capture) => captures.push(boxed(capture)),
             Err(error) => lost.push(error.to_string()),
         }
@@ -265,21 +274,21 @@ fn open_captures(doors: &[Door], interfaces: &[String]) -> (Vec<Box<dyn Packets>
     (captures, lost)
 }
 
-fn boxed(packets: impl Packets + 'static) -> Box<dyn Packets> {
+fn boxed(packets: impl PacketSource + 'static) -> Box<dyn PacketSource> {
     Box::new(packets)
 }
 
 /// A packet as the matcher takes it.
-fn knocked(packet: &packet::Packet<'_>, time: Timestamp) -> Packet {
+fn knocked(packet: &packet::Packet<'_>, time: Timestamp) -> LegacyPacket {
     let (protocol, flags) = match packet.transport {
         Transport::Udp { .. } => (Protocol::Udp, TcpFlags::of(0)),
         Transport::Tcp { flags } => (Protocol::Tcp, flags),
     };
-    Packet {
+    LegacyPacket {
         time,
         source: packet.source.ip(),
         destination: packet.destination.ip(),
-        knock: Knock { protocol, port: packet.destination.port() },
+        knock: SequencePort { protocol, port: packet.destination.port() },
         flags,
     }
 }

@@ -15,7 +15,7 @@ const BETWEEN_LOCAL_AND_INODE: usize = 7;
 
 /// A network interface's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub enum LinkState {
     /// There is none of this name.
     Missing,
     /// It is there, but not up.
@@ -160,13 +160,13 @@ pub fn has_ipv6() -> bool {
 
 /// The state of an interface of this network namespace.
 #[must_use]
-pub fn link(interface: &str) -> Link {
+pub fn link(interface: &str) -> LinkState {
     // Each interface is among them, also one without an address. /sys may show those of another namespace.
     let mut all = nix::ifaddrs::getifaddrs().into_iter().flatten();
     match all.find(|address| address.interface_name == interface) {
-        None => Link::Missing,
-        Some(address) if address.flags.contains(InterfaceFlags::IFF_UP) => Link::Up,
-        Some(_) => Link::Down,
+        None => LinkState::Missing,
+        Some(address) if address.flags.contains(InterfaceFlags::IFF_UP) => LinkState::Up,
+        Some(_) => LinkState::Down,
     }
 }
 
@@ -272,8 +272,8 @@ mod tests {
 
     #[test]
     fn the_loopback_is_there_and_a_made_up_interface_is_not() {
-        assert_ne!(link("lo"), Link::Missing);
-        assert_eq!(link("no-such-link"), Link::Missing);
+        assert_ne!(link("lo"), LinkState::Missing);
+        assert_eq!(link("no-such-link"), LinkState::Missing);
         assert!(program("sh").is_some());
         assert_eq!(program("no-such-program"), None);
     }

@@ -11,7 +11,7 @@ const SIGNS_APART: Duration = Duration::from_secs(1);
 
 /// What there is to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum ServiceState {
     /// Started.
     Ready,
     /// The loop still turns.
@@ -21,7 +21,7 @@ pub enum State {
 }
 
 /// Tells the service manager, if there is one. It is no error that it does not hear us.
-pub fn tell(state: State) {
+pub fn tell(state: ServiceState) {
     if let Some(manager) = env::text("NOTIFY_SOCKET").and_then(|name| address(&name)) {
         send(&manager, state);
     }
@@ -53,7 +53,7 @@ impl Watchdog {
     /// Gives a sign of life, unless the last one is fresh.
     pub fn mind(&mut self, now: Duration) {
         if self.is_stale(now) {
-            tell(State::Alive);
+            tell(ServiceState::Alive);
             self.last = now;
         }
     }
@@ -69,11 +69,11 @@ impl Watchdog {
     }
 }
 
-fn send(manager: &SocketAddr, state: State) {
+fn send(manager: &SocketAddr, state: ServiceState) {
     let text = match state {
-        State::Ready => "READY=1",
-        State::Alive => "WATCHDOG=1",
-        State::Stopping => "STOPPING=1",
+        ServiceState::Ready => "READY=1",
+        ServiceState::Alive => "WATCHDOG=1",
+        ServiceState::Stopping => "STOPPING=1",
     };
     if let Ok(socket) = UnixDatagram::unbound() {
         let _ = socket.send_to_addr(text.as_bytes(), manager);
@@ -99,9 +99,11 @@ mod tests {
         for name in [path.to_str().unwrap().to_owned(), format!("@spa-knock-test-{}", std::process::id())] {
             let manager = address(&name).unwrap();
             let ears = UnixDatagram::bind_addr(&manager).unwrap();
-            for (state, text) in
-                [(State::Ready, "READY=1"), (State::Alive, "WATCHDOG=1"), (State::Stopping, "STOPPING=1")]
-            {
+            for (state, text) in [
+                (ServiceState::Ready, "READY=1"),
+                (ServiceState::Alive, "WATCHDOG=1"),
+                (ServiceState::Stopping, "STOPPING=1"),
+            ] {
                 send(&manager, state);
                 let mut heard = [0; 32];
                 let length = ears.recv(&mut heard).unwrap();

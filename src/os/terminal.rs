@@ -36,7 +36,7 @@ pub fn ask(question: &str) -> io::Result<String> {
 
 /// Standard input, a terminal, while it does not show what is typed. It is as before when this is dropped.
 #[cfg(unix)]
-pub struct Hidden {
+pub struct HiddenInput {
     input: std::fs::File,
     before: nix::sys::termios::Termios,
     interrupts: [u8; 2],
@@ -47,7 +47,7 @@ pub struct Hidden {
 const LINE_MAX: usize = 4096;
 
 #[cfg(unix)]
-impl Hidden {
+impl HiddenInput {
     /// Hides what is typed from now on. The keys for signals end a line instead, so that nothing ends this process
     /// while the terminal is changed.
     ///
@@ -99,7 +99,7 @@ impl Hidden {
 }
 
 #[cfg(unix)]
-impl Drop for Hidden {
+impl Drop for HiddenInput {
     fn drop(&mut self) {
         use nix::sys::termios::{SetArg, tcsetattr};
         // There is no other way to restore it.
@@ -112,7 +112,7 @@ impl Drop for Hidden {
 pub struct Hidden;
 
 #[cfg(not(unix))]
-impl Hidden {
+impl HiddenInput {
     /// Does nothing.
     ///
     /// # Errors

@@ -41,7 +41,7 @@ impl<'a> KernelLogLine<'a> {
     pub fn read(message: &'a str, prefix: &str) -> Option<Self> {
         let message = message.strip_prefix(prefix)?;
         // The prefix ends in a space, whether or not whoever wrote it down here has seen that.
-        let mut words = Words(message.strip_prefix(' ').unwrap_or(message));
+        let mut words = LogFields(message.strip_prefix(' ').unwrap_or(message));
         let interface = words.value("IN=").filter(|name| !name.is_empty())?;
         words.value("OUT=")?;
         words.skip(&[
@@ -84,9 +84,9 @@ impl<'a> KernelLogLine<'a> {
 }
 
 /// What follows of a message; words are parted by single spaces.
-struct Words<'a>(&'a str);
+struct LogFields<'a>(&'a str);
 
-impl<'a> Words<'a> {
+impl<'a> LogFields<'a> {
     fn peek(&self) -> &'a str {
         self.0.split(' ').next().unwrap_or_default()
     }
@@ -189,7 +189,7 @@ impl<'a> SyslogLine<'a> {
     }
 
     fn read_known(line: &'a str) -> Option<Self> {
-        let mut words = Words(skip_time(line)?);
+        let mut words = LogFields(skip_time(line)?);
         let host = words.next();
         // Where a log leaves the host out, a program's tag stands in its place, and what it says in the tag's.
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:%@/".contains(&byte);

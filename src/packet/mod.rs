@@ -14,7 +14,7 @@ use crate::knock::canonical;
 
 /// What a frame begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
+pub enum LinkType {
     /// Ethernet, with or without VLAN tags.
     Ethernet,
     /// Linux cooked capture: what the `any` interface gives.
@@ -121,7 +121,7 @@ const EXTENSIONS_MAX: usize = 8;
 /// A customer's tag inside a provider's.
 const VLAN_TAGS_MAX: usize = 2;
 
-impl TryFrom<i32> for Link {
+impl TryFrom<i32> for LinkType {
     type Error = UnknownLink;
 
     /// From the DLT_ number that libpcap tells.
@@ -142,7 +142,7 @@ impl<'a> Packet<'a> {
     /// The TCP or UDP packet in a frame; none if there is none whose header is whole. Of IPv4 fragments the first one is
     /// a packet, of IPv6 fragments none is.
     #[must_use]
-    pub fn read(link: Link, frame: &'a [u8]) -> Option<Self> {
+    pub fn read(link: LinkType, frame: &'a [u8]) -> Option<Self> {
         let (network, interface) = skip_link(link, frame)?;
         let network = match network.first()? >> 4 {
             4 => Network::read_ipv4(network)?,
@@ -190,7 +190,7 @@ impl<'a> Packet<'a> {
 impl<'a> Segment<'a> {
     /// The UDP datagram in a frame; none if there is no whole, unfragmented one.
     #[must_use]
-    pub fn read(link: Link, frame: &'a [u8]) -> Option<Self> {
+    pub fn read(link: LinkType, frame: &'a [u8]) -> Option<Self> {
         Packet::read(link, frame)?.segment()
     }
 }
@@ -198,7 +198,7 @@ impl<'a> Segment<'a> {
 /// Whether a frame holds an IP fragment, the first or a later one. Of IPv6 only a fragment header at once behind the
 /// main one is looked for, where senders put it.
 #[must_use]
-pub fn is_fragment(link: Link, frame: &[u8]) -> bool {
+pub fn is_fragment(link: LinkType, frame: &[u8]) -> bool {
     const FRAGMENT: u8 = 44;
     let fragment = |packet: &[u8]| match packet.first()? >> 4 {
         4 => Some(u16::from_be_bytes(*packet.get(6..)?.first_chunk()?) & 0x3FFF != 0),
@@ -209,18 +209,18 @@ pub fn is_fragment(link: Link, frame: &[u8]) -> bool {
 }
 
 /// The network header and what follows, and the interface's index.
-fn skip_link(link: Link, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
+fn skip_link(link: LinkType, frame: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let number = |at: usize| Some(u16::from_be_bytes(*frame.get(at..)?.first_chunk()?));
     match link {
-        Link::Ethernet => Some((skip_tags(number(12)?, frame.get(14..)?)?, None)),
-        Link::LinuxCooked => Some((skip_tags(number(14)?, frame.get(16..)?)?, None)),
-        Link::LinuxCooked2 => {
+        LinkType::Ethernet => Some((skip_tags(number(12)?, frame.get(14..)?)?, None)),
+        LinkType::LinuxCooked => Some((skip_tags(number(14)?, frame.get(16..)?)?, None)),
+        LinkType::LinuxCooked2 => {
             let interface = u32::from_be_bytes(*frame.get(4..)?.first_chunk()?);
             Some((skip_tags(number(0)?, frame.get(20..)?)?, Some(interface)))
         }
-        Link::Raw => Some((frame, None)),
+        LinkType::Raw => Some((frame, None)),
         // The family's number differs from system to system; the IP version behind it tells the same.
-        Link::Loopback => Some((frame.get(4..)?, None)),
+        LinkType::Loopback => Some((frame.get(4..)?, None)),
     }
 }
 
@@ -333,7 +333,7 @@ mod tests {
         PacketBuilder::ethernet2([1; 6], [2; 6])
     }
 
-    fn expect(link: Link, frame: &[u8], interface: Option<u32>) {
+    fn expect(link: LinkType, frame: &[u8], interface: Option<u32>) {
         let segment = Segment::read(link, frame).expect("a segment");
         assert_eq!(segment.payload, PAYLOAD);
         assert_eq!((segment.source.port(), segment.destination.port()), (4000, 62201));
@@ -344,32 +344,32 @@ mod tests {
     fn datagrams_are_found_behind_every_link_type() {
         let ip = built(PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
         let plain = built(ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
-        expect(Link::Ethernet, &plain, None);
-        expect(Link::Raw, &ip, None);
-        expect(Link::Loopback, &[&[2, 0, 0, 0], ip.as_slice()].concat(), None);
-        expect(Link::LinuxCooked, &[&[0; 14], [8, 0].as_slice(), &ip].concat(), None);
+        expect(LinkType::Ethernet, &plain, None);
+        expect(LinkType::Raw, &ip, None);
+        expect(LinkType::Loopback, &[&[2, 0, 0, 0], ip.as_slice()].concat(), None);
+        expect(LinkType::LinuxCooked, &[&[0; 14], [8, 0].as_slice(), &ip].concat(), None);
         let cooked2 = [&[8, 0, 0, 0, 0, 0, 0, 7], [0; 12].as_slice(), &ip].concat();
-        expect(Link::LinuxCooked2, &cooked2, Some(7));
+        expect(LinkType::LinuxCooked2, &cooked2, Some(7));
         let tagged_cooked = [&[0; 14], [0x81, 0, 0, 5, 8, 0].as_slice(), &ip].concat();
-        expect(Link::LinuxCooked, &tagged_cooked, None);
+        expect(LinkType::LinuxCooked, &tagged_cooked, None);
     }
 
     #[test]
     fn datagrams_are_found_behind_tags_options_and_padding() {
         let vlan = etherparse::VlanId::try_new(5).unwrap();
         expect(
-            Link::Ethernet,
+            LinkType::Ethernet,
             &built(ethernet().single_vlan(vlan).ipv6([1; 16], [2; 16], 64).udp(4000, 62201)),
             None,
         );
         expect(
-            Link::Ethernet,
+            LinkType::Ethernet,
             &built(ethernet().double_vlan(vlan, vlan).ipv4([1; 4], [2; 4], 64).udp(4000, 62201)),
             None,
         );
         let mut padded = built(ethernet().ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
         padded.extend([0xAA; 30]);
-        expect(Link::Ethernet, &padded, None);
+        expect(LinkType::Ethernet, &padded, None);
 
         // IPv4 with four bytes of options.
         let plain = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
@@ -377,7 +377,7 @@ mod tests {
         options[0] = 0x46;
         options[3] += 4;
         options.splice(20..20, [1, 1, 1, 0]);
-        expect(Link::Raw, &options, None);
+        expect(LinkType::Raw, &options, None);
     }
 
     #[test]
@@ -392,10 +392,10 @@ mod tests {
             }
             frame
         };
-        expect(Link::Raw, &extended(&[0]), None);
-        expect(Link::Raw, &extended(&[0, 60, 43, 60]), None);
-        assert_eq!(Segment::read(Link::Raw, &extended(&[44])), None);
-        assert_eq!(Segment::read(Link::Raw, &extended(&[60; 9])), None);
+        expect(LinkType::Raw, &extended(&[0]), None);
+        expect(LinkType::Raw, &extended(&[0, 60, 43, 60]), None);
+        assert_eq!(Segment::read(LinkType::Raw, &extended(&[44])), None);
+        assert_eq!(Segment::read(LinkType::Raw, &extended(&[60; 9])), None);
     }
 
     #[test]
@@ -416,10 +416,10 @@ mod tests {
             ("UDP shorter than its header", changed(25, 7)),
             ("IP longer than the frame", changed(3, 200)),
         ] {
-            assert_eq!(Segment::read(Link::Raw, &frame), None, "{what}");
+            assert_eq!(Segment::read(LinkType::Raw, &frame), None, "{what}");
         }
         // "Don't fragment" is no fragment.
-        expect(Link::Raw, &changed(6, 0x40), None);
+        expect(LinkType::Raw, &changed(6, 0x40), None);
     }
 
     #[test]
@@ -439,13 +439,13 @@ mod tests {
             (packet(v6().fin().psh().urg(1)), [true, false, false, true, false, true]),
             (packet(v4().rst()), [false, false, true, false, false, false]),
         ] {
-            let read = Packet::read(Link::Raw, &frame).unwrap();
+            let read = Packet::read(LinkType::Raw, &frame).unwrap();
             let Transport::Tcp { flags } = read.transport else { panic!("{read:?}") };
             assert_eq!(all.map(|flag| flags.has(flag)), set);
             assert_eq!((read.source.port(), read.destination.port()), (4000, 22));
-            assert_eq!(Segment::read(Link::Raw, &frame), None);
+            assert_eq!(Segment::read(LinkType::Raw, &frame), None);
             for length in 0..frame.len() {
-                assert_eq!(Packet::read(Link::Raw, &frame[..length]), None, "{length}");
+                assert_eq!(Packet::read(LinkType::Raw, &frame[..length]), None, "{length}");
             }
         }
     }
@@ -454,18 +454,18 @@ mod tests {
     fn of_fragments_the_first_has_ports_and_is_no_segment() {
         let mut frame = built(PacketBuilder::ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
         frame[6] = 0x20;
-        let first = Packet::read(Link::Raw, &frame).unwrap();
+        let first = Packet::read(LinkType::Raw, &frame).unwrap();
         assert_eq!((first.destination.port(), first.transport), (62201, Transport::Udp { payload: None }));
-        assert_eq!(Segment::read(Link::Raw, &frame), None);
+        assert_eq!(Segment::read(LinkType::Raw, &frame), None);
         frame[7] = 1;
-        assert_eq!(Packet::read(Link::Raw, &frame), None, "the second");
+        assert_eq!(Packet::read(LinkType::Raw, &frame), None, "the second");
     }
 
     #[test]
     fn a_mapped_source_is_the_ipv4_address() {
         let mapped = Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
         let frame = built(PacketBuilder::ipv6(mapped, [2; 16], 64).udp(4000, 62201));
-        let segment = Segment::read(Link::Raw, &frame).unwrap();
+        let segment = Segment::read(LinkType::Raw, &frame).unwrap();
         assert_eq!(segment.source.to_string(), "10.0.0.1:4000");
     }
 
@@ -474,7 +474,7 @@ mod tests {
         let vlan = etherparse::VlanId::try_new(5).unwrap();
         let frame = built(ethernet().double_vlan(vlan, vlan).ipv4([1; 4], [2; 4], 64).udp(4000, 62201));
         for length in 0..frame.len() {
-            assert_eq!(Segment::read(Link::Ethernet, &frame[..length]), None, "{length}");
+            assert_eq!(Segment::read(LinkType::Ethernet, &frame[..length]), None, "{length}");
         }
     }
 
@@ -482,7 +482,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(100_000))]
         #[test]
         fn any_bytes_are_a_packet_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            for link in [Link::Ethernet, Link::LinuxCooked, Link::LinuxCooked2, Link::Raw, Link::Loopback] {
+            for link in [LinkType::Ethernet, LinkType::LinuxCooked, LinkType::LinuxCooked2, LinkType::Raw, LinkType::Loopback] {
                 let _ = Packet::read(link, &bytes);
             }
         }
@@ -492,7 +492,7 @@ mod tests {
             let mut frame = built(ethernet().ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(4000, 62201));
             let at = at % frame.len();
             frame[at] = to;
-            if let Some(segment) = Segment::read(Link::Ethernet, &frame) {
+            if let Some(segment) = Segment::read(LinkType::Ethernet, &frame) {
                 let oracle = etherparse::SlicedPacket::from_ethernet(&frame).expect("the oracle reads it too");
                 let Some(etherparse::TransportSlice::Udp(udp)) = oracle.transport else {
                     panic!("the oracle sees no UDP");
@@ -509,7 +509,7 @@ mod tests {
             builder.write(&mut frame, &[]).unwrap();
             frame[at] = to;
             let Ok(oracle) = etherparse::SlicedPacket::from_ethernet(&frame) else { return Ok(()) };
-            let read = Packet::read(Link::Ethernet, &frame);
+            let read = Packet::read(LinkType::Ethernet, &frame);
             if let Some(etherparse::TransportSlice::Tcp(tcp)) = oracle.transport {
                 let read = read.expect("what the oracle sees");
                 let Transport::Tcp { flags } = read.transport else { panic!("no TCP: {read:?}") };

@@ -31,7 +31,7 @@ pub(super) type Number = [u8; 8];
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum JournalRecord {
     /// Always the first.
     Header,
     /// What keys start from that have no memory.
@@ -48,7 +48,7 @@ pub(super) enum Entry {
 
 /// What a journal's bytes amount to.
 #[derive(Debug)]
-pub(super) enum Content {
+pub(super) enum JournalContent {
     /// It is whole.
     Whole(ReplayMemory),
     /// It is whole but for its end: the last write was cut short, or something was cut off. What it says is not all.
@@ -60,19 +60,19 @@ pub(super) enum Content {
 }
 
 /// One record at its place.
-pub(super) fn record(entry: Entry, number: &Number, place: u64) -> [u8; RECORD] {
+pub(super) fn record(entry: JournalRecord, number: &Number, place: u64) -> [u8; RECORD] {
     let zero = Timestamp::default();
     let (kind, key, timestamp, floor, id) = match entry {
-        Entry::Header => (1, *number, zero, zero, *FORMAT),
-        Entry::CommonFloor(floor) => (2, [0; 8], zero, floor, [0; 12]),
-        Entry::CodesFloor(floor) => (10, [0; 8], zero, floor, [0; 12]),
-        Entry::KeyFloor(key, lane, floor, high) => {
+        JournalRecord::Header => (1, *number, zero, zero, *FORMAT),
+        JournalRecord::CommonFloor(floor) => (2, [0; 8], zero, floor, [0; 12]),
+        JournalRecord::CodesFloor(floor) => (10, [0; 8], zero, floor, [0; 12]),
+        JournalRecord::KeyFloor(key, lane, floor, high) => {
             (kind_of_floor(lane), *key.as_bytes(), high, floor, [0; 12])
         }
-        Entry::Accepted(Acceptance { key, lane, timestamp, id, floor }) => {
+        JournalRecord::Accepted(Acceptance { key, lane, timestamp, id, floor }) => {
             (kind_of_acceptance(lane), *key.as_bytes(), timestamp, floor, id)
         }
-        Entry::End => (5, [0; 8], zero, zero, [0; 12]),
+        JournalRecord::End => (5, [0; 8], zero, zero, [0; 12]),
     };
     let mut bytes = [0; RECORD];
     let parts: [&[u8]; 5] =
@@ -107,11 +107,13 @@ const fn kind_of_acceptance(lane: ReplayDomain) -> u8 {
 /// A whole journal that says what `memory` remembers, and the number of its records without the end mark.
 pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
     let codes = Some(memory.codes_floor()).filter(|floor| *floor > Timestamp::default());
-    let entries = [Entry::Header, Entry::CommonFloor(memory.floor())]
+    let entries = [JournalRecord::Header, JournalRecord::CommonFloor(memory.floor())]
         .into_iter()
-        .chain(codes.map(Entry::CodesFloor))
-        .chain(memory.floors().map(|(key, lane, floor, high)| Entry::KeyFloor(key, lane, floor, high)))
-        .chain(memory.acceptances().map(Entry::Accepted));
+        .chain(codes.map(JournalRecord::CodesFloor))
+        .chain(
+            memory.floors().map(|(key, lane, floor, high)| JournalRecord::KeyFloor(key, lane, floor, high)),
+        )
+        .chain(memory.acceptances().map(JournalRecord::Accepted));
     let mut bytes = Vec::new();
     let mut count = 0;
     for (place, entry) in (0..).zip(entries) {
@@ -119,7 +121,7 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
         count = place;
     }
     let count = count.saturating_add(1);
-    bytes.extend(record(Entry::End, number, count));
+    bytes.extend(record(JournalRecord::End, number, count));
     (bytes, count)
 }
 
@@ -132,38 +134,40 @@ pub(super) fn appended<'a>(
     let mut bytes = Vec::with_capacity(RECORD.saturating_mul(2));
     let mut next = place;
     for acceptance in acceptances {
-        bytes.extend(record(Entry::Accepted(*acceptance), number, next));
+        bytes.extend(record(JournalRecord::Accepted(*acceptance), number, next));
         next = next.saturating_add(1);
     }
-    bytes.extend(record(Entry::End, number, next));
+    bytes.extend(record(JournalRecord::End, number, next));
     (bytes, next)
 }
 
 /// Reads a journal. Total: any bytes amount to something.
-pub(super) fn read(bytes: &[u8]) -> Content {
+pub(super) fn read(bytes: &[u8]) -> JournalContent {
     let bytes = without_room(bytes);
     let (records, rest) = bytes.as_chunks::<RECORD>();
     let Some((first, others)) = records.split_first() else {
-        return if bytes.is_empty() { Content::Empty } else { Content::Damaged };
+        return if bytes.is_empty() { JournalContent::Empty } else { JournalContent::Damaged };
     };
-    let Some(number) = header(first) else { return Content::Damaged };
+    let Some(number) = header(first) else { return JournalContent::Damaged };
     let mut memory = ReplayMemory::new(Timestamp::default());
     let mut entries = 0_usize;
     for (place, bytes) in (1..).zip(others) {
         let left = others.len().saturating_sub(entries);
         match entry(bytes, &number, place) {
-            Some(Entry::End) if left == 1 && rest.is_empty() => return Content::Whole(memory),
-            Some(Entry::CommonFloor(floor)) => memory.restore_start(floor, Timestamp::default()),
-            Some(Entry::CodesFloor(floor)) => memory.restore_start(Timestamp::default(), floor),
-            Some(Entry::KeyFloor(key, lane, floor, high)) => memory.restore_floor(key, lane, floor, high),
-            Some(Entry::Accepted(acceptance)) => memory.restore(&acceptance),
+            Some(JournalRecord::End) if left == 1 && rest.is_empty() => return JournalContent::Whole(memory),
+            Some(JournalRecord::CommonFloor(floor)) => memory.restore_start(floor, Timestamp::default()),
+            Some(JournalRecord::CodesFloor(floor)) => memory.restore_start(Timestamp::default(), floor),
+            Some(JournalRecord::KeyFloor(key, lane, floor, high)) => {
+                memory.restore_floor(key, lane, floor, high)
+            }
+            Some(JournalRecord::Accepted(acceptance)) => memory.restore(&acceptance),
             // The last write, a record and the end mark, may have been cut short anywhere.
-            None if left <= 2 && rest.is_empty() || left <= 1 => return Content::Torn(memory),
-            Some(Entry::Header | Entry::End) | None => return Content::Damaged,
+            None if left <= 2 && rest.is_empty() || left <= 1 => return JournalContent::Torn(memory),
+            Some(JournalRecord::Header | JournalRecord::End) | None => return JournalContent::Damaged,
         }
         entries = entries.saturating_add(1);
     }
-    if entries == 0 && rest.is_empty() { Content::Empty } else { Content::Torn(memory) }
+    if entries == 0 && rest.is_empty() { JournalContent::Empty } else { JournalContent::Torn(memory) }
 }
 
 /// The records alone: no record is all zeros, though one may end in some.
@@ -176,10 +180,10 @@ fn header(bytes: &[u8; RECORD]) -> Option<Number> {
     let mut reader = Reader::new(bytes);
     let kind = reader.u8()?;
     let number = *reader.array()?;
-    (kind == 1 && record(Entry::Header, &number, 0) == *bytes).then_some(number)
+    (kind == 1 && record(JournalRecord::Header, &number, 0) == *bytes).then_some(number)
 }
 
-fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<Entry> {
+fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<JournalRecord> {
     let mut reader = Reader::new(bytes);
     let kind = reader.u8()?;
     let key = Fingerprint::from_bytes(*reader.array()?);
@@ -187,15 +191,15 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<Entry> {
     let floor = Timestamp::from_millis(reader.u64()?);
     let id = *reader.array()?;
     let entry = match kind {
-        2 => Entry::CommonFloor(floor),
-        3 => Entry::KeyFloor(key, ReplayDomain::Datagrams, floor, timestamp),
-        4 => Entry::Accepted(Acceptance { key, lane: ReplayDomain::Datagrams, timestamp, id, floor }),
-        5 => Entry::End,
-        6 => Entry::KeyFloor(key, ReplayDomain::Ports, floor, timestamp),
-        7 => Entry::Accepted(Acceptance { key, lane: ReplayDomain::Ports, timestamp, id, floor }),
-        8 => Entry::KeyFloor(key, ReplayDomain::Codes, floor, timestamp),
-        9 => Entry::Accepted(Acceptance { key, lane: ReplayDomain::Codes, timestamp, id, floor }),
-        10 => Entry::CodesFloor(floor),
+        2 => JournalRecord::CommonFloor(floor),
+        3 => JournalRecord::KeyFloor(key, ReplayDomain::Datagrams, floor, timestamp),
+        4 => JournalRecord::Accepted(Acceptance { key, lane: ReplayDomain::Datagrams, timestamp, id, floor }),
+        5 => JournalRecord::End,
+        6 => JournalRecord::KeyFloor(key, ReplayDomain::Ports, floor, timestamp),
+        7 => JournalRecord::Accepted(Acceptance { key, lane: ReplayDomain::Ports, timestamp, id, floor }),
+        8 => JournalRecord::KeyFloor(key, ReplayDomain::Codes, floor, timestamp),
+        9 => JournalRecord::Accepted(Acceptance { key, lane: ReplayDomain::Codes, timestamp, id, floor }),
+        10 => JournalRecord::CodesFloor(floor),
         _ => return None,
     };
     // Made again, it must be the same to the bit, checksum and all.
@@ -255,7 +259,7 @@ mod tests {
     #[test]
     fn every_changed_bit_and_every_truncation_is_damage_or_a_torn_end() {
         let (bytes, memory) = journal(&[(1, 50_000, 1), (2, 60_000, 2), (1, 55_000, 3)]);
-        assert!(matches!(read(&bytes), Content::Whole(read) if refuses_as_much(&read, &memory)));
+        assert!(matches!(read(&bytes), JournalContent::Whole(read) if refuses_as_much(&read, &memory)));
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
@@ -263,14 +267,15 @@ mod tests {
             let late = bit / 8 >= bytes.len() - 2 * RECORD;
             let content = read(&changed);
             assert!(
-                matches!(content, Content::Damaged) || late && matches!(content, Content::Torn(_)),
+                matches!(content, JournalContent::Damaged)
+                    || late && matches!(content, JournalContent::Torn(_)),
                 "bit {bit}"
             );
         }
         for length in 0..bytes.len() {
             let content = read(&bytes[..length]);
-            assert!(!matches!(content, Content::Whole(_)), "length {length}");
-            assert!(!matches!(content, Content::Empty) || length <= RECORD, "length {length}");
+            assert!(!matches!(content, JournalContent::Whole(_)), "length {length}");
+            assert!(!matches!(content, JournalContent::Empty) || length <= RECORD, "length {length}");
         }
         // A process that is killed within a write leaves some of it, over the end mark of before and zeros.
         let (short, _) = journal(&[(1, 50_000, 1), (2, 60_000, 2)]);
@@ -280,9 +285,9 @@ mod tests {
             torn[from..from + written].copy_from_slice(&bytes[from..from + written]);
             let content = read(&torn);
             // The checksum of an end mark or a record may end in zeros.
-            let whole = matches!(&content, Content::Whole(_));
+            let whole = matches!(&content, JournalContent::Whole(_));
             assert!(whole == (written == 0) || written > 2 * RECORD - 8, "{written} bytes");
-            assert!(whole || matches!(content, Content::Torn(_)), "{written} bytes");
+            assert!(whole || matches!(content, JournalContent::Torn(_)), "{written} bytes");
         }
     }
 
@@ -292,21 +297,24 @@ mod tests {
         for room in [1, 5, 47, 48, 49, 10 * RECORD] {
             let padded = [bytes.clone(), vec![0; room]].concat();
             assert!(
-                matches!(read(&padded), Content::Whole(read) if refuses_as_much(&read, &memory)),
+                matches!(read(&padded), JournalContent::Whole(read) if refuses_as_much(&read, &memory)),
                 "{room}"
             );
             for bit in bytes.len() * 8..padded.len() * 8 {
                 let mut changed = padded.clone();
                 changed[bit / 8] ^= 1 << (bit % 8);
-                assert!(!matches!(read(&changed), Content::Whole(_) | Content::Empty), "{room}, bit {bit}");
+                assert!(
+                    !matches!(read(&changed), JournalContent::Whole(_) | JournalContent::Empty),
+                    "{room}, bit {bit}"
+                );
             }
         }
-        assert!(matches!(read(&[0; 4 * RECORD]), Content::Empty));
+        assert!(matches!(read(&[0; 4 * RECORD]), JournalContent::Empty));
     }
 
     #[test]
     fn a_journal_of_a_daemon_that_knew_of_datagrams_alone_is_adopted() {
-        let Content::Whole(memory) = read(include_bytes!("samples/datagrams.journal")) else {
+        let JournalContent::Whole(memory) = read(include_bytes!("samples/datagrams.journal")) else {
             panic!("not whole")
         };
         let accepted: Vec<_> = memory.acceptances().collect();
@@ -325,12 +333,12 @@ mod tests {
             knocks in proptest::collection::vec((0_u8..4, 0_u64..200_000, any::<u8>()), 0..400),
         ) {
             let (bytes, memory) = journal(&knocks);
-            let Content::Whole(read) = read(&bytes) else { panic!("not whole") };
+            let JournalContent::Whole(read) = read(&bytes) else { panic!("not whole") };
             prop_assert!(refuses_as_much(&read, &memory));
             prop_assert_eq!(read.highest(), memory.highest());
             // And after writing it anew.
             let (again, _) = whole(&read, &[8; 8]);
-            let Content::Whole(again) = super::read(&again) else { panic!("not whole") };
+            let JournalContent::Whole(again) = super::read(&again) else { panic!("not whole") };
             prop_assert!(refuses_as_much(&again, &memory));
         }
 

@@ -2,7 +2,7 @@
 //! written again as a whole, in the background, into the room of the one before.
 
 use super::disk::Disk;
-use super::journal::{self, Entry, Number, RECORD};
+use super::journal::{self, JournalRecord, Number, RECORD};
 use super::replay::StateError;
 use crate::auth::{Acceptance, ReplayMemory};
 use crate::crypto::random;
@@ -31,17 +31,17 @@ pub(super) struct JournalFile<F> {
     room: u64,
     /// Where the end mark is when it is time to write it again.
     rewrite_at: u64,
-    next: Option<Next>,
+    next: Option<JournalRewrite>,
 }
 
 /// A journal that is being written, until it takes the place of this one.
-struct Next {
+struct JournalRewrite {
     /// What has been accepted since it was begun.
     since: Vec<Acceptance>,
 }
 
 /// A whole journal that has been written and has no name yet.
-pub(super) struct Written<F> {
+pub(super) struct WrittenJournal<F> {
     file: F,
     number: Number,
     end: u64,
@@ -63,7 +63,7 @@ impl<F> JournalFile<F> {
         Ok(Self::of(written))
     }
 
-    fn of(Written { file, number, end, room }: Written<F>) -> Self {
+    fn of(WrittenJournal { file, number, end, room }: WrittenJournal<F>) -> Self {
         let soon = room.saturating_sub(SLACK);
         let usual = end.saturating_add(APPENDED_MAX);
         // Before the room is used up; where there is none, as if there were.
@@ -112,7 +112,7 @@ impl<F> JournalFile<F> {
 
     /// After a write that was cut short: the end mark back to where it was, and nothing behind it.
     fn restore_end<D: Disk<File = F>>(&self, disk: &D) {
-        let mark = journal::record(Entry::End, &self.number, self.end);
+        let mark = journal::record(JournalRecord::End, &self.number, self.end);
         // If one of these fails too, the next start finds a torn end, which it takes for one.
         let after = self.end.saturating_add(1);
         if after < self.room {
@@ -130,9 +130,9 @@ impl<F> JournalFile<F> {
         &mut self,
         disk: D,
         memory: ReplayMemory,
-    ) -> impl FnOnce() -> Result<Written<F>, StateError> + Send + use<F, D> {
+    ) -> impl FnOnce() -> Result<WrittenJournal<F>, StateError> + Send + use<F, D> {
         self.rewrite_at = self.end.saturating_add(RETRY);
-        self.next = Some(Next { since: Vec::new() });
+        self.next = Some(JournalRewrite { since: Vec::new() });
         move || create(&disk, &memory)
     }
 
@@ -143,9 +143,9 @@ impl<F> JournalFile<F> {
     pub(super) fn finish_rewrite<D: Disk<File = F>>(
         &mut self,
         disk: &D,
-        written: Result<Written<F>, StateError>,
+        written: Result<WrittenJournal<F>, StateError>,
     ) -> Result<(), StateError> {
-        let Some(Next { since }) = self.next.take() else { return Ok(()) };
+        let Some(JournalRewrite { since }) = self.next.take() else { return Ok(()) };
         let mut written = written?;
         let (bytes, end) = journal::appended(since.iter(), &written.number, written.end);
         disk.write_at(&written.file, &bytes, in_bytes(written.end))?;
@@ -158,13 +158,13 @@ impl<F> JournalFile<F> {
 }
 
 /// Writes a whole journal, with room for what will be appended.
-fn create<D: Disk>(disk: &D, memory: &ReplayMemory) -> Result<Written<D::File>, StateError> {
+fn create<D: Disk>(disk: &D, memory: &ReplayMemory) -> Result<WrittenJournal<D::File>, StateError> {
     let number = random().map_err(|_| StateError::System("the system has no random numbers"))?;
     let (bytes, end) = journal::whole(memory, &number);
     let room = in_bytes(room_for(end));
     let (file, length) = disk.create(JOURNAL, &bytes, usize::try_from(room).unwrap_or_default())?;
     let record = u64::try_from(RECORD).unwrap_or(u64::MAX);
-    Ok(Written { file, number, end, room: length.checked_div(record).unwrap_or_default() })
+    Ok(WrittenJournal { file, number, end, room: length.checked_div(record).unwrap_or_default() })
 }
 
 /// The room, in records, of a journal that has so many when it is written: for twice as many the next time.

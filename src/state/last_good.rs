@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::setup::Setup;
-use crate::config::{self, ServerConfig, Source};
+use crate::config::{self, ConfigText, ServerConfig};
 use crate::os::clock;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 
 /// The file in the state folder.
 const FILE: &str = "last-good.toml";
@@ -23,7 +23,7 @@ pub(crate) fn remember(setup: &Setup) -> Result<(), FileError> {
     let time = clock::rfc3339(clock::wall());
     let header =
         format!("# {}, as the daemon setup it at {time}. Written by spa-knockd.\n", setup.path.display());
-    files::replace(&path(&setup.config.state_dir), Mode::Private, (header + &text).as_bytes())
+    files::replace(&path(&setup.config.state_dir), FileMode::Private, (header + &text).as_bytes())
 }
 
 /// What the daemon last ran with, if that is known.
@@ -40,13 +40,13 @@ pub(crate) fn path(state_dir: &Path) -> PathBuf {
 }
 
 fn read_as(file: &Path, text: &str) -> Option<ServerConfig> {
-    config::read(&Source { file: file.to_owned(), text: text.to_owned() }, &[]).ok()
+    config::read(&ConfigText { file: file.to_owned(), text: text.to_owned() }, &[]).ok()
 }
 
 fn same_but_for_clients(one: &ServerConfig, other: &ServerConfig) -> bool {
     let bare = |config: &ServerConfig| ServerConfig {
         clients: Default::default(),
-        places: config::Places::new(Path::new("")),
+        places: config::ValueLocations::new(Path::new("")),
         ..config.clone()
     };
     bare(one) == bare(other)

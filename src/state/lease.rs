@@ -12,12 +12,12 @@ pub(super) struct Lease {
     /// The greatest timestamp that may have been accepted.
     pub(super) until: Timestamp,
     /// How the daemon ended.
-    pub(super) end: End,
+    pub(super) end: LeaseLimit,
 }
 
 /// How the daemon that wrote a lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum LeaseLimit {
     /// Not at all, yet.
     Open,
     /// With a journal that is on the disk as a whole.
@@ -28,8 +28,8 @@ impl Lease {
     /// The file's text.
     pub(super) fn to_text(&self) -> String {
         let end = match self.end {
-            End::Open => "open",
-            End::Clean => "clean",
+            LeaseLimit::Open => "open",
+            LeaseLimit::Clean => "clean",
         };
         let body =
             format!("spa-knock lease 1\nboot {}\nuntil {}\nend {end}\n", self.boot, self.until.as_millis());
@@ -44,8 +44,8 @@ impl Lease {
         let boot = lines.next()?.strip_prefix("boot ")?.to_owned();
         let until = Timestamp::from_millis(lines.next()?.strip_prefix("until ")?.parse().ok()?);
         let end = match lines.next()? {
-            "end open" => End::Open,
-            "end clean" => End::Clean,
+            "end open" => LeaseLimit::Open,
+            "end clean" => LeaseLimit::Clean,
             _ => return None,
         };
         let lease = Self { boot, until, end };
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_read_as_it_was_written_or_not_at_all() {
-        for end in [End::Open, End::Clean] {
+        for end in [LeaseLimit::Open, LeaseLimit::Clean] {
             let lease = Lease { boot: "b-1".to_owned(), until: Timestamp::from_millis(u64::MAX), end };
             let text = lease.to_text();
             assert_eq!(Lease::read(text.as_bytes()).as_ref(), Some(&lease));

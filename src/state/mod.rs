@@ -22,19 +22,19 @@ use std::time::Duration;
 
 use crate::auth::{ReplayMemory, UseCounts};
 use crate::config::{self, ServerConfig};
-use crate::console::{Failure, tell};
+use crate::console::{AdminError, tell};
 use crate::knock::ClientName;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
 use disk::Folder;
 use replay::{Floors, Reset};
 
 pub(crate) use replay::{ReplayState, StateError};
-pub(crate) use undo::{Begun, Due, Left, Planned, UndoError, UndoQueue, Undoing};
+pub(crate) use undo::{Due, Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
 pub(crate) use undo_file::FileWork;
 
 /// The replay state in the state folder.
-pub(crate) type State = ReplayState<Folder>;
+pub(crate) type ReplayFolder = ReplayState<Folder>;
 
 /// The file that a running daemon holds locked.
 const LOCK: &str = "lock";
@@ -43,15 +43,15 @@ const LOCK: &str = "lock";
 ///
 /// # Errors
 /// When it is damaged or cannot be written: without it nothing may be believed.
-pub(crate) fn open(config: &ServerConfig) -> Result<(State, ReplayMemory), StateError> {
-    State::open(Folder::new(&config.state_dir), boot_id()?, clock::now(), config.window)
+pub(crate) fn open(config: &ServerConfig) -> Result<(ReplayFolder, ReplayMemory), StateError> {
+    ReplayFolder::open(Folder::new(&config.state_dir), boot_id()?, clock::now(), config.window)
 }
 
 /// Opens what is still to be undone, and what cannot be any more.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn open_undoings(config: &ServerConfig) -> Result<(UndoQueue, Vec<Left>), StateError> {
+pub(crate) fn open_undoings(config: &ServerConfig) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
     open_undoings_in(&config.state_dir)
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn open_undoings(config: &ServerConfig) -> Result<(UndoQueue, Vec<Lef
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn open_undoings_in(folder: &Path) -> Result<(UndoQueue, Vec<Left>), StateError> {
+pub(crate) fn open_undoings_in(folder: &Path) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
     Ok(UndoQueue::open(folder, boot_id()?)?)
 }
 
@@ -67,13 +67,13 @@ pub(crate) fn open_undoings_in(folder: &Path) -> Result<(UndoQueue, Vec<Left>), 
 ///
 /// # Errors
 /// When a daemon uses it, or it cannot be made.
-pub(crate) fn lock(folder: &Path) -> Result<File, Failure> {
+pub(crate) fn lock(folder: &Path) -> Result<File, AdminError> {
     try_lock(folder)?.ok_or_else(|| in_use(folder))
 }
 
 /// What there is to say of a folder that a daemon uses.
-pub(crate) fn in_use(folder: &Path) -> Failure {
-    Failure::run(format_args!(
+pub(crate) fn in_use(folder: &Path) -> AdminError {
+    AdminError::run(format_args!(
         "state folder {}: another spa-knockd uses it\nhint: stop it first",
         folder.display()
     ))
@@ -98,7 +98,7 @@ pub(crate) fn try_lock(folder: &Path) -> Result<Option<File>, FileError> {
 /// # Errors
 /// When it cannot be made.
 pub(crate) fn create(folder: &Path) -> Result<(), FileError> {
-    files::create_folder(folder, Mode::Private)
+    files::create_folder(folder, FileMode::Private)
 }
 
 /// Whether a daemon uses the state folder.
@@ -111,13 +111,14 @@ pub(crate) fn is_locked(folder: &Path) -> bool {
 ///
 /// # Errors
 /// When a daemon uses the state, or it cannot be written.
-pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), Failure> {
+pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
     let config = config::load(config)?;
     let _lock = lock(&config.state_dir)?;
-    let boot = boot_id().map_err(Failure::run)?;
+    let boot = boot_id().map_err(AdminError::run)?;
     let floors = if forget { Floors::Forget } else { Floors::Keep };
-    let reset = State::reset(Folder::new(&config.state_dir), boot, clock::now(), config.window, floors);
-    let Reset { floor, is_ahead, lost } = reset.map_err(Failure::run)?;
+    let reset =
+        ReplayFolder::reset(Folder::new(&config.state_dir), boot, clock::now(), config.window, floors);
+    let Reset { floor, is_ahead, lost } = reset.map_err(AdminError::run)?;
     if forget {
         tell(
             "warning: the old floors are gone: a knock that was accepted while the clock was ahead can be accepted again\n\
@@ -188,7 +189,7 @@ pub(crate) fn examine(folder: &Path, window: Duration) -> Result<Findings, State
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn waiting_undoings(folder: &Path) -> Result<Vec<(PathBuf, Undoing)>, StateError> {
+pub(crate) fn waiting_undoings(folder: &Path) -> Result<Vec<(PathBuf, UndoTask)>, StateError> {
     Ok(undo_file::listed(folder)?)
 }
 

@@ -7,9 +7,9 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::disk::Disk;
-use super::journal::{self, Content};
-use super::journal_file::{JOURNAL, JournalFile, Written as WrittenJournal};
-use super::lease::{End, Lease};
+use super::journal::{self, JournalContent};
+use super::journal_file::{JOURNAL, JournalFile, WrittenJournal};
+use super::lease::{Lease, LeaseLimit};
 use super::otp_pauses::OtpPauses;
 use super::{otp_pauses, uses};
 use crate::auth::{Acceptance, ReplayMemory, UseCounts};
@@ -45,15 +45,15 @@ pub(crate) struct ReplayState<D: Disk> {
     wanted: Timestamp,
     /// The steady time when this was last tended.
     tended: Duration,
-    worker: Worker<Written<D::File>>,
+    worker: Worker<SyncJob<D::File>>,
     /// What the disk knows of them.
     uses: UseCounts,
     /// What the disk knows of these, or will in a moment.
     otp_pauses: OtpPauses,
     /// Reported once by `ended`.
-    ended: Ended,
+    ended: FinishedSyncs,
     /// What has been told to fail and not yet to work again.
-    failing: Vec<Part>,
+    failing: Vec<StatePart>,
 }
 
 /// What a reset does with the floors that can be read.
@@ -78,7 +78,7 @@ pub(crate) struct Reset {
 
 /// What has ended in the background that a knock may wait for.
 #[derive(Debug, Default)]
-pub(crate) struct Ended {
+pub(crate) struct FinishedSyncs {
     /// A lease has been written, or could not be.
     pub(crate) lease: Option<Result<(), String>>,
     /// Use counts have been recorded, or could not be.
@@ -87,7 +87,7 @@ pub(crate) struct Ended {
 
 /// What can fail while the others work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum StatePart {
     Lease,
     Record,
     Rewrite,
@@ -101,7 +101,7 @@ enum Renewal {
     From(Duration),
 }
 
-enum Written<F> {
+enum SyncJob<F> {
     Lease(Result<Timestamp, FileError>),
     Journal(Result<WrittenJournal<F>, StateError>),
     Names(Result<(), FileError>),
@@ -174,8 +174,8 @@ impl<D: Disk> ReplayState<D> {
         let lease = read(LEASE).and_then(|bytes| Lease::read(&bytes)).filter(|_| floors == Floors::Keep);
         let mut memory = match journal::read(&read(JOURNAL).unwrap_or_default()) {
             _ if floors == Floors::Forget => ReplayMemory::new(Timestamp::default()),
-            Content::Whole(memory) => memory,
-            Content::Torn(memory) if lease.is_some() => memory,
+            JournalContent::Whole(memory) => memory,
+            JournalContent::Torn(memory) if lease.is_some() => memory,
             _ => ReplayMemory::new(Timestamp::default()),
         };
         let lost = lease.is_none() && memory.highest() == Timestamp::default();
@@ -211,10 +211,10 @@ impl<D: Disk> ReplayState<D> {
             worker,
             uses: UseCounts::default(),
             otp_pauses: OtpPauses::new(),
-            ended: Ended::default(),
+            ended: FinishedSyncs::default(),
             failing: Vec::new(),
         };
-        state.write_lease(until, End::Open)?;
+        state.write_lease(until, LeaseLimit::Open)?;
         // Without it, a disk that is full later keeps knocks out, which is then in the log.
         let _ = state.disk.reserve(LEASE, RESERVE);
         Ok(state)
@@ -239,7 +239,7 @@ impl<D: Disk> ReplayState<D> {
             return Err(StateError::Lease);
         }
         let appended = self.journal.append(&self.disk, acceptance);
-        self.tell(Part::Record, &appended);
+        self.tell(StatePart::Record, &appended);
         appended
     }
 
@@ -254,7 +254,7 @@ impl<D: Disk> ReplayState<D> {
         let disk = self.disk.clone();
         self.worker.ask(move || {
             let recorded = uses::record(&disk, &uses);
-            Written::Uses(uses, recorded)
+            SyncJob::Uses(uses, recorded)
         });
     }
 
@@ -275,11 +275,11 @@ impl<D: Disk> ReplayState<D> {
         let (disk, text) = (self.disk.clone(), otp_pauses::text(&pauses));
         self.otp_pauses = pauses;
         self.worker
-            .ask(move || Written::OtpPauses(disk.replace(otp_pauses::PAUSES, text.as_bytes()).map(drop)));
+            .ask(move || SyncJob::OtpPauses(disk.replace(otp_pauses::PAUSES, text.as_bytes()).map(drop)));
     }
 
     /// What has ended since the last call.
-    pub(crate) fn ended(&mut self) -> Ended {
+    pub(crate) fn ended(&mut self) -> FinishedSyncs {
         std::mem::take(&mut self.ended)
     }
 
@@ -293,7 +293,7 @@ impl<D: Disk> ReplayState<D> {
         if self.journal.is_long() {
             // What is copied here is small; the checksums of all records take longer.
             let rewrite = self.journal.begin_rewrite(self.disk.clone(), memory.clone());
-            self.worker.ask(move || Written::Journal(rewrite()));
+            self.worker.ask(move || SyncJob::Journal(rewrite()));
         }
     }
 
@@ -327,7 +327,7 @@ impl<D: Disk> ReplayState<D> {
         self.settle();
         self.disk.sync(self.journal.file())?;
         self.disk.sync_names()?;
-        self.write_lease(self.until, End::Clean)
+        self.write_lease(self.until, LeaseLimit::Clean)
     }
 
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
@@ -343,42 +343,42 @@ impl<D: Disk> ReplayState<D> {
         }
         // From here on a lower one counts: what is above it must wait for the disk.
         self.until = self.until.min(wanted);
-        let (disk, text) = (self.disk.clone(), self.lease(wanted, End::Open).to_text());
+        let (disk, text) = (self.disk.clone(), self.lease(wanted, LeaseLimit::Open).to_text());
         self.renewal = Renewal::UnderWay;
-        self.worker.ask(move || Written::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
+        self.worker.ask(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
     }
 
-    fn take(&mut self, written: Written<D::File>) {
+    fn take(&mut self, written: SyncJob<D::File>) {
         let (part, outcome) = match written {
-            Written::Lease(outcome) => {
+            SyncJob::Lease(outcome) => {
                 let retry = if outcome.is_ok() { Duration::ZERO } else { LEASE_RETRY };
                 self.renewal = Renewal::From(self.tended.saturating_add(retry));
                 let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
                 self.wanted = Timestamp::default();
                 self.ended.lease = Some(described(&outcome));
-                (Part::Lease, outcome)
+                (StatePart::Lease, outcome)
             }
-            Written::Journal(written) => {
+            SyncJob::Journal(written) => {
                 let outcome = self.journal.finish_rewrite(&self.disk, written);
                 if outcome.is_ok() {
                     let disk = self.disk.clone();
-                    self.worker.ask(move || Written::Names(disk.sync_names()));
+                    self.worker.ask(move || SyncJob::Names(disk.sync_names()));
                 }
-                (Part::Rewrite, outcome)
+                (StatePart::Rewrite, outcome)
             }
-            Written::Names(outcome) => (Part::Rewrite, outcome.map_err(StateError::from)),
-            Written::OtpPauses(outcome) => (Part::OtpPauses, outcome.map_err(StateError::from)),
-            Written::Uses(uses, outcome) => {
+            SyncJob::Names(outcome) => (StatePart::Rewrite, outcome.map_err(StateError::from)),
+            SyncJob::OtpPauses(outcome) => (StatePart::OtpPauses, outcome.map_err(StateError::from)),
+            SyncJob::Uses(uses, outcome) => {
                 let outcome = outcome.map(|()| self.uses = uses);
                 self.ended.uses = Some(described(&outcome));
-                (Part::Uses, outcome)
+                (StatePart::Uses, outcome)
             }
         };
         self.tell(part, &outcome);
     }
 
     /// Says once that a part fails, and once that it works again.
-    fn tell(&mut self, part: Part, outcome: &Result<(), StateError>) {
+    fn tell(&mut self, part: StatePart, outcome: &Result<(), StateError>) {
         match (outcome, self.failing.contains(&part)) {
             (Ok(()), true) => {
                 self.failing.retain(|failing| *failing != part);
@@ -392,12 +392,12 @@ impl<D: Disk> ReplayState<D> {
         }
     }
 
-    fn write_lease(&self, until: Timestamp, end: End) -> Result<(), StateError> {
+    fn write_lease(&self, until: Timestamp, end: LeaseLimit) -> Result<(), StateError> {
         self.disk.replace(LEASE, self.lease(until, end).to_text().as_bytes())?;
         Ok(())
     }
 
-    fn lease(&self, until: Timestamp, end: End) -> Lease {
+    fn lease(&self, until: Timestamp, end: LeaseLimit) -> Lease {
         Lease { boot: self.boot.clone(), until, end }
     }
 }
@@ -410,9 +410,9 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
     let damaged = |name, why| StateError::Damaged(disk.place(name), why);
     let content = disk.read(JOURNAL)?.as_deref().map(journal::read);
     let (content, lease) = match (content, disk.read(LEASE)?) {
-        (None | Some(Content::Empty), None) => return Ok(ReplayMemory::new(now)),
+        (None | Some(JournalContent::Empty), None) => return Ok(ReplayMemory::new(now)),
         // A first start that died before its lease: it heard nobody, so nothing was accepted.
-        (Some(Content::Whole(mut memory)), None) if memory.is_empty() => {
+        (Some(JournalContent::Whole(mut memory)), None) if memory.is_empty() => {
             memory.restore_start(now, Timestamp::default());
             return Ok(memory);
         }
@@ -421,7 +421,7 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
         (Some(content), Some(lease)) => (content, lease),
     };
     let lease = Lease::read(&lease).ok_or_else(|| damaged(LEASE, "not as it was written"))?;
-    if lease.boot != boot && lease.end == End::Open {
+    if lease.boot != boot && lease.end == LeaseLimit::Open {
         log::warn!(
             "replay state: power was lost; knocks are believed again that are stamped after {}",
             clock::rfc3339(lease.until)
@@ -431,8 +431,8 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
         return Ok(memory);
     }
     match content {
-        Content::Whole(memory) => Ok(memory),
-        Content::Torn(mut memory) => {
+        JournalContent::Whole(memory) => Ok(memory),
+        JournalContent::Torn(mut memory) => {
             log::warn!(
                 "replay state: the last write was cut short; knocks are believed again that are stamped after {}",
                 clock::rfc3339(lease.until)
@@ -440,7 +440,7 @@ pub(super) fn remembered(disk: &impl Disk, boot: &str, now: Timestamp) -> Result
             memory.raise_floors(lease.until);
             Ok(memory)
         }
-        Content::Empty | Content::Damaged => Err(damaged(JOURNAL, "not as it was written")),
+        JournalContent::Empty | JournalContent::Damaged => Err(damaged(JOURNAL, "not as it was written")),
     }
 }
 

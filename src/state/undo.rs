@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::undo_file::{BEGUN, COMING, Entry, FOLDER, FileWork, FileWorkKind};
-use crate::auth::Record;
+use super::undo_file::{BEGUN, COMING, FOLDER, FileWork, FileWorkKind, UndoFile};
+use crate::auth::AuditRecord;
 use crate::knock::ClientName;
 use crate::os::clock;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 
 /// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
 const UNDOINGS_MAX: usize = 4096;
@@ -18,7 +18,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// A command that undoes another.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Undoing {
+pub(crate) struct UndoTask {
     /// Program and arguments.
     pub(crate) argv: Vec<String>,
     /// When it is ended.
@@ -26,14 +26,14 @@ pub(crate) struct Undoing {
     /// The client's argument, which the command may have in it.
     pub(crate) argument: String,
     /// What the audit log keeps of it.
-    pub(crate) record: Record,
+    pub(crate) record: AuditRecord,
 }
 
 /// All that wait, the folder beside them.
 pub(crate) struct UndoQueue {
     folder: PathBuf,
     boot: String,
-    waiting: Vec<Waiting>,
+    waiting: Vec<WaitingUndo>,
     /// How many may wait for one client.
     each: usize,
     next: u64,
@@ -41,14 +41,14 @@ pub(crate) struct UndoQueue {
     failing: bool,
 }
 
-struct Waiting {
+struct WaitingUndo {
     number: u64,
     /// On the clock of this boot.
     due: Duration,
     /// When it was due before it was hastened.
     planned: Option<Duration>,
-    undoing: Undoing,
-    origin: Origin,
+    undoing: UndoTask,
+    origin: UndoOrigin,
 }
 
 /// Why a command is due.
@@ -62,7 +62,7 @@ pub(crate) enum Due {
 
 /// Who says that a command is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+enum UndoOrigin {
     /// This daemon: an action of its config made it.
     Config,
     /// A file. It is not run until [`UndoQueue::confirm`] finds that the config makes it.
@@ -76,17 +76,17 @@ enum Origin {
 /// One whose action has not begun.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) struct Planned(u64);
+pub(crate) struct ScheduledUndo(u64);
 
 /// One that has begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Begun(u64);
+pub(crate) struct StartedUndo(u64);
 
 /// What an earlier daemon left that cannot be done any more; for people.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum Leftover {
     /// It had begun; whether it ended nobody knows.
-    Begun(Undoing),
+    Begun(UndoTask),
     /// Its file is not as it was written.
     Damaged(PathBuf),
 }
@@ -110,9 +110,9 @@ impl UndoQueue {
     ///
     /// # Errors
     /// When the folder cannot be made or read.
-    pub(crate) fn open(state: &Path, boot: String) -> Result<(Self, Vec<Left>), FileError> {
+    pub(crate) fn open(state: &Path, boot: String) -> Result<(Self, Vec<Leftover>), FileError> {
         let folder = state.join(FOLDER);
-        files::create_folder(&folder, Mode::Private)?;
+        files::create_folder(&folder, FileMode::Private)?;
         let (waiting, each) = (Vec::new(), EACH_MAX);
         let mut undoings = Self { folder, boot, waiting, each, next: 1, failing: false };
         let mut left = Vec::new();
@@ -144,16 +144,16 @@ impl UndoQueue {
     /// Runs what an earlier daemon left only where `makes` finds that the config, or a door, makes that very command for
     /// the client and addresses that the file names. Whatever else could write that file cannot choose a command.
     /// Returns those that are not run, once; they stay on the disk.
-    pub(crate) fn confirm(&mut self, makes: impl Fn(&Undoing) -> bool) -> Vec<(PathBuf, Undoing)> {
+    pub(crate) fn confirm(&mut self, makes: impl Fn(&UndoTask) -> bool) -> Vec<(PathBuf, UndoTask)> {
         let mut refused = Vec::new();
         for place in 0..self.waiting.len() {
-            let is_ours = |origin| matches!(origin, Origin::Config | Origin::UnderWay);
+            let is_ours = |origin| matches!(origin, UndoOrigin::Config | UndoOrigin::UnderWay);
             let Some(waiting) = self.waiting.get(place).filter(|waiting| !is_ours(waiting.origin)) else {
                 continue;
             };
-            let (reported, number) = (waiting.origin == Origin::FileAlone, waiting.number);
-            let origin = if makes(&waiting.undoing) { Origin::Config } else { Origin::FileAlone };
-            if origin == Origin::FileAlone && !reported {
+            let (reported, number) = (waiting.origin == UndoOrigin::FileAlone, waiting.number);
+            let origin = if makes(&waiting.undoing) { UndoOrigin::Config } else { UndoOrigin::FileAlone };
+            if origin == UndoOrigin::FileAlone && !reported {
                 refused.push((self.file(number), waiting.undoing.clone()));
             }
             if let Some(waiting) = self.waiting.get_mut(place) {
@@ -167,7 +167,11 @@ impl UndoQueue {
     ///
     /// # Errors
     /// When it is not on record. Its action must not begin then.
-    pub(crate) fn plan(&mut self, undoing: Undoing, after: Duration) -> Result<Option<Planned>, UndoError> {
+    pub(crate) fn plan(
+        &mut self,
+        undoing: UndoTask,
+        after: Duration,
+    ) -> Result<Option<ScheduledUndo>, UndoError> {
         let Some((planned, work)) = self.prepare(undoing, after)? else { return Ok(None) };
         match work.run() {
             Ok(()) => Ok(Some(planned)),
@@ -185,16 +189,17 @@ impl UndoQueue {
     /// When no more may wait.
     pub(crate) fn prepare(
         &mut self,
-        undoing: Undoing,
+        undoing: UndoTask,
         after: Duration,
-    ) -> Result<Option<(Planned, FileWork)>, UndoError> {
+    ) -> Result<Option<(ScheduledUndo, FileWork)>, UndoError> {
         let due = clock::boot().saturating_add(after);
-        let does_the_same = |waiting: &Waiting| waiting.undoing.argv == undoing.argv && waiting.due >= due;
+        let does_the_same =
+            |waiting: &WaitingUndo| waiting.undoing.argv == undoing.argv && waiting.due >= due;
         if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
             return Ok(None);
         }
         let client = &undoing.record.client;
-        let of_client = |waiting: &&Waiting| waiting.undoing.record.client == *client;
+        let of_client = |waiting: &&WaitingUndo| waiting.undoing.record.client == *client;
         if self.waiting.iter().filter(of_client).count() >= self.each {
             return Err(UndoError::FullForClient(self.each, client.clone()));
         }
@@ -203,26 +208,26 @@ impl UndoQueue {
         }
         let number = self.next;
         self.next = number.saturating_add(1);
-        let text = Entry::of(&undoing, &self.boot, due, after).to_text();
-        self.waiting.push(Waiting { number, due, undoing, planned: None, origin: Origin::UnderWay });
+        let text = UndoFile::of(&undoing, &self.boot, due, after).to_text();
+        self.waiting.push(WaitingUndo { number, due, undoing, planned: None, origin: UndoOrigin::UnderWay });
         Ok(Some((
-            Planned(number),
+            ScheduledUndo(number),
             FileWork { folder: self.folder.clone(), number, kind: FileWorkKind::Write(text) },
         )))
     }
 
     /// The action has begun: this will be done, and what was to be done sooner is not.
-    pub(crate) fn keep(&mut self, Planned(number): Planned) {
+    pub(crate) fn keep(&mut self, ScheduledUndo(number): ScheduledUndo) {
         let Some(kept) = self.waiting.iter().find(|waiting| waiting.number == number) else { return };
         let due = kept.due;
         let does_the_same =
-            |waiting: &Waiting| waiting.undoing.argv == kept.undoing.argv && waiting.due >= due;
+            |waiting: &WaitingUndo| waiting.undoing.argv == kept.undoing.argv && waiting.due >= due;
         if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
             // That was planned at the same time.
-            return self.forget(&Planned(number));
+            return self.forget(&ScheduledUndo(number));
         }
         if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == number) {
-            waiting.origin = Origin::Config;
+            waiting.origin = UndoOrigin::Config;
         }
         if let Err(error) = self.drop_shorter(number, due) {
             log::error!("undo: {error}");
@@ -230,7 +235,7 @@ impl UndoQueue {
     }
 
     /// The action has not begun, and there is nothing to undo.
-    pub(crate) fn forget(&mut self, planned: &Planned) {
+    pub(crate) fn forget(&mut self, planned: &ScheduledUndo) {
         self.waiting.retain(|waiting| waiting.number != planned.0);
         match files::remove(&self.file(planned.0)) {
             Err(error) if !error.missing => log::error!("undo: {error}"),
@@ -239,7 +244,7 @@ impl UndoQueue {
     }
 
     /// What undoes these is due now.
-    pub(crate) fn hasten(&mut self, which: impl Fn(&Record) -> bool) {
+    pub(crate) fn hasten(&mut self, which: impl Fn(&AuditRecord) -> bool) {
         let now = clock::boot();
         for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.undoing.record)) {
             if waiting.due > now {
@@ -250,7 +255,7 @@ impl UndoQueue {
     }
 
     /// These will not be done; whether there were any.
-    pub(crate) fn withdraw(&mut self, which: impl Fn(&Undoing) -> bool) -> bool {
+    pub(crate) fn withdraw(&mut self, which: impl Fn(&UndoTask) -> bool) -> bool {
         let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.undoing)).collect();
         for waiting in &withdrawn {
             if let Err(error) = files::remove(&self.file(waiting.number)) {
@@ -261,12 +266,12 @@ impl UndoQueue {
     }
 
     /// All that wait.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Undoing> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &UndoTask> {
         self.waiting.iter().map(|waiting| &waiting.undoing)
     }
 
     /// In what time the first of these is due.
-    pub(crate) fn due_of(&self, which: impl Fn(&Undoing) -> bool) -> Option<Duration> {
+    pub(crate) fn due_of(&self, which: impl Fn(&UndoTask) -> bool) -> Option<Duration> {
         let due =
             self.waiting.iter().filter(|waiting| which(&waiting.undoing)).map(|waiting| waiting.due).min()?;
         Some(due.saturating_sub(clock::boot()))
@@ -278,7 +283,7 @@ impl UndoQueue {
     }
 
     /// In what time the next one is due of those that `may` be run now.
-    pub(crate) fn next_due(&self, may: impl Fn(&Undoing, Due) -> bool) -> Option<Duration> {
+    pub(crate) fn next_due(&self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<Duration> {
         let now = clock::boot();
         let runs = self.waiting.iter().filter(|waiting| waiting.is_run());
         let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.undoing, waiting.why(now)));
@@ -287,7 +292,7 @@ impl UndoQueue {
     }
 
     /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
-    pub(crate) fn begin(&mut self, may: impl Fn(&Undoing, Due) -> bool) -> Option<(Begun, Undoing)> {
+    pub(crate) fn begin(&mut self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<(StartedUndo, UndoTask)> {
         let work = self.prepare_to_begin(may)?;
         let number = work.number;
         let outcome = work.run();
@@ -296,18 +301,22 @@ impl UndoQueue {
 
     /// The work that must be done before one is run that is due and that `may` be run now, for a thread that may wait for
     /// the disk.
-    pub(crate) fn prepare_to_begin(&mut self, may: impl Fn(&Undoing, Due) -> bool) -> Option<FileWork> {
+    pub(crate) fn prepare_to_begin(&mut self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<FileWork> {
         let now = clock::boot();
-        let runs = |waiting: &&mut Waiting| {
+        let runs = |waiting: &&mut WaitingUndo| {
             waiting.due <= now && waiting.is_run() && may(&waiting.undoing, waiting.why(now))
         };
         let waiting = self.waiting.iter_mut().find(runs)?;
-        waiting.origin = Origin::UnderWay;
+        waiting.origin = UndoOrigin::UnderWay;
         Some(FileWork { folder: self.folder.clone(), number: waiting.number, kind: FileWorkKind::Begin })
     }
 
     /// That work has ended: what is to be run. It counts as done from here on, whatever comes.
-    pub(crate) fn begun(&mut self, number: u64, outcome: Result<(), FileError>) -> Option<(Begun, Undoing)> {
+    pub(crate) fn begun(
+        &mut self,
+        number: u64,
+        outcome: Result<(), FileError>,
+    ) -> Option<(StartedUndo, UndoTask)> {
         let place = self.waiting.iter().position(|waiting| waiting.number == number)?;
         if let Err(error) = outcome {
             // Not done now, it is done later; done twice it could not be undone.
@@ -315,36 +324,36 @@ impl UndoQueue {
                 log::error!("undo: cannot begin: {error}");
             }
             if let Some(waiting) = self.waiting.get_mut(place) {
-                waiting.origin = Origin::Config;
+                waiting.origin = UndoOrigin::Config;
                 waiting.due = clock::boot().saturating_add(RETRY);
             }
             return None;
         }
         self.failing = false;
         let waiting = self.waiting.swap_remove(place);
-        Some((Begun(number), waiting.undoing))
+        Some((StartedUndo(number), waiting.undoing))
     }
 
     /// One that had begun has ended.
-    pub(crate) fn end(&self, Begun(number): Begun) {
+    pub(crate) fn end(&self, StartedUndo(number): StartedUndo) {
         if let Err(error) = files::remove(&self.file(number).with_extension(BEGUN)) {
             log::error!("undo: {error}");
         }
     }
 
     /// Takes up a file of an earlier daemon; says what it was where it cannot be done.
-    fn take_up(&mut self, path: &Path) -> Result<Option<Left>, FileError> {
+    fn take_up(&mut self, path: &Path) -> Result<Option<Leftover>, FileError> {
         let is = |what| path.extension().is_some_and(|extension| extension == what);
         let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
-        let Some(number) = number else { return Ok(Some(Left::Damaged(path.to_owned()))) };
+        let Some(number) = number else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
         self.next = self.next.max(number.saturating_add(1));
-        let Some(entry) = Entry::read(&files::read_bytes(path)?) else {
+        let Some(entry) = UndoFile::read(&files::read_bytes(path)?) else {
             if is(COMING) {
                 // It was not on the disk yet, and so its action had not begun.
                 files::remove(path)?;
                 return Ok(None);
             }
-            return Ok(Some(Left::Damaged(path.to_owned())));
+            return Ok(Some(Leftover::Damaged(path.to_owned())));
         };
         if is(COMING) {
             // A power cut took its name back. Its action may have begun.
@@ -352,13 +361,13 @@ impl UndoQueue {
             files::sync_folder(&self.folder)?;
         }
         let left = entry.left(&self.boot);
-        let Some(undoing) = entry.undoing() else { return Ok(Some(Left::Damaged(path.to_owned()))) };
+        let Some(undoing) = entry.undoing() else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
         if is(BEGUN) {
             files::remove(path)?;
-            return Ok(Some(Left::Begun(undoing)));
+            return Ok(Some(Leftover::Begun(undoing)));
         }
         let due = clock::boot().saturating_add(left);
-        self.waiting.push(Waiting { number, due, undoing, planned: None, origin: Origin::File });
+        self.waiting.push(WaitingUndo { number, due, undoing, planned: None, origin: UndoOrigin::File });
         Ok(None)
     }
 
@@ -366,8 +375,8 @@ impl UndoQueue {
     fn drop_shorter(&mut self, number: u64, due: Duration) -> Result<(), FileError> {
         let Some(argv) = self.waiting.iter().find(|waiting| waiting.number == number) else { return Ok(()) };
         let argv = argv.undoing.argv.clone();
-        let shorter = |waiting: &Waiting| {
-            let is_under_way = waiting.origin == Origin::UnderWay;
+        let shorter = |waiting: &WaitingUndo| {
+            let is_under_way = waiting.origin == UndoOrigin::UnderWay;
             waiting.number != number && waiting.undoing.argv == argv && waiting.due <= due && !is_under_way
         };
         for waiting in self.waiting.iter().filter(|waiting| shorter(waiting)) {
@@ -382,7 +391,7 @@ impl UndoQueue {
     }
 }
 
-impl Waiting {
+impl WaitingUndo {
     fn why(&self, now: Duration) -> Due {
         match self.planned {
             Some(planned) if now < planned => Due::Hastened,
@@ -392,7 +401,7 @@ impl Waiting {
 
     /// Whether its command is known to be the config's.
     fn is_run(&self) -> bool {
-        self.origin == Origin::Config
+        self.origin == UndoOrigin::Config
     }
 }
 
@@ -400,17 +409,17 @@ impl Waiting {
 mod tests {
     use super::super::undo_file::damaged;
     use super::*;
-    use crate::auth::{Event, KeyAge, Via};
+    use crate::auth::{AuditEvent, KeyAge, Via};
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
-    fn undoing(word: &str) -> Undoing {
-        Undoing {
+    fn undoing(word: &str) -> UndoTask {
+        UndoTask {
             argv: vec!["/bin/undo".to_owned(), word.to_owned()],
             timeout: Duration::from_secs(10),
             argument: String::new(),
-            record: Record {
-                event: Event::Expired,
+            record: AuditRecord {
+                event: AuditEvent::Expired,
                 client: "laptop".parse().unwrap(),
                 key: KeyAge::Current,
                 action: Some("lamp".parse().unwrap()),
@@ -424,7 +433,7 @@ mod tests {
         }
     }
 
-    fn open(state: &Path) -> (UndoQueue, Vec<Left>) {
+    fn open(state: &Path) -> (UndoQueue, Vec<Leftover>) {
         let (mut undoings, left) = UndoQueue::open(state, "boot-1".to_owned()).unwrap();
         assert_eq!(undoings.confirm(|_| true), []);
         (undoings, left)
@@ -458,9 +467,9 @@ mod tests {
         // It dies before this one ends: nobody knows whether it has.
         drop(second);
         let (mut third, left) = open(state.path());
-        assert_eq!(left, [Left::Begun(undoing("soon"))]);
+        assert_eq!(left, [Leftover::Begun(undoing("soon"))]);
         assert_eq!(waiting(&third), ["later"]);
-        assert_eq!((third.begin(|_, _| true), begun), (None, Begun(1)));
+        assert_eq!((third.begin(|_, _| true), begun), (None, StartedUndo(1)));
 
         drop(third);
         assert!(open(state.path()).1.is_empty(), "that was told");
@@ -498,33 +507,33 @@ mod tests {
 
     #[test]
     fn in_another_boot_the_calendar_counts_and_never_for_longer_than_was_asked() {
-        let entry = Entry::of(&undoing("a"), "boot-1", clock::boot() + HOUR, HOUR);
+        let entry = UndoFile::of(&undoing("a"), "boot-1", clock::boot() + HOUR, HOUR);
         let about = |left: Duration, hours: Duration| left <= hours && left + Duration::from_secs(60) > hours;
         assert!(about(entry.left("boot-1"), HOUR));
         assert!(about(entry.left("boot-2"), HOUR));
-        let overdue = Entry { due_wall: 1, ..Entry::of(&undoing("a"), "boot-1", HOUR, HOUR) };
+        let overdue = UndoFile { due_wall: 1, ..UndoFile::of(&undoing("a"), "boot-1", HOUR, HOUR) };
         assert_eq!(overdue.left("boot-2"), Duration::ZERO);
-        let clock_went_back = Entry { due_wall: u64::MAX, due: u64::MAX, ..overdue };
+        let clock_went_back = UndoFile { due_wall: u64::MAX, due: u64::MAX, ..overdue };
         assert_eq!((clock_went_back.left("boot-1"), clock_went_back.left("boot-2")), (HOUR, HOUR));
     }
 
     #[test]
     fn a_changed_bit_or_a_cut_file_is_damage() {
-        let text = Entry::of(&undoing("a"), "boot-1", HOUR, HOUR).to_text().into_bytes();
-        assert_eq!(Entry::read(&text).and_then(Entry::undoing), Some(undoing("a")));
+        let text = UndoFile::of(&undoing("a"), "boot-1", HOUR, HOUR).to_text().into_bytes();
+        assert_eq!(UndoFile::read(&text).and_then(UndoFile::undoing), Some(undoing("a")));
         for bit in 0..text.len() * 8 {
             let mut changed = text.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
-            assert!(Entry::read(&changed).is_none(), "bit {bit}");
-            assert!(Entry::read(&text[..bit / 8]).is_none(), "length {}", bit / 8);
+            assert!(UndoFile::read(&changed).is_none(), "bit {bit}");
+            assert!(UndoFile::read(&text[..bit / 8]).is_none(), "length {}", bit / 8);
         }
         let state = tempfile::tempdir().unwrap();
         let (undoings, _) = open(state.path());
         let file = undoings.file(3);
-        files::create_new(&file, Mode::Private, &text[1..]).unwrap();
+        files::create_new(&file, FileMode::Private, &text[1..]).unwrap();
         let (undoings, left) = open(state.path());
         assert_eq!(damaged(state.path()).unwrap(), std::slice::from_ref(&file));
-        assert_eq!((left, waiting(&undoings).len()), (vec![Left::Damaged(file)], 0));
+        assert_eq!((left, waiting(&undoings).len()), (vec![Leftover::Damaged(file)], 0));
     }
 
     #[test]
@@ -534,7 +543,7 @@ mod tests {
         let of = |client: usize, word: usize| {
             let mut undoing = undoing(&format!("{client} {word}"));
             undoing.record.client = format!("client-{client}").parse().unwrap();
-            Waiting { number: 0, due: HOUR, planned: None, undoing, origin: Origin::Config }
+            WaitingUndo { number: 0, due: HOUR, planned: None, undoing, origin: UndoOrigin::Config }
         };
         undoings.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
         let full = undoings.plan(of(0, EACH_MAX).undoing, HOUR).err().unwrap();
@@ -556,7 +565,7 @@ mod tests {
         drop(first);
         let (mut second, _) = UndoQueue::open(state.path(), "boot-1".to_owned()).unwrap();
         assert_eq!(second.begin(|_, _| true), None, "nothing runs before it is confirmed");
-        let is_good = |undoing: &Undoing| undoing.argv[1] == "good";
+        let is_good = |undoing: &UndoTask| undoing.argv[1] == "good";
         let refused = second.confirm(is_good);
         assert_eq!(refused, [(second.file(2), undoing("bad"))]);
         assert_eq!(second.confirm(is_good), [], "once");
@@ -578,7 +587,7 @@ mod tests {
         drop(first);
         let bytes = files::read_bytes(&cut).unwrap();
         files::remove(&cut).unwrap();
-        files::create_new(&cut.with_extension(COMING), Mode::Private, &bytes[..bytes.len() / 2]).unwrap();
+        files::create_new(&cut.with_extension(COMING), FileMode::Private, &bytes[..bytes.len() / 2]).unwrap();
         files::rename(&whole, &whole.with_extension(COMING)).unwrap();
         let (mut second, left) = open(state.path());
         assert_eq!((left, waiting(&second)), (vec![], vec!["whole"]));

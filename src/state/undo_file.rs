@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::undo::Undoing;
-use crate::auth::{Event, KeyAge, Record, Via};
+use super::undo::UndoTask;
+use crate::auth::{AuditEvent, AuditRecord, KeyAge, Via};
 use crate::crypto::checksum;
 use crate::knock::Timestamp;
 use crate::os::clock;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 
 /// The folder in the state folder.
 pub(super) const FOLDER: &str = "undo";
@@ -51,7 +51,7 @@ impl FileWork {
             FileWorkKind::Begin => files::rename(&file, &file.with_extension(BEGUN)).and_then(sync),
             FileWorkKind::Write(text) => {
                 let coming = file.with_extension(COMING);
-                files::create_new(&coming, Mode::Private, text.as_bytes())?;
+                files::create_new(&coming, FileMode::Private, text.as_bytes())?;
                 // The action begins next: a power cut must find the name as well as the content.
                 files::rename(&coming, &file).and_then(sync).inspect_err(|_| {
                     let _ = files::remove(&file);
@@ -66,9 +66,9 @@ impl FileWork {
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, Undoing)>, FileError> {
+pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, UndoTask)>, FileError> {
     let undoing = |path: PathBuf| {
-        let entry = Entry::read(&files::read_bytes(&path).ok()?)?;
+        let entry = UndoFile::read(&files::read_bytes(&path).ok()?)?;
         Some((path, entry.undoing()?))
     };
     Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(undoing).collect())
@@ -81,14 +81,14 @@ pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, Undoing)>, FileError>
 pub(super) fn damaged(state: &Path) -> Result<Vec<PathBuf>, FileError> {
     let is_damaged = |path: &PathBuf| {
         let is_coming = path.extension().is_some_and(|extension| extension == COMING);
-        !is_coming && files::read_bytes(path).is_ok_and(|bytes| Entry::read(&bytes).is_none())
+        !is_coming && files::read_bytes(path).is_ok_and(|bytes| UndoFile::read(&bytes).is_none())
     };
     Ok(files::list(&state.join(FOLDER))?.into_iter().filter(is_damaged).collect())
 }
 
 /// What a file says. Times in milliseconds.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct UndoFile {
     /// The boot that `due` belongs to.
     pub(super) boot: String,
     /// Since that boot.
@@ -113,8 +113,8 @@ pub(super) struct Entry {
     pub(super) by_ports: bool,
 }
 
-impl Entry {
-    pub(super) fn of(undoing: &Undoing, boot: &str, due: Duration, after: Duration) -> Self {
+impl UndoFile {
+    pub(super) fn of(undoing: &UndoTask, boot: &str, due: Duration, after: Duration) -> Self {
         let record = &undoing.record;
         Self {
             boot: boot.to_owned(),
@@ -146,13 +146,13 @@ impl Entry {
         left.min(Duration::from_millis(self.after))
     }
 
-    pub(super) fn undoing(self) -> Option<Undoing> {
-        Some(Undoing {
+    pub(super) fn undoing(self) -> Option<UndoTask> {
+        Some(UndoTask {
             argv: self.argv,
             timeout: Duration::from_millis(self.timeout),
             argument: self.argument,
-            record: Record {
-                event: Event::Expired,
+            record: AuditRecord {
+                event: AuditEvent::Expired,
                 client: self.client.parse().ok()?,
                 key: KeyAge::Current,
                 action: self.action.map(|action| action.parse()).transpose().ok()?,

@@ -8,10 +8,10 @@ use super::restart::SILENCE_MAX;
 use crate::auth::WatchedKey;
 use crate::capture::{CaptureKind, PacketLog};
 use crate::config::{Interfaces, ServerConfig};
-use crate::ipc::{FromWatcher, MESSAGE, Missing, Seen, Source, ToWatcher};
+use crate::ipc::{CaptureSource, FromWatcher, MESSAGE, OnMissingInterface, ToWatcher, WatcherStats};
 use crate::knock::KnockRange;
-use crate::os::host::{self, Capability, Link};
-use crate::os::net::seqpacket::{Channel, Received};
+use crate::os::host::{self, Capability, LinkState};
+use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::net::udp::UdpPort;
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::{capabilities, spawn};
@@ -33,7 +33,7 @@ pub(crate) struct WatcherProcess {
     /// When its last message came.
     heard: Duration,
     /// What it said last that it has seen.
-    seen: Seen,
+    seen: WatcherStats,
     /// When that came.
     told: Option<Duration>,
     /// When it was last asked for it.
@@ -42,8 +42,8 @@ pub(crate) struct WatcherProcess {
 
 /// What a watcher watches. When this changes, another one is needed; new keys it takes as it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Post {
-    source: Source,
+pub(crate) struct WatchConfig {
+    source: CaptureSource,
     port: u16,
     band: Option<KnockRange>,
     interfaces: Vec<String>,
@@ -52,7 +52,7 @@ pub(crate) struct Post {
     identity: Option<Identity>,
 }
 
-impl Post {
+impl WatchConfig {
     /// What the config says.
     ///
     /// # Errors
@@ -60,8 +60,8 @@ impl Post {
     pub(crate) fn of(config: &ServerConfig) -> std::io::Result<Self> {
         Ok(Self {
             source: match config.capture {
-                CaptureKind::Pcap => Source::Capture,
-                CaptureKind::Udp => Source::Socket,
+                CaptureKind::Pcap => CaptureSource::Capture,
+                CaptureKind::Udp => CaptureSource::Socket,
             },
             port: config.port,
             band: config.ports,
@@ -81,7 +81,7 @@ impl Post {
     }
 }
 
-impl Post {
+impl WatchConfig {
     /// The knock port.
     pub(crate) const fn port(&self) -> u16 {
         self.port
@@ -89,9 +89,9 @@ impl Post {
 
     /// The interfaces to capture on that are not there, or down.
     pub(crate) fn missing_interfaces(&self) -> Vec<&str> {
-        let captures = self.source == Source::Capture;
+        let captures = self.source == CaptureSource::Capture;
         let names = self.interfaces.iter().filter(|_| captures).map(String::as_str);
-        names.filter(|name| host::link(name) != Link::Up).collect()
+        names.filter(|name| host::link(name) != LinkState::Up).collect()
     }
 
     /// Whether all of them are missing.
@@ -111,8 +111,8 @@ impl WatcherProcess {
     /// # Errors
     /// Why it does not, for people.
     pub(crate) fn start(
-        post: &Post,
-        missing: Missing,
+        post: &WatchConfig,
+        missing: OnMissingInterface,
         window: Duration,
         socket: Option<&UdpPort>,
         keys: impl Iterator<Item = WatchedKey>,
@@ -120,18 +120,25 @@ impl WatcherProcess {
         let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::plain(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
         let socket = match post.source {
-            Source::Capture => None,
-            Source::Socket => socket.map(UdpPort::share).transpose().map_err(plain)?,
+            CaptureSource::Capture => None,
+            CaptureSource::Socket => socket.map(UdpPort::share).transpose().map_err(plain)?,
         };
         let start = || spawn::start_ourselves("watch", theirs, socket);
         let child = match post.source {
-            Source::Capture => capabilities::lend(&[Capability::NetRaw], start),
-            Source::Socket => start(),
+            CaptureSource::Capture => capabilities::lend(&[Capability::NetRaw], start),
+            CaptureSource::Socket => start(),
         }
         .map_err(plain)?;
         let now = clock::steady();
-        let mut watcher =
-            Self { child, channel, since: now, heard: now, seen: Seen::default(), told: None, asked: None };
+        let mut watcher = Self {
+            child,
+            channel,
+            since: now,
+            heard: now,
+            seen: WatcherStats::default(),
+            told: None,
+            asked: None,
+        };
         let instructed = watcher.send_all(post, missing, window, keys);
         // Of one that ended early, its own words say more than that the channel broke.
         watcher.wait_until_it_watches()?;
@@ -145,17 +152,17 @@ impl WatcherProcess {
     /// When it is gone, or does not take them in time.
     pub(crate) fn instruct(
         &mut self,
-        post: &Post,
+        post: &WatchConfig,
         window: Duration,
         keys: impl Iterator<Item = WatchedKey>,
     ) -> std::io::Result<()> {
-        self.send_all(post, Missing::IsLost, window, keys)
+        self.send_all(post, OnMissingInterface::IsLost, window, keys)
     }
 
     fn send_all(
         &mut self,
-        post: &Post,
-        missing: Missing,
+        post: &WatchConfig,
+        missing: OnMissingInterface,
         window: Duration,
         keys: impl Iterator<Item = WatchedKey>,
     ) -> std::io::Result<()> {
@@ -187,14 +194,14 @@ impl WatcherProcess {
     ///
     /// # Errors
     /// When the watcher is gone.
-    pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
+    pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Disconnected> {
         match self.channel.try_recv(buffer) {
-            Ok(Received::Message(length)) => {
+            Ok(ReceiveResult::Message(length)) => {
                 self.heard = clock::steady();
                 Ok(Some(length))
             }
-            Ok(Received::Nothing) => Ok(None),
-            Ok(Received::Closed) | Err(_) => Err(Gone),
+            Ok(ReceiveResult::Nothing) => Ok(None),
+            Ok(ReceiveResult::Closed) | Err(_) => Err(Disconnected),
         }
     }
 
@@ -219,7 +226,7 @@ impl WatcherProcess {
     }
 
     /// What it has seen, as far as it has said so.
-    pub(crate) const fn seen(&self) -> Seen {
+    pub(crate) const fn seen(&self) -> WatcherStats {
         self.seen
     }
 
@@ -229,7 +236,7 @@ impl WatcherProcess {
     }
 
     /// It has said what it has seen.
-    pub(crate) fn note(&mut self, seen: Seen) {
+    pub(crate) fn note(&mut self, seen: WatcherStats) {
         self.seen = seen;
         self.told = Some(clock::steady());
     }
@@ -263,7 +270,7 @@ impl WatcherProcess {
                     Some(FromWatcher::Failed(reason)) => return Err(reason),
                     _ => return Err("watcher: spoke before it watched".to_owned()),
                 },
-                Err(Gone) => return Err("watcher: ended as it started".to_owned()),
+                Err(Disconnected) => return Err("watcher: ended as it started".to_owned()),
             }
         }
     }
@@ -287,4 +294,4 @@ impl Drop for WatcherProcess {
 
 /// The watcher is gone.
 #[derive(Debug)]
-pub(crate) struct Gone;
+pub(crate) struct Disconnected;

@@ -4,13 +4,13 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::child::{Gone, Post, WatcherProcess};
+use super::child::{Disconnected, WatchConfig, WatcherProcess};
 use super::restart::{Restart, SILENCE_MAX};
 use crate::capture::CaptureKind;
 use crate::config::setup::Setup;
-use crate::console::Failure;
-use crate::ipc::{MESSAGE, Missing, ReplyPath, Seen};
-use crate::os::net::udp::{Incoming, UdpPort};
+use crate::console::AdminError;
+use crate::ipc::{MESSAGE, OnMissingInterface, ReplyPath, WatcherStats};
+use crate::os::net::udp::{ReceiveMode, UdpPort};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::{clock, files, host};
 
@@ -18,8 +18,8 @@ use crate::os::{clock, files, host};
 const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// The port and its watcher.
-pub(crate) struct Ears {
-    post: Post,
+pub(crate) struct WatcherSupervisor {
+    post: WatchConfig,
     /// Bound for as long as the daemon runs, or the host would answer that nobody listens. None while another process
     /// has the port: captures work without it, but replies leave from no other port.
     socket: Option<UdpPort>,
@@ -31,7 +31,7 @@ pub(crate) struct Ears {
     distrusted: bool,
     restart: Restart,
     /// Of watchers that have been replaced.
-    before: Seen,
+    before: WatcherStats,
     /// How often another one took over as one died, lost an interface or was not believed.
     restarts: u64,
 }
@@ -45,17 +45,17 @@ pub(crate) enum Start {
     Later,
 }
 
-impl Ears {
+impl WatcherSupervisor {
     /// Binds the port and starts a watcher.
     ///
     /// # Errors
     /// When the watcher does not watch, or the port that it receives from is taken.
-    pub(crate) fn open(setup: &Setup, start: Start) -> Result<Self, Failure> {
+    pub(crate) fn open(setup: &Setup, start: Start) -> Result<Self, AdminError> {
         let post = watch_post(setup)?;
         warn_of_nobody(&setup.config.user, post.identity());
         let lacking = privileges::lacking(post.identity());
         if !lacking.is_empty() {
-            return Err(Failure::run(format_args!("watcher: {}", host::lacking(&lacking))));
+            return Err(AdminError::run(format_args!("watcher: {}", host::lacking(&lacking))));
         }
         let socket = match bind(setup) {
             Ok(socket) => Some(socket),
@@ -75,12 +75,12 @@ impl Ears {
             watcher: None,
             distrusted: false,
             restart: Restart::new(),
-            before: Seen::default(),
+            before: WatcherStats::default(),
             restarts: 0,
         };
         let missing = match start {
-            Start::First => Missing::Fails,
-            Start::Later => Missing::IsLost,
+            Start::First => OnMissingInterface::Fails,
+            Start::Later => OnMissingInterface::IsLost,
         };
         match ears.start(setup, missing) {
             Ok(watcher) => ears.watcher = Some(watcher),
@@ -88,7 +88,7 @@ impl Ears {
                 log::error!("{reason}\nno knock is seen until an interface is there; looking for it");
                 ears.restart.look_later();
             }
-            Err(reason) => return Err(Failure::run(reason)),
+            Err(reason) => return Err(AdminError::run(reason)),
         }
         Ok(ears)
     }
@@ -102,7 +102,7 @@ impl Ears {
     ///
     /// # Errors
     /// When the watcher is gone.
-    pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Gone> {
+    pub(crate) fn try_recv(&mut self, buffer: &mut [u8; MESSAGE]) -> Result<Option<usize>, Disconnected> {
         self.watcher.as_mut().map_or(Ok(None), |watcher| watcher.try_recv(buffer))
     }
 
@@ -153,7 +153,7 @@ impl Ears {
     }
 
     /// What all watchers together have seen, as far as they have said so.
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> WatcherStats {
         let now = self.watcher.as_ref().map(WatcherProcess::seen).unwrap_or_default();
         self.before.plus(now)
     }
@@ -204,7 +204,7 @@ impl Ears {
             self.restart.look_later();
             return None;
         }
-        let missing = if is_good { Missing::Fails } else { Missing::IsLost };
+        let missing = if is_good { OnMissingInterface::Fails } else { OnMissingInterface::IsLost };
         match self.start(setup, missing) {
             Ok(watcher) => {
                 log::info!("watching again");
@@ -249,7 +249,7 @@ impl Ears {
     ///
     /// # Errors
     /// When it cannot watch there; it goes on where it was.
-    pub(crate) fn change(&mut self, new: &Setup) -> Result<Option<WatcherProcess>, Failure> {
+    pub(crate) fn change(&mut self, new: &Setup) -> Result<Option<WatcherProcess>, AdminError> {
         let post = watch_post(new)?;
         if self.post == post {
             if let Some(watcher) = &mut self.watcher
@@ -263,8 +263,8 @@ impl Ears {
             true => None,
             false => Some(bind(new)?),
         };
-        let watcher = start(new, &post, socket.as_ref().or(self.socket.as_ref()), Missing::Fails);
-        let watcher = watcher.map_err(Failure::run)?;
+        let watcher = start(new, &post, socket.as_ref().or(self.socket.as_ref()), OnMissingInterface::Fails);
+        let watcher = watcher.map_err(AdminError::run)?;
         if socket.is_some() {
             self.socket = socket;
         }
@@ -274,7 +274,7 @@ impl Ears {
         Ok(self.watcher.replace(watcher))
     }
 
-    fn start(&self, setup: &Setup, missing: Missing) -> Result<WatcherProcess, String> {
+    fn start(&self, setup: &Setup, missing: OnMissingInterface) -> Result<WatcherProcess, String> {
         start(setup, &self.post, self.socket.as_ref(), missing)
     }
 }
@@ -290,15 +290,15 @@ pub(crate) fn warn_of_nobody(user: &str, identity: Option<Identity>) {
 }
 
 /// What the watcher watches.
-fn watch_post(setup: &Setup) -> Result<Post, Failure> {
-    Post::of(&setup.config)
-        .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))
+fn watch_post(setup: &Setup) -> Result<WatchConfig, AdminError> {
+    WatchConfig::of(&setup.config)
+        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::plain(&error))))
 }
 
-fn bind(setup: &Setup) -> Result<UdpPort, Failure> {
+fn bind(setup: &Setup) -> Result<UdpPort, AdminError> {
     let incoming = match setup.config.capture {
-        CaptureKind::Pcap => Incoming::Unread,
-        CaptureKind::Udp => Incoming::Received,
+        CaptureKind::Pcap => ReceiveMode::Unread,
+        CaptureKind::Udp => ReceiveMode::Received,
     };
     let port = setup.config.port;
     UdpPort::bind(port, incoming).map_err(|error| {
@@ -308,15 +308,15 @@ fn bind(setup: &Setup) -> Result<UdpPort, Failure> {
             }
             _ => String::new(),
         };
-        Failure::run(format_args!("UDP port {port}: {}{hint}", files::plain(&error)))
+        AdminError::run(format_args!("UDP port {port}: {}{hint}", files::plain(&error)))
     })
 }
 
 fn start(
     setup: &Setup,
-    post: &Post,
+    post: &WatchConfig,
     socket: Option<&UdpPort>,
-    missing: Missing,
+    missing: OnMissingInterface,
 ) -> Result<WatcherProcess, String> {
     WatcherProcess::start(post, missing, setup.config.window, socket, setup.watched_keys())
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use super::flood::FloodDetector;
 use crate::auth::{WatchedKey, Watcher};
-use crate::capture::{BandLog, Capture, CaptureStats, Live, Next, PacketLog, Socket};
-use crate::ipc::{FromWatcher, MESSAGE, Missing, ReceivedKnock, Seen, Source, ToWatcher};
+use crate::capture::{BandLog, Capture, CaptureEvent, CaptureStats, PacketLog, PcapLive, Socket};
+use crate::ipc::{
+    CaptureSource, FromWatcher, MESSAGE, OnMissingInterface, ReceivedKnock, ToWatcher, WatcherStats,
+};
 use crate::knock::KnockRange;
-use crate::os::net::seqpacket::{Channel, Received};
+use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::net::udp::UdpPort;
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::{sandbox, signals};
@@ -38,7 +40,7 @@ pub(crate) fn main() -> ExitCode {
     if signals::ignore_all().is_err() {
         return ExitCode::FAILURE;
     }
-    let Ok(mut running) = Running::start(channel) else { return ExitCode::FAILURE };
+    let Ok(mut running) = NativeReader::start(channel) else { return ExitCode::FAILURE };
     let ended = running.run();
     // Closing captures takes calls that are not allowed any more; they close with the process.
     std::mem::forget(running);
@@ -46,14 +48,14 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// The watcher cannot go on; the keeper has been told why, if it is still there.
-struct Ended;
+struct Shutdown;
 
-struct Running {
+struct NativeReader {
     channel: Channel,
     captures: Vec<Box<dyn Capture>>,
     watcher: Watcher,
     /// What a new set of keys brings together, until it is whole.
-    coming: Coming,
+    coming: PendingConfig,
     prepared: Duration,
     pace: FloodDetector,
     /// The message of a sequence that found no room. Copies of its packets would not bring it again: only a new port
@@ -64,8 +66,8 @@ struct Running {
 }
 
 #[derive(Default)]
-struct Coming {
-    how: Option<How>,
+struct PendingConfig {
+    how: Option<WatchParams>,
     interfaces: Vec<String>,
     log: Option<PacketLog>,
     identity: Option<Identity>,
@@ -73,22 +75,22 @@ struct Coming {
 }
 
 #[derive(Clone, Copy)]
-struct How {
-    source: Source,
+struct WatchParams {
+    source: CaptureSource,
     port: u16,
     band: Option<KnockRange>,
     window: Duration,
-    missing: Missing,
+    missing: OnMissingInterface,
 }
 
-impl Running {
+impl NativeReader {
     /// Receives the first orders and opens the captures.
-    fn start(channel: Channel) -> Result<Self, Ended> {
+    fn start(channel: Channel) -> Result<Self, Shutdown> {
         let mut running = Self {
             channel,
             captures: Vec::new(),
             watcher: Watcher::new(Duration::ZERO, []),
-            coming: Coming::default(),
+            coming: PendingConfig::default(),
             prepared: clock::steady(),
             pace: FloodDetector::default(),
             held: None,
@@ -97,15 +99,17 @@ impl Running {
         let mut buffer = Zeroizing::new([0; MESSAGE]);
         while running.captures.is_empty() {
             match running.channel.recv(&mut *buffer) {
-                Ok(Received::Message(length)) => running.obey(buffer.get(..length).unwrap_or_default())?,
-                Ok(Received::Nothing) => {}
-                Ok(Received::Closed) | Err(_) => return Err(Ended),
+                Ok(ReceiveResult::Message(length)) => {
+                    running.obey(buffer.get(..length).unwrap_or_default())?
+                }
+                Ok(ReceiveResult::Nothing) => {}
+                Ok(ReceiveResult::Closed) | Err(_) => return Err(Shutdown),
             }
         }
         Ok(running)
     }
 
-    fn run(&mut self) -> Result<(), Ended> {
+    fn run(&mut self) -> Result<(), Shutdown> {
         loop {
             let mut fds: Vec<BorrowedFd<'_>> = vec![self.channel.as_fd()];
             fds.extend(self.captures.iter().map(|capture| capture.descriptor()));
@@ -114,7 +118,7 @@ impl Running {
                 (false, None) if !self.watcher.has_sequences() => TICK,
                 (false, _) => SEQUENCES_REST,
             };
-            let ready = poll::readable(&fds, patience).map_err(|_| Ended)?;
+            let ready = poll::readable(&fds, patience).map_err(|_| Shutdown)?;
             let mut ready = ready.into_iter();
             if ready.next() == Some(true) && self.take_orders()? == Channels::Closed {
                 let counts = self.watcher.counts();
@@ -134,7 +138,7 @@ impl Running {
                 && taken < BATCH
                 && self.captures.iter().all(|c| c.has_room())
             {
-                poll::readable(&[self.channel.as_fd()], REST).map_err(|_| Ended)?;
+                poll::readable(&[self.channel.as_fd()], REST).map_err(|_| Shutdown)?;
             }
             if now.steady.saturating_sub(self.prepared) >= TICK {
                 self.watcher.prepare(now.wall);
@@ -144,23 +148,23 @@ impl Running {
         }
     }
 
-    fn take_orders(&mut self) -> Result<Channels, Ended> {
+    fn take_orders(&mut self) -> Result<Channels, Shutdown> {
         let mut buffer = Zeroizing::new([0; MESSAGE]);
         loop {
             match self.channel.try_recv(&mut *buffer) {
-                Ok(Received::Message(length)) => self.obey(buffer.get(..length).unwrap_or_default())?,
-                Ok(Received::Nothing) => return Ok(Channels::Open),
-                Ok(Received::Closed) => return Ok(Channels::Closed),
-                Err(_) => return Err(Ended),
+                Ok(ReceiveResult::Message(length)) => self.obey(buffer.get(..length).unwrap_or_default())?,
+                Ok(ReceiveResult::Nothing) => return Ok(Channels::Open),
+                Ok(ReceiveResult::Closed) => return Ok(Channels::Closed),
+                Err(_) => return Err(Shutdown),
             }
         }
     }
 
-    fn obey(&mut self, message: &[u8]) -> Result<(), Ended> {
-        match ToWatcher::read(message).ok_or(Ended)? {
+    fn obey(&mut self, message: &[u8]) -> Result<(), Shutdown> {
+        match ToWatcher::read(message).ok_or(Shutdown)? {
             ToWatcher::Watch { source, port, band, window, missing } => {
-                let how = How { source, port, band, window, missing };
-                self.coming = Coming { how: Some(how), ..Coming::default() };
+                let how = WatchParams { source, port, band, window, missing };
+                self.coming = PendingConfig { how: Some(how), ..PendingConfig::default() };
             }
             ToWatcher::Interface(name) => self.coming.interfaces.push(name),
             ToWatcher::Log(log) => self.coming.log = Some(log),
@@ -169,7 +173,7 @@ impl Running {
             ToWatcher::Count => self.tell_what_was_seen()?,
             ToWatcher::Go => {
                 let coming = std::mem::take(&mut self.coming);
-                let how = coming.how.ok_or(Ended)?;
+                let how = coming.how.ok_or(Shutdown)?;
                 let starts = self.captures.is_empty();
                 let lost = if starts { self.open(how, coming.interfaces, coming.log)? } else { Vec::new() };
                 if starts {
@@ -197,18 +201,18 @@ impl Running {
     /// Opens what there is to watch; returns why some of it is missing, where some may be.
     fn open(
         &mut self,
-        how: How,
+        how: WatchParams,
         interfaces: Vec<String>,
         log: Option<PacketLog>,
-    ) -> Result<Vec<String>, Ended> {
-        let How { source, port, band, missing, .. } = how;
+    ) -> Result<Vec<String>, Shutdown> {
+        let WatchParams { source, port, band, missing, .. } = how;
         let mut opened: Vec<Result<Box<dyn Capture>, String>> = match source {
-            Source::Socket => {
+            CaptureSource::Socket => {
                 let socket = UdpPort::from_stdout().map(|socket| boxed(Socket::new(socket, port)));
                 vec![socket.map_err(|error| error.to_string())]
             }
-            Source::Capture if interfaces.is_empty() => vec![live(None, port, band)],
-            Source::Capture => interfaces.iter().map(|name| live(Some(name), port, band)).collect(),
+            CaptureSource::Capture if interfaces.is_empty() => vec![live(None, port, band)],
+            CaptureSource::Capture => interfaces.iter().map(|name| live(Some(name), port, band)).collect(),
         };
         if let (Some(band), Some(log)) = (band, log) {
             opened.push(super::log_follower::open(log, interfaces).map(|log| boxed(BandLog(log, band))));
@@ -220,26 +224,26 @@ impl Running {
                 Err(reason) => lost.push(reason),
             }
         }
-        if self.captures.is_empty() || (missing == Missing::Fails && !lost.is_empty()) {
+        if self.captures.is_empty() || (missing == OnMissingInterface::Fails && !lost.is_empty()) {
             return Err(self.fail(lost.join("\n")));
         }
         Ok(lost)
     }
 
     /// Returns how many frames there were.
-    fn take_datagrams(&mut self, place: usize) -> Result<usize, Ended> {
+    fn take_datagrams(&mut self, place: usize) -> Result<usize, Shutdown> {
         let Some(capture) = self.captures.get_mut(place) else { return Ok(0) };
         // Read once for all of them: a batch takes less than a millisecond.
         let now = clock::now();
         for taken in 0..BATCH {
             let segment = match capture.next() {
-                Ok(Next::Datagram(segment)) => segment,
-                Ok(Next::Touch(touch)) => {
+                Ok(CaptureEvent::Datagram(segment)) => segment,
+                Ok(CaptureEvent::Touch(touch)) => {
                     self.watcher.touch(touch.source, touch.to, touch.port, now.steady);
                     continue;
                 }
-                Ok(Next::Other) => continue,
-                Ok(Next::Empty) => return Ok(taken),
+                Ok(CaptureEvent::Other) => continue,
+                Ok(CaptureEvent::Empty) => return Ok(taken),
                 Err(error) => return self.lose(place, error.to_string()).map(|()| taken),
             };
             let Ok(knock) = self.watcher.judge(segment.payload, now) else { continue };
@@ -256,14 +260,14 @@ impl Running {
     }
 
     /// After the datagrams, so that they find room in the channel first.
-    fn pass_sequences(&mut self) -> Result<(), Ended> {
+    fn pass_sequences(&mut self) -> Result<(), Shutdown> {
         for _ in 0..SEQUENCES {
             let next = || {
                 let sequence = self.watcher.next_sequence(clock::now())?;
                 Some(FromWatcher::Sequence(sequence).to_bytes())
             };
             let Some(message) = self.held.take().or_else(next) else { break };
-            if try_send(&self.channel, &message)? == Sent::NoRoom {
+            if try_send(&self.channel, &message)? == SendResult::NoRoom {
                 self.held = Some(message);
                 break;
             }
@@ -272,7 +276,7 @@ impl Running {
     }
 
     /// One interface is gone; the others are still worth watching.
-    fn lose(&mut self, place: usize, reason: String) -> Result<(), Ended> {
+    fn lose(&mut self, place: usize, reason: String) -> Result<(), Shutdown> {
         let mut capture = self.captures.remove(place);
         self.intake = self.intake.into_iter().chain(capture.intake()).reduce(CaptureStats::plus);
         // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.
@@ -286,53 +290,53 @@ impl Running {
     }
 
     /// Numbers alone, and never waited for: a keeper that is busy gets the next ones.
-    fn tell_what_was_seen(&mut self) -> Result<(), Ended> {
+    fn tell_what_was_seen(&mut self) -> Result<(), Shutdown> {
         let captures = self.captures.iter_mut().filter_map(|capture| capture.intake());
         let intake = self.intake.into_iter().chain(captures).reduce(CaptureStats::plus);
-        let seen = FromWatcher::Seen(Seen { counts: self.watcher.counts(), intake });
+        let seen = FromWatcher::Seen(WatcherStats { counts: self.watcher.counts(), intake });
         // Before the totals: who asked for those has all of it when they come.
         let mut ended = None;
         self.watcher.report_throttled(|fingerprint, count| {
             let sent = try_send(&self.channel, &FromWatcher::Throttled(fingerprint, count).to_bytes());
-            sent.map_err(|error| ended = Some(error)).is_ok_and(|sent| sent == Sent::Whole)
+            sent.map_err(|error| ended = Some(error)).is_ok_and(|sent| sent == SendResult::Whole)
         });
         ended.map_or(Ok(()), Err)?;
         try_report(&self.channel, &seen)
     }
 
-    fn report(&self, report: &FromWatcher<'_>) -> Result<(), Ended> {
-        self.channel.send(&report.to_bytes()).map_err(|_| Ended)
+    fn report(&self, report: &FromWatcher<'_>) -> Result<(), Shutdown> {
+        self.channel.send(&report.to_bytes()).map_err(|_| Shutdown)
     }
 
-    fn fail(&self, reason: String) -> Ended {
+    fn fail(&self, reason: String) -> Shutdown {
         // If the keeper is gone too, nobody is left to be told.
         let _ = self.report(&FromWatcher::Failed(reason));
-        Ended
+        Shutdown
     }
 }
 
 /// Reports if there is room for it.
-fn try_report(channel: &Channel, report: &FromWatcher<'_>) -> Result<(), Ended> {
+fn try_report(channel: &Channel, report: &FromWatcher<'_>) -> Result<(), Shutdown> {
     try_send(channel, &report.to_bytes()).map(|_| ())
 }
 
-fn try_send(channel: &Channel, message: &[u8]) -> Result<Sent, Ended> {
+fn try_send(channel: &Channel, message: &[u8]) -> Result<SendResult, Shutdown> {
     match channel.try_send(message) {
-        Ok(()) => Ok(Sent::Whole),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(Sent::NoRoom),
-        Err(_) => Err(Ended),
+        Ok(()) => Ok(SendResult::Whole),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(SendResult::NoRoom),
+        Err(_) => Err(Shutdown),
     }
 }
 
 /// Whether a message is under way.
 #[derive(PartialEq, Eq)]
-enum Sent {
+enum SendResult {
     Whole,
     NoRoom,
 }
 
 fn live(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Box<dyn Capture>, String> {
-    Live::open(interface, port, band).map(boxed).map_err(|error| error.to_string())
+    PcapLive::open(interface, port, band).map(boxed).map_err(|error| error.to_string())
 }
 
 fn boxed(capture: impl Capture + 'static) -> Box<dyn Capture> {

@@ -18,14 +18,14 @@ const NO_OTP: u32 = u32::MAX;
 pub struct Body {
     timestamp: Timestamp,
     reply: ReplyWanted,
-    knock: Result<Knock, NotUnderstood>,
+    knock: Result<Knock, UnsupportedFormat>,
 }
 
 /// A body of another version, or with a set reserved bit, a policy above 2, a padding byte that is not zero, a
 /// length out of range, a name outside its alphabet or an IPv4-mapped IPv6 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the knock is of a form that this version does not know")]
-pub struct NotUnderstood;
+pub struct UnsupportedFormat;
 
 impl Body {
     /// Reads a body; nothing when it has not even the ten bytes that all versions share.
@@ -37,9 +37,9 @@ impl Body {
         let timestamp = Timestamp::from_millis(reader.u64()?);
         let reply = if flags & FLAG_REPLY == 0 { ReplyWanted::No } else { ReplyWanted::Yes };
         let knock = if version == VERSION && flags & !FLAG_REPLY == 0 {
-            read_rest(reader, timestamp, reply).ok_or(NotUnderstood)
+            read_rest(reader, timestamp, reply).ok_or(UnsupportedFormat)
         } else {
-            Err(NotUnderstood)
+            Err(UnsupportedFormat)
         };
         Some(Self { timestamp, reply, knock })
     }
@@ -60,7 +60,7 @@ impl Body {
     ///
     /// # Errors
     /// When it is of a form that this version does not know.
-    pub const fn understand(&self) -> Result<&Knock, NotUnderstood> {
+    pub const fn understand(&self) -> Result<&Knock, UnsupportedFormat> {
         match &self.knock {
             Ok(knock) => Ok(knock),
             Err(error) => Err(*error),

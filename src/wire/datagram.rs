@@ -3,7 +3,7 @@
 use super::body::{self, BODY_MIN};
 use super::{Body, Reader};
 use crate::crypto::{
-    AEAD_TAG, ClientKeys, KeeperKeys, MacKey, NONCE, Nonce, NotSealed, RandomFailed, Tag, random,
+    AEAD_TAG, ClientKeys, DecryptionFailed, KeeperKeys, MacKey, NONCE, Nonce, RandomError, Tag, random,
 };
 use crate::knock::Knock;
 
@@ -33,10 +33,10 @@ pub fn hint(key: &MacKey, epoch: u64) -> Hint {
 pub enum SealFailed {
     /// The system has no random numbers.
     #[error(transparent)]
-    Random(#[from] RandomFailed),
+    Random(#[from] RandomError),
     /// The cipher refused, which it never does for so few bytes.
     #[error("the cipher failed")]
-    Cipher(#[from] NotSealed),
+    Cipher(#[from] DecryptionFailed),
 }
 
 /// A finished knock.
@@ -59,7 +59,12 @@ impl Datagram {
     ///
     /// # Errors
     /// When the cipher fails, which it never does for so few bytes.
-    pub fn seal_with(knock: &Knock, keys: &ClientKeys, nonce: Nonce, padding: u8) -> Result<Self, NotSealed> {
+    pub fn seal_with(
+        knock: &Knock,
+        keys: &ClientKeys,
+        nonce: Nonce,
+        padding: u8,
+    ) -> Result<Self, DecryptionFailed> {
         let hint = hint(&keys.hint, knock.timestamp.epoch());
         let mut sealed = body::write(knock, usize::from(padding.min(PADDING_MAX)));
         keys.seal.seal(&nonce, &hint, &mut sealed)?;
@@ -115,11 +120,11 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     /// When it was not sealed under this key, or has not even what all versions share.
-    pub fn open(&self, keys: &KeeperKeys) -> Result<Body, NotSealed> {
+    pub fn open(&self, keys: &KeeperKeys) -> Result<Body, DecryptionFailed> {
         // The capture's bytes are borrowed; opening happens in place, in a copy on the stack.
         let mut copy = [0; DATAGRAM_MAX];
-        let sealed = copy.get_mut(..self.sealed.len()).ok_or(NotSealed)?;
+        let sealed = copy.get_mut(..self.sealed.len()).ok_or(DecryptionFailed)?;
         sealed.copy_from_slice(self.sealed);
-        Body::read(keys.seal.open(self.nonce, self.hint, sealed)?).ok_or(NotSealed)
+        Body::read(keys.seal.open(self.nonce, self.hint, sealed)?).ok_or(DecryptionFailed)
     }
 }

@@ -7,7 +7,7 @@ mod datagram;
 mod ports;
 mod reply;
 
-pub use body::{Body, NotUnderstood};
+pub use body::{Body, UnsupportedFormat};
 pub use bytes::Reader;
 pub use datagram::{
     DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, HINT, Hint, PADDING_MAX, SealFailed, hint,

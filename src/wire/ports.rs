@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::crypto::{MacKey, Nonce, Tag};
-use crate::knock::{ActionName, KnockRange, SLICES, Step, mapped};
+use crate::knock::{ActionName, KnockRange, SLICES, TimeStep, mapped};
 
 /// Ports that the selector gives; the proof gives the others.
 pub const SELECTED: usize = 2;
@@ -21,7 +21,7 @@ pub struct Proof {
 
 /// Ports 0 and 1: they name a key for half a minute.
 #[must_use]
-pub fn selector(key: &MacKey, step: Step, band: KnockRange) -> [u16; SELECTED] {
+pub fn selector(key: &MacKey, step: TimeStep, band: KnockRange) -> [u16; SELECTED] {
     let [a1, a0, b1, b0, ..] = key.tag(&[&step.number().to_be_bytes()]);
     [(0, [a1, a0]), (1, [b1, b0])].map(|(slice, number)| band.port(slice, u16::from_be_bytes(number)))
 }
@@ -31,7 +31,7 @@ pub fn selector(key: &MacKey, step: Step, band: KnockRange) -> [u16; SELECTED] {
 #[must_use]
 pub fn proof(
     key: &MacKey,
-    step: Step,
+    step: TimeStep,
     address: Option<IpAddr>,
     action: &ActionName,
     band: KnockRange,

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::Reader;
-use crate::crypto::{AEAD_TAG, NONCE, Nonce, NotSealed, SealKey};
-use crate::knock::{Reply, ReplyText, Status, Timestamp, canonical, mapped};
+use crate::crypto::{AEAD_TAG, DecryptionFailed, NONCE, Nonce, SealKey};
+use crate::knock::{Reply, ReplyStatus, ReplyText, Timestamp, canonical, mapped};
 
 /// Bytes of every reply.
 pub const REPLY_LEN: usize = NONCE + REPLY_BODY + AEAD_TAG;
@@ -21,7 +21,12 @@ pub struct NotAReply;
 ///
 /// # Errors
 /// When the cipher fails, which it never does for so few bytes.
-pub fn seal_reply(reply: &Reply, key: &SealKey, knock: &Nonce, nonce: &Nonce) -> Result<Vec<u8>, NotSealed> {
+pub fn seal_reply(
+    reply: &Reply,
+    key: &SealKey,
+    knock: &Nonce,
+    nonce: &Nonce,
+) -> Result<Vec<u8>, DecryptionFailed> {
     let mut body = Vec::with_capacity(REPLY_BODY.saturating_add(AEAD_TAG));
     body.push(VERSION);
     body.push(reply.status.code());
@@ -47,7 +52,7 @@ pub fn open_reply(bytes: &[u8], key: &SealKey, knock: &Nonce) -> Result<Reply, N
     }
     let (nonce, sealed) = bytes.split_first_chunk().ok_or(NotAReply)?;
     let mut sealed = sealed.to_vec();
-    let body = key.open(nonce, knock, &mut sealed).map_err(|NotSealed| NotAReply)?;
+    let body = key.open(nonce, knock, &mut sealed).map_err(|DecryptionFailed| NotAReply)?;
     read_body(body).ok_or(NotAReply)
 }
 
@@ -57,7 +62,7 @@ fn read_body(body: &[u8]) -> Option<Reply> {
         return None;
     }
     Some(Reply {
-        status: Status::from_code(reader.u8()?)?,
+        status: ReplyStatus::from_code(reader.u8()?)?,
         server_time: Timestamp::from_millis(reader.u64()?),
         observed: canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?))),
         port: reader.u16()?,

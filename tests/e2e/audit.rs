@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe, write};
 use serde_json::Value;
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::net::{
     CLIENT4, Daemon, Key, Lab, Mounts, NO_LIMITS, SERVER4, Site, ask, ask_patiently, knock, limited,
@@ -39,7 +39,7 @@ fn site(server: &str) -> Site {
 }
 
 /// What is answered to a good knock.
-fn answer(lab: &Lab, key: &Key) -> Option<Status> {
+fn answer(lab: &Lab, key: &Key) -> Option<ReplyStatus> {
     let knock = key.seal(&knock("open-ssh"));
     let answer = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes())?;
     Some(key.open(&answer, &knock).status)
@@ -114,7 +114,7 @@ fn cannot_be_written((what, break_it, reason): (&str, fn(&Mounts, &Path), &str))
     command.args(Daemon::words(&site));
     let daemon = Daemon::start_command(&lab.server, command);
     let key = site.key("laptop");
-    assert_eq!(answer(&lab, &key), Some(Status::Granted), "{what}");
+    assert_eq!(answer(&lab, &key), Some(ReplyStatus::Granted), "{what}");
     assert!(within(SOON, || status(&site)["audit"]["error"].is_string()), "{what}: {}", status(&site));
     let state = status(&site)["audit"].clone();
     assert!(state["error"].as_str().unwrap().contains(reason), "{what}: {state}");
@@ -177,7 +177,7 @@ fn an_audit_log_is_rotated_and_a_file_or_folder_that_is_moved_away_is_made_again
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
     assert!(daemon.log().contains("mode 0777 lets others change it"), "{}", daemon.log());
-    assert_eq!(answer(&lab, &key), Some(Status::Granted));
+    assert_eq!(answer(&lab, &key), Some(ReplyStatus::Granted));
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
     let reply = key.open(&ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap(), &knock);
     assert_eq!(
         (reply.status, reply.text.as_str()),
-        (Status::ActionFailed, "the server cannot record it now")
+        (ReplyStatus::ActionFailed, "the server cannot record it now")
     );
     assert!(!lab.server.nft("list set inet spa_knock grants4").contains("expires"), "nothing is open");
 
@@ -256,7 +256,7 @@ fn what_must_be_recorded_is_refused_while_it_cannot_be_and_what_is_lost_is_count
     };
     assert!(within(SOON, || noted() == lost), "{} of {lost}", noted());
     assert!(within(SOON, || daemon.log().contains("audit log: can be written again")));
-    assert_eq!(answer(&lab, &key), Some(Status::Granted));
+    assert_eq!(answer(&lab, &key), Some(ReplyStatus::Granted));
     let refused = |line: &Value| line["reason"] == "audit-unavailable" && line["action"] == "open-ssh";
     assert!(lines(&log).iter().any(refused), "{:?}", lines(&log).first());
 }

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::doors::{INSIDE, knock_at, site, stand_before_the_inside};
 use crate::net::{
@@ -261,7 +261,11 @@ fn a_grant_of_every_kind_carries_the_mark_and_ends_on_time() {
             assert_eq!(open(), [false; 6], "{backend} {to}: without a knock");
             for (action, ports) in [("range", vec![8000, 8009]), ("to-web", vec![80]), ("to-db", vec![15432])]
             {
-                assert_eq!(knock_at(&lab.client, from, to, &site, action, ""), Status::Granted, "{action}");
+                assert_eq!(
+                    knock_at(&lab.client, from, to, &site, action, ""),
+                    ReplyStatus::Granted,
+                    "{action}"
+                );
                 for port in ports {
                     let stream = lab.client.connect_within(to, port, Duration::from_secs(2));
                     assert!(stream.is_some(), "{backend} {to}: {action} opens {port}");
@@ -273,7 +277,7 @@ fn a_grant_of_every_kind_carries_the_mark_and_ends_on_time() {
                 within(Duration::from_secs(5), || open() == [false; 6]),
                 "{backend} {to}: closed on time"
             );
-            assert_eq!(knock_at(&lab.client, from, to, &site, "once", ""), Status::Granted);
+            assert_eq!(knock_at(&lab.client, from, to, &site, "once", ""), ReplyStatus::Granted);
             let first = lab.client.connect_within(to, 22, Duration::from_secs(5));
             assert!(
                 first.is_some_and(|mut first| converse(&mut first)),

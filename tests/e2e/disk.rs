@@ -8,7 +8,7 @@ use std::{fs, thread};
 
 use nix::sys::statvfs::statvfs;
 use serde_json::Value;
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::kill::points::{Point, Victim};
 use crate::kill::sample;
@@ -54,7 +54,7 @@ fn told(daemon: &Daemon, times: usize) -> Vec<String> {
 }
 
 fn refused(book: &Notebook, note: &Note) {
-    assert_eq!(book.knock(note), Some(Status::ActionFailed), "{}", note.name);
+    assert_eq!(book.knock(note), Some(ReplyStatus::ActionFailed), "{}", note.name);
 }
 
 /// Whether this daemon and the next one know all that has acted.
@@ -81,13 +81,13 @@ fn a_journal_that_cannot_be_written_refuses_and_does_nothing_until_it_can() {
         let Some(book) = Notebook::new(Path::new(Daemon::PROGRAM), "") else { return };
         let daemon = book.start();
         let notes = ["before", "first", "second", "third", "after"].map(|name| book.note(name));
-        assert_eq!(book.knock(&notes[0]), Some(Status::Done), "{how}");
+        assert_eq!(book.knock(&notes[0]), Some(ReplyStatus::Done), "{how}");
         let fault = fault(&daemon, &book, "pwrite64", how, &[]);
         notes[1..4].iter().for_each(|note| refused(&book, note));
         let told_once = told(&daemon, 1);
         assert!(told_once[0].contains("replay.journal"), "{how}: {told_once:?}");
         drop(fault);
-        assert_eq!(book.knock(&notes[4]), Some(Status::Done), "{how}");
+        assert_eq!(book.knock(&notes[4]), Some(ReplyStatus::Done), "{how}");
         assert!(within(SOON, || daemon.log().contains("can be written again")), "{how}: {}", daemon.log());
         assert!(notes[1..4].iter().all(|note| book.times(note) == 0), "{how}: refused is not done");
         told(&daemon, 1);
@@ -120,7 +120,7 @@ fn lease_fails(call: &str, how: &str, files: &[&str]) {
     beyond.iter().for_each(|note| refused(&book, note));
     let below = ["third", "fourth", "fifth"].map(|name| book.note(name));
     for note in &below {
-        assert_eq!(book.knock(note), Some(Status::Done), "{call} {how}: the old lease covers it");
+        assert_eq!(book.knock(note), Some(ReplyStatus::Done), "{call} {how}: the old lease covers it");
         // Renewing it is tried meanwhile.
         thread::sleep(Duration::from_millis(700));
     }
@@ -129,7 +129,7 @@ fn lease_fails(call: &str, how: &str, files: &[&str]) {
     told(&daemon, 1);
     drop(fault);
     let after = book.note_ahead("after", BEYOND_THE_LEASE);
-    assert_eq!(book.knock(&after), Some(Status::Done), "{call} {how}");
+    assert_eq!(book.knock(&after), Some(ReplyStatus::Done), "{call} {how}");
     assert!(within(SOON, || daemon.log().contains("can be written again")), "{call} {how}: {}", daemon.log());
     assert!(beyond.iter().all(|note| book.times(note) == 0), "{call} {how}: refused is not done");
     let notes: Vec<Note> = beyond.into_iter().chain(below).chain([after]).collect();
@@ -242,9 +242,9 @@ fn a_disk_that_is_full_in_the_midst_of_a_record_cuts_it_off_and_believes_nothing
     mounts.mount(&["-o", &format!("remount,size={used}")], &state);
     let notes: Vec<Note> = (0..6).map(|n| book.note(&format!("note-{n}"))).collect();
     let answers: Vec<_> = notes.iter().map(|note| book.knock(note).expect("an answer")).collect();
-    let done = answers.iter().take_while(|answer| **answer == Status::Done).count();
+    let done = answers.iter().take_while(|answer| **answer == ReplyStatus::Done).count();
     assert!((1..4).contains(&done), "{answers:?}");
-    assert!(answers[done..].iter().all(|answer| *answer == Status::ActionFailed), "{answers:?}");
+    assert!(answers[done..].iter().all(|answer| *answer == ReplyStatus::ActionFailed), "{answers:?}");
     let whole = length(&daemon);
     assert!(whole < PAGE && whole.is_multiple_of(RECORD), "{whole}: what was cut short is taken back");
     told(&daemon, 1);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use spa_knock::knock::{Knock, Status};
+use spa_knock::knock::{Knock, ReplyStatus};
 
 use crate::net::{
     BOTH, CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, Namespace, NatLab, SERVER4, SERVER6, Site, ask,
@@ -35,7 +35,7 @@ pub(crate) fn knock_at(
     site: &Site,
     action: &str,
     argument: &str,
-) -> Status {
+) -> ReplyStatus {
     let knock = Knock { argument: argument.parse().unwrap(), ..knock(action) };
     let laptop = site.key("laptop");
     let datagram = laptop.seal(&knock);
@@ -79,7 +79,7 @@ fn several_ports_and_ranges_of_both_protocols_open_and_close_together() {
     let _daemon = Daemon::start(&lab.server, &site);
     for (from, to) in BOTH {
         assert!(!lab.client.reaches(to, 8000) && !hears(from, to));
-        assert_eq!(knock_at(&lab.client, from, to, &site, "all", ""), Status::Granted);
+        assert_eq!(knock_at(&lab.client, from, to, &site, "all", ""), ReplyStatus::Granted);
         for port in [22, 8000, 8049] {
             assert!(lab.client.reaches(to, port), "{to} {port}");
         }
@@ -103,13 +103,13 @@ fn a_client_names_the_ports_to_open_among_those_it_may() {
     }
     let _daemon = Daemon::start(&lab.server, &site);
     let open = |argument: &str| knock_at(&lab.client, CLIENT4, SERVER4, &site, "port", argument);
-    assert_eq!(open("tcp/8001"), Status::Granted);
+    assert_eq!(open("tcp/8001"), ReplyStatus::Granted);
     assert!(lab.client.reaches(SERVER4, 8001) && !lab.client.reaches(SERVER4, 8010));
-    assert_eq!(open("tcp/8600"), Status::ArgumentRefused);
-    assert_eq!(open("8001"), Status::ArgumentRefused);
+    assert_eq!(open("tcp/8600"), ReplyStatus::ArgumentRefused);
+    assert_eq!(open("8001"), ReplyStatus::ArgumentRefused);
     // Ranges that overlap live ones, and the same again.
     for argument in ["tcp/8005-8020", "tcp/8010-8030", "tcp/8005-8020", "tcp/8000-8100"] {
-        assert_eq!(open(argument), Status::Granted, "{argument}");
+        assert_eq!(open(argument), ReplyStatus::Granted, "{argument}");
     }
     assert!(lab.client.reaches(SERVER4, 8010));
     assert!(!lab.neighbour.reaches(SERVER4, 8010));
@@ -128,7 +128,7 @@ fn all_that_is_open_is_open_again_after_somebody_flushed_the_table() {
     }
     let _daemon = Daemon::start(&lab.server, &site);
     let open = |action: &str, argument: &str| {
-        assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, action, argument), Status::Granted);
+        assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, action, argument), ReplyStatus::Granted);
     };
     // Ranges that overlap cannot stand in one set; a way to another port needs that port, too.
     for argument in ["tcp/8000-8010", "tcp/8005-8030", "tcp/8001-8006"] {
@@ -162,13 +162,13 @@ fn two_actions_that_open_one_port_end_each_for_itself() {
     let _daemon = Daemon::start(&lab.server, &site);
     let at = |action: &str| knock_at(&lab.client, CLIENT4, SERVER4, &site, action, "");
     for action in ["web", "to-web"] {
-        assert_eq!(at(action), Status::Granted);
+        assert_eq!(at(action), ReplyStatus::Granted);
     }
     assert!(lab.client.reaches(SERVER4, 80) && lab.client.reaches(SERVER4, 8080));
     lab.client.closing(SERVER4, 80);
     assert!(lab.client.reaches(SERVER4, 8080), "the shorter one does not end the longer one");
-    assert_eq!(at("to-web"), Status::Granted);
-    assert_eq!(at("close-to-web"), Status::Done);
+    assert_eq!(at("to-web"), ReplyStatus::Granted);
+    assert_eq!(at("close-to-web"), ReplyStatus::Done);
     assert!(!lab.client.reaches(SERVER4, 80) && lab.client.reaches(SERVER4, 8080));
 }
 
@@ -185,10 +185,10 @@ fn neighbours_come_in_with_a_client_whose_carrier_moves_it_about() {
     lab.client.ip("addr add fd77::200/64 dev eth0");
     let _daemon = Daemon::start(&lab.server, &site);
     for (from, to, other) in [(CLIENT4, SERVER4, "10.77.0.200"), (CLIENT6, SERVER6, "fd77::200")] {
-        assert_eq!(knock_at(&lab.client, from, to, &site, "ssh", ""), Status::Granted);
+        assert_eq!(knock_at(&lab.client, from, to, &site, "ssh", ""), ReplyStatus::Granted);
         assert!(lab.client.reaches_from(other.parse().unwrap(), to, 22), "{other}");
         assert!(!lab.neighbour.reaches(to, 22));
-        assert_eq!(knock_at(&lab.client, from, to, &site, "ssh", ""), Status::Granted, "renewed");
+        assert_eq!(knock_at(&lab.client, from, to, &site, "ssh", ""), ReplyStatus::Granted, "renewed");
     }
 }
 
@@ -202,7 +202,7 @@ fn one_connection_uses_a_grant_up_and_a_neighbour_behind_the_same_address_gets_n
     let (mut kept, rounds) = (None, if full() { 200 } else { 8 });
     for round in 0..rounds {
         let from = "10.77.2.2".parse().unwrap();
-        assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "once", ""), Status::Granted, "{round}");
+        assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "once", ""), ReplyStatus::Granted, "{round}");
         let mut first = lab.client.connect(SERVER4, 22).unwrap_or_else(|| panic!("the first, {round}"));
         // The router is the second client behind the address that was let in.
         let refused = Duration::from_millis(100);
@@ -225,7 +225,7 @@ fn a_port_leads_inside_for_the_knocking_address_alone_and_no_longer_than_its_tim
     for (from, to) in BOTH {
         for (action, port) in [("to-db", 15_432), ("to-web", 80)] {
             assert!(!lab.client.reaches(to, port), "{action} {to}: closed before");
-            assert_eq!(knock_at(&lab.client, from, to, &site, action, ""), Status::Granted);
+            assert_eq!(knock_at(&lab.client, from, to, &site, action, ""), ReplyStatus::Granted);
             let mut inside = lab.client.connect(to, port).unwrap_or_else(|| panic!("{action} {to}"));
             assert!(converse(&mut inside));
             assert!(
@@ -264,16 +264,16 @@ fn a_client_closes_its_own_door_early_and_nobody_elses() {
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
     let at = |action: &str| knock_at(&lab.client, CLIENT4, SERVER4, &site, action, "");
-    assert_eq!(at("ssh"), Status::Granted);
+    assert_eq!(at("ssh"), ReplyStatus::Granted);
     assert!(ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, phone.seal(&knock("ssh")).as_bytes()).is_some());
     assert!(lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22));
-    assert_eq!(at("close-ssh"), Status::Done);
+    assert_eq!(at("close-ssh"), ReplyStatus::Done);
     assert!(!lab.client.reaches(SERVER4, 22) && lab.neighbour.reaches(SERVER4, 22));
     let [closed, done] = ["revoked", "done"].map(|event| site.audit_of(event));
     assert_eq!((closed.len(), &closed[0]["action"]), (1, &"ssh".into()));
     assert_eq!((done.len(), &done[0]["action"]), (1, &"close-ssh".into()));
-    assert_eq!(at("lamp"), Status::Done);
-    assert_eq!(at("lamp-off"), Status::Done);
+    assert_eq!(at("lamp"), ReplyStatus::Done);
+    assert_eq!(at("lamp-off"), ReplyStatus::Done);
     assert!(within(SOON, || std::fs::read_to_string(&note).is_ok_and(|text| text == "off\n")));
 }
 
@@ -287,7 +287,7 @@ fn several_things_in_one_action_are_all_done() {
     let site = site("protect = [\"tcp/22\"]", &[("both", &*both)], "");
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
-    assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "both", ""), Status::Granted);
+    assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "both", ""), ReplyStatus::Granted);
     assert!(lab.client.reaches(SERVER4, 22) && within(SOON, || note.exists()));
 }
 
@@ -303,7 +303,7 @@ fn grants_are_listed_and_closed_by_their_number() {
         (output.status.code(), told + &String::from_utf8_lossy(&output.stderr))
     };
     for (from, to) in BOTH {
-        assert_eq!(knock_at(&lab.client, from, to, &site, "ssh", ""), Status::Granted);
+        assert_eq!(knock_at(&lab.client, from, to, &site, "ssh", ""), ReplyStatus::Granted);
     }
     let (_, told) = admin(&["grants", "--json"]);
     let grants: serde_json::Value = serde_json::from_str(&told).unwrap();
@@ -347,7 +347,7 @@ fn published_ports_of_containers_are_closed_before_they_are_led_inside() {
     assert!(lab.client.reaches(SERVER4, 8080), "open without the gate");
     let _daemon = Daemon::start(&lab.server, &site);
     assert!(!lab.client.reaches(SERVER4, 8080));
-    assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "web", ""), Status::Granted);
+    assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "web", ""), ReplyStatus::Granted);
     assert!(converse(&mut lab.client.connect(SERVER4, 8080).unwrap()));
     lab.client.closing(SERVER4, 8080);
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use spa_knock::knock::{Reply, Status};
+use spa_knock::knock::{Reply, ReplyStatus};
 use spa_knock::wire::Datagram;
 
 use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, ask_patiently, knock, within};
@@ -35,7 +35,7 @@ fn heard(socket: &UdpSocket, key: &Key, datagram: &Datagram, limit: Duration) ->
     Some(key.open(&buffer[..length], datagram))
 }
 
-fn said(reply: &Reply) -> (Status, &str) {
+fn said(reply: &Reply) -> (ReplyStatus, &str) {
     (reply.status, reply.text.as_str())
 }
 
@@ -45,7 +45,8 @@ fn a_knock_sent_again_after_its_answer_is_answered_when_its_command_has_ended() 
     let site = site();
     let key = site.key("laptop");
     let _daemon = Daemon::start(&lab.server, &site);
-    for (action, last) in [("good", (Status::Done, "done")), ("bad", (Status::ActionFailed, "exit status 3"))]
+    for (action, last) in
+        [("good", (ReplyStatus::Done, "done")), ("bad", (ReplyStatus::ActionFailed, "exit status 3"))]
     {
         let _ = std::fs::remove_file(site.path("go"));
         let datagram = key.seal(&knock(action));
@@ -55,11 +56,11 @@ fn a_knock_sent_again_after_its_answer_is_answered_when_its_command_has_ended() 
             // Sent once: a second copy would ask for the end.
             socket.set_read_timeout(Some(SOON)).unwrap();
             let first = ask(socket, SERVER4, datagram.as_bytes()).expect("an answer");
-            assert_eq!(said(&key.open(&first, datagram)), (Status::Done, "started"));
+            assert_eq!(said(&key.open(&first, datagram)), (ReplyStatus::Done, "started"));
         }
         asks.send_to(datagram.as_bytes(), (SERVER4, KNOCK_PORT)).unwrap();
         let again = heard(&asks, &key, &datagram, SOON).expect("the same answer");
-        assert_eq!(said(&again), (Status::Done, "started"));
+        assert_eq!(said(&again), (ReplyStatus::Done, "started"));
         std::fs::write(site.path("go"), "").unwrap();
         // Its own copy may still be on its way.
         let ended =
@@ -87,6 +88,6 @@ fn a_command_that_ends_before_it_is_asked_for_or_at_its_timeout_is_reported_too(
         assert!(ask_patiently(&socket, server, datagram.as_bytes()).is_some());
         assert!(within(SOON, || site.audit_of("failed").len() == failed), "{:?}", site.audit());
         let last = ask_patiently(&socket, server, datagram.as_bytes()).expect("an answer");
-        assert_eq!(said(&key.open(&last, &datagram)), (Status::ActionFailed, text));
+        assert_eq!(said(&key.open(&last, &datagram)), (ReplyStatus::ActionFailed, text));
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::grants::{elements, holder, start_with};
 use crate::net::{
@@ -240,7 +240,7 @@ fn what_finds_no_room_is_tried_once_more_and_then_told() {
         let answer = (0..10).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes()))?;
         Some(laptop.open(&answer, &datagram).status)
     };
-    assert_eq!(patiently(), Some(Status::ActionFailed));
+    assert_eq!(patiently(), Some(ReplyStatus::ActionFailed));
     let failed = site.audit_of("failed");
     assert!(!failed.is_empty());
     assert!(failed[0]["detail"].as_str().unwrap().contains("the set of grants is full"), "{}", failed[0]);
@@ -253,7 +253,7 @@ fn what_finds_no_room_is_tried_once_more_and_then_told() {
         });
         patiently()
     });
-    assert_eq!(granted, Some(Status::Granted), "{}", daemon.log());
+    assert_eq!(granted, Some(ReplyStatus::Granted), "{}", daemon.log());
     assert!(lab.client.reaches(SERVER4, 22));
     assert_eq!(site.audit_of("failed").len(), 1);
     assert_eq!(site.audit_of("replayed").len(), 0, "resends are no replays");
@@ -315,15 +315,15 @@ fn without_nft_the_daemon_says_what_to_install_and_mends_the_gate_when_it_is_the
         laptop.open(&ask(&socket, SERVER4, datagram.as_bytes()).expect("an answer"), &datagram).status
     };
     // What is granted needs no nft, but a table that is gone does.
-    assert_eq!(status(), Status::Granted);
+    assert_eq!(status(), ReplyStatus::Granted);
     lab.server.nft("flush ruleset");
-    assert_eq!(status(), Status::ActionFailed);
+    assert_eq!(status(), ReplyStatus::ActionFailed);
     let failed = site.audit_of("failed");
     assert!(failed[0]["detail"].as_str().unwrap().contains("nft not found"), "{}", failed[0]);
     assert!(within(SOON, || daemon.log().contains("trying again")), "{}", daemon.log());
     nft.show();
     assert!(within(SOON, || !lab.neighbour.reaches(SERVER4, 22)), "the gate is back: {}", daemon.log());
-    assert_eq!(status(), Status::Granted);
+    assert_eq!(status(), ReplyStatus::Granted);
     assert!(lab.client.reaches(SERVER4, 22));
 }
 
@@ -344,7 +344,7 @@ fn while_somebody_else_owns_the_table_knocks_fail_and_say_why() {
     let (laptop, socket) = (site.key("laptop"), lab.client.udp(CLIENT4));
     let datagram = laptop.seal(&knock("open-ssh"));
     let answer = ask(&socket, SERVER4, datagram.as_bytes()).expect("an answer");
-    assert_eq!(laptop.open(&answer, &datagram).status, Status::ActionFailed);
+    assert_eq!(laptop.open(&answer, &datagram).status, ReplyStatus::ActionFailed);
     let failed = site.audit_of("failed");
     assert!(failed[0]["detail"].as_str().unwrap().contains("not allowed to change it"), "{}", failed[0]);
     drop(words);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde_json::Value;
-use spa_knock::knock::{Knock, Status};
+use spa_knock::knock::{Knock, ReplyStatus};
 
 use crate::doors::site;
 use crate::net::{
@@ -118,9 +118,9 @@ fn of_a_knock_whose_last_doors_find_no_room_none_opens_and_what_was_open_stays()
         let answer = (0..10).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes())).expect("an answer");
         laptop.open(&answer, &datagram).status
     };
-    assert_eq!(open("one"), Status::Granted);
+    assert_eq!(open("one"), ReplyStatus::Granted);
     let older = || in_kernel(&lab.server, CLIENT4, FIRST + 10);
-    assert_eq!(open(MANY), Status::ActionFailed);
+    assert_eq!(open(MANY), ReplyStatus::ActionFailed);
 
     let failed = site.audit_of("failed");
     assert_eq!(failed.len(), 1, "{}", daemon.log());
@@ -135,8 +135,8 @@ fn of_a_knock_whose_last_doors_find_no_room_none_opens_and_what_was_open_stays()
     // What was not opened left nothing behind that the next knock would stumble over.
     std::fs::write(&path, config).unwrap();
     daemon.reload();
-    assert_eq!(open("one"), Status::Granted);
-    assert_eq!(open(MANY), Status::Granted, "{}", daemon.log());
+    assert_eq!(open("one"), ReplyStatus::Granted);
+    assert_eq!(open(MANY), ReplyStatus::Granted, "{}", daemon.log());
     assert!(lab.client.reaches(SERVER4, FIRST) && lab.client.reaches(SERVER4, FIRST + DOORS - 1));
 }
 
@@ -154,7 +154,7 @@ fn thousands_of_doors_of_one_knock_open_and_are_renewed_listed_and_closed_togeth
         let for_seconds = |seconds: u32| {
             let datagram = laptop.seal(&Knock { seconds, ..knock(MANY) });
             let answer = ask_patiently(&lab.client.udp(from), to, datagram.as_bytes()).expect("an answer");
-            assert_eq!(laptop.open(&answer, &datagram).status, Status::Granted, "{}", daemon.log());
+            assert_eq!(laptop.open(&answer, &datagram).status, ReplyStatus::Granted, "{}", daemon.log());
             [FIRST, FIRST + 1_500, FIRST + DOORS - 1]
                 .map(|port| in_kernel(&lab.server, from, port).expect("open").0)
         };

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::libc::{SIGSEGV, SIGSYS};
-use spa_knock::os::net::seqpacket::{Channel, Received};
-use spa_knock::os::net::udp::{Incoming, UdpPort};
+use spa_knock::os::net::seqpacket::{Channel, ReceiveResult};
+use spa_knock::os::net::udp::{ReceiveMode, UdpPort};
 use tempfile::TempDir;
 
 use crate::net::{CLIENT4, KNOCK_PORT, Lab, SERVER4};
@@ -187,7 +187,7 @@ impl Report {
         fs::create_dir(scratch.path().join("folder")).unwrap();
 
         let (channel, theirs) = Channel::pair().unwrap();
-        let udp = lab.server.enter(|| UdpPort::bind(KNOCK_PORT, Incoming::Received)).unwrap();
+        let udp = lab.server.enter(|| UdpPort::bind(KNOCK_PORT, ReceiveMode::Received)).unwrap();
         let stdout = if source == "socket" { udp.share().unwrap().into() } else { Stdio::null() };
         command.args([walls, source, &KNOCK_PORT.to_string()]).arg(scratch.path());
         command.stdin(theirs).stdout(stdout).stderr(Stdio::piped());
@@ -200,7 +200,7 @@ impl Report {
         let state = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
         let mut reported = false;
         let mut message = [0; 512];
-        while let Ok(Received::Message(length)) = channel.try_recv(&mut message) {
+        while let Ok(ReceiveResult::Message(length)) = channel.try_recv(&mut message) {
             reported |= &message[..length] == b"report";
         }
         drop(channel);

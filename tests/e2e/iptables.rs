@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use super::doors::{INSIDE, knock_at, site, stand_before_the_inside};
 use crate::net::{
@@ -85,7 +85,7 @@ fn ssh(seconds: u32) -> Site {
 
 fn granted(lab: &Lab, (from, to): (IpAddr, IpAddr), site: &Site, action: &str) -> (Instant, Instant) {
     let asked = Instant::now();
-    assert_eq!(knock_at(&lab.client, from, to, site, action, ""), Status::Granted);
+    assert_eq!(knock_at(&lab.client, from, to, site, action, ""), ReplyStatus::Granted);
     (asked, Instant::now())
 }
 
@@ -362,7 +362,7 @@ fn a_lock_that_another_program_holds_is_waited_for_and_then_named() {
     );
     held.join().unwrap();
     assert!(!lab.client.reaches(SERVER4, 22), "a failed grant opens nothing");
-    assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &setless, "ssh", ""), Status::Granted);
+    assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &setless, "ssh", ""), ReplyStatus::Granted);
 }
 
 #[test]
@@ -421,7 +421,7 @@ fn overlapping_ranges_and_two_clients_each_keep_their_time() {
         lab.client.closing(SERVER4, 8025);
         assert!(lab.client.reaches(SERVER4, 8015), "{host:?}: the shorter one took nothing away");
         granted(&lab, BOTH[0], &site, "long");
-        assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "close-wide", ""), Status::Done);
+        assert_eq!(knock_at(&lab.client, CLIENT4, SERVER4, &site, "close-wide", ""), ReplyStatus::Done);
         assert!(!lab.client.reaches(SERVER4, 8005), "{host:?}");
         assert!(lab.client.reaches(SERVER4, 8015), "{host:?}: held by another action");
     }
@@ -439,14 +439,14 @@ fn one_connection_uses_a_grant_up() {
     let mut daemon = Daemon::start(&lab.server, &site);
     let from = "10.77.2.2".parse().unwrap();
     for round in 0..4 {
-        assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "once", ""), Status::Granted, "{round}");
+        assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "once", ""), ReplyStatus::Granted, "{round}");
         let mut first = lab.client.connect(SERVER4, 22).unwrap_or_else(|| panic!("the first, {round}"));
         let refused = Duration::from_millis(100);
         assert!(lab.router.connect_within(SERVER4, 22, refused).is_none(), "the second, {round}");
         assert!(converse(&mut first), "the first lives on, {round}");
     }
     // Nor does the end of another grant, or a start, give it twice.
-    assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "on", ""), Status::Granted);
+    assert_eq!(knock_at(&lab.client, from, SERVER4, &site, "on", ""), ReplyStatus::Granted);
     thread::sleep(Duration::from_millis(2_500));
     assert!(lab.client.connect_within(SERVER4, 22, Duration::from_millis(300)).is_none());
     daemon.kill9();

@@ -8,7 +8,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, connect, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use super::doors::site;
 use crate::net::{Daemon, KNOCK_PORT, Lab, Namespace, Site, knock};
@@ -41,7 +41,7 @@ fn reaches(namespace: &Namespace, port: u16) -> bool {
 }
 
 /// Knocks over the client's link.
-fn knock_over_link(lab: &Lab, site: &Site, action: &str) -> Status {
+fn knock_over_link(lab: &Lab, site: &Site, action: &str) -> ReplyStatus {
     let laptop = site.key("laptop");
     let datagram = laptop.seal(&knock(action));
     lab.client.enter(|| {
@@ -70,13 +70,13 @@ fn a_grant_for_a_link_local_address_counts_on_the_link_of_its_knock_alone() {
     }
     let daemon = Daemon::start(&lab.server, &site);
     assert!(!reaches(&lab.client, 22));
-    assert_eq!(knock_over_link(&lab, &site, "ssh"), Status::Granted, "{}", daemon.log());
+    assert_eq!(knock_over_link(&lab, &site, "ssh"), ReplyStatus::Granted, "{}", daemon.log());
     for port in [22, 8_005] {
         assert!(reaches(&lab.client, port), "{port}");
         assert!(!reaches(&lab.neighbour, port), "{port}: another host of the same address");
     }
-    assert_eq!(knock_over_link(&lab, &site, "ssh"), Status::Granted, "renewed");
-    assert_eq!(knock_over_link(&lab, &site, "once"), Status::AddressRefused);
+    assert_eq!(knock_over_link(&lab, &site, "ssh"), ReplyStatus::Granted, "renewed");
+    assert_eq!(knock_over_link(&lab, &site, "once"), ReplyStatus::AddressRefused);
     // The next daemon knows it, and so does a table that is loaded again.
     drop(daemon);
     let daemon = Daemon::start(&lab.server, &site);
@@ -97,7 +97,7 @@ fn iptables_refuses_a_link_local_address_and_says_why() {
     let site = site("backend = \"iptables\"\nprotect = [\"tcp/22\"]", &actions, "");
     lab.server.echo(22);
     let _daemon = Daemon::start(&lab.server, &site);
-    assert_eq!(knock_over_link(&lab, &site, "ssh"), Status::ActionFailed);
+    assert_eq!(knock_over_link(&lab, &site, "ssh"), ReplyStatus::ActionFailed);
     let failed = site.audit_of("failed");
     assert!(failed[0]["detail"].as_str().unwrap().contains("link-local"), "{}", failed[0]);
     assert!(!reaches(&lab.client, 22) && !reaches(&lab.neighbour, 22));

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use spa_knock::crypto::{Holder, KeyFile, RootSecret, Secret};
+use spa_knock::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 
 use crate::net::{Daemon, Lab, NatLab, SERVER_ID, SERVER4, Site, limited, open_ssh};
 
@@ -57,11 +57,11 @@ fn root_key(site: &Site) -> PathBuf {
     let id = SERVER_ID.parse().unwrap();
     let pair = KeyFile {
         client: None,
-        holder: Holder::Pair { secret: root.pair(&id), server: id },
+        holder: KeyOwner::Pair { secret: root.pair(&id), server: id },
         address: None,
         port: None,
     };
-    let file = KeyFile { client: None, holder: Holder::Root(root), address: None, port: None };
+    let file = KeyFile { client: None, holder: KeyOwner::Root(root), address: None, port: None };
     let path = site.path("root.key");
     for (path, file) in [(&path, file), (&site.key_path("of-root"), pair)] {
         fs::write(path, file.to_text().as_bytes()).unwrap();

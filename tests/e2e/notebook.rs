@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 use spa_knock::wire::Datagram;
 
 use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, knock, within};
@@ -96,7 +96,7 @@ impl Notebook {
     }
 
     /// Sends a knock; what the server says to it.
-    pub(crate) fn knock(&self, note: &Note) -> Option<Status> {
+    pub(crate) fn knock(&self, note: &Note) -> Option<ReplyStatus> {
         let answer = ask(&self.lab.client.udp(CLIENT4), SERVER4, note.datagram.as_bytes())?;
         Some(self.laptop.open(&answer, &note.datagram).status)
     }

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
-use spa_knock::knock::{KnockRange, Step};
+use spa_knock::knock::{KnockRange, TimeStep};
 
 use crate::flood::{CODE, Memory};
 use crate::net::{
@@ -22,7 +22,7 @@ fn ports_site(seconds: u32) -> Site {
 
 /// Nothing is believed that was stamped before the first start, and a step is stamped with its begin: here the clients'
 /// clocks are a little ahead.
-fn next() -> Step {
+fn next() -> TimeStep {
     // What begins late in a step is not over when the step is.
     await_step(5);
     step().after()

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use spa_knock::crypto::{PairSecret, Secret, random};
-use spa_knock::knock::{AddressPolicy, Status};
+use spa_knock::knock::{AddressPolicy, ReplyStatus};
 
 use crate::net::{
     CLIENT4, CLIENT6, Counter, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, SERVER6, Site,
@@ -205,12 +205,12 @@ fn a_knock_from_another_address_than_the_signed_one_is_refused_and_not_used_up()
     // The neighbour is faster with a copy than the client with the knock itself.
     let answer = ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, datagram.as_bytes()).expect("an answer");
     let reply = key.open(&answer, &datagram);
-    assert_eq!((reply.status, reply.observed, reply.seconds), (Status::AddressRefused, NEIGHBOUR4, 0));
+    assert_eq!((reply.status, reply.observed, reply.seconds), (ReplyStatus::AddressRefused, NEIGHBOUR4, 0));
     assert!(!lab.neighbour.reaches(SERVER4, 22));
     assert!(!lab.client.reaches(SERVER4, 22), "the copy opens nothing for the signed address either");
 
     let answer = ask(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes()).expect("an answer");
-    assert_eq!(key.open(&answer, &datagram).status, Status::Granted);
+    assert_eq!(key.open(&answer, &datagram).status, ReplyStatus::Granted);
     assert!(lab.client.reaches(SERVER4, 22));
     assert!(!lab.neighbour.reaches(SERVER4, 22));
 }

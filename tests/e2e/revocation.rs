@@ -7,7 +7,7 @@ use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::doors::{self, knock_at};
 use crate::net::{
@@ -255,7 +255,7 @@ fn without_a_daemon_a_revoked_client_loses_grants_of_every_kind_in_either_backen
         let mut daemon = Daemon::start(&lab.server, &site);
         for (action, _) in actions {
             let status = knock_at(&lab.client, CLIENT4, SERVER4, &site, action, "");
-            assert_eq!(status, Status::Granted, "{backend} {client}: {action}: {}", daemon.log());
+            assert_eq!(status, ReplyStatus::Granted, "{backend} {client}: {action}: {}", daemon.log());
         }
         assert!(daemon.terminate().success());
         let programs: &[&str] = match backend {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use super::doors::{knock_at, site, stand_before_the_inside};
 use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6};
@@ -53,7 +53,7 @@ fn a_connection_that_passes_through_a_gateway_is_not_redirected() {
         for (client, server, neighbour) in ways {
             assert_eq!(read_name(&lab.client, neighbour, 443), "transit", "{backend}");
             for action in ["to-db", "to-web"] {
-                assert_eq!(knock_at(&lab.client, client, server, &site, action, ""), Status::Granted);
+                assert_eq!(knock_at(&lab.client, client, server, &site, action, ""), ReplyStatus::Granted);
             }
             assert_eq!(read_name(&lab.client, server, 443), "database", "{backend}");
             assert_eq!(read_name(&lab.client, server, 80), "web", "{backend}");

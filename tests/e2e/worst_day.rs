@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 use std::{fs, thread};
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::net::{CLIENT4, Daemon, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, knock, open_ssh};
 
@@ -172,7 +172,7 @@ fn a_running_daemon_answers_the_knocks_of_others_as_documented_whatever_is_broke
             let knock = stage.site.key("laptop").seal(&knock("open-ssh"));
             let answer = ask(&stage.lab.neighbour.udp(NEIGHBOUR4), SERVER4, knock.as_bytes());
             let answer = answer.unwrap_or_else(|| panic!("{}: no answer", stage.row));
-            let granted = stage.site.key("laptop").open(&answer, &knock).status == Status::Granted;
+            let granted = stage.site.key("laptop").open(&answer, &knock).status == ReplyStatus::Granted;
             assert_eq!(granted, row.grants, "{}", stage.row);
             assert_eq!(stage.lab.neighbour.reaches(SERVER4, 22), row.grants, "{}", stage.row);
         }

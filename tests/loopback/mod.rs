@@ -6,8 +6,8 @@ use std::net::UdpSocket;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use spa_knock::crypto::{Holder, KeyFile, random};
-use spa_knock::knock::{Reply, ReplyText, Status};
+use spa_knock::crypto::{KeyFile, KeyOwner, random};
+use spa_knock::knock::{Reply, ReplyStatus, ReplyText};
 use spa_knock::os::clock;
 use spa_knock::wire::{Envelope, seal_reply};
 
@@ -16,7 +16,7 @@ pub(crate) const KEY: &str =
     "spa-knock-key: 1\nkind: root\nsecret: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n";
 
 /// Answers one knock at the server `bastion`; what it does with its clock is up to the caller.
-pub(crate) fn server(status: Status, clock_ahead: Duration) -> (u16, JoinHandle<()>) {
+pub(crate) fn server(status: ReplyStatus, clock_ahead: Duration) -> (u16, JoinHandle<()>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -29,7 +29,7 @@ pub(crate) fn server(status: Status, clock_ahead: Duration) -> (u16, JoinHandle<
                 received => break received.unwrap(),
             }
         };
-        let Holder::Root(root) = KeyFile::parse(KEY).ok().unwrap().holder else { return };
+        let KeyOwner::Root(root) = KeyFile::parse(KEY).ok().unwrap().holder else { return };
         let id = "bastion".parse().unwrap();
         let keys = root.pair(&id).keys(&id).keeper();
         let envelope = Envelope::read(&bytes[..length]).unwrap();
@@ -39,7 +39,7 @@ pub(crate) fn server(status: Status, clock_ahead: Duration) -> (u16, JoinHandle<
             server_time: clock::wall().plus(clock_ahead),
             observed: from.ip(),
             port: from.port(),
-            seconds: if status == Status::Granted { 30 } else { 0 },
+            seconds: if status == ReplyStatus::Granted { 30 } else { 0 },
             text: ReplyText::fitting("hello"),
         };
         let sealed = seal_reply(&reply, &keys.reply, envelope.nonce, &random().unwrap()).unwrap();

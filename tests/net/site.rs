@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
 use serde_json::Value;
-use spa_knock::crypto::{ClientKeys, Holder, KeyFile, PairSecret, Secret};
+use spa_knock::crypto::{ClientKeys, KeyFile, KeyOwner, PairSecret, Secret};
 use spa_knock::knock::{
-    AddressPolicy, Argument, Knock, KnockRange, Reply, ReplyWanted, SLICES, ServerId, Step, Timestamp,
+    AddressPolicy, Argument, Knock, KnockRange, Reply, ReplyWanted, SLICES, ServerId, TimeStep, Timestamp,
 };
 use spa_knock::wire::{Datagram, open_reply, proof, selector, sequence};
 use tempfile::TempDir;
@@ -88,7 +88,7 @@ audit = "{folder}/audit.jsonl"
     pub(crate) fn add_key(&self, name: &str) -> Key {
         let key = KeyFile {
             client: Some(name.parse().unwrap()),
-            holder: Holder::Pair {
+            holder: KeyOwner::Pair {
                 server: SERVER_ID.parse().unwrap(),
                 secret: PairSecret::new(Secret::generate().unwrap()),
             },
@@ -164,7 +164,7 @@ impl Key {
     /// The keys that a key file's secret has at `server`.
     pub(crate) fn read(path: &Path, server: &str) -> Self {
         let Ok(file) = KeyFile::parse(&fs::read_to_string(path).unwrap()) else { panic!("{path:?}") };
-        let Holder::Pair { secret, .. } = file.holder else { panic!("{path:?} holds no pair") };
+        let KeyOwner::Pair { secret, .. } = file.holder else { panic!("{path:?} holds no pair") };
         Self::new(&secret, server)
     }
 
@@ -195,7 +195,7 @@ impl Key {
     }
 
     /// The eight ports of `open-ssh` in a step, for an address or for any.
-    pub(crate) fn ports(&self, step: Step, address: Option<IpAddr>) -> [u16; SLICES] {
+    pub(crate) fn ports(&self, step: TimeStep, address: Option<IpAddr>) -> [u16; SLICES] {
         let proof = proof(&self.0.proof, step, address, &"open-ssh".parse().unwrap(), KnockRange::USUAL);
         sequence(selector(&self.0.selector, step, KnockRange::USUAL), &proof)
     }
@@ -222,8 +222,8 @@ pub(crate) fn knock(action: &str) -> Knock {
 }
 
 /// The step that is now.
-pub(crate) fn step() -> Step {
-    Step::of(Timestamp::default().plus(since_epoch()))
+pub(crate) fn step() -> TimeStep {
+    TimeStep::of(Timestamp::default().plus(since_epoch()))
 }
 
 /// Waits until `seconds` of a step are left, where there are less.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use spa_knock::auth::{Action, Client, ClientRules, KeyAge, Part, Policy, Term, Uses};
+use spa_knock::auth::{Action, ActionPart, ClientKey, ClientRules, KeyAge, Policy, Term, Uses};
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
 use spa_knock::knock::{AddressPolicy, KnockRange, PrefixLengths};
 
@@ -14,13 +14,13 @@ pub(crate) fn keys(secret: [u8; 32]) -> KeySet {
 }
 
 /// What opens these ports.
-pub(crate) fn open(ports: &str) -> Part {
-    Part::Open { ports: vec![ports.parse().unwrap()], uses: Uses::Many }
+pub(crate) fn open(ports: &str) -> ActionPart {
+    ActionPart::Open { ports: vec![ports.parse().unwrap()], uses: Uses::Many }
 }
 
 /// One who may do this from any address, as often as he likes.
-pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> Client {
-    Client {
+pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> ClientKey {
+    ClientKey {
         name: name.parse().unwrap(),
         fingerprint: keys.fingerprint,
         keys: keys.keeper(),
@@ -41,8 +41,8 @@ pub(crate) fn client(name: &str, keys: &KeySet, allow: &[&str]) -> Client {
 
 /// These actions, each of one part that lasts 30 s, for these clients.
 pub(crate) fn policy(
-    actions: impl IntoIterator<Item = (&'static str, Part)>,
-    clients: impl IntoIterator<Item = Client>,
+    actions: impl IntoIterator<Item = (&'static str, ActionPart)>,
+    clients: impl IntoIterator<Item = ClientKey>,
 ) -> Policy {
     let term = Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(60) });
     let action = |part| Action { parts: vec![part], term };

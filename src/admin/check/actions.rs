@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use super::report::Report;
-use crate::auth::{Part, Template};
+use super::report::CheckReport;
+use crate::auth::{ActionPart, Template};
 use crate::config::{self, ServerConfig, written};
 use crate::knock::Prefix;
 use crate::os::{clock, files};
@@ -13,7 +13,7 @@ use crate::os::{clock, files};
 /// From here on a grant is more of an open port than of a door that is held open.
 const LONG: Duration = Duration::from_secs(86_400);
 
-impl Report {
+impl CheckReport {
     pub(super) fn actions(&mut self, config: &ServerConfig) {
         self.doors(config);
         self.programs(config);
@@ -27,9 +27,9 @@ impl Report {
         let gated = config.gated();
         for (name, action) in &config.actions {
             let opened = action.parts.iter().flat_map(|part| match part {
-                Part::Open { ports, .. } => ports.as_slice(),
-                Part::OpenArgument { allowed, .. } => allowed.as_slice(),
-                Part::Forward { .. } | Part::Close(_) | Part::Run { .. } => &[],
+                ActionPart::Open { ports, .. } => ports.as_slice(),
+                ActionPart::OpenArgument { allowed, .. } => allowed.as_slice(),
+                ActionPart::Forward { .. } | ActionPart::Close(_) | ActionPart::Run { .. } => &[],
             });
             for ports in opened
                 .filter(|ports| !gated.iter().chain(&config.published).any(|other| other.overlap(**ports)))
@@ -119,8 +119,8 @@ impl Report {
 }
 
 /// The commands of a part, with their keys.
-fn commands(part: &Part) -> Vec<(&'static str, &[Template])> {
-    let Part::Run { argv, undo, .. } = part else { return Vec::new() };
+fn commands(part: &ActionPart) -> Vec<(&'static str, &[Template])> {
+    let ActionPart::Run { argv, undo, .. } = part else { return Vec::new() };
     let undo = undo.iter().map(|undo| ("undo", undo.as_slice()));
     std::iter::once(("run", argv.as_slice())).chain(undo).collect()
 }

@@ -2,20 +2,20 @@
 
 use std::path::Path;
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::auth::undo_is_of;
 use crate::config::client_keys::{LoadedClient, load_clients};
 use crate::config::revoked_keys::RevokedKeys;
-use crate::config::{self, Audit, Backend, ServerConfig};
-use crate::control::{self, Answer, Heard, Question};
-use crate::gate::state::Standing;
+use crate::config::{self, Audit, BackendKind, ServerConfig};
+use crate::control::{self, AskResult, Request, Response};
+use crate::gate::state::GateState;
 use crate::legacy::embedded;
 use crate::legacy::knockd::Door;
 use crate::os::files;
 use crate::state;
-use crate::state::{Findings, Undoing};
+use crate::state::{Findings, UndoTask};
 
-impl Report {
+impl CheckReport {
     /// Who but us may change the config.
     pub(super) fn permissions_of_config(&mut self, path: &Path) {
         self.problems(&config::writers(path));
@@ -170,7 +170,7 @@ impl Report {
 
     /// What waits to be undone and is not run.
     fn undo_tasks(&mut self, config: &ServerConfig) {
-        let is_of = |undo: &Undoing| undo_is_of(&config.actions, &undo.record, &undo.argument, &undo.argv);
+        let is_of = |undo: &UndoTask| undo_is_of(&config.actions, &undo.record, &undo.argument, &undo.argv);
         for (file, undoing) in state::waiting_undoings(&config.state_dir).unwrap_or_default() {
             if !is_of(&undoing) {
                 let (client, argv) = (undoing.record.client, undoing.argv);
@@ -186,8 +186,8 @@ impl Report {
 
     /// What a running daemon would not take up with a reload.
     pub(super) fn restart(&mut self, config: &ServerConfig) {
-        if let Ok(Heard::Answer(Answer::Failed { reason })) =
-            control::ask(&config.control, &Question::CheckReload {})
+        if let Ok(AskResult::Answer(Response::Failed { reason })) =
+            control::ask(&config.control, &Request::CheckReload {})
         {
             let (message, hint) = reason.split_once("\nhint: ").unwrap_or((&reason, "spa-knockd reload"));
             self.warning(config, &["server"], format!("the running daemon: {message}"), hint);
@@ -195,7 +195,9 @@ impl Report {
     }
 
     fn standing(&mut self, config: &ServerConfig) {
-        if config.backend != Backend::None && matches!(Standing::read(&config.state_dir), Ok(Standing::Off)) {
+        if config.backend != BackendKind::None
+            && matches!(GateState::read(&config.state_dir), Ok(GateState::Off))
+        {
             let message = format!("the gate is off: {}, also after a restart", config.mode.when_off());
             self.warning(config, &["firewall", "protect"], message, "spa-knockd gate on");
         }

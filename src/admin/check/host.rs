@@ -2,20 +2,20 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::report::Report;
-use crate::auth::Part;
+use super::report::CheckReport;
+use crate::auth::ActionPart;
 use crate::capture::CaptureKind;
-use crate::config::{Backend, Interfaces, ServerConfig, written};
+use crate::config::{BackendKind, Interfaces, ServerConfig, written};
 use crate::control;
 use crate::gate::takeover;
-use crate::knock::{Ports, Protocol};
+use crate::knock::{PortRange, Protocol};
 use crate::os::clock_sync::{self, ClockSync};
 use crate::os::host;
-use crate::os::host::{Capability, Link};
+use crate::os::host::{Capability, LinkState};
 use crate::os::net::proc_net;
 use crate::os::process::privileges;
 
-impl Report {
+impl CheckReport {
     pub(super) fn host(&mut self, config: &ServerConfig) {
         self.interfaces(config);
         self.capabilities(config);
@@ -31,15 +31,15 @@ impl Report {
         let Interfaces::Named(names) = &config.interfaces else { return };
         for name in names {
             let reason = match host::link(name) {
-                Link::Up if host::addresses_of(name).iter().all(is_link_local) => {
+                LinkState::Up if host::addresses_of(name).iter().all(is_link_local) => {
                     let message = format!("server.interfaces: {name}: has no address that others reach");
                     let hint = format!("ip addr show dev {name}; a knock needs one to go to");
                     self.warning(config, &["server", "interfaces"], message, &hint);
                     continue;
                 }
-                Link::Up => continue,
-                Link::Missing => "no such interface",
-                Link::Down => "the interface is down",
+                LinkState::Up => continue,
+                LinkState::Missing => "no such interface",
+                LinkState::Down => "the interface is down",
             };
             let hint = "ip link shows all interfaces; interfaces = [\"any\"] listens on each";
             self.problem(
@@ -55,14 +55,14 @@ impl Report {
         if config.capture == CaptureKind::Pcap {
             self.capability(config, &["server", "capture"], Capability::NetRaw);
         }
-        if config.backend != Backend::None {
+        if config.backend != BackendKind::None {
             self.capability(config, &["firewall", "backend"], Capability::NetAdmin);
         }
-        if config.backend == Backend::Nftables && host::program("nft").is_none() {
+        if config.backend == BackendKind::Nftables && host::program("nft").is_none() {
             let message = "firewall.backend: the program nft is not there".to_owned();
             self.problem(config, &["firewall", "backend"], message, "install it, e.g.: apt install nftables");
         }
-        if config.backend == Backend::Iptables {
+        if config.backend == BackendKind::Iptables {
             self.iptables(config);
         }
         for kind in takeover::other_gates(config.backend) {
@@ -70,7 +70,7 @@ impl Report {
                 "firewall.backend: the gate of another backend is loaded too and keeps its ports closed: {kind}"
             );
             let hint = match config.backend {
-                Backend::None => "spa-knockd gate off removes it",
+                BackendKind::None => "spa-knockd gate off removes it",
                 _ => "systemctl restart spa-knockd removes it once the own gate is loaded",
             };
             self.warning(config, &["firewall", "backend"], message, hint);
@@ -208,7 +208,7 @@ impl Report {
     fn forwarding(&mut self, config: &ServerConfig) {
         for (name, action) in &config.actions {
             let targets = action.parts.iter().flat_map(|part| match part {
-                Part::Forward { to, .. } => to.as_slice(),
+                ActionPart::Forward { to, .. } => to.as_slice(),
                 _ => &[],
             });
             let place = ["action", name.as_str(), "forward"];
@@ -232,13 +232,13 @@ impl Report {
 
     /// A port that nobody listens on need not be closed, and cannot be opened.
     fn services(&mut self, config: &ServerConfig) {
-        if config.backend == Backend::None {
+        if config.backend == BackendKind::None {
             return;
         }
         let Ok(listening) = proc_net::listening() else { return };
-        let led: Vec<Ports> =
+        let led: Vec<PortRange> =
             config.actions.values().flat_map(|action| &action.parts).filter_map(door).collect();
-        let of = |ports: Ports| {
+        let of = |ports: PortRange| {
             let (first, last) = ports.bounds();
             listening.iter().filter(move |(protocol, address)| {
                 *protocol == ports.protocol() && (first..=last).contains(&address.port())
@@ -273,9 +273,9 @@ fn is_link_local(ip: &IpAddr) -> bool {
 }
 
 /// The port that leads elsewhere.
-fn door(part: &Part) -> Option<Ports> {
+fn door(part: &ActionPart) -> Option<PortRange> {
     match part {
-        Part::Forward { door, .. } => Some((*door).into()),
+        ActionPart::Forward { door, .. } => Some((*door).into()),
         _ => None,
     }
 }

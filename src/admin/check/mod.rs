@@ -13,12 +13,12 @@ use std::process::ExitCode;
 pub(crate) use ruleset::survey::{needed_rules, suggest_backend, suggest_mode};
 
 use crate::config;
-use crate::console::{Failure, print, print_lines};
-use report::Report;
+use crate::console::{AdminError, print, print_lines};
+use report::CheckReport;
 
 /// Tells every problem on standard output. Exit code 0 when there is none but warnings, else 1.
 pub(crate) fn check(path: &Path, json: bool) -> ExitCode {
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     let config = config::load(path);
     report.permissions_of_config(path);
     match config {
@@ -42,6 +42,6 @@ pub(crate) fn check(path: &Path, json: bool) -> ExitCode {
     match printed {
         Ok(()) if clean => ExitCode::SUCCESS,
         Ok(()) => ExitCode::FAILURE,
-        Err(failure) => Failure::exit(failure),
+        Err(failure) => AdminError::exit(failure),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::report::Report;
+use super::report::CheckReport;
 use crate::capture::{LogSource, PacketLog, kernel_said};
 use crate::config::ServerConfig;
 use crate::os::process::spawn;
@@ -17,7 +17,7 @@ const ENTRIES: &str = "--lines=1000";
 /// How long reading the journal may take.
 const JOURNAL_MAX: Duration = Duration::from_secs(10);
 
-impl Report {
+impl CheckReport {
     pub(super) fn packet_log(&mut self, config: &ServerConfig, log: &PacketLog) {
         if host::sysctl("net.netfilter.nf_log_all_netns").is_some_and(|value| value == "1") {
             let message = "net.netfilter.nf_log_all_netns: who is root in a container can have the kernel log any packet";
@@ -72,7 +72,7 @@ impl Report {
             SyslogLine::Kernel(said) => Some(*said),
             _ => None,
         });
-        self.packets(config, &path.display().to_string(), &Found::among(said, &log.prefix), &log.prefix);
+        self.packets(config, &path.display().to_string(), &LogProbe::among(said, &log.prefix), &log.prefix);
     }
 
     fn journal(&mut self, config: &ServerConfig, log: &PacketLog) {
@@ -80,7 +80,7 @@ impl Report {
         match spawn::run_to_end(JOURNALCTL, &words, "", JOURNAL_MAX) {
             Ok(entries) => {
                 let said: Vec<String> = entries.lines().filter_map(kernel_said).collect();
-                let found = Found::among(said.iter().map(String::as_str), &log.prefix);
+                let found = LogProbe::among(said.iter().map(String::as_str), &log.prefix);
                 self.packets(config, "the journal", &found, &log.prefix);
             }
             Err(error) => {
@@ -90,7 +90,7 @@ impl Report {
         }
     }
 
-    fn packets(&mut self, config: &ServerConfig, log: &str, found: &Found, prefix: &str) {
+    fn packets(&mut self, config: &ServerConfig, log: &str, found: &LogProbe, prefix: &str) {
         match &found.other_prefix {
             Some(other) if found.packets == 0 => self.warning(
                 config,
@@ -105,14 +105,14 @@ impl Report {
 
 /// What of packets stands in a log.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
+struct LogProbe {
     /// Packets that count.
     packets: usize,
     /// What stands in front of the last one that does not.
     other_prefix: Option<String>,
 }
 
-impl Found {
+impl LogProbe {
     fn among<'a>(said: impl Iterator<Item = &'a str>, prefix: &str) -> Self {
         let mut found = Self::default();
         for said in said {
@@ -143,8 +143,8 @@ mod tests {
             (&[&ours, &blocked, "x"], 1, Some("[UFW BLOCK] ")),
             (&[PACKET], 0, Some("")),
         ] {
-            let found = Found { packets, other_prefix: other_prefix.map(str::to_owned) };
-            assert_eq!(Found::among(said.iter().copied(), "knock: "), found, "{said:?}");
+            let found = LogProbe { packets, other_prefix: other_prefix.map(str::to_owned) };
+            assert_eq!(LogProbe::among(said.iter().copied(), "knock: "), found, "{said:?}");
         }
     }
 }

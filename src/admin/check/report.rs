@@ -5,13 +5,13 @@ use crate::os::files::FileError;
 
 /// What has been found.
 #[derive(Default)]
-pub(super) struct Report {
+pub(super) struct CheckReport {
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
     ok: Vec<String>,
 }
 
-impl Report {
+impl CheckReport {
     /// Whether there is no problem. Warnings are none.
     pub(super) fn is_clean(&self) -> bool {
         self.problems.is_empty()

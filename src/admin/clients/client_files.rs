@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{CLIENTS_FOLDER, ClientEntry, ServerConfig};
-use crate::console::{Failure, complain, tell};
+use crate::console::{AdminError, complain, tell};
 use crate::knock::ClientName;
-use crate::os::files::{self, Mode};
+use crate::os::files::{self, FileMode};
 
 /// The files that make a client.
 pub(super) struct ClientFiles {
@@ -31,11 +31,11 @@ impl ClientFiles {
 
 /// Files that go again unless they are kept.
 #[derive(Default)]
-pub(crate) struct Created(Vec<PathBuf>);
+pub(crate) struct CreatedFiles(Vec<PathBuf>);
 
-impl Created {
-    pub(crate) fn file(&mut self, path: &Path, content: &[u8]) -> Result<(), Failure> {
-        files::create_new(path, Mode::Private, content)?;
+impl CreatedFiles {
+    pub(crate) fn file(&mut self, path: &Path, content: &[u8]) -> Result<(), AdminError> {
+        files::create_new(path, FileMode::Private, content)?;
         self.0.push(path.to_owned());
         Ok(())
     }
@@ -45,7 +45,7 @@ impl Created {
     }
 }
 
-impl Drop for Created {
+impl Drop for CreatedFiles {
     fn drop(&mut self) {
         // The last one first: the definition must not outlive its key.
         for path in self.0.iter().rev() {
@@ -64,11 +64,11 @@ pub(crate) fn remove_keys<'k>(
     config: &ServerConfig,
     name: &ClientName,
     keys: impl Iterator<Item = &'k PathBuf>,
-) -> Result<(), Failure> {
+) -> Result<(), AdminError> {
     keys.map(|key| remove_key(config, name, key)).fold(Ok(()), Result::and)
 }
 
-fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<(), Failure> {
+fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<(), AdminError> {
     let names = |client: &ClientEntry| client.key == key || client.otp.as_deref() == Some(key);
     let shared = config.clients.iter().any(|(other, client)| other != name && names(client));
     if shared || !key.starts_with(&config.keys_dir) {
@@ -78,7 +78,7 @@ fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<()
     match files::remove(key) {
         Err(error) if !error.missing => {
             complain(format_args!("key file {error}"));
-            Err(Failure::run(format_args!(
+            Err(AdminError::run(format_args!(
                 "client {name}: its key file is still there\nhint: rm {}",
                 key.display()
             )))

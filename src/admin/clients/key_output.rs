@@ -9,8 +9,8 @@ use crate::admin::args::KeyForm;
 use crate::config::client_keys::{LoadedClient, load_clients, pair_for};
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{KNOCK_PORT, ServerConfig};
-use crate::console::{Failure, print, tell};
-use crate::crypto::{Holder, KeyFile, OtpSeed, PairSecret, Secret};
+use crate::console::{AdminError, print, tell};
+use crate::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
 use crate::knock::ClientName;
 use crate::os::files;
 
@@ -19,37 +19,37 @@ pub(crate) fn pair_key(
     config: &ServerConfig,
     name: &ClientName,
     given: Option<&Path>,
-) -> Result<KeyFile, Failure> {
+) -> Result<KeyFile, AdminError> {
     let secret = match given {
-        None => PairSecret::new(Secret::generate().map_err(Failure::run)?),
+        None => PairSecret::new(Secret::generate().map_err(AdminError::run)?),
         Some(path) => given_secret(config, path)?,
     };
     let port = Some(config.port).filter(|&port| port != KNOCK_PORT);
-    let holder = Holder::Pair { server: config.id.clone(), secret };
+    let holder = KeyOwner::Pair { server: config.id.clone(), secret };
     Ok(KeyFile { client: Some(name.clone()), holder, address: config.address.clone(), port })
 }
 
 /// Whoever is given a revoked key on purpose may use it.
-pub(crate) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), Failure> {
-    if let Holder::Pair { secret, .. } = &key.holder {
+pub(crate) fn readmit(config: &ServerConfig, key: &KeyFile) -> Result<(), AdminError> {
+    if let KeyOwner::Pair { secret, .. } = &key.holder {
         RevokedKeys::forget_in(&config.state_dir, secret.keys(&config.id).fingerprint)?;
     }
     Ok(())
 }
 
-fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failure> {
+fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminError> {
     let stdin = path == Path::new("-");
     let shown = if stdin { "standard input".to_owned() } else { format!("key file {}", path.display()) };
     let text = if stdin { files::read_secret_from_stdin() } else { files::read_secret(path) };
-    let text = text.map_err(Failure::key)?;
-    let key = KeyFile::parse(&text).map_err(|error| Failure::key(format_args!("{shown}: {error}")))?;
+    let text = text.map_err(AdminError::key)?;
+    let key = KeyFile::parse(&text).map_err(|error| AdminError::key(format_args!("{shown}: {error}")))?;
     let secret = pair_for(&key, &config.id)
-        .map_err(|(reason, hint)| Failure::key(format_args!("{shown}: {reason}\nhint: {hint}")))?;
+        .map_err(|(reason, hint)| AdminError::key(format_args!("{shown}: {reason}\nhint: {hint}")))?;
     let fingerprint = secret.keys(&config.id).fingerprint;
     let has_it = |client: &LoadedClient| client.key_sets().any(|keys| keys.fingerprint == fingerprint);
     let owner = load_clients(config)?.into_iter().find(has_it);
     if let Some(owner) = owner {
-        return Err(Failure::key(format_args!(
+        return Err(AdminError::key(format_args!(
             "{shown}: the same secret as that of client {}\nhint: each client needs a secret of its own",
             owner.name
         )));
@@ -58,14 +58,14 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, Failur
 }
 
 /// A key as its owner takes it: its file's text, or one line, perhaps as a picture.
-pub(crate) fn handed_over(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, Failure> {
+pub(crate) fn handed_over(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, AdminError> {
     if !form.token && !form.qr {
         return Ok(key.to_text());
     }
     // A pair key always has one; a picture takes fifteen times what a token can be.
-    let token = key.to_token().ok_or_else(|| Failure::run("a root key has no token"))?;
+    let token = key.to_token().ok_or_else(|| AdminError::run("a root key has no token"))?;
     if form.qr {
-        return qr::drawn(&token).ok_or_else(|| Failure::run("the token is too long for a QR code"));
+        return qr::drawn(&token).ok_or_else(|| AdminError::run("the token is too long for a QR code"));
     }
     let mut line = Zeroizing::new(String::with_capacity(token.len().saturating_add(1)));
     line.push_str(&token);
@@ -79,7 +79,7 @@ pub(super) fn show_otp(
     config: &ServerConfig,
     name: &ClientName,
     beside_key: bool,
-) -> Result<(), Failure> {
+) -> Result<(), AdminError> {
     let uri = otp.uri(&config.id, name);
     let picture = qr::drawn(&uri).unwrap_or_default();
     let mut text =

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{comma, day_or_time, find, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
 use crate::config::{self, ClientEntry, ServerConfig};
-use crate::console::{Failure, print, table};
+use crate::console::{AdminError, print, table};
 use crate::knock::ClientName;
 use crate::os::clock;
 use crate::state;
@@ -40,12 +40,12 @@ struct ClientLine {
 ///
 /// # Errors
 /// When the config is bad or a key cannot be used; what can be shown is printed nevertheless.
-pub(crate) fn list(path: &Path, json: bool) -> Result<(), Failure> {
+pub(crate) fn list(path: &Path, json: bool) -> Result<(), AdminError> {
     let config = config::load(path)?;
     if json {
         let lines: Vec<ClientLine> =
             config.clients.iter().map(|(name, entry)| line(&config, name, entry)).collect();
-        print(&format!("{}\n", serde_json::to_string(&lines).map_err(Failure::run)?))?;
+        print(&format!("{}\n", serde_json::to_string(&lines).map_err(AdminError::run)?))?;
     } else {
         let mut rows = vec![["NAME", "ALLOW", "EXPIRES", "FINGERPRINT"].map(str::to_owned)];
         for (name, entry) in &config.clients {
@@ -62,16 +62,16 @@ pub(crate) fn list(path: &Path, json: bool) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When the config or the key is bad, or there is no such client.
-pub(crate) fn show(path: &Path, name: &ClientName, json: bool) -> Result<(), Failure> {
+pub(crate) fn show(path: &Path, name: &ClientName, json: bool) -> Result<(), AdminError> {
     let config = config::load(path)?;
     let entry = find(&config, name)?;
     if json {
         let line = line(&config, name, entry);
-        print(&format!("{}\n", serde_json::to_string(&line).map_err(Failure::run)?))?;
+        print(&format!("{}\n", serde_json::to_string(&line).map_err(AdminError::run)?))?;
     } else {
         print(&text(&config, name, entry))?;
     }
-    load_keys(&config, name, &entry.key).map(drop).map_err(Failure::key)
+    load_keys(&config, name, &entry.key).map(drop).map_err(AdminError::key)
 }
 
 fn text(config: &ServerConfig, name: &ClientName, entry: &ClientEntry) -> String {

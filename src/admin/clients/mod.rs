@@ -9,7 +9,7 @@ mod revoke;
 pub(crate) mod rotate;
 mod set;
 
-pub(crate) use client_files::{Created, remove_keys};
+pub(crate) use client_files::{CreatedFiles, remove_keys};
 pub(crate) use key_output::{handed_over, pair_key, readmit};
 pub(crate) use list::{list, show};
 pub(crate) use revoke::revoke;
@@ -20,15 +20,15 @@ use std::path::Path;
 
 use super::args::AddClient;
 use super::notify;
-use crate::auth::Part;
-use crate::config::{self, ClientEntry, Instant, ServerConfig, full_name};
-use crate::console::{Failure, print, tell};
+use crate::auth::ActionPart;
+use crate::config::{self, ClientEntry, DateTime, ServerConfig, full_name};
+use crate::console::{AdminError, print, tell};
 use crate::crypto::OtpSeed;
 use crate::gate::console_grants::is_console;
 use crate::knock::{ActionName, ClientName, Timestamp};
 use crate::legacy::embedded::is_plain;
 use crate::os::clock;
-use crate::os::files::{self, Mode};
+use crate::os::files::{self, FileMode};
 use crate::state;
 use client_files::ClientFiles;
 use key_output::show_otp;
@@ -37,7 +37,7 @@ use key_output::show_otp;
 ///
 /// # Errors
 /// When the config or the key is bad, the name is taken, an action unknown, or something cannot be written.
-pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
+pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     let expires = add.expires.as_deref().map(expiry).transpose()?;
     let config = config::load(path)?;
     if add.if_missing
@@ -48,10 +48,10 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
     check_new(&config, add)?;
     let files = ClientFiles::of(path, &config, &add.name);
     let otp = add.otp.then(|| OtpSeed::generate(add.otp_hash, add.otp_digits)).transpose();
-    let otp = otp.map_err(Failure::run)?;
+    let otp = otp.map_err(AdminError::run)?;
     let made = [Some(&files.key), Some(&files.definition), otp.as_ref().map(|_| &files.otp)];
     if let Some(file) = made.into_iter().flatten().find(|file| files::exists(file)) {
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "client {}: {} is left from an earlier one\nhint: remove it, or choose another name",
             add.name,
             file.display()
@@ -64,11 +64,11 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), Failure> {
     let handed_over = handed_over(&key, &add.form)?;
     readmit(&config, &key)?;
     // An earlier client of this name that was removed by hand.
-    state::forget_uses(&config.state_dir, &add.name).map_err(Failure::run)?;
+    state::forget_uses(&config.state_dir, &add.name).map_err(AdminError::run)?;
 
-    let mut created = Created::default();
+    let mut created = CreatedFiles::default();
     for folder in [files.key.parent(), files.definition.parent()].into_iter().flatten() {
-        files::create_folder(folder, Mode::Private)?;
+        files::create_folder(folder, FileMode::Private)?;
     }
     created.file(&files.key, key.to_text().as_bytes())?;
     if let Some(otp) = &otp {
@@ -97,11 +97,11 @@ pub(crate) fn check_own_file(
     name: &ClientName,
     entry: &ClientEntry,
     change: &str,
-) -> Result<(), Failure> {
+) -> Result<(), AdminError> {
     if entry.defined_in != path {
         return Ok(());
     }
-    Err(Failure::run(format_args!(
+    Err(AdminError::run(format_args!(
         "client {name}: defined in the config itself, which commands do not change\n\
          hint: {change} [{}] at {}, then reload the daemon",
         full_name("client", name.as_str()),
@@ -110,11 +110,11 @@ pub(crate) fn check_own_file(
 }
 
 /// A client that is there already is left as it is; one that may do something else is not what was asked for.
-fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), Failure> {
+fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), AdminError> {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().cloned().collect();
     if entry.rules.allow != allow {
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "client {name}: there is one already, which may do {}\nhint: spa-knockd client set {name} --allow {}",
             comma(&entry.rules.allow),
             comma(&allow)
@@ -124,15 +124,15 @@ fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
+fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), AdminError> {
     let name = &add.name;
     if is_console(name) || (config.legacy.is_some() && is_plain(name)) {
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "client {name}: the daemon's own name for grants of no client\nhint: choose another name"
         )));
     }
     if config.clients.contains_key(name) {
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "client {name}: there is one already, at {}\nhint: choose another name, or first: spa-knockd client revoke {name}",
             config.places.of(&["client", name.as_str()])
         )));
@@ -140,7 +140,7 @@ fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
     if let Some(unknown) = add.allow.iter().find(|action| !config.actions.contains_key(action)) {
         let known = comma(config.actions.keys());
         let hint = if known.is_empty() { "the config has no action yet".to_owned() } else { known };
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "client {name}: no action is called {unknown}\nhint: defined actions: {hint}"
         )));
     }
@@ -148,16 +148,16 @@ fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), Failure> {
 }
 
 /// What `--expires` says.
-fn expiry(text: &str) -> Result<Timestamp, Failure> {
+fn expiry(text: &str) -> Result<Timestamp, AdminError> {
     let now = clock::wall();
-    let time = match text.parse::<Instant>() {
-        Ok(Instant(time)) => time,
+    let time = match text.parse::<DateTime>() {
+        Ok(DateTime(time)) => time,
         Err(form) => humantime::parse_duration(text).map(|span| now.plus(span)).map_err(|_| {
-            Failure::usage(format_args!("--expires: not a time\nhint: {form}, or 90d from now"))
+            AdminError::usage(format_args!("--expires: not a time\nhint: {form}, or 90d from now"))
         })?,
     };
     if time <= now {
-        return Err(Failure::usage(format_args!("--expires: {} is over", day_or_time(time))));
+        return Err(AdminError::usage(format_args!("--expires: {} is over", day_or_time(time))));
     }
     Ok(time)
 }
@@ -201,7 +201,7 @@ fn example<'a>(config: &ServerConfig, allow: &BTreeSet<&'a ActionName>) -> &'a s
     let usual = allow.iter().find(|action| action.as_str() == "open-ssh");
     let opens = |name: &&&ActionName| {
         config.actions.get(**name).is_some_and(|action| {
-            action.parts.iter().any(|part| !matches!(part, Part::Close(_) | Part::Run { .. }))
+            action.parts.iter().any(|part| !matches!(part, ActionPart::Close(_) | ActionPart::Run { .. }))
         })
     };
     usual.or_else(|| allow.iter().find(opens)).or(allow.first()).map_or("ACTION", |action| action.as_str())
@@ -223,12 +223,12 @@ fn say_added(config: &ServerConfig, add: &AddClient) {
     }
 }
 
-pub(crate) fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'a ClientEntry, Failure> {
+pub(crate) fn find<'a>(config: &'a ServerConfig, name: &ClientName) -> Result<&'a ClientEntry, AdminError> {
     config.clients.get(name).ok_or_else(|| {
         let known = comma(config.clients.keys());
         let hint =
             if known.is_empty() { "there are no clients".to_owned() } else { format!("clients: {known}") };
-        Failure::run(format_args!("client {name}: there is none of this name\nhint: {hint}"))
+        AdminError::run(format_args!("client {name}: there is none of this name\nhint: {hint}"))
     })
 }
 

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::client_files::{ClientFiles, remove_keys};
-use crate::admin::facts::Facts;
+use crate::admin::facts::DaemonFacts;
 use crate::admin::notify;
 use crate::config::client_keys::fingerprint_of;
 use crate::config::revoked_keys::{self, RevokedKeys};
-use crate::config::{self, Backend, ClientEntry, ConfigErrors, ServerConfig, full_name};
-use crate::console::{Failure, complain, tell};
-use crate::control::{Answer, Heard, Question};
+use crate::config::{self, BackendKind, ClientEntry, ConfigErrors, ServerConfig, full_name};
+use crate::console::{AdminError, complain, tell};
+use crate::control::{AskResult, Request, Response};
 use crate::firewall::{Iptables, LoadedGates};
 use crate::gate::lock::lock_gate;
 use crate::knock::ClientName;
@@ -17,7 +17,7 @@ use crate::os::files;
 use crate::state::{self, last_good};
 
 /// What the running daemon has done.
-enum ByDaemon {
+enum RevokeReply {
     /// The client of these names is dropped from it, and from its next starts unless a remark says otherwise.
     Dropped { names: Vec<String>, lasts: bool },
     /// It knows no such client.
@@ -32,7 +32,7 @@ enum ByDaemon {
 ///
 /// # Errors
 /// When there is no such client, or it could not be kept out: the message states what was achieved.
-pub(crate) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Result<(), Failure> {
+pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(), AdminError> {
     let daemon = dropped_by_daemon(facts, wanted);
     let valid = config::load(path);
     let known = match &valid {
@@ -48,7 +48,7 @@ pub(crate) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Result<(), Fai
     let removed = remove_files(path, facts, config, name, entry);
     let subject = format!("client {name}");
     let mut trouble = Vec::new();
-    if matches!(daemon, ByDaemon::Nothing) {
+    if matches!(daemon, RevokeReply::Nothing) {
         trouble.extend(close_in_kernel(facts, name).err().map(|failure| failure.text()));
     }
     match &removed {
@@ -57,7 +57,7 @@ pub(crate) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Result<(), Fai
         Err(failure) => {
             complain(failure.text());
             let lasts = match &daemon {
-                ByDaemon::Dropped { lasts, .. } => *lasts,
+                RevokeReply::Dropped { lasts, .. } => *lasts,
                 _ => false,
             };
             match if lasts { Ok(()) } else { RevokedKeys::add_to(&facts.state_dir, &fingerprints) } {
@@ -71,56 +71,58 @@ pub(crate) fn revoke(path: &Path, facts: &Facts, wanted: &str) -> Result<(), Fai
         }
     }
     match daemon {
-        ByDaemon::Dropped { .. } if valid.is_ok() && removed.is_ok() => {
+        RevokeReply::Dropped { .. } if valid.is_ok() && removed.is_ok() => {
             if let Err(failure) = notify::tell_daemon(config, &subject) {
                 tell(format_args!("warning: {}\n{subject}: dropped nevertheless", failure.text()));
             }
         }
-        ByDaemon::Failed(reason) => {
+        RevokeReply::Failed(reason) => {
             trouble.push(format!("{subject}: the running daemon still accepts it: {reason}"))
         }
-        ByDaemon::Nothing => {
+        RevokeReply::Nothing => {
             tell(format_args!("{subject}: no daemon runs; one takes this up when it starts"));
         }
-        ByDaemon::Dropped { .. } | ByDaemon::Unknown => {}
+        RevokeReply::Dropped { .. } | RevokeReply::Unknown => {}
     }
     if removed.is_ok()
         && let Err(error) = state::forget_uses(&config.state_dir, name)
     {
         tell(format_args!("warning: {error}"));
     }
-    if trouble.is_empty() { Ok(()) } else { Err(Failure::run(trouble.join("\n"))) }
+    if trouble.is_empty() { Ok(()) } else { Err(AdminError::run(trouble.join("\n"))) }
 }
 
-fn dropped_by_daemon(facts: &Facts, wanted: &str) -> ByDaemon {
-    match facts.ask(&Question::DropClient { client: wanted.to_owned() }) {
-        Ok(Heard::Answer(Answer::Dropped { clients, closed, remarks, .. })) => {
+fn dropped_by_daemon(facts: &DaemonFacts, wanted: &str) -> RevokeReply {
+    match facts.ask(&Request::DropClient { client: wanted.to_owned() }) {
+        Ok(AskResult::Answer(Response::Dropped { clients, closed, remarks, .. })) => {
             let lasts = remarks.is_empty();
             remarks.iter().for_each(|remark| tell(format_args!("warning: client {wanted}: {remark}")));
             if clients.is_empty() && closed == 0 {
-                return ByDaemon::Unknown;
+                return RevokeReply::Unknown;
             }
             for name in &clients {
                 tell(format_args!(
                     "client {name}: the running daemon refuses its knocks now; grants closed: {closed}"
                 ));
             }
-            ByDaemon::Dropped { names: clients, lasts }
+            RevokeReply::Dropped { names: clients, lasts }
         }
-        Ok(Heard::Answer(Answer::Failed { reason })) => ByDaemon::Failed(reason),
-        Ok(Heard::Answer(_)) => ByDaemon::Failed("its answer makes no sense".to_owned()),
-        Err(failure) => ByDaemon::Failed(failure.text()),
+        Ok(AskResult::Answer(Response::Failed { reason })) => RevokeReply::Failed(reason),
+        Ok(AskResult::Answer(_)) => RevokeReply::Failed("its answer makes no sense".to_owned()),
+        Err(failure) => RevokeReply::Failed(failure.text()),
         // A daemon that rules no firewall leaves the gate to another one.
-        Ok(Heard::Nobody) if facts.backend == Backend::None && !state::is_locked(&facts.state_dir) => {
-            ByDaemon::Nothing
+        Ok(AskResult::Nobody)
+            if facts.backend == BackendKind::None && !state::is_locked(&facts.state_dir) =>
+        {
+            RevokeReply::Nothing
         }
-        Ok(Heard::Nobody) => facts.silent_daemon().map_or(ByDaemon::Nothing, ByDaemon::Failed),
+        Ok(AskResult::Nobody) => facts.silent_daemon().map_or(RevokeReply::Nothing, RevokeReply::Failed),
     }
 }
 
 /// What is known of clients while the config has errors: those of its last good version, and those in files of their
 /// own that can be read.
-fn known_without_config(path: &Path, facts: &Facts) -> Option<ServerConfig> {
+fn known_without_config(path: &Path, facts: &DaemonFacts) -> Option<ServerConfig> {
     let mut config = facts.plan.as_ref()?.config.clone();
     config.clients.extend(config::load_client_files(path, &config.keys_dir));
     Some(config)
@@ -130,10 +132,10 @@ fn known_without_config(path: &Path, facts: &Facts) -> Option<ServerConfig> {
 fn find<'c>(
     config: &'c ServerConfig,
     wanted: &str,
-    daemon: &ByDaemon,
+    daemon: &RevokeReply,
 ) -> Option<(&'c ClientName, &'c ClientEntry)> {
     let dropped = match daemon {
-        ByDaemon::Dropped { names, .. } => names.as_slice(),
+        RevokeReply::Dropped { names, .. } => names.as_slice(),
         _ => &[],
     };
     let is_named =
@@ -154,13 +156,13 @@ fn keys_of(entry: &ClientEntry) -> impl Iterator<Item = &PathBuf> {
 /// Removes what `client add` made.
 fn remove_files(
     path: &Path,
-    facts: &Facts,
+    facts: &DaemonFacts,
     config: &ServerConfig,
     name: &ClientName,
     entry: &ClientEntry,
-) -> Result<(), Failure> {
+) -> Result<(), AdminError> {
     if entry.defined_in == path || entry.defined_in == last_good::path(&facts.state_dir) {
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "client {name}: defined in the config itself, which commands do not change\nhint: remove [{}] from {}",
             full_name("client", name.as_str()),
             path.display()
@@ -173,12 +175,12 @@ fn remove_files(
 /// No file is known that makes this client.
 fn without_files(
     path: &Path,
-    facts: &Facts,
+    facts: &DaemonFacts,
     wanted: &str,
-    daemon: ByDaemon,
+    daemon: RevokeReply,
     known: Option<&ServerConfig>,
     errors: Option<ConfigErrors>,
-) -> Result<(), Failure> {
+) -> Result<(), AdminError> {
     // A file of its own that cannot be understood still makes it count once the config is mended.
     let own = wanted.parse::<ClientName>().ok().map(|name| {
         let keys_dir = known.map_or_else(|| config::outline(path).keys_dir, |config| config.keys_dir.clone());
@@ -196,10 +198,10 @@ fn without_files(
         }
     }
     match daemon {
-        ByDaemon::Failed(reason) => {
-            Err(Failure::run(format_args!("client {wanted}: the running daemon was not reached: {reason}")))
-        }
-        ByDaemon::Dropped { .. } => Ok(()),
+        RevokeReply::Failed(reason) => Err(AdminError::run(format_args!(
+            "client {wanted}: the running daemon was not reached: {reason}"
+        ))),
+        RevokeReply::Dropped { .. } => Ok(()),
         // No daemon closes what it has open.
         _ if own.is_some() => wanted.parse().map_or(Ok(()), |name| close_in_kernel(facts, &name)),
         _ => {
@@ -213,14 +215,14 @@ fn without_files(
                 (true, None) => "there are no clients".to_owned(),
                 (false, None) => format!("clients: {}", names.join(",")),
             };
-            Err(Failure::run(format_args!("client {wanted}: there is none of this name\nhint: {hint}")))
+            Err(AdminError::run(format_args!("client {wanted}: there is none of this name\nhint: {hint}")))
         }
     }
 }
 
 /// Without a daemon, the grants that the kernel names by this client are closed here.
-fn close_in_kernel(facts: &Facts, name: &ClientName) -> Result<(), Failure> {
-    if facts.backend == Backend::None {
+fn close_in_kernel(facts: &DaemonFacts, name: &ClientName) -> Result<(), AdminError> {
+    if facts.backend == BackendKind::None {
         return Ok(());
     }
     // A daemon that starts, or a command that lets somebody in, waits for it.
@@ -241,5 +243,5 @@ fn close_in_kernel(facts: &Facts, name: &ClientName) -> Result<(), Failure> {
     if closed > 0 {
         tell(format_args!("client {name}: grants closed: {closed}"));
     }
-    if trouble.is_empty() { Ok(()) } else { Err(Failure::run(trouble.join("\n"))) }
+    if trouble.is_empty() { Ok(()) } else { Err(AdminError::run(trouble.join("\n"))) }
 }

@@ -3,22 +3,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Created, check_own_file, day_or_time, find, handed_over, pair_key, readmit, remove_keys};
+use super::{CreatedFiles, check_own_file, day_or_time, find, handed_over, pair_key, readmit, remove_keys};
 use crate::admin::args::RotateClient;
 use crate::admin::notify;
 use crate::config::client_keys::load_keys;
-use crate::config::{self, ClientEntry, PreviousKey, ServerConfig, Source};
-use crate::console::{Failure, print, tell};
-use crate::control::{self, Answer, Heard, Question};
+use crate::config::{self, ClientEntry, ConfigText, PreviousKey, ServerConfig};
+use crate::console::{AdminError, print, tell};
+use crate::control::{self, AskResult, Request, Response};
 use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
-use crate::os::files::{self, Mode};
+use crate::os::files::{self, FileMode};
 
 /// Gives a client another key.
 ///
 /// # Errors
 /// When the config or the key is bad, there is no such client, or something cannot be written; nothing has changed then.
-pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> {
+pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminError> {
     let config = config::load(path)?;
     let name = &rotate.name;
     let entry = find(&config, name)?;
@@ -31,7 +31,7 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> 
     let until = (!rotate.overlap.is_zero()).then(|| clock::wall().plus(rotate.overlap));
     let definition = redefined(path, entry, &file, until)?;
 
-    let mut created = Created::default();
+    let mut created = CreatedFiles::default();
     created.file(&file, text.as_bytes())?;
     if let Some(output) = &rotate.output {
         created.file(output, handed_over.as_bytes())?;
@@ -40,7 +40,7 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), Failure> 
     if rotate.output.is_none() && rotate.key.is_none() {
         print(&handed_over)?;
     }
-    files::replace(&entry.defined_in, Mode::Private, definition.text.as_bytes())?;
+    files::replace(&entry.defined_in, FileMode::Private, definition.text.as_bytes())?;
     created.keep();
     say_rotated(rotate, until);
     let old =
@@ -58,9 +58,9 @@ pub(crate) fn previous_text(config: &ServerConfig, name: &ClientName, previous: 
     }
     let keys = load_keys(config, name, &previous.key);
     let fingerprint = keys.map_or_else(|_| "unreadable".to_owned(), |keys| keys.fingerprint.to_string());
-    let question = Question::PreviousUses { client: name.to_string() };
+    let question = Request::PreviousUses { client: name.to_string() };
     let uses = match control::ask(&config.control, &question) {
-        Ok(Heard::Answer(Answer::Count { count })) => {
+        Ok(AskResult::Answer(Response::Count { count })) => {
             format!("; knocked with {count} times since the daemon's start")
         }
         _ => String::new(),
@@ -80,7 +80,7 @@ fn redefined(
     entry: &ClientEntry,
     key: &Path,
     until: Option<Timestamp>,
-) -> Result<Source, Failure> {
+) -> Result<ConfigText, AdminError> {
     let file = &entry.defined_in;
     let old = files::read_text(file)?;
     let file_name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -106,9 +106,9 @@ fn redefined(
             text.push('\n');
         }
     }
-    let new = Source { file: file.clone(), text };
+    let new = ConfigText { file: file.clone(), text };
     let by_hand = || {
-        Failure::run(format_args!(
+        AdminError::run(format_args!(
             "{}: not of the form that `client add` writes, and left alone\nhint: give it a line of its own: key = \"NAME.key\"",
             file.display()
         ))

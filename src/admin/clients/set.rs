@@ -7,16 +7,16 @@ use super::{check_own_file, comma, day_or_time, expiry, find};
 use crate::admin::args::SetClient;
 use crate::admin::notify;
 use crate::auth::ClientRules;
-use crate::config::{self, Source};
-use crate::console::{Failure, tell};
-use crate::os::files::{self, Mode};
+use crate::config::{self, ConfigText};
+use crate::console::{AdminError, tell};
+use crate::os::files::{self, FileMode};
 
 /// Changes a client's rules; all else in its file stays as it is.
 ///
 /// # Errors
 /// When the config is bad, there is no such client, an action is unknown, or its file is not of the form that
 /// `client add` writes; nothing has changed then.
-pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), Failure> {
+pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
     let config = config::load(path)?;
     let name = &set.name;
     let entry = find(&config, name)?;
@@ -41,18 +41,18 @@ pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), Failure> {
         lines.push(("expires", rules.expires.map(day_or_time)));
     }
     let text = with_lines(&files::read_text(file)?, lines);
-    let new = Source { file: file.clone(), text };
+    let new = ConfigText { file: file.clone(), text };
     let read = config::load_with(path, &new)?;
     let changed = read.clients.get(name).is_some_and(|client| {
         same(&client.rules, &rules) && (&client.key, &client.otp) == (&entry.key, &entry.otp)
     });
     if !changed {
-        return Err(Failure::run(format_args!(
+        return Err(AdminError::run(format_args!(
             "{}: not of the form that `client add` writes, and left alone\nhint: change it by hand, then: spa-knockd reload",
             file.display()
         )));
     }
-    files::replace(file, Mode::Private, new.text.as_bytes())?;
+    files::replace(file, FileMode::Private, new.text.as_bytes())?;
     tell(format_args!("client {name}: changed, may do {}", comma(&rules.allow)));
     notify::tell_daemon(&config, &format!("client {name}"))
 }

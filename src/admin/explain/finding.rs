@@ -41,7 +41,7 @@ pub(super) enum Check {
 
 /// What was found out about one packet. Nothing in it is secret, and nothing a stranger wrote.
 #[derive(Debug)]
-pub(super) struct Finding {
+pub(super) struct PacketFinding {
     /// Counted from 1.
     pub(super) number: u64,
     pub(super) time: Timestamp,
@@ -104,7 +104,7 @@ impl From<Dropped> for Check {
     }
 }
 
-impl Finding {
+impl PacketFinding {
     /// Whether somebody could have meant it for us.
     pub(super) const fn is_about_knocks(&self) -> bool {
         !matches!(self.check, Check::Other | Check::Touch)
@@ -112,7 +112,7 @@ impl Finding {
 
     /// As one line of JSON.
     pub(super) fn to_json(&self) -> String {
-        let line = Line {
+        let line = FindingLine {
             packet: self.number,
             time: clock::rfc3339(self.time),
             from: self.way.map(|(from, _)| from),
@@ -129,7 +129,7 @@ impl Finding {
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for PacketFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.number, clock::rfc3339(self.time))?;
         if let Some((from, to)) = self.way {
@@ -149,7 +149,7 @@ impl fmt::Display for Finding {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct FindingLine<'a> {
     packet: u64,
     time: String,
     from: Option<SocketAddr>,

@@ -15,12 +15,12 @@ use super::args::Explain;
 use crate::capture::Trace;
 use crate::config::Interfaces;
 use crate::config::setup::Setup;
-use crate::console::{Failure, print, tell};
+use crate::console::{AdminError, print, tell};
 use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
 use candidates::Candidates;
-use finding::Finding;
+use finding::PacketFinding;
 use pipeline::Pipeline;
 
 /// How long nothing need come before Ctrl-C is looked at anyway.
@@ -32,7 +32,7 @@ const BATCH: usize = 256;
 ///
 /// # Errors
 /// When the config or a key is bad, or what is to be explained cannot be read.
-pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
+pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), AdminError> {
     let setup = Setup::load(path)?;
     let mut suspects = Candidates::of(&setup.config, &asked.ids)?;
     if asked.live {
@@ -40,10 +40,10 @@ pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
     }
     let ladder = Pipeline::new(&setup, suspects);
     let traces = match &asked.file {
-        Some(file) => vec![Trace::read(file).map_err(Failure::run)?],
+        Some(file) => vec![Trace::read(file).map_err(AdminError::run)?],
         None => watch(&setup)?,
     };
-    let signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
+    let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
     confine(&setup)?;
     let mut desk = Session { ladder, json: asked.json };
     if asked.live {
@@ -55,7 +55,7 @@ pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), Failure> {
     }
 }
 
-fn watch(setup: &Setup) -> Result<Vec<Trace>, Failure> {
+fn watch(setup: &Setup) -> Result<Vec<Trace>, AdminError> {
     let config = &setup.config;
     let names: Vec<Option<&str>> = match &config.interfaces {
         Interfaces::Any => vec![None],
@@ -63,15 +63,16 @@ fn watch(setup: &Setup) -> Result<Vec<Trace>, Failure> {
     };
     names
         .into_iter()
-        .map(|name| Trace::watch(name, config.port, config.ports).map_err(Failure::run))
+        .map(|name| Trace::watch(name, config.port, config.ports).map_err(AdminError::run))
         .collect()
 }
 
 /// Everything is open: from here on nothing needs root.
-fn confine(setup: &Setup) -> Result<(), Failure> {
+fn confine(setup: &Setup) -> Result<(), AdminError> {
     let identity = privileges::unprivileged(&setup.config.user)
-        .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))?;
-    privileges::confine(identity).map_err(|error| Failure::run(format_args!("giving up rights: {error}")))?;
+        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::plain(&error))))?;
+    privileges::confine(identity)
+        .map_err(|error| AdminError::run(format_args!("giving up rights: {error}")))?;
     // Where the kernel cannot do it, the user that it runs as now has to be enough.
     let _ = sandbox::close_files();
     Ok(())
@@ -84,13 +85,13 @@ struct Session {
 }
 
 impl Session {
-    fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), Failure> {
+    fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), AdminError> {
         tell("explaining what comes in; Ctrl-C ends it");
         while !signals.stop() {
             let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
             fds.extend(traces.iter().filter_map(Trace::descriptor));
             poll::readable(&fds, TICK)
-                .map_err(|error| Failure::run(format_args!("waiting: {}", files::plain(&error))))?;
+                .map_err(|error| AdminError::run(format_args!("waiting: {}", files::plain(&error))))?;
             signals.drain();
             traces.iter_mut().try_for_each(|trace| self.explain_all(trace, BATCH))?;
         }
@@ -99,25 +100,25 @@ impl Session {
     }
 
     /// All frames of a file, unless a signal ends it.
-    fn explain_file(&mut self, trace: &mut Trace, signals: &Signals) -> Result<(), Failure> {
+    fn explain_file(&mut self, trace: &mut Trace, signals: &Signals) -> Result<(), AdminError> {
         loop {
             if signals.stop() {
-                return Err(Failure::run("stopped by a signal; what follows was not looked at"));
+                return Err(AdminError::run("stopped by a signal; what follows was not looked at"));
             }
-            let Some(frame) = trace.take().map_err(Failure::run)? else { return Ok(()) };
+            let Some(frame) = trace.take().map_err(AdminError::run)? else { return Ok(()) };
             let finding = self.ladder.explain(&frame);
             self.print(&finding)?;
         }
     }
 
-    fn print(&self, finding: &Finding) -> Result<(), Failure> {
+    fn print(&self, finding: &PacketFinding) -> Result<(), AdminError> {
         print(&if self.json { finding.to_json() } else { finding.to_string() + "\n" })
     }
 
     /// All frames that there are, but no more than so many.
-    fn explain_all(&mut self, trace: &mut Trace, most: usize) -> Result<(), Failure> {
+    fn explain_all(&mut self, trace: &mut Trace, most: usize) -> Result<(), AdminError> {
         for _ in 0..most {
-            let Some(frame) = trace.take().map_err(Failure::run)? else { return Ok(()) };
+            let Some(frame) = trace.take().map_err(AdminError::run)? else { return Ok(()) };
             let finding = self.ladder.explain(&frame);
             // An interface also carries what nobody meant for us.
             if finding.is_about_knocks() {

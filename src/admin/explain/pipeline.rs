@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::candidates::{Candidates, Clock, KeyState, Look};
 use super::causes::{Causes, span};
-use super::finding::{Check, Finding};
+use super::finding::{Check, PacketFinding};
 use crate::auth::{Authentic, Dropped, Keeper, Outcome, Refusal, ReplayMemory, Verdict, Watcher};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
@@ -43,7 +43,7 @@ pub(super) struct Pipeline {
 }
 
 /// What is said of a packet.
-struct Said {
+struct Note {
     check: Check,
     client: Option<ClientName>,
     action: Option<ActionName>,
@@ -51,7 +51,7 @@ struct Said {
     cause: Option<String>,
 }
 
-impl Said {
+impl Note {
     fn of(check: Check, reason: impl Into<String>) -> Self {
         Self { check, client: None, action: None, reason: reason.into(), cause: None }
     }
@@ -90,7 +90,7 @@ impl Pipeline {
     }
 
     /// What stopped a packet, if anything did.
-    pub(super) fn explain(&mut self, frame: &Frame<'_>) -> Finding {
+    pub(super) fn explain(&mut self, frame: &Frame<'_>) -> PacketFinding {
         self.count = self.count.saturating_add(1);
         let begun = *self.begun.get_or_insert(frame.time);
         let steady = Duration::from_millis(frame.time.as_millis().saturating_sub(begun.as_millis()));
@@ -103,7 +103,7 @@ impl Pipeline {
         let said = self.look_at(packet, frame, now);
         let ended = self.ends.entry(said.check.as_str()).or_default();
         *ended = ended.saturating_add(1);
-        Finding {
+        PacketFinding {
             number: self.count,
             time: frame.time,
             way: packet.map(|packet| (packet.source, packet.destination)),
@@ -123,7 +123,7 @@ impl Pipeline {
     }
 
     /// Step 1, as the kernel's filter makes it.
-    fn look_at(&mut self, packet: Option<Packet<'_>>, frame: &Frame<'_>, now: Now) -> Said {
+    fn look_at(&mut self, packet: Option<Packet<'_>>, frame: &Frame<'_>, now: Now) -> Note {
         let Some(Packet { source, destination, transport, .. }) = packet else {
             return unreadable(frame);
         };
@@ -133,13 +133,13 @@ impl Pipeline {
             return self.touched(source, destination, now);
         }
         let payload = match transport {
-            Transport::Tcp { .. } => return Said::of(Check::Other, "TCP"),
+            Transport::Tcp { .. } => return Note::of(Check::Other, "TCP"),
             Transport::Udp { payload: None } if destination.port() == self.port => {
-                return Said::of(Check::Fragment, "the first fragment of a datagram").from(
+                return Note::of(Check::Fragment, "the first fragment of a datagram").from(
                     "a network on the way takes no packets of this size, or cuts them; knocks come whole",
                 );
             }
-            Transport::Udp { payload: None } => return Said::of(Check::Other, "a fragment to another port"),
+            Transport::Udp { payload: None } => return Note::of(Check::Other, "a fragment to another port"),
             Transport::Udp { payload: Some(payload) } => payload,
         };
         if destination.port() != self.port {
@@ -151,25 +151,25 @@ impl Pipeline {
             Err(Dropped::UnknownHint) => self.look_wide(payload, source, destination, now),
             Err(Dropped::Forged) => {
                 let client = self.suspects.hinted(payload, now.wall, self.window);
-                Said::of(Check::Signature, "its hint names a client that did not sign it")
+                Note::of(Check::Signature, "its hint names a client that did not sign it")
                     .by(client)
                     .from("changed on the way, or somebody copied the hint of a knock that he saw")
             }
             Err(Dropped::Throttled) => {
                 let client = self.suspects.signer(payload, now.wall, self.window);
-                Said::of(Check::Throttled, "this key sent more knocks than `per-key-limit` allows")
+                Note::of(Check::Throttled, "this key sent more knocks than `per-key-limit` allows")
                     .by(client)
                     .from("a program that knocks in a loop, or a stolen key")
             }
             Err(Dropped::Copied) => {
-                Said::of(Check::Copies, "one copy too many of a knock").from(self.copy(payload))
+                Note::of(Check::Copies, "one copy too many of a knock").from(self.copy(payload))
             }
         }
     }
 
     /// A datagram to another port than ours.
-    fn look_elsewhere(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Said {
-        let other = |what: String| Said::of(Check::Other, what);
+    fn look_elsewhere(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Note {
+        let other = |what: String| Note::of(Check::Other, what);
         if from.port() == self.port {
             return other(format!("UDP from the knock port to port {}: perhaps an answer", to.port()));
         }
@@ -179,7 +179,7 @@ impl Pipeline {
         match self.suspects.look(payload, to.ip(), now.wall) {
             Look::Signed(knock, _) => {
                 let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
-                Said::of(Check::Port, format!("a knock, but to port {}", to.port())).by(client).from(format!(
+                Note::of(Check::Port, format!("a knock, but to port {}", to.port())).by(client).from(format!(
                     "its `port` is wrong: this server hears udp/{} (spa-knock --port {})",
                     self.port, self.port
                 ))
@@ -189,10 +189,10 @@ impl Pipeline {
     }
 
     /// A packet without a payload to a port of the band.
-    fn touched(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+    fn touched(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Note {
         self.watcher.touch(from, to.ip(), to.port(), now.steady);
         let mut said =
-            Said::of(Check::Touch, "to the ports of sequences; with it, no new one of a client is whole");
+            Note::of(Check::Touch, "to the ports of sequences; with it, no new one of a client is whole");
         while let Some(sequence) = self.watcher.next_sequence(now) {
             let client = self.suspects.suspect(sequence.fingerprint()).map(|suspect| suspect.client.clone());
             for verdict in self.keeper.judge_sequence(&sequence, now) {
@@ -203,9 +203,9 @@ impl Pipeline {
     }
 
     /// The hint is nobody's now. It may be somebody's at another time, or for another server.
-    fn look_wide(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Said {
+    fn look_wide(&mut self, payload: &[u8], from: SocketAddr, to: SocketAddr, now: Now) -> Note {
         const REASON: &str = "its hint names nobody at this time";
-        let said = Said::of(Check::Hint, REASON);
+        let said = Note::of(Check::Hint, REASON);
         let (knock, its_clock) = match self.suspects.look(payload, to.ip(), now.wall) {
             Look::Signed(knock, its_clock) => (knock, its_clock),
             Look::Hinted => {
@@ -243,7 +243,7 @@ impl Pipeline {
                         suspect.client
                     )),
                 };
-                Said {
+                Note {
                     cause,
                     action: by_keeper.action,
                     reason: format!("{REASON}: {}", by_keeper.reason),
@@ -265,7 +265,7 @@ impl Pipeline {
     }
 
     /// Steps 4 to 8.
-    fn ask_keeper(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Said {
+    fn ask_keeper(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Note {
         let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
         let copy_of = self.seen.get(knock.envelope().tag).copied();
         if copy_of.is_none() {
@@ -285,7 +285,7 @@ impl Pipeline {
         client: Option<ClientName>,
         copy_of: Option<u64>,
         now: Now,
-    ) -> Said {
+    ) -> Note {
         let verdict = match verdict {
             Verdict::Record(accepted) => self.keeper.decide(accepted, now),
             verdict => verdict,
@@ -305,11 +305,11 @@ impl Pipeline {
                     seconds => format!(", for {seconds} s"),
                 };
                 let reason = format!("every check; for {}{time}", addresses.join(", "));
-                Said { action: record.action, ..Said::of(Check::Passed, reason).by(client) }
+                Note { action: record.action, ..Note::of(Check::Passed, reason).by(client) }
             }
             Verdict::Refuse(refusal) => self.refused(refusal, client, copy_of),
             Verdict::AnswerAgain(_) | Verdict::Nothing | Verdict::Record(_) | Verdict::Pay(_) => {
-                let said = Said::of(Check::Resent, "a copy of a knock that was just answered").by(client);
+                let said = Note::of(Check::Resent, "a copy of a knock that was just answered").by(client);
                 said.from(format!(
                     "the client sent it again; the same as packet {}",
                     copy_of.unwrap_or_default()
@@ -318,13 +318,13 @@ impl Pipeline {
         }
     }
 
-    fn refused(&self, refusal: Refusal, client: Option<ClientName>, copy_of: Option<u64>) -> Said {
+    fn refused(&self, refusal: Refusal, client: Option<ClientName>, copy_of: Option<u64>) -> Note {
         let Refusal { rejection, record, .. } = refusal;
         let cause = match copy_of {
             Some(first) => Some(format!("a copy of packet {first}, sent again")),
             None => self.causes.of(&rejection, client.as_ref()),
         };
-        Said {
+        Note {
             check: Check::Keeper(rejection.reason()),
             client,
             action: record.and_then(|record| record.action),
@@ -341,21 +341,21 @@ impl Pipeline {
     }
 }
 
-fn unreadable(frame: &Frame<'_>) -> Said {
+fn unreadable(frame: &Frame<'_>) -> Note {
     if packet::is_fragment(frame.link, frame.bytes) {
-        return Said::of(Check::Fragment, "a fragment of a datagram")
+        return Note::of(Check::Fragment, "a fragment of a datagram")
             .from("a network on the way takes no packets of this size, or cuts them; knocks come whole");
     }
     if frame.cut {
-        return Said::of(Check::Cut, "the capture has only the beginning of it")
+        return Note::of(Check::Cut, "the capture has only the beginning of it")
             .from("captured with a short snapshot length: tcpdump -s 0 keeps all");
     }
-    Said::of(Check::Other, "neither UDP nor TCP over IP, or broken")
+    Note::of(Check::Other, "neither UDP nor TCP over IP, or broken")
 }
 
-fn wrong_length(length: usize) -> Said {
+fn wrong_length(length: usize) -> Note {
     let said =
-        Said::of(Check::Length, format!("{length} bytes; knocks have {DATAGRAM_MIN} to {DATAGRAM_MAX}"));
+        Note::of(Check::Length, format!("{length} bytes; knocks have {DATAGRAM_MIN} to {DATAGRAM_MAX}"));
     match length {
         0 => said.from("a port scan, or a step of a port sequence"),
         _ => {

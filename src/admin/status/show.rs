@@ -5,14 +5,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::text::{self, Color};
-use crate::admin::facts::Facts;
+use crate::admin::facts::DaemonFacts;
 use crate::admin::grants;
 use crate::console::wrap::wrapped;
-use crate::console::{Failure, print, tell};
+use crate::console::{AdminError, print, tell};
 use crate::control::prometheus::exposition;
-use crate::control::status::Status;
+use crate::control::status::DaemonStatus;
 use crate::control::words::unexpected;
-use crate::control::{Answer, Question};
+use crate::control::{Request, Response};
 use crate::gate::takeover;
 use crate::os::process::signals::Signals;
 use crate::os::{env, poll, terminal};
@@ -37,7 +37,7 @@ pub(crate) enum Form {
 ///
 /// # Errors
 /// When no daemon answers.
-pub(crate) fn show(facts: &Facts, form: Form, again: bool) -> Result<(), Failure> {
+pub(crate) fn show(facts: &DaemonFacts, form: Form, again: bool) -> Result<(), AdminError> {
     if form != Form::Exposition {
         report_other_gates(facts);
     }
@@ -45,7 +45,7 @@ pub(crate) fn show(facts: &Facts, form: Form, again: bool) -> Result<(), Failure
 }
 
 /// What the daemon does not look after, and cannot know of.
-fn report_other_gates(facts: &Facts) {
+fn report_other_gates(facts: &DaemonFacts) {
     for kind in takeover::other_gates(facts.backend) {
         tell(format_args!(
             "warning: the gate of another backend keeps ports closed too: {kind}\n\
@@ -56,9 +56,9 @@ fn report_other_gates(facts: &Facts) {
 
 /// The same every second until Ctrl-C; on a terminal always in the same place. The terminal itself is not changed, so
 /// that nothing has to be put back, whatever ends us.
-fn watch(facts: &Facts, form: Form) -> Result<(), Failure> {
+fn watch(facts: &DaemonFacts, form: Form) -> Result<(), AdminError> {
     let live = form == Form::Text && io::stdout().is_terminal();
-    let mut signals = Signals::listen().map_err(|error| Failure::run(format_args!("signals: {error}")))?;
+    let mut signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
     let mut first = true;
     while !signals.stop() {
         let mut page = once(facts, form)?;
@@ -68,24 +68,24 @@ fn watch(facts: &Facts, form: Form) -> Result<(), Failure> {
         }
         print(&if live { frame(&page, first) } else { separate(&page, form) })?;
         first = false;
-        poll::readable(&[signals.as_fd()], EVERY).map_err(|error| Failure::run(error.to_string()))?;
+        poll::readable(&[signals.as_fd()], EVERY).map_err(|error| AdminError::run(error.to_string()))?;
         signals.drain();
     }
     Ok(())
 }
 
-fn once(facts: &Facts, form: Form) -> Result<String, Failure> {
+fn once(facts: &DaemonFacts, form: Form) -> Result<String, AdminError> {
     let status = status(facts)?;
     Ok(match form {
         Form::Text => wrapped(&text::text(&status, colour()), terminal::width()),
-        Form::Json => format!("{}\n", serde_json::to_string(&status).map_err(Failure::run)?),
+        Form::Json => format!("{}\n", serde_json::to_string(&status).map_err(AdminError::run)?),
         Form::Exposition => exposition(&status),
     })
 }
 
-fn status(facts: &Facts) -> Result<Status, Failure> {
-    match facts.require(&Question::Status {})? {
-        Answer::Status { status } => Ok(*status),
+fn status(facts: &DaemonFacts) -> Result<DaemonStatus, AdminError> {
+    match facts.require(&Request::Status {})? {
+        Response::Status { status } => Ok(*status),
         other => Err(unexpected(other)),
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::control::status::{Gate, Status};
-use crate::firewall::Mode;
+use crate::control::status::{DaemonStatus, GateMode};
+use crate::firewall::FirewallMode;
 
 /// Whether the text has colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Color {
 }
 
 /// The lines of `spa-knockd status`.
-pub(crate) fn text(status: &Status, colour: Color) -> String {
+pub(crate) fn text(status: &DaemonStatus, colour: Color) -> String {
     let commands = status.commands;
     let lines = [
         ("running", format!("{}, pid {}", lasting(status.uptime), status.pid)),
@@ -70,18 +70,18 @@ pub(crate) fn text(status: &Status, colour: Color) -> String {
     text
 }
 
-fn gate(status: &Status, colour: Color) -> String {
+fn gate(status: &DaemonStatus, colour: Color) -> String {
     let doors = match status.gate.protect.as_slice() {
         [] => "no port".to_owned(),
         doors => doors.join(", "),
     };
     let mark = status.gate.mark.as_ref().and_then(|mark| mark.parse().ok());
-    let mode = mark.map_or(Mode::Guard, Mode::Mark);
+    let mode = mark.map_or(FirewallMode::Guard, FirewallMode::Mark);
     let closed = mode.when_on(&doors);
     match status.gate.state {
-        Gate::On => format!("{}; {closed}", colour.paint(Tone::Good, "on".to_owned())),
-        Gate::Off => colour.paint(Tone::Bad, format!("off; {}", mode.when_off())),
-        Gate::Trial => {
+        GateMode::On => format!("{}; {closed}", colour.paint(Tone::Good, "on".to_owned())),
+        GateMode::Off => colour.paint(Tone::Bad, format!("off; {}", mode.when_off())),
+        GateMode::Trial => {
             let left = lasting(status.gate.seconds_left.unwrap_or_default());
             let trial = colour.paint(Tone::Notice, format!("on trial, turns off in {left}"));
             format!("{trial}; {closed}")
@@ -89,7 +89,7 @@ fn gate(status: &Status, colour: Color) -> String {
     }
 }
 
-fn knocks(status: &Status) -> String {
+fn knocks(status: &DaemonStatus) -> String {
     let ended = status.knocks.iter().filter(|ended| ended.count > 0).map(|ended| {
         match (ended.event.as_str(), ended.reason.as_str()) {
             ("refused", reason) => format!("{} refused ({reason})", ended.count),
@@ -100,7 +100,7 @@ fn knocks(status: &Status) -> String {
     if ended.is_empty() { "none yet".to_owned() } else { ended.join(", ") }
 }
 
-fn clients(status: &Status, colour: Color) -> String {
+fn clients(status: &DaemonStatus, colour: Color) -> String {
     let mut text = format!("{} known; {} actions", status.clients, status.actions);
     let previous: Vec<String> =
         status.previous_keys.iter().map(|user| format!("{} ({}x)", user.client, user.uses)).collect();
@@ -117,7 +117,7 @@ fn clients(status: &Status, colour: Color) -> String {
     text
 }
 
-fn watcher(status: &Status, colour: Color) -> String {
+fn watcher(status: &DaemonStatus, colour: Color) -> String {
     let state = match (status.watcher.uptime, status.watcher.report_age.unwrap_or_default()) {
         (Some(uptime), age) if age > REPORT_LATE => {
             let late = format!("no report for {}", lasting(age));
@@ -132,7 +132,7 @@ fn watcher(status: &Status, colour: Color) -> String {
     }
 }
 
-fn audit(status: &Status, colour: Color) -> String {
+fn audit(status: &DaemonStatus, colour: Color) -> String {
     let notice = |text: String| colour.paint(Tone::Notice, text);
     let mut text = match &status.audit {
         None => "off".to_owned(),
@@ -156,7 +156,7 @@ fn audit(status: &Status, colour: Color) -> String {
     text
 }
 
-fn capture(status: &Status, colour: Color) -> String {
+fn capture(status: &DaemonStatus, colour: Color) -> String {
     let capture = &status.capture;
     let mut place = format!("{}, udp/{} on {}", capture.kind, capture.port, capture.interfaces.join(", "));
     if !capture.missing.is_empty() {
@@ -177,7 +177,7 @@ fn capture(status: &Status, colour: Color) -> String {
     format!("{place}; {} frames, {dropped}", frames.received)
 }
 
-fn datagrams(status: &Status) -> String {
+fn datagrams(status: &DaemonStatus) -> String {
     let datagrams = status.datagrams;
     format!(
         "{} authentic, {} unknown hint, {} forged, {} duplicates, {} over a limit, {} bad length",
@@ -190,13 +190,13 @@ fn datagrams(status: &Status) -> String {
     )
 }
 
-fn ports(status: &Status) -> Option<String> {
+fn ports(status: &DaemonStatus) -> Option<String> {
     let ports = status.ports.as_ref()?;
     let (hits, sequences) = (ports.hits, ports.sequences);
     Some(format!("{}; {hits} port hits, {sequences} sequences looked at", ports.range))
 }
 
-fn legacy(status: &Status, colour: Color) -> Option<String> {
+fn legacy(status: &DaemonStatus, colour: Color) -> Option<String> {
     let legacy = status.legacy.as_ref()?;
     let mut text =
         format!("{} doors, opened {}x by plain sequences; in 24 h by ", legacy.doors, legacy.opened);
@@ -252,7 +252,9 @@ spa-knockd 0.1.0: bastion.test
     #[test]
     fn colours_change_nothing_but_the_colours() {
         let mut status = example();
-        for (state, seconds_left) in [(Gate::On, None), (Gate::Off, None), (Gate::Trial, Some(90))] {
+        for (state, seconds_left) in
+            [(GateMode::On, None), (GateMode::Off, None), (GateMode::Trial, Some(90))]
+        {
             status.gate.state = state;
             status.gate.seconds_left = seconds_left;
             let mut plain = text(&status, Color::On);

@@ -2,19 +2,19 @@
 
 use std::collections::VecDeque;
 
-use super::replay::KnockOf;
-use crate::auth::record::Event;
+use super::replay::KnockKey;
+use crate::auth::record::AuditEvent;
 
 /// Enough for the copies of a few attackers at once; beyond it, one is told again.
 const TOLD_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(in crate::auth) struct Told(VecDeque<(KnockOf, Event)>);
+pub(in crate::auth) struct AuditDedup(VecDeque<(KnockKey, AuditEvent)>);
 
-impl Told {
+impl AuditDedup {
     /// Whether this is told for the first time.
     #[must_use]
-    pub(in crate::auth) fn first(&mut self, knock: KnockOf, event: Event) -> bool {
+    pub(in crate::auth) fn first(&mut self, knock: KnockKey, event: AuditEvent) -> bool {
         if self.0.contains(&(knock, event)) {
             return false;
         }
@@ -33,15 +33,15 @@ mod tests {
 
     #[test]
     fn each_end_of_a_knock_is_told_once_and_the_memory_is_bounded() {
-        let mut told = Told::default();
+        let mut told = AuditDedup::default();
         let key = Fingerprint::from_bytes([1; 8]);
-        assert!(told.first((key, [1; 12]), Event::Stale));
-        assert!(!told.first((key, [1; 12]), Event::Stale));
-        assert!(told.first((key, [1; 12]), Event::Replayed));
+        assert!(told.first((key, [1; 12]), AuditEvent::Stale));
+        assert!(!told.first((key, [1; 12]), AuditEvent::Stale));
+        assert!(told.first((key, [1; 12]), AuditEvent::Replayed));
         for n in 0..5_000_u32 {
             let mut id = [9; 12];
             id[..4].copy_from_slice(&n.to_be_bytes());
-            assert!(told.first((key, id), Event::Refused));
+            assert!(told.first((key, id), AuditEvent::Refused));
         }
         assert_eq!(told.0.len(), TOLD_MAX);
     }

@@ -8,30 +8,30 @@ use std::time::Duration;
 use super::fresh::Fresh;
 use super::otp::OtpAttempts;
 use super::replay::{KnockId, ReplayMemory};
-use crate::auth::grant::{Grant, Passage, Way, is_link_local};
+use crate::auth::grant::{Access, AccessTarget, Grant, is_link_local};
 use crate::auth::policy::rate::RecentActs;
 use crate::auth::policy::undo::Values;
-use crate::auth::policy::{Action, Client, KeyAge, Part, Policy, Uses};
-use crate::auth::record::{Event, Explanation, Record, Via};
+use crate::auth::policy::{Action, ActionPart, ClientKey, KeyAge, Policy, Uses};
+use crate::auth::record::{AuditEvent, AuditRecord, Explanation, Via};
 use crate::auth::rejection::Rejection;
 use crate::auth::{Arguments, Placeholder, Template};
 use crate::crypto::Fingerprint;
 use crate::knock::{
-    ActionName, AddressPolicy, ClientName, Door, Knock, Now, Ports, Prefix, PrefixLengths, ReplyWanted,
-    Timestamp,
+    ActionName, AddressPolicy, ClientName, Knock, Now, PortRange, PortSpec, Prefix, PrefixLengths,
+    ReplyWanted, Timestamp,
 };
 
 /// A knock that passed every check. Made here alone.
 #[derive(Debug)]
 #[must_use]
-pub struct Order {
-    ticket: Ticket,
+pub struct Authorized {
+    ticket: KnockContext,
     effects: Vec<Effect>,
 }
 
 /// Who knocked, from where, with what: enough to answer and to keep the record.
 #[derive(Debug, Clone)]
-pub struct Ticket {
+pub struct KnockContext {
     pub(in crate::auth) client: ClientName,
     pub(in crate::auth) key: KeyAge,
     pub(in crate::auth) fingerprint: Fingerprint,
@@ -54,19 +54,19 @@ pub enum Effect {
     /// Run these, one an address if they name it.
     Run {
         /// What to run.
-        commands: Vec<Command>,
+        commands: Vec<CommandLine>,
         /// When each is ended.
         timeout: Duration,
         /// What is to be run later.
-        undo: Option<Undoing>,
+        undo: Option<Undo>,
     },
 }
 
 /// What undoes an effect.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Undoing {
+pub struct Undo {
     /// What to run, one an address if they name it.
-    pub commands: Vec<Command>,
+    pub commands: Vec<CommandLine>,
     /// The client's argument, which may be in them.
     pub argument: String,
     /// After this time.
@@ -75,12 +75,12 @@ pub struct Undoing {
 
 /// A program and its arguments, and for whom it runs.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Command {
+pub struct CommandLine {
     argv: Vec<String>,
     addresses: Vec<IpAddr>,
 }
 
-impl Order {
+impl Authorized {
     /// What is to be done, in this order; at least one thing.
     #[must_use]
     pub fn effects(&self) -> &[Effect] {
@@ -89,12 +89,12 @@ impl Order {
 
     /// Who ordered it.
     #[must_use]
-    pub const fn ticket(&self) -> &Ticket {
+    pub const fn ticket(&self) -> &KnockContext {
         &self.ticket
     }
 }
 
-impl Command {
+impl CommandLine {
     /// Program and arguments.
     #[must_use]
     pub fn argv(&self) -> &[String] {
@@ -103,12 +103,12 @@ impl Command {
 
     /// The order's ticket, as far as it is about this command.
     #[must_use]
-    pub fn ticket(&self, of_order: &Ticket) -> Ticket {
-        Ticket { addresses: self.addresses.clone(), ..of_order.clone() }
+    pub fn ticket(&self, of_order: &KnockContext) -> KnockContext {
+        KnockContext { addresses: self.addresses.clone(), ..of_order.clone() }
     }
 }
 
-impl Ticket {
+impl KnockContext {
     /// Who knocked.
     #[must_use]
     pub const fn client(&self) -> &ClientName {
@@ -141,8 +141,8 @@ impl Ticket {
 
     /// The record of what came of it.
     #[must_use]
-    pub fn record(&self, event: Event, reason: Option<Explanation>) -> Record {
-        Record {
+    pub fn record(&self, event: AuditEvent, reason: Option<Explanation>) -> AuditRecord {
+        AuditRecord {
             event,
             client: self.client.clone(),
             key: self.key,
@@ -158,7 +158,7 @@ impl Ticket {
 }
 
 /// What is known of a client besides its rules.
-pub(in crate::auth) struct Account<'a> {
+pub(in crate::auth) struct ClientUsage<'a> {
     pub(in crate::auth) recent: &'a mut RecentActs,
     pub(in crate::auth) guesses: &'a mut OtpAttempts,
     /// How often it has acted.
@@ -167,7 +167,7 @@ pub(in crate::auth) struct Account<'a> {
 }
 
 /// What comes of a knock that passed.
-pub(in crate::auth) struct Decided {
+pub(in crate::auth) struct Authorization {
     pub(in crate::auth) effects: Vec<Effect>,
     /// When the step of the one-time password begins that it takes.
     pub(in crate::auth) code: Option<Timestamp>,
@@ -176,12 +176,12 @@ pub(in crate::auth) struct Decided {
 /// Step 8: whether `client` may do what it asks for, and what that is. Fills in the ticket as far as it comes.
 pub(in crate::auth) fn decide(
     policy: &Policy,
-    client: &Client,
+    client: &ClientKey,
     fresh: &Fresh,
-    ticket: &mut Ticket,
-    account: Account<'_>,
+    ticket: &mut KnockContext,
+    account: ClientUsage<'_>,
     now: Now,
-) -> Result<Decided, Rejection> {
+) -> Result<Authorization, Rejection> {
     let knock = fresh.understand().map_err(|_| Rejection::NotUnderstood)?;
     ticket.action = Some(knock.action.clone());
     let rules = &client.rules;
@@ -203,7 +203,8 @@ pub(in crate::auth) fn decide(
     }
     let duration = action.term.map(|term| term.granted(knock.seconds)).unwrap_or_default();
     ticket.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let asked = Asked { knock, ticket, argument, duration, lengths: rules.grant_prefix, limit: rules.grants };
+    let asked =
+        EffectBuilder { knock, ticket, argument, duration, lengths: rules.grant_prefix, limit: rules.grants };
     let mut effects: Vec<Effect> = Vec::with_capacity(action.parts.len());
     for part in &action.parts {
         match (effects.last_mut(), asked.effect(part)?) {
@@ -212,7 +213,7 @@ pub(in crate::auth) fn decide(
             (_, effect) => effects.push(effect),
         }
     }
-    let Account { recent, guesses, used, replay } = account;
+    let ClientUsage { recent, guesses, used, replay } = account;
     let otp = client.otp.as_ref().map(|seed| guesses.check(seed, knock.otp, replay, now));
     let code = otp.transpose().map_err(Rejection::Otp)?;
     if rules.uses.is_some_and(|uses| used >= uses) {
@@ -222,12 +223,12 @@ pub(in crate::auth) fn decide(
     if rules.rate.is_some_and(|rate| !recent.admit(rate, now.steady)) {
         return Err(Rejection::RateExceeded);
     }
-    Ok(Decided { effects, code })
+    Ok(Authorization { effects, code })
 }
 
 /// Pairs effects with their ticket; only the ladder's end may.
-pub(in crate::auth) const fn seal(ticket: Ticket, effects: Vec<Effect>) -> Order {
-    Order { ticket, effects }
+pub(in crate::auth) const fn seal(ticket: KnockContext, effects: Vec<Effect>) -> Authorized {
+    Authorized { ticket, effects }
 }
 
 fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
@@ -249,12 +250,12 @@ pub(in crate::auth) fn check_address(address: IpAddr, own: &BTreeSet<IpAddr>) ->
 }
 
 /// The ports that the argument names, where the action opens those.
-fn check_argument(action: &Action, argument: &str) -> Result<Option<Ports>, Rejection> {
+fn check_argument(action: &Action, argument: &str) -> Result<Option<PortRange>, Rejection> {
     let runs_with_it = action.parts.iter().any(|part| part.uses(Placeholder::Argument));
     let mut ports = None;
     for part in &action.parts {
-        if let Part::OpenArgument { allowed, uses } = part {
-            let named: Ports = argument
+        if let ActionPart::OpenArgument { allowed, uses } = part {
+            let named: PortRange = argument
                 .parse()
                 .map_err(|_| Rejection::Argument("this action needs ports as its argument, e.g. tcp/8443"))?;
             if !allowed.iter().any(|ports| ports.contain(named)) {
@@ -271,7 +272,7 @@ fn check_argument(action: &Action, argument: &str) -> Result<Option<Ports>, Reje
         (true, false, _) | (false, false, Some(_)) => Ok(ports),
         (false, false, None) => Err(Rejection::Argument("this action takes no argument")),
         (false, true, _) if action.parts.iter().all(|part| part.accepts(argument)) => Ok(ports),
-        (false, true, _) if action.parts.iter().any(Part::lists_arguments) => {
+        (false, true, _) if action.parts.iter().any(ActionPart::lists_arguments) => {
             Err(Rejection::Argument("argument: not one of those that this action accepts"))
         }
         (false, true, _) => {
@@ -283,11 +284,11 @@ fn check_argument(action: &Action, argument: &str) -> Result<Option<Ports>, Reje
 impl Action {
     /// Whether it lets addresses in.
     fn opens(&self) -> bool {
-        self.parts.iter().any(|part| !matches!(part, Part::Close(_) | Part::Run { .. }))
+        self.parts.iter().any(|part| !matches!(part, ActionPart::Close(_) | ActionPart::Run { .. }))
     }
 }
 
-impl Part {
+impl ActionPart {
     /// Whether its commands, if it has any, may be given this argument.
     fn accepts(&self, argument: &str) -> bool {
         let Self::Run { arguments, .. } = self else { return true };
@@ -304,23 +305,23 @@ pub(in crate::auth) const NO_LINK: &str = "link-local address, and its interface
 const NOT_ON_A_LINK: &str = "link-local address: not with `once` or `forward`";
 
 /// A knock that may have what it asks for, and how that is to be understood.
-struct Asked<'a> {
+struct EffectBuilder<'a> {
     knock: &'a Knock,
-    ticket: &'a Ticket,
-    argument: Option<Ports>,
+    ticket: &'a KnockContext,
+    argument: Option<PortRange>,
     duration: Duration,
     lengths: PrefixLengths,
     limit: u32,
 }
 
-impl Asked<'_> {
-    fn effect(&self, part: &Part) -> Result<Effect, Rejection> {
+impl EffectBuilder<'_> {
+    fn effect(&self, part: &ActionPart) -> Result<Effect, Rejection> {
         match part {
-            Part::Open { ports, uses } => self.open(ports, *uses),
-            Part::OpenArgument { uses, .. } => self.open(self.argument.as_slice(), *uses),
-            Part::Forward { door, to } => self.forward(*door, to),
-            Part::Close(action) => Ok(Effect::Close(action.clone())),
-            Part::Run { argv, timeout, undo, .. } => Ok(Effect::Run {
+            ActionPart::Open { ports, uses } => self.open(ports, *uses),
+            ActionPart::OpenArgument { uses, .. } => self.open(self.argument.as_slice(), *uses),
+            ActionPart::Forward { door, to } => self.forward(*door, to),
+            ActionPart::Close(action) => Ok(Effect::Close(action.clone())),
+            ActionPart::Run { argv, timeout, undo, .. } => Ok(Effect::Run {
                 commands: self.commands(argv),
                 timeout: *timeout,
                 undo: undo.as_ref().map(|argv| self.undoing(argv)),
@@ -328,7 +329,7 @@ impl Asked<'_> {
         }
     }
 
-    fn open(&self, ports: &[Ports], uses: Uses) -> Result<Effect, Rejection> {
+    fn open(&self, ports: &[PortRange], uses: Uses) -> Result<Effect, Rejection> {
         let mut grants = Vec::with_capacity(ports.len());
         for &address in &self.ticket.addresses {
             let link = self.link(address)?;
@@ -338,8 +339,8 @@ impl Asked<'_> {
                         return Err(Rejection::LinkLocal(NOT_ON_A_LINK));
                     }
                     // One connection is one address's.
-                    (Uses::One, Some(door)) => self.grant(address.into(), Way::Once(door)),
-                    _ => self.grant_on(link, self.lengths.around(address), Way::Ports(ports)),
+                    (Uses::One, Some(door)) => self.grant(address.into(), AccessTarget::Once(door)),
+                    _ => self.grant_on(link, self.lengths.around(address), AccessTarget::Ports(ports)),
                 });
             }
         }
@@ -360,29 +361,30 @@ impl Asked<'_> {
         scope.map(Some).ok_or(Rejection::LinkLocal(NO_LINK))
     }
 
-    fn forward(&self, door: Door, to: &[SocketAddr]) -> Result<Effect, Rejection> {
+    fn forward(&self, door: PortSpec, to: &[SocketAddr]) -> Result<Effect, Rejection> {
         let mut grants = Vec::new();
         for &address in &self.ticket.addresses {
             if is_link_local(address) {
                 return Err(Rejection::LinkLocal(NOT_ON_A_LINK));
             }
             let to = to.iter().find(|to| to.is_ipv4() == address.is_ipv4()).ok_or(Rejection::NoWayInside)?;
-            grants.push(self.grant(address.into(), Way::Forward { door, to: *to }));
+            grants.push(self.grant(address.into(), AccessTarget::Forward { door, to: *to }));
             // Led to another port of this host, packets come to the gate there.
             let here = Some(to).filter(|to| to.ip().is_unspecified());
-            let behind = here.and_then(|to| Door::new(door.protocol(), to.port()));
-            grants.extend(behind.map(|behind| self.grant(address.into(), Way::Ports(behind.into()))));
+            let behind = here.and_then(|to| PortSpec::new(door.protocol(), to.port()));
+            grants
+                .extend(behind.map(|behind| self.grant(address.into(), AccessTarget::Ports(behind.into()))));
         }
         Ok(Effect::Open(grants))
     }
 
-    fn grant(&self, from: Prefix, way: Way) -> Grant {
+    fn grant(&self, from: Prefix, way: AccessTarget) -> Grant {
         self.grant_on(None, from, way)
     }
 
-    fn grant_on(&self, link: Option<NonZeroU32>, from: Prefix, way: Way) -> Grant {
+    fn grant_on(&self, link: Option<NonZeroU32>, from: Prefix, way: AccessTarget) -> Grant {
         Grant {
-            passage: Passage { from, link, way },
+            passage: Access { from, link, way },
             limit: Some(self.limit),
             duration: self.duration,
             client: self.ticket.client.clone(),
@@ -391,9 +393,9 @@ impl Asked<'_> {
     }
 
     /// One command; where it names the address, one for each.
-    fn commands(&self, argv: &[Template]) -> Vec<Command> {
+    fn commands(&self, argv: &[Template]) -> Vec<CommandLine> {
         let addresses = &self.ticket.addresses;
-        let command = |address: IpAddr, addresses: &[IpAddr]| Command {
+        let command = |address: IpAddr, addresses: &[IpAddr]| CommandLine {
             argv: argv.iter().map(|word| self.fill(word, address)).collect(),
             addresses: addresses.to_vec(),
         };
@@ -404,9 +406,9 @@ impl Asked<'_> {
         }
     }
 
-    fn undoing(&self, argv: &[Template]) -> Undoing {
+    fn undoing(&self, argv: &[Template]) -> Undo {
         let argument = self.knock.argument.to_string();
-        Undoing { commands: self.commands(argv), argument, after: self.duration }
+        Undo { commands: self.commands(argv), argument, after: self.duration }
     }
 
     fn fill(&self, word: &Template, address: IpAddr) -> String {

@@ -1,18 +1,18 @@
 //! What steps 4 and 5 leave, however it came: a knock that only a client can have made, and in time.
 
-use super::opened::InTime;
-use super::proof::Touched;
+use super::opened::FreshDatagram;
+use super::proof::ProvenSequence;
 use super::replay::{KnockId, ReplayDomain};
 use crate::auth::record::Via;
 use crate::knock::{Knock, ReplyWanted, Timestamp};
-use crate::wire::NotUnderstood;
+use crate::wire::UnsupportedFormat;
 
 /// A knock whose time is ours. What is in it can be made by the checks alone.
 pub(in crate::auth) enum Fresh {
     /// A datagram.
-    Opened(InTime),
+    Opened(FreshDatagram),
     /// A port sequence.
-    Touched(Touched),
+    Touched(ProvenSequence),
 }
 
 impl Fresh {
@@ -38,7 +38,7 @@ impl Fresh {
     }
 
     /// What it says.
-    pub(in crate::auth) const fn understand(&self) -> Result<&Knock, NotUnderstood> {
+    pub(in crate::auth) const fn understand(&self) -> Result<&Knock, UnsupportedFormat> {
         match self {
             Self::Opened(datagram) => datagram.body().understand(),
             Self::Touched(sequence) => Ok(sequence.knock()),

@@ -14,7 +14,7 @@ pub(super) mod uses;
 
 mod verdict;
 
-pub use replies::{Answer, Outcome, Refusal};
+pub use replies::{Outcome, PendingReply, Refusal};
 pub use verdict::{Accepted, Uncommitted, Verdict};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -22,19 +22,19 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Authentic;
 use super::policy::rate::{Rate, RecentActs};
-use super::policy::{Client, KeyAge, Policy};
+use super::policy::{ClientKey, KeyAge, Policy};
 use super::record::Via;
 use super::rejection::Rejection;
-use crate::crypto::{Fingerprint, NotSealed, OtpSeed};
+use crate::crypto::{DecryptionFailed, Fingerprint, OtpSeed};
 use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
-use audit_dedup::Told;
-use authorization::{Account, Decided, Order, Ticket};
+use audit_dedup::AuditDedup;
+use authorization::{Authorization, Authorized, ClientUsage, KnockContext};
 use fresh::Fresh;
-use opened::Opened;
+use opened::Decrypted;
 use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
-use proof::Sequence;
+use proof::PortSequence;
 use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
-use reply_cache::{Before, ReplyCache};
+use reply_cache::{CacheLookup, ReplyCache};
 use uses::UseCounts;
 
 /// Sequences looked at: twice what an honest watcher passes on. One that somebody has taken over could guess at proofs.
@@ -52,7 +52,7 @@ pub struct Keeper {
     /// How often each has knocked with its previous key, and was not refused.
     previous_uses: HashMap<ClientName, u64>,
     answers: ReplyCache,
-    told: Told,
+    told: AuditDedup,
     sequences: RecentActs,
 }
 
@@ -69,7 +69,7 @@ impl Keeper {
             uses: UseCounts::default(),
             previous_uses: HashMap::new(),
             answers: ReplyCache::default(),
-            told: Told::default(),
+            told: AuditDedup::default(),
             sequences: RecentActs::default(),
         };
         keeper.index();
@@ -131,9 +131,9 @@ impl Keeper {
         let Some(client) = self.policy.clients.get(*place) else { return Verdict::Nothing };
 
         // 4. It opens.
-        let opened = match Opened::open(knock, &client.keys) {
+        let opened = match Decrypted::open(knock, &client.keys) {
             Ok(opened) => opened,
-            Err(NotSealed) => {
+            Err(DecryptionFailed) => {
                 return Verdict::Refuse(Refusal {
                     rejection: Rejection::NotSealed,
                     record: None,
@@ -141,7 +141,7 @@ impl Keeper {
                 });
             }
         };
-        let mut ticket = Ticket {
+        let mut ticket = KnockContext {
             client: client.name.clone(),
             key: client.age,
             fingerprint,
@@ -169,7 +169,7 @@ impl Keeper {
 
     /// Steps 5 to 7 for ports that were touched: a verdict for each thing that they ask for and that has not been
     /// accepted before. There is none for ports that prove nothing.
-    pub fn judge_sequence(&mut self, sequence: &Sequence, now: Now) -> Vec<Verdict> {
+    pub fn judge_sequence(&mut self, sequence: &PortSequence, now: Now) -> Vec<Verdict> {
         let fingerprint = sequence.fingerprint;
         if !self.sequences.admit(SEQUENCES, now.steady) {
             return Vec::new();
@@ -185,7 +185,7 @@ impl Keeper {
             if self.replay.knows(fingerprint, fresh.lane(), fresh.id()) {
                 continue;
             }
-            let ticket = Ticket {
+            let ticket = KnockContext {
                 client: name.clone(),
                 key: age,
                 fingerprint,
@@ -203,7 +203,7 @@ impl Keeper {
     }
 
     /// Step 7: it is used up from here on, whatever comes.
-    fn accept(&mut self, fresh: Fresh, ticket: Ticket, now: Now) -> Verdict {
+    fn accept(&mut self, fresh: Fresh, ticket: KnockContext, now: Now) -> Verdict {
         let (key, lane, window) = (ticket.fingerprint, fresh.lane(), self.policy.window);
         match self.replay.accept(key, lane, fresh.timestamp(), *fresh.id(), window) {
             Ok(acceptance) => Verdict::Record(Accepted { fresh, ticket, acceptance }),
@@ -215,7 +215,7 @@ impl Keeper {
     pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
         let Accepted { fresh, mut ticket, .. } = accepted;
         match self.allow(&fresh, &mut ticket, now) {
-            Ok(Decided { effects, code }) => {
+            Ok(Authorization { effects, code }) => {
                 if ticket.key == KeyAge::Previous {
                     let uses = self.previous_uses.entry(ticket.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
@@ -227,7 +227,7 @@ impl Keeper {
     }
 
     /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
-    fn charge(&mut self, order: Order, code: Option<Timestamp>, now: Now) -> Verdict {
+    fn charge(&mut self, order: Authorized, code: Option<Timestamp>, now: Now) -> Verdict {
         let Some(client) = self.client(order.ticket().fingerprint) else { return Verdict::Nothing };
         let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
         let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
@@ -292,11 +292,11 @@ impl Keeper {
     }
 
     /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
-    fn check_new(&mut self, fresh: &Fresh, ticket: &Ticket, now: Now) -> Option<Verdict> {
+    fn check_new(&mut self, fresh: &Fresh, ticket: &KnockContext, now: Now) -> Option<Verdict> {
         match self.answers.again((ticket.fingerprint, *fresh.id()), ticket.source, now.steady) {
-            Before::Again(bytes) => return Some(Verdict::AnswerAgain(bytes)),
-            Before::Enough => return Some(Verdict::Nothing),
-            Before::Never => {}
+            CacheLookup::Again(bytes) => return Some(Verdict::AnswerAgain(bytes)),
+            CacheLookup::Enough => return Some(Verdict::Nothing),
+            CacheLookup::Never => {}
         }
         if self
             .replay
@@ -312,11 +312,16 @@ impl Keeper {
         elsewhere.then(|| self.refuse(ticket, Rejection::OtherAddress, now))
     }
 
-    fn allow(&mut self, fresh: &Fresh, ticket: &mut Ticket, now: Now) -> Result<Decided, Rejection> {
+    fn allow(
+        &mut self,
+        fresh: &Fresh,
+        ticket: &mut KnockContext,
+        now: Now,
+    ) -> Result<Authorization, Rejection> {
         let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
         let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
         let recent = self.recent.entry(client.name.clone()).or_default();
-        let account = Account {
+        let account = ClientUsage {
             recent,
             guesses: self.guesses.entry(client.name.clone()).or_default(),
             used: self.uses.of(&client.name),
@@ -325,7 +330,7 @@ impl Keeper {
         authorization::decide(&self.policy, client, fresh, ticket, account, now)
     }
 
-    fn client(&self, fingerprint: Fingerprint) -> Option<&Client> {
+    fn client(&self, fingerprint: Fingerprint) -> Option<&ClientKey> {
         self.policy.clients.get(*self.places.get(&fingerprint)?)
     }
 }

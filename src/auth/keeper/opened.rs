@@ -5,25 +5,25 @@ use std::time::Duration;
 use super::fresh::Fresh;
 use super::replay::KnockId;
 use crate::auth::Authentic;
-use crate::crypto::{KeeperKeys, NotSealed};
+use crate::crypto::{DecryptionFailed, KeeperKeys};
 use crate::knock::Timestamp;
 use crate::wire::Body;
 
 /// A signed datagram whose body could be opened.
-pub(in crate::auth) struct Opened {
+pub(in crate::auth) struct Decrypted {
     id: KnockId,
     body: Body,
 }
 
 /// An opened knock whose timestamp lies within the window.
-pub(in crate::auth) struct InTime {
+pub(in crate::auth) struct FreshDatagram {
     id: KnockId,
     body: Body,
 }
 
-impl Opened {
+impl Decrypted {
     /// Step 4.
-    pub(in crate::auth) fn open(knock: &Authentic<'_>, keys: &KeeperKeys) -> Result<Self, NotSealed> {
+    pub(in crate::auth) fn open(knock: &Authentic<'_>, keys: &KeeperKeys) -> Result<Self, DecryptionFailed> {
         let envelope = knock.envelope();
         Ok(Self { id: *envelope.nonce, body: envelope.open(keys)? })
     }
@@ -37,7 +37,7 @@ impl Opened {
         let stamped = self.body.timestamp();
         let apart = stamped.distance(now);
         if apart <= window {
-            Ok(Fresh::Opened(InTime { id: self.id, body: self.body }))
+            Ok(Fresh::Opened(FreshDatagram { id: self.id, body: self.body }))
         } else if stamped < now {
             Err(Skew::Behind(apart))
         } else {
@@ -55,7 +55,7 @@ pub enum Skew {
     Ahead(Duration),
 }
 
-impl InTime {
+impl FreshDatagram {
     pub(in crate::auth) const fn id(&self) -> &KnockId {
         &self.id
     }

@@ -3,33 +3,35 @@
 use std::net::SocketAddr;
 
 use super::replay::KnockId;
-use crate::auth::policy::Client;
+use crate::auth::policy::ClientKey;
 use crate::crypto::Fingerprint;
-use crate::knock::{ActionName, AddressPolicy, Argument, Knock, KnockRange, ReplyWanted, Step, Timestamp};
+use crate::knock::{
+    ActionName, AddressPolicy, Argument, Knock, KnockRange, ReplyWanted, TimeStep, Timestamp,
+};
 use crate::wire::proof;
 
 /// Ports that one address has touched, two of which name a client in a step. Says nothing about the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sequence {
+pub struct PortSequence {
     pub(in crate::auth) fingerprint: Fingerprint,
-    pub(in crate::auth) step: Step,
+    pub(in crate::auth) step: TimeStep,
     pub(in crate::auth) source: SocketAddr,
     pub(in crate::auth) ports: Vec<u16>,
 }
 
 /// Ports that only who has the client's key could choose, in a step that is good now.
-pub(in crate::auth) struct Touched {
+pub(in crate::auth) struct ProvenSequence {
     id: KnockId,
     knock: Knock,
 }
 
-impl Sequence {
+impl PortSequence {
     /// Takes the watcher's word for where packets came from and went to. Whom they name is looked at again: the
     /// keeper believes nothing but the proof.
     #[must_use]
     pub const fn from_watcher(
         fingerprint: Fingerprint,
-        step: Step,
+        step: TimeStep,
         source: SocketAddr,
         ports: Vec<u16>,
     ) -> Self {
@@ -44,7 +46,7 @@ impl Sequence {
 
     /// In which step.
     #[must_use]
-    pub const fn step(&self) -> Step {
+    pub const fn step(&self) -> TimeStep {
         self.step
     }
 
@@ -61,9 +63,14 @@ impl Sequence {
     }
 
     /// What these ports ask for: of all that `client` may do, for the address that they came from or for any.
-    pub(in crate::auth) fn prove(&self, client: &Client, band: KnockRange, now: Timestamp) -> Vec<Touched> {
+    pub(in crate::auth) fn prove(
+        &self,
+        client: &ClientKey,
+        band: KnockRange,
+        now: Timestamp,
+    ) -> Vec<ProvenSequence> {
         // In place of step 5: a watcher that holds ports back does not make them good for longer.
-        if !self.step.is_good_at(Step::of(now)) {
+        if !self.step.is_good_at(TimeStep::of(now)) {
             return Vec::new();
         }
         let actions = client.rules.allow.iter();
@@ -75,11 +82,11 @@ impl Sequence {
 
     fn prove_one(
         &self,
-        client: &Client,
+        client: &ClientKey,
         band: KnockRange,
         action: &ActionName,
         policy: AddressPolicy,
-    ) -> Option<Touched> {
+    ) -> Option<ProvenSequence> {
         let address = (policy == AddressPolicy::Exact).then_some(self.source.ip());
         let proof = proof(&client.keys.proof, self.step, address, action, band);
         // Not in constant time: who touches ports learns nothing from when nothing happens.
@@ -97,11 +104,11 @@ impl Sequence {
             action: action.clone(),
             argument: Argument::none(),
         };
-        Some(Touched { id: proof.id, knock })
+        Some(ProvenSequence { id: proof.id, knock })
     }
 }
 
-impl Touched {
+impl ProvenSequence {
     pub(in crate::auth) const fn id(&self) -> &KnockId {
         &self.id
     }

@@ -20,7 +20,7 @@ const PORTS_REACH: Duration = Duration::from_secs(120);
 pub type KnockId = Nonce;
 
 /// A knock of one key: another client's may have the same id.
-pub(in crate::auth) type KnockOf = (Fingerprint, KnockId);
+pub(in crate::auth) type KnockKey = (Fingerprint, KnockId);
 
 /// Knocks of one key that are remembered together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

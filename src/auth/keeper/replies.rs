@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::Keeper;
-use super::authorization::Ticket;
+use super::authorization::KnockContext;
 use super::replay::KnockId;
 use super::verdict::{Accepted, Uncommitted, Verdict};
-use crate::auth::record::{Cause, Event, Explanation, Record};
+use crate::auth::record::{AuditCause, AuditEvent, AuditRecord, Explanation};
 use crate::auth::rejection::Rejection;
-use crate::crypto::{Fingerprint, Nonce, NotSealed};
-use crate::knock::{Now, Reply, ReplyText, ReplyWanted, Status, Timestamp};
+use crate::crypto::{DecryptionFailed, Fingerprint, Nonce};
+use crate::knock::{Now, Reply, ReplyStatus, ReplyText, ReplyWanted, Timestamp};
 use crate::wire::seal_reply;
 
 /// A refused knock.
@@ -18,14 +18,14 @@ pub struct Refusal {
     /// Why.
     pub rejection: Rejection,
     /// For the audit log, unless this knock stands in it already.
-    pub record: Option<Record>,
+    pub record: Option<AuditRecord>,
     /// For the client, unless silence is due.
-    pub answer: Option<Answer>,
+    pub answer: Option<PendingReply>,
 }
 
 /// An answer that is not sealed yet.
 #[derive(Debug)]
-pub struct Answer {
+pub struct PendingReply {
     fingerprint: Fingerprint,
     id: KnockId,
     source: SocketAddr,
@@ -52,37 +52,48 @@ impl Keeper {
     /// Steps 10 and 11 for an order: what to answer, and what to record unless the action records its own end.
     pub fn conclude(
         &self,
-        ticket: &Ticket,
+        ticket: &KnockContext,
         outcome: Outcome,
         remark: &str,
         now: Now,
-    ) -> (Record, Option<Answer>) {
-        let reason = (!remark.is_empty()).then(|| Explanation::new(Cause::ActionFailed, remark));
+    ) -> (AuditRecord, Option<PendingReply>) {
+        let reason = (!remark.is_empty()).then(|| Explanation::new(AuditCause::ActionFailed, remark));
         self.conclude_with(ticket, outcome, (reason, ""), now)
     }
 
     /// The same for an order whose commands have been started: the client is told that there is more to come.
-    pub fn conclude_started(&self, ticket: &Ticket, outcome: Outcome, now: Now) -> (Record, Option<Answer>) {
+    pub fn conclude_started(
+        &self,
+        ticket: &KnockContext,
+        outcome: Outcome,
+        now: Now,
+    ) -> (AuditRecord, Option<PendingReply>) {
         self.conclude_with(ticket, outcome, (None, ReplyText::STARTED), now)
     }
 
     /// What to answer from now on, once all commands of an order that was answered so have ended: well, or `failed`.
-    pub fn end(&self, ticket: &Ticket, outcome: Outcome, failed: Option<&str>, now: Now) -> Option<Answer> {
+    pub fn end(
+        &self,
+        ticket: &KnockContext,
+        outcome: Outcome,
+        failed: Option<&str>,
+        now: Now,
+    ) -> Option<PendingReply> {
         let (outcome, text) = failed.map_or((outcome, ReplyText::DONE), |failed| (Outcome::Failed, failed));
         self.conclude_with(ticket, outcome, (None, text), now).1
     }
 
     fn conclude_with(
         &self,
-        ticket: &Ticket,
+        ticket: &KnockContext,
         outcome: Outcome,
         (reason, text): (Option<Explanation>, &str),
         now: Now,
-    ) -> (Record, Option<Answer>) {
+    ) -> (AuditRecord, Option<PendingReply>) {
         let (event, status) = match outcome {
-            Outcome::Granted => (Event::Granted, Status::Granted),
-            Outcome::Started => (Event::Done, Status::Done),
-            Outcome::Failed => (Event::Failed, Status::ActionFailed),
+            Outcome::Granted => (AuditEvent::Granted, ReplyStatus::Granted),
+            Outcome::Started => (AuditEvent::Done, ReplyStatus::Done),
+            Outcome::Failed => (AuditEvent::Failed, ReplyStatus::ActionFailed),
         };
         let seconds = if outcome == Outcome::Failed { 0 } else { ticket.seconds };
         // What went wrong on the server is for its admin to read, not for the client.
@@ -93,32 +104,47 @@ impl Keeper {
     ///
     /// # Errors
     /// When the client is gone, or the cipher fails, which it never does for so few bytes.
-    pub fn seal(&mut self, answer: Answer, nonce: &Nonce, now: Now) -> Result<Vec<u8>, NotSealed> {
-        let client = self.client(answer.fingerprint).ok_or(NotSealed)?;
+    pub fn seal(
+        &mut self,
+        answer: PendingReply,
+        nonce: &Nonce,
+        now: Now,
+    ) -> Result<Vec<u8>, DecryptionFailed> {
+        let client = self.client(answer.fingerprint).ok_or(DecryptionFailed)?;
         let bytes = seal_reply(&answer.reply, &client.keys.reply, &answer.id, nonce)?;
         self.answers.keep((answer.fingerprint, answer.id), answer.source, now.steady, bytes.clone());
         Ok(bytes)
     }
 
     /// The end of a knock that could not be put on record.
-    pub fn give_up(&self, accepted: &Accepted, why: Explanation, now: Now) -> (Record, Option<Answer>) {
+    pub fn give_up(
+        &self,
+        accepted: &Accepted,
+        why: Explanation,
+        now: Now,
+    ) -> (AuditRecord, Option<PendingReply>) {
         let action = accepted.fresh.understand().ok().map(|knock| knock.action.clone());
-        let ticket = Ticket { action, ..accepted.ticket.clone() };
+        let ticket = KnockContext { action, ..accepted.ticket.clone() };
         self.conclude_with(&ticket, Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 
     /// The end of an order whose price could not be put on record.
-    pub fn cancel(&self, bill: &Uncommitted, why: Explanation, now: Now) -> (Record, Option<Answer>) {
+    pub fn cancel(
+        &self,
+        bill: &Uncommitted,
+        why: Explanation,
+        now: Now,
+    ) -> (AuditRecord, Option<PendingReply>) {
         self.conclude_with(bill.order.ticket(), Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 
     /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
-    pub fn postpone(&mut self, ticket: &Ticket, now: Now) {
+    pub fn postpone(&mut self, ticket: &KnockContext, now: Now) {
         self.answers.promise((ticket.fingerprint, ticket.id), ticket.source, now.steady);
     }
 
     /// The end of an order that the firewall has no room for because of what its client holds already.
-    pub fn refuse(&mut self, ticket: &Ticket, rejection: Rejection, now: Now) -> Verdict {
+    pub fn refuse(&mut self, ticket: &KnockContext, rejection: Rejection, now: Now) -> Verdict {
         let event = rejection.reason().event();
         // What is used up by now comes here once; the others can be sent again and again.
         let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
@@ -132,12 +158,12 @@ impl Keeper {
 
     fn answer(
         &self,
-        ticket: &Ticket,
-        status: Status,
+        ticket: &KnockContext,
+        status: ReplyStatus,
         seconds: u32,
         text: &str,
         now: Timestamp,
-    ) -> Option<Answer> {
+    ) -> Option<PendingReply> {
         if ticket.reply == ReplyWanted::No || !self.policy.reply || !is_one_host(ticket.source.ip()) {
             return None;
         }
@@ -149,6 +175,6 @@ impl Keeper {
             seconds,
             text: ReplyText::fitting(text),
         };
-        Some(Answer { fingerprint: ticket.fingerprint, id: ticket.id, source: ticket.source, reply })
+        Some(PendingReply { fingerprint: ticket.fingerprint, id: ticket.id, source: ticket.source, reply })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::replay::KnockOf;
+use super::replay::KnockKey;
 
 /// For how long an answer is kept, from the knock's first copy on.
 const FOR: Duration = Duration::from_secs(10);
@@ -14,11 +14,11 @@ const TIMES_MAX: u8 = 4;
 const ANSWERS_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(in crate::auth) struct ReplyCache(VecDeque<Kept>);
+pub(in crate::auth) struct ReplyCache(VecDeque<CachedReply>);
 
 #[derive(Debug)]
-struct Kept {
-    knock: KnockOf,
+struct CachedReply {
+    knock: KnockKey,
     source: SocketAddr,
     first: Duration,
     times: u8,
@@ -28,7 +28,7 @@ struct Kept {
 
 /// Whether a knock was answered before.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::auth) enum Before {
+pub(in crate::auth) enum CacheLookup {
     /// Never, to this address and port.
     Never,
     /// Yes: the same again.
@@ -39,30 +39,35 @@ pub(in crate::auth) enum Before {
 
 impl ReplyCache {
     /// Whether this knock from this source was answered; counts as one more answer if so.
-    pub(in crate::auth) fn again(&mut self, knock: KnockOf, source: SocketAddr, now: Duration) -> Before {
+    pub(in crate::auth) fn again(
+        &mut self,
+        knock: KnockKey,
+        source: SocketAddr,
+        now: Duration,
+    ) -> CacheLookup {
         while self.0.front().is_some_and(|kept| now.saturating_sub(kept.first) >= FOR) {
             self.0.pop_front();
         }
-        let same = |kept: &&mut Kept| kept.knock == knock && kept.source == source;
-        let Some(kept) = self.0.iter_mut().find(same) else { return Before::Never };
+        let same = |kept: &&mut CachedReply| kept.knock == knock && kept.source == source;
+        let Some(kept) = self.0.iter_mut().find(same) else { return CacheLookup::Never };
         match &kept.bytes {
             Some(bytes) if kept.times < TIMES_MAX => {
                 kept.times = kept.times.saturating_add(1);
-                Before::Again(bytes.clone())
+                CacheLookup::Again(bytes.clone())
             }
-            _ => Before::Enough,
+            _ => CacheLookup::Enough,
         }
     }
 
     /// Notes that the first answer to a knock takes a while.
-    pub(in crate::auth) fn promise(&mut self, knock: KnockOf, source: SocketAddr, now: Duration) {
-        self.add(Kept { knock, source, first: now, times: 0, bytes: None });
+    pub(in crate::auth) fn promise(&mut self, knock: KnockKey, source: SocketAddr, now: Duration) {
+        self.add(CachedReply { knock, source, first: now, times: 0, bytes: None });
     }
 
     /// Keeps the first answer to a knock, or the last one, in place of the first.
     pub(in crate::auth) fn keep(
         &mut self,
-        knock: KnockOf,
+        knock: KnockKey,
         source: SocketAddr,
         now: Duration,
         bytes: Vec<u8>,
@@ -73,13 +78,13 @@ impl ReplyCache {
             Some(_) => {
                 place.and_then(|place| self.0.remove(place));
                 // Sent by itself twice.
-                self.add(Kept { knock, source, first: now, times: 2, bytes: Some(bytes) });
+                self.add(CachedReply { knock, source, first: now, times: 2, bytes: Some(bytes) });
             }
-            None => self.add(Kept { knock, source, first: now, times: 1, bytes: Some(bytes) }),
+            None => self.add(CachedReply { knock, source, first: now, times: 1, bytes: Some(bytes) }),
         }
     }
 
-    fn add(&mut self, kept: Kept) {
+    fn add(&mut self, kept: CachedReply) {
         if self.0.len() >= ANSWERS_MAX {
             self.0.pop_front();
         }
@@ -98,17 +103,17 @@ mod tests {
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
         let at = Duration::from_secs;
         let [knock, of_another] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
-        assert_eq!(answers.again(knock, source, at(0)), Before::Never);
+        assert_eq!(answers.again(knock, source, at(0)), CacheLookup::Never);
         answers.keep(knock, source, at(0), vec![7]);
         for _ in 0..3 {
-            assert_eq!(answers.again(knock, source, at(9)), Before::Again(vec![7]));
+            assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Again(vec![7]));
         }
-        assert_eq!(answers.again(knock, source, at(9)), Before::Enough);
-        assert_eq!(answers.again(of_another, source, at(9)), Before::Never, "another client's nonce");
+        assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Enough);
+        assert_eq!(answers.again(of_another, source, at(9)), CacheLookup::Never, "another client's nonce");
         for other in ["10.0.0.1:4001", "10.0.0.2:4000"] {
-            assert_eq!(answers.again(knock, other.parse().unwrap(), at(9)), Before::Never);
+            assert_eq!(answers.again(knock, other.parse().unwrap(), at(9)), CacheLookup::Never);
         }
-        assert_eq!(answers.again(knock, source, at(10)), Before::Never);
+        assert_eq!(answers.again(knock, source, at(10)), CacheLookup::Never);
         assert!(answers.0.is_empty());
     }
 
@@ -121,11 +126,11 @@ mod tests {
         answers.keep(other, source, at(1), vec![7]);
         answers.keep(knock, source, at(8), vec![8]);
         for _ in 0..2 {
-            assert_eq!(answers.again(knock, source, at(17)), Before::Again(vec![8]));
+            assert_eq!(answers.again(knock, source, at(17)), CacheLookup::Again(vec![8]));
         }
-        assert_eq!(answers.again(knock, source, at(17)), Before::Enough);
+        assert_eq!(answers.again(knock, source, at(17)), CacheLookup::Enough);
         assert_eq!(answers.0.len(), 1, "the other one is forgotten");
-        assert_eq!(answers.again(knock, source, at(18)), Before::Never);
+        assert_eq!(answers.again(knock, source, at(18)), CacheLookup::Never);
     }
 
     #[test]
@@ -134,12 +139,12 @@ mod tests {
         let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
         let knock = (Fingerprint::from_bytes([1; 8]), [1; 12]);
         answers.promise(knock, source, at(0));
-        assert_eq!(answers.again(knock, source, at(1)), Before::Enough);
+        assert_eq!(answers.again(knock, source, at(1)), CacheLookup::Enough);
         answers.keep(knock, source, at(1), vec![7]);
         for _ in 0..3 {
-            assert_eq!(answers.again(knock, source, at(9)), Before::Again(vec![7]));
+            assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Again(vec![7]));
         }
-        assert_eq!(answers.again(knock, source, at(9)), Before::Enough);
-        assert_eq!(answers.again(knock, source, at(10)), Before::Never);
+        assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Enough);
+        assert_eq!(answers.again(knock, source, at(10)), CacheLookup::Never);
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of a knock next: each step that must be done before the next one hands over what that one takes.
 
-use super::authorization::{Order, Ticket};
+use super::authorization::{Authorized, KnockContext};
 use super::fresh::Fresh;
 use super::replay::Acceptance;
 use super::replies::Refusal;
@@ -11,7 +11,7 @@ pub enum Verdict {
     /// Put it on record, then ask [`super::Keeper::decide`]; without a record nothing may come of it.
     Record(Accepted),
     /// Act, then tell [`super::Keeper::conclude`] how it went.
-    Act(Order),
+    Act(Authorized),
     /// The same, once what it costs is on record.
     Pay(Uncommitted),
     /// Send these bytes again: a client resent its knock.
@@ -26,14 +26,14 @@ pub enum Verdict {
 #[must_use]
 pub struct Accepted {
     pub(super) fresh: Fresh,
-    pub(super) ticket: Ticket,
+    pub(super) ticket: KnockContext,
     pub(super) acceptance: Acceptance,
 }
 
 /// An order that uses something up, which must be on record before anything happens. Made by the keeper alone.
 #[must_use]
 pub struct Uncommitted {
-    pub(super) order: Order,
+    pub(super) order: Authorized,
     pub(super) code: Option<Acceptance>,
     pub(super) counted: bool,
 }
@@ -41,7 +41,7 @@ pub struct Uncommitted {
 impl Accepted {
     /// Who knocked.
     #[must_use]
-    pub const fn ticket(&self) -> &Ticket {
+    pub const fn ticket(&self) -> &KnockContext {
         &self.ticket
     }
 
@@ -55,7 +55,7 @@ impl Accepted {
 impl Uncommitted {
     /// Who knocked.
     #[must_use]
-    pub const fn ticket(&self) -> &Ticket {
+    pub const fn ticket(&self) -> &KnockContext {
         self.order.ticket()
     }
 
@@ -72,7 +72,7 @@ impl Uncommitted {
     }
 
     /// All of it is on record.
-    pub fn paid(self) -> Order {
+    pub fn paid(self) -> Authorized {
         self.order
     }
 }

@@ -13,19 +13,19 @@ use std::time::Duration;
 use super::{Arguments, KeyLimit, Placeholder, Rate, Template};
 use crate::crypto::{Fingerprint, KeeperKeys, OtpSeed};
 use crate::knock::{
-    ActionName, AddressPolicy, ClientName, Door, KnockRange, Ports, PrefixLengths, Timestamp,
+    ActionName, AddressPolicy, ClientName, KnockRange, PortRange, PortSpec, PrefixLengths, Timestamp,
 };
 
 /// What an action does: all of it, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
     /// At least one thing.
-    pub parts: Vec<Part>,
+    pub parts: Vec<ActionPart>,
     /// For how long, where that has a meaning: for all that is opened or undone.
     pub term: Option<Term>,
 }
 
-impl Part {
+impl ActionPart {
     /// Whether a command of it has this placeholder.
     #[must_use]
     pub fn uses(&self, placeholder: Placeholder) -> bool {
@@ -38,13 +38,13 @@ impl Action {
     /// How many passages one knock opens for each of its addresses.
     #[must_use]
     pub fn passages(&self) -> u32 {
-        let of_part = |part: &Part| match part {
-            Part::Open { ports, .. } => u32::try_from(ports.len()).unwrap_or(u32::MAX),
-            Part::OpenArgument { .. } => 1,
+        let of_part = |part: &ActionPart| match part {
+            ActionPart::Open { ports, .. } => u32::try_from(ports.len()).unwrap_or(u32::MAX),
+            ActionPart::OpenArgument { .. } => 1,
             // Behind a port that leads to another port of this host, that one opens too.
-            Part::Forward { to, .. } if to.iter().any(|to| to.ip().is_unspecified()) => 2,
-            Part::Forward { .. } => 1,
-            Part::Close(_) | Part::Run { .. } => 0,
+            ActionPart::Forward { to, .. } if to.iter().any(|to| to.ip().is_unspecified()) => 2,
+            ActionPart::Forward { .. } => 1,
+            ActionPart::Close(_) | ActionPart::Run { .. } => 0,
         };
         self.parts.iter().map(of_part).fold(0, u32::saturating_add)
     }
@@ -53,32 +53,35 @@ impl Action {
     #[must_use]
     pub fn opens_once(&self) -> bool {
         self.parts.iter().any(|part| {
-            matches!(part, Part::Open { uses: Uses::One, .. } | Part::OpenArgument { uses: Uses::One, .. })
+            matches!(
+                part,
+                ActionPart::Open { uses: Uses::One, .. } | ActionPart::OpenArgument { uses: Uses::One, .. }
+            )
         })
     }
 }
 
 /// One thing that an action does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub enum ActionPart {
     /// Opens ports for an address until the kernel closes them.
     Open {
         /// Which; at least one.
-        ports: Vec<Ports>,
+        ports: Vec<PortRange>,
         /// For how many connections.
         uses: Uses,
     },
     /// Opens the ports that the client names, if they are among these.
     OpenArgument {
         /// At least one.
-        allowed: Vec<Ports>,
+        allowed: Vec<PortRange>,
         /// For how many connections.
         uses: Uses,
     },
     /// Leads a port of this host elsewhere, for an address.
     Forward {
         /// The port.
-        door: Door,
+        door: PortSpec,
         /// Where to; at most one for each IP version, an unspecified address stands for this host.
         to: Vec<SocketAddr>,
     },
@@ -157,7 +160,7 @@ pub enum KeyAge {
 }
 
 /// A client with one of its keys.
-pub struct Client {
+pub struct ClientKey {
     /// The admin's name for it.
     pub name: ClientName,
     /// Names its key.
@@ -185,5 +188,5 @@ pub struct Policy {
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
     /// The clients, once for each key; all fingerprints differ.
-    pub clients: Vec<Client>,
+    pub clients: Vec<ClientKey>,
 }

@@ -32,14 +32,14 @@ impl Placeholder {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
+enum TemplatePiece {
     Text(String),
     Value(Placeholder),
 }
 
 /// One word of a command, e.g. `--from={address}`. `{{` and `}}` stand for a brace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template(Vec<Piece>);
+pub struct Template(Vec<TemplatePiece>);
 
 /// Why a word is no template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,13 +92,13 @@ impl FromStr for Template {
                     .ok_or(InvalidTemplate::LoneBrace)?;
                 let value = Placeholder::ALL.into_iter().find(|(known, _)| *known == name);
                 let (_, value) = value.ok_or(InvalidTemplate::UnknownPlaceholder)?;
-                pieces.push(Piece::Text(std::mem::take(&mut literal)));
-                pieces.push(Piece::Value(value));
+                pieces.push(TemplatePiece::Text(std::mem::take(&mut literal)));
+                pieces.push(TemplatePiece::Value(value));
                 rest = after;
             }
         }
         literal.push_str(rest);
-        pieces.push(Piece::Text(literal));
+        pieces.push(TemplatePiece::Text(literal));
         Ok(Self(pieces))
     }
 }
@@ -107,13 +107,13 @@ impl Template {
     /// Whether this placeholder stands in it.
     #[must_use]
     pub fn uses(&self, placeholder: Placeholder) -> bool {
-        self.0.contains(&Piece::Value(placeholder))
+        self.0.contains(&TemplatePiece::Value(placeholder))
     }
 
     /// Whether any placeholder stands in it.
     #[must_use]
     pub fn is_constant(&self) -> bool {
-        self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
+        self.0.iter().all(|piece| matches!(piece, TemplatePiece::Text(_)))
     }
 
     /// The word itself, if no placeholder stands in it.
@@ -128,8 +128,8 @@ impl Template {
         self.0
             .iter()
             .map(|piece| match piece {
-                Piece::Text(text) => text.clone(),
-                Piece::Value(placeholder) => value(*placeholder),
+                TemplatePiece::Text(text) => text.clone(),
+                TemplatePiece::Value(placeholder) => value(*placeholder),
             })
             .collect()
     }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::argument::is_safe;
-use super::{Action, Part};
-use crate::auth::record::Record;
+use super::{Action, ActionPart};
+use crate::auth::record::AuditRecord;
 use crate::auth::{Placeholder, Template};
 use crate::knock::{ActionName, ClientName};
 
@@ -38,7 +38,7 @@ impl Values<'_> {
 #[must_use]
 pub fn undo_is_of(
     actions: &BTreeMap<ActionName, Action>,
-    record: &Record,
+    record: &AuditRecord,
     argument: &str,
     argv: &[String],
 ) -> bool {
@@ -55,8 +55,8 @@ pub fn undo_is_of(
         argument,
         seconds: record.seconds,
     };
-    let makes = |part: &Part| {
-        let Part::Run { undo: Some(undo), .. } = part else { return false };
+    let makes = |part: &ActionPart| {
+        let ActionPart::Run { undo: Some(undo), .. } = part else { return false };
         undo.len() == argv.len() && undo.iter().zip(argv).all(|(word, arg)| values.fill(word) == *arg)
     };
     is_safe(argument) && actions.get(name).is_some_and(|action| action.parts.iter().any(makes))
@@ -67,11 +67,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::auth::{Arguments, Event, KeyAge, Via};
+    use crate::auth::{Arguments, AuditEvent, KeyAge, Via};
 
-    fn record() -> Record {
-        Record {
-            event: Event::Expired,
+    fn record() -> AuditRecord {
+        AuditRecord {
+            event: AuditEvent::Expired,
             client: "laptop".parse().unwrap(),
             key: KeyAge::Current,
             action: Some("lamp".parse().unwrap()),
@@ -89,9 +89,9 @@ mod tests {
         let words = ["/bin/off", "{address}:{port}", "{client}", "{argument}", "{seconds}"];
         let undo = words.iter().map(|word| word.parse().unwrap()).collect();
         let (argv, timeout) = (vec!["/bin/on".parse().unwrap()], Duration::from_secs(10));
-        let run = Part::Run { argv, timeout, undo: Some(undo), arguments: Arguments::default() };
+        let run = ActionPart::Run { argv, timeout, undo: Some(undo), arguments: Arguments::default() };
         let actions = BTreeMap::from([("lamp".parse().unwrap(), Action { parts: vec![run], term: None })]);
-        let is_of = |record: &Record, argument: &str, argv: &[&str]| {
+        let is_of = |record: &AuditRecord, argument: &str, argv: &[&str]| {
             let argv: Vec<String> = argv.iter().map(|&word| word.to_owned()).collect();
             undo_is_of(&actions, record, argument, &argv)
         };
@@ -107,10 +107,10 @@ mod tests {
         assert!(!is_of(&record(), "web", &good[..4]));
         assert!(!is_of(&record(), "-x", &["/bin/off", "10.0.0.1:4000", "laptop", "-x", "60"]));
         for other in [
-            Record { action: Some("other".parse().unwrap()), ..record() },
-            Record { action: None, ..record() },
-            Record { addresses: vec![], ..record() },
-            Record { source: None, ..record() },
+            AuditRecord { action: Some("other".parse().unwrap()), ..record() },
+            AuditRecord { action: None, ..record() },
+            AuditRecord { addresses: vec![], ..record() },
+            AuditRecord { source: None, ..record() },
         ] {
             assert!(!is_of(&other, "web", &good), "{other:?}");
         }

@@ -8,10 +8,10 @@ use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::duplicates::Copies;
+use super::duplicates::DuplicateFilter;
 use super::hints::{self, Hints};
-use super::sequence_queue::Sequences;
-use crate::auth::keeper::proof::Sequence;
+use super::sequence_queue::SequenceQueue;
+use crate::auth::keeper::proof::PortSequence;
 use crate::auth::policy::key_limit::{KeyLimit, TokenBucket};
 use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
 use crate::knock::{KnockRange, Now, Timestamp};
@@ -22,10 +22,10 @@ pub struct Watcher {
     window: Duration,
     clients: Vec<Signer>,
     hints: Hints,
-    copies: Copies,
+    copies: DuplicateFilter,
     /// Only where sequences are looked for.
-    sequences: Option<Sequences>,
-    counts: Counts,
+    sequences: Option<SequenceQueue>,
+    counts: DatagramCounts,
 }
 
 /// A key that the watcher looks for, with what it may cost.
@@ -83,7 +83,7 @@ pub enum Dropped {
 
 /// What has been seen since the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
+pub struct DatagramCounts {
     /// Passed on.
     pub authentic: u64,
     /// Dropped for its length.
@@ -110,9 +110,9 @@ impl Watcher {
             window,
             clients: Vec::new(),
             hints: Hints::default(),
-            copies: Copies::default(),
+            copies: DuplicateFilter::default(),
             sequences: None,
-            counts: Counts::default(),
+            counts: DatagramCounts::default(),
         };
         watcher.replace_clients(window, clients);
         watcher
@@ -136,7 +136,7 @@ impl Watcher {
 
     /// Looks for port sequences, too. `hash` must be another one for each process.
     pub fn watch_band(&mut self, band: KnockRange, hash: RandomState) {
-        self.sequences = Some(Sequences::new(band, hash));
+        self.sequences = Some(SequenceQueue::new(band, hash));
     }
 
     /// A packet without a payload has come from `source`, to this address and port.
@@ -148,7 +148,7 @@ impl Watcher {
     }
 
     /// What the keeper is to look at next, if there is something and it has not had enough of late.
-    pub fn next_sequence(&mut self, now: Now) -> Option<Sequence> {
+    pub fn next_sequence(&mut self, now: Now) -> Option<PortSequence> {
         let sequences = self.sequences.as_mut()?;
         while let Some((client, sequence)) = sequences.next(&self.clients, now) {
             let Some(signer) = self.clients.get_mut(client) else { continue };
@@ -166,7 +166,7 @@ impl Watcher {
     /// Whether there will be a next one without another packet.
     #[must_use]
     pub fn has_sequences(&self) -> bool {
-        self.sequences.as_ref().is_some_and(Sequences::are_waiting)
+        self.sequences.as_ref().is_some_and(SequenceQueue::are_waiting)
     }
 
     /// Steps 2 and 3 for one UDP payload.
@@ -198,7 +198,7 @@ impl Watcher {
 
     /// What has been seen since the start.
     #[must_use]
-    pub const fn counts(&self) -> Counts {
+    pub const fn counts(&self) -> DatagramCounts {
         self.counts
     }
 
@@ -254,7 +254,7 @@ impl Signer {
     }
 }
 
-impl Counts {
+impl DatagramCounts {
     /// Both together, as of two watchers.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
@@ -271,7 +271,7 @@ impl Counts {
     }
 }
 
-impl fmt::Display for Counts {
+impl fmt::Display for DatagramCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { authentic, length, unknown_hint, forged, copied, throttled, .. } = self;
         write!(

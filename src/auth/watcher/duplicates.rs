@@ -12,17 +12,17 @@ const TAGS_MAX: usize = 1 << 16;
 
 /// The tags of the epochs that the window reaches.
 #[derive(Debug, Default)]
-pub(in crate::auth) struct Copies {
-    passed: HashMap<Tag, Passed>,
+pub(in crate::auth) struct DuplicateFilter {
+    passed: HashMap<Tag, SeenTag>,
 }
 
 #[derive(Debug)]
-struct Passed {
+struct SeenTag {
     epoch: u64,
     copies: u8,
 }
 
-impl Copies {
+impl DuplicateFilter {
     /// Whether no more copies of what has this tag may pass. Nothing is known of one that has never passed.
     #[must_use]
     pub(in crate::auth) fn are_used_up(&self, tag: &Tag) -> bool {
@@ -47,7 +47,7 @@ impl Copies {
             // Forgetting only costs the keeper a look into its replay memory.
             self.passed.clear();
         }
-        self.passed.insert(*tag, Passed { epoch, copies: 1 });
+        self.passed.insert(*tag, SeenTag { epoch, copies: 1 });
         true
     }
 
@@ -63,8 +63,8 @@ mod tests {
 
     #[test]
     fn sixteen_copies_of_a_datagram_pass_and_no_more_until_its_epoch_is_over() {
-        let mut copies = Copies::default();
-        let passed = |copies: &mut Copies| (0..100).filter(|_| copies.admit(&[7; 32], 5)).count();
+        let mut copies = DuplicateFilter::default();
+        let passed = |copies: &mut DuplicateFilter| (0..100).filter(|_| copies.admit(&[7; 32], 5)).count();
         assert!(!copies.are_used_up(&[7; 32]));
         assert_eq!(passed(&mut copies), 16);
         assert!(copies.are_used_up(&[7; 32]));
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded() {
-        let mut copies = Copies::default();
+        let mut copies = DuplicateFilter::default();
         for n in 0..200_000_u32 {
             let mut tag = [0; 32];
             tag[..4].copy_from_slice(&n.to_be_bytes());

@@ -19,17 +19,17 @@ const NONE: u32 = u32::MAX;
 
 /// What names a pair: a keyed hash of its addresses. One packet of a new pair in 2⁴⁸ meets another pair's name, and
 /// then their ports count together.
-pub(in crate::auth) type Name = u64;
+pub(in crate::auth) type FlowId = u64;
 
 /// The table. `now` never runs backwards; it is looked at often enough that nothing in it is older than a minute.
 pub(in crate::auth) struct FlowTable {
     band: KnockRange,
     hash: RandomState,
     room: usize,
-    places: HashMap<Name, u32, BuildHasherDefault<OwnNumber>>,
-    slots: Vec<Slot>,
+    places: HashMap<FlowId, u32, BuildHasherDefault<FlowIdHasher>>,
+    slots: Vec<Flow>,
     /// The n-th port of every slot. Made when a first pair has that many: a flood from many addresses takes one.
-    ranks: Vec<Vec<Touch>>,
+    ranks: Vec<Vec<RecordedHit>>,
     /// From the pair that was seen last to the one that was seen longest ago.
     newest: u32,
     oldest: u32,
@@ -39,8 +39,8 @@ pub(in crate::auth) struct FlowTable {
 
 /// One pair.
 #[derive(Clone, Copy)]
-struct Slot {
-    name: Name,
+struct Flow {
+    name: FlowId,
     newer: u32,
     older: u32,
     seen: Moment,
@@ -53,7 +53,7 @@ struct Slot {
 
 /// A port, and when it was touched last: milliseconds modulo 2¹⁶, which are a minute.
 #[derive(Clone, Copy, Default)]
-struct Touch {
+struct RecordedHit {
     port: u16,
     at: u16,
 }
@@ -73,7 +73,7 @@ impl Moment {
     }
 }
 
-impl Touch {
+impl RecordedHit {
     fn new(port: u16, now: Moment) -> Self {
         let [.., a, b] = now.0.to_be_bytes();
         Self { port, at: u16::from_be_bytes([a, b]) }
@@ -86,9 +86,9 @@ impl Touch {
 
 /// The name is a hash already.
 #[derive(Default)]
-struct OwnNumber(u64);
+struct FlowIdHasher(u64);
 
-impl Hasher for OwnNumber {
+impl Hasher for FlowIdHasher {
     fn write(&mut self, _: &[u8]) {}
 
     fn write_u64(&mut self, name: u64) {
@@ -130,7 +130,7 @@ impl FlowTable {
         to: IpAddr,
         port: u16,
         now: Duration,
-    ) -> Option<Name> {
+    ) -> Option<FlowId> {
         self.band.slice(port)?;
         let now = Moment::of(now);
         self.forget_idle(now);
@@ -150,15 +150,15 @@ impl FlowTable {
         let ports = self.keep(place, port, now);
         let slot = self.slot(place)?;
         match ports {
-            Kept::TooMany => (slot.ports, slot.grown, slot.ignored) = (0, false, Some(now)),
-            Kept::Known => {}
-            Kept::Joined => slot.grown = true,
+            HitResult::TooMany => (slot.ports, slot.grown, slot.ignored) = (0, false, Some(now)),
+            HitResult::Known => {}
+            HitResult::Joined => slot.grown = true,
         }
         (slot.grown && self.is_complete(place)).then_some(name)
     }
 
     /// The ports that a pair has touched, if one has joined since this was asked for last.
-    pub(in crate::auth) fn take(&mut self, name: Name, now: Duration) -> Option<Vec<u16>> {
+    pub(in crate::auth) fn take(&mut self, name: FlowId, now: Duration) -> Option<Vec<u16>> {
         let now = Moment::of(now);
         self.forget_idle(now);
         let place = *self.places.get(&name)?;
@@ -170,7 +170,7 @@ impl FlowTable {
     }
 
     /// Puts a port among those of a pair, without those whose time is over.
-    fn keep(&mut self, place: u32, port: u16, now: Moment) -> Kept {
+    fn keep(&mut self, place: u32, port: u16, now: Moment) -> HitResult {
         let before = self.touches(place).count();
         let mut left = 0;
         let mut known = false;
@@ -181,19 +181,19 @@ impl FlowTable {
                 continue;
             }
             known |= same;
-            let touch = if same { Touch::new(port, now) } else { touch };
+            let touch = if same { RecordedHit::new(port, now) } else { touch };
             if let Some(cell) = self.cell(left, place) {
                 *cell = touch;
             }
             left = left.saturating_add(1);
         }
-        let mut kept = if known { Kept::Known } else { Kept::Joined };
+        let mut kept = if known { HitResult::Known } else { HitResult::Joined };
         if !known && left >= PORTS_MAX {
-            kept = Kept::TooMany;
+            kept = HitResult::TooMany;
         } else if !known {
             self.grow(left);
             if let Some(cell) = self.cell(left, place) {
-                *cell = Touch::new(port, now);
+                *cell = RecordedHit::new(port, now);
             }
             left = left.saturating_add(1);
         }
@@ -213,32 +213,32 @@ impl FlowTable {
         slices.iter().all(|touched| *touched)
     }
 
-    fn touches(&self, place: u32) -> impl Iterator<Item = Touch> {
+    fn touches(&self, place: u32) -> impl Iterator<Item = RecordedHit> {
         let ports = self.slots.get(index(place)).map_or(0, |slot| usize::from(slot.ports));
         self.ranks.iter().take(ports).filter_map(move |rank| rank.get(index(place)).copied())
     }
 
-    fn cell(&mut self, rank: usize, place: u32) -> Option<&mut Touch> {
+    fn cell(&mut self, rank: usize, place: u32) -> Option<&mut RecordedHit> {
         self.ranks.get_mut(rank)?.get_mut(index(place))
     }
 
     /// Makes room for every pair's port of this rank.
     fn grow(&mut self, rank: usize) {
         if self.ranks.len() <= rank {
-            self.ranks.push(vec![Touch::default(); self.room]);
+            self.ranks.push(vec![RecordedHit::default(); self.room]);
         }
     }
 
-    fn slot(&mut self, place: u32) -> Option<&mut Slot> {
+    fn slot(&mut self, place: u32) -> Option<&mut Flow> {
         self.slots.get_mut(index(place))
     }
 
     /// Room for a pair that is not there: a slot that is free, a new one, or that of the pair seen longest ago.
-    fn admit(&mut self, name: Name, now: Moment) -> Option<u32> {
+    fn admit(&mut self, name: FlowId, now: Moment) -> Option<u32> {
         if self.free == NONE && self.slots.len() >= self.room {
             self.forget(self.oldest);
         }
-        let slot = Slot { name, newer: NONE, older: NONE, seen: now, ignored: None, ports: 0, grown: false };
+        let slot = Flow { name, newer: NONE, older: NONE, seen: now, ignored: None, ports: 0, grown: false };
         let place = if self.free == NONE {
             self.slots.push(slot);
             u32::try_from(self.slots.len().checked_sub(1)?).ok()?
@@ -294,7 +294,7 @@ impl FlowTable {
     }
 
     fn unlink(&mut self, place: u32) {
-        let Some(&mut Slot { newer, older, .. }) = self.slot(place) else { return };
+        let Some(&mut Flow { newer, older, .. }) = self.slot(place) else { return };
         match self.slot(newer) {
             Some(slot) => slot.older = older,
             None => self.newest = older,
@@ -307,7 +307,7 @@ impl FlowTable {
 }
 
 /// What has become of a port.
-enum Kept {
+enum HitResult {
     /// It is one more.
     Joined,
     /// It was there.

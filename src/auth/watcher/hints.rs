@@ -12,14 +12,14 @@ use crate::wire::{Hint, hint};
 /// A table that follows the clock. One lookup a packet; each new epoch costs one HMAC a client.
 #[derive(Debug, Default)]
 pub(in crate::auth) struct Hints {
-    named: HashMap<Hint, Named, BuildHasherDefault<OwnBytes>>,
+    named: HashMap<Hint, HintMatch, BuildHasherDefault<HintHasher>>,
     /// The epochs that are in the table.
     epochs: Option<RangeInclusive<u64>>,
 }
 
 /// What a hint names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::auth) struct Named {
+pub(in crate::auth) struct HintMatch {
     /// The client, by its place in the list.
     pub(in crate::auth) client: usize,
     /// The epoch that the hint was made for.
@@ -29,9 +29,9 @@ pub(in crate::auth) struct Named {
 /// A hint is its own hash: what stands in the table are outputs of an HMAC, which nobody can choose, and looking for
 /// what somebody chose finds no long way there.
 #[derive(Debug, Default)]
-struct OwnBytes(u64);
+struct HintHasher(u64);
 
-impl Hasher for OwnBytes {
+impl Hasher for HintHasher {
     fn write(&mut self, bytes: &[u8]) {
         // The last write counts: before a slice comes its length.
         if let Some(first) = bytes.first_chunk() {
@@ -52,7 +52,7 @@ impl Hints {
         now: Timestamp,
         window: Duration,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
-    ) -> Option<Named> {
+    ) -> Option<HintMatch> {
         let wanted = reach(now, window);
         self.cover(&wanted, keys);
         self.named.get(hint).copied().filter(|named| wanted.contains(&named.epoch))
@@ -92,7 +92,7 @@ impl Hints {
         };
         for epoch in missing {
             for (client, key) in keys.clone().enumerate() {
-                self.named.insert(hint(key, epoch), Named { client, epoch });
+                self.named.insert(hint(key, epoch), HintMatch { client, epoch });
             }
         }
         let start = match &self.epochs {
@@ -136,7 +136,7 @@ mod tests {
                     let reached = reach(now, window).contains(&epoch);
                     for (client, key) in keys.iter().enumerate() {
                         let found = hints.find(&hint(key, epoch), now, window, keys.iter());
-                        prop_assert_eq!(found, reached.then_some(Named { client, epoch }));
+                        prop_assert_eq!(found, reached.then_some(HintMatch { client, epoch }));
                     }
                 }
             }

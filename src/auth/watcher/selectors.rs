@@ -3,31 +3,31 @@
 use std::ops::RangeInclusive;
 
 use crate::crypto::MacKey;
-use crate::knock::{KnockRange, Step, Timestamp};
+use crate::knock::{KnockRange, TimeStep, Timestamp};
 use crate::wire::{SELECTED, selector};
 
 /// A table that follows the clock; each new step costs one HMAC a client.
 #[derive(Debug, Default)]
 pub(in crate::auth) struct Selectors {
     /// In order of their ports; several clients can have the same.
-    entries: Vec<Entry>,
+    entries: Vec<SelectorEntry>,
     /// The steps that are in the table.
-    steps: Option<RangeInclusive<Step>>,
+    steps: Option<RangeInclusive<TimeStep>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
+struct SelectorEntry {
     ports: [u16; SELECTED],
-    named: Named,
+    named: SelectorMatch,
 }
 
 /// Whom two ports name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::auth) struct Named {
+pub(in crate::auth) struct SelectorMatch {
     /// The client, by its place in the list.
     pub(in crate::auth) client: usize,
     /// The step in which they are its.
-    pub(in crate::auth) step: Step,
+    pub(in crate::auth) step: TimeStep,
 }
 
 impl Selectors {
@@ -38,8 +38,8 @@ impl Selectors {
         now: Timestamp,
         band: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
-    ) -> Vec<Named> {
-        let now = Step::of(now);
+    ) -> Vec<SelectorMatch> {
+        let now = TimeStep::of(now);
         self.cover(now.before()..=now.after(), band, keys);
         let of = |slice| ports.iter().copied().filter(move |&port| band.slice(port) == Some(slice));
         let pairs = of(0).flat_map(|first| of(1).map(move |second| [first, second]));
@@ -57,26 +57,28 @@ impl Selectors {
         band: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) {
-        let now = Step::of(now);
+        let now = TimeStep::of(now);
         self.cover(now.before()..=now.after().after(), band, keys);
     }
 
     fn cover<'k>(
         &mut self,
-        wanted: RangeInclusive<Step>,
+        wanted: RangeInclusive<TimeStep>,
         band: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) {
-        let is_there = |step: &Step| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
+        let is_there = |step: &TimeStep| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
         if is_there(wanted.start()) && is_there(wanted.end()) {
             return;
         }
-        let missing = (wanted.start().number()..=wanted.end().number()).map(Step::new);
-        let missing: Vec<Step> = missing.filter(|step| !is_there(step)).collect();
+        let missing = (wanted.start().number()..=wanted.end().number()).map(TimeStep::new);
+        let missing: Vec<TimeStep> = missing.filter(|step| !is_there(step)).collect();
         self.entries.retain(|entry| wanted.contains(&entry.named.step));
         for step in missing {
-            let named =
-                |(client, key)| Entry { ports: selector(key, step, band), named: Named { client, step } };
+            let named = |(client, key)| SelectorEntry {
+                ports: selector(key, step, band),
+                named: SelectorMatch { client, step },
+            };
             self.entries.extend(keys.clone().enumerate().map(named));
         }
         self.entries.sort_unstable();
@@ -107,14 +109,14 @@ mod tests {
                 if prepare {
                     selectors.prepare(now, band, keys.iter());
                 }
-                let middle = Step::of(now).number();
-                for step in (middle.saturating_sub(3)..middle + 4).map(Step::new) {
+                let middle = TimeStep::of(now).number();
+                for step in (middle.saturating_sub(3)..middle + 4).map(TimeStep::new) {
                     for (client, key) in keys.iter().enumerate() {
                         let mut ports = selector(key, step, band).to_vec();
                         ports.extend([band.port(0, 1), band.port(1, 1), band.port(7, 1)]);
                         let found = selectors.find(&ports, now, band, keys.iter());
                         let good = step.number().abs_diff(middle) <= 1;
-                        prop_assert_eq!(found.contains(&Named { client, step }), good);
+                        prop_assert_eq!(found.contains(&SelectorMatch { client, step }), good);
                     }
                 }
                 prop_assert!(selectors.entries.len() <= 4 * keys.len());

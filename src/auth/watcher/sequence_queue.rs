@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::authenticate::Signer;
-use super::flow_table::{FlowTable, Name};
-use super::selectors::{Named, Selectors};
-use crate::auth::keeper::proof::Sequence;
+use super::flow_table::{FlowId, FlowTable};
+use super::selectors::{SelectorMatch, Selectors};
+use crate::auth::keeper::proof::PortSequence;
 use crate::auth::policy::rate::{Rate, RecentActs};
 use crate::crypto::MacKey;
 use crate::knock::{KnockRange, Now, Timestamp};
@@ -19,25 +19,25 @@ const RATE: Rate = Rate::a_second(1_000);
 const WAITING_MAX: usize = 1_000;
 
 /// All that is known of sequences.
-pub(in crate::auth) struct Sequences {
+pub(in crate::auth) struct SequenceQueue {
     band: KnockRange,
     pairs: FlowTable,
     selectors: Selectors,
     /// Pairs that have touched a port in every slice, and where their last packet came from.
-    waiting: VecDeque<(Name, SocketAddr)>,
+    waiting: VecDeque<(FlowId, SocketAddr)>,
     /// Of the pair that has its turn: what is still to be passed on.
-    found: Found,
+    found: Candidate,
     passed: RecentActs,
 }
 
 #[derive(Default)]
-struct Found {
+struct Candidate {
     source: Option<SocketAddr>,
     ports: Vec<u16>,
-    named: Vec<Named>,
+    named: Vec<SelectorMatch>,
 }
 
-impl Sequences {
+impl SequenceQueue {
     /// Nothing is known yet.
     pub(in crate::auth) fn new(band: KnockRange, hash: RandomState) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl Sequences {
             pairs: FlowTable::new(band, hash),
             selectors: Selectors::default(),
             waiting: VecDeque::new(),
-            found: Found::default(),
+            found: Candidate::default(),
             passed: RecentActs::default(),
         }
     }
@@ -60,20 +60,20 @@ impl Sequences {
     }
 
     /// The next one that may be passed on, while there are not too many, and the place of the client that it names.
-    pub(in crate::auth) fn next(&mut self, clients: &[Signer], now: Now) -> Option<(usize, Sequence)> {
+    pub(in crate::auth) fn next(&mut self, clients: &[Signer], now: Now) -> Option<(usize, PortSequence)> {
         while self.found.named.is_empty() {
             let (name, source) = self.waiting.pop_front()?;
             let Some(ports) = self.pairs.take(name, now.steady) else { continue };
             let named = self.selectors.find(&ports, now.wall, self.band, keys(clients));
-            self.found = Found { source: Some(source), ports, named };
+            self.found = Candidate { source: Some(source), ports, named };
         }
         if !self.passed.has_room(RATE, now.steady) {
             return None;
         }
-        let Named { client, step } = self.found.named.pop()?;
+        let SelectorMatch { client, step } = self.found.named.pop()?;
         let fingerprint = clients.get(client)?.fingerprint;
         let ports = self.found.ports.clone();
-        Some((client, Sequence { fingerprint, step, source: self.found.source?, ports }))
+        Some((client, PortSequence { fingerprint, step, source: self.found.source?, ports }))
     }
 
     /// One was passed on.
@@ -89,7 +89,7 @@ impl Sequences {
     /// The clients are others now.
     pub(in crate::auth) fn forget_clients(&mut self) {
         self.selectors = Selectors::default();
-        self.found = Found::default();
+        self.found = Candidate::default();
     }
 
     /// Work that no packet should wait for.

@@ -5,14 +5,14 @@ pub(super) mod sntp;
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::args::Examination;
-use super::failure::{Cause, Failure};
+use super::args::DoctorArgs;
+use super::failure::{ClientError, ExitCause};
 use super::knock::plan::is_global;
-use super::knock::request::Intent;
-use super::knock::route::{Family, Route, resolve};
-use super::knock::{ADDRESSES_MAX, Answer, CLOCKS_APART, Knocked, knock_and_keep, listed};
-use super::report::{Report, print};
-use crate::knock::{ActionName, Status};
+use super::knock::request::KnockRequest;
+use super::knock::route::{FamilyFilter, Route, resolve};
+use super::knock::{ADDRESSES_MAX, CLOCKS_APART, KnockSuccess, LastReply, knock_and_keep, listed};
+use super::report::{Reporter, print};
+use crate::knock::{ActionName, ReplyStatus};
 use crate::os::clock;
 use crate::os::files::plain;
 use sntp::Apart;
@@ -24,25 +24,26 @@ const HARMLESS: &str = "spa-knock-doctor";
 const NTP_ADDRESSES_MAX: usize = 4;
 
 /// What came of a knock at one address.
-struct Finding {
+struct DoctorFinding {
     server: SocketAddr,
-    outcome: Result<Knocked, Failure>,
-    last: Option<Answer>,
+    outcome: Result<KnockSuccess, ClientError>,
+    last: Option<LastReply>,
 }
 
 /// How many things are wrong, and of which kind the first is.
 #[derive(Default)]
 struct Diagnosis {
     wrong: usize,
-    first: Option<Cause>,
+    first: Option<ExitCause>,
 }
 
 /// Examines everything that a knock as it is meant needs.
-pub(super) fn examine(said: Examination) -> Result<(), Failure> {
+pub(super) fn examine(said: DoctorArgs) -> Result<(), ClientError> {
     let (named, ntp) = (said.action.is_some(), said.ntp.clone());
-    let harmless: ActionName =
-        HARMLESS.parse().map_err(|error| Failure::new(Cause::Usage, format!("{HARMLESS}: {error}")))?;
-    let mut intent = Intent::to_examine(said, harmless)?;
+    let harmless: ActionName = HARMLESS
+        .parse()
+        .map_err(|error| ClientError::new(ExitCause::Usage, format!("{HARMLESS}: {error}")))?;
+    let mut intent = KnockRequest::to_examine(said, harmless)?;
     let mut diagnosis = Diagnosis::default();
     diagnosis.key(&intent)?;
     let servers = diagnosis.name(&intent)?;
@@ -55,8 +56,8 @@ pub(super) fn examine(said: Examination) -> Result<(), Failure> {
             // Each address for itself: a knock that may choose hides the one that is silent.
             intent.target.host = host_of(way);
             let mut last = None;
-            let outcome = knock_and_keep(&intent, &Report::SILENT, &mut last);
-            Finding { server: *way, outcome, last }
+            let outcome = knock_and_keep(&intent, &Reporter::SILENT, &mut last);
+            DoctorFinding { server: *way, outcome, last }
         })
         .collect();
     intent.target.host = host;
@@ -68,20 +69,20 @@ pub(super) fn examine(said: Examination) -> Result<(), Failure> {
         None => Ok(()),
         Some(cause) => {
             let things = if diagnosis.wrong == 1 { "thing is" } else { "things are" };
-            Err(Failure::new(cause, format!("{}: {} {things} wrong", intent.server, diagnosis.wrong)))
+            Err(ClientError::new(cause, format!("{}: {} {things} wrong", intent.server, diagnosis.wrong)))
         }
     }
 }
 
 impl Diagnosis {
-    fn key(&mut self, intent: &Intent) -> Result<(), Failure> {
+    fn key(&mut self, intent: &KnockRequest) -> Result<(), ClientError> {
         let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
         let client = intent.key.file.client.as_ref();
         let client = client.map(|client| format!(", client {client}")).unwrap_or_default();
         let told = format!("{}: {}{client}, fingerprint {fingerprint}", intent.key.origin, intent.key.kind());
         match intent.key.server() {
             Some(server) if *server != intent.target.id => self.wrong(
-                Cause::Files,
+                ExitCause::Files,
                 "key",
                 &format!("{told}: is for server {server}, not for {}", intent.target.id),
                 "without --server-id and the profile's id, the key's counts",
@@ -90,7 +91,7 @@ impl Diagnosis {
         }
     }
 
-    fn name(&mut self, intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
+    fn name(&mut self, intent: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
         let (host, port) = (intent.target.host.as_str(), intent.target.port);
         match resolve(host, port, intent.family, None) {
             Ok(mut servers) => {
@@ -106,9 +107,9 @@ impl Diagnosis {
     }
 
     /// Those that there is a way to. Where there is none, only the lack of all is wrong.
-    fn ways(&mut self, servers: &[SocketAddr]) -> Result<Vec<SocketAddr>, Failure> {
+    fn ways(&mut self, servers: &[SocketAddr]) -> Result<Vec<SocketAddr>, ClientError> {
         let mut ways = Vec::new();
-        for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+        for (family, name) in [(FamilyFilter::V4, "IPv4"), (FamilyFilter::V6, "IPv6")] {
             let mut of_family = servers.iter().filter(|server| family.takes(server.ip())).peekable();
             if of_family.peek().is_none() {
                 note(name, "the server has no address of it")?;
@@ -125,7 +126,7 @@ impl Diagnosis {
         }
         if ways.is_empty() && !servers.is_empty() {
             self.wrong(
-                Cause::Network,
+                ExitCause::Network,
                 "way",
                 "none to any of these addresses",
                 "is this host on a network?",
@@ -134,7 +135,7 @@ impl Diagnosis {
         Ok(ways)
     }
 
-    fn clock(&mut self, ntp: Option<&str>) -> Result<(), Failure> {
+    fn clock(&mut self, ntp: Option<&str>) -> Result<(), ClientError> {
         let here = clock::rfc3339(clock::wall());
         let Some(ntp) = ntp else {
             return note("clock", &format!("{here} here; --ntp HOST compares it"));
@@ -145,7 +146,7 @@ impl Diagnosis {
             }
             _ => (ntp, sntp::PORT),
         };
-        let servers = match resolve(host, port, Family::Any, None) {
+        let servers = match resolve(host, port, FamilyFilter::Any, None) {
             Ok(servers) => servers,
             Err(failure) => {
                 return self.wrong(
@@ -168,13 +169,13 @@ impl Diagnosis {
                 well("clock", &format!("{} NTP server {ntp}", difference(apart)))
             }
             Ok(apart) => self.wrong(
-                Cause::NoReply,
+                ExitCause::NoReply,
                 "clock",
                 &format!("{} NTP server {ntp}", difference(apart)),
                 "set it: beyond the server's window (30 s unless configured) knocks stay unanswered",
             ),
             Err(reason) => self.wrong(
-                Cause::Network,
+                ExitCause::Network,
                 "clock",
                 &format!("NTP server {ntp}: {reason}"),
                 "name another one, or look whether UDP port 123 is filtered",
@@ -185,18 +186,18 @@ impl Diagnosis {
     /// What came of a knock at one address; `answered` means that one of them has answered.
     fn knock(
         &mut self,
-        intent: &Intent,
-        finding: Finding,
+        intent: &KnockRequest,
+        finding: DoctorFinding,
         named: bool,
         answered: bool,
-    ) -> Result<(), Failure> {
-        let Finding { server, outcome, last } = finding;
+    ) -> Result<(), ClientError> {
+        let DoctorFinding { server, outcome, last } = finding;
         let server = server.ip();
         let known = last.as_ref().map(|answer| answer.reply.status);
         let asked_in_vain = intent.action.as_str() == HARMLESS && !named;
         match outcome {
             Ok(knocked) => well("knock", &format!("{server}: {}", knocked.text))?,
-            Err(_) if asked_in_vain && matches!(known, Some(Status::UnknownAction | Status::NotAllowed)) => {
+            Err(_) if asked_in_vain && matches!(known, Some(ReplyStatus::UnknownAction | ReplyStatus::NotAllowed)) => {
                 well(
                     "knock",
                     &format!(
@@ -204,7 +205,7 @@ impl Diagnosis {
                     ),
                 )?;
             }
-            Err(failure) if answered && failure.cause() == Cause::NoReply => self.wrong(
+            Err(failure) if answered && failure.cause() == ExitCause::NoReply => self.wrong(
                 failure.cause(),
                 "knock",
                 failure.reason(),
@@ -220,7 +221,7 @@ impl Diagnosis {
         address(&answer)
     }
 
-    fn clocks(&mut self, answer: &Answer) -> Result<(), Failure> {
+    fn clocks(&mut self, answer: &LastReply) -> Result<(), ClientError> {
         let (theirs, ours) = (answer.reply.server_time, answer.at);
         let size = theirs.distance(ours);
         let told = difference(if theirs > ours { Apart::Behind(size) } else { Apart::Ahead(size) });
@@ -228,18 +229,18 @@ impl Diagnosis {
             return well("clock", &format!("{told} the server's"));
         }
         self.wrong(
-            Cause::NoReply,
+            ExitCause::NoReply,
             "clock",
             &format!("{told} the server's"),
             "--ntp HOST says whose clock is wrong; beyond the server's window knocks stay unanswered",
         )
     }
 
-    fn failed(&mut self, subject: &str, failure: &Failure) -> Result<(), Failure> {
+    fn failed(&mut self, subject: &str, failure: &ClientError) -> Result<(), ClientError> {
         self.wrong(failure.cause(), subject, failure.reason(), failure.advice())
     }
 
-    fn wrong(&mut self, cause: Cause, subject: &str, told: &str, hint: &str) -> Result<(), Failure> {
+    fn wrong(&mut self, cause: ExitCause, subject: &str, told: &str, hint: &str) -> Result<(), ClientError> {
         self.wrong = self.wrong.saturating_add(1);
         self.first.get_or_insert(cause);
         let hint = if hint.is_empty() { String::new() } else { format!("hint: {hint}\n") };
@@ -257,7 +258,7 @@ fn host_of(server: &SocketAddr) -> String {
 }
 
 /// Whether the address that the server sees is ours, or one that it is translated into.
-fn address(answer: &Answer) -> Result<(), Failure> {
+fn address(answer: &LastReply) -> Result<(), ClientError> {
     let (own, seen) = (answer.own, answer.reply.observed);
     if own == seen {
         return well("address", &format!("the server sees {seen}, which is our own"));
@@ -280,14 +281,14 @@ fn difference(apart: Apart) -> String {
     }
 }
 
-fn well(subject: &str, told: &str) -> Result<(), Failure> {
+fn well(subject: &str, told: &str) -> Result<(), ClientError> {
     line("ok", subject, told)
 }
 
-fn note(subject: &str, told: &str) -> Result<(), Failure> {
+fn note(subject: &str, told: &str) -> Result<(), ClientError> {
     line("skip", subject, told)
 }
 
-fn line(verdict: &str, subject: &str, told: &str) -> Result<(), Failure> {
+fn line(verdict: &str, subject: &str, told: &str) -> Result<(), ClientError> {
     print(format!("{verdict:<6} {subject:<8} {told}\n").as_bytes())
 }

@@ -56,7 +56,7 @@ pub(in crate::client) fn ask(server: SocketAddr) -> Result<Apart, String> {
         let Ok(length) = route.socket.recv(&mut answer) else { continue };
         let trip = clock::steady().saturating_sub(begun);
         if length == LENGTH
-            && let Some(read) = Answer::read(&answer, cookie)
+            && let Some(read) = SntpReply::read(&answer, cookie)
         {
             return Ok(read?.apart(sent, trip));
         }
@@ -65,12 +65,12 @@ pub(in crate::client) fn ask(server: SocketAddr) -> Result<Apart, String> {
 
 /// What matters of an answer: when the question came, and when the answer left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Answer {
+struct SntpReply {
     received: Timestamp,
     sent: Timestamp,
 }
 
-impl Answer {
+impl SntpReply {
     /// Nothing where it is no answer to this question; an error where it is one, but of no use.
     fn read(bytes: &[u8; LENGTH], cookie: [u8; 8]) -> Option<Result<Self, String>> {
         let [first, stratum, ..] = *bytes;
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn half_of_what_the_trip_leaves_over_is_how_far_the_clocks_are_apart() {
-        let read = Answer::read(&answer(1_700_000_010_050, 1_700_000_010_060), COOKIE).unwrap().unwrap();
+        let read = SntpReply::read(&answer(1_700_000_010_050, 1_700_000_010_060), COOKIE).unwrap().unwrap();
         let ours = Timestamp::from_millis(1_700_000_000_000);
         let trip = Duration::from_millis(110);
         assert_eq!(read.apart(ours, trip), Apart::Behind(Duration::from_secs(10)));
@@ -165,7 +165,7 @@ mod tests {
         let with = |place: usize, byte: u8| {
             let mut bytes = good;
             bytes[place] = byte;
-            Answer::read(&bytes, COOKIE)
+            SntpReply::read(&bytes, COOKIE)
         };
         assert!(with(2, 9).unwrap().is_ok());
         assert_eq!(with(0, 0o043), None, "a question");
@@ -207,7 +207,7 @@ mod tests {
         fn any_bytes_are_an_answer_or_none(bytes: [u8; 32], more: [u8; 16], ours: u64, trip: u64) {
             let whole: [u8; LENGTH] = [bytes.as_slice(), &more].concat().try_into().unwrap();
             let cookie = whole[24..32].try_into().unwrap();
-            if let Some(Ok(read)) = Answer::read(&whole, cookie) {
+            if let Some(Ok(read)) = SntpReply::read(&whole, cookie) {
                 let _ = read.apart(Timestamp::from_millis(ours), Duration::from_millis(trip));
             }
         }

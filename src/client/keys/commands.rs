@@ -4,33 +4,36 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::sources::{Key, Origin};
-use crate::client::failure::{Cause, Failure};
-use crate::client::report::{Report, print};
-use crate::crypto::{Holder, KeyFile, RootSecret, Secret};
+use crate::client::failure::{ClientError, ExitCause};
+use crate::client::report::{Reporter, print};
+use crate::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 use crate::knock::{ClientName, ServerId};
-use crate::os::files::{self, Mode};
+use crate::os::files::{self, FileMode};
 
 /// Makes a new key for all servers: into a file that is not there yet, else to standard output.
-pub(in crate::client) fn keygen(output: Option<&Path>, client: Option<ClientName>) -> Result<(), Failure> {
-    let secret = Secret::generate().map_err(|error| Failure::new(Cause::Files, error.to_string()))?;
-    let key = KeyFile { client, holder: Holder::Root(RootSecret::new(secret)), address: None, port: None };
+pub(in crate::client) fn keygen(
+    output: Option<&Path>,
+    client: Option<ClientName>,
+) -> Result<(), ClientError> {
+    let secret = Secret::generate().map_err(|error| ClientError::new(ExitCause::Files, error.to_string()))?;
+    let key = KeyFile { client, holder: KeyOwner::Root(RootSecret::new(secret)), address: None, port: None };
     let Some(path) = output.filter(|path| path.as_os_str() != "-") else {
         return print(key.to_text().as_bytes());
     };
-    files::create_new(path, Mode::Private, key.to_text().as_bytes())?;
+    files::create_new(path, FileMode::Private, key.to_text().as_bytes())?;
     let path = path.display();
-    Report::PLAIN.note(&format!(
+    Reporter::PLAIN.note(&format!(
         "key file {path}: written\nhint: spa-knock derive --key {path} --server-id ID prints what that server's admin needs"
     ));
     Ok(())
 }
 
 /// Prints the pair key file that the admin of `server` needs.
-pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Result<(), Failure> {
+pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Result<(), ClientError> {
     let key = Key::for_command(given)?;
-    let Holder::Root(root) = &key.file.holder else {
-        return Err(Failure::new(
-            Cause::Files,
+    let KeyOwner::Root(root) = &key.file.holder else {
+        return Err(ClientError::new(
+            ExitCause::Files,
             format!("{}: is for one server already (kind: pair)", key.origin),
         )
         .hint("derive from a key that spa-knock keygen made"));
@@ -38,7 +41,7 @@ pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Resul
     let secret = root.pair(&server);
     let pair = KeyFile {
         client: key.file.client.clone(),
-        holder: Holder::Pair { server, secret },
+        holder: KeyOwner::Pair { server, secret },
         address: None,
         port: None,
     };
@@ -46,7 +49,7 @@ pub(in crate::client) fn derive(given: Option<&Path>, server: ServerId) -> Resul
 }
 
 /// Says what a key file is for; never the secret.
-pub(in crate::client) fn show(given: Option<&Path>) -> Result<(), Failure> {
+pub(in crate::client) fn show(given: Option<&Path>) -> Result<(), ClientError> {
     let key = Key::for_command(given)?;
     let place = match &key.origin {
         Origin::File(path) => path.display().to_string(),

@@ -7,34 +7,35 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::sources::named;
-use crate::client::failure::{Cause, Failure};
-use crate::client::report::Report;
-use crate::crypto::{Holder, KeyFile, TokenError};
-use crate::os::files::{self, Mode, plain};
-use crate::os::terminal::Hidden;
+use crate::client::failure::{ClientError, ExitCause};
+use crate::client::report::Reporter;
+use crate::crypto::{KeyFile, KeyOwner, TokenError};
+use crate::os::files::{self, FileMode, plain};
+use crate::os::terminal::HiddenInput;
 
 /// The longest text that is read from a terminal, in bytes.
 const TEXT_MAX: usize = 64 << 10;
 
 /// Keeps the key that `token` is, or that standard input holds where it is `-`.
-pub(in crate::client) fn import(token: OsString) -> Result<(), Failure> {
+pub(in crate::client) fn import(token: OsString) -> Result<(), ClientError> {
     let key = read(&text_of(token)?)?;
-    let Holder::Pair { server, secret } = &key.holder else {
-        return Err(Failure::new(Cause::Files, "key: is for all servers (kind: root)")
+    let KeyOwner::Pair { server, secret } = &key.holder else {
+        return Err(ClientError::new(ExitCause::Files, "key: is for all servers (kind: root)")
             .hint("put its text into ~/.knock.key, mode 0600"));
     };
-    let path = named(server.as_str())
-        .ok_or_else(|| Failure::new(Cause::Files, "no home folder to keep the key in: $HOME is not set"))?;
+    let path = named(server.as_str()).ok_or_else(|| {
+        ClientError::new(ExitCause::Files, "no home folder to keep the key in: $HOME is not set")
+    })?;
     if let Some(folder) = path.parent() {
-        files::create_folder(folder, Mode::Private)?;
+        files::create_folder(folder, FileMode::Private)?;
     }
-    files::create_new(&path, Mode::Private, key.to_text().as_bytes()).map_err(|error| {
+    files::create_new(&path, FileMode::Private, key.to_text().as_bytes()).map_err(|error| {
         let there = files::exists(&path);
-        let failure = Failure::from(error);
+        let failure = ClientError::from(error);
         if there { failure.hint("if the new key is to take its place, remove it first") } else { failure }
     })?;
     let fingerprint = secret.keys(server).fingerprint;
-    Report::PLAIN.note(&format!(
+    Reporter::PLAIN.note(&format!(
         "key file {}: written (fingerprint {fingerprint})\nhint: {}",
         path.display(),
         next(&key, server.as_str(), &path)
@@ -42,7 +43,7 @@ pub(in crate::client) fn import(token: OsString) -> Result<(), Failure> {
     Ok(())
 }
 
-fn text_of(token: OsString) -> Result<Zeroizing<String>, Failure> {
+fn text_of(token: OsString) -> Result<Zeroizing<String>, ClientError> {
     if token != "-" {
         let text = token.into_string().map_err(|_| refused(TokenError::Prefix))?;
         return Ok(Zeroizing::new(text));
@@ -66,13 +67,13 @@ fn text_of(token: OsString) -> Result<Zeroizing<String>, Failure> {
 }
 
 /// A token or a key file's text from the terminal, which does not show it: as many lines as belong to it.
-fn paste() -> Result<Zeroizing<String>, Failure> {
+fn paste() -> Result<Zeroizing<String>, ClientError> {
     let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::Interrupted => Failure::new(Cause::Usage, "stopped; no key was kept"),
-        _ => Failure::new(Cause::Files, format!("terminal: {}", plain(&error))),
+        io::ErrorKind::Interrupted => ClientError::new(ExitCause::Usage, "stopped; no key was kept"),
+        _ => ClientError::new(ExitCause::Files, format!("terminal: {}", plain(&error))),
     };
-    Report::PLAIN.note("paste the token or the key file's text (it is not shown), then press Enter");
-    let mut terminal = Hidden::new().map_err(failed)?;
+    Reporter::PLAIN.note("paste the token or the key file's text (it is not shown), then press Enter");
+    let mut terminal = HiddenInput::new().map_err(failed)?;
     let mut text = room();
     while let Some(line) = terminal.line().map_err(failed)? {
         if line.trim().is_empty() {
@@ -80,7 +81,7 @@ fn paste() -> Result<Zeroizing<String>, Failure> {
             if text.is_empty() { continue } else { break }
         }
         if text.len().saturating_add(line.len()) >= text.capacity() {
-            return Err(Failure::new(Cause::Files, "terminal: too long for a key file"));
+            return Err(ClientError::new(ExitCause::Files, "terminal: too long for a key file"));
         }
         text.push_str(&line);
         if is_whole(&text) {
@@ -107,16 +108,17 @@ fn is_whole(text: &str) -> bool {
     }
 }
 
-fn read(text: &str) -> Result<KeyFile, Failure> {
+fn read(text: &str) -> Result<KeyFile, ClientError> {
     // What is neither is more likely a token that lost its beginning: a key file has a colon in every line.
     if !text.contains(':') {
         return KeyFile::from_token(text).map_err(refused);
     }
-    KeyFile::parse(text).map_err(|error| Failure::new(Cause::Files, format!("key file's text: {error}")))
+    KeyFile::parse(text)
+        .map_err(|error| ClientError::new(ExitCause::Files, format!("key file's text: {error}")))
 }
 
-fn refused(error: TokenError) -> Failure {
-    let failure = Failure::new(Cause::Files, format!("token: {error}"));
+fn refused(error: TokenError) -> ClientError {
+    let failure = ClientError::new(ExitCause::Files, format!("token: {error}"));
     match error {
         TokenError::Version => failure.hint("update spa-knock"),
         TokenError::Example => failure,
@@ -145,7 +147,7 @@ mod tests {
     fn key() -> KeyFile {
         KeyFile {
             client: None,
-            holder: Holder::Pair {
+            holder: KeyOwner::Pair {
                 server: "bastion".parse().unwrap(),
                 secret: PairSecret::new(Secret::from_bytes(&[7; 32])),
             },

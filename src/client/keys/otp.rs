@@ -2,12 +2,12 @@
 
 use std::str::FromStr;
 
-use crate::client::failure::{Cause, Failure};
+use crate::client::failure::{ClientError, ExitCause};
 use crate::os::terminal;
 
 /// What `--otp` says.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::client) enum Code {
+pub(in crate::client) enum OtpInput {
     /// The number itself.
     Typed(u32),
     /// It is to be asked for.
@@ -16,7 +16,7 @@ pub(in crate::client) enum Code {
 
 const FORM: &str = "a one-time password is 6 or 8 digits";
 
-impl FromStr for Code {
+impl FromStr for OtpInput {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -24,20 +24,20 @@ impl FromStr for Code {
     }
 }
 
-impl Code {
+impl OtpInput {
     /// The number, from the person at the terminal if need be.
     ///
     /// # Errors
     /// When there is nobody to ask, or what he says is none.
-    pub(in crate::client) fn number(self) -> Result<u32, Failure> {
+    pub(in crate::client) fn number(self) -> Result<u32, ClientError> {
         match self {
             Self::Typed(number) => Ok(number),
             Self::Asked => {
                 let answer = terminal::ask("one-time password").map_err(|_| {
-                    Failure::new(Cause::Usage, "--otp -: there is no terminal to ask on")
+                    ClientError::new(ExitCause::Usage, "--otp -: there is no terminal to ask on")
                         .hint("give the code itself: --otp CODE")
                 })?;
-                number(&answer).ok_or_else(|| Failure::new(Cause::Usage, format!("--otp: {FORM}")))
+                number(&answer).ok_or_else(|| ClientError::new(ExitCause::Usage, format!("--otp: {FORM}")))
             }
         }
     }
@@ -57,12 +57,12 @@ mod tests {
     #[test]
     fn a_code_is_six_or_eight_digits_however_they_are_grouped() {
         for (text, number) in [("123456", 123_456), ("000 001", 1), ("9999 9999", 99_999_999)] {
-            assert!(text.parse() == Ok(Code::Typed(number)), "{text}");
+            assert!(text.parse() == Ok(OtpInput::Typed(number)), "{text}");
         }
-        assert!("-".parse() == Ok(Code::Asked));
+        assert!("-".parse() == Ok(OtpInput::Asked));
         for text in ["", "12345", "1234567", "123456789", "12345a", "-12345", "+123456", "１２３４５６"]
         {
-            assert!(text.parse::<Code>() == Err(FORM), "{text}");
+            assert!(text.parse::<OtpInput>() == Err(FORM), "{text}");
         }
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::client::failure::{Cause, Failure};
-use crate::crypto::{Holder, KeyFile, KeySet};
+use crate::client::failure::{ClientError, ExitCause};
+use crate::crypto::{KeyFile, KeyOwner, KeySet};
 use crate::knock::{ServerId, canonical};
 use crate::os::process::secret_command;
 use crate::os::{env, files};
@@ -53,7 +53,7 @@ impl Key {
         given: Option<&Path>,
         profiled: Option<Profiled>,
         server: &str,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, ClientError> {
         match (Self::explicit(given)?, profiled) {
             (Some(key), _) => Ok(key),
             (None, Some(Profiled::File(path))) => Self::from_file(path),
@@ -63,7 +63,7 @@ impl Key {
     }
 
     /// The key for a command that knows no server.
-    pub(in crate::client) fn for_command(given: Option<&Path>) -> Result<Self, Failure> {
+    pub(in crate::client) fn for_command(given: Option<&Path>) -> Result<Self, ClientError> {
         match Self::explicit(given)? {
             Some(key) => Ok(key),
             None => Self::first_of(&[common()]),
@@ -73,28 +73,28 @@ impl Key {
     /// The seven keys of it for one server.
     pub(in crate::client) fn keys(&self, server: &ServerId) -> KeySet {
         match &self.file.holder {
-            Holder::Pair { secret, .. } => secret.keys(server),
-            Holder::Root(root) => root.pair(server).keys(server),
+            KeyOwner::Pair { secret, .. } => secret.keys(server),
+            KeyOwner::Root(root) => root.pair(server).keys(server),
         }
     }
 
     /// The server of a pair key.
     pub(in crate::client) const fn server(&self) -> Option<&ServerId> {
         match &self.file.holder {
-            Holder::Pair { server, .. } => Some(server),
-            Holder::Root(_) => None,
+            KeyOwner::Pair { server, .. } => Some(server),
+            KeyOwner::Root(_) => None,
         }
     }
 
     /// `pair` or `root`.
     pub(in crate::client) const fn kind(&self) -> &'static str {
         match &self.file.holder {
-            Holder::Pair { .. } => "pair",
-            Holder::Root(_) => "root",
+            KeyOwner::Pair { .. } => "pair",
+            KeyOwner::Root(_) => "root",
         }
     }
 
-    fn explicit(given: Option<&Path>) -> Result<Option<Self>, Failure> {
+    fn explicit(given: Option<&Path>) -> Result<Option<Self>, ClientError> {
         match given {
             Some(path) if path.as_os_str() == OsStr::new("-") => {
                 let text = files::read_secret_from_stdin()?;
@@ -121,7 +121,7 @@ impl Key {
     }
 
     /// The key that is named after the server, else one that is for it, else the one for all servers.
-    fn in_home(server: &str) -> Result<Self, Failure> {
+    fn in_home(server: &str) -> Result<Self, ClientError> {
         if let Some(path) = named(server).filter(|path| files::exists(path)) {
             return Self::from_file(path);
         }
@@ -131,8 +131,8 @@ impl Key {
             [path] => return Self::from_file((*path).clone()),
             several => {
                 let names: Vec<_> = several.iter().map(|path| shelf_name(path)).collect();
-                return Err(Failure::new(
-                    Cause::Files,
+                return Err(ClientError::new(
+                    ExitCause::Files,
                     format!("{server}: several keys are for it: {}", names.join(", ")),
                 )
                 .hint("name one of them as SERVER, or its file with --key"));
@@ -144,7 +144,7 @@ impl Key {
         })
     }
 
-    fn first_of(places: &[Option<PathBuf>]) -> Result<Self, Failure> {
+    fn first_of(places: &[Option<PathBuf>]) -> Result<Self, ClientError> {
         let places: Vec<_> = places.iter().flatten().collect();
         for path in &places {
             if files::exists(path) {
@@ -152,8 +152,8 @@ impl Key {
             }
         }
         let looked: Vec<_> = places.iter().map(|path| path.display().to_string()).collect();
-        Err(Failure::new(
-            Cause::Files,
+        Err(ClientError::new(
+            ExitCause::Files,
             format!(
                 "no key: neither --key nor ${VARIABLE} is given, and there is no {}",
                 looked.join(" or ")
@@ -162,11 +162,12 @@ impl Key {
         .hint("spa-knock keygen -o ~/.knock.key makes one; spa-knockd client add NAME, on the server, too"))
     }
 
-    fn from_file(path: PathBuf) -> Result<Self, Failure> {
+    fn from_file(path: PathBuf) -> Result<Self, ClientError> {
         let text = files::read_secret(&path).map_err(|error| {
             // The folder's permissions may be the problem; then it says so itself.
             let object = if Path::new(&error.path) == path { "key file " } else { "folder " };
-            let failure = Failure::new(Cause::Files, format!("{object}{}: {}", error.path, error.reason));
+            let failure =
+                ClientError::new(ExitCause::Files, format!("{object}{}: {}", error.path, error.reason));
             match error.hint {
                 Some(hint) => failure.hint(hint),
                 None => failure,
@@ -175,27 +176,27 @@ impl Key {
         Self::parse(&text, Origin::File(path))
     }
 
-    fn from_command(command: &[String]) -> Result<Self, Failure> {
+    fn from_command(command: &[String]) -> Result<Self, ClientError> {
         let text = secret_command::output_of(command).map_err(|error| {
-            Failure::new(Cause::Files, format!("key-command {error}"))
+            ClientError::new(ExitCause::Files, format!("key-command {error}"))
                 .hint("what it prints on standard output must be a key file's text; try it in a shell")
         })?;
         // Arguments may be private, the program's name tells enough.
         Self::parse(&text, Origin::Command(command.first().cloned().unwrap_or_default()))
     }
 
-    fn from_token(token: &str, origin: Origin) -> Result<Self, Failure> {
+    fn from_token(token: &str, origin: Origin) -> Result<Self, ClientError> {
         match KeyFile::from_token(token) {
             Ok(file) => Ok(Self { file, origin }),
-            Err(error) => Err(Failure::new(Cause::Files, format!("{origin}: {error}"))
+            Err(error) => Err(ClientError::new(ExitCause::Files, format!("{origin}: {error}"))
                 .hint("copy the token again, from the first character to the last")),
         }
     }
 
-    fn parse(text: &str, origin: Origin) -> Result<Self, Failure> {
+    fn parse(text: &str, origin: Origin) -> Result<Self, ClientError> {
         match KeyFile::parse(text) {
             Ok(file) => Ok(Self { file, origin }),
-            Err(error) => Err(Failure::new(Cause::Files, format!("{origin}: {error}"))),
+            Err(error) => Err(ClientError::new(ExitCause::Files, format!("{origin}: {error}"))),
         }
     }
 }
@@ -230,11 +231,11 @@ impl Shelf {
     fn for_server(&self, typed: &str) -> Vec<&PathBuf> {
         let id = ServerId::from_typed(typed).ok();
         let for_it = |file: &KeyFile| match &file.holder {
-            Holder::Pair { server, .. } => {
+            KeyOwner::Pair { server, .. } => {
                 id.as_ref() == Some(server)
                     || file.address.as_deref().is_some_and(|address| is_same_host(address, typed))
             }
-            Holder::Root(_) => false,
+            KeyOwner::Root(_) => false,
         };
         self.0.iter().filter(|(_, file)| for_it(file)).map(|(path, _)| path).collect()
     }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::exchange::{Exchange, Heard, Resend};
-use super::plan::{Claim, Next, Plan, Turn};
+use super::plan::{AddressPlan, Claim, NextAttempt, Turn};
 use super::route::{Route, own_towards};
-use crate::client::failure::Failure;
+use crate::client::failure::ClientError;
 use crate::crypto::SealKey;
 use crate::os::clock;
 use crate::wire::Datagram;
@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_millis(100);
 pub(in crate::client) struct Attempt<'a> {
     pub(in crate::client) route: &'a Route,
     pub(in crate::client) exchange: Exchange<'a>,
-    pub(in crate::client) plan: Plan,
+    pub(in crate::client) plan: AddressPlan,
     /// Until when contradictions are listened for, before the second knock.
     linger: Option<Duration>,
 }
@@ -43,7 +43,7 @@ impl<'a> Attempt<'a> {
     pub(in crate::client) fn start(
         route: &'a Route,
         key: &'a SealKey,
-        plan: Plan,
+        plan: AddressPlan,
         datagram: Datagram,
     ) -> io::Result<Self> {
         let mut exchange = Exchange::new(&route.socket, key);
@@ -55,9 +55,9 @@ impl<'a> Attempt<'a> {
     pub(in crate::client) fn listen(
         &mut self,
         until: Duration,
-        seal: impl FnOnce(Claim) -> Result<Datagram, Failure>,
-        unsent: impl FnOnce(io::Error) -> Failure,
-    ) -> Result<Reaction, Failure> {
+        seal: impl FnOnce(Claim) -> Result<Datagram, ClientError>,
+        unsent: impl FnOnce(io::Error) -> ClientError,
+    ) -> Result<Reaction, ClientError> {
         let (until, resend) = match self.linger {
             Some(end) => (end.min(until), Resend::No),
             None => (until, Resend::Yes),
@@ -74,13 +74,13 @@ impl<'a> Attempt<'a> {
         let turn = if heard.knock == 0 { Turn::First } else { Turn::Second };
         let own = own_like(self.route.own, heard.reply.observed);
         Ok(match self.plan.heard(turn, &heard.reply, own) {
-            Next::Report => Reaction::Outcome(heard),
-            Next::Listen => Reaction::Silence,
-            Next::Linger => {
+            NextAttempt::Report => Reaction::Outcome(heard),
+            NextAttempt::Listen => Reaction::Silence,
+            NextAttempt::Linger => {
                 self.linger = Some(clock::steady().saturating_add(LINGER));
                 Reaction::Answered(heard)
             }
-            Next::Contradiction(one, other) => Reaction::Contradiction(one, other, heard),
+            NextAttempt::Contradiction(one, other) => Reaction::Contradiction(one, other, heard),
         })
     }
 

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use super::exchange::{Exchange, Heard, Resend};
-use super::request::Intent;
-use crate::client::failure::{Cause, Failure};
-use crate::client::report::Report;
-use crate::knock::{Reply, ReplyText, Status};
+use super::request::KnockRequest;
+use crate::client::failure::{ClientError, ExitCause};
+use crate::client::report::Reporter;
+use crate::knock::{Reply, ReplyStatus, ReplyText};
 use crate::os::clock;
 
 /// When copies ask for the end, counted from the first reply (`docs/protocol.md`, section 4).
@@ -22,7 +22,7 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// How far the commands of an action are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::client) enum Stage {
+pub(in crate::client) enum CommandStage {
     /// They have started.
     Started,
     /// They have ended well.
@@ -31,7 +31,7 @@ pub(in crate::client) enum Stage {
     Unknown,
 }
 
-impl Stage {
+impl CommandStage {
     /// What a reply without a refusal reports.
     pub(in crate::client) fn of(reply: &Reply) -> Self {
         match reply.text.as_str() {
@@ -44,17 +44,17 @@ impl Stage {
 
 /// The last reply to the knock that `first` answers. Where that is the last one, it is returned.
 pub(in crate::client) fn await_end(
-    intent: &Intent,
+    intent: &KnockRequest,
     exchange: &mut Exchange<'_>,
     first: Heard,
     patience: Duration,
-    report: &Report,
-) -> Result<Heard, Failure> {
+    report: &Reporter,
+) -> Result<Heard, ClientError> {
     let name = || format!("{}: {}", intent.server, intent.action);
-    match Stage::of(&first.reply) {
-        Stage::Started => {}
-        Stage::Ended => return Ok(first),
-        Stage::Unknown => {
+    match CommandStage::of(&first.reply) {
+        CommandStage::Started => {}
+        CommandStage::Ended => return Ok(first),
+        CommandStage::Unknown => {
             report.note(&format!("{}: the server reports no command to wait for", name()));
             return Ok(first);
         }
@@ -69,8 +69,8 @@ pub(in crate::client) fn await_end(
         let now = clock::steady();
         if now >= end {
             drop(progress);
-            return Err(Failure::new(
-                Cause::NoReply,
+            return Err(ClientError::new(
+                ExitCause::NoReply,
                 format!(
                     "{} started; its end was not reported within {}",
                     name(),
@@ -92,15 +92,15 @@ pub(in crate::client) fn await_end(
         }
         let until = copies.peek().copied().unwrap_or(end).min(alive).min(end).min(now.saturating_add(TICK));
         let Some(heard) = exchange.hear(until, Resend::No) else { continue };
-        match (heard.reply.status, Stage::of(&heard.reply)) {
-            (Status::Granted | Status::Done, Stage::Ended) => {
+        match (heard.reply.status, CommandStage::of(&heard.reply)) {
+            (ReplyStatus::Granted | ReplyStatus::Done, CommandStage::Ended) => {
                 return Ok(Heard { round_trip: first.round_trip, ..heard });
             }
-            (Status::ActionFailed, _) => {
+            (ReplyStatus::ActionFailed, _) => {
                 drop(progress);
                 let why = heard.reply.text.as_str();
                 let why = if why.is_empty() { "the server does not report why" } else { why };
-                return Err(Failure::new(Cause::Failed, format!("{} failed: {why}", name()))
+                return Err(ClientError::new(ExitCause::Failed, format!("{} failed: {why}", name()))
                     .hint("the server's log has the output of the command"));
             }
             // A copy of the first reply.

@@ -3,27 +3,27 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::listed;
-use super::request::Intent;
-use crate::client::failure::{Cause, Failure};
+use super::request::KnockRequest;
+use crate::client::failure::{ClientError, ExitCause};
 use crate::crypto::Fingerprint;
-use crate::knock::{Reply, Status};
+use crate::knock::{Reply, ReplyStatus};
 use crate::os::clock;
 
 /// The server said no.
-pub(in crate::client) fn refused(intent: &Intent, reply: &Reply) -> Failure {
+pub(in crate::client) fn refused(intent: &KnockRequest, reply: &Reply) -> ClientError {
     let mut reason = format!("{}: {} refused: {}", intent.server, intent.action, reply.status);
     if !reply.text.as_str().is_empty() {
         reason.push_str(&format!(" ({})", reply.text.as_str()));
     }
-    Failure::new(Cause::Refused, reason).hint(advice(reply))
+    ClientError::new(ExitCause::Refused, reason).hint(advice(reply))
 }
 
 /// The server said nothing.
 pub(in crate::client) fn silence(
-    intent: &Intent,
+    intent: &KnockRequest,
     servers: &[SocketAddr],
     fingerprint: Fingerprint,
-) -> Failure {
+) -> ClientError {
     let port = intent.target.port;
     let reason = format!(
         "{}: no answer from {} port {port} within {}",
@@ -31,7 +31,7 @@ pub(in crate::client) fn silence(
         listed(servers),
         humantime::format_duration(intent.timeout)
     );
-    Failure::new(Cause::NoReply, reason).hint(format!(
+    ClientError::new(ExitCause::NoReply, reason).hint(format!(
         "run `spa-knockd explain --live` on the server and knock again: it prints why a knock is dropped.
 If it prints nothing, or you cannot log in there, check these:
   - no spa-knockd runs there, or it has only just started: try again
@@ -45,9 +45,9 @@ If it prints nothing, or you cannot log in there, check these:
 }
 
 /// Two answers to one knock name different addresses.
-pub(in crate::client) fn contradiction(intent: &Intent, one: IpAddr, other: IpAddr) -> Failure {
-    Failure::new(
-        Cause::Refused,
+pub(in crate::client) fn contradiction(intent: &KnockRequest, one: IpAddr, other: IpAddr) -> ClientError {
+    ClientError::new(
+        ExitCause::Refused,
         format!("{}: two answers to one knock name different addresses, {one} and {other}", intent.server),
     )
     .hint("somebody on the way may be copying knocks; name your own address with --source ADDRESS")
@@ -55,25 +55,29 @@ pub(in crate::client) fn contradiction(intent: &Intent, one: IpAddr, other: IpAd
 
 fn advice(reply: &Reply) -> String {
     match reply.status {
-        Status::AddressRefused => format!(
+        ReplyStatus::AddressRefused => format!(
             "the server saw {}; if that is you: --source {}, or --source observed where the server allows it",
             reply.observed, reply.observed
         ),
-        Status::UnknownAction => "the server's config names its actions: [action.NAME]".to_owned(),
-        Status::NotAllowed => "the server's admin decides: `allow` and `source` of this client".to_owned(),
-        Status::OtpRefused => {
+        ReplyStatus::UnknownAction => "the server's config names its actions: [action.NAME]".to_owned(),
+        ReplyStatus::NotAllowed => {
+            "the server's admin decides: `allow` and `source` of this client".to_owned()
+        }
+        ReplyStatus::OtpRefused => {
             "give the code that the app shows now: --otp CODE, or --otp - to be asked; each works once"
                 .to_owned()
         }
-        Status::Exhausted => {
+        ReplyStatus::Exhausted => {
             "wait, or ask the server's admin: `rate`, `expires` or the uses of this client".to_owned()
         }
-        Status::ActionFailed => "the server's log says why".to_owned(),
-        Status::ArgumentRefused => "check ARGUMENT against what the action takes, e.g. tcp/8443".to_owned(),
-        Status::NotUnderstood => {
+        ReplyStatus::ActionFailed => "the server's log says why".to_owned(),
+        ReplyStatus::ArgumentRefused => {
+            "check ARGUMENT against what the action takes, e.g. tcp/8443".to_owned()
+        }
+        ReplyStatus::NotUnderstood => {
             "client and server are of different versions: update the older one".to_owned()
         }
         // No refusals; said all the same, should a server ever mean them so.
-        Status::Granted | Status::Done => "the server's log says more".to_owned(),
+        ReplyStatus::Granted | ReplyStatus::Done => "the server's log says more".to_owned(),
     }
 }

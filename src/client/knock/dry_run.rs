@@ -5,17 +5,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-use super::request::Intent;
+use super::request::KnockRequest;
 use super::{listed, named, rehearse};
-use crate::client::failure::Failure;
-use crate::client::report::Report;
+use crate::client::failure::ClientError;
+use crate::client::report::Reporter;
 use crate::knock::ReplyWanted;
 use crate::os::clock;
 use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// The fields, as scripts get them.
 #[derive(Serialize)]
-struct Rehearsal<'a> {
+struct DryRun<'a> {
     result: &'static str,
     server: &'a str,
     address: IpAddr,
@@ -38,10 +38,10 @@ struct Rehearsal<'a> {
 }
 
 /// Says what a knock as it is meant would be.
-pub(in crate::client) fn tell(intent: &Intent, report: &Report) -> Result<(), Failure> {
+pub(in crate::client) fn tell(intent: &KnockRequest, report: &Reporter) -> Result<(), ClientError> {
     let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
     let (route, claim, others) = rehearse(intent, fingerprint)?;
-    let rehearsal = Rehearsal {
+    let rehearsal = DryRun {
         result: "dry-run",
         server: &intent.server,
         address: route.server.ip(),
@@ -65,7 +65,7 @@ pub(in crate::client) fn tell(intent: &Intent, report: &Report) -> Result<(), Fa
     report.product(&rehearsal.text(&others), &rehearsal)
 }
 
-impl Rehearsal<'_> {
+impl DryRun<'_> {
     fn text(&self, others: &[SocketAddr]) -> String {
         let or = |text: &str, none: &str| if text.is_empty() { none.to_owned() } else { text.to_owned() };
         let seconds =

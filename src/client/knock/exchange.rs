@@ -32,7 +32,7 @@ pub(in crate::client) enum Resend {
 pub(in crate::client) struct Exchange<'a> {
     socket: &'a UdpSocket,
     key: &'a SealKey,
-    sent: Vec<Sent>,
+    sent: Vec<SentKnock>,
 }
 
 /// An answer that opened under the key.
@@ -48,7 +48,7 @@ pub(in crate::client) struct Heard {
     pub(in crate::client) at: Timestamp,
 }
 
-struct Sent {
+struct SentKnock {
     datagram: Datagram,
     first: Duration,
     resends: Peekable<std::array::IntoIter<Duration, 3>>,
@@ -63,7 +63,11 @@ impl<'a> Exchange<'a> {
     /// Sends a knock for the first time.
     pub(in crate::client) fn send(&mut self, datagram: Datagram) -> io::Result<()> {
         route::put(self.socket, datagram.as_bytes())?;
-        self.sent.push(Sent { datagram, first: clock::steady(), resends: RESENDS.into_iter().peekable() });
+        self.sent.push(SentKnock {
+            datagram,
+            first: clock::steady(),
+            resends: RESENDS.into_iter().peekable(),
+        });
         Ok(())
     }
 
@@ -74,7 +78,8 @@ impl<'a> Exchange<'a> {
             if now >= end {
                 return None;
             }
-            let again = self.sent.last_mut().filter(|_| resend == Resend::Yes).and_then(Sent::next_resend);
+            let again =
+                self.sent.last_mut().filter(|_| resend == Resend::Yes).and_then(SentKnock::next_resend);
             if again.is_some_and(|again| now >= again) {
                 self.send_again();
                 continue;
@@ -146,7 +151,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-impl Sent {
+impl SentKnock {
     fn next_resend(&mut self) -> Option<Duration> {
         self.resends.peek().map(|&after| self.first.saturating_add(after))
     }
@@ -159,7 +164,7 @@ mod tests {
 
     use super::*;
     use crate::crypto::{PairSecret, Secret};
-    use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ReplyWanted, Status};
+    use crate::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted};
     use crate::wire::{Envelope, seal_reply};
 
     const TIMEOUT: Duration = Duration::from_secs(20);
@@ -190,7 +195,7 @@ mod tests {
     fn answer(datagram: &[u8], text: &str) -> Vec<u8> {
         let keys = pair().keys(&"a".parse().unwrap()).keeper();
         let reply = Reply {
-            status: Status::Granted,
+            status: ReplyStatus::Granted,
             server_time: clock::wall(),
             observed: [192, 0, 2, 1].into(),
             port: 1,

@@ -18,18 +18,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::failure::{Cause, Failure};
+use super::failure::{ClientError, ExitCause};
 use attempt::Attempt;
-use command_end::Stage;
+use command_end::CommandStage;
 use exchange::Heard;
 use nat_cache::NatCache;
-use plan::{Claim, Facts, Plan};
+use plan::{AddressPlan, Claim, Facts};
 use race::Race;
-use request::Intent;
+use request::KnockRequest;
 
-use super::report::{Report, Success};
+use super::report::{Reporter, Success};
 use crate::crypto::{ClientKeys, Fingerprint};
-use crate::knock::{AddressPolicy, Reply, Source, Status, Timestamp};
+use crate::knock::{AddressPolicy, Reply, ReplyStatus, SourceOption, Timestamp};
 use crate::os::files::plain;
 use crate::wire::Datagram;
 use route::{Route, resolve};
@@ -44,7 +44,7 @@ pub(super) type Unsent = Option<(SocketAddr, io::Error)>;
 
 /// A knock that was not refused.
 #[derive(Debug)]
-pub(super) struct Knocked {
+pub(super) struct KnockSuccess {
     /// Where the knock went to; several addresses where no answer names one of them.
     pub(super) servers: Vec<SocketAddr>,
     /// What to tell scripts.
@@ -55,7 +55,7 @@ pub(super) struct Knocked {
 
 /// The last answer to a knock, whatever it led to.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(super) struct LastReply {
     /// The own outgoing address towards the server.
     pub(super) own: IpAddr,
     /// What it said.
@@ -65,27 +65,27 @@ pub(super) struct Answer {
 }
 
 /// Knocks as it is meant, and waits for the answer.
-pub(super) fn knock(intent: &Intent, report: &Report) -> Result<Knocked, Failure> {
+pub(super) fn knock(intent: &KnockRequest, report: &Reporter) -> Result<KnockSuccess, ClientError> {
     knock_and_keep(intent, report, &mut None)
 }
 
 /// The same, and keeps the last answer for who wants to know more than what came of it.
 pub(super) fn knock_and_keep(
-    intent: &Intent,
-    report: &Report,
-    last: &mut Option<Answer>,
-) -> Result<Knocked, Failure> {
+    intent: &KnockRequest,
+    report: &Reporter,
+    last: &mut Option<LastReply>,
+) -> Result<KnockSuccess, ClientError> {
     Knocker::new(intent, report).knock(last)
 }
 
 /// The first way to the server that the system knows, what the first knock says there, and where it goes next without
 /// an answer. Sends nothing.
 pub(super) fn rehearse(
-    intent: &Intent,
+    intent: &KnockRequest,
     fingerprint: Fingerprint,
-) -> Result<(Route, Claim, Vec<SocketAddr>), Failure> {
+) -> Result<(Route, Claim, Vec<SocketAddr>), ClientError> {
     let learnt = NatCache::new(intent.state.as_deref(), fingerprint);
-    let (routes, unsent) = ways(addresses(intent)?, &Report::SILENT);
+    let (routes, unsent) = ways(addresses(intent)?, &Reporter::SILENT);
     let mut routes = routes.into_iter();
     let Some(route) = routes.next() else { return Err(no_way(intent, unsent)) };
     let claim = plan(intent, &learnt, &route).first();
@@ -94,8 +94,8 @@ pub(super) fn rehearse(
 
 /// What knocking takes, whatever the address.
 pub(super) struct Knocker<'a> {
-    pub(super) intent: &'a Intent,
-    pub(super) report: &'a Report,
+    pub(super) intent: &'a KnockRequest,
+    pub(super) report: &'a Reporter,
     pub(super) keys: ClientKeys,
     pub(super) fingerprint: Fingerprint,
     pub(super) learnt: NatCache,
@@ -103,7 +103,7 @@ pub(super) struct Knocker<'a> {
 
 impl<'a> Knocker<'a> {
     /// Derives the keys for the server that is meant.
-    pub(super) fn new(intent: &'a Intent, report: &'a Report) -> Self {
+    pub(super) fn new(intent: &'a KnockRequest, report: &'a Reporter) -> Self {
         let keys = intent.key.keys(&intent.target.id);
         if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
             report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
@@ -115,31 +115,35 @@ impl<'a> Knocker<'a> {
         Self { intent, report, keys: keys.client(), fingerprint: keys.fingerprint, learnt }
     }
 
-    fn knock(&self, last: &mut Option<Answer>) -> Result<Knocked, Failure> {
+    fn knock(&self, last: &mut Option<LastReply>) -> Result<KnockSuccess, ClientError> {
         let (routes, unsent) = self.ways()?;
         Race::new(self, &routes, unsent).run(last)
     }
 
     /// The ways to the server's addresses, and why there is none to another one.
-    pub(super) fn ways(&self) -> Result<(Vec<Route>, Unsent), Failure> {
+    pub(super) fn ways(&self) -> Result<(Vec<Route>, Unsent), ClientError> {
         let servers = addresses(self.intent)?;
         self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
         Ok(ways(servers, self.report))
     }
 
     /// A datagram for one of the server's addresses.
-    pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, Failure> {
+    pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, ClientError> {
         self.report.detail(|| format!("{}: knocking at {} {}", self.intent.server, server.ip(), told(claim)));
         Datagram::seal(&self.intent.knock(claim), &self.keys)
-            .map_err(|error| Failure::new(Cause::Network, error.to_string()))
+            .map_err(|error| ClientError::new(ExitCause::Network, error.to_string()))
     }
 
-    pub(super) fn no_way(&self, unsent: Unsent) -> Failure {
+    pub(super) fn no_way(&self, unsent: Unsent) -> ClientError {
         no_way(self.intent, unsent)
     }
 
     /// The server did what was asked for: keeps what was learned, and waits for the end where that is wanted.
-    pub(super) fn granted(&self, attempt: &mut Attempt<'_>, heard: Heard) -> Result<Knocked, Failure> {
+    pub(super) fn granted(
+        &self,
+        attempt: &mut Attempt<'_>,
+        heard: Heard,
+    ) -> Result<KnockSuccess, ClientError> {
         self.compare_clocks(&heard);
         if let Some((own, seen)) = attempt.plan.learnt(&heard.reply) {
             let kept = self.learnt.keep(own, seen);
@@ -166,7 +170,7 @@ impl<'a> Knocker<'a> {
         other: IpAddr,
         route: &Route,
         heard: &Heard,
-    ) -> Result<Knocked, Failure> {
+    ) -> Result<KnockSuccess, ClientError> {
         let failure = diagnosis::contradiction(self.intent, one, other);
         if heard.reply.status.is_success() {
             self.report.note(&format!("warning: {failure}"));
@@ -175,24 +179,26 @@ impl<'a> Knocker<'a> {
         Err(failure)
     }
 
-    fn answered(&self, route: &Route, heard: &Heard) -> Knocked {
+    fn answered(&self, route: &Route, heard: &Heard) -> KnockSuccess {
         let Reply { status, observed, seconds, text, .. } = &heard.reply;
         let whom = match self.intent.source {
             // Whatever address the knock came from.
-            Source::Listed(addresses) => named(Claim { policy: AddressPolicy::Listed, addresses }).join(","),
-            Source::Auto | Source::Observed | Source::Exact(_) => observed.to_string(),
+            SourceOption::Listed(addresses) => {
+                named(Claim { policy: AddressPolicy::Listed, addresses }).join(",")
+            }
+            SourceOption::Auto | SourceOption::Observed | SourceOption::Exact(_) => observed.to_string(),
         };
-        let stage = Stage::of(&heard.reply);
-        let done = if stage == Stage::Started { "started" } else { "done" };
+        let stage = CommandStage::of(&heard.reply);
+        let done = if stage == CommandStage::Started { "started" } else { "done" };
         let (result, name) = match status {
-            Status::Done => (done, done),
+            ReplyStatus::Done => (done, done),
             _ => ("granted", "granted"),
         };
         let mut line = format!("{}: {} {name}", self.intent.server, self.intent.action);
         if *seconds > 0 {
             let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
             line.push_str(&match status {
-                Status::Done => format!("; it is undone after {time}"),
+                ReplyStatus::Done => format!("; it is undone after {time}"),
                 _ => format!(" to {whom} for {time}"),
             });
             if self.intent.seconds > *seconds {
@@ -200,9 +206,9 @@ impl<'a> Knocker<'a> {
             }
         }
         line.push_str(&match (status, stage) {
-            (Status::Granted, Stage::Started) => "; its command has started".to_owned(),
-            (Status::Granted, Stage::Ended) => "; its command has ended".to_owned(),
-            (_, Stage::Unknown) if !text.as_str().is_empty() => format!(" ({})", text.as_str()),
+            (ReplyStatus::Granted, CommandStage::Started) => "; its command has started".to_owned(),
+            (ReplyStatus::Granted, CommandStage::Ended) => "; its command has ended".to_owned(),
+            (_, CommandStage::Unknown) if !text.as_str().is_empty() => format!(" ({})", text.as_str()),
             _ => String::new(),
         });
         let success = Success {
@@ -212,10 +218,10 @@ impl<'a> Knocker<'a> {
             round_trip_ms: Some(milliseconds(heard.round_trip)),
             ..self.success(result)
         };
-        Knocked { servers: vec![route.server], success, text: line }
+        KnockSuccess { servers: vec![route.server], success, text: line }
     }
 
-    pub(super) fn sent(&self, route: &Route, claim: Claim) -> Knocked {
+    pub(super) fn sent(&self, route: &Route, claim: Claim) -> KnockSuccess {
         let text = format!(
             "{}: {} sent to {} port {}, no reply asked for",
             self.intent.server,
@@ -225,7 +231,7 @@ impl<'a> Knocker<'a> {
         );
         let whom = named(claim).join(",");
         let success = Success { address: Some(whom).filter(|whom| !whom.is_empty()), ..self.success("sent") };
-        Knocked { servers: vec![route.server], success, text }
+        KnockSuccess { servers: vec![route.server], success, text }
     }
 
     fn success(&self, result: &'static str) -> Success {
@@ -254,10 +260,10 @@ impl<'a> Knocker<'a> {
 }
 
 /// Where to knock, in this order.
-pub(super) fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
+pub(super) fn addresses(intent: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
     let claimed = match intent.source {
-        Source::Exact(addresses) => Some(addresses),
-        Source::Auto | Source::Observed | Source::Listed(_) => None,
+        SourceOption::Exact(addresses) => Some(addresses),
+        SourceOption::Auto | SourceOption::Observed | SourceOption::Listed(_) => None,
     };
     let mut servers = resolve(&intent.target.host, intent.target.port, intent.family, claimed)?;
     servers.truncate(ADDRESSES_MAX);
@@ -265,14 +271,14 @@ pub(super) fn addresses(intent: &Intent) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 /// What a knock by this way says about the address.
-pub(super) fn plan(intent: &Intent, learnt: &NatCache, route: &Route) -> Plan {
-    let learnt = if intent.source == Source::Auto { learnt.recall(route.own) } else { None };
+pub(super) fn plan(intent: &KnockRequest, learnt: &NatCache, route: &Route) -> AddressPlan {
+    let learnt = if intent.source == SourceOption::Auto { learnt.recall(route.own) } else { None };
     let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: intent.reply };
-    Plan::new(intent.source, &facts)
+    AddressPlan::new(intent.source, &facts)
 }
 
 /// The ways to these addresses, and why there is none to the last one without.
-fn ways(servers: Vec<SocketAddr>, report: &Report) -> (Vec<Route>, Unsent) {
+fn ways(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
     let (mut routes, mut unsent) = (Vec::new(), None);
     for server in servers {
         match Route::to(server) {
@@ -286,12 +292,12 @@ fn ways(servers: Vec<SocketAddr>, report: &Report) -> (Vec<Route>, Unsent) {
     (routes, unsent)
 }
 
-fn no_way(intent: &Intent, failed: Unsent) -> Failure {
+fn no_way(intent: &KnockRequest, failed: Unsent) -> ClientError {
     let host = &intent.target.host;
     match failed {
         Some((server, error)) => {
             let reason = format!("{host}: nothing could be sent to {}: {}", server.ip(), plain(&error));
-            let failure = Failure::new(Cause::Network, reason);
+            let failure = ClientError::new(ExitCause::Network, reason);
             if error.kind() == io::ErrorKind::PermissionDenied {
                 return failure.hint(format!(
                     "a firewall of this host forbids it: let UDP to port {} out",
@@ -300,7 +306,7 @@ fn no_way(intent: &Intent, failed: Unsent) -> Failure {
             }
             failure
         }
-        None => Failure::new(Cause::Network, format!("{host}: no address to knock at")),
+        None => ClientError::new(ExitCause::Network, format!("{host}: no address to knock at")),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::crypto::Fingerprint;
 use crate::knock::canonical;
-use crate::os::files::{self, FileError, Mode};
+use crate::os::files::{self, FileError, FileMode};
 
 /// What was learnt with one key at one server.
 pub(in crate::client) struct NatCache {
@@ -35,9 +35,9 @@ impl NatCache {
             let _ = writeln!(text, "{own} {seen}");
         }
         if let Some(folder) = path.parent() {
-            files::create_folder(folder, Mode::Private)?;
+            files::create_folder(folder, FileMode::Private)?;
         }
-        files::replace(path, Mode::Private, text.as_bytes())
+        files::replace(path, FileMode::Private, text.as_bytes())
     }
 
     /// Why the record is not used: others could have written into it an address that they knock from.
@@ -107,7 +107,7 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let fingerprint = Fingerprint::from_bytes([1; 8]);
         let path = scratch.path().join(format!("{fingerprint}.addresses"));
-        files::create_new(&path, Mode::Private, b"10.0.0.5\n10.0.0.5 x\n10.0.0.5 0.0.0.0\n\xff").unwrap();
+        files::create_new(&path, FileMode::Private, b"10.0.0.5\n10.0.0.5 x\n10.0.0.5 0.0.0.0\n\xff").unwrap();
         assert_eq!(NatCache::new(Some(scratch.path()), fingerprint).recall(ip("10.0.0.5")), None);
         let nowhere = NatCache::new(None, fingerprint);
         assert!(nowhere.keep(ip("10.0.0.5"), ip("203.0.113.9")).is_ok());

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::knock::{AddressPolicy, Addresses, Reply, ReplyWanted, Source, Status, canonical};
+use crate::knock::{AddressPolicy, Addresses, Reply, ReplyStatus, ReplyWanted, SourceOption, canonical};
 
 /// What a knock says about the address to let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(in crate::client) enum Turn {
 /// What an answer leads to.
 #[must_use]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::client) enum Next {
+pub(in crate::client) enum NextAttempt {
     /// This answer is the outcome.
     Report,
     /// The answer says nothing new: keep listening.
@@ -52,14 +52,14 @@ pub(in crate::client) enum Next {
 
 /// The course of one or two knocks.
 #[derive(Debug)]
-pub(in crate::client) struct Plan {
+pub(in crate::client) struct AddressPlan {
     first: Claim,
     own: IpAddr,
-    state: State,
+    state: PlanState,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum PlanState {
     /// No answer is followed by another knock.
     Fixed,
     /// Knocked once, with an address of our own finding.
@@ -70,17 +70,19 @@ enum State {
     Again(IpAddr),
 }
 
-impl Plan {
+impl AddressPlan {
     /// The plan for what a person asked for.
-    pub(in crate::client) fn new(source: Source, facts: &Facts) -> Self {
+    pub(in crate::client) fn new(source: SourceOption, facts: &Facts) -> Self {
         let (state, policy, addresses) = match source {
-            Source::Observed => (State::Fixed, AddressPolicy::Observed, Addresses::default()),
-            Source::Exact(addresses) => (State::Fixed, AddressPolicy::Exact, addresses),
-            Source::Listed(addresses) => (State::Fixed, AddressPolicy::Listed, addresses),
-            Source::Auto if translated_unheard(facts) => {
-                (State::Fixed, AddressPolicy::Observed, Addresses::default())
+            SourceOption::Observed => (PlanState::Fixed, AddressPolicy::Observed, Addresses::default()),
+            SourceOption::Exact(addresses) => (PlanState::Fixed, AddressPolicy::Exact, addresses),
+            SourceOption::Listed(addresses) => (PlanState::Fixed, AddressPolicy::Listed, addresses),
+            SourceOption::Auto if translated_unheard(facts) => {
+                (PlanState::Fixed, AddressPolicy::Observed, Addresses::default())
             }
-            Source::Auto => (State::Guessed, AddressPolicy::Exact, facts.learnt.unwrap_or(facts.own).into()),
+            SourceOption::Auto => {
+                (PlanState::Guessed, AddressPolicy::Exact, facts.learnt.unwrap_or(facts.own).into())
+            }
         };
         Self { first: Claim { policy, addresses }, own: facts.own, state }
     }
@@ -91,31 +93,33 @@ impl Plan {
     }
 
     /// What follows from an answer; `own` is the own outgoing address of the family of the address in it.
-    pub(in crate::client) fn heard(&mut self, turn: Turn, reply: &Reply, own: Option<IpAddr>) -> Next {
+    pub(in crate::client) fn heard(&mut self, turn: Turn, reply: &Reply, own: Option<IpAddr>) -> NextAttempt {
         match (self.state, turn) {
-            (State::Corrected(named) | State::Again(named), Turn::First) if named != reply.observed => {
-                Next::Contradiction(named, reply.observed)
+            (PlanState::Corrected(named) | PlanState::Again(named), Turn::First)
+                if named != reply.observed =>
+            {
+                NextAttempt::Contradiction(named, reply.observed)
             }
-            (State::Corrected(_) | State::Again(_), Turn::First) => Next::Listen,
-            (State::Guessed, Turn::First) if self.names_another(reply) && !own.is_some_and(is_global) => {
-                self.state = State::Corrected(reply.observed);
-                Next::Linger
+            (PlanState::Corrected(_) | PlanState::Again(_), Turn::First) => NextAttempt::Listen,
+            (PlanState::Guessed, Turn::First) if self.names_another(reply) && !own.is_some_and(is_global) => {
+                self.state = PlanState::Corrected(reply.observed);
+                NextAttempt::Linger
             }
-            _ => Next::Report,
+            _ => NextAttempt::Report,
         }
     }
 
     /// What the second knock says, once nothing has contradicted the server's answer to the first.
     pub(in crate::client) fn again(&mut self) -> Option<Claim> {
-        let State::Corrected(named) = self.state else { return None };
-        self.state = State::Again(named);
+        let PlanState::Corrected(named) = self.state else { return None };
+        self.state = PlanState::Again(named);
         Some(Claim { policy: AddressPolicy::Exact, addresses: named.into() })
     }
 
     /// The own address and the one that the server sees, where `reply`, the outcome, has confirmed a new one.
     pub(in crate::client) fn learnt(&self, reply: &Reply) -> Option<(IpAddr, IpAddr)> {
         match self.state {
-            State::Again(named) if reply.status.is_success() => Some((self.own, named)),
+            PlanState::Again(named) if reply.status.is_success() => Some((self.own, named)),
             _ => None,
         }
     }
@@ -125,7 +129,7 @@ impl Plan {
             IpAddr::V4(_) => self.first.addresses.ipv4().map(IpAddr::V4),
             IpAddr::V6(_) => self.first.addresses.ipv6().map(IpAddr::V6),
         };
-        reply.status == Status::AddressRefused
+        reply.status == ReplyStatus::AddressRefused
             && claimed != Some(reply.observed)
             && !reply.observed.is_unspecified()
     }
@@ -182,7 +186,7 @@ mod tests {
         Claim { policy: AddressPolicy::Exact, addresses: ip(address).into() }
     }
 
-    fn reply(status: Status, observed: &str) -> Reply {
+    fn reply(status: ReplyStatus, observed: &str) -> Reply {
         Reply {
             status,
             server_time: Timestamp::default(),
@@ -194,30 +198,30 @@ mod tests {
     }
 
     fn refused(observed: &str) -> Reply {
-        reply(Status::AddressRefused, observed)
+        reply(ReplyStatus::AddressRefused, observed)
     }
 
-    fn behind_nat() -> Plan {
-        Plan::new(Source::Auto, &facts(PRIVATE))
+    fn behind_nat() -> AddressPlan {
+        AddressPlan::new(SourceOption::Auto, &facts(PRIVATE))
     }
 
     /// Hears an answer as a client does whose own address of every family is that of the plan.
-    fn hear(plan: &mut Plan, turn: Turn, reply: &Reply) -> Next {
+    fn hear(plan: &mut AddressPlan, turn: Turn, reply: &Reply) -> NextAttempt {
         plan.heard(turn, reply, Some(plan.own))
     }
 
     #[test]
     fn auto_names_the_own_outgoing_address() {
         for own in [PRIVATE, SEEN, "2001:db8::7"] {
-            assert_eq!(Plan::new(Source::Auto, &facts(own)).first(), exact(own));
+            assert_eq!(AddressPlan::new(SourceOption::Auto, &facts(own)).first(), exact(own));
         }
     }
 
     #[test]
     fn auto_names_the_learnt_address_rather_than_the_own() {
-        let plan = Plan::new(Source::Auto, &Facts { learnt: Some(ip(SEEN)), ..facts(PRIVATE) });
+        let plan = AddressPlan::new(SourceOption::Auto, &Facts { learnt: Some(ip(SEEN)), ..facts(PRIVATE) });
         assert_eq!(plan.first(), exact(SEEN));
-        assert_eq!(plan.learnt(&reply(Status::Granted, SEEN)), None, "nothing new was learnt");
+        assert_eq!(plan.learnt(&reply(ReplyStatus::Granted, SEEN)), None, "nothing new was learnt");
     }
 
     #[test]
@@ -225,20 +229,21 @@ mod tests {
         let mut plan = behind_nat();
         assert_eq!(plan.first(), exact(PRIVATE));
         assert_eq!(plan.again(), None);
-        assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), Next::Linger);
-        assert_eq!(plan.learnt(&reply(Status::Granted, SEEN)), None);
+        assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), NextAttempt::Linger);
+        assert_eq!(plan.learnt(&reply(ReplyStatus::Granted, SEEN)), None);
         assert_eq!(plan.again(), Some(exact(SEEN)));
-        let granted = reply(Status::Granted, SEEN);
-        assert_eq!(hear(&mut plan, Turn::Second, &granted), Next::Report);
+        let granted = reply(ReplyStatus::Granted, SEEN);
+        assert_eq!(hear(&mut plan, Turn::Second, &granted), NextAttempt::Report);
         assert_eq!(plan.learnt(&granted), Some((ip(PRIVATE), ip(SEEN))));
     }
 
     #[test]
     fn a_learnt_address_that_is_outdated_is_corrected() {
-        let mut plan = Plan::new(Source::Auto, &Facts { learnt: Some(ip(OTHER)), ..facts(PRIVATE) });
-        assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), Next::Linger);
+        let mut plan =
+            AddressPlan::new(SourceOption::Auto, &Facts { learnt: Some(ip(OTHER)), ..facts(PRIVATE) });
+        assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), NextAttempt::Linger);
         assert_eq!(plan.again(), Some(exact(SEEN)));
-        let done = reply(Status::Done, SEEN);
+        let done = reply(ReplyStatus::Done, SEEN);
         assert_eq!(plan.learnt(&done), Some((ip(PRIVATE), ip(SEEN))));
     }
 
@@ -248,8 +253,8 @@ mod tests {
         let _ = hear(&mut plan, Turn::First, &refused(SEEN));
         assert!(plan.again().is_some());
         assert_eq!(plan.again(), None);
-        for outcome in [refused(OTHER), refused(SEEN), reply(Status::NotAllowed, SEEN)] {
-            assert_eq!(hear(&mut plan, Turn::Second, &outcome), Next::Report);
+        for outcome in [refused(OTHER), refused(SEEN), reply(ReplyStatus::NotAllowed, SEEN)] {
+            assert_eq!(hear(&mut plan, Turn::Second, &outcome), NextAttempt::Report);
             assert_eq!(plan.learnt(&outcome), None);
             assert_eq!(plan.again(), None);
         }
@@ -259,19 +264,19 @@ mod tests {
     fn only_a_refused_address_that_is_another_leads_to_a_second_knock() {
         let nat64 = "2001:db8::7";
         for (own, answer, own_of_its_family, expected) in [
-            (PRIVATE, reply(Status::Granted, PRIVATE), Some(PRIVATE), Next::Report),
-            (PRIVATE, reply(Status::NotAllowed, SEEN), Some(PRIVATE), Next::Report),
-            (PRIVATE, refused(PRIVATE), Some(PRIVATE), Next::Report),
-            (PRIVATE, refused("0.0.0.0"), Some(PRIVATE), Next::Report),
+            (PRIVATE, reply(ReplyStatus::Granted, PRIVATE), Some(PRIVATE), NextAttempt::Report),
+            (PRIVATE, reply(ReplyStatus::NotAllowed, SEEN), Some(PRIVATE), NextAttempt::Report),
+            (PRIVATE, refused(PRIVATE), Some(PRIVATE), NextAttempt::Report),
+            (PRIVATE, refused("0.0.0.0"), Some(PRIVATE), NextAttempt::Report),
             // A global address is not translated: whoever names another one is not to be believed.
-            (SEEN, refused(OTHER), Some(SEEN), Next::Report),
+            (SEEN, refused(OTHER), Some(SEEN), NextAttempt::Report),
             // IPv6 here, IPv4 there (NAT64): what counts is the family of the address that was named.
-            (nat64, refused(SEEN), None, Next::Linger),
-            (nat64, refused(SEEN), Some(PRIVATE), Next::Linger),
-            (nat64, refused(SEEN), Some(OTHER), Next::Report),
-            ("fd00::7", refused("2001:db8::1"), Some("fd00::7"), Next::Linger),
+            (nat64, refused(SEEN), None, NextAttempt::Linger),
+            (nat64, refused(SEEN), Some(PRIVATE), NextAttempt::Linger),
+            (nat64, refused(SEEN), Some(OTHER), NextAttempt::Report),
+            ("fd00::7", refused("2001:db8::1"), Some("fd00::7"), NextAttempt::Linger),
         ] {
-            let mut plan = Plan::new(Source::Auto, &facts(own));
+            let mut plan = AddressPlan::new(SourceOption::Auto, &facts(own));
             assert_eq!(
                 plan.heard(Turn::First, &answer, own_of_its_family.map(ip)),
                 expected,
@@ -283,17 +288,17 @@ mod tests {
     #[test]
     fn two_answers_to_the_first_knock_that_differ_end_the_plan_at_any_time() {
         for knocked_again in [false, true] {
-            for second_answer in [refused(OTHER), reply(Status::Granted, OTHER)] {
+            for second_answer in [refused(OTHER), reply(ReplyStatus::Granted, OTHER)] {
                 let mut plan = behind_nat();
                 let _ = hear(&mut plan, Turn::First, &refused(SEEN));
                 assert_eq!(
                     hear(&mut plan, Turn::First, &refused(SEEN)),
-                    Next::Listen,
+                    NextAttempt::Listen,
                     "a copy says nothing new"
                 );
                 assert_eq!(knocked_again, knocked_again && plan.again().is_some());
                 let next = hear(&mut plan, Turn::First, &second_answer);
-                assert_eq!(next, Next::Contradiction(ip(SEEN), ip(OTHER)));
+                assert_eq!(next, NextAttempt::Contradiction(ip(SEEN), ip(OTHER)));
             }
         }
     }
@@ -305,9 +310,9 @@ mod tests {
             (PRIVATE, AddressPolicy::Exact),
             ("listed:192.168.1.5", AddressPolicy::Listed),
         ] {
-            let mut plan = Plan::new(text.parse().unwrap(), &facts(PRIVATE));
+            let mut plan = AddressPlan::new(text.parse().unwrap(), &facts(PRIVATE));
             assert_eq!(plan.first().policy, policy);
-            assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), Next::Report);
+            assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), NextAttempt::Report);
             assert_eq!(plan.again(), None);
         }
     }
@@ -324,12 +329,15 @@ mod tests {
             (SEEN, SERVER, AddressPolicy::Exact),
         ] {
             assert_eq!(
-                Plan::new(Source::Auto, &silent(own, server)).first().policy,
+                AddressPlan::new(SourceOption::Auto, &silent(own, server)).first().policy,
                 policy,
                 "{own} {server}"
             );
         }
-        assert_eq!(Plan::new(Source::Auto, &facts(PRIVATE)).first().policy, AddressPolicy::Exact);
+        assert_eq!(
+            AddressPlan::new(SourceOption::Auto, &facts(PRIVATE)).first().policy,
+            AddressPolicy::Exact
+        );
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::attempt::{Attempt, Reaction};
 use super::route::Route;
-use super::{Answer, Knocked, Knocker, Unsent, diagnosis, plan};
-use crate::client::failure::Failure;
-use crate::knock::Status;
+use super::{KnockSuccess, Knocker, LastReply, Unsent, diagnosis, plan};
+use crate::client::failure::ClientError;
+use crate::knock::ReplyStatus;
 use crate::os::clock;
 use crate::os::files::plain;
 
@@ -33,7 +33,7 @@ pub(in crate::client) struct Race<'a> {
     next: Duration,
     /// When the last answer must have come.
     end: Duration,
-    refused: Option<Failure>,
+    refused: Option<ClientError>,
     unsent: Unsent,
 }
 
@@ -54,7 +54,10 @@ impl<'a> Race<'a> {
     }
 
     /// Knocks until the outcome is certain or the time is over; keeps the last answer.
-    pub(in crate::client) fn run(mut self, last: &mut Option<Answer>) -> Result<Knocked, Failure> {
+    pub(in crate::client) fn run(
+        mut self,
+        last: &mut Option<LastReply>,
+    ) -> Result<KnockSuccess, ClientError> {
         loop {
             let now = clock::steady();
             if now >= self.next {
@@ -87,7 +90,7 @@ impl<'a> Race<'a> {
     }
 
     /// Knocks at the next address; where that cannot be sent, at the one after it.
-    fn knock_at_next(&mut self, now: Duration) -> Result<(), Failure> {
+    fn knock_at_next(&mut self, now: Duration) -> Result<(), ClientError> {
         let Some(route) = self.waiting.next() else {
             self.next = Duration::MAX;
             return Ok(());
@@ -119,9 +122,9 @@ impl<'a> Race<'a> {
     fn react(
         &mut self,
         at: usize,
-        reaction: Result<Reaction, Failure>,
-        last: &mut Option<Answer>,
-    ) -> Option<Result<Knocked, Failure>> {
+        reaction: Result<Reaction, ClientError>,
+        last: &mut Option<LastReply>,
+    ) -> Option<Result<KnockSuccess, ClientError>> {
         let knocker = self.knocker;
         let attempt = self.attempts.get_mut(at)?;
         let server = attempt.route.server;
@@ -130,7 +133,7 @@ impl<'a> Race<'a> {
         ) = &reaction
         {
             knocker.report.detail(|| attempt.times(true));
-            *last = Some(Answer { own: attempt.route.own, reply: heard.reply.clone(), at: heard.at });
+            *last = Some(LastReply { own: attempt.route.own, reply: heard.reply.clone(), at: heard.at });
         }
         match reaction {
             Ok(Reaction::Silence) => None,
@@ -149,7 +152,7 @@ impl<'a> Race<'a> {
             Ok(Reaction::Outcome(heard)) => {
                 knocker.compare_clocks(&heard);
                 let failure = diagnosis::refused(knocker.intent, &heard.reply);
-                self.refuse(at, failure, heard.reply.status == Status::AddressRefused);
+                self.refuse(at, failure, heard.reply.status == ReplyStatus::AddressRefused);
                 None
             }
             Ok(Reaction::Contradiction(one, other, heard)) => {
@@ -163,7 +166,7 @@ impl<'a> Race<'a> {
     }
 
     /// Ends an attempt. Only where its way was the reason may an address that is still waiting do better.
-    fn refuse(&mut self, at: usize, failure: Failure, by_this_way: bool) {
+    fn refuse(&mut self, at: usize, failure: ClientError, by_this_way: bool) {
         self.attempts.remove(at);
         if by_this_way {
             self.next = clock::steady();
@@ -178,7 +181,7 @@ impl<'a> Race<'a> {
         }
     }
 
-    fn fail(self) -> Failure {
+    fn fail(self) -> ClientError {
         let knocker = self.knocker;
         for attempt in &self.attempts {
             knocker.report.detail(|| attempt.times(false));

@@ -4,25 +4,25 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::plan::Claim;
-use super::route::{Family, unbracketed};
-use super::target::{Keyed, Said, Target};
-use crate::client::args::{Connecting, Examination, Knocking, Manner, Ports};
-use crate::client::failure::{Cause, Failure};
-use crate::client::keys::otp::Code;
+use super::route::{FamilyFilter, unbracketed};
+use super::target::{Destination, FromArgs, FromKey};
+use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KnockArgs, PortModeArgs};
+use crate::client::failure::{ClientError, ExitCause};
+use crate::client::keys::otp::OtpInput;
 use crate::client::keys::sources::{Key, Profiled};
 use crate::client::ports::schedule::Gap;
 use crate::config::Profile;
 use crate::knock::{
-    ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, Source,
+    ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, SourceOption,
 };
 use crate::os::{clock, env, files};
 
 /// A knock that is meant, but for the address.
-pub(in crate::client) struct Intent {
+pub(in crate::client) struct KnockRequest {
     /// SERVER, as typed.
     pub(in crate::client) server: String,
     /// Where to knock.
-    pub(in crate::client) target: Target,
+    pub(in crate::client) target: Destination,
     /// With which key.
     pub(in crate::client) key: Key,
     /// What is asked for.
@@ -34,7 +34,7 @@ pub(in crate::client) struct Intent {
     /// The one-time password.
     pub(in crate::client) otp: Option<u32>,
     /// Who is to be let in.
-    pub(in crate::client) source: Source,
+    pub(in crate::client) source: SourceOption,
     /// Whether an answer is asked for.
     pub(in crate::client) reply: ReplyWanted,
     /// For how long to wait for it.
@@ -46,7 +46,7 @@ pub(in crate::client) struct Intent {
     /// The TCP port to wait for.
     pub(in crate::client) wait: Option<u16>,
     /// Which addresses of the server may be used.
-    pub(in crate::client) family: Family,
+    pub(in crate::client) family: FamilyFilter,
     /// Where learnt addresses and used steps are kept.
     pub(in crate::client) state: Option<PathBuf>,
     /// How to knock by ports; nothing = with a datagram.
@@ -65,7 +65,7 @@ pub(in crate::client) struct ThroughPorts {
 }
 
 /// What is asked of whom.
-struct Asked {
+struct RequestedAction {
     server: String,
     action: Option<ActionName>,
     argument: Option<Argument>,
@@ -90,42 +90,50 @@ const END: Duration = Duration::from_secs(60);
 /// accept, and some seconds of the next.
 const NEXT_STEP: Duration = Duration::from_secs(35);
 
-impl Intent {
+impl KnockRequest {
     /// Reads the profile and the key, and weighs them against what was typed.
-    pub(in crate::client) fn new(said: Knocking) -> Result<Self, Failure> {
+    pub(in crate::client) fn new(said: KnockArgs) -> Result<Self, ClientError> {
         said.check()?;
-        let Knocking { server, action, argument, wait, wait_done, manner, .. } = said;
+        let KnockArgs { server, action, argument, wait, wait_done, manner, .. } = said;
         let then = Then { wait, end: wait_done, connect: false };
-        Self::weigh(Asked { server: server.unwrap_or_default(), action, argument, then }, manner, None)
+        Self::weigh(
+            RequestedAction { server: server.unwrap_or_default(), action, argument, then },
+            manner,
+            None,
+        )
     }
 
     /// The same for a knock that a connection follows.
-    pub(in crate::client) fn to_connect(said: Connecting) -> Result<Self, Failure> {
+    pub(in crate::client) fn to_connect(said: ConnectArgs) -> Result<Self, ClientError> {
         said.manner.check()?;
-        let Connecting { server, action, manner, .. } = said;
+        let ConnectArgs { server, action, manner, .. } = said;
         let then = Then { wait: None, end: false, connect: true };
-        Self::weigh(Asked { server, action: Some(action), argument: None, then }, manner, None)
+        Self::weigh(RequestedAction { server, action: Some(action), argument: None, then }, manner, None)
     }
 
     /// The same for a knock that is to be answered, and with `harmless` if no action is named anywhere.
-    pub(in crate::client) fn to_examine(said: Examination, harmless: ActionName) -> Result<Self, Failure> {
+    pub(in crate::client) fn to_examine(said: DoctorArgs, harmless: ActionName) -> Result<Self, ClientError> {
         said.manner.check()?;
         if said.manner.ports.ports {
-            return Err(Failure::new(
-                Cause::Usage,
+            return Err(ClientError::new(
+                ExitCause::Usage,
                 "--ports: only an answer tells what is wrong, and eight ports get none",
             )
             .hint("look at the server's side: spa-knockd explain --live"));
         }
-        let Examination { server, action, manner, .. } = said;
+        let DoctorArgs { server, action, manner, .. } = said;
         let then = Then { wait: None, end: false, connect: false };
-        let asked = Asked { server, action, argument: None, then };
+        let asked = RequestedAction { server, action, argument: None, then };
         let intent = Self::weigh(asked, manner, Some(harmless))?;
         Ok(Self { reply: ReplyWanted::Yes, ..intent })
     }
 
-    fn weigh(asked: Asked, said: Manner, fallback: Option<ActionName>) -> Result<Self, Failure> {
-        let Asked { server, action, argument, then } = asked;
+    fn weigh(
+        asked: RequestedAction,
+        said: CommonArgs,
+        fallback: Option<ActionName>,
+    ) -> Result<Self, ClientError> {
+        let RequestedAction { server, action, argument, then } = asked;
         let server = unbracketed(&server).to_owned();
         let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
         let Some(action) = action.or(profile.action.clone()).or(fallback) else {
@@ -137,15 +145,15 @@ impl Intent {
             (None, None) => None,
         };
         let key = Key::for_server(said.key.as_deref(), profiled, &server)?;
-        let target = Target::new(
-            &Said { server: &server, port: said.port, id: said.server_id.as_ref() },
+        let target = Destination::new(
+            &FromArgs { server: &server, port: said.port, id: said.server_id.as_ref() },
             &profile,
-            &Keyed { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
+            &FromKey { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
         )?;
         let family = match (said.ipv4, said.ipv6) {
-            (true, _) => Family::V4,
-            (false, true) => Family::V6,
-            (false, false) => Family::Any,
+            (true, _) => FamilyFilter::V4,
+            (false, true) => FamilyFilter::V6,
+            (false, false) => FamilyFilter::Any,
         };
         let ports = said.ports.through()?;
         // Who is silent about the address is so there too.
@@ -155,7 +163,7 @@ impl Intent {
             profile.reply.unwrap_or(ReplyWanted::Yes)
         };
         if then.end && reply == ReplyWanted::No {
-            return Err(Failure::new(Cause::Usage, "--wait-done: only a reply reports the end")
+            return Err(ClientError::new(ExitCause::Usage, "--wait-done: only a reply reports the end")
                 .hint("remove --no-reply, --ports, or reply = false of the profile"));
         }
         let wait = if then.connect { None } else { then.wait.or(profile.wait) };
@@ -171,8 +179,8 @@ impl Intent {
             argument: argument.unwrap_or_else(Argument::none),
             seconds: said.seconds.unwrap_or(0),
             // Last of all: who typed something wrong is not asked for nothing.
-            otp: said.otp.map(Code::number).transpose()?,
-            source: said.source.or(profile.source).unwrap_or(Source::Auto),
+            otp: said.otp.map(OtpInput::number).transpose()?,
+            source: said.source.or(profile.source).unwrap_or(SourceOption::Auto),
             reply,
             // A longer time is meant for the end: a server that is silent for so long stays silent.
             timeout: if then.end { timeout.min(ANSWER) } else { timeout },
@@ -202,9 +210,10 @@ impl Intent {
     }
 }
 
-impl Ports {
-    fn through(&self) -> Result<Option<ThroughPorts>, Failure> {
-        let low = |error: InvalidKnockRange| Failure::new(Cause::Usage, format!("--ports-low: {error}"));
+impl PortModeArgs {
+    fn through(&self) -> Result<Option<ThroughPorts>, ClientError> {
+        let low =
+            |error: InvalidKnockRange| ClientError::new(ExitCause::Usage, format!("--ports-low: {error}"));
         let through = ThroughPorts {
             band: KnockRange::try_from(self.ports_low).map_err(low)?,
             protocol: self.ports_proto,
@@ -215,7 +224,7 @@ impl Ports {
 }
 
 /// The profile of `server`, and the folder that its paths start from.
-fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf), Failure> {
+fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf), ClientError> {
     let usual = || env::config_home().map(|home| home.join("spa-knock").join("config.toml"));
     let Some(path) = given.map(Path::to_owned).or_else(usual) else {
         return Ok((Profile::default(), PathBuf::new()));
@@ -228,13 +237,13 @@ fn read_profile(given: Option<&Path>, server: &str) -> Result<(Profile, PathBuf)
         // It names the server, the key, and the program that prints the key.
         Err(error) => {
             let object = if Path::new(&error.path) == path { "profile " } else { "folder " };
-            let failure = Failure::from(error);
+            let failure = ClientError::from(error);
             return Err(failure.of(object));
         }
     };
     let profile = Profile::parse(&text, server).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(|error| format!("{}:{error}", path.display())).collect();
-        Failure::new(Cause::Files, lines.join("\n"))
+        ClientError::new(ExitCause::Files, lines.join("\n"))
     })?;
     Ok((profile, path.parent().map(Path::to_owned).unwrap_or_default()))
 }
@@ -247,9 +256,9 @@ fn from_folder(path: &Path, folder: &Path) -> PathBuf {
     }
 }
 
-fn no_action(server: &str) -> Failure {
+fn no_action(server: &str) -> ClientError {
     let failure =
-        Failure::new(Cause::Usage, format!("{server}: no action is given, and the profile has none"));
+        ClientError::new(ExitCause::Usage, format!("{server}: no action is given, and the profile has none"));
     if matches!(server, "keygen" | "derive" | "show" | "connect" | "import" | "doctor") {
         return failure.hint(format!("options of {server} stand behind it: spa-knock {server} [OPTIONS]"));
     }

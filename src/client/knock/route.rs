@@ -3,13 +3,13 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
-use crate::client::failure::{Cause, Failure};
+use crate::client::failure::{ClientError, ExitCause};
 use crate::knock::{Addresses, canonical};
 use crate::os::files::plain;
 
 /// Which families of addresses may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::client) enum Family {
+pub(in crate::client) enum FamilyFilter {
     /// Both.
     Any,
     /// IPv4 only.
@@ -64,14 +64,14 @@ pub(in crate::client) fn own_towards(address: IpAddr) -> Option<IpAddr> {
 pub(in crate::client) fn resolve(
     host: &str,
     port: u16,
-    family: Family,
+    family: FamilyFilter,
     claimed: Option<Addresses>,
-) -> Result<Vec<SocketAddr>, Failure> {
+) -> Result<Vec<SocketAddr>, ClientError> {
     let host = unbracketed(host);
     let found: Vec<_> = (host, port)
         .to_socket_addrs()
         .map_err(|error| {
-            Failure::new(Cause::Network, format!("{host}: {}", resolver_says(&error)))
+            ClientError::new(ExitCause::Network, format!("{host}: {}", resolver_says(&error)))
                 .hint("check the name, or give an address in the profile or the key file")
         })?
         .map(unmapped)
@@ -84,11 +84,11 @@ pub(in crate::client) fn resolve(
     }
     if usable.is_empty() {
         let which = match family {
-            Family::Any => "no address",
-            Family::V4 => "no IPv4 address",
-            Family::V6 => "no IPv6 address",
+            FamilyFilter::Any => "no address",
+            FamilyFilter::V4 => "no IPv4 address",
+            FamilyFilter::V6 => "no IPv6 address",
         };
-        return Err(Failure::new(Cause::Network, format!("{host}: has {which}")));
+        return Err(ClientError::new(ExitCause::Network, format!("{host}: has {which}")));
     }
     let Some(claimed) = claimed else { return Ok(interleaved(usable)) };
     // An exact knock of a family that it names no address of could only be refused.
@@ -99,7 +99,7 @@ pub(in crate::client) fn resolve(
     Ok(interleaved(if named.is_empty() { others } else { named }))
 }
 
-impl Family {
+impl FamilyFilter {
     /// Whether an address is of it.
     pub(in crate::client) const fn takes(self, address: IpAddr) -> bool {
         match self {
@@ -151,16 +151,16 @@ fn resolver_says(error: &io::Error) -> String {
 mod tests {
     use super::*;
 
-    fn resolved(host: &str, family: Family) -> Vec<String> {
+    fn resolved(host: &str, family: FamilyFilter) -> Vec<String> {
         resolve(host, 62201, family, None).unwrap_or_default().iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn addresses_need_no_resolver_and_a_mapped_one_is_ipv4() {
-        assert_eq!(resolved("192.0.2.7", Family::Any), ["192.0.2.7:62201"]);
-        assert_eq!(resolved("::ffff:192.0.2.7", Family::V4), ["192.0.2.7:62201"]);
-        assert_eq!(resolved("2001:db8::7", Family::V6), ["[2001:db8::7]:62201"]);
-        assert_eq!(resolved("[2001:db8::7]", Family::Any), ["[2001:db8::7]:62201"]);
+        assert_eq!(resolved("192.0.2.7", FamilyFilter::Any), ["192.0.2.7:62201"]);
+        assert_eq!(resolved("::ffff:192.0.2.7", FamilyFilter::V4), ["192.0.2.7:62201"]);
+        assert_eq!(resolved("2001:db8::7", FamilyFilter::V6), ["[2001:db8::7]:62201"]);
+        assert_eq!(resolved("[2001:db8::7]", FamilyFilter::Any), ["[2001:db8::7]:62201"]);
         assert_eq!(unbracketed("[fe80::1%eth0]"), "fe80::1%eth0");
         for name in ["[host]", "[192.0.2.7]", "[::1", "::1]"] {
             assert_eq!(unbracketed(name), name);
@@ -169,9 +169,9 @@ mod tests {
 
     #[test]
     fn a_family_without_an_address_is_an_error_of_the_network() {
-        for (host, family) in [("192.0.2.7", Family::V6), ("::1", Family::V4)] {
+        for (host, family) in [("192.0.2.7", FamilyFilter::V6), ("::1", FamilyFilter::V4)] {
             let failure = resolve(host, 1, family, None).unwrap_err();
-            assert_eq!(failure.cause(), Cause::Network);
+            assert_eq!(failure.cause(), ExitCause::Network);
         }
     }
 

@@ -1,12 +1,12 @@
 //! Where to knock and what the server is called: command line, profile and key weighed against each other.
 
-use crate::client::failure::{Cause, Failure};
+use crate::client::failure::{ClientError, ExitCause};
 use crate::config::{KNOCK_PORT, Profile};
 use crate::knock::ServerId;
 
 /// Where to knock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::client) struct Target {
+pub(in crate::client) struct Destination {
     /// A host name or an address, to be resolved.
     pub(in crate::client) host: String,
     /// The knock port.
@@ -16,7 +16,7 @@ pub(in crate::client) struct Target {
 }
 
 /// What the command line says about it.
-pub(in crate::client) struct Said<'a> {
+pub(in crate::client) struct FromArgs<'a> {
     /// SERVER, as typed.
     pub(in crate::client) server: &'a str,
     /// `--port`.
@@ -26,7 +26,7 @@ pub(in crate::client) struct Said<'a> {
 }
 
 /// What the key file says about it.
-pub(in crate::client) struct Keyed<'a> {
+pub(in crate::client) struct FromKey<'a> {
     /// The server of a pair key.
     pub(in crate::client) server: Option<&'a ServerId>,
     /// Where that server is to be reached.
@@ -35,13 +35,13 @@ pub(in crate::client) struct Keyed<'a> {
     pub(in crate::client) port: Option<u16>,
 }
 
-impl Target {
+impl Destination {
     /// Weighs what was said: the command line over the profile over the key over what was typed as SERVER.
     pub(in crate::client) fn new(
-        said: &Said<'_>,
+        said: &FromArgs<'_>,
         profile: &Profile,
-        key: &Keyed<'_>,
-    ) -> Result<Self, Failure> {
+        key: &FromKey<'_>,
+    ) -> Result<Self, ClientError> {
         let typed = ServerId::from_typed(said.server);
         // A pair key's address is its server's; typed under another name, that name is where to knock.
         let keyed = key.address.filter(|_| key.server.is_some_and(|server| typed.as_ref() == Ok(server)));
@@ -50,7 +50,7 @@ impl Target {
         let id = match said.id.or(profile.id.as_ref()).or(key.server) {
             Some(id) => id.clone(),
             None => typed.map_err(|rule| {
-                Failure::new(Cause::Usage, format!("{}: {rule}", said.server))
+                ClientError::new(ExitCause::Usage, format!("{}: {rule}", said.server))
                     .hint("name the server's id with --server-id")
             })?,
         };
@@ -66,15 +66,15 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn said(server: &str) -> Said<'_> {
-        Said { server, port: None, id: None }
+    fn said(server: &str) -> FromArgs<'_> {
+        FromArgs { server, port: None, id: None }
     }
 
-    const ROOT: Keyed<'_> = Keyed { server: None, address: None, port: None };
+    const ROOT: FromKey<'_> = FromKey { server: None, address: None, port: None };
 
     #[test]
     fn what_is_typed_is_where_to_knock_and_what_to_call_it() {
-        let target = Target::new(&said("Bastion.Example.org."), &Profile::default(), &ROOT).unwrap();
+        let target = Destination::new(&said("Bastion.Example.org."), &Profile::default(), &ROOT).unwrap();
         assert_eq!((target.host.as_str(), target.port), ("Bastion.Example.org.", 62201));
         assert_eq!(target.id, id("bastion.example.org"));
     }
@@ -82,38 +82,38 @@ mod tests {
     #[test]
     fn a_pair_keys_address_is_good_for_its_own_server_only() {
         let bastion = id("bastion");
-        let key = Keyed { server: Some(&bastion), address: Some("192.0.2.7"), port: Some(4000) };
+        let key = FromKey { server: Some(&bastion), address: Some("192.0.2.7"), port: Some(4000) };
         for (typed, host) in [("bastion", "192.0.2.7"), ("BASTION.", "192.0.2.7"), ("other", "other")] {
-            let target = Target::new(&said(typed), &Profile::default(), &key).unwrap();
+            let target = Destination::new(&said(typed), &Profile::default(), &key).unwrap();
             assert_eq!((target.host.as_str(), target.port, &target.id), (host, 4000, &bastion), "{typed}");
         }
-        let root = Keyed { server: None, ..key };
-        assert_eq!(Target::new(&said("other"), &Profile::default(), &root).unwrap().host, "other");
+        let root = FromKey { server: None, ..key };
+        assert_eq!(Destination::new(&said("other"), &Profile::default(), &root).unwrap().host, "other");
     }
 
     #[test]
     fn the_command_line_beats_the_profile_and_the_profile_the_key() {
         let (keyed, typed) = (id("keyed"), id("typed"));
-        let key = Keyed { server: Some(&keyed), address: Some("k.example"), port: Some(1) };
+        let key = FromKey { server: Some(&keyed), address: Some("k.example"), port: Some(1) };
         let profile = Profile {
             address: Some("p.example".to_owned()),
             port: Some(2),
             id: Some(id("profiled")),
             ..Profile::default()
         };
-        let target = Target::new(&said("keyed"), &profile, &key).unwrap();
+        let target = Destination::new(&said("keyed"), &profile, &key).unwrap();
         assert_eq!((target.host.as_str(), target.port, target.id.as_str()), ("p.example", 2, "profiled"));
-        let said = Said { server: "keyed", port: Some(3), id: Some(&typed) };
-        let target = Target::new(&said, &profile, &key).unwrap();
+        let said = FromArgs { server: "keyed", port: Some(3), id: Some(&typed) };
+        let target = Destination::new(&said, &profile, &key).unwrap();
         assert_eq!((target.port, target.id), (3, typed));
     }
 
     #[test]
     fn an_address_with_a_scope_needs_an_id_of_its_own() {
-        let failure = Target::new(&said("fe80::1%eth0"), &Profile::default(), &ROOT).unwrap_err();
-        assert_eq!(failure.cause(), Cause::Usage);
+        let failure = Destination::new(&said("fe80::1%eth0"), &Profile::default(), &ROOT).unwrap_err();
+        assert_eq!(failure.cause(), ExitCause::Usage);
         let bastion = id("bastion");
-        let said = Said { id: Some(&bastion), ..said("fe80::1%eth0") };
-        assert_eq!(Target::new(&said, &Profile::default(), &ROOT).unwrap().host, "fe80::1%eth0");
+        let said = FromArgs { id: Some(&bastion), ..said("fe80::1%eth0") };
+        assert_eq!(Destination::new(&said, &Profile::default(), &ROOT).unwrap().host, "fe80::1%eth0");
     }
 }

@@ -5,12 +5,12 @@ use std::net::UdpSocket;
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-use super::route::Family;
-use super::target::Target;
+use super::route::FamilyFilter;
+use super::target::Destination;
 use super::*;
 use crate::client::keys::sources::{Key, Origin};
-use crate::crypto::{Holder, KeyFile, PairSecret, Secret, random};
-use crate::knock::{AddressPolicy, Argument, Knock, ReplyText, ReplyWanted, ServerId, Status};
+use crate::crypto::{KeyFile, KeyOwner, PairSecret, Secret, random};
+use crate::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted, ServerId};
 use crate::os::clock;
 use crate::wire::{Envelope, seal_reply};
 
@@ -30,13 +30,13 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn reply(status: Status, observed: &str) -> Reply {
+fn reply(status: ReplyStatus, observed: &str) -> Reply {
     Reply {
         status,
         server_time: clock::wall(),
         observed: ip(observed),
         port: 1,
-        seconds: if status == Status::Granted { 30 } else { 0 },
+        seconds: if status == ReplyStatus::Granted { 30 } else { 0 },
         text: ReplyText::default(),
     }
 }
@@ -74,11 +74,11 @@ fn server(
     (port, heard)
 }
 
-fn intent(port: u16, state: Option<&Path>) -> Intent {
-    let holder = Holder::Pair { server: id(), secret: pair() };
-    Intent {
+fn intent(port: u16, state: Option<&Path>) -> KnockRequest {
+    let holder = KeyOwner::Pair { server: id(), secret: pair() };
+    KnockRequest {
         server: "bastion".to_owned(),
-        target: Target { host: HERE.to_owned(), port, id: id() },
+        target: Destination { host: HERE.to_owned(), port, id: id() },
         key: Key {
             file: KeyFile { client: None, holder, address: None, port: None },
             origin: Origin::Environment,
@@ -87,25 +87,25 @@ fn intent(port: u16, state: Option<&Path>) -> Intent {
         argument: Argument::none(),
         seconds: 0,
         otp: None,
-        source: Source::Auto,
+        source: SourceOption::Auto,
         reply: ReplyWanted::Yes,
         timeout: Duration::from_secs(20),
         end: None,
         patience: None,
         wait: None,
-        family: Family::Any,
+        family: FamilyFilter::Any,
         state: state.map(Path::to_owned),
         ports: None,
     }
 }
 
-fn knocked(intent: &Intent) -> Result<Knocked, Failure> {
-    knock(intent, &Report::PLAIN)
+fn knocked(intent: &KnockRequest) -> Result<KnockSuccess, ClientError> {
+    knock(intent, &Reporter::PLAIN)
 }
 
 #[test]
 fn a_grant_is_told_with_its_address_and_time() {
-    let (port, heard) = server(1, |_, _| vec![reply(Status::Granted, HERE)]);
+    let (port, heard) = server(1, |_, _| vec![reply(ReplyStatus::Granted, HERE)]);
     let knocked = knocked(&intent(port, None)).unwrap();
     assert_eq!(knocked.text, "bastion: open-ssh granted to 127.0.0.1 for 30s");
     assert_eq!((knocked.success.result, knocked.success.seconds), ("granted", Some(30)));
@@ -117,7 +117,7 @@ fn a_grant_is_told_with_its_address_and_time() {
 fn behind_translation_a_second_knock_is_granted_and_its_address_is_used_at_once_the_next_time() {
     let state = tempfile::tempdir().unwrap();
     let (port, heard) = server(3, |number, _| {
-        vec![reply(if number == 1 { Status::AddressRefused } else { Status::Granted }, SEEN)]
+        vec![reply(if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Granted }, SEEN)]
     });
     let intent = intent(port, Some(state.path()));
     for _ in 0..2 {
@@ -130,8 +130,8 @@ fn behind_translation_a_second_knock_is_granted_and_its_address_is_used_at_once_
 #[test]
 fn what_no_grant_confirms_is_not_kept() {
     let state = tempfile::tempdir().unwrap();
-    let (port, heard) = server(2, |_, _| vec![reply(Status::AddressRefused, SEEN)]);
-    assert_eq!(knocked(&intent(port, Some(state.path()))).unwrap_err().cause(), Cause::Refused);
+    let (port, heard) = server(2, |_, _| vec![reply(ReplyStatus::AddressRefused, SEEN)]);
+    assert_eq!(knocked(&intent(port, Some(state.path()))).unwrap_err().cause(), ExitCause::Refused);
     heard.join().unwrap();
     assert_eq!(crate::os::files::list(state.path()).unwrap(), [] as [std::path::PathBuf; 0]);
 }
@@ -140,10 +140,11 @@ fn what_no_grant_confirms_is_not_kept() {
 fn two_answers_that_name_different_addresses_stop_the_knocking() {
     let state = tempfile::tempdir().unwrap();
     // One knock is heard and no other: the second answer comes within the linger.
-    let (port, heard) =
-        server(1, |_, _| vec![reply(Status::AddressRefused, SEEN), reply(Status::AddressRefused, OTHER)]);
+    let (port, heard) = server(1, |_, _| {
+        vec![reply(ReplyStatus::AddressRefused, SEEN), reply(ReplyStatus::AddressRefused, OTHER)]
+    });
     let failure = knocked(&intent(port, Some(state.path()))).unwrap_err();
-    assert_eq!(failure.cause(), Cause::Refused);
+    assert_eq!(failure.cause(), ExitCause::Refused);
     assert_eq!(
         failure.reason(),
         "bastion: two answers to one knock name different addresses, 203.0.113.9 and 198.51.100.66"
@@ -155,7 +156,7 @@ fn two_answers_that_name_different_addresses_stop_the_knocking() {
 #[test]
 fn a_grant_that_contradicts_an_answer_led_astray_is_still_a_grant() {
     let (port, heard) =
-        server(1, |_, _| vec![reply(Status::AddressRefused, OTHER), reply(Status::Granted, HERE)]);
+        server(1, |_, _| vec![reply(ReplyStatus::AddressRefused, OTHER), reply(ReplyStatus::Granted, HERE)]);
     assert_eq!(knocked(&intent(port, None)).unwrap().success.address.as_deref(), Some(HERE));
     heard.join().unwrap();
 }
@@ -163,7 +164,7 @@ fn a_grant_that_contradicts_an_answer_led_astray_is_still_a_grant() {
 #[test]
 fn copies_of_an_answer_change_nothing() {
     let (port, heard) = server(2, |number, _| {
-        vec![reply(if number == 1 { Status::AddressRefused } else { Status::Granted }, SEEN); 3]
+        vec![reply(if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Granted }, SEEN); 3]
     });
     assert_eq!(knocked(&intent(port, None)).unwrap().success.address.as_deref(), Some(SEEN));
     heard.join().unwrap();
@@ -171,7 +172,7 @@ fn copies_of_an_answer_change_nothing() {
 
 #[test]
 fn every_refusal_says_the_reason_the_remark_and_what_to_do() {
-    for status in (2..=9).filter_map(Status::from_code) {
+    for status in (2..=9).filter_map(ReplyStatus::from_code) {
         let (port, heard) =
             server(1, move |_, _| vec![Reply { text: ReplyText::fitting("see you"), ..reply(status, HERE) }]);
         let failure = knocked(&intent(port, None)).unwrap_err();
@@ -184,9 +185,9 @@ fn every_refusal_says_the_reason_the_remark_and_what_to_do() {
 #[test]
 fn silence_is_explained_and_does_not_change_the_policy() {
     let (port, heard) = server(2, |_, _| Vec::new());
-    let short = Intent { timeout: Duration::from_millis(400), ..intent(port, None) };
+    let short = KnockRequest { timeout: Duration::from_millis(400), ..intent(port, None) };
     let failure = knocked(&short).unwrap_err();
-    assert_eq!(failure.cause(), Cause::NoReply);
+    assert_eq!(failure.cause(), ExitCause::NoReply);
     assert!(failure.to_string().contains("clocks apart"), "{failure}");
     let knocks = heard.join().unwrap();
     assert_eq!(knocks[0], knocks[1]);
@@ -195,8 +196,8 @@ fn silence_is_explained_and_does_not_change_the_policy() {
 #[test]
 fn without_a_reply_one_datagram_is_sent() {
     let (port, heard) = server(1, |_, _| Vec::new());
-    let silent = Intent { reply: ReplyWanted::No, ..intent(port, None) };
-    let (knocked, _) = super::unanswered::knock(&silent, &Report::PLAIN).unwrap();
+    let silent = KnockRequest { reply: ReplyWanted::No, ..intent(port, None) };
+    let (knocked, _) = super::unanswered::knock(&silent, &Reporter::PLAIN).unwrap();
     assert_eq!(knocked.success.result, "sent");
     assert_eq!(heard.join().unwrap()[0].reply, ReplyWanted::No);
 }
@@ -204,13 +205,13 @@ fn without_a_reply_one_datagram_is_sent() {
 #[test]
 fn a_configured_address_is_what_the_knock_names() {
     let (port, heard) = server(2, |number, _| {
-        let status = if number == 1 { Status::AddressRefused } else { Status::Done };
+        let status = if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Done };
         vec![reply(status, HERE)]
     });
-    let exact = Intent { source: SEEN.parse().unwrap(), ..intent(port, None) };
+    let exact = KnockRequest { source: SEEN.parse().unwrap(), ..intent(port, None) };
     let failure = knocked(&exact).unwrap_err();
     assert!(failure.to_string().contains("--source 127.0.0.1"), "{failure}");
-    let listed = Intent { source: "listed:203.0.113.9,2001:db8::9".parse().unwrap(), ..exact };
+    let listed = KnockRequest { source: "listed:203.0.113.9,2001:db8::9".parse().unwrap(), ..exact };
     assert_eq!(knocked(&listed).unwrap().success.result, "done");
     let knocks = heard.join().unwrap();
     assert_eq!((knocks[0].policy, knocks[1].policy), (AddressPolicy::Exact, AddressPolicy::Listed));
@@ -226,7 +227,7 @@ fn what_has_started_is_not_reported_as_done() {
         ("see you", 0, "done", "bastion: open-ssh done (see you)"),
     ] {
         let (port, heard) = server(1, move |_, _| {
-            vec![Reply { text: ReplyText::fitting(text), seconds, ..reply(Status::Done, HERE) }]
+            vec![Reply { text: ReplyText::fitting(text), seconds, ..reply(ReplyStatus::Done, HERE) }]
         });
         let knocked = knocked(&intent(port, None)).unwrap();
         assert_eq!((knocked.success.result, knocked.text.as_str()), (result, line));
@@ -237,7 +238,7 @@ fn what_has_started_is_not_reported_as_done() {
 /// A server that starts something with the first datagram, and reports its end like this to the copy that asks.
 fn started(end: Reply) -> (u16, JoinHandle<Vec<Knock>>) {
     server(2, move |number, _| {
-        let started = Reply { text: ReplyText::fitting("started"), ..reply(Status::Done, HERE) };
+        let started = Reply { text: ReplyText::fitting("started"), ..reply(ReplyStatus::Done, HERE) };
         match number {
             1 => vec![started],
             // A copy of the first reply says nothing new.
@@ -248,37 +249,37 @@ fn started(end: Reply) -> (u16, JoinHandle<Vec<Knock>>) {
 
 #[test]
 fn the_end_of_a_command_is_waited_for_and_its_failure_is_one() {
-    let (port, heard) = started(Reply { text: ReplyText::fitting("done"), ..reply(Status::Done, HERE) });
-    let patient = |port| Intent { end: Some(Duration::from_secs(20)), ..intent(port, None) };
+    let (port, heard) = started(Reply { text: ReplyText::fitting("done"), ..reply(ReplyStatus::Done, HERE) });
+    let patient = |port| KnockRequest { end: Some(Duration::from_secs(20)), ..intent(port, None) };
     let done = knocked(&patient(port)).unwrap();
     assert_eq!((done.success.result, done.text.as_str()), ("done", "bastion: open-ssh done"));
     let knocks = heard.join().unwrap();
     assert_eq!(knocks[0], knocks[1], "a copy asks for the end");
 
     let text = ReplyText::fitting("exit status 3");
-    let (port, heard) = started(Reply { text, ..reply(Status::ActionFailed, HERE) });
+    let (port, heard) = started(Reply { text, ..reply(ReplyStatus::ActionFailed, HERE) });
     let failure = knocked(&patient(port)).unwrap_err();
-    assert_eq!((failure.cause(), failure.cause().code()), (Cause::Failed, 1));
+    assert_eq!((failure.cause(), failure.cause().code()), (ExitCause::Failed, 1));
     assert_eq!(failure.reason(), "bastion: open-ssh failed: exit status 3");
     heard.join().unwrap();
 }
 
 #[test]
 fn an_end_that_is_not_reported_in_time_is_no_success() {
-    let started = || Reply { text: ReplyText::fitting("started"), ..reply(Status::Done, HERE) };
+    let started = || Reply { text: ReplyText::fitting("started"), ..reply(ReplyStatus::Done, HERE) };
     let (port, heard) = server(1, move |_, _| vec![started()]);
-    let patient = Intent { end: Some(Duration::from_millis(300)), ..intent(port, None) };
+    let patient = KnockRequest { end: Some(Duration::from_millis(300)), ..intent(port, None) };
     let failure = knocked(&patient).unwrap_err();
-    assert_eq!(failure.cause(), Cause::NoReply);
+    assert_eq!(failure.cause(), ExitCause::NoReply);
     assert_eq!(failure.reason(), "bastion: open-ssh started; its end was not reported within 300ms");
     heard.join().unwrap();
 }
 
 #[test]
 fn a_server_that_reports_no_commands_is_not_waited_for() {
-    for status in [Status::Done, Status::Granted] {
+    for status in [ReplyStatus::Done, ReplyStatus::Granted] {
         let (port, heard) = server(1, move |_, _| vec![reply(status, HERE)]);
-        let patient = Intent { end: Some(Duration::from_secs(20)), ..intent(port, None) };
+        let patient = KnockRequest { end: Some(Duration::from_secs(20)), ..intent(port, None) };
         assert!(knocked(&patient).is_ok());
         heard.join().unwrap();
     }

@@ -4,12 +4,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::request::Intent;
+use super::request::KnockRequest;
 use super::route::{Route, put};
 use super::wait::KnockAgain;
-use super::{Knocked, Knocker, Unsent, plan};
-use crate::client::failure::Failure;
-use crate::client::report::Report;
+use super::{KnockSuccess, Knocker, Unsent, plan};
+use crate::client::failure::ClientError;
+use crate::client::report::Reporter;
 use crate::os::clock;
 use crate::os::files::plain;
 
@@ -26,20 +26,20 @@ pub(in crate::client) struct Unanswered<'a> {
 
 /// Knocks at the first address that something can be sent to; the others are left for later.
 pub(in crate::client) fn knock<'a>(
-    intent: &'a Intent,
-    report: &'a Report,
-) -> Result<(Knocked, Unanswered<'a>), Failure> {
+    intent: &'a KnockRequest,
+    report: &'a Reporter,
+) -> Result<(KnockSuccess, Unanswered<'a>), ClientError> {
     let knocker = Knocker::new(intent, report);
     let (routes, unsent) = knocker.ways()?;
     let servers: Vec<SocketAddr> = routes.iter().map(|route| route.server).collect();
     let mut unanswered = Unanswered { knocker, waiting: routes.into_iter(), next: Duration::MAX };
     let knocked = unanswered.send_next(unsent)?;
-    Ok((Knocked { servers, ..knocked }, unanswered))
+    Ok((KnockSuccess { servers, ..knocked }, unanswered))
 }
 
 impl Unanswered<'_> {
     /// Sends one knock to the next address that something can be sent to.
-    fn send_next(&mut self, mut unsent: Unsent) -> Result<Knocked, Failure> {
+    fn send_next(&mut self, mut unsent: Unsent) -> Result<KnockSuccess, ClientError> {
         for route in self.waiting.by_ref() {
             let (knocker, server) = (&self.knocker, route.server);
             knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
@@ -68,7 +68,7 @@ impl KnockAgain for Unanswered<'_> {
         None
     }
 
-    fn knock(&mut self) -> Result<(), Failure> {
+    fn knock(&mut self) -> Result<(), ClientError> {
         // That nothing can be sent to the others is no failure: the first knock is on its way.
         let _ = self.send_next(None);
         Ok(())

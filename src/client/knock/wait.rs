@@ -4,8 +4,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::client::failure::{Cause, Failure};
-use crate::client::report::Report;
+use crate::client::failure::{ClientError, ExitCause};
+use crate::client::report::Reporter;
 use crate::os::clock;
 
 /// Between two tries.
@@ -25,7 +25,7 @@ pub(in crate::client) trait KnockAgain {
     /// What to print while the next knock is waited for; none if it is soon.
     fn notice(&self) -> Option<String>;
     /// Knocks once more.
-    fn knock(&mut self) -> Result<(), Failure>;
+    fn knock(&mut self) -> Result<(), ClientError>;
 }
 
 /// The first connection that one of `doors` accepts, tried in their order, for at most `timeout`.
@@ -33,11 +33,11 @@ pub(in crate::client) fn for_connection(
     doors: &[SocketAddr],
     timeout: Duration,
     again: Option<&mut (dyn KnockAgain + '_)>,
-    report: &Report,
-) -> Result<TcpStream, Failure> {
+    report: &Reporter,
+) -> Result<TcpStream, ClientError> {
     let start = clock::steady();
     let end = start.saturating_add(timeout);
-    let mut wait = Wait { doors, end, patience: FIRST_TRY, again, noticed: false };
+    let mut wait = PortWait { doors, end, patience: FIRST_TRY, again, noticed: false };
     let mut said = report.progress();
     loop {
         for door in doors {
@@ -63,7 +63,7 @@ pub(in crate::client) fn for_connection(
 }
 
 /// How long the next try may take, and when to knock again.
-struct Wait<'a, 'k> {
+struct PortWait<'a, 'k> {
     doors: &'a [SocketAddr],
     end: Duration,
     patience: Duration,
@@ -71,7 +71,7 @@ struct Wait<'a, 'k> {
     noticed: bool,
 }
 
-impl Wait<'_, '_> {
+impl PortWait<'_, '_> {
     /// For how long a try that begins now waits: not beyond the end, nor beyond the next knock.
     fn patience_at(&self, now: Duration) -> Duration {
         let due = self.again.as_ref().and_then(|again| again.due()).unwrap_or(Duration::MAX);
@@ -83,9 +83,9 @@ impl Wait<'_, '_> {
     fn knock_again(
         &mut self,
         start: Duration,
-        said: &mut crate::client::report::Progress,
-        report: &Report,
-    ) -> Result<(), Failure> {
+        said: &mut crate::client::report::ProgressLine,
+        report: &Reporter,
+    ) -> Result<(), ClientError> {
         let Some(again) = self.again.as_mut() else { return Ok(()) };
         let Some(due) = again.due() else { return Ok(()) };
         let now = clock::steady();
@@ -112,7 +112,7 @@ fn waiting(door: SocketAddr, since: Duration) -> String {
     format!("{}: waiting for tcp port {} ({} s)", door.ip(), door.port(), since.as_secs())
 }
 
-fn never(doors: &[SocketAddr], timeout: Duration) -> Failure {
+fn never(doors: &[SocketAddr], timeout: Duration) -> ClientError {
     let addresses: Vec<_> = doors.iter().map(|door| door.ip().to_string()).collect();
     let reason = format!(
         "{}: knocked, but tcp port {} did not accept within {}",
@@ -120,7 +120,7 @@ fn never(doors: &[SocketAddr], timeout: Duration) -> Failure {
         doors.first().map_or(0, SocketAddr::port),
         humantime::format_duration(timeout)
     );
-    Failure::new(Cause::NotAccepting, reason)
+    ClientError::new(ExitCause::NotAccepting, reason)
         .hint("check that the service runs, that the action opens this port, and for which address")
 }
 
@@ -141,7 +141,7 @@ mod tests {
             TcpListener::bind((HERE, port)).unwrap()
         });
         let doors = [SocketAddr::new(HERE, 1), SocketAddr::new(HERE, port)];
-        let stream = for_connection(&doors, Duration::from_secs(20), None, &Report::PLAIN).unwrap();
+        let stream = for_connection(&doors, Duration::from_secs(20), None, &Reporter::PLAIN).unwrap();
         assert_eq!(stream.peer_addr().unwrap().port(), port);
         opened.join().unwrap();
     }
@@ -153,8 +153,8 @@ mod tests {
         for doors in [&[SocketAddr::new(HERE, port)][..], &[]] {
             let start = clock::steady();
             let failure =
-                for_connection(doors, Duration::from_millis(300), None, &Report::PLAIN).unwrap_err();
-            assert_eq!(failure.cause(), Cause::NotAccepting);
+                for_connection(doors, Duration::from_millis(300), None, &Reporter::PLAIN).unwrap_err();
+            assert_eq!(failure.cause(), ExitCause::NotAccepting);
             assert!(clock::steady() - start >= Duration::from_millis(300));
         }
     }

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 
-use super::failure::{Cause, Failure};
-use super::knock::route::{Family, resolve};
+use super::failure::{ClientError, ExitCause};
+use super::knock::route::{FamilyFilter, resolve};
 use crate::knock::Protocol;
-use crate::legacy::knockd::{Knock, OneTimeList};
-use crate::os::files::{self, Mode, plain};
+use crate::legacy::knockd::{OneTimeList, SequencePort};
+use crate::os::files::{self, FileMode, plain};
 use crate::os::net::tcp_knock;
 use port::Udp;
 
@@ -62,7 +62,7 @@ Examples:
 /// What knock(1) may be told.
 #[derive(Args)]
 #[command(about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP, infer_long_args = true, version)]
-pub(super) struct Legacy {
+pub(super) struct LegacyArgs {
     /// The server: a name or an address
     #[arg(value_name = "SERVER")]
     host: String,
@@ -92,14 +92,14 @@ pub(super) struct Legacy {
 /// The program under its other name.
 #[derive(Parser)]
 #[command(name = "knock", arg_required_else_help = true)]
-struct Called {
+struct KnockCommandLine {
     #[command(flatten)]
-    legacy: Legacy,
+    legacy: LegacyArgs,
 }
 
 /// Runs the program under the name `knock`: where nothing was sent it ends with 1, as knock(1) does.
 pub(super) fn main(args: &[OsString]) -> ExitCode {
-    let called = match Called::try_parse_from(args) {
+    let called = match KnockCommandLine::try_parse_from(args) {
         Ok(called) => called,
         Err(error) => {
             // A closed output is no reason to fail otherwise.
@@ -122,7 +122,7 @@ pub(super) fn is_called(args: &[OsString]) -> bool {
 }
 
 /// Knocks.
-pub(super) fn knock(said: &Legacy) -> Result<(), Failure> {
+pub(super) fn knock(said: &LegacyArgs) -> Result<(), ClientError> {
     match &said.one_time {
         Some(file) => once(said, file),
         None => {
@@ -139,24 +139,24 @@ pub(super) fn knock(said: &Legacy) -> Result<(), Failure> {
 
 /// Knocks the current sequence of a file, then marks it. The other way round a network that is down would cost a
 /// sequence, and the server would wait for it for ever.
-fn once(said: &Legacy, file: &Path) -> Result<(), Failure> {
+fn once(said: &LegacyArgs, file: &Path) -> Result<(), ClientError> {
     let list = OneTimeList::read(&files::read_bytes(file)?);
     let (Some(sequence), Some(used)) = (list.current(), list.used()) else {
-        return Err(Failure::new(Cause::Files, format!("{}: no sequence is left", file.display()))
+        return Err(ClientError::new(ExitCause::Files, format!("{}: no sequence is left", file.display()))
             .hint("write new ones, on the server too"));
     };
     send_all(said, sequence.knocks())?;
-    files::replace(file, Mode::Private, &used).map_err(|error| {
-        Failure::from(error)
+    files::replace(file, FileMode::Private, &used).map_err(|error| {
+        ClientError::from(error)
             .hint("the server has used up this sequence: put a # before its line, or the next knock fails")
     })
 }
 
-fn send_all(said: &Legacy, knocks: &[Knock]) -> Result<(), Failure> {
+fn send_all(said: &LegacyArgs, knocks: &[SequencePort]) -> Result<(), ClientError> {
     let family = match (said.ipv4, said.ipv6) {
-        (true, _) => Family::V4,
-        (_, true) => Family::V6,
-        _ => Family::Any,
+        (true, _) => FamilyFilter::V4,
+        (_, true) => FamilyFilter::V6,
+        _ => FamilyFilter::Any,
     };
     for knock in knocks {
         // Resolved each time, as knock(1) does: who knocks for hours may be led elsewhere meanwhile.
@@ -168,7 +168,10 @@ fn send_all(said: &Legacy, knocks: &[Knock]) -> Result<(), Failure> {
         }
         send(knock.protocol, *address).map_err(|error| {
             let knock = format!("{}/{}", knock.protocol.as_str(), knock.port);
-            Failure::new(Cause::Network, format!("{}: {knock} not sent: {}", said.host, plain(&error)))
+            ClientError::new(
+                ExitCause::Network,
+                format!("{}: {knock} not sent: {}", said.host, plain(&error)),
+            )
         })?;
         sleep(said.delay);
     }
@@ -198,13 +201,13 @@ mod tests {
 
     use super::*;
 
-    fn parse(line: &str) -> Result<Legacy, clap::Error> {
-        Called::try_parse_from(line.split_whitespace()).map(|called| called.legacy)
+    fn parse(line: &str) -> Result<LegacyArgs, clap::Error> {
+        KnockCommandLine::try_parse_from(line.split_whitespace()).map(|called| called.legacy)
     }
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Called::command().debug_assert();
+        KnockCommandLine::command().debug_assert();
     }
 
     #[test]

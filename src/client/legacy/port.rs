@@ -1,32 +1,31 @@
 //! `PORT[:PROTOCOL]` as knock(1) reads it, and what it reads wrong.
 
-use crate::client::failure::{Cause, Failure};
+use crate::client::failure::{ClientError, ExitCause};
 use crate::knock::Protocol;
-use crate::legacy::knockd::Knock;
+use crate::legacy::knockd::SequencePort;
 
 /// What one word of the command line asks for. Without a protocol, and with any but udp, it is TCP.
 ///
 /// `services` is the text of services(5), in which a name is looked for.
-pub(super) fn read(word: &str, udp: Udp, services: &str) -> Result<Knock, Failure> {
+pub(super) fn read(word: &str, udp: Udp, services: &str) -> Result<SequencePort, ClientError> {
     let (port, suffix) = word.split_once(':').unwrap_or((word, ""));
     let asks_for_udp = suffix.split(':').next().is_some_and(|suffix| suffix.eq_ignore_ascii_case("udp"));
     let protocol = if udp == Udp::Always || asks_for_udp { Protocol::Udp } else { Protocol::Tcp };
     let number = if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) {
         // Any number too long for this type is over 65535, too.
-        port.parse::<u64>()
-            .unwrap_or(u64::MAX)
-            .try_into()
-            .map_err(|_| Failure::new(Cause::Usage, format!("port {port}: there is none over 65535")))?
+        port.parse::<u64>().unwrap_or(u64::MAX).try_into().map_err(|_| {
+            ClientError::new(ExitCause::Usage, format!("port {port}: there is none over 65535"))
+        })?
     } else {
         service(port, protocol, services).ok_or_else(|| {
-            Failure::new(
-                Cause::Usage,
+            ClientError::new(
+                ExitCause::Usage,
                 format!("port '{port}': neither a number nor a {} service", protocol.as_str()),
             )
             .hint("a knock is written 7000, 7000:udp or ssh")
         })?
     };
-    Ok(Knock { protocol, port: number })
+    Ok(SequencePort { protocol, port: number })
 }
 
 /// Whether `-u` was said.

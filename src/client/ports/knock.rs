@@ -9,17 +9,17 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::schedule::{address, beats, choose, ports};
-use super::used_steps::Steps;
-use crate::client::failure::{Cause, Failure};
+use super::used_steps::UsedSteps;
+use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::nat_cache::NatCache;
 use crate::client::knock::plan::Claim;
-use crate::client::knock::request::{Intent, ThroughPorts};
+use crate::client::knock::request::{KnockRequest, ThroughPorts};
 use crate::client::knock::route::Route;
 use crate::client::knock::wait::KnockAgain;
-use crate::client::knock::{Knocked, addresses, named, plan, told};
-use crate::client::report::{Report, Success};
+use crate::client::knock::{KnockSuccess, addresses, named, plan, told};
+use crate::client::report::{Reporter, Success};
 use crate::crypto::KeySet;
-use crate::knock::{Protocol, SLICES, Step};
+use crate::knock::{Protocol, SLICES, TimeStep};
 use crate::os::clock;
 use crate::os::files::plain;
 
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What would be sent, as scripts get it.
 #[derive(Serialize)]
-struct Rehearsal<'a> {
+struct PortDryRun<'a> {
     result: &'static str,
     server: &'a str,
     address: IpAddr,
@@ -46,19 +46,19 @@ struct Rehearsal<'a> {
 
 /// A knock by ports that is meant.
 pub(in crate::client) struct PortKnocker<'a> {
-    intent: &'a Intent,
-    report: &'a Report,
+    intent: &'a KnockRequest,
+    report: &'a Reporter,
     through: ThroughPorts,
     keys: KeySet,
-    steps: Steps,
+    steps: UsedSteps,
     /// The address that is knocked at; all of the server's where a port is waited for.
-    ways: Vec<Way>,
+    ways: Vec<PortRoute>,
     /// When the next step begins, on the steady clock.
     next: Duration,
 }
 
 /// One address of the server.
-struct Way {
+struct PortRoute {
     route: Route,
     claim: Claim,
     /// The address that is signed.
@@ -67,16 +67,16 @@ struct Way {
 
 /// Knocks as it is meant. The same can be done again in the next step.
 pub(in crate::client) fn knock<'a>(
-    intent: &'a Intent,
+    intent: &'a KnockRequest,
     through: ThroughPorts,
-    report: &'a Report,
-) -> Result<(Knocked, PortKnocker<'a>), Failure> {
+    report: &'a Reporter,
+) -> Result<(KnockSuccess, PortKnocker<'a>), ClientError> {
     let mut toucher = PortKnocker::new(intent, through, report)?;
     let used = toucher.steps.read();
     let (step, wait) = toucher.choose();
     if !wait.is_zero() {
         let seconds = wait.as_millis().div_ceil(1_000);
-        let now = Step::of(clock::wall());
+        let now = TimeStep::of(clock::wall());
         let why = if toucher.ways.iter().any(|way| used.contains(now, way.signed, &intent.action)) {
             "each half minute is good for one knock like this"
         } else {
@@ -91,14 +91,14 @@ pub(in crate::client) fn knock<'a>(
 
 /// Says what a knock as it is meant would be.
 pub(in crate::client) fn tell(
-    intent: &Intent,
+    intent: &KnockRequest,
     through: ThroughPorts,
-    report: &Report,
-) -> Result<(), Failure> {
+    report: &Reporter,
+) -> Result<(), ClientError> {
     let toucher = PortKnocker::new(intent, through, report)?;
     let (step, wait) = toucher.choose();
     let Some(way) = toucher.ways.first() else { return Err(nowhere(intent)) };
-    let rehearsal = Rehearsal {
+    let rehearsal = PortDryRun {
         result: "dry-run",
         server: &intent.server,
         address: way.route.server.ip(),
@@ -120,7 +120,11 @@ pub(in crate::client) fn tell(
 }
 
 impl<'a> PortKnocker<'a> {
-    fn new(intent: &'a Intent, through: ThroughPorts, report: &'a Report) -> Result<Self, Failure> {
+    fn new(
+        intent: &'a KnockRequest,
+        through: ThroughPorts,
+        report: &'a Reporter,
+    ) -> Result<Self, ClientError> {
         let keys = intent.key.keys(&intent.target.id);
         let learnt = NatCache::new(intent.state.as_deref(), keys.fingerprint);
         let (mut ways, mut failed) = (Vec::new(), None);
@@ -129,7 +133,7 @@ impl<'a> PortKnocker<'a> {
                 let claim = plan(intent, &learnt, &route).first();
                 let signed = address(claim, route.own)?;
                 report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-                Ok(Way { route, claim, signed })
+                Ok(PortRoute { route, claim, signed })
             });
             match way {
                 Ok(way) => ways.push(way),
@@ -143,23 +147,23 @@ impl<'a> PortKnocker<'a> {
         if ways.is_empty() {
             return Err(failed.unwrap_or_else(|| nowhere(intent)));
         }
-        let steps = Steps::new(intent.state.as_deref(), keys.fingerprint);
+        let steps = UsedSteps::new(intent.state.as_deref(), keys.fingerprint);
         Ok(Self { intent, report, through, keys, steps, ways, next: Duration::MAX })
     }
 
-    fn choose(&self) -> (Step, Duration) {
+    fn choose(&self) -> (TimeStep, Duration) {
         let used = self.steps.read();
         choose(clock::wall(), self.through.gap, |step| {
             self.ways.iter().any(|way| used.contains(step, way.signed, &self.intent.action))
         })
     }
 
-    fn ports(&self, way: &Way, step: Step) -> [u16; SLICES] {
+    fn ports(&self, way: &PortRoute, step: TimeStep) -> [u16; SLICES] {
         ports(&self.keys.client(), step, way.signed, &self.intent.action, self.through.band)
     }
 
     /// Knocks at every address. One that nothing can be sent to is no failure: the others may be reached.
-    fn touch_all(&mut self, step: Step) -> Result<(), Failure> {
+    fn touch_all(&mut self, step: TimeStep) -> Result<(), ClientError> {
         let begin = step.after().begin();
         let now = clock::wall();
         let left = if begin > now { begin.distance(now) } else { Duration::ZERO };
@@ -183,7 +187,7 @@ impl<'a> PortKnocker<'a> {
     }
 
     /// Sends them all. One packet that cannot be sent is no failure: the others may be.
-    fn touch(&self, way: &Way, ports: [u16; SLICES]) -> Result<(), Failure> {
+    fn touch(&self, way: &PortRoute, ports: [u16; SLICES]) -> Result<(), ClientError> {
         let server = way.route.server.ip();
         let mut sent = false;
         let mut failed = None;
@@ -207,7 +211,7 @@ impl<'a> PortKnocker<'a> {
         failed.filter(|_| !sent).map_or(Ok(()), Err)
     }
 
-    fn sent(&self) -> Knocked {
+    fn sent(&self) -> KnockSuccess {
         let intent = self.intent;
         let whom = self.ways.first().map(|way| named(way.claim).join(",")).unwrap_or_default();
         let success = Success {
@@ -221,7 +225,7 @@ impl<'a> PortKnocker<'a> {
         };
         let text = format!("{}: {} sent; this mode has no answer", intent.server, intent.action);
         let servers = self.ways.iter().map(|way| way.route.server).collect();
-        Knocked { servers, success, text }
+        KnockSuccess { servers, success, text }
     }
 }
 
@@ -237,7 +241,7 @@ impl KnockAgain for PortKnocker<'_> {
         ))
     }
 
-    fn knock(&mut self) -> Result<(), Failure> {
+    fn knock(&mut self) -> Result<(), ClientError> {
         let (step, wait) = self.choose();
         if !wait.is_zero() {
             // The clock was set back, or another process has used this step.
@@ -272,15 +276,15 @@ fn unspecified(like: IpAddr) -> IpAddr {
     }
 }
 
-fn nowhere(intent: &Intent) -> Failure {
-    Failure::new(Cause::Network, format!("{}: no address to knock at", intent.target.host))
+fn nowhere(intent: &KnockRequest) -> ClientError {
+    ClientError::new(ExitCause::Network, format!("{}: no address to knock at", intent.target.host))
 }
 
-fn unsent(server: IpAddr, error: &io::Error) -> Failure {
-    Failure::new(Cause::Network, format!("{server}: nothing could be sent: {}", plain(error)))
+fn unsent(server: IpAddr, error: &io::Error) -> ClientError {
+    ClientError::new(ExitCause::Network, format!("{server}: nothing could be sent: {}", plain(error)))
 }
 
-impl Rehearsal<'_> {
+impl PortDryRun<'_> {
     fn text(&self) -> String {
         let ports: Vec<String> = self.ports.iter().map(ToString::to_string).collect();
         let addresses = self.addresses.join(", ");

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::client::failure::{Cause, Failure};
+use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::plan::Claim;
 use crate::crypto::{ClientKeys, random};
-use crate::knock::{ActionName, AddressPolicy, KnockRange, SLICES, Step, Timestamp};
+use crate::knock::{ActionName, AddressPolicy, KnockRange, SLICES, TimeStep, Timestamp};
 use crate::wire::{proof, selector, sequence};
 
 /// How often each port is touched: of a path that loses 5 % of all packets, one set in 1,000 does not get through.
@@ -60,7 +60,7 @@ pub(in crate::client) struct Beat {
 }
 
 /// The address that a sequence names; none under *observed*.
-pub(in crate::client) fn address(claim: Claim, own: IpAddr) -> Result<Option<IpAddr>, Failure> {
+pub(in crate::client) fn address(claim: Claim, own: IpAddr) -> Result<Option<IpAddr>, ClientError> {
     let named = match own {
         IpAddr::V4(_) => claim.addresses.ipv4().map(IpAddr::V4),
         IpAddr::V6(_) => claim.addresses.ipv6().map(IpAddr::V6),
@@ -71,11 +71,11 @@ pub(in crate::client) fn address(claim: Claim, own: IpAddr) -> Result<Option<IpA
         (AddressPolicy::Exact, None) => {
             let (version, option) = if own.is_ipv4() { ("IPv4", "-6") } else { ("IPv6", "-4") };
             let reason = format!("--source: names no {version} address, and the packets leave from {own}");
-            Err(Failure::new(Cause::Usage, reason).hint(format!("name one, or knock with {option}")))
+            Err(ClientError::new(ExitCause::Usage, reason).hint(format!("name one, or knock with {option}")))
         }
         (AddressPolicy::Listed, _) => {
             let reason = "--source listed: a port sequence is too short to list addresses";
-            Err(Failure::new(Cause::Usage, reason).hint("leave --ports away"))
+            Err(ClientError::new(ExitCause::Usage, reason).hint("leave --ports away"))
         }
     }
 }
@@ -83,7 +83,7 @@ pub(in crate::client) fn address(claim: Claim, own: IpAddr) -> Result<Option<IpA
 /// The eight ports, in the order of their slices.
 pub(in crate::client) fn ports(
     keys: &ClientKeys,
-    step: Step,
+    step: TimeStep,
     address: Option<IpAddr>,
     action: &ActionName,
     band: KnockRange,
@@ -93,8 +93,12 @@ pub(in crate::client) fn ports(
 }
 
 /// The first step that has not been used and of which enough is left, and how long it is until then.
-pub(in crate::client) fn choose(now: Timestamp, gap: Gap, used: impl Fn(Step) -> bool) -> (Step, Duration) {
-    let mut step = Step::of(now);
+pub(in crate::client) fn choose(
+    now: Timestamp,
+    gap: Gap,
+    used: impl Fn(TimeStep) -> bool,
+) -> (TimeStep, Duration) {
+    let mut step = TimeStep::of(now);
     let left = step.after().begin().distance(now);
     if left < gap.whole().saturating_add(MARGIN) {
         step = step.after();
@@ -107,8 +111,8 @@ pub(in crate::client) fn choose(now: Timestamp, gap: Gap, used: impl Fn(Step) ->
 }
 
 /// The packets, three times all ports, each time in another order.
-pub(in crate::client) fn beats(ports: [u16; SLICES], gap: Gap) -> Result<Vec<Beat>, Failure> {
-    let failed = |error: crate::crypto::RandomFailed| Failure::new(Cause::Network, error.to_string());
+pub(in crate::client) fn beats(ports: [u16; SLICES], gap: Gap) -> Result<Vec<Beat>, ClientError> {
+    let failed = |error: crate::crypto::RandomError| ClientError::new(ExitCause::Network, error.to_string());
     let mut beats = Vec::with_capacity(ROUNDS.saturating_mul(SLICES));
     for _ in 0..ROUNDS {
         // Sorted by random numbers, they stand in a random order.
@@ -130,12 +134,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::knock::Source;
+    use crate::knock::SourceOption;
 
     const STEP: u64 = 59_844_395;
 
     fn at(seconds: f64) -> Timestamp {
-        Step::new(STEP).begin().plus(Duration::from_secs_f64(seconds))
+        TimeStep::new(STEP).begin().plus(Duration::from_secs_f64(seconds))
     }
 
     #[test]
@@ -179,9 +183,9 @@ mod tests {
     fn a_sequence_names_one_address_of_the_family_it_leaves_from_or_none() {
         let claim = |text: &str| {
             let (policy, addresses) = match text.parse().unwrap() {
-                Source::Exact(addresses) => (AddressPolicy::Exact, addresses),
-                Source::Listed(addresses) => (AddressPolicy::Listed, addresses),
-                Source::Auto | Source::Observed => (AddressPolicy::Observed, Default::default()),
+                SourceOption::Exact(addresses) => (AddressPolicy::Exact, addresses),
+                SourceOption::Listed(addresses) => (AddressPolicy::Listed, addresses),
+                SourceOption::Auto | SourceOption::Observed => (AddressPolicy::Observed, Default::default()),
             };
             Claim { policy, addresses }
         };
@@ -190,7 +194,7 @@ mod tests {
         assert_eq!(address("observed").ok(), Some(None));
         assert_eq!(address("203.0.113.9,2001:db8::1").ok(), Some("203.0.113.9".parse().ok()));
         for text in ["2001:db8::1", "listed:203.0.113.9"] {
-            assert_eq!(address(text).unwrap_err().cause(), Cause::Usage, "{text}");
+            assert_eq!(address(text).unwrap_err().cause(), ExitCause::Usage, "{text}");
         }
     }
 }

@@ -6,37 +6,37 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::crypto::Fingerprint;
-use crate::knock::{ActionName, Step};
-use crate::os::files::{self, FileError, Mode};
+use crate::knock::{ActionName, TimeStep};
+use crate::os::files::{self, FileError, FileMode};
 
 /// What was used with one key.
-pub(in crate::client) struct Steps {
+pub(in crate::client) struct UsedSteps {
     path: Option<PathBuf>,
 }
 
 /// A step, an address (none under *observed*) and an action, as a line of the file.
-fn line(step: Step, address: Option<IpAddr>, action: &ActionName) -> String {
+fn line(step: TimeStep, address: Option<IpAddr>, action: &ActionName) -> String {
     let address = address.map_or_else(|| "observed".to_owned(), |address| address.to_string());
     format!("{} {address} {action}", step.number())
 }
 
-impl Steps {
+impl UsedSteps {
     /// The record of the key `fingerprint` in `folder`; without a folder nothing is kept.
     pub(in crate::client) fn new(folder: Option<&Path>, fingerprint: Fingerprint) -> Self {
         Self { path: folder.map(|folder| folder.join(format!("{fingerprint}.steps"))) }
     }
 
     /// All that is known.
-    pub(in crate::client) fn read(&self) -> Used {
+    pub(in crate::client) fn read(&self) -> UsedStepLines {
         let text = self.path.as_ref().and_then(|path| files::read_own_text(path).ok()).unwrap_or_default();
-        Used(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
+        UsedStepLines(text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect())
     }
 
     /// One more is used up, in the step `now`. What is long over is forgotten.
     pub(in crate::client) fn keep(
         &self,
-        used: Used,
-        step: Step,
+        used: UsedStepLines,
+        step: TimeStep,
         address: Option<IpAddr>,
         action: &ActionName,
     ) -> Result<(), FileError> {
@@ -44,27 +44,27 @@ impl Steps {
         let mut text = String::from("# step, address, action\n");
         let still_good = |line: &String| {
             let number = line.split(' ').next().and_then(|number| number.parse().ok());
-            number.is_some_and(|number| Step::new(number) >= step.before())
+            number.is_some_and(|number| TimeStep::new(number) >= step.before())
         };
         for line in used.0.into_iter().filter(still_good).chain([line(step, address, action)]) {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{line}");
         }
         if let Some(folder) = path.parent() {
-            files::create_folder(folder, Mode::Private)?;
+            files::create_folder(folder, FileMode::Private)?;
         }
-        files::replace(path, Mode::Private, text.as_bytes())
+        files::replace(path, FileMode::Private, text.as_bytes())
     }
 }
 
 /// The lines of the file.
-pub(in crate::client) struct Used(Vec<String>);
+pub(in crate::client) struct UsedStepLines(Vec<String>);
 
-impl Used {
+impl UsedStepLines {
     /// Whether this was used.
     pub(in crate::client) fn contains(
         &self,
-        step: Step,
+        step: TimeStep,
         address: Option<IpAddr>,
         action: &ActionName,
     ) -> bool {
@@ -80,24 +80,24 @@ mod tests {
     fn a_step_is_used_up_for_one_address_and_action_and_forgotten_when_it_is_over() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("state");
-        let steps = Steps::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
+        let steps = UsedSteps::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
         let action = |name: &str| name.parse::<ActionName>().unwrap();
         let here = Some("10.0.0.5".parse().unwrap());
-        steps.keep(steps.read(), Step::new(7), here, &action("open-ssh")).unwrap();
+        steps.keep(steps.read(), TimeStep::new(7), here, &action("open-ssh")).unwrap();
         let used = steps.read();
-        assert!(used.contains(Step::new(7), here, &action("open-ssh")));
+        assert!(used.contains(TimeStep::new(7), here, &action("open-ssh")));
         for (step, address, name) in [(8, here, "open-ssh"), (7, None, "open-ssh"), (7, here, "open")] {
-            assert!(!used.contains(Step::new(step), address, &action(name)), "{step} {name}");
+            assert!(!used.contains(TimeStep::new(step), address, &action(name)), "{step} {name}");
         }
-        steps.keep(used, Step::new(8), None, &action("open-ssh")).unwrap();
-        assert!(steps.read().contains(Step::new(7), here, &action("open-ssh")), "it is still good");
-        steps.keep(steps.read(), Step::new(9), None, &action("open-ssh")).unwrap();
-        assert!(!steps.read().contains(Step::new(7), here, &action("open-ssh")));
-        assert!(steps.read().contains(Step::new(8), None, &action("open-ssh")));
+        steps.keep(used, TimeStep::new(8), None, &action("open-ssh")).unwrap();
+        assert!(steps.read().contains(TimeStep::new(7), here, &action("open-ssh")), "it is still good");
+        steps.keep(steps.read(), TimeStep::new(9), None, &action("open-ssh")).unwrap();
+        assert!(!steps.read().contains(TimeStep::new(7), here, &action("open-ssh")));
+        assert!(steps.read().contains(TimeStep::new(8), None, &action("open-ssh")));
 
-        let other = Steps::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
-        assert!(!other.read().contains(Step::new(8), None, &action("open-ssh")), "another key");
-        let nowhere = Steps::new(None, Fingerprint::from_bytes([1; 8]));
-        assert!(nowhere.keep(nowhere.read(), Step::new(8), None, &action("open-ssh")).is_ok());
+        let other = UsedSteps::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
+        assert!(!other.read().contains(TimeStep::new(8), None, &action("open-ssh")), "another key");
+        let nowhere = UsedSteps::new(None, Fingerprint::from_bytes([1; 8]));
+        assert!(nowhere.keep(nowhere.read(), TimeStep::new(8), None, &action("open-ssh")).is_ok());
     }
 }

@@ -3,16 +3,16 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::{Action, Arguments, Part, Term, Uses};
+use crate::auth::{Action, ActionPart, Arguments, Term, Uses};
 use crate::capture::CaptureKind;
-use crate::config::{Audit, Backend, Interfaces, MetricsPlace};
+use crate::config::{Audit, BackendKind, Interfaces, MetricsPlace};
 use crate::knock::{ActionName, AddressPolicy, KnockRange, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
 const OPEN: &str = "[server]\nid = 'a'\n[action.o]\nopen = ['tcp/22']\nfor = '30s'\n";
 
-fn source(file: &str, text: &str) -> Source {
-    Source { file: PathBuf::from(file), text: text.to_owned() }
+fn source(file: &str, text: &str) -> ConfigText {
+    ConfigText { file: PathBuf::from(file), text: text.to_owned() }
 }
 
 fn told(text: &str) -> String {
@@ -46,7 +46,7 @@ fn a_config_that_says_nothing_else_gets_the_defaults() {
     assert_eq!(config.user, "spa-knock");
     assert_eq!(config.audit.to, Audit::File("/var/log/spa-knock/audit.jsonl".into()));
     assert_eq!((config.audit.size, config.audit.files, config.audit.required), (64 << 20, 4, false));
-    assert_eq!(config.backend, Backend::Nftables);
+    assert_eq!(config.backend, BackendKind::Nftables);
     assert!(config.protect.is_empty() && config.actions.is_empty() && config.clients.is_empty());
 }
 
@@ -100,13 +100,13 @@ expires = 2027-01-31
     assert_eq!(
         action("open-ssh"),
         Action {
-            parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
+            parts: vec![ActionPart::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
             term: Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) }),
         }
     );
     let argv = ["/usr/bin/systemctl", "restart", "{argument}"].map(|word| word.parse().unwrap());
     let (argv, timeout) = (argv.to_vec(), Duration::from_secs(5));
-    let web = Part::Run { argv, timeout, undo: None, arguments: Arguments::default() };
+    let web = ActionPart::Run { argv, timeout, undo: None, arguments: Arguments::default() };
     assert_eq!(action("web"), Action { parts: vec![web], term: None });
     let client = |name: &str| config.clients[&name.parse::<ClientName>().unwrap()].clone();
     let laptop = client("laptop");
@@ -546,12 +546,12 @@ fn files_beside_the_config_that_do_not_end_in_toml_are_ignored() {
     let config = scratch.path().join("spa-knockd.toml");
     let folder = scratch.path().join(CLIENTS_FOLDER);
     let write =
-        |path: &Path, text: &str| files::create_new(path, files::Mode::Private, text.as_bytes()).unwrap();
+        |path: &Path, text: &str| files::create_new(path, files::FileMode::Private, text.as_bytes()).unwrap();
     let missing = "spa-knockd.toml: no such file or directory\nhint: `spa-knockd init` writes a first config";
     assert!(load(&config).unwrap_err().to_string().ends_with(missing));
     write(&config, OPEN);
     assert!(load(&config).unwrap().clients.is_empty(), "no such folder is no client");
-    files::create_folder(&folder, files::Mode::Private).unwrap();
+    files::create_folder(&folder, files::FileMode::Private).unwrap();
     write(&folder.join("laptop.toml"), "[client.laptop]\nkey = 'l.key'\nallow = ['o']\n");
     write(&folder.join("laptop.toml~"), "rubbish");
     write(&folder.join("README"), "rubbish");

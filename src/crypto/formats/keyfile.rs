@@ -13,7 +13,7 @@ pub struct KeyFile {
     /// The name of the client it was made for.
     pub client: Option<ClientName>,
     /// The secret, and what it is good for.
-    pub holder: Holder,
+    pub holder: KeyOwner,
     /// Where to knock, if not at the server named on the command line.
     pub address: Option<String>,
     /// The knock port, if not the default.
@@ -21,7 +21,7 @@ pub struct KeyFile {
 }
 
 /// The secret of a key file.
-pub enum Holder {
+pub enum KeyOwner {
     /// For one server.
     Pair {
         /// The server it is for.
@@ -70,7 +70,7 @@ impl KeyFile {
     pub fn parse(text: &str) -> Result<Self, KeyFileError> {
         use KeyFileError::{BadValue, Missing, ServerInRoot};
 
-        let fields = Fields::read(text)?;
+        let fields = KeyFields::read(text)?;
         let (line, version) = fields.version.ok_or(Missing("spa-knock-key"))?;
         if version.contains(|c: char| c == ':' || c.is_whitespace()) {
             return Err(BadValue(
@@ -92,9 +92,9 @@ impl KeyFile {
             .transpose()?;
         let (line, kind) = fields.kind.ok_or(Missing("kind"))?;
         let holder = match (kind, server) {
-            ("pair", Some((_, server))) => Holder::Pair { server, secret: PairSecret::new(secret) },
+            ("pair", Some((_, server))) => KeyOwner::Pair { server, secret: PairSecret::new(secret) },
             ("pair", None) => return Err(Missing("server")),
-            ("root", None) => Holder::Root(RootSecret::new(secret)),
+            ("root", None) => KeyOwner::Root(RootSecret::new(secret)),
             ("root", Some((line, _))) => return Err(ServerInRoot(line)),
             _ => return Err(BadValue(line, "kind is pair or root")),
         };
@@ -128,8 +128,8 @@ impl KeyFile {
         // Room for everything at once: a growing string would leave copies of the secret behind.
         let mut text = Zeroizing::new(String::with_capacity(1024));
         let (kind, server, secret) = match &self.holder {
-            Holder::Pair { server, secret } => ("pair", Some(server), secret.secret()),
-            Holder::Root(secret) => ("root", None, secret.secret()),
+            KeyOwner::Pair { server, secret } => ("pair", Some(server), secret.secret()),
+            KeyOwner::Root(secret) => ("root", None, secret.secret()),
         };
         let mut line = |name: &str, value: &str| {
             for part in [name, ": ", value, "\n"] {
@@ -156,7 +156,7 @@ impl KeyFile {
 }
 
 #[derive(Default)]
-struct Fields<'a> {
+struct KeyFields<'a> {
     version: Field<'a>,
     kind: Field<'a>,
     client: Field<'a>,
@@ -166,7 +166,7 @@ struct Fields<'a> {
     secret: Field<'a>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> KeyFields<'a> {
     fn read(text: &'a str) -> Result<Self, KeyFileError> {
         let mut fields = Self::default();
         for (number, line) in (1..).zip(text.lines()) {

@@ -8,7 +8,7 @@ use sha1::Sha1;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::crypto::{Fingerprint, MacKey, RandomFailed, random};
+use crate::crypto::{Fingerprint, MacKey, RandomError, random};
 use crate::knock::{ClientName, ServerId, Timestamp};
 
 /// Seconds that a code is shown for: what all apps take for granted.
@@ -120,7 +120,7 @@ impl OtpSeed {
     ///
     /// # Errors
     /// When the system has no random numbers.
-    pub fn generate(hash: OtpHash, digits: OtpDigits) -> Result<Self, RandomFailed> {
+    pub fn generate(hash: OtpHash, digits: OtpDigits) -> Result<Self, RandomError> {
         let length = match hash {
             OtpHash::Sha1 => 20,
             OtpHash::Sha256 => 32,

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::example::EXAMPLE;
 use super::keyfile::is_host;
-use crate::crypto::{Holder, KeyFile, PairSecret, Secret, checksum};
+use crate::crypto::{KeyFile, KeyOwner, PairSecret, Secret, checksum};
 
 /// What every token begins with.
 const PREFIX: &str = "spa-knock-";
@@ -61,7 +61,7 @@ impl KeyFile {
     /// The token of a pair key; a root key has none, for it stays where it was made.
     #[must_use]
     pub fn to_token(&self) -> Option<Zeroizing<String>> {
-        let Holder::Pair { server, secret } = &self.holder else { return None };
+        let KeyOwner::Pair { server, secret } = &self.holder else { return None };
         let client = self.client.as_ref().map_or("", |client| client.as_str());
         let texts = [client, server.as_str(), self.address.as_deref().unwrap_or_default()];
         // Room for everything at once: a growing buffer would leave copies of the secret behind.
@@ -94,7 +94,7 @@ impl KeyFile {
         if checksum(&[body]) != *sum {
             return Err(TokenError::Checksum);
         }
-        let mut fields = Fields(body);
+        let mut fields = TokenFields(body);
         let [_, _, version] = fields.take().ok_or(TokenError::Field("version"))?;
         if version != VERSION {
             return Err(TokenError::Version);
@@ -112,7 +112,7 @@ impl KeyFile {
         }
         Ok(Self {
             client: client.map(str::parse).transpose().map_err(|_| TokenError::Field("client"))?,
-            holder: Holder::Pair {
+            holder: KeyOwner::Pair {
                 server: server.and_then(|id| id.parse().ok()).ok_or(TokenError::Field("server"))?,
                 secret: PairSecret::new(secret),
             },
@@ -154,9 +154,9 @@ fn expected_length(head: &[u8]) -> Option<usize> {
 }
 
 /// What is still to be read of a token.
-struct Fields<'a>(&'a [u8]);
+struct TokenFields<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> TokenFields<'a> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (first, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -193,7 +193,7 @@ mod tests {
     fn key(client: Option<&str>, address: Option<&str>, port: Option<u16>, secret: &[u8; 32]) -> KeyFile {
         KeyFile {
             client: client.map(|client| client.parse().unwrap()),
-            holder: Holder::Pair {
+            holder: KeyOwner::Pair {
                 server: "bastion.example.org".parse().unwrap(),
                 secret: PairSecret::new(Secret::from_bytes(secret)),
             },

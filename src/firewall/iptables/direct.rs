@@ -5,19 +5,19 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use super::family::Family;
-use super::grant_file::Journal;
+use super::family::IpVersion;
+use super::grant_file::GrantFile;
 use super::rules::GRANTS;
 use super::{loaded, program, sets};
 use crate::auth::Grant;
-use crate::firewall::{FirewallError, Live};
-use crate::knock::{ClientName, Ports};
+use crate::firewall::{ActiveGrant, FirewallError};
+use crate::knock::{ClientName, PortRange};
 use crate::os::clock;
 use crate::os::files::FileError;
 
 /// The ports that only a grant opens, as the rules name them.
-pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
-    let mut closed: Vec<Ports> = Vec::new();
+pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
+    let mut closed: Vec<PortRange> = Vec::new();
     for (save, _) in loaded::programs() {
         let present = loaded::present(save)?;
         for ports in present.guarded().filter_map(ports) {
@@ -32,15 +32,15 @@ pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
 /// Lets an address in to these ports for a time.
 pub(super) fn let_in(
     address: IpAddr,
-    ports: &[Ports],
+    ports: &[PortRange],
     time: Duration,
     comment: &str,
 ) -> Result<(), FirewallError> {
-    let family = Family::of(address.into());
+    let family = IpVersion::of(address.into());
     let set = sets::name("single", family);
     let there = program::ipset(&["list", "-n"]).unwrap_or_default();
     if !there.lines().any(|name| name == set) {
-        let rule = |ports: &Ports| {
+        let rule = |ports: &PortRange| {
             let (program, protocol) = (family.program(), ports.protocol().as_str());
             let door = format!("-s {address} -p {protocol} --dport {} -j RETURN", ports.numbers(':'));
             format!("{program} -I {GRANTS} 1 {door}")
@@ -53,7 +53,7 @@ pub(super) fn let_in(
         )));
     }
     let seconds = time.as_secs().max(1);
-    let line = |ports: &Ports| {
+    let line = |ports: &PortRange| {
         let key = format!("{address},{}:{}", ports.protocol().as_str(), ports.numbers('-'));
         format!("add {set} {key} timeout {seconds} comment \"{comment}\"\n")
     };
@@ -62,7 +62,7 @@ pub(super) fn let_in(
 
 /// Has the next daemon know of grants that were made without one.
 pub(super) fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
-    let journal = Journal::of(state);
+    let journal = GrantFile::of(state);
     let mut held = journal.read();
     held.note(grants, clock::boot());
     journal.write(&held, clock::boot())
@@ -70,9 +70,9 @@ pub(super) fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> 
 
 /// Has no later start open again what this client holds.
 pub(super) fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
-    let (journal, now) = (Journal::of(state), clock::boot());
+    let (journal, now) = (GrantFile::of(state), clock::boot());
     let mut held = journal.read();
-    let is_its_own = |live: &Live| live.client == *client;
+    let is_its_own = |live: &ActiveGrant| live.client == *client;
     if !held.live(now).iter().any(is_its_own) {
         return Ok(());
     }
@@ -103,7 +103,7 @@ pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> 
 }
 
 /// `-A SPA_KNOCK -p tcp -m tcp --dport 22 …`, as `iptables-save` writes it.
-fn ports(rule: &str) -> Option<Ports> {
+fn ports(rule: &str) -> Option<PortRange> {
     let after = |word: &str| {
         let mut words = rule.split(' ').skip_while(move |other| *other != word);
         words.nth(1)

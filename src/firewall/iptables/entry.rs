@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::family::Family;
-use crate::auth::{Passage, Way};
+use super::family::IpVersion;
+use crate::auth::{Access, AccessTarget};
 use crate::firewall::grant_table::Change;
-use crate::knock::{Ports, Prefix};
+use crate::knock::{PortRange, Prefix};
 
 /// What an entry does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EntryKind {
     /// Lets one address in.
     Single,
     /// Lets a range of addresses in.
@@ -23,18 +23,18 @@ pub(super) enum Kind {
 
 /// One entry, as it is held.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
+pub(super) struct SetEntry {
+    pub(super) kind: EntryKind,
     pub(super) from: Prefix,
-    pub(super) ports: Ports,
+    pub(super) ports: PortRange,
     pub(super) end: Duration,
     /// Names client and action.
     pub(super) comment: String,
 }
 
-impl Entry {
-    pub(super) fn family(&self) -> Family {
-        Family::of(self.from)
+impl SetEntry {
+    pub(super) fn family(&self) -> IpVersion {
+        IpVersion::of(self.from)
     }
 
     /// Whether both say something of the same packets in the same set.
@@ -46,21 +46,21 @@ impl Entry {
 }
 
 /// All entries that these changes stand for, those that end first in front.
-pub(super) fn of(changes: &[Change]) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = changes.iter().map(of_change).collect();
+pub(super) fn of(changes: &[Change]) -> Vec<SetEntry> {
+    let mut entries: Vec<SetEntry> = changes.iter().map(of_change).collect();
     entries.sort_by_key(|entry| entry.end);
     entries
 }
 
-fn of_change(Change { passage, holder, .. }: &Change) -> Entry {
-    let Passage { from, way, .. } = *passage;
+fn of_change(Change { passage, holder, .. }: &Change) -> SetEntry {
+    let Access { from, way, .. } = *passage;
     let (kind, ports) = match way {
-        Way::Ports(ports) if from.single().is_some() => (Kind::Single, ports),
-        Way::Ports(ports) => (Kind::Span, ports),
-        Way::Once(door) => (Kind::Once, door.into()),
-        Way::Forward { door, to } => (Kind::Forward(to), door.into()),
+        AccessTarget::Ports(ports) if from.single().is_some() => (EntryKind::Single, ports),
+        AccessTarget::Ports(ports) => (EntryKind::Span, ports),
+        AccessTarget::Once(door) => (EntryKind::Once, door.into()),
+        AccessTarget::Forward { door, to } => (EntryKind::Forward(to), door.into()),
     };
-    Entry {
+    SetEntry {
         kind,
         from,
         ports,

@@ -5,12 +5,12 @@ use crate::os::host;
 
 /// An IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum IpVersion {
     V4,
     V6,
 }
 
-impl Family {
+impl IpVersion {
     /// Those that this host speaks.
     pub(super) fn here() -> Vec<Self> {
         if host::has_ipv6() { vec![Self::V4, Self::V6] } else { vec![Self::V4] }

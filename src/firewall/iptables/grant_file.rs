@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::auth::{Passage, Way};
-use crate::firewall::grant_table::{Held, Holder};
+use crate::auth::{Access, AccessTarget};
+use crate::firewall::grant_table::{GrantHolder, GrantTable};
 use crate::os::files::{self, FileError};
 use crate::os::host;
 
@@ -16,26 +16,26 @@ const FILE: &str = "grants";
 const HEADER: &str = "spa-knock-grants-1";
 
 /// The file, and the boot that we are in.
-pub(super) struct Journal {
+pub(super) struct GrantFile {
     file: PathBuf,
     boot: String,
 }
 
-impl Journal {
+impl GrantFile {
     pub(super) fn of(state: &Path) -> Self {
         Self { file: state.join(FILE), boot: host::boot_id().unwrap_or_default() }
     }
 
     /// What was live when it was written; nothing after another boot, which ends all grants. A line that is not as
     /// we write it is passed over, and what it held is closed.
-    pub(super) fn read(&self) -> Held {
+    pub(super) fn read(&self) -> GrantTable {
         match files::read_trusted_text(&self.file) {
             Ok(text) => parse(&text, &self.boot),
             Err(error) => {
                 if !error.missing {
                     log::error!("firewall: {error}: grants that it names are closed");
                 }
-                Held::default()
+                GrantTable::default()
             }
         }
     }
@@ -44,20 +44,20 @@ impl Journal {
     ///
     /// # Errors
     /// When the disk does not take it; it says then what it said before.
-    pub(super) fn write(&self, held: &Held, now: Duration) -> Result<(), FileError> {
+    pub(super) fn write(&self, held: &GrantTable, now: Duration) -> Result<(), FileError> {
         files::prepare(&self.file, text(held, now, &self.boot).as_bytes(), 0)?;
         files::take_place(&self.file)?;
         files::sync_folder(self.file.parent().unwrap_or(Path::new("/")))
     }
 }
 
-fn text(held: &Held, now: Duration, boot: &str) -> String {
+fn text(held: &GrantTable, now: Duration, boot: &str) -> String {
     let mut lines = vec![format!("{HEADER} {boot}")];
     for live in held.live(now) {
         let way = match live.passage.way {
-            Way::Ports(ports) => format!("ports {ports} -"),
-            Way::Once(door) => format!("once {door} -"),
-            Way::Forward { door, to } => format!("forward {door} {to}"),
+            AccessTarget::Ports(ports) => format!("ports {ports} -"),
+            AccessTarget::Once(door) => format!("once {door} -"),
+            AccessTarget::Forward { door, to } => format!("forward {door} {to}"),
         };
         let end = now.saturating_add(live.left).as_millis();
         lines.push(format!("{} {way} {} {} {end}", live.passage.from, live.client, live.action));
@@ -65,8 +65,8 @@ fn text(held: &Held, now: Duration, boot: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-fn parse(text: &str, boot: &str) -> Held {
-    let mut held = Held::default();
+fn parse(text: &str, boot: &str) -> GrantTable {
+    let mut held = GrantTable::default();
     let mut lines = text.lines();
     if lines.next() == Some(&format!("{HEADER} {boot}")) {
         for (passage, holder) in lines.filter_map(line) {
@@ -76,18 +76,18 @@ fn parse(text: &str, boot: &str) -> Held {
     held
 }
 
-fn line(text: &str) -> Option<(Passage, Holder)> {
+fn line(text: &str) -> Option<(Access, GrantHolder)> {
     let words: Vec<&str> = text.split(' ').collect();
     let [from, way, ports, to, client, action, end] = words.as_slice() else { return None };
     let way = match *way {
-        "ports" => Way::Ports(ports.parse().ok()?),
-        "once" => Way::Once(ports.parse().ok()?),
-        "forward" => Way::Forward { door: ports.parse().ok()?, to: to.parse::<SocketAddr>().ok()? },
+        "ports" => AccessTarget::Ports(ports.parse().ok()?),
+        "once" => AccessTarget::Once(ports.parse().ok()?),
+        "forward" => AccessTarget::Forward { door: ports.parse().ok()?, to: to.parse::<SocketAddr>().ok()? },
         _ => return None,
     };
     let end = Duration::from_millis(end.parse().ok()?);
-    let holder = Holder { client: client.parse().ok()?, action: action.parse().ok()?, end };
-    Some((Passage::new(from.parse().ok()?, way), holder))
+    let holder = GrantHolder { client: client.parse().ok()?, action: action.parse().ok()?, end };
+    Some((Access::new(from.parse().ok()?, way), holder))
 }
 
 #[cfg(test)]
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_file_that_others_can_write_opens_nothing() {
         let scratch = tempfile::tempdir().unwrap();
-        let journal = Journal::of(scratch.path());
+        let journal = GrantFile::of(scratch.path());
         journal.write(&parse(TEXT, "boot"), Duration::ZERO).unwrap();
         assert_eq!(journal.read().live(Duration::ZERO).len(), 4);
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);

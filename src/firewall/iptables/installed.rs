@@ -1,23 +1,23 @@
 //! What there is of ours, from what `iptables-save` shows.
 
-use super::rules::{CHAINS, ENTRY, GATE, GRANTS, Table};
+use super::rules::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable};
 use crate::knock::ClientName;
 
 /// Our chains and the rules that lead to them, as the kernel has them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Present {
+pub(super) struct InstalledRules {
     /// In table, as it is written.
-    lines: Vec<(Table, String)>,
+    lines: Vec<(IptablesTable, String)>,
 }
 
-impl Present {
+impl InstalledRules {
     /// Takes from the text what is ours.
     pub(super) fn read(text: &str) -> Self {
         let mut table = None;
         let mut lines = Vec::new();
         for line in text.lines() {
             if let Some(name) = line.strip_prefix('*') {
-                table = Table::ALL.into_iter().find(|table| table.name() == name);
+                table = IptablesTable::ALL.into_iter().find(|table| table.name() == name);
             } else if let Some(table) = table.filter(|table| is_ours(*table, line)) {
                 let bare = line.rsplit_once(" [").filter(|_| line.starts_with(':'));
                 lines.push((table, bare.map_or(line, |(bare, _)| bare).to_owned()));
@@ -45,31 +45,31 @@ impl Present {
     }
 
     /// How many rules lead to us.
-    pub(super) fn jumps(&self, table: Table) -> usize {
+    pub(super) fn jumps(&self, table: IptablesTable) -> usize {
         let jump = format!("-A {}", table.jump());
         self.of(table).filter(|line| **line == jump).count()
     }
 
     /// The names of our chains.
-    pub(super) fn chains(&self, table: Table) -> Vec<&str> {
+    pub(super) fn chains(&self, table: IptablesTable) -> Vec<&str> {
         self.of(table).filter_map(|line| chain(line.strip_prefix(':')?)).collect()
     }
 
     /// All that stays the same from one load to the next.
     pub(super) fn lasting(&self) -> Vec<&str> {
-        let lasting = |(table, line): &&(Table, String)| {
+        let lasting = |(table, line): &&(IptablesTable, String)| {
             let in_grants = line.strip_prefix("-A ").and_then(chain) == Some(GRANTS);
-            *table != Table::Nat && !(in_grants && line.contains(" --comment "))
+            *table != IptablesTable::Nat && !(in_grants && line.contains(" --comment "))
         };
         self.lines.iter().filter(lasting).map(|(_, line)| line.as_str()).collect()
     }
 
-    fn of(&self, table: Table) -> impl Iterator<Item = &str> {
+    fn of(&self, table: IptablesTable) -> impl Iterator<Item = &str> {
         self.lines.iter().filter(move |(of, _)| *of == table).map(|(_, line)| line.as_str())
     }
 }
 
-fn is_ours(table: Table, line: &str) -> bool {
+fn is_ours(table: IptablesTable, line: &str) -> bool {
     let rest = line.strip_prefix(':').or_else(|| line.strip_prefix("-A "));
     rest.is_some_and(|rest| rest == table.jump() || chain(rest).is_some_and(|name| CHAINS.contains(&name)))
 }

@@ -1,6 +1,6 @@
 //! What is loaded of ours with any of the programs that a host may have for it, and its removal.
 
-use super::installed::Present;
+use super::installed::InstalledRules;
 use super::{program, rules};
 use crate::firewall::FirewallError;
 use crate::os::host;
@@ -28,9 +28,9 @@ pub(super) fn is_loaded() -> Result<bool, FirewallError> {
 }
 
 /// A host that is set up for the other implementation may have this one's programs without what they need.
-pub(super) fn present(save: &str) -> Result<Present, FirewallError> {
+pub(super) fn present(save: &str) -> Result<InstalledRules, FirewallError> {
     match program::present_with(save) {
-        Err(FirewallError::Other(_)) if save.contains("-nft-") => Ok(Present::default()),
+        Err(FirewallError::Other(_)) if save.contains("-nft-") => Ok(InstalledRules::default()),
         shown => shown,
     }
 }

@@ -22,15 +22,15 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::grant_table::{Before, Held};
-use super::{Backend, Enforcing, FirewallError, Gate, Live};
-use crate::auth::{Grant, Way};
-use crate::knock::{ClientName, Ports};
+use super::grant_table::{GrantTable, WasOpen};
+use super::{ActiveGrant, Backend, Enforcement, FirewallError, GateSpec};
+use crate::auth::{AccessTarget, Grant};
+use crate::knock::{ClientName, PortRange};
 use crate::os::files::FileError;
 use crate::os::{clock, host};
-use entry::{Entry, Kind};
-use family::Family;
-use grant_file::Journal;
+use entry::{EntryKind, SetEntry};
+use family::IpVersion;
+use grant_file::GrantFile;
 use rules::Closing;
 
 /// Rules are gone through one after the other, and written anew with each grant.
@@ -44,12 +44,12 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Our chains and sets.
 pub struct Iptables {
-    families: Vec<Family>,
+    families: Vec<IpVersion>,
     closing: Closing,
-    journal: Journal,
+    journal: GrantFile,
     /// On the clock of this boot.
-    held: Held,
-    loaded: Option<Loaded>,
+    held: GrantTable,
+    loaded: Option<LoadedRules>,
     /// When rules must go.
     due: Option<Duration>,
     /// When our rules are looked at again.
@@ -59,8 +59,8 @@ pub struct Iptables {
 }
 
 /// What was loaded last.
-struct Loaded {
-    gate: Gate,
+struct LoadedRules {
+    gate: GateSpec,
     /// What stays of it until the next load, in each family.
     lasting: Vec<Vec<String>>,
 }
@@ -71,7 +71,7 @@ impl Iptables {
     /// # Errors
     /// When a program is missing.
     pub fn open(state: &Path) -> Result<Self, FirewallError> {
-        let families = Family::here();
+        let families = IpVersion::here();
         for family in &families {
             if host::program(family.program()).is_none() {
                 return Err(FirewallError::Other(format!(
@@ -86,7 +86,7 @@ impl Iptables {
                 "firewall: no ipset: the daemon closes what it opens; while it is dead nobody does\nhint: apt install ipset"
             );
         }
-        let journal = Journal::of(state);
+        let journal = GrantFile::of(state);
         let held = journal.read();
         Ok(Self {
             families,
@@ -118,7 +118,7 @@ impl Iptables {
     ///
     /// # Errors
     /// When that cannot be found out.
-    pub fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
+    pub fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
         direct::closed_ports()
     }
 
@@ -128,7 +128,7 @@ impl Iptables {
     /// When the kernel does not do it.
     pub fn let_in(
         address: IpAddr,
-        ports: &[Ports],
+        ports: &[PortRange],
         time: Duration,
         comment: &str,
     ) -> Result<(), FirewallError> {
@@ -170,14 +170,19 @@ impl Iptables {
 
     /// Has the kernel load its parts for these tables, which needs rights that the daemon gives up.
     pub fn prime(tables: &[&str]) {
-        for family in Family::here() {
+        for family in IpVersion::here() {
             program::prime(family, tables);
         }
     }
 
     /// Tells the firewall what changes: `ended` goes, and of what `held` holds all that has to do with `touched` is
     /// there for its time.
-    fn change(&mut self, held: &Held, ended: &[Entry], touched: &[Entry]) -> Result<(), FirewallError> {
+    fn change(
+        &mut self,
+        held: &GrantTable,
+        ended: &[SetEntry],
+        touched: &[SetEntry],
+    ) -> Result<(), FirewallError> {
         let Some(loaded) = &self.loaded else { return Err(FirewallError::Gone) };
         let now = clock::boot();
         let live = entry::of(&held.changes(now));
@@ -190,12 +195,14 @@ impl Iptables {
                 return Err(FirewallError::Gone);
             }
             if self.closing == Closing::Sets {
-                let again: Vec<&Entry> = live
+                let again: Vec<&SetEntry> = live
                     .iter()
                     .filter(|entry| entry.family() == *family)
                     .filter(|entry| touched.iter().any(|touched| touched.meets(entry)))
                     // Whether it has been used is not known: it is not given twice.
-                    .filter(|entry| entry.kind != Kind::Once || !ended.iter().any(|ended| ended.meets(entry)))
+                    .filter(|entry| {
+                        entry.kind != EntryKind::Once || !ended.iter().any(|ended| ended.meets(entry))
+                    })
                     .collect();
                 program::ipset_restore(&sets::change(*family, ended, &again, now))?;
             }
@@ -207,19 +214,25 @@ impl Iptables {
     }
 
     /// When the first of the rules that stand for grants must go.
-    fn next_due(&self, live: &[Entry]) -> Option<Duration> {
+    fn next_due(&self, live: &[SetEntry]) -> Option<Duration> {
         let is_rule =
-            |entry: &&Entry| self.closing == Closing::Rules || matches!(entry.kind, Kind::Forward(_));
+            |entry: &&SetEntry| self.closing == Closing::Rules || matches!(entry.kind, EntryKind::Forward(_));
         live.iter().filter(is_rule).map(|entry| entry.end).min()
     }
 
     /// Whether the kernel closes these by itself.
-    fn kernel_closes_all(&self, entries: &[Entry]) -> bool {
-        self.closing == Closing::Sets && !entries.iter().any(|entry| matches!(entry.kind, Kind::Forward(_)))
+    fn kernel_closes_all(&self, entries: &[SetEntry]) -> bool {
+        self.closing == Closing::Sets
+            && !entries.iter().any(|entry| matches!(entry.kind, EntryKind::Forward(_)))
     }
 
     /// The file first, then the firewall; as it was where the firewall does not take it.
-    fn become_held(&mut self, held: Held, ended: &[Entry], touched: &[Entry]) -> Result<(), FirewallError> {
+    fn become_held(
+        &mut self,
+        held: GrantTable,
+        ended: &[SetEntry],
+        touched: &[SetEntry],
+    ) -> Result<(), FirewallError> {
         let unwritten = |error| FirewallError::Other(format!("not remembered: {error}"));
         match self.journal.write(&held, clock::boot()) {
             Ok(()) => self.unwritten = false,
@@ -238,7 +251,7 @@ impl Iptables {
             // Without sets the lock is waited for before anything is done, in each family.
             let undone = error == FirewallError::Locked
                 && self.closing == Closing::Rules
-                && touched.iter().all(|entry| Some(entry.family()) == touched.first().map(Entry::family));
+                && touched.iter().all(|entry| Some(entry.family()) == touched.first().map(SetEntry::family));
             if error != FirewallError::Gone && !undone {
                 let before = self.held.clone();
                 if let Err(error) = self.change(&before, touched, touched) {
@@ -260,7 +273,7 @@ impl Iptables {
         // What a client holds after the lists before.
         let mut held = self.held.clone();
         let check = |grants: &Vec<Grant>| {
-            let is_new = |grant: &&Grant| self.held.with(grant, now).before == Before::Closed;
+            let is_new = |grant: &&Grant| self.held.with(grant, now).before == WasOpen::Closed;
             let new: Vec<_> = grants.iter().filter(is_new).map(Grant::passage).collect();
             let more = new.iter().filter(|passage| !added.contains(*passage)).count();
             self.check(grants, live.saturating_add(added.len()).saturating_add(more))?;
@@ -287,7 +300,7 @@ impl Iptables {
     /// Whether this backend can make these grants, of which there would be so many then.
     fn check(&self, grants: &[Grant], live: usize) -> Result<(), FirewallError> {
         for grant in grants {
-            if !self.families.contains(&Family::of(grant.passage().from)) {
+            if !self.families.contains(&IpVersion::of(grant.passage().from)) {
                 return Err(FirewallError::Other("this host has no IPv6".to_owned()));
             }
             if grant.passage().link.is_some() {
@@ -295,7 +308,7 @@ impl Iptables {
                     "a link-local address cannot be bound to its interface with iptables\nhint: knock from another address, or firewall.backend = \"nftables\"".to_owned(),
                 ));
             }
-            if self.closing == Closing::Rules && matches!(grant.passage().way, Way::Once(_)) {
+            if self.closing == Closing::Rules && matches!(grant.passage().way, AccessTarget::Once(_)) {
                 return Err(FirewallError::Other(
                     "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
                 ));
@@ -307,12 +320,12 @@ impl Iptables {
         Ok(())
     }
 
-    fn refuse(&self, gate: &Gate) -> Result<(), FirewallError> {
+    fn refuse(&self, gate: &GateSpec) -> Result<(), FirewallError> {
         let needs = |what| {
             Err(FirewallError::Other(format!("{what} needs ipset with iptables\nhint: apt install ipset")))
         };
         match (self.closing, gate.enforcing, &gate.failsafe) {
-            (Closing::Rules, Enforcing::For(_), _) => needs("a gate on trial"),
+            (Closing::Rules, Enforcement::For(_), _) => needs("a gate on trial"),
             (Closing::Rules, _, Some(_)) => needs("firewall.failsafe"),
             _ => Ok(()),
         }
@@ -329,7 +342,7 @@ impl Iptables {
 }
 
 impl Backend for Iptables {
-    fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
+    fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError> {
         self.refuse(gate)?;
         let mut gate = gate.clone();
         if gate.older.len() > OLDER_MAX {
@@ -340,7 +353,7 @@ impl Backend for Iptables {
         let live = entry::of(&self.held.changes(now));
         let mut lasting = Vec::new();
         for &family in &self.families {
-            let live: Vec<Entry> = live.iter().filter(|entry| entry.family() == family).cloned().collect();
+            let live: Vec<SetEntry> = live.iter().filter(|entry| entry.family() == family).cloned().collect();
             if self.closing == Closing::Sets {
                 let strange = strange_once(family, &live);
                 program::ipset_restore(&sets::load(family, &gate, &live, &strange, now))?;
@@ -349,7 +362,7 @@ impl Backend for Iptables {
             program::restore(family, &text)?;
             lasting.push(program::present(family)?.lasting().into_iter().map(str::to_owned).collect());
         }
-        self.loaded = Some(Loaded { gate, lasting });
+        self.loaded = Some(LoadedRules { gate, lasting });
         self.due = self.next_due(&live);
         self.look = clock::steady().saturating_add(LOOK_EVERY);
         Ok(())
@@ -371,7 +384,7 @@ impl Backend for Iptables {
         outcomes
     }
 
-    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+    fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
         let now = clock::boot();
         let (changes, closed) = self.held.without(which, now);
         if changes.is_empty() {
@@ -384,7 +397,7 @@ impl Backend for Iptables {
         Ok(closed)
     }
 
-    fn live(&self) -> Vec<Live> {
+    fn live(&self) -> Vec<ActiveGrant> {
         self.held.live(clock::boot())
     }
 
@@ -420,7 +433,7 @@ impl Backend for Iptables {
                 ours.iter().try_for_each(|name| program::ipset(&["destroy", name]).map(drop))?;
             }
         }
-        (self.held, self.loaded, self.due) = (Held::default(), None, None);
+        (self.held, self.loaded, self.due) = (GrantTable::default(), None, None);
         // The gate is off whatever the disk says; what the file still lists ends in its time.
         if let Err(error) = self.journal.write(&self.held, clock::boot()) {
             log::warn!("firewall: {error}: it still lists grants that are closed now");
@@ -440,7 +453,7 @@ impl Backend for Iptables {
             return Ok(());
         }
         let held = self.held.clone();
-        let mut over: Vec<Entry> = entry::of(&held.changes(Duration::ZERO));
+        let mut over: Vec<SetEntry> = entry::of(&held.changes(Duration::ZERO));
         // What lives on is not touched: a grant for one connection that has been used must not be there again.
         over.retain(|entry| entry.end <= now);
         let closed = self.change(&held, &[], &over);
@@ -458,15 +471,16 @@ impl Backend for Iptables {
         if self.closing == Closing::Sets || self.loaded.is_none() {
             return Ok(());
         }
-        let over: Vec<Entry> = entry::of(&self.held.changes(Duration::ZERO));
-        self.change(&Held::default(), &[], &over)
+        let over: Vec<SetEntry> = entry::of(&self.held.changes(Duration::ZERO));
+        self.change(&GrantTable::default(), &[], &over)
     }
 }
 
 /// Entries of the set for single connections that nobody holds any more, as after a crash while they were closed.
-fn strange_once(family: Family, live: &[Entry]) -> Vec<String> {
+fn strange_once(family: IpVersion, live: &[SetEntry]) -> Vec<String> {
     let name = sets::name("once", family);
-    let known: Vec<String> = live.iter().filter(|entry| entry.kind == Kind::Once).map(sets::key).collect();
+    let known: Vec<String> =
+        live.iter().filter(|entry| entry.kind == EntryKind::Once).map(sets::key).collect();
     // Where there is no such set yet there is nothing in it.
     let text = program::ipset(&["save", &name]).unwrap_or_default();
     let keys = text.lines().filter_map(|line| line.strip_prefix(&format!("add {name} "))?.split(' ').next());

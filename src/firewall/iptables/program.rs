@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::family::Family;
-use super::installed::Present;
+use super::family::IpVersion;
+use super::installed::InstalledRules;
 use crate::firewall::FirewallError;
 use crate::os::host::Capability;
 use crate::os::process::capabilities;
@@ -16,17 +16,17 @@ const LIMIT: Duration = Duration::from_secs(10);
 const LOCK_WAIT: &str = "5";
 
 /// What is there of ours.
-pub(super) fn present(family: Family) -> Result<Present, FirewallError> {
+pub(super) fn present(family: IpVersion) -> Result<InstalledRules, FirewallError> {
     present_with(family.save())
 }
 
 /// The same, as this program shows it.
-pub(super) fn present_with(save: &str) -> Result<Present, FirewallError> {
-    run(save, &[], "").map(|text| Present::read(&text))
+pub(super) fn present_with(save: &str) -> Result<InstalledRules, FirewallError> {
+    run(save, &[], "").map(|text| InstalledRules::read(&text))
 }
 
 /// Changes tables, each in one transaction.
-pub(super) fn restore(family: Family, text: &str) -> Result<(), FirewallError> {
+pub(super) fn restore(family: IpVersion, text: &str) -> Result<(), FirewallError> {
     restore_with(family.restore(), text)
 }
 
@@ -39,7 +39,7 @@ pub(super) fn restore_with(program: &str, text: &str) -> Result<(), FirewallErro
 }
 
 /// Lets the kernel load what these tables need. Whether that works is seen when they are used.
-pub(super) fn prime(family: Family, tables: &[&str]) {
+pub(super) fn prime(family: IpVersion, tables: &[&str]) {
     for table in tables {
         if let Err(error) = run(family.program(), &["-w", LOCK_WAIT, "-t", table, "-S"], "") {
             log::warn!("{error}");

@@ -5,13 +5,13 @@
 
 use std::net::SocketAddr;
 
-use super::entry::{Entry, Kind};
-use super::family::Family;
-use super::installed::Present;
+use super::entry::{EntryKind, SetEntry};
+use super::family::IpVersion;
+use super::installed::InstalledRules;
 use super::sets;
 use crate::firewall::text::Text;
-use crate::firewall::{Enforcing, Gate, Mode, PacketMark};
-use crate::knock::Ports;
+use crate::firewall::{Enforcement, FirewallMode, GateSpec, PacketMark};
+use crate::knock::PortRange;
 
 /// Where packets come from to us.
 pub(super) const ENTRY: &str = "SPA_KNOCK";
@@ -42,7 +42,7 @@ pub(super) enum Closing {
 
 /// The tables that we have something in, and from which of their chains we are led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Table {
+pub(super) enum IptablesTable {
     Filter,
     /// For published ports.
     Mangle,
@@ -50,7 +50,7 @@ pub(super) enum Table {
     Nat,
 }
 
-impl Table {
+impl IptablesTable {
     pub(super) const ALL: [Self; 3] = [Self::Filter, Self::Mangle, Self::Nat];
 
     pub(super) const fn name(self) -> &'static str {
@@ -79,49 +79,49 @@ struct Verdicts {
 }
 
 impl Verdicts {
-    const fn of(gate: &Gate) -> Self {
+    const fn of(gate: &GateSpec) -> Self {
         match gate.mode {
-            Mode::Mark(_) => Self { pass: "-g SPA_KNOCK_MARKED", end: "-j RETURN" },
-            Mode::Guard | Mode::Set => Self { pass: "-j RETURN", end: "-j DROP" },
+            FirewallMode::Mark(_) => Self { pass: "-g SPA_KNOCK_MARKED", end: "-j RETURN" },
+            FirewallMode::Guard | FirewallMode::Set => Self { pass: "-j RETURN", end: "-j DROP" },
         }
     }
 }
 
 /// The bit that packets with a grant get, in mode `mark`.
-const fn mark_of(gate: &Gate) -> Option<PacketMark> {
+const fn mark_of(gate: &GateSpec) -> Option<PacketMark> {
     match gate.mode {
-        Mode::Mark(mark) => Some(mark),
-        Mode::Guard | Mode::Set => None,
+        FirewallMode::Mark(mark) => Some(mark),
+        FirewallMode::Guard | FirewallMode::Set => None,
     }
 }
 
 /// The tables that have the gate.
-fn gated(gate: &Gate) -> &'static [Table] {
+fn gated(gate: &GateSpec) -> &'static [IptablesTable] {
     match (gate.mode, gate.published.is_empty()) {
-        (Mode::Mark(_), _) => &[Table::Mangle],
-        (_, true) => &[Table::Filter],
-        (_, false) => &[Table::Filter, Table::Mangle],
+        (FirewallMode::Mark(_), _) => &[IptablesTable::Mangle],
+        (_, true) => &[IptablesTable::Filter],
+        (_, false) => &[IptablesTable::Filter, IptablesTable::Mangle],
     }
 }
 
 /// All that is ours, one table after the other, each a transaction.
 pub(super) fn load(
-    family: Family,
-    gate: &Gate,
+    family: IpVersion,
+    gate: &GateSpec,
     closing: Closing,
-    live: &[Entry],
-    present: &Present,
+    live: &[SetEntry],
+    present: &InstalledRules,
 ) -> String {
     let mut text = Text::default();
     let gated = gated(gate);
-    for table in [Table::Filter, Table::Mangle] {
+    for table in [IptablesTable::Filter, IptablesTable::Mangle] {
         if gated.contains(&table) {
             text.gate(table, family, gate, closing, live, present);
         } else {
             text.remove(table, present);
         }
     }
-    if !gated.contains(&Table::Filter) {
+    if !gated.contains(&IptablesTable::Filter) {
         text.silence_alone(gate);
     }
     text.forwards(family, closing, live, present);
@@ -130,11 +130,11 @@ pub(super) fn load(
 
 /// What changes of it with the grants.
 pub(super) fn change(
-    family: Family,
-    gate: &Gate,
+    family: IpVersion,
+    gate: &GateSpec,
     closing: Closing,
-    live: &[Entry],
-    present: &Present,
+    live: &[SetEntry],
+    present: &InstalledRules,
 ) -> String {
     let mut text = Text::default();
     if closing == Closing::Rules {
@@ -149,16 +149,16 @@ pub(super) fn change(
 }
 
 /// Takes all of it away.
-pub(super) fn remove(present: &Present) -> String {
+pub(super) fn remove(present: &InstalledRules) -> String {
     let mut text = Text::default();
-    for table in Table::ALL {
+    for table in IptablesTable::ALL {
         text.remove(table, present);
     }
     text.0
 }
 
 impl Text {
-    fn start(&mut self, table: Table) {
+    fn start(&mut self, table: IptablesTable) {
         self.line(format_args!("*{}", table.name()));
     }
 
@@ -168,7 +168,7 @@ impl Text {
 
     /// At the head, and once, wherever it stood before. A rule that marks is the last one: rules that restore the mark of
     /// a connection replace the whole mark.
-    fn lead_here(&mut self, table: Table, mark: Option<PacketMark>, present: &Present) {
+    fn lead_here(&mut self, table: IptablesTable, mark: Option<PacketMark>, present: &InstalledRules) {
         let jump = table.jump();
         for _ in 0..present.jumps(table) {
             self.line(format_args!("-D {jump}"));
@@ -181,23 +181,23 @@ impl Text {
     }
 
     /// The silence of the knock port, where the gate is in another table and nothing of ours is left in this one.
-    fn silence_alone(&mut self, gate: &Gate) {
+    fn silence_alone(&mut self, gate: &GateSpec) {
         let Some(port) = gate.silent_port else { return };
-        self.start(Table::Filter);
+        self.start(IptablesTable::Filter);
         self.line(format_args!(":{ENTRY} - [0:0]"));
-        self.lead_here(Table::Filter, None, &Present::default());
+        self.lead_here(IptablesTable::Filter, None, &InstalledRules::default());
         self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
         self.end();
     }
 
     fn gate(
         &mut self,
-        table: Table,
-        family: Family,
-        gate: &Gate,
+        table: IptablesTable,
+        family: IpVersion,
+        gate: &GateSpec,
         closing: Closing,
-        live: &[Entry],
-        present: &Present,
+        live: &[SetEntry],
+        present: &InstalledRules,
     ) {
         let (verdicts, mark) = (Verdicts::of(gate), mark_of(gate));
         self.start(table);
@@ -211,15 +211,15 @@ impl Text {
             self.line(format_args!("-A {ENTRY} -j MARK --set-xmark 0x0/{mark}"));
             self.line(format_args!("-A {MARKED} -j MARK --set-xmark {mark}/{mark}"));
         }
-        if let (Some(port), Table::Filter) = (gate.silent_port, table) {
+        if let (Some(port), IptablesTable::Filter) = (gate.silent_port, table) {
             // Before the loopback rule: our own host gets silence too.
             self.line(format_args!("-A {ENTRY} -p udp -m udp --dport {port} -j DROP"));
         }
         self.line(format_args!("-A {ENTRY} -i lo -j RETURN"));
         let (guarded, only) = match table {
-            Table::Filter => (&gate.protect, ""),
-            Table::Mangle if mark.is_some() => (&gate.protect, " -m addrtype --dst-type LOCAL"),
-            Table::Mangle | Table::Nat => (&gate.published, " -m addrtype --dst-type LOCAL"),
+            IptablesTable::Filter => (&gate.protect, ""),
+            IptablesTable::Mangle if mark.is_some() => (&gate.protect, " -m addrtype --dst-type LOCAL"),
+            IptablesTable::Mangle | IptablesTable::Nat => (&gate.published, " -m addrtype --dst-type LOCAL"),
         };
         for ports in guarded {
             self.line(format_args!("-A {ENTRY} {}{only} -j {GATE}", to(*ports)));
@@ -227,7 +227,7 @@ impl Text {
         self.passes(family, gate, closing);
         self.line(format_args!("-A {GATE} -g {GRANTS}"));
         self.grants(family, gate, if closing == Closing::Rules { live } else { &[] });
-        for connection in gate.older.iter().filter(|c| Family::of(c.remote.ip().into()) == family) {
+        for connection in gate.older.iter().filter(|c| IpVersion::of(c.remote.ip().into()) == family) {
             self.line(format_args!(
                 "-A {OLDER} -s {} -p tcp -m tcp --sport {} --dport {} {}",
                 connection.remote.ip(),
@@ -241,7 +241,7 @@ impl Text {
     }
 
     /// What passes the gate besides grants that are rules.
-    fn passes(&mut self, family: Family, gate: &Gate, closing: Closing) {
+    fn passes(&mut self, family: IpVersion, gate: &GateSpec, closing: Closing) {
         let Verdicts { pass, .. } = Verdicts::of(gate);
         let marking = mark_of(gate).is_some();
         self.line(format_args!("-A {GATE} -m conntrack --ctstate ESTABLISHED {pass}"));
@@ -250,7 +250,7 @@ impl Text {
         }
         let name = |set| sets::name(set, family);
         // A trial in mode `mark` only ends with our chains: without them the admin's rules decide alone.
-        if matches!(gate.enforcing, Enforcing::For(_)) && !marking {
+        if matches!(gate.enforcing, Enforcement::For(_)) && !marking {
             self.line(format_args!("-A {GATE} -m set ! --match-set {} src -j RETURN", name("trial")));
         }
         let sets = ["single", "span", "forward"];
@@ -274,18 +274,18 @@ impl Text {
     }
 
     /// The chain of grants, written anew as a whole.
-    fn grants(&mut self, family: Family, gate: &Gate, live: &[Entry]) {
+    fn grants(&mut self, family: IpVersion, gate: &GateSpec, live: &[SetEntry]) {
         let Verdicts { pass, end } = Verdicts::of(gate);
         let marking = mark_of(gate).is_some();
         // An error if it is not there any more.
         self.line(format_args!("-F {GRANTS}"));
         // A packet that is led elsewhere needs the mark, too.
         let opens = |kind| match kind {
-            Kind::Single | Kind::Span => true,
-            Kind::Forward(_) => marking,
-            Kind::Once => false,
+            EntryKind::Single | EntryKind::Span => true,
+            EntryKind::Forward(_) => marking,
+            EntryKind::Once => false,
         };
-        let open = |entry: &&Entry| entry.family() == family && opens(entry.kind);
+        let open = |entry: &&SetEntry| entry.family() == family && opens(entry.kind);
         for entry in live.iter().filter(open) {
             let (ports, comment) = (to(entry.ports), &entry.comment);
             self.line(format_args!(
@@ -298,20 +298,20 @@ impl Text {
     }
 
     /// The table of forwards, written anew as a whole.
-    fn forwards(&mut self, family: Family, closing: Closing, live: &[Entry], present: &Present) {
-        let forward = |entry: &Entry| match entry.kind {
-            Kind::Forward(to) if entry.family() == family => Some((entry.clone(), to)),
+    fn forwards(&mut self, family: IpVersion, closing: Closing, live: &[SetEntry], present: &InstalledRules) {
+        let forward = |entry: &SetEntry| match entry.kind {
+            EntryKind::Forward(to) if entry.family() == family => Some((entry.clone(), to)),
             _ => None,
         };
         // Of two for the same packets the one that ends last comes first.
         let all: Vec<_> = live.iter().rev().filter_map(forward).collect();
         if all.is_empty() {
-            self.remove(Table::Nat, present);
+            self.remove(IptablesTable::Nat, present);
             return;
         }
-        self.start(Table::Nat);
+        self.start(IptablesTable::Nat);
         self.line(format_args!(":{ENTRY} - [0:0]"));
-        self.lead_here(Table::Nat, None, present);
+        self.lead_here(IptablesTable::Nat, None, present);
         let while_it_lasts = match closing {
             Closing::Sets => format!(" -m set --match-set {} src,dst", sets::name("forward", family)),
             Closing::Rules => String::new(),
@@ -328,7 +328,7 @@ impl Text {
         self.end();
     }
 
-    fn remove(&mut self, table: Table, present: &Present) {
+    fn remove(&mut self, table: IptablesTable, present: &InstalledRules) {
         let (jumps, chains) = (present.jumps(table), present.chains(table));
         if jumps == 0 && chains.is_empty() {
             return;
@@ -344,7 +344,7 @@ impl Text {
     }
 }
 
-fn to(ports: Ports) -> String {
+fn to(ports: PortRange) -> String {
     let protocol = ports.protocol().as_str();
     format!("-p {protocol} -m {protocol} --dport {}", ports.numbers(':'))
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::entry::{Entry, Kind};
-use super::family::Family;
+use super::entry::{EntryKind, SetEntry};
+use super::family::IpVersion;
 use crate::firewall::text::Text;
-use crate::firewall::{Enforcing, Gate};
+use crate::firewall::{Enforcement, GateSpec};
 
 /// What a set of grants can take, as in the nftables table.
 const SIZE: u32 = 65_536;
@@ -24,18 +24,24 @@ const SETS: [(&str, &str); 7] = [
 ];
 
 /// The name of one of them.
-pub(super) fn name(set: &str, family: Family) -> String {
+pub(super) fn name(set: &str, family: IpVersion) -> String {
     format!("spa_knock_{set}{}", family.digit())
 }
 
 /// The names of all of them.
-pub(super) fn names(family: Family) -> impl Iterator<Item = String> {
+pub(super) fn names(family: IpVersion) -> impl Iterator<Item = String> {
     SETS.iter().map(move |(set, _)| name(set, family))
 }
 
 /// Makes the sets, and has in them what is live at `now` and nothing else; `used` are entries of the once set that
 /// must go. Whether the others have been used is not known here: none is given twice.
-pub(super) fn load(family: Family, gate: &Gate, live: &[Entry], used: &[String], now: Duration) -> String {
+pub(super) fn load(
+    family: IpVersion,
+    gate: &GateSpec,
+    live: &[SetEntry],
+    used: &[String],
+    now: Duration,
+) -> String {
     let mut text = Text::default();
     for (set, kind) in SETS {
         text.create(&name(set, family), kind, family);
@@ -59,7 +65,7 @@ pub(super) fn load(family: Family, gate: &Gate, live: &[Entry], used: &[String],
     for key in used {
         text.line(format_args!("del {} {key}", name("once", family)));
     }
-    if let Enforcing::For(time) = gate.enforcing {
+    if let Enforcement::For(time) = gate.enforcing {
         text.0.push_str(&everybody("trial", family, time));
     }
     if let Some(failsafe) = &gate.failsafe {
@@ -69,14 +75,14 @@ pub(super) fn load(family: Family, gate: &Gate, live: &[Entry], used: &[String],
 }
 
 /// Puts everybody into a set for a while.
-pub(super) fn everybody(set: &str, family: Family, time: Duration) -> String {
+pub(super) fn everybody(set: &str, family: IpVersion, time: Duration) -> String {
     let name = name(set, family);
     let line = |prefix| format!("add {name} {prefix} timeout {}\n", seconds(time));
     family.everybody().map(line).concat()
 }
 
 /// Takes these entries away and adds those, the later of which win.
-pub(super) fn change(family: Family, ended: &[Entry], live: &[&Entry], now: Duration) -> String {
+pub(super) fn change(family: IpVersion, ended: &[SetEntry], live: &[&SetEntry], now: Duration) -> String {
     let mut text = Text::default();
     for entry in ended.iter().filter(|entry| entry.family() == family) {
         text.line(format_args!("del {} {}", name(set_of(entry), family), key(entry)));
@@ -86,21 +92,21 @@ pub(super) fn change(family: Family, ended: &[Entry], live: &[&Entry], now: Dura
 }
 
 /// The set that an entry stands in.
-pub(super) const fn set_of(entry: &Entry) -> &'static str {
+pub(super) const fn set_of(entry: &SetEntry) -> &'static str {
     match entry.kind {
-        Kind::Single => "single",
-        Kind::Span => "span",
-        Kind::Once => "once",
-        Kind::Forward(_) => "forward",
+        EntryKind::Single => "single",
+        EntryKind::Span => "span",
+        EntryKind::Once => "once",
+        EntryKind::Forward(_) => "forward",
     }
 }
 
 /// Addresses and ports as ipset writes them.
-pub(super) fn key(entry: &Entry) -> String {
+pub(super) fn key(entry: &SetEntry) -> String {
     format!("{},{}:{}", entry.from, entry.ports.protocol().as_str(), entry.ports.numbers('-'))
 }
 
-fn add(entry: &Entry, set: &str, now: Duration) -> String {
+fn add(entry: &SetEntry, set: &str, now: Duration) -> String {
     let left = seconds(entry.end.saturating_sub(now));
     format!("add {set} {} timeout {left} comment \"{}\"\n", key(entry), entry.comment)
 }
@@ -111,9 +117,9 @@ fn seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(up).clamp(1, TIMEOUT_MAX)
 }
 
-fn spared(family: Family, gate: &Gate) -> impl Iterator<Item = String> {
+fn spared(family: IpVersion, gate: &GateSpec) -> impl Iterator<Item = String> {
     let all = gate.failsafe.iter().flat_map(|failsafe| &failsafe.allow);
-    all.filter(move |prefix| Family::of(**prefix) == family).flat_map(move |prefix| {
+    all.filter(move |prefix| IpVersion::of(**prefix) == family).flat_map(move |prefix| {
         if prefix.is_everything() {
             family.everybody().map(str::to_owned).to_vec()
         } else {
@@ -123,7 +129,7 @@ fn spared(family: Family, gate: &Gate) -> impl Iterator<Item = String> {
 }
 
 impl Text {
-    fn create(&mut self, name: &str, kind: &str, family: Family) {
+    fn create(&mut self, name: &str, kind: &str, family: IpVersion) {
         let inet = family.inet();
         self.line(format_args!("create {name} {kind} family {inet} maxelem {SIZE} timeout 0 comment"));
     }

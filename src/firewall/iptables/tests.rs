@@ -1,39 +1,39 @@
 //! Every text that is generated, as the kernel's programs take it.
 
 use super::*;
-use crate::auth::Passage;
-use crate::firewall::grant_table::{Before, Change, Holder};
-use crate::firewall::{Failsafe, Mode, PacketMark};
-use crate::os::net::proc_net::Connection;
+use crate::auth::Access;
+use crate::firewall::grant_table::{Change, GrantHolder, WasOpen};
+use crate::firewall::{Failsafe, FirewallMode, PacketMark};
+use crate::os::net::proc_net::TcpConnection;
 
-fn change(from: &str, way: Way, end: u64) -> Change {
-    let holder = Holder {
+fn change(from: &str, way: AccessTarget, end: u64) -> Change {
+    let holder = GrantHolder {
         client: "laptop".parse().unwrap(),
         action: "open".parse().unwrap(),
         end: Duration::from_secs(end),
     };
-    Change { passage: Passage::new(from.parse().unwrap(), way), holder: Some(holder), before: Before::Open }
+    Change { passage: Access::new(from.parse().unwrap(), way), holder: Some(holder), before: WasOpen::Open }
 }
 
-fn ports(text: &str) -> Way {
-    Way::Ports(text.parse().unwrap())
+fn ports(text: &str) -> AccessTarget {
+    AccessTarget::Ports(text.parse().unwrap())
 }
 
-fn forward(door: &str, to: &str) -> Way {
-    Way::Forward { door: door.parse().unwrap(), to: to.parse().unwrap() }
+fn forward(door: &str, to: &str) -> AccessTarget {
+    AccessTarget::Forward { door: door.parse().unwrap(), to: to.parse().unwrap() }
 }
 
-fn gate() -> Gate {
-    Gate {
+fn gate() -> GateSpec {
+    GateSpec {
         protect: vec!["tcp/22".parse().unwrap(), "udp/5000-5009".parse().unwrap()],
         silent_port: Some(62_201),
         older: ["10.0.0.9:4000", "[fd77::9]:4001"]
-            .map(|remote| Connection {
+            .map(|remote| TcpConnection {
                 local: "10.0.0.1:22".parse().unwrap(),
                 remote: remote.parse().unwrap(),
             })
             .to_vec(),
-        ..Gate::default()
+        ..GateSpec::default()
     }
 }
 
@@ -64,7 +64,7 @@ COMMIT
 fn the_gate_of_rules_is_one_transaction_for_the_table() {
     let live =
         entry::of(&[change("10.0.0.2", ports("tcp/22"), 30), change("10.1.0.0/16", ports("udp/53-54"), 40)]);
-    let text = rules::load(Family::V4, &gate(), Closing::Rules, &live, &Default::default());
+    let text = rules::load(IpVersion::V4, &gate(), Closing::Rules, &live, &Default::default());
     assert_eq!(
         text,
         "\
@@ -95,9 +95,9 @@ COMMIT
 
 #[test]
 fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() {
-    let gate = Gate {
+    let gate = GateSpec {
         published: vec!["tcp/8080".parse().unwrap()],
-        enforcing: Enforcing::For(Duration::from_millis(4_200)),
+        enforcing: Enforcement::For(Duration::from_millis(4_200)),
         failsafe: Some(Failsafe {
             after: Duration::from_secs(60),
             allow: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
@@ -105,7 +105,7 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         ..gate()
     };
     let live = entry::of(&[change("fd77::2", ports("tcp/22"), 30)]);
-    let text = rules::load(Family::V6, &gate, Closing::Sets, &live, &Default::default());
+    let text = rules::load(IpVersion::V6, &gate, Closing::Sets, &live, &Default::default());
     for line in [
         "*mangle\n",
         "-I PREROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK\n",
@@ -121,7 +121,8 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         assert!(text.contains(line), "{line}\n{text}");
     }
     assert!(!text.contains("laptop"), "grants stand in sets");
-    let sets = sets::load(Family::V6, &gate, &live, &["fd77::3,tcp:22".to_owned()], Duration::from_secs(10));
+    let sets =
+        sets::load(IpVersion::V6, &gate, &live, &["fd77::3,tcp:22".to_owned()], Duration::from_secs(10));
     for line in [
         "create spa_knock_single6 hash:ip,port family inet6 maxelem 65536 timeout 0 comment\n",
         "flush spa_knock_single_new6\nadd spa_knock_single_new6 fd77::2,tcp:22 timeout 20 comment \"laptop open\"\n\
@@ -134,21 +135,21 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         assert!(sets.contains(line), "{line}\n{sets}");
     }
     assert!(!sets.contains("10.0.0.0"));
-    let four = sets::load(Family::V4, &gate, &[], &[], Duration::ZERO);
+    let four = sets::load(IpVersion::V4, &gate, &[], &[], Duration::ZERO);
     assert!(four.contains("add spa_knock_failsafe_new4 10.0.0.0/8\n"), "{four}");
 }
 
 #[test]
 fn a_change_writes_the_grants_anew_and_leaves_all_else_alone() {
     let live = entry::of(&[change("10.0.0.2", ports("tcp/22"), 30)]);
-    let text = rules::change(Family::V4, &gate(), Closing::Rules, &live, &Default::default());
+    let text = rules::change(IpVersion::V4, &gate(), Closing::Rules, &live, &Default::default());
     assert!(text.starts_with("*filter\n-F SPA_KNOCK_GRANTS\n-A SPA_KNOCK_GRANTS -s 10.0.0.2 "), "{text}");
     assert!(!text.contains("INPUT") && text.ends_with("-j DROP\nCOMMIT\n"), "{text}");
-    assert_eq!(rules::change(Family::V4, &gate(), Closing::Sets, &live, &Default::default()), "");
+    assert_eq!(rules::change(IpVersion::V4, &gate(), Closing::Sets, &live, &Default::default()), "");
     let ended = entry::of(&[change("10.0.0.2", ports("tcp/20-25"), 0)]);
-    let live: Vec<&Entry> = live.iter().collect();
+    let live: Vec<&SetEntry> = live.iter().collect();
     assert_eq!(
-        sets::change(Family::V4, &ended, &live, Duration::from_secs(29)),
+        sets::change(IpVersion::V4, &ended, &live, Duration::from_secs(29)),
         "del spa_knock_single4 10.0.0.2,tcp:20-25\n\
          add spa_knock_single4 10.0.0.2,tcp:22 timeout 1 comment \"laptop open\"\n"
     );
@@ -161,7 +162,7 @@ fn forwards_lead_one_address_on_and_go_with_the_last_of_them() {
         change("10.0.0.2", forward("tcp/81", "0.0.0.0:8081"), 40),
         change("fd77::2", forward("tcp/80", "[fd77::5]:8080"), 40),
     ]);
-    let text = rules::change(Family::V4, &gate(), Closing::Sets, &live, &Default::default());
+    let text = rules::change(IpVersion::V4, &gate(), Closing::Sets, &live, &Default::default());
     assert_eq!(
         text,
         "\
@@ -173,11 +174,12 @@ fn forwards_lead_one_address_on_and_go_with_the_last_of_them() {
 COMMIT
 "
     );
-    let six = rules::change(Family::V6, &gate(), Closing::Rules, &live, &Default::default());
+    let six = rules::change(IpVersion::V6, &gate(), Closing::Rules, &live, &Default::default());
     assert!(six.contains(
         "--dst-type LOCAL -m comment --comment \"laptop open\" -j DNAT --to-destination [fd77::5]:8080\n"
     ));
-    let gone = rules::change(Family::V4, &gate(), Closing::Sets, &[], &installed::Present::read(SAVED));
+    let gone =
+        rules::change(IpVersion::V4, &gate(), Closing::Sets, &[], &installed::InstalledRules::read(SAVED));
     assert_eq!(
         gone,
         "*nat\n-D PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-X SPA_KNOCK\nCOMMIT\n"
@@ -186,39 +188,40 @@ COMMIT
 
 #[test]
 fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
-    let present = installed::Present::read(SAVED);
+    let present = installed::InstalledRules::read(SAVED);
     assert_eq!(
         rules::remove(&present),
         "*filter\n-D INPUT -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-F SPA_KNOCK_GRANTS\n\
          -X SPA_KNOCK\n-X SPA_KNOCK_GRANTS\nCOMMIT\n\
          *nat\n-D PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-X SPA_KNOCK\nCOMMIT\n"
     );
-    let again = rules::load(Family::V4, &gate(), Closing::Rules, &[], &present);
+    let again = rules::load(IpVersion::V4, &gate(), Closing::Rules, &[], &present);
     let jump = "INPUT -m comment --comment spa-knock -j SPA_KNOCK";
     assert!(again.contains(&format!("-D {jump}\n-I INPUT 1 {}\n", &jump[6..])), "{again}");
     // Grants come and go; what they stand among must not.
     let without = SAVED.lines().filter(|line| !line.contains("laptop")).collect::<Vec<_>>().join("\n");
-    assert_eq!(installed::Present::read(&without).lasting(), present.lasting());
+    assert_eq!(installed::InstalledRules::read(&without).lasting(), present.lasting());
     for lost in
         ["-A SPA_KNOCK -i lo", "-A SPA_KNOCK_GRANTS -j DROP", "-A INPUT -m comment", ":SPA_KNOCK_GRANTS"]
     {
         let other = SAVED.lines().filter(|line| !line.starts_with(lost)).collect::<Vec<_>>().join("\n");
-        assert_ne!(installed::Present::read(&other).lasting(), present.lasting(), "{lost}");
+        assert_ne!(installed::InstalledRules::read(&other).lasting(), present.lasting(), "{lost}");
     }
 }
 
 #[test]
 fn a_gate_that_marks_drops_nothing_but_knocks() {
-    let gate = Gate {
-        mode: Mode::Mark(PacketMark::default()),
-        enforcing: Enforcing::For(Duration::from_secs(9)),
+    let gate = GateSpec {
+        mode: FirewallMode::Mark(PacketMark::default()),
+        enforcing: Enforcement::For(Duration::from_secs(9)),
         ..gate()
     };
     let live = entry::of(&[
         change("10.0.0.2", ports("tcp/22"), 30),
         change("10.0.0.2", forward("tcp/80", "10.9.0.1:8080"), 30),
     ]);
-    let text = rules::load(Family::V4, &gate, Closing::Rules, &live, &installed::Present::read(SAVED));
+    let text =
+        rules::load(IpVersion::V4, &gate, Closing::Rules, &live, &installed::InstalledRules::read(SAVED));
     for line in [
         // What an earlier gate had in the table goes.
         "*filter\n-D INPUT -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-F SPA_KNOCK_GRANTS\n",
@@ -237,7 +240,7 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
         assert!(text.contains(line), "{line}\n{text}");
     }
     assert_eq!(text.matches("DROP").count(), 1, "{text}");
-    let sets = rules::load(Family::V6, &gate, Closing::Sets, &live, &Default::default());
+    let sets = rules::load(IpVersion::V6, &gate, Closing::Sets, &live, &Default::default());
     for line in [
         "-A SPA_KNOCK_GATE -m set --match-set spa_knock_forward6 src,dst -g SPA_KNOCK_MARKED\n",
         "-A SPA_KNOCK_ONCE -j SET --del-set spa_knock_once6 src,dst\n-A SPA_KNOCK_ONCE -g SPA_KNOCK_MARKED\n",
@@ -245,6 +248,6 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
         assert!(sets.contains(line), "{line}\n{sets}");
     }
     assert!(!sets.contains("trial"), "{sets}");
-    let change = rules::change(Family::V4, &gate, Closing::Rules, &live, &Default::default());
+    let change = rules::change(IpVersion::V4, &gate, Closing::Rules, &live, &Default::default());
     assert!(change.starts_with("*mangle\n-F SPA_KNOCK_GRANTS\n") && !change.contains("*filter"), "{change}");
 }

@@ -41,7 +41,7 @@ const NFTA_DATA_VALUE: u16 = 1;
 const UDATA_COMMENT: u8 = 0;
 
 /// What becomes of an element.
-pub(super) enum Fate {
+pub(super) enum ElementOp {
     /// It is there for this time from now on, with this comment.
     Stays(Duration, Option<String>),
     /// The same, and it is not there yet.
@@ -53,7 +53,7 @@ pub(super) enum Fate {
 /// One transaction for these elements, however many: each has messages of its own, so that their bounds (64 KiB an
 /// attribute) are far away. Adding what is there does not renew its timeout, and deleting what is not there fails, so
 /// each is added, deleted and, to stay, added again. `None` when a message would be too long for its own headers.
-pub(super) fn transaction(elements: &[(Element, Fate)], sequence: u32) -> Option<Vec<u8>> {
+pub(super) fn transaction(elements: &[(Element, ElementOp)], sequence: u32) -> Option<Vec<u8>> {
     let mut batch = Batch { bytes: Vec::with_capacity(1024), sequence };
     batch.message(NFNL_MSG_BATCH_BEGIN, NLM_F_REQUEST, 0, NFNL_SUBSYS_NFTABLES, |_| Some(()))?;
     for (left, (element, fate)) in (0..elements.len()).rev().zip(elements) {
@@ -62,14 +62,14 @@ pub(super) fn transaction(elements: &[(Element, Fate)], sequence: u32) -> Option
         let add =
             |batch: &mut Batch, flags| batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, element, fate);
         match fate {
-            Fate::Comes(..) => add(&mut batch, last)?,
-            Fate::Goes => {
+            ElementOp::Comes(..) => add(&mut batch, last)?,
+            ElementOp::Goes => {
                 add(&mut batch, 0)?;
-                batch.element(NFT_MSG_DELSETELEM, last, element, &Fate::Goes)?;
+                batch.element(NFT_MSG_DELSETELEM, last, element, &ElementOp::Goes)?;
             }
-            Fate::Stays(..) => {
+            ElementOp::Stays(..) => {
                 add(&mut batch, 0)?;
-                batch.element(NFT_MSG_DELSETELEM, 0, element, &Fate::Goes)?;
+                batch.element(NFT_MSG_DELSETELEM, 0, element, &ElementOp::Goes)?;
                 add(&mut batch, last)?;
             }
         }
@@ -101,7 +101,7 @@ pub(super) const fn messages(bytes: &[u8]) -> Messages<'_> {
 }
 
 /// One message.
-pub(super) struct Message<'a> {
+pub(super) struct NetlinkBatch<'a> {
     pub(super) kind: u16,
     flags: u16,
     pub(super) sequence: u32,
@@ -111,7 +111,7 @@ pub(super) struct Message<'a> {
     pub(super) body: &'a [u8],
 }
 
-impl<'a> Message<'a> {
+impl<'a> NetlinkBatch<'a> {
     /// Whether it ends a list.
     pub(super) const fn is_end(&self) -> bool {
         self.kind == NLMSG_DONE
@@ -175,7 +175,7 @@ pub(super) struct ListedElement {
 }
 
 /// The elements in one message of a set's list that was read at `now`: a long list takes its time.
-pub(super) fn elements(set: &'static [u8], message: &Message<'_>, now: Duration) -> Vec<ListedElement> {
+pub(super) fn elements(set: &'static [u8], message: &NetlinkBatch<'_>, now: Duration) -> Vec<ListedElement> {
     let list = message.attributes().within(NFTA_SET_ELEM_LIST_ELEMENTS);
     let elements = list.into_iter().flatten().filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
     elements.filter_map(|(_, bytes)| listed(set, Attributes(bytes), now)).collect()
@@ -204,15 +204,15 @@ fn listed(set: &'static [u8], attributes: Attributes<'_>, now: Duration) -> Opti
 pub(super) struct Messages<'a>(&'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
-    type Item = Message<'a>;
+    type Item = NetlinkBatch<'a>;
 
-    fn next(&mut self) -> Option<Message<'a>> {
+    fn next(&mut self) -> Option<NetlinkBatch<'a>> {
         let header: &[u8; NLMSG_HEADER] = self.0.first_chunk()?;
         let [l0, l1, l2, l3, t0, t1, f0, f1, s0, s1, s2, s3, p0, p1, p2, p3] = *header;
         let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
         let body = self.0.get(NLMSG_HEADER..length)?;
         self.0 = self.0.get(aligned(length)?..).unwrap_or_default();
-        Some(Message {
+        Some(NetlinkBatch {
             kind: u16::from_ne_bytes([t0, t1]),
             flags: u16::from_ne_bytes([f0, f1]),
             sequence: u32::from_ne_bytes([s0, s1, s2, s3]),
@@ -229,7 +229,7 @@ struct Batch {
 
 impl Batch {
     /// One element is added or deleted.
-    fn element(&mut self, kind: u16, flags: u16, element: &Element, fate: &Fate) -> Option<()> {
+    fn element(&mut self, kind: u16, flags: u16, element: &Element, fate: &ElementOp) -> Option<()> {
         self.message(kind, NLM_F_REQUEST | flags, NFPROTO_INET, 0, |batch| {
             batch.attribute(NFTA_SET_ELEM_LIST_TABLE, TABLE)?;
             batch.attribute(NFTA_SET_ELEM_LIST_SET, element.set)?;
@@ -240,7 +240,9 @@ impl Batch {
                     if kind == NFT_MSG_NEWSETELEM {
                         batch.value(NFTA_SET_ELEM_DATA, element.value.as_ref())?;
                     }
-                    let (Fate::Stays(time, text) | Fate::Comes(time, text)) = fate else { return Some(()) };
+                    let (ElementOp::Stays(time, text) | ElementOp::Comes(time, text)) = fate else {
+                        return Some(());
+                    };
                     batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(*time).to_be_bytes())?;
                     let Some(text) = text else { return Some(()) };
                     batch.attribute(NFTA_SET_ELEM_USERDATA, &comment(text))

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use super::batch::Fate;
-use super::element::{self, Element, Entry};
-use super::plane::{Patch, Piece, Plane};
-use crate::auth::{Grant, Passage, Way};
-use crate::firewall::grant_table::{Held, Holder, LINGER};
-use crate::firewall::kind::Kind;
-use crate::firewall::{FirewallError, Live};
+use super::batch::ElementOp;
+use super::element::{self, Element, ElementEntry};
+use super::plane::{Interval, Patch, Plane};
+use crate::auth::{Access, AccessTarget, Grant};
+use crate::firewall::grant_table::{GrantHolder, GrantTable, LINGER};
+use crate::firewall::kind::GrantKind;
+use crate::firewall::{ActiveGrant, FirewallError};
 
 /// How many intervals one knock may be cut into: as many as overlap it, so that only knocks from prefixes within
 /// prefixes come near it.
@@ -18,7 +18,7 @@ const PIECES_MAX: usize = 4_096;
 /// The books.
 #[derive(Default)]
 pub(super) struct Books {
-    held: Held,
+    held: GrantTable,
     plane: Plane,
 }
 
@@ -26,10 +26,10 @@ pub(super) struct Books {
 #[derive(Default)]
 pub(super) struct Draft {
     /// What to tell the kernel; what goes is in front.
-    pub(super) elements: Vec<(Element, Fate)>,
+    pub(super) elements: Vec<(Element, ElementOp)>,
     patch: Patch,
     /// Forwards that another target takes the place of.
-    replaced: Vec<Passage>,
+    replaced: Vec<Access>,
 }
 
 impl Books {
@@ -68,14 +68,18 @@ impl Books {
     }
 
     /// What must change so that these are held no more, and what that ends.
-    pub(super) fn draft_close(&mut self, which: &dyn Fn(&Live) -> bool, now: Duration) -> (Draft, Vec<Live>) {
+    pub(super) fn draft_close(
+        &mut self,
+        which: &dyn Fn(&ActiveGrant) -> bool,
+        now: Duration,
+    ) -> (Draft, Vec<ActiveGrant>) {
         let (changes, closed) = self.held.without(which, now);
         let mut draft = Draft::default();
-        for change in changes.iter().filter(|change| !Kind::of(&change.passage).is_interval()) {
+        for change in changes.iter().filter(|change| !GrantKind::of(&change.passage).is_interval()) {
             let Some(element) = element::of(&change.passage) else { continue };
             let fate = match &change.holder {
-                None => Fate::Goes,
-                Some(holder) => Fate::Stays(holder.end.saturating_sub(now), Some(holder.comment())),
+                None => ElementOp::Goes,
+                Some(holder) => ElementOp::Stays(holder.end.saturating_sub(now), Some(holder.comment())),
             };
             draft.elements.push((element, fate));
         }
@@ -85,24 +89,24 @@ impl Books {
     }
 
     /// The kernel has taken it.
-    pub(super) fn keep_close(&mut self, which: &dyn Fn(&Live) -> bool, now: Duration) {
+    pub(super) fn keep_close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
         self.held.forget(which, now);
     }
 
     /// Takes an element of the kernel's into the books. Whether it stays that element: the rest of an interval can be a
     /// single port, and then is another one from now on.
-    pub(super) fn adopt(&mut self, entry: Entry, holder: Holder, now: Duration) -> bool {
+    pub(super) fn adopt(&mut self, entry: ElementEntry, holder: GrantHolder, now: Duration) -> bool {
         let (area, rectangle) = match entry {
-            Entry::Passage(passage) => {
+            ElementEntry::Passage(passage) => {
                 self.held.hold(passage, holder);
                 return true;
             }
-            Entry::Interval(area, rectangle) => (area, rectangle),
+            ElementEntry::Interval(area, rectangle) => (area, rectangle),
         };
         let passages = element::passages(area, &rectangle);
-        let piece = |passage| Piece::of(passage, holder.clone());
+        let piece = |passage| Interval::of(passage, holder.clone());
         let same = passages.iter().all(|passage| piece(passage).is_some_and(|piece| piece.area == area));
-        let same = same && self.plane.adopt(Piece { area, rectangle, holder: holder.clone() });
+        let same = same && self.plane.adopt(Interval { area, rectangle, holder: holder.clone() });
         if !same {
             for piece in passages.iter().filter_map(piece) {
                 self.plane.open(&piece, now, &mut Patch::default());
@@ -115,17 +119,19 @@ impl Books {
     }
 
     /// Who holds, as far as the books know, what this element opens.
-    pub(super) fn holder(&self, entry: &Entry) -> Option<&Holder> {
+    pub(super) fn holder(&self, entry: &ElementEntry) -> Option<&GrantHolder> {
         match entry {
-            Entry::Passage(passage) => self.held.longest(passage),
-            Entry::Interval(area, rectangle) => self.plane.get(*area, rectangle).map(|piece| &piece.holder),
+            ElementEntry::Passage(passage) => self.held.longest(passage),
+            ElementEntry::Interval(area, rectangle) => {
+                self.plane.get(*area, rectangle).map(|piece| &piece.holder)
+            }
         }
     }
 
     /// All elements that the kernel should have at `now`, and for whom.
-    pub(super) fn elements(&self, now: Duration) -> impl Iterator<Item = (Element, Holder)> {
+    pub(super) fn elements(&self, now: Duration) -> impl Iterator<Item = (Element, GrantHolder)> {
         let changes = self.held.changes(now).into_iter().filter_map(|change| {
-            let interval = Kind::of(&change.passage).is_interval();
+            let interval = GrantKind::of(&change.passage).is_interval();
             Some((element::of(&change.passage).filter(|_| !interval)?, change.holder?))
         });
         let pieces = self.plane.live(now).map(|piece| (element::of_piece(piece), piece.holder.clone()));
@@ -138,13 +144,13 @@ impl Books {
     }
 
     /// All that is live, once for each who holds it.
-    pub(super) fn live(&self, now: Duration) -> Vec<Live> {
+    pub(super) fn live(&self, now: Duration) -> Vec<ActiveGrant> {
         self.held.live(now)
     }
 
     fn open(&mut self, grant: &Grant, now: Duration, draft: &mut Draft) {
         let passage = grant.passage();
-        if let Some(piece) = Piece::of(&passage, Holder::of(grant, now)) {
+        if let Some(piece) = Interval::of(&passage, GrantHolder::of(grant, now)) {
             return self.plane.open(&piece, now, &mut draft.patch);
         }
         let (Some(element), Some(holder)) = (element::of(&passage), self.held.with(grant, now).holder) else {
@@ -154,35 +160,35 @@ impl Books {
         let is_open = self.held.longest(&passage).is_some_and(|holder| holder.end > now);
         for rival in self.held.rivals(&passage, now) {
             if !is_open {
-                draft.elements.extend(element::of(&rival).map(|element| (element, Fate::Goes)));
+                draft.elements.extend(element::of(&rival).map(|element| (element, ElementOp::Goes)));
             }
             draft.replaced.push(rival);
         }
         let left = holder.end.saturating_sub(now);
-        draft.elements.push((element, Fate::Stays(left, Some(holder.comment()))));
+        draft.elements.push((element, ElementOp::Stays(left, Some(holder.comment()))));
     }
 
     fn close_intervals(
         &mut self,
-        closed: &[Live],
-        which: &dyn Fn(&Live) -> bool,
+        closed: &[ActiveGrant],
+        which: &dyn Fn(&ActiveGrant) -> bool,
         now: Duration,
         draft: &mut Draft,
     ) {
         for live in closed {
-            let holder = Holder {
+            let holder = GrantHolder {
                 client: live.client.clone(),
                 action: live.action.clone(),
                 end: now.saturating_add(live.left),
             };
-            let Some(gone) = Piece::of(&live.passage, holder) else { continue };
+            let Some(gone) = Interval::of(&live.passage, holder) else { continue };
             self.plane.close(&gone, now, &mut draft.patch);
             // What others hold there, and what it holds there besides, is open again within the same transaction.
             for (passage, holder) in self.held.near(&live.passage, now) {
                 if which(&holder.live(*passage, now)) {
                     continue;
                 }
-                if let Some(piece) = Piece::of(passage, holder.clone()) {
+                if let Some(piece) = Interval::of(passage, holder.clone()) {
                     self.plane.open_within(&piece, &gone, now, &mut draft.patch);
                 }
             }
@@ -192,11 +198,11 @@ impl Books {
     /// Writes down which elements the patch is about.
     fn finish(&self, draft: &mut Draft, now: Duration) {
         let (gone, come) = self.plane.changes(&draft.patch);
-        let gone = gone.map(|piece| (element::of_piece(piece), Fate::Goes));
+        let gone = gone.map(|piece| (element::of_piece(piece), ElementOp::Goes));
         let come = come.map(|piece| {
-            let Holder { end, .. } = &piece.holder;
+            let GrantHolder { end, .. } = &piece.holder;
             let left = end.saturating_sub(now);
-            (element::of_piece(piece), Fate::Comes(left, Some(piece.holder.comment())))
+            (element::of_piece(piece), ElementOp::Comes(left, Some(piece.holder.comment())))
         });
         let elements = std::mem::take(&mut draft.elements);
         draft.elements = gone.chain(come).chain(elements).collect();
@@ -204,13 +210,13 @@ impl Books {
 }
 
 /// Whether something of an element may still be in the kernel at `now`.
-pub(super) fn lingers(holder: &Holder, now: Duration) -> bool {
+pub(super) fn lingers(holder: &GrantHolder, now: Duration) -> bool {
     holder.end.saturating_add(LINGER) > now
 }
 
 /// Whether who knocked can only have been let in once by this: whether it has been used is not known.
-pub(super) const fn is_once(entry: &Entry) -> bool {
-    matches!(entry, Entry::Passage(Passage { way: Way::Once(_), .. }))
+pub(super) const fn is_once(entry: &ElementEntry) -> bool {
+    matches!(entry, ElementEntry::Passage(Access { way: AccessTarget::Once(_), .. }))
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use crate::os::net::netlink::Netlink;
 
-use super::batch::{Message, NFNL_SUBSYS_NFTABLES, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, TABLE, messages};
+use super::batch::{
+    NFNL_SUBSYS_NFTABLES, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, NetlinkBatch, TABLE, messages,
+};
 
 /// NFT_MSG_NEWTABLE, DELTABLE, NEWCHAIN, DELCHAIN, NEWRULE, DELRULE, NEWSET and DELSET of
 /// linux/netfilter/nf_tables.h.
@@ -29,9 +31,9 @@ impl Changed {
 }
 
 /// The ear; none where the system does not let us listen.
-pub(super) struct Watch(Option<Netlink>);
+pub(super) struct ChangeMonitor(Option<Netlink>);
 
-impl Watch {
+impl ChangeMonitor {
     pub(super) fn start() -> Self {
         let socket = Netlink::listen_to_nftables();
         let socket = socket.inspect_err(|error| {
@@ -68,7 +70,7 @@ impl Watch {
 }
 
 /// What a message means for our table.
-fn meaning(message: &Message<'_>) -> Changed {
+fn meaning(message: &NetlinkBatch<'_>) -> Changed {
     let (kind, subsystem) = (message.kind & 0xFF, message.kind >> 8);
     if subsystem != NFNL_SUBSYS_NFTABLES || message.attributes().get(TABLE_NAME) != Some(TABLE) {
         return Changed::default();

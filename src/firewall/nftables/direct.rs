@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::ruleset::TABLE;
 use super::{nft, submit};
 use crate::firewall::FirewallError;
-use crate::knock::{ClientName, Ports};
+use crate::knock::{ClientName, PortRange};
 
 /// The ports that only a grant opens, as the rules name them.
-pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
+pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
     let table = table()?;
     let rules = objects(&table).filter_map(|object| object.get("rule")?.get("expr")?.as_array());
-    let mut closed: Vec<Ports> = Vec::new();
+    let mut closed: Vec<PortRange> = Vec::new();
     for ports in rules.filter(|rule| leads_to_gate(rule)).flatten().filter_map(ports) {
         if !closed.contains(&ports) {
             closed.push(ports);
@@ -27,7 +27,7 @@ pub(super) fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
 /// Lets an address in to these ports for a time. What is open for it already gets this time.
 pub(super) fn let_in(
     address: IpAddr,
-    ports: &[Ports],
+    ports: &[PortRange],
     time: Duration,
     comment: &str,
 ) -> Result<(), FirewallError> {
@@ -95,7 +95,7 @@ fn leads_to_gate(rule: &[Value]) -> bool {
 }
 
 /// The ports that an expression of a rule matches.
-fn ports(expression: &Value) -> Option<Ports> {
+fn ports(expression: &Value) -> Option<PortRange> {
     let found = expression.get("match")?;
     let field = found.get("left")?.get("payload")?;
     let (protocol, "dport") = (field.get("protocol")?.as_str()?, field.get("field")?.as_str()?) else {

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
-use super::plane::{Area, Piece, Rectangle, is_bounded};
-use crate::auth::{Passage, Way};
-use crate::knock::{Door, Ports, Protocol};
+use super::plane::{Area, Interval, Rectangle, is_bounded};
+use crate::auth::{Access, AccessTarget};
+use crate::knock::{PortRange, PortSpec, Protocol};
 
 /// The sets and maps that grants are in, as C strings.
 pub(super) const SETS: [&[u8]; 13] = [
@@ -39,9 +39,9 @@ pub(super) struct Element {
 
 /// What an element opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum ElementEntry {
     /// One address' way.
-    Passage(Passage),
+    Passage(Access),
     /// Addresses and ports.
     Interval(Area, Rectangle),
 }
@@ -57,18 +57,20 @@ pub(super) fn alive() -> [Element; 2] {
 }
 
 /// The element that opens a passage; none for an interval, which others may overlap.
-pub(super) fn of(passage: &Passage) -> Option<Element> {
+pub(super) fn of(passage: &Access) -> Option<Element> {
     let from = passage.from.single().filter(|_| passage.link.is_none())?;
     let v4 = from.is_ipv4();
-    let one = |set, door: Door, value| Element { set, key: key(from, door), last_key: None, value };
+    let one = |set, door: PortSpec, value| Element { set, key: key(from, door), last_key: None, value };
     Some(match passage.way {
-        Way::Ports(ports) => one(if v4 { b"grants4\0" } else { b"grants6\0" }, ports.single()?, None),
-        Way::Once(door) => one(if v4 { b"once4\0" } else { b"once6\0" }, door, None),
-        Way::Forward { door, to } if to.ip().is_unspecified() => {
+        AccessTarget::Ports(ports) => {
+            one(if v4 { b"grants4\0" } else { b"grants6\0" }, ports.single()?, None)
+        }
+        AccessTarget::Once(door) => one(if v4 { b"once4\0" } else { b"once6\0" }, door, None),
+        AccessTarget::Forward { door, to } if to.ip().is_unspecified() => {
             let set: &[u8] = if v4 { b"redirects4\0" } else { b"redirects6\0" };
             one(set, door, Some(to.port().to_be_bytes().to_vec()))
         }
-        Way::Forward { door, to } => {
+        AccessTarget::Forward { door, to } => {
             let set: &[u8] = if v4 { b"forwards4\0" } else { b"forwards6\0" };
             let mut value = octets(to.ip());
             value.extend(padded_port(to.port()));
@@ -78,7 +80,7 @@ pub(super) fn of(passage: &Passage) -> Option<Element> {
 }
 
 /// The element that opens an interval.
-pub(super) fn of_piece(piece: &Piece) -> Element {
+pub(super) fn of_piece(piece: &Interval) -> Element {
     let Rectangle { first, last, ports } = piece.rectangle;
     let set: &[u8] = match (piece.area, first.is_ipv4()) {
         (Area::Spans, true) => b"range_grants4\0",
@@ -103,13 +105,13 @@ pub(super) fn of_piece(piece: &Piece) -> Element {
 }
 
 /// What this element opens; none where it is not as we write it.
-pub(super) fn entry(element: &Element) -> Option<Entry> {
+pub(super) fn entry(element: &Element) -> Option<ElementEntry> {
     let Element { set, key, last_key, value } = element;
     let is = |name: &str| set.strip_suffix(b"\0").is_some_and(|set| set.starts_with(name.as_bytes()));
     let v4 = set.ends_with(b"4\0");
-    let mut first = Key(key);
+    let mut first = ElementKey(key);
     if is("range_grants") || is("prefix_grants") || is("linked") {
-        let mut last = Key(last_key.as_ref()?);
+        let mut last = ElementKey(last_key.as_ref()?);
         let area = if is("linked") {
             let link = first.link().filter(|link| last.link() == Some(*link))?;
             Area::Linked(link)
@@ -120,48 +122,48 @@ pub(super) fn entry(element: &Element) -> Option<Entry> {
         };
         let (first_address, protocol, low) = first.rest(v4)?;
         let (last_address, last_protocol, high) = last.rest(v4)?;
-        let ports = Ports::between(protocol, low, high)?;
+        let ports = PortRange::between(protocol, low, high)?;
         let rectangle = Rectangle { first: first_address, last: last_address, ports };
         let fits = protocol == last_protocol && is_bounded(first_address, last_address);
         let one = first_address == last_address;
-        return (fits && (one || area != Area::Spans)).then_some(Entry::Interval(area, rectangle));
+        return (fits && (one || area != Area::Spans)).then_some(ElementEntry::Interval(area, rectangle));
     }
     if last_key.is_some() {
         return None;
     }
     let (from, protocol, port) = first.rest(v4)?;
-    let door = Door::new(protocol, port)?;
+    let door = PortSpec::new(protocol, port)?;
     let way = if is("grants") {
-        Way::Ports(door.into())
+        AccessTarget::Ports(door.into())
     } else if is("once") {
-        Way::Once(door)
+        AccessTarget::Once(door)
     } else {
-        let mut value = Key(value.as_ref()?);
+        let mut value = ElementKey(value.as_ref()?);
         let to = if is("redirects") {
             let here: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
             SocketAddr::new(here, value.port()?)
         } else {
             SocketAddr::new(value.address(v4)?, value.port()?)
         };
-        Way::Forward { door, to }
+        AccessTarget::Forward { door, to }
     };
-    Some(Entry::Passage(Passage::new(from.into(), way)))
+    Some(ElementEntry::Passage(Access::new(from.into(), way)))
 }
 
 /// The passages that together are an interval.
-pub(super) fn passages(area: Area, rectangle: &Rectangle) -> Vec<Passage> {
+pub(super) fn passages(area: Area, rectangle: &Rectangle) -> Vec<Access> {
     let link = match area {
         Area::Linked(link) => Some(link),
         Area::Spans | Area::Nets => None,
     };
-    let passage = |from| Passage { from, link, way: Way::Ports(rectangle.ports) };
+    let passage = |from| Access { from, link, way: AccessTarget::Ports(rectangle.ports) };
     rectangle.prefixes().into_iter().map(passage).collect()
 }
 
 /// What is left to read of a key or value.
-struct Key<'a>(&'a [u8]);
+struct ElementKey<'a>(&'a [u8]);
 
-impl Key<'_> {
+impl ElementKey<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -194,7 +196,7 @@ impl Key<'_> {
 }
 
 /// Address, protocol and port.
-fn key(address: IpAddr, door: Door) -> Vec<u8> {
+fn key(address: IpAddr, door: PortSpec) -> Vec<u8> {
     let mut key = octets(address);
     key.extend([door.protocol().number(), 0, 0, 0]);
     key.extend(padded_port(door.port()));
@@ -218,21 +220,21 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::firewall::grant_table::Holder;
+    use crate::firewall::grant_table::GrantHolder;
 
-    fn passage(from: &str, way: Way) -> Passage {
-        Passage::new(from.parse().unwrap(), way)
+    fn passage(from: &str, way: AccessTarget) -> Access {
+        Access::new(from.parse().unwrap(), way)
     }
 
-    fn one(passage: &Passage) -> Element {
+    fn one(passage: &Access) -> Element {
         let holder =
-            Holder { client: "a".parse().unwrap(), action: "b".parse().unwrap(), end: Duration::ZERO };
-        of(passage).unwrap_or_else(|| of_piece(&Piece::of(passage, holder).unwrap()))
+            GrantHolder { client: "a".parse().unwrap(), action: "b".parse().unwrap(), end: Duration::ZERO };
+        of(passage).unwrap_or_else(|| of_piece(&Interval::of(passage, holder).unwrap()))
     }
 
     #[test]
     fn elements_are_the_bytes_that_nft_sends_for_the_same() {
-        let ports = |text: &str| Way::Ports(text.parse().unwrap());
+        let ports = |text: &str| AccessTarget::Ports(text.parse().unwrap());
         // nft 1.0.6: add element inet spa_knock prefix_grants4 { 10.2.0.0/24 . tcp . 80-90 }
         let net = one(&passage("10.2.0.0/24", ports("tcp/80-90")));
         assert_eq!(net.set, b"prefix_grants4\0");
@@ -240,7 +242,8 @@ mod tests {
         assert_eq!(net.last_key.unwrap(), b"\x0a\x02\x00\xff\x06\x00\x00\x00\x00\x5a\x00\x00");
         // nft 1.0.6: add element inet spa_knock forwards4 { 10.0.0.7 . tcp . 80 : 10.9.0.1 . 8080 }
         let door = "tcp/80".parse().unwrap();
-        let forward = one(&passage("10.0.0.7", Way::Forward { door, to: "10.9.0.1:8080".parse().unwrap() }));
+        let forward =
+            one(&passage("10.0.0.7", AccessTarget::Forward { door, to: "10.9.0.1:8080".parse().unwrap() }));
         assert_eq!(forward.set, b"forwards4\0");
         assert_eq!(forward.key, b"\x0a\x00\x00\x07\x06\x00\x00\x00\x00\x50\x00\x00");
         assert_eq!(forward.value.unwrap(), b"\x0a\x09\x00\x01\x1f\x90\x00\x00");
@@ -248,8 +251,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_passage_has_its_set_and_is_read_back_from_its_element() {
-        let door: Door = "tcp/80".parse().unwrap();
-        let ports = |text: &str| Way::Ports(text.parse().unwrap());
+        let door: PortSpec = "tcp/80".parse().unwrap();
+        let ports = |text: &str| AccessTarget::Ports(text.parse().unwrap());
         let link = NonZeroU32::new(7);
         let passages = [
             (passage("10.0.0.7", ports("tcp/22")), "grants4\0"),
@@ -258,22 +261,34 @@ mod tests {
             (passage("fd00::7", ports("tcp/22-23")), "range_grants6\0"),
             (passage("10.0.0.0/24", ports("tcp/22")), "prefix_grants4\0"),
             (passage("fd00::/64", ports("tcp/22")), "prefix_grants6\0"),
-            (Passage { link, ..passage("fe80::7", ports("tcp/22")) }, "linked6\0"),
-            (Passage { link, ..passage("fe80::/64", ports("tcp/22-23")) }, "linked6\0"),
-            (passage("10.0.0.7", Way::Once(door)), "once4\0"),
-            (passage("fd00::7", Way::Once(door)), "once6\0"),
-            (passage("10.0.0.7", Way::Forward { door, to: "10.0.0.8:1".parse().unwrap() }), "forwards4\0"),
-            (passage("fd00::7", Way::Forward { door, to: "[fd00::8]:1".parse().unwrap() }), "forwards6\0"),
-            (passage("10.0.0.7", Way::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }), "redirects4\0"),
-            (passage("fd00::7", Way::Forward { door, to: "[::]:8080".parse().unwrap() }), "redirects6\0"),
+            (Access { link, ..passage("fe80::7", ports("tcp/22")) }, "linked6\0"),
+            (Access { link, ..passage("fe80::/64", ports("tcp/22-23")) }, "linked6\0"),
+            (passage("10.0.0.7", AccessTarget::Once(door)), "once4\0"),
+            (passage("fd00::7", AccessTarget::Once(door)), "once6\0"),
+            (
+                passage("10.0.0.7", AccessTarget::Forward { door, to: "10.0.0.8:1".parse().unwrap() }),
+                "forwards4\0",
+            ),
+            (
+                passage("fd00::7", AccessTarget::Forward { door, to: "[fd00::8]:1".parse().unwrap() }),
+                "forwards6\0",
+            ),
+            (
+                passage("10.0.0.7", AccessTarget::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }),
+                "redirects4\0",
+            ),
+            (
+                passage("fd00::7", AccessTarget::Forward { door, to: "[::]:8080".parse().unwrap() }),
+                "redirects6\0",
+            ),
         ];
         for (passage, set) in passages {
             let element = one(&passage);
             assert_eq!(element.set, set.as_bytes(), "{passage:?}");
             assert!(SETS.contains(&element.set));
             let read = match entry(&element).unwrap() {
-                Entry::Passage(read) => vec![read],
-                Entry::Interval(area, rectangle) => super::passages(area, &rectangle),
+                ElementEntry::Passage(read) => vec![read],
+                ElementEntry::Interval(area, rectangle) => super::passages(area, &rectangle),
             };
             assert_eq!(read, [passage]);
             let short = Element { key: element.key[1..].to_vec(), ..element };

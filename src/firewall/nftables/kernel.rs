@@ -4,7 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
-use super::batch::{self, Attributes, Fate, ListedElement, Message};
+use super::batch::{self, Attributes, ElementOp, ListedElement, NetlinkBatch};
 use super::element::Element;
 use crate::firewall::FirewallError;
 use crate::os::clock;
@@ -52,7 +52,7 @@ impl Kernel {
     ///
     /// # Errors
     /// When the kernel does not take it; nothing has changed then.
-    pub(super) fn transact(&mut self, elements: &[(Element, Fate)]) -> Result<(), FirewallError> {
+    pub(super) fn transact(&mut self, elements: &[(Element, ElementOp)]) -> Result<(), FirewallError> {
         if elements.is_empty() {
             return Ok(());
         }
@@ -103,7 +103,7 @@ impl Kernel {
         &mut self,
         kind: u16,
         set: Option<&[u8]>,
-        read: impl Fn(&Message<'_>) -> Vec<T>,
+        read: impl Fn(&NetlinkBatch<'_>) -> Vec<T>,
     ) -> Result<Vec<T>, FirewallError> {
         for _ in 0..TRIES {
             let sequence = self.next_sequence();
@@ -120,7 +120,11 @@ impl Kernel {
         Err(FirewallError::Other("netlink: the table changed again and again while it was read".to_owned()))
     }
 
-    fn take_list(&self, sequence: u32, mut each: impl FnMut(&Message<'_>)) -> Result<List, FirewallError> {
+    fn take_list(
+        &self,
+        sequence: u32,
+        mut each: impl FnMut(&NetlinkBatch<'_>),
+    ) -> Result<List, FirewallError> {
         let mut buffer = vec![0; DATAGRAM_MAX];
         let mut end = List::Whole;
         loop {

@@ -20,19 +20,19 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::{Backend, FirewallError, Gate, Live};
+use super::{ActiveGrant, Backend, FirewallError, GateSpec};
 use crate::auth::Grant;
-use crate::knock::{ClientName, Ports};
+use crate::knock::{ClientName, PortRange};
 use crate::os::clock;
 use crate::os::host::Capability;
 use crate::os::process::capabilities;
 use crate::os::process::spawn::{self, RunError};
-use batch::Fate;
+use batch::ElementOp;
 use books::Books;
-use change_monitor::{Changed, Watch};
+use change_monitor::{ChangeMonitor, Changed};
 use element::Element;
 use kernel::Kernel;
-use ruleset::{Before, TABLE};
+use ruleset::{PreviousTable, TABLE};
 use structure::Structure;
 
 /// How long loading may take before it counts as failed.
@@ -60,7 +60,7 @@ pub struct Nftables {
     failsafe: Option<Duration>,
     /// The sets that were full, and until when nothing is added to them.
     full: BTreeMap<&'static [u8], Duration>,
-    watch: Watch,
+    watch: ChangeMonitor,
     /// What others have changed and nobody has looked at yet.
     heard: Changed,
     /// When books and kernel were last compared.
@@ -84,7 +84,7 @@ impl Nftables {
             structure: None,
             failsafe: None,
             full: BTreeMap::new(),
-            watch: Watch::start(),
+            watch: ChangeMonitor::start(),
             heard: Changed::default(),
             compared: Duration::ZERO,
             look: Duration::ZERO,
@@ -96,7 +96,7 @@ impl Nftables {
     fn before(
         &mut self,
         now: Duration,
-    ) -> Result<(Before, Vec<(Element, super::grant_table::Holder)>), FirewallError> {
+    ) -> Result<(PreviousTable, Vec<(Element, super::grant_table::GrantHolder)>), FirewallError> {
         let there = Structure::read(&mut self.kernel)?;
         if !self.adopted
             && let Err(error) = self.adopt(now)
@@ -106,13 +106,13 @@ impl Nftables {
             );
             self.books = Books::default();
             self.adopted = true;
-            let before = if there.is_current() { Before::Emptied } else { Before::Replaced };
-            return Ok((if there.is_there() { before } else { Before::Kept }, Vec::new()));
+            let before = if there.is_current() { PreviousTable::Emptied } else { PreviousTable::Replaced };
+            return Ok((if there.is_there() { before } else { PreviousTable::Kept }, Vec::new()));
         }
         Ok(match (there.is_there(), there.is_current()) {
-            (true, true) => (Before::Kept, Vec::new()),
-            (true, false) => (Before::Replaced, self.books.elements(now).collect()),
-            (false, _) => (Before::Kept, self.books.elements(now).collect()),
+            (true, true) => (PreviousTable::Kept, Vec::new()),
+            (true, false) => (PreviousTable::Replaced, self.books.elements(now).collect()),
+            (false, _) => (PreviousTable::Kept, self.books.elements(now).collect()),
         })
     }
 
@@ -121,7 +121,7 @@ impl Nftables {
     }
 
     /// Fails without a transaction while one of these sets is known to be full.
-    fn check_full(&mut self, elements: &[(Element, Fate)], now: Duration) -> Result<(), FirewallError> {
+    fn check_full(&mut self, elements: &[(Element, ElementOp)], now: Duration) -> Result<(), FirewallError> {
         self.full.retain(|_, until| *until > now);
         let full = growing(elements).any(|set| self.full.contains_key(set));
         if full { Err(FirewallError::Full) } else { Ok(()) }
@@ -148,7 +148,7 @@ impl Nftables {
     ///
     /// # Errors
     /// When that cannot be found out.
-    pub fn closed_ports() -> Result<Vec<Ports>, FirewallError> {
+    pub fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
         direct::closed_ports()
     }
 
@@ -158,7 +158,7 @@ impl Nftables {
     /// When the kernel does not do it.
     pub fn let_in(
         address: IpAddr,
-        ports: &[Ports],
+        ports: &[PortRange],
         time: Duration,
         comment: &str,
     ) -> Result<(), FirewallError> {
@@ -184,7 +184,7 @@ impl Nftables {
 }
 
 impl Backend for Nftables {
-    fn load(&mut self, gate: &Gate) -> Result<(), FirewallError> {
+    fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError> {
         let now = clock::steady();
         let (before, live) = self.before(now)?;
         load(gate, |gate| ruleset::text(gate, before, &live, now))?;
@@ -223,7 +223,7 @@ impl Backend for Nftables {
         done
     }
 
-    fn close(&mut self, which: &dyn Fn(&Live) -> bool) -> Result<Vec<Live>, FirewallError> {
+    fn close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Result<Vec<ActiveGrant>, FirewallError> {
         let now = clock::steady();
         let (draft, closed) = self.books.draft_close(which, now);
         if let Err(error) = self.kernel.transact(&draft.elements) {
@@ -245,13 +245,13 @@ impl Backend for Nftables {
         self.reconcile_at(now)
     }
 
-    fn live(&self) -> Vec<Live> {
+    fn live(&self) -> Vec<ActiveGrant> {
         self.books.live(clock::steady())
     }
 
     fn stay_alive(&mut self) -> Result<(), FirewallError> {
         let Some(after) = self.failsafe else { return Ok(()) };
-        let elements = element::alive().map(|element| (element, Fate::Stays(after, None)));
+        let elements = element::alive().map(|element| (element, ElementOp::Stays(after, None)));
         self.kernel.transact(&elements)
     }
 
@@ -315,20 +315,20 @@ impl Backend for Nftables {
 }
 
 /// The sets that these changes add something to.
-fn growing(elements: &[(Element, Fate)]) -> impl Iterator<Item = &'static [u8]> {
-    let growing = elements.iter().filter(|(_, fate)| !matches!(fate, Fate::Goes));
+fn growing(elements: &[(Element, ElementOp)]) -> impl Iterator<Item = &'static [u8]> {
+    let growing = elements.iter().filter(|(_, fate)| !matches!(fate, ElementOp::Goes));
     growing.map(|(element, _)| element.set)
 }
 
 /// Loads the gate, without its early drop if that is what the kernel does not take.
-fn load(gate: &Gate, text: impl Fn(&Gate) -> String) -> Result<(), FirewallError> {
+fn load(gate: &GateSpec, text: impl Fn(&GateSpec) -> String) -> Result<(), FirewallError> {
     let Err(error) = submit(&text(gate)) else { return Ok(()) };
     if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
         return Err(error);
     }
     // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves work:
     // the input chain drops too.
-    let late = Gate { early: Vec::new(), ..gate.clone() };
+    let late = GateSpec { early: Vec::new(), ..gate.clone() };
     submit(&text(&late)).map_err(|_| error.clone())?;
     log::warn!("no early drop on {}: {error}", gate.early.join(", "));
     Ok(())

@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::auth::{Passage, Way};
-use crate::firewall::grant_table::{Holder, LINGER};
-use crate::firewall::kind::Kind;
-use crate::knock::{Ports, Prefix, Protocol};
+use crate::auth::{Access, AccessTarget};
+use crate::firewall::grant_table::{GrantHolder, LINGER};
+use crate::firewall::kind::GrantKind;
+use crate::knock::{PortRange, Prefix, Protocol};
 
 /// The widest prefixes that a client may be let in by (`grant-prefix` in the config).
 const WIDEST: (u8, u8) = (16, 33);
@@ -31,35 +31,35 @@ pub(super) enum Area {
 pub(super) struct Rectangle {
     pub(super) first: IpAddr,
     pub(super) last: IpAddr,
-    pub(super) ports: Ports,
+    pub(super) ports: PortRange,
 }
 
 /// One interval of the kernel's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct Interval {
     pub(super) area: Area,
     pub(super) rectangle: Rectangle,
     /// Who holds it for the longest time.
-    pub(super) holder: Holder,
+    pub(super) holder: GrantHolder,
 }
 
 /// Where a piece begins: no two begin at one place.
-type Place = (Area, IpAddr, Protocol, u16);
+type IntervalStart = (Area, IpAddr, Protocol, u16);
 
 /// All pieces; no two of an area overlap.
 #[derive(Debug, Default)]
-pub(super) struct Plane(BTreeMap<Place, Piece>);
+pub(super) struct Plane(BTreeMap<IntervalStart, Interval>);
 
 /// What the kernel must be told, and what takes it back.
 #[derive(Debug, Default)]
 pub(super) struct Patch {
-    removed: BTreeMap<Place, Piece>,
-    added: BTreeSet<Place>,
+    removed: BTreeMap<IntervalStart, Interval>,
+    added: BTreeSet<IntervalStart>,
 }
 
 impl Rectangle {
-    fn of(passage: &Passage) -> Option<Self> {
-        let Way::Ports(ports) = passage.way else { return None };
+    fn of(passage: &Access) -> Option<Self> {
+        let AccessTarget::Ports(ports) = passage.way else { return None };
         Some(Self { first: passage.from.first(), last: passage.from.last(), ports })
     }
 
@@ -71,7 +71,7 @@ impl Rectangle {
     fn common(&self, other: &Self) -> Option<Self> {
         let (first, last) = (self.first.max(other.first), self.last.min(other.last));
         let (a, b) = (self.ports.bounds(), other.ports.bounds());
-        let ports = Ports::between(self.ports.protocol(), a.0.max(b.0), a.1.min(b.1))?;
+        let ports = PortRange::between(self.ports.protocol(), a.0.max(b.0), a.1.min(b.1))?;
         (first <= last && self.ports.overlap(other.ports)).then_some(Self { first, last, ports })
     }
 
@@ -82,7 +82,7 @@ impl Rectangle {
         let (cut_low, cut_high) = common.ports.bounds();
         let beside = |first, last| (first <= last).then_some(Self { first, last, ports: self.ports });
         let above = |low, high| {
-            let ports = Ports::between(self.ports.protocol(), low, high)?;
+            let ports = PortRange::between(self.ports.protocol(), low, high)?;
             Some(Self { ports, ..common })
         };
         let rest = [
@@ -109,13 +109,13 @@ impl Rectangle {
     }
 }
 
-impl Piece {
+impl Interval {
     /// The piece that opens this passage, where that is an interval.
-    pub(super) fn of(passage: &Passage, holder: Holder) -> Option<Self> {
+    pub(super) fn of(passage: &Access, holder: GrantHolder) -> Option<Self> {
         Some(Self { area: area(passage)?, rectangle: Rectangle::of(passage)?, holder })
     }
 
-    fn place(&self) -> Place {
+    fn place(&self) -> IntervalStart {
         let Rectangle { first, ports, .. } = self.rectangle;
         (self.area, first, ports.protocol(), ports.bounds().0)
     }
@@ -127,7 +127,7 @@ impl Piece {
 
 impl Plane {
     /// Opens a piece at `now`, where nothing that lasts longer is open already.
-    pub(super) fn open(&mut self, piece: &Piece, now: Duration, patch: &mut Patch) {
+    pub(super) fn open(&mut self, piece: &Interval, now: Duration, patch: &mut Patch) {
         let mut coming = vec![piece.rectangle];
         for old in self.overlapping(piece.area, &piece.rectangle) {
             if old.holder.end > now && old.holder.end > piece.holder.end {
@@ -142,8 +142,8 @@ impl Plane {
     }
 
     /// Closes at `now`, within the addresses and ports of this piece, what has the same holder.
-    pub(super) fn close(&mut self, piece: &Piece, now: Duration, patch: &mut Patch) {
-        let same = |old: &Piece| {
+    pub(super) fn close(&mut self, piece: &Interval, now: Duration, patch: &mut Patch) {
+        let same = |old: &Interval| {
             (&old.holder.client, &old.holder.action) == (&piece.holder.client, &piece.holder.action)
         };
         for old in self.overlapping(piece.area, &piece.rectangle) {
@@ -154,7 +154,13 @@ impl Plane {
     }
 
     /// Opens, within the addresses and ports of `limits`, a piece that others may have to share.
-    pub(super) fn open_within(&mut self, piece: &Piece, limits: &Piece, now: Duration, patch: &mut Patch) {
+    pub(super) fn open_within(
+        &mut self,
+        piece: &Interval,
+        limits: &Interval,
+        now: Duration,
+        patch: &mut Patch,
+    ) {
         if let Some(common) = piece.rectangle.common(&limits.rectangle).filter(|_| piece.area == limits.area)
         {
             self.open(&piece.cut_to(common), now, patch);
@@ -162,7 +168,7 @@ impl Plane {
     }
 
     /// Takes a piece of the kernel's as it is there; refused where it overlaps another.
-    pub(super) fn adopt(&mut self, piece: Piece) -> bool {
+    pub(super) fn adopt(&mut self, piece: Interval) -> bool {
         let alone = self.overlapping(piece.area, &piece.rectangle).is_empty();
         if alone {
             self.0.insert(piece.place(), piece);
@@ -171,13 +177,13 @@ impl Plane {
     }
 
     /// The piece with exactly these addresses and ports.
-    pub(super) fn get(&self, area: Area, rectangle: &Rectangle) -> Option<&Piece> {
+    pub(super) fn get(&self, area: Area, rectangle: &Rectangle) -> Option<&Interval> {
         let place = (area, rectangle.first, rectangle.ports.protocol(), rectangle.ports.bounds().0);
         self.0.get(&place).filter(|piece| piece.rectangle == *rectangle)
     }
 
     /// All that is open at `now`.
-    pub(super) fn live(&self, now: Duration) -> impl Iterator<Item = &Piece> {
+    pub(super) fn live(&self, now: Duration) -> impl Iterator<Item = &Interval> {
         self.0.values().filter(move |piece| piece.holder.end > now)
     }
 
@@ -195,7 +201,7 @@ impl Plane {
     pub(super) fn changes<'a>(
         &'a self,
         patch: &'a Patch,
-    ) -> (impl Iterator<Item = &'a Piece>, impl Iterator<Item = &'a Piece>) {
+    ) -> (impl Iterator<Item = &'a Interval>, impl Iterator<Item = &'a Interval>) {
         (patch.removed.values(), patch.added.iter().filter_map(|place| self.0.get(place)))
     }
 
@@ -207,7 +213,7 @@ impl Plane {
         self.0.extend(patch.removed);
     }
 
-    fn overlapping(&self, area: Area, rectangle: &Rectangle) -> Vec<Piece> {
+    fn overlapping(&self, area: Area, rectangle: &Rectangle) -> Vec<Interval> {
         // No piece goes beyond the widest prefix around its first address.
         let Rectangle { first, last, .. } = *rectangle;
         let from = match area {
@@ -222,7 +228,7 @@ impl Plane {
     }
 
     /// Leaves of a piece what is outside of `cut`.
-    fn take_away(&mut self, old: &Piece, cut: &Rectangle, now: Duration, patch: &mut Patch) {
+    fn take_away(&mut self, old: &Interval, cut: &Rectangle, now: Duration, patch: &mut Patch) {
         self.take(old, now, patch);
         if old.holder.end > now {
             for rest in old.rectangle.without(cut) {
@@ -231,7 +237,7 @@ impl Plane {
         }
     }
 
-    fn take(&mut self, old: &Piece, now: Duration, patch: &mut Patch) {
+    fn take(&mut self, old: &Interval, now: Duration, patch: &mut Patch) {
         let place = old.place();
         let Some(piece) = self.0.remove(&place) else { return };
         let is_new = patch.added.remove(&place);
@@ -241,7 +247,7 @@ impl Plane {
         }
     }
 
-    fn put(&mut self, piece: Piece, patch: &mut Patch) {
+    fn put(&mut self, piece: Interval, patch: &mut Patch) {
         let place = piece.place();
         patch.added.insert(place);
         self.0.insert(place, piece);
@@ -256,12 +262,12 @@ impl Patch {
 }
 
 /// The area of an interval.
-fn area(passage: &Passage) -> Option<Area> {
-    match Kind::of(passage) {
-        Kind::Range => Some(Area::Spans),
-        Kind::Prefix => Some(Area::Nets),
-        Kind::Linked => passage.link.map(Area::Linked),
-        Kind::Single | Kind::Once | Kind::Forward | Kind::Local => None,
+fn area(passage: &Access) -> Option<Area> {
+    match GrantKind::of(passage) {
+        GrantKind::Range => Some(Area::Spans),
+        GrantKind::Prefix => Some(Area::Nets),
+        GrantKind::Linked => passage.link.map(Area::Linked),
+        GrantKind::Single | GrantKind::Once | GrantKind::Forward | GrantKind::Local => None,
     }
 }
 

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::batch::{Fate, ListedElement};
+use super::batch::{ElementOp, ListedElement};
 use super::element::{self, Element};
 use super::{Nftables, books};
 use crate::firewall::FirewallError;
-use crate::firewall::grant_table::Holder;
+use crate::firewall::grant_table::GrantHolder;
 use crate::os::clock;
 
 /// How much longer than in the books an element may last in the kernel.
@@ -19,7 +19,7 @@ const AT_A_TIME: usize = 512;
 /// What was set right.
 #[derive(Default)]
 struct Differences {
-    changes: Vec<(Element, Fate)>,
+    changes: Vec<(Element, ElementOp)>,
     foreign: usize,
     missing: usize,
 }
@@ -82,7 +82,7 @@ impl Nftables {
                     seen.insert(listed.element);
                 } else {
                     differences.foreign = differences.foreign.saturating_add(1);
-                    differences.changes.push((listed.element, Fate::Goes));
+                    differences.changes.push((listed.element, ElementOp::Goes));
                 }
             }
         }
@@ -95,7 +95,7 @@ impl Nftables {
                 continue;
             }
             differences.missing = differences.missing.saturating_add(1);
-            differences.changes.push((element, Fate::Comes(left, Some(holder.comment()))));
+            differences.changes.push((element, ElementOp::Comes(left, Some(holder.comment()))));
         }
         Ok(differences)
     }
@@ -109,7 +109,7 @@ impl Nftables {
 }
 
 /// Who holds an element of the kernel's, as its comment says.
-fn holder(listed: &ListedElement) -> Option<Holder> {
+fn holder(listed: &ListedElement) -> Option<GrantHolder> {
     let (client, action) = listed.comment.as_ref()?.split_once(' ')?;
-    Some(Holder { client: client.parse().ok()?, action: action.parse().ok()?, end: listed.end? })
+    Some(GrantHolder { client: client.parse().ok()?, action: action.parse().ok()?, end: listed.end? })
 }

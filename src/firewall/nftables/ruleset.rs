@@ -4,13 +4,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::element::{self, Element, Entry};
+use super::element::{self, Element, ElementEntry};
 use super::plane::Area;
-use crate::auth::{Passage, Way};
-use crate::firewall::grant_table::Holder;
+use crate::auth::{Access, AccessTarget};
+use crate::firewall::grant_table::GrantHolder;
 use crate::firewall::text::Text;
-use crate::firewall::{Enforcing, Failsafe, Gate, Mode, PacketMark};
-use crate::knock::{Ports, Prefix};
+use crate::firewall::{Enforcement, Failsafe, FirewallMode, GateSpec, PacketMark};
+use crate::knock::{PortRange, Prefix};
 
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
@@ -110,7 +110,7 @@ add rule inet spa_knock translate fib daddr type local meta l4proto udp redirect
 
 /// What becomes of a table that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
+pub(super) enum PreviousTable {
     /// It is taken over.
     Kept,
     /// It is of another version, and goes.
@@ -120,15 +120,20 @@ pub(super) enum Before {
 }
 
 /// The whole transaction; `live` is what it opens besides, from `now` on.
-pub(super) fn text(gate: &Gate, before: Before, live: &[(Element, Holder)], now: Duration) -> String {
+pub(super) fn text(
+    gate: &GateSpec,
+    before: PreviousTable,
+    live: &[(Element, GrantHolder)],
+    now: Duration,
+) -> String {
     let mut text = Text::default();
-    if before == Before::Replaced {
+    if before == PreviousTable::Replaced {
         text.line(format_args!("delete table {TABLE}"));
     }
     text.line(format_args!("add table {TABLE} {{ comment \"spa-knock: ports that open by a knock\"; }}"));
     text.line(format_args!("add chain {TABLE} {SCHEMA}"));
     text.0.push_str(SETS);
-    if before == Before::Emptied {
+    if before == PreviousTable::Emptied {
         for set in element::SETS {
             text.line(format_args!(
                 "flush set {TABLE} {}",
@@ -143,19 +148,19 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[(Element, Holder)], now:
     text.timed(
         "enforcing",
         match gate.enforcing {
-            Enforcing::Always => None,
-            Enforcing::For(time) => Some(time),
+            Enforcement::Always => None,
+            Enforcement::For(time) => Some(time),
         },
     );
     text.timed("heartbeat", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
     text.spared(gate.failsafe.as_ref());
     match gate.mode {
-        Mode::Guard => {
+        FirewallMode::Guard => {
             text.guard(gate);
             text.verdicts(gate, "accept", "drop");
         }
-        Mode::Set => text.verdicts(gate, "accept", "drop"),
-        Mode::Mark(mark) => {
+        FirewallMode::Set => text.verdicts(gate, "accept", "drop"),
+        FirewallMode::Mark(mark) => {
             text.mark(gate, mark);
             text.verdicts(gate, &format!("meta mark set meta mark or {mark} accept"), "return");
         }
@@ -170,7 +175,7 @@ pub(super) fn text(gate: &Gate, before: Before, live: &[(Element, Holder)], now:
 
 impl Text {
     /// Nobody answers at the knock port.
-    fn silence(&mut self, gate: &Gate) {
+    fn silence(&mut self, gate: &GateSpec) {
         let Some(port) = gate.silent_port else { return };
         if !gate.early.is_empty() {
             let devices: Vec<_> = gate.early.iter().map(|name| format!("\"{name}\"")).collect();
@@ -187,7 +192,7 @@ impl Text {
     /// What leads to the gate: packets to protected ports, and those to published ones before they are led inside.
     /// Rules and no set: a set of ranges that is filled anew is empty for a moment in the middle of the transaction, and
     /// who comes then would be let in.
-    fn guard(&mut self, gate: &Gate) {
+    fn guard(&mut self, gate: &GateSpec) {
         for ports in &gate.protect {
             self.line(format_args!("add rule {TABLE} input {} jump gate", matched(*ports)));
         }
@@ -202,7 +207,7 @@ impl Text {
 
     /// The same where the packets only get a mark, which others' rules accept. This is after the usual place for
     /// restoring marks of connections (mangle), before addresses are translated, and only for packets to this host.
-    fn mark(&mut self, gate: &Gate, mark: PacketMark) {
+    fn mark(&mut self, gate: &GateSpec, mark: PacketMark) {
         self.line(format_args!(
             "add chain {TABLE} marks {{ type filter hook prerouting priority mangle + 10; policy accept; }}"
         ));
@@ -218,22 +223,22 @@ impl Text {
     }
 
     /// The gate: what passes it, and what becomes of the rest.
-    fn verdicts(&mut self, gate: &Gate, pass: &str, end: &str) {
-        let marking = matches!(gate.mode, Mode::Mark(_));
+    fn verdicts(&mut self, gate: &GateSpec, pass: &str, end: &str) {
+        let marking = matches!(gate.mode, FirewallMode::Mark(_));
         let failsafe = if gate.failsafe.is_some() { FAILSAFE } else { "" };
         let led = if marking { LED } else { "" };
         for line in PASSES.lines().chain(led.lines()).chain(failsafe.lines()) {
             self.line(format_args!("{line} {pass}"));
         }
         // A trial in mode `mark` only ends with its table: without it the admin's rules decide alone.
-        if gate.enforcing != Enforcing::Always && !marking {
+        if gate.enforcing != Enforcement::Always && !marking {
             // The kernel removes the element when the time of the trial is over.
             self.line(format_args!("add rule {TABLE} gate meta l4proto != @enforcing {pass}"));
         }
         self.line(format_args!("add rule {TABLE} gate counter {end}"));
     }
 
-    fn older(&mut self, gate: &Gate) {
+    fn older(&mut self, gate: &GateSpec) {
         for connection in &gate.older {
             let set = match connection.remote.ip() {
                 IpAddr::V4(_) => "established4",
@@ -262,25 +267,27 @@ impl Text {
     }
 
     /// Nothing where the element is not one of ours.
-    fn grant(&mut self, element: &Element, holder: &Holder, now: Duration) -> Option<()> {
+    fn grant(&mut self, element: &Element, holder: &GrantHolder, now: Duration) -> Option<()> {
         let set = std::str::from_utf8(element.set.strip_suffix(b"\0")?).ok()?;
         let (link, from, ports, to) = match element::entry(element)? {
-            Entry::Interval(area, rectangle) => {
+            ElementEntry::Interval(area, rectangle) => {
                 let link = match area {
                     Area::Linked(link) => format!("{link} . "),
                     Area::Spans | Area::Nets => String::new(),
                 };
                 (link, span(rectangle.first, rectangle.last), rectangle.ports, String::new())
             }
-            Entry::Passage(Passage { from, way, .. }) => {
+            ElementEntry::Passage(Access { from, way, .. }) => {
                 let (ports, to) = match way {
-                    Way::Ports(ports) => (ports, String::new()),
+                    AccessTarget::Ports(ports) => (ports, String::new()),
                     // Whether it has been used is not known: it is not given twice.
-                    Way::Once(_) => return None,
-                    Way::Forward { door, to } if to.ip().is_unspecified() => {
+                    AccessTarget::Once(_) => return None,
+                    AccessTarget::Forward { door, to } if to.ip().is_unspecified() => {
                         (door.into(), format!(" : {}", to.port()))
                     }
-                    Way::Forward { door, to } => (door.into(), format!(" : {} . {}", to.ip(), to.port())),
+                    AccessTarget::Forward { door, to } => {
+                        (door.into(), format!(" : {} . {}", to.ip(), to.port()))
+                    }
                 };
                 (String::new(), range(from), ports, to)
             }
@@ -295,11 +302,11 @@ impl Text {
     }
 }
 
-fn matched(ports: Ports) -> String {
+fn matched(ports: PortRange) -> String {
     format!("{} dport {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 
-fn dotted(ports: Ports) -> String {
+fn dotted(ports: PortRange) -> String {
     format!("{} . {}", ports.protocol().as_str(), ports.numbers('-'))
 }
 

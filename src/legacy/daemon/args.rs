@@ -32,7 +32,7 @@ options:
 /// What was said.
 #[derive(Debug, Parser)]
 #[command(name = "knockd", disable_help_flag = true, disable_version_flag = true, infer_long_args = true)]
-pub(in crate::legacy) struct Options {
+pub(in crate::legacy) struct KnockdArgs {
     /// Interfaces.
     #[arg(short, long)]
     pub(in crate::legacy) interface: Vec<String>,
@@ -76,8 +76,8 @@ pub(in crate::legacy) struct Options {
 ///
 /// # Errors
 /// The exit code, after help, version or what is wrong has been printed. As in knockd it is 0 in each case.
-pub(in crate::legacy) fn parse(words: &[OsString]) -> Result<Options, ExitCode> {
-    let options = Options::try_parse_from(words).map_err(|error| {
+pub(in crate::legacy) fn parse(words: &[OsString]) -> Result<KnockdArgs, ExitCode> {
+    let options = KnockdArgs::try_parse_from(words).map_err(|error| {
         let text = error.render().to_string();
         let told = text.lines().next().unwrap_or_default();
         tell(format_args!("knockd: {}", told.strip_prefix("error: ").unwrap_or(told)));
@@ -106,13 +106,13 @@ mod tests {
 
     use super::*;
 
-    fn read(line: &str) -> Result<Options, ExitCode> {
+    fn read(line: &str) -> Result<KnockdArgs, ExitCode> {
         parse(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
     fn the_command_line_is_consistent() {
-        Options::command().debug_assert();
+        KnockdArgs::command().debug_assert();
     }
 
     #[test]

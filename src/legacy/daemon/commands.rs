@@ -7,12 +7,12 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::script::{script, shown};
-use crate::auth::{Cause, Event, Explanation, KeyAge, Record};
+use crate::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge};
 use crate::knock::ClientName;
 use crate::legacy::knockd::{Door, Orders, Truncated};
 use crate::os::clock;
-use crate::os::process::command_queue::{Commands, Ended, Job, Room};
-use crate::state::{Begun, Left, Planned, UndoError, UndoQueue, Undoing};
+use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
+use crate::state::{Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
 
 /// How many run at a time.
 const RUNNING_MAX: usize = 64;
@@ -32,10 +32,10 @@ const COMMAND_WORDS: usize = 3;
 
 /// Everything that runs and that is still to be run.
 pub(in crate::legacy) struct DoorCommands {
-    commands: Commands<Label>,
+    commands: CommandQueue<DoorJob>,
     undoings: UndoQueue,
     /// Start commands that run and have something to be closed.
-    opening: Vec<Lease>,
+    opening: Vec<OpenDoor>,
     next: u64,
     /// Whose name stands in the records.
     client: ClientName,
@@ -43,7 +43,7 @@ pub(in crate::legacy) struct DoorCommands {
 
 /// Somebody for whom a door was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Lease {
+struct OpenDoor {
     /// No other has this number, in this daemon or another.
     number: String,
     door: String,
@@ -52,14 +52,14 @@ struct Lease {
     after: Duration,
 }
 
-enum Label {
-    Start { door: String, source: IpAddr, lease: Option<Lease> },
-    Stop { door: String, source: IpAddr, begun: Begun },
+enum DoorJob {
+    Start { door: String, source: IpAddr, lease: Option<OpenDoor> },
+    Stop { door: String, source: IpAddr, begun: StartedUndo },
 }
 
 /// What is to be logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::legacy) enum Told {
+pub(in crate::legacy) enum CommandEvent {
     /// A command is started.
     Running { door: String, command: Vec<u8> },
     /// One ended with this status.
@@ -71,7 +71,7 @@ pub(in crate::legacy) enum Told {
     /// A command is too long.
     Truncated(Truncated),
     /// A command is over, or was never started: nothing for the log, but for the record.
-    Over { door: String, source: IpAddr, event: Event, reason: Option<Explanation> },
+    Over { door: String, source: IpAddr, event: AuditEvent, reason: Option<Explanation> },
 }
 
 impl DoorCommands {
@@ -83,7 +83,7 @@ impl DoorCommands {
             undoings.all().filter(|undoing| phase(undoing) == OPEN).map(number).map(str::to_owned).collect();
         undoings.withdraw(|undoing| phase(undoing) == OPENING && open.contains(number(undoing)));
         Self {
-            commands: Commands::with_room(Room::shared(RUNNING_MAX)),
+            commands: CommandQueue::with_room(Room::shared(RUNNING_MAX)),
             undoings: undoings.shared(),
             opening: Vec::new(),
             next: start,
@@ -105,18 +105,18 @@ impl DoorCommands {
     }
 
     /// Does what the door does for this source.
-    pub(in crate::legacy) fn open(&mut self, door: &Door, source: IpAddr) -> Vec<Told> {
+    pub(in crate::legacy) fn open(&mut self, door: &Door, source: IpAddr) -> Vec<CommandEvent> {
         let Orders { start, stop } = match door.orders(source) {
             Ok(Some(orders)) => orders,
             Ok(None) => return Vec::new(),
             Err(truncated) => {
                 let reason = "a command is too long".to_owned();
-                return vec![Told::Truncated(truncated), failed(&door.name, source, reason)];
+                return vec![CommandEvent::Truncated(truncated), failed(&door.name, source, reason)];
             }
         };
         let not_started = |reason: String| {
             let of_record = failed(&door.name, source, reason.clone());
-            vec![Told::NotStarted { door: door.name.clone(), reason }, of_record]
+            vec![CommandEvent::NotStarted { door: door.name.clone(), reason }, of_record]
         };
         let (start, stop) = (script(start), stop.map(script));
         let lease = stop.zip(door.stop_after()).map(|(stop, after)| self.lease(door, source, stop, after));
@@ -125,13 +125,13 @@ impl DoorCommands {
             // What could not be closed is not opened.
             Err(error) => return not_started(error.to_string()),
         };
-        let label = Label::Start { door: door.name.clone(), source, lease: lease.clone() };
+        let label = DoorJob::Start { door: door.name.clone(), source, lease: lease.clone() };
         let job = Job { argv: shell(&start), timeout: NO_DEADLINE, owner: door.name.clone(), label };
         match self.commands.start(job, clock::steady()) {
             Ok(()) => {
                 planned.into_iter().for_each(|planned| self.undoings.keep(planned));
                 self.opening.extend(lease);
-                vec![Told::Running { door: door.name.clone(), command: shown(&start) }]
+                vec![CommandEvent::Running { door: door.name.clone(), command: shown(&start) }]
             }
             Err(error) => {
                 planned.iter().for_each(|planned| self.undoings.forget(planned));
@@ -141,7 +141,7 @@ impl DoorCommands {
     }
 
     /// Looks after all commands; returns what there is to log.
-    pub(in crate::legacy) fn tend(&mut self) -> Vec<Told> {
+    pub(in crate::legacy) fn tend(&mut self) -> Vec<CommandEvent> {
         self.commands.listen();
         let mut told = Vec::new();
         for done in self.commands.tend(clock::steady()) {
@@ -171,13 +171,13 @@ impl DoorCommands {
         self.commands.descriptors()
     }
 
-    fn lease(&mut self, door: &Door, source: IpAddr, stop: String, after: Duration) -> Lease {
+    fn lease(&mut self, door: &Door, source: IpAddr, stop: String, after: Duration) -> OpenDoor {
         self.next = self.next.saturating_add(1);
-        Lease { number: format!("knockd-{}", self.next), door: door.name.clone(), source, stop, after }
+        OpenDoor { number: format!("knockd-{}", self.next), door: door.name.clone(), source, stop, after }
     }
 
     /// On disk, to be closed some time after the start command should have ended.
-    fn plan(&mut self, lease: &Lease) -> Result<Option<Planned>, UndoError> {
+    fn plan(&mut self, lease: &OpenDoor) -> Result<Option<ScheduledUndo>, UndoError> {
         self.undoings.plan(lease.undoing(OPENING, &self.client), lease.after.saturating_add(RESERVE))
     }
 
@@ -194,12 +194,12 @@ impl DoorCommands {
         }
     }
 
-    fn conclude(&mut self, label: Label, ended: &Ended, said: &str, told: &mut Vec<Told>) {
+    fn conclude(&mut self, label: DoorJob, ended: &Exit, said: &str, told: &mut Vec<CommandEvent>) {
         let (door, source, event, lease) = match label {
-            Label::Start { door, source, lease } => (door, source, Event::Done, lease),
-            Label::Stop { door, source, begun } => {
+            DoorJob::Start { door, source, lease } => (door, source, AuditEvent::Done, lease),
+            DoorJob::Stop { door, source, begun } => {
                 self.undoings.end(begun);
-                (door, source, Event::Expired, None)
+                (door, source, AuditEvent::Expired, None)
             }
         };
         if !said.is_empty() {
@@ -218,14 +218,14 @@ impl DoorCommands {
         self.undoings.withdraw(|waiting| waiting.argv == opening.argv);
     }
 
-    fn close(&mut self, begun: Begun, undoing: Undoing, told: &mut Vec<Told>) {
-        let (Some(lease), stop) = (Lease::of(&undoing), undoing.argv) else {
+    fn close(&mut self, begun: StartedUndo, undoing: UndoTask, told: &mut Vec<CommandEvent>) {
+        let (Some(lease), stop) = (OpenDoor::of(&undoing), undoing.argv) else {
             return self.undoings.end(begun);
         };
-        told.push(Told::Timeout { source: lease.source, door: lease.door.clone() });
-        told.push(Told::Running { door: lease.door.clone(), command: shown(&lease.stop) });
+        told.push(CommandEvent::Timeout { source: lease.source, door: lease.door.clone() });
+        told.push(CommandEvent::Running { door: lease.door.clone(), command: shown(&lease.stop) });
         let owner = lease.door.clone();
-        let label = Label::Stop { door: lease.door, source: lease.source, begun };
+        let label = DoorJob::Stop { door: lease.door, source: lease.source, begun };
         let argv = stop.into_iter().take(COMMAND_WORDS).collect();
         let job = Job { argv, timeout: NO_DEADLINE, owner, label };
         if let Err(done) = self.commands.undo(job, clock::steady()) {
@@ -234,13 +234,13 @@ impl DoorCommands {
     }
 }
 
-impl Lease {
-    fn undoing(&self, phase: &str, client: &ClientName) -> Undoing {
+impl OpenDoor {
+    fn undoing(&self, phase: &str, client: &ClientName) -> UndoTask {
         let mut argv = shell(&self.stop);
         // Two leases are closed twice, even if by the same command.
         argv.extend([self.number.clone(), phase.to_owned(), self.door.clone()]);
-        let record = Record {
-            event: Event::Expired,
+        let record = AuditRecord {
+            event: AuditEvent::Expired,
             client: client.clone(),
             key: KeyAge::Current,
             action: None,
@@ -251,10 +251,10 @@ impl Lease {
             knock: None,
             via: None,
         };
-        Undoing { argv, timeout: NO_DEADLINE, argument: String::new(), record }
+        UndoTask { argv, timeout: NO_DEADLINE, argument: String::new(), record }
     }
 
-    fn of(undoing: &Undoing) -> Option<Self> {
+    fn of(undoing: &UndoTask) -> Option<Self> {
         let [_, _, stop, number, _, door] = undoing.argv.as_slice() else { return None };
         let source = *undoing.record.addresses.first()?;
         let after = Duration::from_secs(undoing.record.seconds.into());
@@ -263,8 +263,8 @@ impl Lease {
 }
 
 /// Whether this is the stop command of this door for the source that it names.
-fn stops(door: &Door, undoing: &Undoing) -> bool {
-    let Some(lease) = Lease::of(undoing) else { return false };
+fn stops(door: &Door, undoing: &UndoTask) -> bool {
+    let Some(lease) = OpenDoor::of(undoing) else { return false };
     let stop = door.orders(lease.source).ok().flatten().and_then(|orders| orders.stop);
     door.name == lease.door
         && stop.map(script).as_ref() == Some(&lease.stop)
@@ -272,50 +272,50 @@ fn stops(door: &Door, undoing: &Undoing) -> bool {
 }
 
 /// What an earlier daemon left half-done, for people.
-pub(in crate::legacy) fn tell_left(left: Vec<Left>) {
+pub(in crate::legacy) fn tell_left(left: Vec<Leftover>) {
     for left in left {
         match left {
-            Left::Begun(undoing) => log::error!(
+            Leftover::Begun(undoing) => log::error!(
                 "the daemon ended as this began, and it may not have run: {:?}",
                 undoing.argv.get(2).map_or("", String::as_str)
             ),
-            Left::Damaged(path) => log::error!("{}: damaged: what it says is not run", path.display()),
+            Leftover::Damaged(path) => log::error!("{}: damaged: what it says is not run", path.display()),
         }
     }
 }
 
 /// The lease's number, behind the words of the command.
-fn number(undoing: &Undoing) -> &str {
+fn number(undoing: &UndoTask) -> &str {
     undoing.argv.get(COMMAND_WORDS).map_or("", String::as_str)
 }
 
 /// The door that it closes.
-fn door_of(undoing: &Undoing) -> &str {
+fn door_of(undoing: &UndoTask) -> &str {
     undoing.argv.last().map_or("", String::as_str)
 }
 
 /// What it says of its start command.
-fn phase(undoing: &Undoing) -> &str {
+fn phase(undoing: &UndoTask) -> &str {
     undoing.argv.get(COMMAND_WORDS.saturating_add(1)).map_or("", String::as_str)
 }
 
-fn failed(door: &str, source: IpAddr, reason: String) -> Told {
-    ended_badly(door, source, Explanation::new(Cause::ActionFailed, reason))
+fn failed(door: &str, source: IpAddr, reason: String) -> CommandEvent {
+    ended_badly(door, source, Explanation::new(AuditCause::ActionFailed, reason))
 }
 
-fn ended_badly(door: &str, source: IpAddr, reason: Explanation) -> Told {
-    Told::Over { door: door.to_owned(), source, event: Event::Failed, reason: Some(reason) }
+fn ended_badly(door: &str, source: IpAddr, reason: Explanation) -> CommandEvent {
+    CommandEvent::Over { door: door.to_owned(), source, event: AuditEvent::Failed, reason: Some(reason) }
 }
 
 /// What the record says of a command that is over; `event` is how it ends if it ends well.
-fn over(door: String, source: IpAddr, event: Event, ended: &Ended) -> Told {
+fn over(door: String, source: IpAddr, event: AuditEvent, ended: &Exit) -> CommandEvent {
     let (cause, bad) = match ended {
-        Ended::Well => return Told::Over { door, source, event, reason: None },
-        Ended::Badly(how) => (Cause::CommandFailed, how.as_str()),
-        Ended::TooLate => (Cause::Timeout, "ended at its timeout"),
+        Exit::Well => return CommandEvent::Over { door, source, event, reason: None },
+        Exit::Badly(how) => (AuditCause::CommandFailed, how.as_str()),
+        Exit::TooLate => (AuditCause::Timeout, "ended at its timeout"),
     };
     let reason = match event {
-        Event::Expired => Explanation::new(Cause::UndoFailed, format!("stop command: {bad}")),
+        AuditEvent::Expired => Explanation::new(AuditCause::UndoFailed, format!("stop command: {bad}")),
         _ => Explanation::new(cause, bad),
     };
     ended_badly(&door, source, reason)
@@ -326,16 +326,16 @@ fn shell(command: &str) -> Vec<String> {
 }
 
 /// knockd tells the status of an exit, and 0 for an end by a signal.
-fn status(door: &str, ended: &Ended) -> Option<Told> {
+fn status(door: &str, ended: &Exit) -> Option<CommandEvent> {
     let door = door.to_owned();
     match ended {
-        Ended::Well => None,
-        Ended::TooLate => Some(Told::Status { door, status: 0 }),
-        Ended::Badly(how) if how.starts_with("signal") => Some(Told::Status { door, status: 0 }),
-        Ended::Badly(how) => {
+        Exit::Well => None,
+        Exit::TooLate => Some(CommandEvent::Status { door, status: 0 }),
+        Exit::Badly(how) if how.starts_with("signal") => Some(CommandEvent::Status { door, status: 0 }),
+        Exit::Badly(how) => {
             Some(match how.strip_prefix("exit status: ").and_then(|code| code.parse().ok()) {
-                Some(status) => Told::Status { door, status },
-                None => Told::NotStarted { door, reason: how.clone() },
+                Some(status) => CommandEvent::Status { door, status },
+                None => CommandEvent::NotStarted { door, reason: how.clone() },
             })
         }
     }
@@ -344,12 +344,12 @@ fn status(door: &str, ended: &Ended) -> Option<Told> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::legacy::knockd::Command;
+    use crate::legacy::knockd::ShellCommand;
 
     fn door(start: &str, stop: &str, timeout: i32) -> Door {
         Door {
-            start: Some(Command::new(start.as_bytes())),
-            stop: Some(Command::new(stop.as_bytes())),
+            start: Some(ShellCommand::new(start.as_bytes())),
+            stop: Some(ShellCommand::new(stop.as_bytes())),
             command_timeout: timeout,
             ..Door::new("d".to_owned())
         }
@@ -361,7 +361,7 @@ mod tests {
     }
 
     /// What is told until nothing runs any more and nothing is due.
-    fn told_until_quiet(leases: &mut DoorCommands) -> Vec<Told> {
+    fn told_until_quiet(leases: &mut DoorCommands) -> Vec<CommandEvent> {
         let mut told = Vec::new();
         for _ in 0..1_000 {
             told.extend(leases.tend());
@@ -373,8 +373,8 @@ mod tests {
         panic!("commands run for over 5 s");
     }
 
-    fn running(command: &str) -> Told {
-        Told::Running { door: "d".to_owned(), command: command.as_bytes().to_vec() }
+    fn running(command: &str) -> CommandEvent {
+        CommandEvent::Running { door: "d".to_owned(), command: command.as_bytes().to_vec() }
     }
 
     #[test]
@@ -387,11 +387,15 @@ mod tests {
         assert_eq!(
             told_until_quiet(&mut leases),
             [
-                over("d".to_owned(), source, Event::Done, &Ended::Well),
-                Told::Timeout { source, door: "d".to_owned() },
+                over("d".to_owned(), source, AuditEvent::Done, &Exit::Well),
+                CommandEvent::Timeout { source, door: "d".to_owned() },
                 running("exit 4"),
-                Told::Status { door: "d".to_owned(), status: 4 },
-                ended_badly("d", source, Explanation::new(Cause::UndoFailed, "stop command: exit status: 4")),
+                CommandEvent::Status { door: "d".to_owned(), status: 4 },
+                ended_badly(
+                    "d",
+                    source,
+                    Explanation::new(AuditCause::UndoFailed, "stop command: exit status: 4")
+                ),
             ]
         );
         assert_eq!(leases.undoings.waiting(), 0);
@@ -404,8 +408,8 @@ mod tests {
         let source: IpAddr = "fd00::1".parse().unwrap();
         leases.open(&door("kill -9 $$", "true", -1), source);
         let told = told_until_quiet(&mut leases);
-        assert_eq!(told.first(), Some(&Told::Status { door: "d".to_owned(), status: 0 }));
-        assert!(matches!(&told[1..], [Told::Over { event: Event::Failed, .. }]), "{told:?}");
+        assert_eq!(told.first(), Some(&CommandEvent::Status { door: "d".to_owned(), status: 0 }));
+        assert!(matches!(&told[1..], [CommandEvent::Over { event: AuditEvent::Failed, .. }]), "{told:?}");
         assert_eq!(leases.undoings.waiting(), 0);
     }
 
@@ -423,6 +427,6 @@ mod tests {
         drop(first);
         let second = leases(state.path());
         assert_eq!(second.undoings.all().map(phase).collect::<Vec<_>>(), [OPEN]);
-        assert_eq!(second.undoings.all().find_map(Lease::of), Some(lease));
+        assert_eq!(second.undoings.all().find_map(OpenDoor::of), Some(lease));
     }
 }

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use crate::knock::Ports;
-use crate::legacy::knockd::{Config, Door, OneTimeList, Options};
+use crate::knock::PortRange;
+use crate::legacy::knockd::{Config, Door, KnockdOptions, OneTimeList};
 use crate::os::files::{self, FileError};
 
 /// What stands there.
 #[derive(Debug, Clone)]
-pub(crate) struct Written {
+pub(crate) struct KnockdConfig {
     /// Its text.
     pub(crate) text: Vec<u8>,
     /// Its options.
-    pub(crate) options: Options,
+    pub(crate) options: KnockdOptions,
     /// Its doors.
     pub(crate) doors: Vec<Door>,
     /// The one-time sequences of those that have some, by their places.
@@ -48,7 +48,7 @@ impl From<FileError> for Wrong {
     }
 }
 
-impl Written {
+impl KnockdConfig {
     /// Reads the config at `path`.
     ///
     /// # Errors
@@ -83,7 +83,7 @@ impl Written {
     }
 
     /// All ports that doors open by themselves.
-    pub(in crate::legacy) fn opened(&self) -> impl Iterator<Item = Ports> {
+    pub(in crate::legacy) fn opened(&self) -> impl Iterator<Item = PortRange> {
         self.doors.iter().filter_map(|door| door.opening.as_ref()).flat_map(|opening| &opening.ports).copied()
     }
 }
@@ -98,7 +98,7 @@ pub(in crate::legacy) fn read_list(file: &Path, door: &Door) -> Result<OneTimeLi
         log::warn!("config: section {}: {error}", door.name);
     }
     if list.current().is_none() {
-        let message = crate::legacy::knockd::Message::NoSequences(&door.name).text();
+        let message = crate::legacy::knockd::LogMessage::NoSequences(&door.name).text();
         return Err(message.trim_end().to_owned());
     }
     Ok(list)

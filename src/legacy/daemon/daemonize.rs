@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::console::Failure;
+use crate::console::AdminError;
 use crate::os::files;
-use crate::os::net::seqpacket::{Channel, Received};
+use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::process::daemonize;
 
 /// The process in the background, and who waits for it to be ready.
@@ -26,10 +26,10 @@ impl Background {
         });
         let (channel, mut child) = match started {
             Ok(started) => started,
-            Err(error) => return Failure::run(format_args!("-d: {}", files::plain(&error))).exit(),
+            Err(error) => return AdminError::run(format_args!("-d: {}", files::plain(&error))).exit(),
         };
         match channel.recv(&mut [0; 16]) {
-            Ok(Received::Message(_)) => ExitCode::SUCCESS,
+            Ok(ReceiveResult::Message(_)) => ExitCode::SUCCESS,
             // It has said why.
             _ => child.wait().map_or(ExitCode::FAILURE, |_| ExitCode::FAILURE),
         }

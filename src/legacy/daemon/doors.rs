@@ -7,16 +7,16 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use super::commands::{DoorCommands, Told, tell_left};
-use super::config_file::{Written, read_list};
-use super::knock_log::{Book, Turn};
-use super::watcher_process::{Ears, Gone, Post};
-use crate::auth::{Event as KnockResult, Explanation};
+use super::commands::{CommandEvent, DoorCommands, tell_left};
+use super::config_file::{KnockdConfig, read_list};
+use super::knock_log::{KnockLog, LogEvent};
+use super::watcher_process::{Gone, LegacyWatchConfig, LegacyWatcher};
+use crate::auth::{AuditEvent as KnockResult, Explanation};
 use crate::knock::ClientName;
-use crate::legacy::ipc::FromWatcher;
-use crate::legacy::knockd::{Door, Event, Message, OneTimeList, Opening, Step};
+use crate::legacy::ipc::FromLegacyWatcher;
+use crate::legacy::knockd::{Door, GrantSpec, LogMessage, MatchEvent, MatchStage, OneTimeList};
 use crate::os::clock;
-use crate::os::files::{self, Mode};
+use crate::os::files::{self, FileMode};
 use crate::state::{self, StateError, UndoQueue};
 use crate::supervisor::restart::{Restart, SILENCE_MAX};
 
@@ -33,26 +33,26 @@ pub(crate) struct Doors {
     /// Doors with one-time sequences that are not in here any more are closed for good.
     lists: BTreeMap<usize, OneTimeList>,
     /// None = nothing is watched; what is open is still closed.
-    post: Option<Post>,
-    ears: Option<Ears>,
+    post: Option<LegacyWatchConfig>,
+    ears: Option<LegacyWatcher>,
     restart: Restart,
     addresses_due: Duration,
-    book: Book,
+    book: KnockLog,
     leases: DoorCommands,
 }
 
 /// Other doors, and a watcher that watches them.
-pub(crate) struct Coming {
-    post: Post,
+pub(crate) struct NextDoors {
+    post: LegacyWatchConfig,
     /// None = the one that there is goes on.
-    ears: Option<Ears>,
+    ears: Option<LegacyWatcher>,
     doors: Vec<Door>,
     lists: BTreeMap<usize, OneTimeList>,
 }
 
 /// What the daemon around is to do or may note.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum DoorOutcome {
     /// A door has opened for this source, and its command runs, if it has one.
     Opened {
         /// Its name.
@@ -60,7 +60,7 @@ pub(crate) enum Outcome {
         /// Who knocked, or who was made up.
         source: IpAddr,
         /// What is still to be opened.
-        opening: Option<Opening>,
+        opening: Option<GrantSpec>,
     },
     /// A command of a door is over.
     Over {
@@ -80,7 +80,11 @@ impl Doors {
     ///
     /// # Errors
     /// When that cannot be read.
-    pub(crate) fn open(folder: Option<&Path>, client: ClientName, book: Book) -> Result<Self, StateError> {
+    pub(crate) fn open(
+        folder: Option<&Path>,
+        client: ClientName,
+        book: KnockLog,
+    ) -> Result<Self, StateError> {
         let (undoings, left) = match folder {
             Some(folder) => state::open_undoings_in(folder)?,
             None => (UndoQueue::nowhere(), Vec::new()),
@@ -103,25 +107,34 @@ impl Doors {
     ///
     /// # Errors
     /// Why it does not watch, for people; nothing has changed then.
-    pub(crate) fn prepare(&self, written: Written, post: Post, some: bool) -> Result<Coming, String> {
+    pub(crate) fn prepare(
+        &self,
+        written: KnockdConfig,
+        post: LegacyWatchConfig,
+        some: bool,
+    ) -> Result<NextDoors, String> {
         // One that has lost an interface is tried for anyway: what is missing must not keep a reload from the rest.
         let ears = match self.post.as_ref() == Some(&post) {
             true => None,
-            false => Some(Ears::start(&post, some)?),
+            false => Some(LegacyWatcher::start(&post, some)?),
         };
-        Ok(Coming { post, ears, doors: written.doors, lists: written.lists })
+        Ok(NextDoors { post, ears, doors: written.doors, lists: written.lists })
     }
 
     /// The same where no interface is there yet: it is tried again until one is.
-    pub(crate) fn prepare_without_interfaces(&mut self, written: Written, post: Post) -> Coming {
+    pub(crate) fn prepare_without_interfaces(
+        &mut self,
+        written: KnockdConfig,
+        post: LegacyWatchConfig,
+    ) -> NextDoors {
         log::error!("plain sequences: no interface is there yet; looking for one");
         self.restart.look_later();
-        Coming { post, ears: None, doors: written.doors, lists: written.lists }
+        NextDoors { post, ears: None, doors: written.doors, lists: written.lists }
     }
 
     /// From now on these are the doors.
-    pub(crate) fn take_up(&mut self, coming: Coming) {
-        let Coming { post, ears, doors, lists } = coming;
+    pub(crate) fn take_up(&mut self, coming: NextDoors) {
+        let NextDoors { post, ears, doors, lists } = coming;
         (self.post, self.doors, self.lists) = (Some(post), doors, lists);
         if let Some(ears) = ears {
             self.ears = Some(ears);
@@ -145,7 +158,7 @@ impl Doors {
     }
 
     /// What lines are written to.
-    pub(crate) fn book(&mut self) -> &mut Book {
+    pub(crate) fn book(&mut self) -> &mut KnockLog {
         &mut self.book
     }
 
@@ -157,17 +170,17 @@ impl Doors {
 
     /// Until `tend` has something to do, if nothing happens before.
     pub(crate) fn patience(&self) -> Option<Duration> {
-        let silent = self.ears.as_ref().map(Ears::silent_at);
+        let silent = self.ears.as_ref().map(LegacyWatcher::silent_at);
         let due = self.restart.due().into_iter().chain(silent);
         let due = due.map(|due| due.saturating_sub(clock::steady()));
         due.chain(self.leases.patience()).chain(self.book.patience()).min()
     }
 
     /// Takes what the watcher reports.
-    pub(crate) fn hear(&mut self) -> Vec<Outcome> {
+    pub(crate) fn hear(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
         for _ in 0..BATCH {
-            let report = match self.ears.as_mut().map(Ears::try_recv) {
+            let report = match self.ears.as_mut().map(LegacyWatcher::try_recv) {
                 Some(Ok(Some(report))) => report,
                 Some(Ok(None)) | None => return outcomes,
                 Some(Err(Gone)) => {
@@ -176,21 +189,21 @@ impl Doors {
                 }
             };
             match report {
-                FromWatcher::Event(event) => self.happen(&event, &mut outcomes),
-                FromWatcher::Untold(number) => {
+                FromLegacyWatcher::Event(event) => self.happen(&event, &mut outcomes),
+                FromLegacyWatcher::Untold(number) => {
                     log::warn!("a flood: {number} stages and timeouts of a second are not logged");
                 }
-                FromWatcher::Alive => {}
-                FromWatcher::Lost(reason) => self.miss(&reason),
-                FromWatcher::Failed(reason) => self.lose(&reason),
-                FromWatcher::Watching => self.lose("the watcher talks nonsense"),
+                FromLegacyWatcher::Alive => {}
+                FromLegacyWatcher::Lost(reason) => self.miss(&reason),
+                FromLegacyWatcher::Failed(reason) => self.lose(&reason),
+                FromLegacyWatcher::Watching => self.lose("the watcher talks nonsense"),
             }
         }
         outcomes
     }
 
     /// Looks after commands, the log, the watcher, and the addresses that are knocked at.
-    pub(crate) fn tend(&mut self) -> Vec<Outcome> {
+    pub(crate) fn tend(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
         let told = self.leases.tend();
         self.log(told, &mut outcomes);
@@ -208,7 +221,7 @@ impl Doors {
 
     /// Waits a moment for commands that open: once they have ended it is known when to close. Nothing is left that
     /// waits to be logged.
-    pub(crate) fn settle(&mut self) -> Vec<Outcome> {
+    pub(crate) fn settle(&mut self) -> Vec<DoorOutcome> {
         let deadline = clock::steady().saturating_add(SETTLE_MAX);
         let mut outcomes = Vec::new();
         while self.leases.is_opening() && clock::steady() < deadline {
@@ -220,13 +233,13 @@ impl Doors {
         outcomes
     }
 
-    fn happen(&mut self, event: &Event, outcomes: &mut Vec<Outcome>) {
+    fn happen(&mut self, event: &MatchEvent, outcomes: &mut Vec<DoorOutcome>) {
         let Some(door) = self.doors.get(event.door) else { return };
-        self.book.tell(event.source, &door.name, Turn::Step(event.step));
-        if event.step == Step::Open && self.use_up(event.door) {
+        self.book.tell(event.source, &door.name, LogEvent::Step(event.step));
+        if event.step == MatchStage::Open && self.use_up(event.door) {
             let Some(door) = self.doors.get(event.door) else { return };
             let (name, opening) = (door.name.clone(), door.opening.clone());
-            outcomes.push(Outcome::Opened { door: name, source: event.source, opening });
+            outcomes.push(DoorOutcome::Opened { door: name, source: event.source, opening });
             let told = self.leases.open(door, event.source);
             self.log(told, outcomes);
         }
@@ -238,10 +251,10 @@ impl Doors {
         let Some(file) = &door.one_time else { return true };
         // A list that is not there any more has nothing that could open.
         let Some(used) = self.lists.remove(&place).and_then(|list| list.used()) else { return false };
-        if let Err(error) = files::replace(file, Mode::Private, &used) {
+        if let Err(error) = files::replace(file, FileMode::Private, &used) {
             // It opens, but never again: what is not marked would be good a second time.
             log::error!("{error}");
-            self.book.write(&Message::NotMarked(&door.name));
+            self.book.write(&LogMessage::NotMarked(&door.name));
             return true;
         }
         match read_list(file, door) {
@@ -251,7 +264,7 @@ impl Doors {
                 }
                 self.lists.insert(place, list);
             }
-            Err(_) => self.book.write(&Message::NoSequences(&door.name)),
+            Err(_) => self.book.write(&LogMessage::NoSequences(&door.name)),
         }
         true
     }
@@ -264,23 +277,23 @@ impl Doors {
         }
     }
 
-    fn log(&mut self, told: Vec<Told>, outcomes: &mut Vec<Outcome>) {
+    fn log(&mut self, told: Vec<CommandEvent>, outcomes: &mut Vec<DoorOutcome>) {
         for told in told {
             match told {
-                Told::Running { door, command } => {
-                    self.book.write(&Message::Running(&door, &command));
+                CommandEvent::Running { door, command } => {
+                    self.book.write(&LogMessage::Running(&door, &command));
                 }
-                Told::Status { door, status } => self.book.write(&Message::Status(&door, status)),
-                Told::Timeout { source, door } => {
-                    self.book.tell(source, &door, Turn::CommandTimeout);
+                CommandEvent::Status { door, status } => self.book.write(&LogMessage::Status(&door, status)),
+                CommandEvent::Timeout { source, door } => {
+                    self.book.tell(source, &door, LogEvent::CommandTimeout);
                 }
-                Told::Truncated(which) => self.book.write(&Message::Truncated(which)),
-                Told::NotStarted { door, reason } => {
+                CommandEvent::Truncated(which) => self.book.write(&LogMessage::Truncated(which)),
+                CommandEvent::NotStarted { door, reason } => {
                     log::error!("{door}: {reason}");
-                    self.book.write(&Message::ForkFailed);
+                    self.book.write(&LogMessage::ForkFailed);
                 }
-                Told::Over { door, source, event, reason } => {
-                    outcomes.push(Outcome::Over { door, source, event, reason });
+                CommandEvent::Over { door, source, event, reason } => {
+                    outcomes.push(DoorOutcome::Over { door, source, event, reason });
                 }
             }
         }
@@ -322,7 +335,7 @@ impl Doors {
         if self.ears.is_none() && post.misses_everything() {
             return self.restart.look_later();
         }
-        match Ears::start(post, self.ears.is_none()) {
+        match LegacyWatcher::start(post, self.ears.is_none()) {
             Ok(ears) => {
                 log::info!("plain sequences: watching again");
                 self.ears = Some(ears);

@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::args::Options;
+use super::args::KnockdArgs;
 use super::doors::Doors;
-use super::gate::Gate;
-use super::knock_log::Book;
-use super::reverse_dns::Names;
+use super::gate::LegacyGate;
+use super::knock_log::KnockLog;
+use super::reverse_dns::ReverseDns;
 use super::settings::Settings;
-use super::watcher_process::Post;
+use super::watcher_process::LegacyWatchConfig;
 use super::{CLIENT, tell_danger};
-use crate::console::Failure;
-use crate::legacy::knockd::Message;
-use crate::os::files::{self, Mode};
+use crate::console::AdminError;
+use crate::legacy::knockd::LogMessage;
+use crate::os::files::{self, FileMode};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::signals::Signals;
 use crate::os::{host, poll};
@@ -29,11 +29,11 @@ const TICK: Duration = Duration::from_secs(10);
 const USER: &str = "spa-knock";
 
 /// The running daemon.
-pub(in crate::legacy) struct Keeper {
+pub(in crate::legacy) struct LegacyDaemon {
     path: PathBuf,
-    options: Options,
+    options: KnockdArgs,
     doors: Doors,
-    gate: Gate,
+    gate: LegacyGate,
     /// Only a restart changes them.
     interfaces: Vec<String>,
     identity: Option<Identity>,
@@ -43,12 +43,12 @@ pub(in crate::legacy) struct Keeper {
     lock: Option<File>,
 }
 
-impl Keeper {
+impl LegacyDaemon {
     /// Takes its folder, and the gate if a door has `Open`; reads what is still to be closed, and starts to watch.
     ///
     /// # Errors
     /// When one of them fails.
-    pub(in crate::legacy) fn start(settings: Settings, options: Options) -> Result<Self, Failure> {
+    pub(in crate::legacy) fn start(settings: Settings, options: KnockdArgs) -> Result<Self, AdminError> {
         let folder = options.state_dir.join(folder_name(&settings.path));
         let lock = match state::lock(&folder) {
             Ok(lock) => Some(lock),
@@ -56,38 +56,38 @@ impl Keeper {
             Err(_) if !settings.written.keeps_state() && !files::exists(&folder) => None,
             Err(failure) => return Err(with_hint(&failure)),
         };
-        let mut gate = Gate::open(&folder, &settings.written)?;
+        let mut gate = LegacyGate::open(&folder, &settings.written)?;
         if lock.is_some() {
             // What is in it decides what runs.
             files::check_private_tree(&folder)?;
         }
-        let client = CLIENT.parse().map_err(Failure::run)?;
+        let client = CLIENT.parse().map_err(AdminError::run)?;
         let identity = privileges::unprivileged(USER)
-            .map_err(|error| Failure::run(format_args!("watcher: {}", files::plain(&error))))?;
+            .map_err(|error| AdminError::run(format_args!("watcher: {}", files::plain(&error))))?;
         let lacking = privileges::lacking(identity);
         if !lacking.is_empty() {
-            return Err(Failure::run(format_args!("watcher: {}", host::lacking(&lacking))));
+            return Err(AdminError::run(format_args!("watcher: {}", host::lacking(&lacking))));
         }
         warn_of_nobody(USER, identity);
         let shown_interfaces = settings.shown_interfaces();
         let Settings { path, written, interfaces, log_file, pid_file } = settings;
         let verbose = options.verbose || options.debug;
-        let names = options.lookup.then(|| Names::new(identity));
-        let book = Book::open(log_file, written.options.syslog, verbose).with_names(names);
+        let names = options.lookup.then(|| ReverseDns::new(identity));
+        let book = KnockLog::open(log_file, written.options.syslog, verbose).with_names(names);
         let kept = lock.is_some().then_some(folder.as_path());
-        let mut doors = Doors::open(kept, client, book).map_err(Failure::run)?;
-        let post = Post {
+        let mut doors = Doors::open(kept, client, book).map_err(AdminError::run)?;
+        let post = LegacyWatchConfig {
             config: written.text.clone(),
             interfaces: interfaces.clone(),
             log: None,
             only_v4: options.only_ip_v4,
             identity,
         };
-        let coming = doors.prepare(written.clone(), post, false).map_err(Failure::run)?;
+        let coming = doors.prepare(written.clone(), post, false).map_err(AdminError::run)?;
         gate.take_up(&written)?;
         doors.take_up(coming);
         tell_danger(doors.count());
-        doors.book().write(&Message::Starting(&shown_interfaces));
+        doors.book().write(&LogMessage::Starting(&shown_interfaces));
         doors.book().say(&format!("listening on {shown_interfaces}..."));
         doors.book().flush_sinks();
         Ok(Self {
@@ -106,9 +106,9 @@ impl Keeper {
     /// Writes the process's number; what fails is only logged.
     pub(in crate::legacy) fn write_pid_file(&mut self) {
         let path = self.wanted_pid_file.clone();
-        match files::replace(&path, Mode::Public, format!("{}\n", std::process::id()).as_bytes()) {
+        match files::replace(&path, FileMode::Public, format!("{}\n", std::process::id()).as_bytes()) {
             Ok(()) => self.pid_file = Some(path),
-            Err(error) => self.doors.book().write(&Message::PidFile(&path, &error.reason)),
+            Err(error) => self.doors.book().write(&LogMessage::PidFile(&path, &error.reason)),
         }
     }
 
@@ -119,7 +119,7 @@ impl Keeper {
         const INT: u8 = 2;
         loop {
             if let Err(error) = self.wait(&signals) {
-                return Failure::run(format_args!("poll: {error}")).exit();
+                return AdminError::run(format_args!("poll: {error}")).exit();
             }
             signals.drain();
             if signals.stop() {
@@ -137,7 +137,7 @@ impl Keeper {
         self.doors.settle();
         self.gate.rest();
         self.doors.book().say("closing...");
-        self.doors.book().write(&Message::ShuttingDown);
+        self.doors.book().write(&LogMessage::ShuttingDown);
         if let Some(path) = &self.pid_file {
             let _ = files::remove(path);
         }
@@ -155,7 +155,7 @@ impl Keeper {
 
     /// Takes up the config anew; one that is wrong changes nothing.
     fn reload(&mut self) {
-        self.doors.book().write(&Message::Rereading(&self.path));
+        self.doors.book().write(&LogMessage::Rereading(&self.path));
         let taken = Settings::read(&self.options).and_then(|new| {
             if self.lock.is_none() && new.written.keeps_state() {
                 return Err(
@@ -163,7 +163,7 @@ impl Keeper {
                         .to_owned(),
                 );
             }
-            let post = Post {
+            let post = LegacyWatchConfig {
                 config: new.written.text.clone(),
                 interfaces: self.interfaces.clone(),
                 log: None,
@@ -183,7 +183,7 @@ impl Keeper {
             }
             Err(reason) => {
                 log::error!("{reason}");
-                self.doors.book().write(&Message::Kept(&reason));
+                self.doors.book().write(&LogMessage::Kept(&reason));
                 self.doors.book().turn_to(None, false);
             }
         }
@@ -191,12 +191,12 @@ impl Keeper {
 }
 
 /// A folder that cannot be used is mostly one that another user could use.
-fn with_hint(failure: &Failure) -> Failure {
+fn with_hint(failure: &AdminError) -> AdminError {
     let text = failure.text();
     if text.contains("\nhint: ") {
-        return Failure::run(text);
+        return AdminError::run(text);
     }
-    Failure::run(format_args!(
+    AdminError::run(format_args!(
         "{text}\nhint: --state-dir FOLDER names another folder, that this user can write to"
     ))
 }

@@ -8,17 +8,17 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::config_file::Written;
-use super::doors::Outcome;
+use super::config_file::KnockdConfig;
+use super::doors::DoorOutcome;
 use super::grants::{NotOpened, Openings};
-use crate::config::Backend;
-use crate::console::Failure;
-use crate::firewall::{self, Enforcing, FirewallError, Nftables};
+use crate::config::BackendKind;
+use crate::console::AdminError;
+use crate::firewall::{self, Enforcement, FirewallError, Nftables};
 use crate::gate::lock::lock_gate;
-use crate::gate::state::Standing;
-use crate::gate::{Gatehouse, Plan, older};
-use crate::knock::Ports;
-use crate::legacy::knockd::Opening;
+use crate::gate::state::GateState;
+use crate::gate::{Gate, GateConfig, older};
+use crate::knock::PortRange;
+use crate::legacy::knockd::GrantSpec;
 use crate::os::host;
 
 /// What to do where the daemon of sealed knocks has the gate.
@@ -26,16 +26,16 @@ const BOTH: &str =
     "one daemon has all doors: knockd = \"FILE\" below [legacy] of spa-knockd.toml, and `spa-knockd run`";
 
 /// The gate, if there is one.
-pub(in crate::legacy) struct Gate {
+pub(in crate::legacy) struct LegacyGate {
     /// Where it is remembered.
     folder: PathBuf,
-    closed: Option<Closed>,
+    closed: Option<ActiveGate>,
 }
 
 /// A gate that only a door opens.
-struct Closed {
-    guarded: Guarded,
-    gatehouse: Gatehouse,
+struct ActiveGate {
+    guarded: GatePorts,
+    gatehouse: Gate,
     openings: Openings,
     /// Held, not used; none where none could be taken.
     _lock: Option<File>,
@@ -43,36 +43,36 @@ struct Closed {
 
 /// The ports that only a door opens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Guarded {
-    ports: BTreeSet<Ports>,
+struct GatePorts {
+    ports: BTreeSet<PortRange>,
     folder: PathBuf,
 }
 
-impl Gate {
+impl LegacyGate {
     /// Takes the gate if a door of `written` has `Open`. Where it has been closed before it closes now, before anything
     /// that can fail; at the first start that is left to `take_up`, so that nobody is shut out by a daemon that could
     /// not have let him in.
     ///
     /// # Errors
     /// When another daemon has it, or the firewall does not take it.
-    pub(in crate::legacy) fn open(folder: &Path, written: &Written) -> Result<Self, Failure> {
+    pub(in crate::legacy) fn open(folder: &Path, written: &KnockdConfig) -> Result<Self, AdminError> {
         let mut gate = Self { folder: folder.to_owned(), closed: None };
-        let standing = Standing::read_trusted(folder)?;
+        let standing = GateState::read_trusted(folder)?;
         match gate.guarded(written) {
             Some(guarded) => {
-                let mut closed = Closed::take(guarded, standing).map_err(|why| refused(written, &why))?;
-                if standing == Standing::On {
+                let mut closed = ActiveGate::take(guarded, standing).map_err(|why| refused(written, &why))?;
+                if standing == GateState::On {
                     closed.load().map_err(|why| refused(written, &why))?;
                 }
                 gate.closed = Some(closed);
             }
             // Whose table there is now, nobody knows: it is not for us to open.
-            None if standing == Standing::On => {
+            None if standing == GateState::On => {
                 log::warn!(
                     "no door has Open any more, but the ports of the doors that had it may still be closed\n\
                      hint: `nft delete table inet spa_knock` opens them"
                 );
-                Standing::Off.write(folder)?;
+                GateState::Off.write(folder)?;
             }
             None => {}
         }
@@ -83,12 +83,12 @@ impl Gate {
     ///
     /// # Errors
     /// When another daemon has the gate, or the firewall does not take it; nothing has changed then.
-    pub(in crate::legacy) fn take_up(&mut self, written: &Written) -> Result<(), Failure> {
+    pub(in crate::legacy) fn take_up(&mut self, written: &KnockdConfig) -> Result<(), AdminError> {
         let refused = |why: String| refused(written, &why);
         match (self.guarded(written), &mut self.closed) {
             (None, None) => {}
             (None, Some(closed)) => {
-                closed.change(Standing::Off).map_err(|why| Failure::run(format_args!("gate: {why}")))?;
+                closed.change(GateState::Off).map_err(|why| AdminError::run(format_args!("gate: {why}")))?;
                 self.closed = None;
                 log::info!("gate: no door has Open any more; all ports are open");
             }
@@ -97,7 +97,7 @@ impl Gate {
                 closed.tell();
             }
             (Some(guarded), None) => {
-                let mut closed = Closed::take(guarded, Standing::Never).map_err(refused)?;
+                let mut closed = ActiveGate::take(guarded, GateState::Never).map_err(refused)?;
                 closed.close().map_err(refused)?;
                 closed.tell();
                 self.closed = Some(closed);
@@ -107,10 +107,10 @@ impl Gate {
     }
 
     /// Lets in for whom a door has opened. What else the doors come to is in their log.
-    pub(in crate::legacy) fn let_in(&mut self, outcomes: Vec<Outcome>) {
+    pub(in crate::legacy) fn let_in(&mut self, outcomes: Vec<DoorOutcome>) {
         let Some(closed) = &mut self.closed else { return };
         let opened = outcomes.into_iter().filter_map(|outcome| match outcome {
-            Outcome::Opened { door, source, opening: Some(opening) } => Some((door, source, opening)),
+            DoorOutcome::Opened { door, source, opening: Some(opening) } => Some((door, source, opening)),
             _ => None,
         });
         let opened: Vec<_> = opened.collect();
@@ -123,7 +123,7 @@ impl Gate {
 
     /// Mends what somebody else has broken.
     pub(in crate::legacy) fn tend(&mut self) {
-        if let Some(Closed { gatehouse, guarded, .. }) = &mut self.closed {
+        if let Some(ActiveGate { gatehouse, guarded, .. }) = &mut self.closed {
             gatehouse.tend(guarded);
         }
     }
@@ -148,20 +148,20 @@ impl Gate {
         log::info!("gate: {grants}, {} closed", closed.guarded);
     }
 
-    fn guarded(&self, written: &Written) -> Option<Guarded> {
+    fn guarded(&self, written: &KnockdConfig) -> Option<GatePorts> {
         let ports: BTreeSet<_> = written.opened().collect();
-        (!ports.is_empty()).then(|| Guarded { ports, folder: self.folder.clone() })
+        (!ports.is_empty()).then(|| GatePorts { ports, folder: self.folder.clone() })
     }
 }
 
-impl Closed {
+impl ActiveGate {
     /// The gate is ours, and the firewall can be asked; nothing is closed yet.
-    fn take(guarded: Guarded, standing: Standing) -> Result<Self, String> {
+    fn take(guarded: GatePorts, standing: GateState) -> Result<Self, String> {
         let lock = lock_gate(BOTH).map_err(|failure| failure.text())?;
         let firewall = Nftables::open().map_err(|error| told(&error))?;
         // Whether it is to be closed the doors say, and no trial is known here.
-        let standing = if standing == Standing::On { standing } else { Standing::Never };
-        let gatehouse = Gatehouse::new(Box::new(firewall), standing);
+        let standing = if standing == GateState::On { standing } else { GateState::Never };
+        let gatehouse = Gate::new(Box::new(firewall), standing);
         Ok(Self { guarded, gatehouse, openings: Openings::default(), _lock: lock })
     }
 
@@ -169,15 +169,15 @@ impl Closed {
         self.gatehouse.load(&self.guarded).map_err(|error| told(&error))
     }
 
-    fn change(&mut self, standing: Standing) -> Result<(), String> {
+    fn change(&mut self, standing: GateState) -> Result<(), String> {
         self.gatehouse.change(standing, &self.guarded).map_err(|error| told(&error))
     }
 
     /// Closes for the first time.
     fn close(&mut self) -> Result<(), String> {
-        match self.change(Standing::On) {
+        match self.change(GateState::On) {
             // It is closed by now, and this daemon alone can let somebody in.
-            Err(why) if self.gatehouse.standing() == Standing::On => {
+            Err(why) if self.gatehouse.standing() == GateState::On => {
                 log::error!("gate: {why}\nafter a boot it closes only once the doors are watched");
                 Ok(())
             }
@@ -186,8 +186,8 @@ impl Closed {
     }
 
     /// Other ports, in one transaction.
-    fn turn_to(&mut self, guarded: Guarded) -> Result<(), String> {
-        let is_closed = self.gatehouse.standing() == Standing::On;
+    fn turn_to(&mut self, guarded: GatePorts) -> Result<(), String> {
+        let is_closed = self.gatehouse.standing() == GateState::On;
         if is_closed && self.guarded == guarded {
             return Ok(());
         }
@@ -196,7 +196,7 @@ impl Closed {
         turned.inspect_err(|_| self.guarded = before)
     }
 
-    fn let_in(&mut self, door: &str, source: IpAddr, opening: Opening, own: &BTreeSet<IpAddr>) {
+    fn let_in(&mut self, door: &str, source: IpAddr, opening: GrantSpec, own: &BTreeSet<IpAddr>) {
         let ports = listed(&opening.ports);
         let term = humantime::format_duration(opening.term);
         let Self { guarded, gatehouse, openings, .. } = self;
@@ -213,18 +213,18 @@ impl Closed {
     }
 }
 
-impl Plan for Guarded {
-    fn gate(&self, enforcing: Enforcing) -> firewall::Gate {
-        firewall::Gate {
+impl GateConfig for GatePorts {
+    fn gate(&self, enforcing: Enforcement) -> firewall::GateSpec {
+        firewall::GateSpec {
             protect: self.ports.iter().copied().collect(),
             enforcing,
             older: older(|door| self.ports.iter().any(|ports| ports.contain(door))),
-            ..firewall::Gate::default()
+            ..firewall::GateSpec::default()
         }
     }
 
-    fn backend(&self) -> Backend {
-        Backend::Nftables
+    fn backend(&self) -> BackendKind {
+        BackendKind::Nftables
     }
 
     fn state_dir(&self) -> &Path {
@@ -232,20 +232,20 @@ impl Plan for Guarded {
     }
 }
 
-impl std::fmt::Display for Guarded {
+impl std::fmt::Display for GatePorts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&listed(&self.ports))
     }
 }
 
-fn listed<'a>(ports: impl IntoIterator<Item = &'a Ports>) -> String {
+fn listed<'a>(ports: impl IntoIterator<Item = &'a PortRange>) -> String {
     ports.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The first door with `Open`, and why it cannot have it.
-fn refused(written: &Written, why: &str) -> Failure {
+fn refused(written: &KnockdConfig, why: &str) -> AdminError {
     let door = written.opens().map_or("", |door| &door.name);
-    Failure::run(format_args!("config: section {door}: Open: {why}"))
+    AdminError::run(format_args!("config: section {door}: Open: {why}"))
 }
 
 /// What the firewall says, with what mends it here: this daemon has no other backend.

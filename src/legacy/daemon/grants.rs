@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::CLIENT;
-use crate::auth::{Cause, Event, Explanation, PlainDoor};
-use crate::gate::{Gatehouse, Plan};
+use crate::auth::{AuditCause, AuditEvent, Explanation, UnauthenticatedGrant};
+use crate::gate::{Gate, GateConfig};
 use crate::knock::ActionName;
-use crate::legacy::knockd::Opening;
+use crate::legacy::knockd::GrantSpec;
 use crate::os::clock;
 
 /// How many of them may be live: sources can be made up, and sealed knocks must find room.
@@ -24,7 +24,7 @@ pub(crate) struct Openings(Vec<Duration>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NotOpened {
     /// Whether it was not to be opened, or could not.
-    pub(crate) event: Event,
+    pub(crate) event: AuditEvent,
     /// Why, for the record.
     pub(crate) reason: Explanation,
 }
@@ -36,22 +36,22 @@ impl Openings {
     /// When the source is nobody's address, too much is open, or the firewall does not do it.
     pub(crate) fn open(
         &mut self,
-        (door, source, opening): (&str, IpAddr, Opening),
+        (door, source, opening): (&str, IpAddr, GrantSpec),
         own: &BTreeSet<IpAddr>,
-        gatehouse: &mut Gatehouse,
-        plan: &impl Plan,
+        gatehouse: &mut Gate,
+        plan: &impl GateConfig,
     ) -> Result<(), NotOpened> {
         let failed = |detail: String| NotOpened {
-            event: Event::Failed,
-            reason: Explanation::new(Cause::ActionFailed, detail),
+            event: AuditEvent::Failed,
+            reason: Explanation::new(AuditCause::ActionFailed, detail),
         };
         let (now, term) = (clock::steady(), opening.term);
         let (Ok(client), Some(action)) = (CLIENT.parse(), action(door)) else {
             return Err(failed("it has no name for the records".to_owned()));
         };
-        let plain = PlainDoor { ports: opening.ports, term, client, action };
+        let plain = UnauthenticatedGrant { ports: opening.ports, term, client, action };
         let grants = plain.grants(source, own).map_err(|rejection| NotOpened {
-            event: Event::Refused,
+            event: AuditEvent::Refused,
             reason: Explanation::from(&rejection),
         })?;
         if !self.have_room(now) {

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::log_sinks::Sinks;
-use super::reverse_dns::{Asker, Names};
+use super::reverse_dns::{Priority, ReverseDns};
 use crate::knock::Now;
-use crate::legacy::knockd::{Client, HostName, Message, Step};
+use crate::legacy::knockd::{HostName, LogMessage, LoggedSource, MatchStage};
 use crate::os::clock;
 
 /// How long a line waits for a name.
@@ -19,40 +19,40 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const HELD_MAX: usize = 1_024;
 
 /// The log.
-pub(crate) struct Book {
+pub(crate) struct KnockLog {
     sinks: Sinks,
     /// None = addresses stand alone.
-    names: Option<Names>,
-    held: VecDeque<Held>,
+    names: Option<ReverseDns>,
+    held: VecDeque<PendingLine>,
 }
 
 /// What has happened to somebody who knocks at a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::legacy) enum Turn {
+pub(in crate::legacy) enum LogEvent {
     /// His attempt has come so far, or is over.
-    Step(Step),
+    Step(MatchStage),
     /// The time of what was opened for him is over.
     CommandTimeout,
 }
 
-struct Held {
+struct PendingLine {
     since: Now,
-    line: Line,
+    line: LogLine,
 }
 
-enum Line {
+enum LogLine {
     Whole(String),
-    Of { source: IpAddr, door: String, turn: Turn },
+    Of { source: IpAddr, door: String, turn: LogEvent },
 }
 
-impl Book {
+impl KnockLog {
     /// Opens the log; a file that cannot be written is told and done without.
     pub(crate) fn open(path: Option<PathBuf>, syslog: bool, verbose: bool) -> Self {
         Self { sinks: Sinks::open(path, syslog, verbose), names: None, held: VecDeque::new() }
     }
 
     /// The same with these names.
-    pub(in crate::legacy) fn with_names(self, names: Option<Names>) -> Self {
+    pub(in crate::legacy) fn with_names(self, names: Option<ReverseDns>) -> Self {
         Self { names, ..self }
     }
 
@@ -61,24 +61,24 @@ impl Book {
         // What has happened before stands in the old one.
         self.flush();
         if let Some(path) = self.sinks.close(path, syslog) {
-            let text = Message::Reopening(path).text();
+            let text = LogMessage::Reopening(path).text();
             self.sinks.write(&text, clock::wall());
         }
         self.sinks.reopen();
     }
 
     /// Writes a line that names nobody.
-    pub(in crate::legacy) fn write(&mut self, message: &Message<'_>) {
-        self.hold(Line::Whole(message.text()), clock::now());
+    pub(in crate::legacy) fn write(&mut self, message: &LogMessage<'_>) {
+        self.hold(LogLine::Whole(message.text()), clock::now());
     }
 
     /// Writes a line of somebody who knocks.
-    pub(in crate::legacy) fn tell(&mut self, source: IpAddr, door: &str, turn: Turn) {
+    pub(in crate::legacy) fn tell(&mut self, source: IpAddr, door: &str, turn: LogEvent) {
         let now = clock::now();
         if let (Some(names), Some(asker)) = (&mut self.names, turn.asker()) {
             names.ask(source, asker, now.steady);
         }
-        self.hold(Line::Of { source, door: door.to_owned(), turn }, now);
+        self.hold(LogLine::Of { source, door: door.to_owned(), turn }, now);
     }
 
     /// Waits a moment until what is written is where it goes.
@@ -107,18 +107,18 @@ impl Book {
 
     /// Until `tend` has something to do, if no look-up ends before.
     pub(in crate::legacy) fn patience(&self) -> Option<Duration> {
-        let line = self.held.front().map(Held::due);
-        let due = line.into_iter().chain(self.names.as_ref().and_then(Names::deadline)).min();
+        let line = self.held.front().map(PendingLine::due);
+        let due = line.into_iter().chain(self.names.as_ref().and_then(ReverseDns::deadline)).min();
         due.map(|due| due.saturating_sub(clock::steady()))
     }
 
     /// Readable when a look-up says something.
     pub(in crate::legacy) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.names.iter().flat_map(Names::descriptors)
+        self.names.iter().flat_map(ReverseDns::descriptors)
     }
 
-    fn hold(&mut self, line: Line, now: Now) {
-        self.held.push_back(Held { since: now, line });
+    fn hold(&mut self, line: LogLine, now: Now) {
+        self.held.push_back(PendingLine { since: now, line });
         self.release(now.steady);
     }
 
@@ -133,17 +133,17 @@ impl Book {
         }
     }
 
-    fn waits(&self, line: &Line) -> bool {
+    fn waits(&self, line: &LogLine) -> bool {
         match (line, &self.names) {
-            (Line::Of { source, .. }, Some(names)) => names.awaits(*source),
+            (LogLine::Of { source, .. }, Some(names)) => names.awaits(*source),
             _ => false,
         }
     }
 
-    fn put(&self, held: &Held) {
+    fn put(&self, held: &PendingLine) {
         let text = match &held.line {
-            Line::Whole(text) => text,
-            Line::Of { source, door, turn } => {
+            LogLine::Whole(text) => text,
+            LogLine::Of { source, door, turn } => {
                 let name = self.names.as_ref().and_then(|names| names.of(*source));
                 &turn.message(*source, name, door).text()
             }
@@ -152,29 +152,29 @@ impl Book {
     }
 }
 
-impl Held {
+impl PendingLine {
     const fn due(&self) -> Duration {
         self.since.steady.saturating_add(PATIENCE)
     }
 }
 
-impl Turn {
-    fn message<'a>(self, address: IpAddr, name: Option<&'a HostName>, door: &'a str) -> Message<'a> {
-        let client = Client { address, name };
+impl LogEvent {
+    fn message<'a>(self, address: IpAddr, name: Option<&'a HostName>, door: &'a str) -> LogMessage<'a> {
+        let client = LoggedSource { address, name };
         match self {
-            Self::Step(Step::Stage(stage)) => Message::Stage(client, door, stage),
-            Self::Step(Step::Open) => Message::Open(client, door),
-            Self::Step(Step::Timeout(stage)) => Message::SequenceTimeout(client, door, stage),
-            Self::CommandTimeout => Message::CommandTimeout(client, door),
+            Self::Step(MatchStage::Stage(stage)) => LogMessage::Stage(client, door, stage),
+            Self::Step(MatchStage::Open) => LogMessage::Open(client, door),
+            Self::Step(MatchStage::Timeout(stage)) => LogMessage::SequenceTimeout(client, door, stage),
+            Self::CommandTimeout => LogMessage::CommandTimeout(client, door),
         }
     }
 
     /// For whom a name is looked up; an attempt that is over had its time for that.
-    const fn asker(self) -> Option<Asker> {
+    const fn asker(self) -> Option<Priority> {
         match self {
-            Self::Step(Step::Stage(_)) => Some(Asker::Anybody),
-            Self::Step(Step::Timeout(_)) => None,
-            Self::Step(Step::Open) | Self::CommandTimeout => Some(Asker::Opener),
+            Self::Step(MatchStage::Stage(_)) => Some(Priority::Anybody),
+            Self::Step(MatchStage::Timeout(_)) => None,
+            Self::Step(MatchStage::Open) | Self::CommandTimeout => Some(Priority::Opener),
         }
     }
 }
@@ -184,11 +184,11 @@ mod tests {
     use super::*;
     use crate::os::files;
 
-    const STAGE: Turn = Turn::Step(Step::Stage(1));
-    const OPEN: Turn = Turn::Step(Step::Open);
+    const STAGE: LogEvent = LogEvent::Step(MatchStage::Stage(1));
+    const OPEN: LogEvent = LogEvent::Step(MatchStage::Open);
 
     struct Scene {
-        book: Book,
+        book: KnockLog,
         scratch: tempfile::TempDir,
     }
 
@@ -196,11 +196,11 @@ mod tests {
         /// A log in a folder of its own, with names as a script has them for `$0`.
         fn new(script: Option<&str>) -> Self {
             let scratch = tempfile::tempdir().unwrap();
-            let book = Book::open(Some(scratch.path().join("log")), false, false);
-            Self { book: book.with_names(script.map(Names::by)), scratch }
+            let book = KnockLog::open(Some(scratch.path().join("log")), false, false);
+            Self { book: book.with_names(script.map(ReverseDns::by)), scratch }
         }
 
-        fn tell(&mut self, source: &str, turn: Turn) {
+        fn tell(&mut self, source: &str, turn: LogEvent) {
             self.book.tell(source.parse().unwrap(), "a", turn);
         }
 
@@ -223,16 +223,16 @@ mod tests {
     #[test]
     fn lines_wait_for_a_name_and_stay_in_their_order() {
         let mut scene = Scene::new(Some("sleep 0.3; [ $0 = 10.0.0.1 ] && echo $0 host.example"));
-        scene.tell("10.0.0.2", Turn::Step(Step::Timeout(1)));
+        scene.tell("10.0.0.2", LogEvent::Step(MatchStage::Timeout(1)));
         scene.tell("10.0.0.1", STAGE);
         scene.tell("10.0.0.2", STAGE);
         scene.tell("10.0.0.1", OPEN);
-        scene.book.write(&Message::Running("a", b"x"));
+        scene.book.write(&LogMessage::Running("a", b"x"));
         assert_eq!(scene.lines("log"), ["10.0.0.2: a: sequence timeout (stage 1)"]);
         assert!(scene.book.patience().is_some_and(|patience| patience <= PATIENCE));
         scene.book.names.as_mut().unwrap().settle();
         scene.book.tend();
-        scene.tell("10.0.0.1", Turn::CommandTimeout);
+        scene.tell("10.0.0.1", LogEvent::CommandTimeout);
         assert_eq!(
             scene.lines("log"),
             [
@@ -263,11 +263,11 @@ mod tests {
         let mut scene = Scene::new(Some("exec sleep 60"));
         scene.tell("10.0.0.1", STAGE);
         for _ in 1..HELD_MAX {
-            scene.book.write(&Message::ForkFailed);
+            scene.book.write(&LogMessage::ForkFailed);
         }
         assert_eq!((scene.book.held.len(), scene.lines("log").len()), (HELD_MAX, 0));
         // Once the first goes, those behind it wait for nothing.
-        scene.book.write(&Message::ForkFailed);
+        scene.book.write(&LogMessage::ForkFailed);
         assert_eq!((scene.book.held.len(), scene.lines("log").len()), (0, HELD_MAX + 1));
     }
 
@@ -277,7 +277,7 @@ mod tests {
         scene.tell("10.0.0.1", STAGE);
         let next = scene.scratch.path().join("next");
         scene.book.turn_to(Some(next), false);
-        scene.book.write(&Message::ShuttingDown);
+        scene.book.write(&LogMessage::ShuttingDown);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
         assert_eq!(scene.lines("next"), ["shutting down"]);
     }

@@ -22,7 +22,7 @@ const FLUSH_MAX: Duration = Duration::from_millis(500);
 
 /// All of them; a line goes to each.
 pub(in crate::legacy) struct Sinks {
-    outbox: Outbox<Entry, Places>,
+    outbox: Outbox<SinkEntry, SinkFiles>,
     path: Option<PathBuf>,
     /// Sticky, as in knockd: a reload can only turn it on.
     syslog: bool,
@@ -30,7 +30,7 @@ pub(in crate::legacy) struct Sinks {
 }
 
 /// What the thread does.
-enum Entry {
+enum SinkEntry {
     /// Writes what happened at this time wherever lines go.
     Line(String, Timestamp, Syslog),
     /// Writes it to standard output.
@@ -48,7 +48,7 @@ enum Syslog {
 }
 
 /// What the thread writes to.
-struct Places {
+struct SinkFiles {
     file: Option<File>,
     verbose: bool,
 }
@@ -56,7 +56,7 @@ struct Places {
 impl Sinks {
     /// Opens the file; one that cannot be written is reported and done without.
     pub(in crate::legacy) fn open(path: Option<PathBuf>, syslog: bool, verbose: bool) -> Self {
-        let outbox = Outbox::start(Places { file: None, verbose }, ROOM, OnFailure::Drop);
+        let outbox = Outbox::start(SinkFiles { file: None, verbose }, ROOM, OnFailure::Drop);
         let mut sinks = Self { outbox, path: None, syslog, verbose };
         sinks.set_path(path);
         sinks.reopen();
@@ -69,7 +69,7 @@ impl Sinks {
     /// file's path from now on.
     pub(in crate::legacy) fn close(&mut self, path: Option<PathBuf>, syslog: bool) -> Option<&Path> {
         self.syslog |= syslog;
-        self.outbox.push(Entry::Close);
+        self.outbox.push(SinkEntry::Close);
         if path.is_some() {
             self.set_path(path);
         }
@@ -78,19 +78,19 @@ impl Sinks {
 
     /// Goes on in the file.
     pub(in crate::legacy) fn reopen(&mut self) {
-        self.outbox.push(Entry::Open(self.path.clone()));
+        self.outbox.push(SinkEntry::Open(self.path.clone()));
     }
 
     /// Writes what happened at this time wherever lines go.
     pub(in crate::legacy) fn write(&self, text: &str, at: Timestamp) {
         let syslog = if self.syslog { Syslog::On } else { Syslog::Off };
-        self.outbox.push(Entry::Line(text.to_owned(), at, syslog));
+        self.outbox.push(SinkEntry::Line(text.to_owned(), at, syslog));
     }
 
     /// Only for who watches (`-v`).
     pub(in crate::legacy) fn say(&self, text: &str) {
         if self.verbose {
-            self.outbox.push(Entry::Say(text.to_owned()));
+            self.outbox.push(SinkEntry::Say(text.to_owned()));
         }
     }
 
@@ -111,10 +111,10 @@ impl Drop for Sinks {
     }
 }
 
-impl Sink<Entry> for Places {
-    fn write(&mut self, entry: &Entry) -> Result<(), String> {
+impl Sink<SinkEntry> for SinkFiles {
+    fn write(&mut self, entry: &SinkEntry) -> Result<(), String> {
         match entry {
-            Entry::Line(text, at, syslog) => {
+            SinkEntry::Line(text, at, syslog) => {
                 if let Some(file) = &mut self.file {
                     // A line that a full disk does not take is lost, as with knockd.
                     let _ = file.write_all(line(text, &clock::local(*at, "%Y-%m-%d %H:%M")).as_bytes());
@@ -129,9 +129,9 @@ impl Sink<Entry> for Places {
                     say(text);
                 }
             }
-            Entry::Say(text) => say(text),
-            Entry::Close => self.file = None,
-            Entry::Open(path) => {
+            SinkEntry::Say(text) => say(text),
+            SinkEntry::Close => self.file = None,
+            SinkEntry::Open(path) => {
                 let open = |path: &Path| open(path).inspect_err(|error| log::warn!("{error}")).ok();
                 self.file = path.as_deref().and_then(open);
             }

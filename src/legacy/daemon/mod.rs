@@ -22,20 +22,20 @@ pub(super) mod twins;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use crate::console::{Failure, tell};
+use crate::console::{AdminError, tell};
 use crate::os::process::fds;
 use crate::os::process::signals::Signals;
 use crate::os::{env, log as os_log};
 use daemonize::Background;
-use event_loop::Keeper;
+use event_loop::LegacyDaemon;
 use settings::Settings;
 
 pub(crate) use super::watcher::main as watch;
-pub(crate) use config_file::Written;
-pub(crate) use doors::{Coming, Doors, Outcome};
+pub(crate) use config_file::KnockdConfig;
+pub(crate) use doors::{DoorOutcome, Doors, NextDoors};
 pub(crate) use grants::{NotOpened, Openings, action};
-pub(crate) use knock_log::Book;
-pub(crate) use watcher_process::Post;
+pub(crate) use knock_log::KnockLog;
+pub(crate) use watcher_process::LegacyWatchConfig;
 
 /// The name that stands in records for everybody who knocks by a plain sequence.
 pub(crate) const CLIENT: &str = "knockd";
@@ -75,8 +75,8 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
     let background = options.daemon.then(Background::enter);
     os_log::start_thread();
     let started = Signals::listen()
-        .map_err(|error| Failure::run(format_args!("signals: {error}")))
-        .and_then(|signals| Keeper::start(settings, options).map(|keeper| (keeper, signals)));
+        .map_err(|error| AdminError::run(format_args!("signals: {error}")))
+        .and_then(|signals| LegacyDaemon::start(settings, options).map(|keeper| (keeper, signals)));
     match started {
         Ok((mut keeper, signals)) => {
             if let Some(background) = background {

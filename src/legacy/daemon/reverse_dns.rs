@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::auth::{Rate, RecentActs};
 use crate::legacy::knockd::HostName;
-use crate::os::process::command_queue::{Commands, Ended, Job, Room};
+use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::os::process::privileges::Identity;
 
 /// What looks up an address, which is its last word.
@@ -26,7 +26,7 @@ const FOR_OPENERS: Rate = Rate::a_second(20);
 
 /// Who it is that a name is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::legacy) enum Asker {
+pub(in crate::legacy) enum Priority {
     /// Whoever has sent a packet, from an address that he may have made up: looked up if there is time for it.
     Anybody,
     /// Somebody who knows a whole sequence: looked up when its turn comes.
@@ -34,19 +34,19 @@ pub(in crate::legacy) enum Asker {
 }
 
 /// The names that are known, and those that are being looked up.
-pub(in crate::legacy) struct Names {
+pub(in crate::legacy) struct ReverseDns {
     program: Vec<String>,
-    lookups: Commands<IpAddr>,
+    lookups: CommandQueue<IpAddr>,
     /// Those that run and those that wait for it.
     asked: BTreeSet<IpAddr>,
-    known: Known,
+    known: NameCache,
     for_anybody: RecentActs,
     for_openers: RecentActs,
     /// Whether it has been told that they cannot be looked up.
     told: bool,
 }
 
-impl Names {
+impl ReverseDns {
     /// None yet; who looks them up becomes this user.
     pub(in crate::legacy) fn new(identity: Option<Identity>) -> Self {
         Self::with(&PROGRAM, identity)
@@ -55,9 +55,9 @@ impl Names {
     fn with(program: &[&str], identity: Option<Identity>) -> Self {
         Self {
             program: program.iter().map(|&word| word.to_owned()).collect(),
-            lookups: Commands::with_room(Room::shared(LOOKUPS_MAX)).under(identity),
+            lookups: CommandQueue::with_room(Room::shared(LOOKUPS_MAX)).under(identity),
             asked: BTreeSet::new(),
-            known: Known::default(),
+            known: NameCache::default(),
             for_anybody: RecentActs::default(),
             for_openers: RecentActs::default(),
             told: false,
@@ -65,7 +65,7 @@ impl Names {
     }
 
     /// Has a name looked up that is not known, unless there are too many already.
-    pub(in crate::legacy) fn ask(&mut self, address: IpAddr, asker: Asker, now: Duration) {
+    pub(in crate::legacy) fn ask(&mut self, address: IpAddr, asker: Priority, now: Duration) {
         self.known.forget(now);
         if self.asked.contains(&address) || self.known.has(address) || !self.admits(asker, now) {
             return;
@@ -99,7 +99,7 @@ impl Names {
         self.lookups.listen();
         for done in self.lookups.tend(now) {
             self.asked.remove(&done.label);
-            let name = (done.ended == Ended::Well).then(|| name_in(&done.said, done.label)).flatten();
+            let name = (done.ended == Exit::Well).then(|| name_in(&done.said, done.label)).flatten();
             self.known.learn(done.label, name, now);
         }
     }
@@ -114,18 +114,18 @@ impl Names {
         self.lookups.descriptors()
     }
 
-    fn admits(&mut self, asker: Asker, now: Duration) -> bool {
+    fn admits(&mut self, asker: Priority, now: Duration) -> bool {
         match asker {
-            Asker::Anybody => {
+            Priority::Anybody => {
                 let (running, waiting) = self.lookups.counts();
                 running < LOOKUPS_MAX && waiting == 0 && self.for_anybody.admit(FOR_ANYBODY, now)
             }
-            Asker::Opener => self.for_openers.admit(FOR_OPENERS, now),
+            Priority::Opener => self.for_openers.admit(FOR_OPENERS, now),
         }
     }
 }
 
-impl Drop for Names {
+impl Drop for ReverseDns {
     fn drop(&mut self) {
         self.lookups.kill(|_| true);
     }
@@ -140,13 +140,13 @@ fn name_in(said: &str, address: IpAddr) -> Option<HostName> {
 
 /// What was found out lately.
 #[derive(Debug, Default)]
-struct Known {
+struct NameCache {
     names: HashMap<IpAddr, Option<HostName>>,
     /// The same addresses, and when each is forgotten; the next one first.
     ends: VecDeque<(Duration, IpAddr)>,
 }
 
-impl Known {
+impl NameCache {
     /// Takes in what was not known.
     fn learn(&mut self, address: IpAddr, name: Option<HostName>, now: Duration) {
         if self.names.insert(address, name).is_none() {
@@ -188,7 +188,7 @@ pub(super) mod tests {
     use super::*;
     use crate::os::clock::steady;
 
-    impl Names {
+    impl ReverseDns {
         /// Looked up by a script, in which `$0` is the address.
         pub(in crate::legacy) fn by(script: &str) -> Self {
             Self::with(&["/bin/sh", "-c", script], None)
@@ -236,11 +236,13 @@ pub(super) mod tests {
     fn a_name_is_looked_up_once_and_so_is_that_there_is_none() {
         let scratch = tempfile::tempdir().unwrap();
         let asked = scratch.path().join("asked");
-        let mut names =
-            Names::by(&format!("echo >> {}; [ $0 = 10.0.0.1 ] && echo $0 host.example", asked.display()));
+        let mut names = ReverseDns::by(&format!(
+            "echo >> {}; [ $0 = 10.0.0.1 ] && echo $0 host.example",
+            asked.display()
+        ));
         for _ in 0..3 {
             for number in [1, 2] {
-                names.ask(address(number), Asker::Anybody, steady());
+                names.ask(address(number), Priority::Anybody, steady());
             }
             names.settle();
         }
@@ -251,9 +253,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_lookup_that_takes_too_long_is_ended_and_leaves_no_name() {
-        let mut names = Names::by("echo $0 host.example; exec sleep 60");
+        let mut names = ReverseDns::by("echo $0 host.example; exec sleep 60");
         let start = steady();
-        names.ask(address(1), Asker::Anybody, start.saturating_sub(TIMEOUT));
+        names.ask(address(1), Priority::Anybody, start.saturating_sub(TIMEOUT));
         assert!(names.awaits(address(1)));
         names.settle();
         assert_eq!((names.of(address(1)), names.awaits(address(1))), (None, false));
@@ -262,29 +264,29 @@ pub(super) mod tests {
 
     #[test]
     fn made_up_addresses_start_few_lookups_and_keep_nobody_who_opens_from_his() {
-        let mut names = Names::by("exec sleep 60");
+        let mut names = ReverseDns::by("exec sleep 60");
         let now = steady();
-        (0..1_000).for_each(|number| names.ask(address(number), Asker::Anybody, now));
+        (0..1_000).for_each(|number| names.ask(address(number), Priority::Anybody, now));
         assert_eq!(names.lookups.counts(), (LOOKUPS_MAX, 0));
-        names.ask(address(2_000), Asker::Opener, now);
+        names.ask(address(2_000), Priority::Opener, now);
         assert!(names.awaits(address(2_000)), "it waits for its turn");
-        names.ask(address(2_001), Asker::Anybody, now);
+        names.ask(address(2_001), Priority::Anybody, now);
         assert!(!names.awaits(address(2_001)));
         // Who knows the sequence can make up addresses, too.
-        (3_000..4_000).for_each(|number| names.ask(address(number), Asker::Opener, now));
+        (3_000..4_000).for_each(|number| names.ask(address(number), Priority::Opener, now));
         assert_eq!(names.lookups.counts(), (LOOKUPS_MAX, 20));
         for _ in 0..1_000 {
-            names.ask(address(5_000), Asker::Opener, now + Duration::from_secs(1));
+            names.ask(address(5_000), Priority::Opener, now + Duration::from_secs(1));
         }
         assert_eq!(names.lookups.counts(), (LOOKUPS_MAX, 21), "once for an address");
     }
 
     #[test]
     fn quick_answers_do_not_make_more_lookups_a_second() {
-        let mut names = Names::by("exit 2");
+        let mut names = ReverseDns::by("exit 2");
         let now = steady();
         for number in 0..50 {
-            names.ask(address(number), Asker::Anybody, now);
+            names.ask(address(number), Priority::Anybody, now);
             names.settle();
         }
         assert_eq!(names.known.names.len(), 10);
@@ -292,15 +294,15 @@ pub(super) mod tests {
 
     #[test]
     fn without_the_program_there_are_no_names_and_nobody_waits() {
-        let mut names = Names::with(&["/nonexistent/program"], None);
-        names.ask(address(1), Asker::Opener, steady());
+        let mut names = ReverseDns::with(&["/nonexistent/program"], None);
+        names.ask(address(1), Priority::Opener, steady());
         assert!(names.told && !names.awaits(address(1)));
     }
 
     proptest! {
         #[test]
         fn what_is_known_is_what_a_naive_list_knows(steps in prop::collection::vec((0_u64..30, 0_u32..2_000), 1..1_500)) {
-            let (mut known, mut list, mut now) = (Known::default(), Vec::new(), Duration::ZERO);
+            let (mut known, mut list, mut now) = (NameCache::default(), Vec::new(), Duration::ZERO);
             for (pause, number) in steps {
                 now += Duration::from_secs(pause) / 20;
                 known.forget(now);

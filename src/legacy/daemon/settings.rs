@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::args::Options;
-use super::config_file::Written;
+use super::args::KnockdArgs;
+use super::config_file::KnockdConfig;
 
 const INTERFACE: &str = "eth0";
 const PID_FILE: &str = "/var/run/knockd.pid";
@@ -16,7 +16,7 @@ pub(in crate::legacy) struct Settings {
     /// Where the config is.
     pub(in crate::legacy) path: PathBuf,
     /// What it says.
-    pub(in crate::legacy) written: Written,
+    pub(in crate::legacy) written: KnockdConfig,
     /// Where to listen; none at all = everywhere.
     pub(in crate::legacy) interfaces: Vec<String>,
     /// The config's over the command line's.
@@ -30,9 +30,9 @@ impl Settings {
     ///
     /// # Errors
     /// In knockd's words.
-    pub(in crate::legacy) fn read(options: &Options) -> Result<Self, String> {
+    pub(in crate::legacy) fn read(options: &KnockdArgs) -> Result<Self, String> {
         let path = options.config.clone();
-        let written = Written::read(&path).map_err(|wrong| wrong.to_string())?;
+        let written = KnockdConfig::read(&path).map_err(|wrong| wrong.to_string())?;
         let said = &written.options;
         let mut interfaces = match (options.interface.as_slice(), said.interfaces.as_slice()) {
             ([], []) => vec![INTERFACE.to_owned()],
@@ -71,7 +71,7 @@ mod tests {
     fn read(config: &str, words: &[&str]) -> Result<Settings, String> {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("knockd.conf");
-        files::create_new(&path, files::Mode::Private, config.as_bytes()).unwrap();
+        files::create_new(&path, files::FileMode::Private, config.as_bytes()).unwrap();
         let words: Vec<_> =
             ["knockd", "-c", path.to_str().unwrap()].iter().chain(words).map(Into::into).collect();
         let options = crate::legacy::daemon::args::parse(&words).ok().unwrap();

@@ -14,14 +14,14 @@ const APART_MAX: Duration = Duration::from_millis(20);
 const REMEMBERED_MAX: usize = 64;
 
 /// Where a packet was seen: the capture, and the interface in it.
-type Place = (usize, Option<u32>);
+type SeenAt = (usize, Option<u32>);
 
 /// The packets of the last moment.
 #[derive(Default)]
-pub(in crate::legacy) struct Twins(VecDeque<(Timestamp, Place, Ends)>);
+pub(in crate::legacy) struct Twins(VecDeque<(Timestamp, SeenAt, PacketEndpoints)>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Ends {
+struct PacketEndpoints {
     source: SocketAddr,
     destination: SocketAddr,
     /// Of TCP.
@@ -37,8 +37,8 @@ impl Twins {
         time: Timestamp,
     ) -> bool {
         let place = (capture, packet.interface);
-        let ends = Ends::of(packet);
-        let is_twin = |(at, other, seen): &(Timestamp, Place, Ends)| {
+        let ends = PacketEndpoints::of(packet);
+        let is_twin = |(at, other, seen): &(Timestamp, SeenAt, PacketEndpoints)| {
             *seen == ends && *other != place && time.distance(*at) <= APART_MAX
         };
         if self.0.iter().any(is_twin) {
@@ -52,7 +52,7 @@ impl Twins {
     }
 }
 
-impl Ends {
+impl PacketEndpoints {
     const fn of(packet: &Packet<'_>) -> Self {
         let flags = match packet.transport {
             Transport::Tcp { flags } => Some(flags),

@@ -8,10 +8,10 @@ use std::process::Child;
 use std::time::Duration;
 
 use crate::capture::PacketLog;
-use crate::legacy::ipc::{FromWatcher, MESSAGE, TEXT_MAX, ToWatcher};
-use crate::legacy::knockd::Sequence;
-use crate::os::host::{self, Capability, Link};
-use crate::os::net::seqpacket::{Channel, Received};
+use crate::legacy::ipc::{FromLegacyWatcher, MESSAGE, TEXT_MAX, ToLegacyWatcher};
+use crate::legacy::knockd::KnockSequence;
+use crate::os::host::{self, Capability, LinkState};
+use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::process::privileges::Identity;
 use crate::os::process::{capabilities, spawn};
 use crate::os::{clock, files, poll};
@@ -24,7 +24,7 @@ const END_MAX: Duration = Duration::from_secs(1);
 
 /// What a watcher watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Post {
+pub(crate) struct LegacyWatchConfig {
     /// The config's text.
     pub(crate) config: Vec<u8>,
     /// Where; none at all = every interface.
@@ -37,16 +37,16 @@ pub(crate) struct Post {
     pub(crate) identity: Option<Identity>,
 }
 
-impl Post {
+impl LegacyWatchConfig {
     /// Whether none of the interfaces to capture on is there and up.
     pub(crate) fn misses_everything(&self) -> bool {
-        let is_missing = |name: &String| host::link(name) != Link::Up;
+        let is_missing = |name: &String| host::link(name) != LinkState::Up;
         self.log.is_none() && !self.interfaces.is_empty() && self.interfaces.iter().all(is_missing)
     }
 }
 
 /// A running watcher. Dropping it ends it.
-pub(in crate::legacy) struct Ears {
+pub(in crate::legacy) struct LegacyWatcher {
     child: Child,
     channel: Channel,
     /// When its last message came, on the steady clock.
@@ -58,12 +58,12 @@ pub(in crate::legacy) struct Ears {
 #[derive(Debug)]
 pub(in crate::legacy) struct Gone;
 
-impl Ears {
+impl LegacyWatcher {
     /// Starts a watcher and waits until it watches: everywhere, or with `some` wherever it can.
     ///
     /// # Errors
     /// Why it does not, for people.
-    pub(in crate::legacy) fn start(post: &Post, some: bool) -> Result<Self, String> {
+    pub(in crate::legacy) fn start(post: &LegacyWatchConfig, some: bool) -> Result<Self, String> {
         let plain = |error: std::io::Error| format!("watcher: {}", files::plain(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
         let start = || spawn::start_ourselves("watch-knocks", theirs, None);
@@ -85,15 +85,15 @@ impl Ears {
     ///
     /// # Errors
     /// When the watcher is gone, or talks nonsense.
-    pub(in crate::legacy) fn try_recv(&mut self) -> Result<Option<FromWatcher>, Gone> {
+    pub(in crate::legacy) fn try_recv(&mut self) -> Result<Option<FromLegacyWatcher>, Gone> {
         let mut buffer = [0; MESSAGE];
         match self.channel.try_recv(&mut buffer) {
-            Ok(Received::Message(length)) => {
+            Ok(ReceiveResult::Message(length)) => {
                 self.heard = clock::steady();
-                FromWatcher::read(buffer.get(..length).unwrap_or_default()).map(Some).ok_or(Gone)
+                FromLegacyWatcher::read(buffer.get(..length).unwrap_or_default()).map(Some).ok_or(Gone)
             }
-            Ok(Received::Nothing) => Ok(None),
-            Ok(Received::Closed) | Err(_) => Err(Gone),
+            Ok(ReceiveResult::Nothing) => Ok(None),
+            Ok(ReceiveResult::Closed) | Err(_) => Err(Gone),
         }
     }
 
@@ -114,14 +114,14 @@ impl Ears {
 
     /// A door opens to this sequence from now on, or to none. A watcher that is gone is found out when it is listened
     /// to.
-    pub(in crate::legacy) fn renew(&self, door: usize, sequence: Option<&Sequence>) {
+    pub(in crate::legacy) fn renew(&self, door: usize, sequence: Option<&KnockSequence>) {
         let text = sequence.map(ToString::to_string).unwrap_or_default();
         let door = u32::try_from(door).unwrap_or(u32::MAX);
-        let _ = self.channel.send(&ToWatcher::Sequence(door, text.as_bytes()).to_bytes());
+        let _ = self.channel.send(&ToLegacyWatcher::Sequence(door, text.as_bytes()).to_bytes());
     }
 
     /// Tells it the addresses that are knocked at, if they have changed.
-    pub(in crate::legacy) fn tell_addresses(&mut self, post: &Post) {
+    pub(in crate::legacy) fn tell_addresses(&mut self, post: &LegacyWatchConfig) {
         let mut addresses = match post.interfaces.as_slice() {
             [] => host::own_addresses(),
             names => names.iter().flat_map(|name| host::addresses_of(name)).collect(),
@@ -131,26 +131,26 @@ impl Ears {
             return;
         }
         for address in &addresses {
-            let _ = self.channel.send(&ToWatcher::Address(*address).to_bytes());
+            let _ = self.channel.send(&ToLegacyWatcher::Address(*address).to_bytes());
         }
-        let _ = self.channel.send(&ToWatcher::Addresses.to_bytes());
+        let _ = self.channel.send(&ToLegacyWatcher::Addresses.to_bytes());
         self.addresses = addresses;
     }
 
-    fn instruct(&self, post: &Post, some: bool) -> std::io::Result<()> {
+    fn instruct(&self, post: &LegacyWatchConfig, some: bool) -> std::io::Result<()> {
         for text in post.config.chunks(TEXT_MAX) {
-            self.channel.send(&ToWatcher::Config(text).to_bytes())?;
+            self.channel.send(&ToLegacyWatcher::Config(text).to_bytes())?;
         }
         for name in &post.interfaces {
-            self.channel.send(&ToWatcher::Interface(name).to_bytes())?;
+            self.channel.send(&ToLegacyWatcher::Interface(name).to_bytes())?;
         }
         if let Some(log) = &post.log {
-            self.channel.send(&ToWatcher::Log(log.clone()).to_bytes())?;
+            self.channel.send(&ToLegacyWatcher::Log(log.clone()).to_bytes())?;
         }
         if let Some(identity) = post.identity {
-            self.channel.send(&ToWatcher::Become(identity).to_bytes())?;
+            self.channel.send(&ToLegacyWatcher::Become(identity).to_bytes())?;
         }
-        self.channel.send(&ToWatcher::Go { only_v4: post.only_v4, some }.to_bytes())
+        self.channel.send(&ToLegacyWatcher::Go { only_v4: post.only_v4, some }.to_bytes())
     }
 
     fn wait_until_it_watches(&mut self) -> Result<(), String> {
@@ -163,8 +163,8 @@ impl Ears {
             poll::readable(&[self.as_fd()], left).map_err(|error| format!("watcher: {error}"))?;
             match self.try_recv() {
                 Ok(None) => {}
-                Ok(Some(FromWatcher::Watching)) => return Ok(()),
-                Ok(Some(FromWatcher::Failed(reason))) => return Err(reason),
+                Ok(Some(FromLegacyWatcher::Watching)) => return Ok(()),
+                Ok(Some(FromLegacyWatcher::Failed(reason))) => return Err(reason),
                 Ok(Some(_)) => return Err("watcher: spoke before it watched".to_owned()),
                 Err(Gone) => return Err("watcher: ended as it started".to_owned()),
             }
@@ -172,13 +172,13 @@ impl Ears {
     }
 }
 
-impl AsFd for Ears {
+impl AsFd for LegacyWatcher {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 }
 
-impl Drop for Ears {
+impl Drop for LegacyWatcher {
     fn drop(&mut self) {
         // Its end of the channel closes with ours, and it ends by itself; a hostile one is made to.
         if let Ok((unconnected, _)) = Channel::pair() {

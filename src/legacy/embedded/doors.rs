@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::usage::UsageStats;
 use crate::config::{Interfaces, ServerConfig};
-use crate::console::Failure;
+use crate::console::AdminError;
 use crate::control::status::{LegacyState, LegacyUser};
-use crate::legacy::daemon::{Book, CLIENT, Coming, Doors, Outcome, Post, Written, tell_danger};
+use crate::legacy::daemon::{
+    CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, tell_danger,
+};
 use crate::os::process::privileges;
 use crate::os::{clock, files};
 use crate::supervisor::watcher_supervisor::Start;
@@ -30,7 +32,7 @@ pub(crate) struct LegacyDoors {
 
 /// What a reload brings.
 pub(crate) struct NextLegacyDoors {
-    coming: Option<Coming>,
+    coming: Option<NextDoors>,
     log_file: PathBuf,
     syslog: bool,
 }
@@ -42,9 +44,9 @@ impl LegacyDoors {
     /// When it cannot be watched for them, or it is not known what is still to be closed.
     pub(crate) fn start(
         config: &ServerConfig,
-        knockd: Option<&Written>,
+        knockd: Option<&KnockdConfig>,
         start: Start,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, AdminError> {
         let folder = config.state_dir.join(FOLDER);
         let mut sequences = Self { folder, doors: None, census: UsageStats::default(), opened: 0 };
         if knockd.is_none() && files::exists(&sequences.folder) {
@@ -63,17 +65,17 @@ impl LegacyDoors {
     pub(crate) fn prepare(
         &mut self,
         config: &ServerConfig,
-        knockd: Option<&Written>,
-    ) -> Result<NextLegacyDoors, Failure> {
+        knockd: Option<&KnockdConfig>,
+    ) -> Result<NextLegacyDoors, AdminError> {
         self.prepare_for(config, knockd, Start::First)
     }
 
     fn prepare_for(
         &mut self,
         config: &ServerConfig,
-        knockd: Option<&Written>,
+        knockd: Option<&KnockdConfig>,
         start: Start,
-    ) -> Result<NextLegacyDoors, Failure> {
+    ) -> Result<NextLegacyDoors, AdminError> {
         let Some(written) = knockd.cloned() else {
             return Ok(NextLegacyDoors { coming: None, log_file: PathBuf::new(), syslog: false });
         };
@@ -91,7 +93,7 @@ impl LegacyDoors {
             false => doors.prepare(written, post, start == Start::Later),
         };
         self.doors = Some(doors);
-        Ok(NextLegacyDoors { coming: Some(coming.map_err(Failure::run)?), log_file, syslog })
+        Ok(NextLegacyDoors { coming: Some(coming.map_err(AdminError::run)?), log_file, syslog })
     }
 
     /// From now on these are the doors.
@@ -100,7 +102,7 @@ impl LegacyDoors {
         match new.coming {
             Some(coming) => {
                 doors.take_up(coming);
-                *doors.book() = Book::open(Some(new.log_file), new.syslog, false);
+                *doors.book() = KnockLog::open(Some(new.log_file), new.syslog, false);
             }
             None => doors.close(),
         }
@@ -122,13 +124,13 @@ impl LegacyDoors {
     }
 
     /// Hears what has happened and does what is due; returns what it comes to.
-    pub(crate) fn turn(&mut self) -> Vec<Outcome> {
+    pub(crate) fn turn(&mut self) -> Vec<DoorOutcome> {
         let Some(doors) = &mut self.doors else { return Vec::new() };
         let mut outcomes = doors.hear();
         outcomes.extend(doors.tend());
         let now = clock::steady();
         for outcome in &outcomes {
-            if let Outcome::Opened { source, .. } = outcome {
+            if let DoorOutcome::Opened { source, .. } = outcome {
                 self.opened = self.opened.saturating_add(1);
                 self.census.note(*source, now);
             }
@@ -137,7 +139,7 @@ impl LegacyDoors {
     }
 
     /// Waits a moment for commands that open. What is to be closed later waits for the next daemon.
-    pub(crate) fn stop(&mut self) -> Vec<Outcome> {
+    pub(crate) fn stop(&mut self) -> Vec<DoorOutcome> {
         self.doors.as_mut().map(Doors::settle).unwrap_or_default()
     }
 
@@ -158,16 +160,16 @@ impl LegacyDoors {
         })
     }
 
-    fn open(&self) -> Result<Doors, Failure> {
+    fn open(&self) -> Result<Doors, AdminError> {
         let folder: &Path = &self.folder;
-        files::create_folder(folder, files::Mode::Private)?;
-        let client = CLIENT.parse().map_err(Failure::run)?;
-        Doors::open(Some(folder), client, Book::open(None, false, false)).map_err(Failure::run)
+        files::create_folder(folder, files::FileMode::Private)?;
+        let client = CLIENT.parse().map_err(AdminError::run)?;
+        Doors::open(Some(folder), client, KnockLog::open(None, false, false)).map_err(AdminError::run)
     }
 }
 
 /// Where they are watched for: where the knockd.conf says it, else where knocks are.
-fn post(config: &ServerConfig, written: &Written) -> Result<Post, Failure> {
+fn post(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyWatchConfig, AdminError> {
     let mut interfaces = match (written.options.interfaces.as_slice(), &config.interfaces) {
         ([], Interfaces::Any) => Vec::new(),
         ([], Interfaces::Named(names)) => names.clone(),
@@ -177,7 +179,7 @@ fn post(config: &ServerConfig, written: &Written) -> Result<Post, Failure> {
         interfaces.clear();
     }
     let identity = privileges::unprivileged(&config.user)
-        .map_err(|error| Failure::run(format_args!("server.user: {}", files::plain(&error))))?;
+        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::plain(&error))))?;
     let log = config.legacy.as_ref().and_then(|legacy| legacy.log.clone());
-    Ok(Post { config: written.text.clone(), interfaces, log, only_v4: false, identity })
+    Ok(LegacyWatchConfig { config: written.text.clone(), interfaces, log, only_v4: false, identity })
 }

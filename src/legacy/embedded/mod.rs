@@ -5,8 +5,8 @@ mod usage;
 
 use std::path::Path;
 
-use super::daemon::{CLIENT, Written};
-use crate::config::{Backend, ConfigErrors, Place, Problem, ServerConfig};
+use super::daemon::{CLIENT, KnockdConfig};
+use crate::config::{BackendKind, ConfigErrors, Problem, ServerConfig, SourceLocation};
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
 
@@ -16,7 +16,7 @@ pub(crate) use doors::LegacyDoors;
 ///
 /// # Errors
 /// What is wrong with it, at its own line, and who else may write it: he decides what root runs.
-pub(crate) fn load(config: &ServerConfig) -> Result<Option<Written>, ConfigErrors> {
+pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
     let Some(path) = config.legacy.as_ref().and_then(|legacy| legacy.knockd.as_deref()) else {
         return Ok(None);
     };
@@ -29,19 +29,19 @@ pub(crate) fn load(config: &ServerConfig) -> Result<Option<Written>, ConfigError
             hint: Some("another name for this client".to_owned()),
         });
     }
-    let written = match Written::read(path) {
+    let written = match KnockdConfig::read(path) {
         Ok(written) => written,
         Err(wrong) => {
-            let place = wrong.line.map_or_else(|| place.clone(), |line| Place::line(path, line));
+            let place = wrong.line.map_or_else(|| place.clone(), |line| SourceLocation::line(path, line));
             problems.push(Problem { place, message: wrong.reason, hint: None });
             return Err(ConfigErrors::of(problems));
         }
     };
-    if config.backend == Backend::None
+    if config.backend == BackendKind::None
         && let Some(door) = written.opens()
     {
         problems.push(Problem {
-            place: Place::file(path),
+            place: SourceLocation::file(path),
             message: format!("config: section {}: Open: there is no firewall to open", door.name),
             hint: Some("firewall.backend = \"nftables\" or \"iptables\", or commands instead".to_owned()),
         });
@@ -67,15 +67,15 @@ fn writers(path: &Path) -> Vec<FileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Source, read};
-    use crate::os::files::Mode;
+    use crate::config::{ConfigText, read};
+    use crate::os::files::FileMode;
 
     fn told(server: &str, doors: &str) -> Result<usize, String> {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("knockd.conf");
-        files::create_new(&path, Mode::Private, doors.as_bytes()).unwrap();
+        files::create_new(&path, FileMode::Private, doors.as_bytes()).unwrap();
         let text = format!("[server]\nid = 'a'\n[legacy]\nknockd = '{}'\n{server}", path.display());
-        let config = read(&Source { file: "f".into(), text }, &[]).unwrap();
+        let config = read(&ConfigText { file: "f".into(), text }, &[]).unwrap();
         let written = load(&config).map_err(|errors| errors.to_string());
         let written = written.map_err(|text| text.replace(path.to_str().unwrap(), "K"))?;
         Ok(written.unwrap().doors.len())

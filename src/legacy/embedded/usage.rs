@@ -26,7 +26,7 @@ struct Hour {
 
 /// What there is to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Counted {
+pub(super) struct UsageCount {
     /// Addresses and how often each opened a door, the busiest first.
     pub(super) addresses: Vec<(IpAddr, u64)>,
     /// How often others did, for whom there was no room.
@@ -51,7 +51,7 @@ impl UsageStats {
     }
 
     /// Who came in the last 24 hours.
-    pub(super) fn count(&mut self, now: Duration) -> Counted {
+    pub(super) fn count(&mut self, now: Duration) -> UsageCount {
         self.forget(now);
         let mut all: BTreeMap<IpAddr, u64> = BTreeMap::new();
         let mut others = 0_u64;
@@ -64,7 +64,7 @@ impl UsageStats {
         }
         let mut addresses: Vec<_> = all.into_iter().collect();
         addresses.sort_by_key(|&(address, count)| (std::cmp::Reverse(count), address));
-        Counted { addresses, others }
+        UsageCount { addresses, others }
     }
 
     /// What is older than a day goes; the number of this hour.

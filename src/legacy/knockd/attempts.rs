@@ -23,7 +23,7 @@ const NONE: Id = Id::MAX;
 
 /// Somebody on the way through a door's sequence.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attempt {
+pub(super) struct DoorAttempt {
     /// Who knocks.
     source: Ipv6Addr,
     /// When the first knock came.
@@ -47,7 +47,7 @@ pub(super) struct Attempts {
     hasher: RandomState,
     /// The first of each chain.
     chains: Vec<Id>,
-    places: Vec<Attempt>,
+    places: Vec<DoorAttempt>,
     free: Id,
     /// How many have come to each stage.
     at_stage: [usize; STAGES],
@@ -57,14 +57,14 @@ pub(super) struct Attempts {
 impl Attempts {
     /// No attempts, and room for `max`. All of it is taken now: a flood must not make us grow.
     pub(super) fn new(max: usize) -> Self {
-        let free = |next| Attempt {
+        let free = |next| DoorAttempt {
             source: Ipv6Addr::UNSPECIFIED,
             started: Timestamp::default(),
             door: 0,
             next,
             stage: 0,
         };
-        let mut places: Vec<Attempt> = (1..).take(max).map(free).collect();
+        let mut places: Vec<DoorAttempt> = (1..).take(max).map(free).collect();
         places.iter_mut().next_back().into_iter().for_each(|last| last.next = NONE);
         Self {
             hasher: RandomState::new(),
@@ -94,7 +94,7 @@ impl Attempts {
     }
 
     /// The attempt with this id.
-    pub(super) fn get(&self, id: Id) -> Option<&Attempt> {
+    pub(super) fn get(&self, id: Id) -> Option<&DoorAttempt> {
         self.places.get(place(id)).filter(|attempt| attempt.stage != 0)
     }
 
@@ -104,7 +104,7 @@ impl Attempts {
             self.make_room();
         }
         let source = mapped(source);
-        let attempt = Attempt { source, started, door, next: NONE, stage: 1 };
+        let attempt = DoorAttempt { source, started, door, next: NONE, stage: 1 };
         let id = self.occupy(attempt);
         let chain = self.chain(source);
         let mut link = self.chains.get_mut(chain);
@@ -141,14 +141,14 @@ impl Attempts {
             *link = attempt.next;
         }
         if let Some(emptied) = self.places.get_mut(place(id)) {
-            *emptied = Attempt { next: self.free, stage: 0, ..attempt };
+            *emptied = DoorAttempt { next: self.free, stage: 0, ..attempt };
             self.free = id;
         }
         self.count_at(attempt.stage, |count| count.saturating_sub(1));
     }
 
     /// All of them, in no order.
-    pub(super) fn all(&self) -> impl Iterator<Item = (Id, &Attempt)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (Id, &DoorAttempt)> {
         (0..).zip(&self.places).filter(|(_, attempt)| attempt.stage != 0)
     }
 
@@ -158,7 +158,7 @@ impl Attempts {
         let Some((stage, count)) = stages.max_by_key(|(_, count)| *count) else { return };
         // Ids alone, and room for no more: this must not cost much memory when memory is short.
         let mut those: Vec<Id> = Vec::with_capacity(count);
-        let at_stage = |attempt: &Attempt| attempt.stage == stage.saturating_add(1);
+        let at_stage = |attempt: &DoorAttempt| attempt.stage == stage.saturating_add(1);
         those.extend(self.all().filter(|(_, attempt)| at_stage(attempt)).map(|(id, _)| id));
         let share = count.div_ceil(SHARE);
         if share < those.len() {
@@ -170,7 +170,7 @@ impl Attempts {
     }
 
     /// Puts it in a free place, of which there is one.
-    fn occupy(&mut self, attempt: Attempt) -> Id {
+    fn occupy(&mut self, attempt: DoorAttempt) -> Id {
         let id = self.free;
         if let Some(place) = self.places.get_mut(place(id)) {
             self.free = place.next;
@@ -191,7 +191,7 @@ impl Attempts {
     }
 }
 
-impl Attempt {
+impl DoorAttempt {
     /// Who knocks.
     pub(super) fn source(&self) -> IpAddr {
         canonical(self.source.into())
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn an_attempt_takes_no_more_room_than_was_reckoned_with() {
-        let bytes = ATTEMPTS_MAX * size_of::<Attempt>() + CHAINS * size_of::<Id>();
+        let bytes = ATTEMPTS_MAX * size_of::<DoorAttempt>() + CHAINS * size_of::<Id>();
         assert!(bytes < 2 << 20, "{bytes}");
         const { assert!(CHAINS > ATTEMPTS_MAX) };
     }

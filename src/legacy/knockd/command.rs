@@ -9,7 +9,7 @@ const LENGTH_MAX: usize = 4095;
 
 /// The text of a command, as it stands in the config: any bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Command(Vec<u8>);
+pub struct ShellCommand(Vec<u8>);
 
 /// What is to be run for one opening.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub enum Truncated {
     Stop,
 }
 
-impl Command {
+impl ShellCommand {
     /// The command with this text.
     #[must_use]
     pub fn new(text: &[u8]) -> Self {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     fn filled(text: &str, source: &str) -> Option<String> {
-        let filled = Command::new(text.as_bytes()).fill(source.parse().unwrap())?;
+        let filled = ShellCommand::new(text.as_bytes()).fill(source.parse().unwrap())?;
         Some(String::from_utf8(filled).unwrap())
     }
 

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::command::{Command, Orders, Truncated};
+use super::command::{Orders, ShellCommand, Truncated};
 use super::flags::FlagTest;
-use super::sequence::Sequence;
-use crate::knock::{Ports, Prefix, canonical};
+use super::sequence::KnockSequence;
+use crate::knock::{PortRange, Prefix, canonical};
 
 /// `Seq_Timeout`, where it is not said; no document of knockd tells it.
 const SEQUENCE_TIMEOUT: i32 = 25;
@@ -20,7 +20,7 @@ pub struct Door {
     /// What the log calls it.
     pub name: String,
     /// What opens it. None = the current line of its one-time file does; where there is none of those either, nothing.
-    pub sequence: Option<Sequence>,
+    pub sequence: Option<KnockSequence>,
     /// Where its one-time sequences stand.
     pub one_time: Option<PathBuf>,
     /// Seconds from the first knock, in which the last must come. 0 or less: only a single knock opens.
@@ -28,30 +28,30 @@ pub struct Door {
     /// What TCP packets must look like to count.
     pub flags: FlagTest,
     /// Where knocks must be sent to; None = any address of this host.
-    pub target: Option<Target>,
+    pub target: Option<DoorTarget>,
     /// Who may knock; empty = everybody. For all others this door is not there. (Not in knockd.)
     pub sources: Vec<Prefix>,
     /// Whether a knock that counted may come again without harm. (Not in knockd.)
     pub allow_duplicates: bool,
     /// `Start_Command`.
-    pub start: Option<Command>,
+    pub start: Option<ShellCommand>,
     /// `Start_Command_6`.
-    pub start_6: Option<Command>,
+    pub start_6: Option<ShellCommand>,
     /// `Stop_Command`.
-    pub stop: Option<Command>,
+    pub stop: Option<ShellCommand>,
     /// `Stop_Command_6`.
-    pub stop_6: Option<Command>,
+    pub stop_6: Option<ShellCommand>,
     /// Seconds from the end of the start command to the stop command; negative = for ever.
     pub command_timeout: i32,
     /// What is opened instead of running commands. (Not in knockd.)
-    pub opening: Option<Opening>,
+    pub opening: Option<GrantSpec>,
 }
 
 /// Ports that a door opens by itself for the source, until their time is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Opening {
+pub struct GrantSpec {
     /// What opens.
-    pub ports: Vec<Ports>,
+    pub ports: Vec<PortRange>,
     /// For how long.
     pub term: Duration,
 }
@@ -59,14 +59,14 @@ pub struct Opening {
 /// The one address that a door's knocks are sent to. knockd compares texts, so that of an address only the usual
 /// spelling is ever met, and of a name none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Target {
+pub enum DoorTarget {
     /// An address in its usual spelling.
     Address(IpAddr),
     /// What no packet is sent to.
     Never(String),
 }
 
-impl Target {
+impl DoorTarget {
     /// What knockd makes of this text; nothing where it would not start: an empty text, a range, or something that is
     /// neither an address nor a host's name.
     #[must_use]
@@ -109,7 +109,7 @@ impl Door {
     /// When a command gets too long.
     pub fn orders(&self, source: IpAddr) -> Result<Option<Orders>, Truncated> {
         let v6 = source.is_ipv6();
-        let own = |of_6: &'_ Option<Command>, of_both: &'_ Option<Command>| {
+        let own = |of_6: &'_ Option<ShellCommand>, of_both: &'_ Option<ShellCommand>| {
             let command = if v6 { of_6.as_ref().or(of_both.as_ref()) } else { of_both.as_ref() };
             command.cloned()
         };
@@ -157,7 +157,7 @@ mod tests {
             (["a", "-", "", "-"], V4, Some(("a", Some("")))),
         ] {
             let [start, start_6, stop, stop_6] =
-                written.map(|text| (text != "-").then(|| Command::new(text.as_bytes())));
+                written.map(|text| (text != "-").then(|| ShellCommand::new(text.as_bytes())));
             let door = Door { start, start_6, stop, stop_6, ..Door::new("d".to_owned()) };
             let expected = orders.map(|(start, stop): (&str, Option<&str>)| Orders {
                 start: start.into(),
@@ -169,9 +169,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_closed_is_not_opened() {
-        let long = Some(Command::new(&[b'x'; 4096]));
-        let short = Some(Command::new(b"x"));
-        let door = |start: &Option<Command>, stop: &Option<Command>| {
+        let long = Some(ShellCommand::new(&[b'x'; 4096]));
+        let short = Some(ShellCommand::new(b"x"));
+        let door = |start: &Option<ShellCommand>, stop: &Option<ShellCommand>| {
             let door = Door { start: start.clone(), stop: stop.clone(), ..Door::new(String::new()) };
             door.orders(V4.parse().unwrap())
         };
@@ -190,8 +190,8 @@ mod tests {
 
     #[test]
     fn only_the_usual_spelling_of_an_address_is_ever_met() {
-        let address = |text: &str| Some(Target::Address(text.parse().unwrap()));
-        let never = |text: &str| Some(Target::Never(text.to_owned()));
+        let address = |text: &str| Some(DoorTarget::Address(text.parse().unwrap()));
+        let never = |text: &str| Some(DoorTarget::Never(text.to_owned()));
         for (text, target) in [
             ("10.77.0.100", address("10.77.0.100")),
             ("fd77::1", address("fd77::1")),
@@ -202,7 +202,7 @@ mod tests {
             ("10.77.0.0/24", None),
             ("a b", None),
         ] {
-            assert_eq!(Target::read(text), target, "{text}");
+            assert_eq!(DoorTarget::read(text), target, "{text}");
         }
     }
 }

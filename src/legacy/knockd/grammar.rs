@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::command::Command;
-use super::door::{Door, Opening, Target};
+use super::command::ShellCommand;
+use super::door::{Door, DoorTarget, GrantSpec};
 use super::flags::UnknownFlag;
 use super::number::{atoi, trim};
-use super::sequence::{Sequence, SequenceError};
-use crate::knock::{Ports, Prefix};
+use super::sequence::{KnockSequence, SequenceError};
+use crate::knock::{PortRange, Prefix};
 
 /// knockd reads lines in pieces of at most so many bytes, line end and all; each piece counts as a line.
 const PIECE_MAX: usize = 4095;
@@ -26,14 +26,14 @@ const TERMS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Durat
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// What stands in `[options]`.
-    pub options: Options,
+    pub options: KnockdOptions,
     /// Everything else, in the order of the file. Each has a sequence or a one-time file.
     pub doors: Vec<Door>,
 }
 
 /// `[options]`. What is not said is for the command line to say.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Options {
+pub struct KnockdOptions {
     /// Log to syslog.
     pub syslog: bool,
     /// Where to log, too; an empty path = nowhere, whatever the command line says.
@@ -90,17 +90,17 @@ impl ConfigError {
 
 /// Where the reader is.
 #[derive(Default)]
-struct Reader {
+struct KnockdParser {
     config: Config,
-    place: Place,
+    place: SectionKind,
     /// `AllowDuplicates` in `[options]`.
     all_duplicates: bool,
     /// `Open` and `For` of each door.
-    openings: Vec<(Option<Vec<Ports>>, Option<Duration>)>,
+    openings: Vec<(Option<Vec<PortRange>>, Option<Duration>)>,
 }
 
 #[derive(Default, PartialEq, Eq)]
-enum Place {
+enum SectionKind {
     #[default]
     Outside,
     Options,
@@ -114,7 +114,7 @@ impl Config {
     /// # Errors
     /// The first thing that is wrong.
     pub fn read(text: &[u8]) -> Result<Self, ConfigError> {
-        let mut reader = Reader::default();
+        let mut reader = KnockdParser::default();
         for (number, (_, piece)) in (1..).zip(pieces(text)) {
             reader.line(number, trim(piece))?;
         }
@@ -122,7 +122,7 @@ impl Config {
     }
 }
 
-impl Reader {
+impl KnockdParser {
     fn line(&mut self, number: usize, line: &[u8]) -> Result<(), ConfigError> {
         if line.is_empty() || line.starts_with(b"#") {
             return Ok(());
@@ -132,14 +132,14 @@ impl Reader {
         {
             return self.section(number, rest);
         }
-        if self.place == Place::Outside {
+        if self.place == SectionKind::Outside {
             return Err(ConfigError::Outside(number));
         }
         let mut parts = line.splitn(2, |&byte| byte == b'=');
         let key = trim(parts.next().unwrap_or_default()).to_ascii_lowercase();
         match (parts.next().map(trim), &self.place) {
             (None, _) => self.word(number, &key),
-            (Some(value), Place::Door) => self.door_value(number, &key, value),
+            (Some(value), SectionKind::Door) => self.door_value(number, &key, value),
             (Some(value), _) => self.option(number, &key, value),
         }
     }
@@ -150,11 +150,11 @@ impl Reader {
         match kept.split_last().map(|(_, name)| name) {
             None | Some([]) => Err(ConfigError::Section(number)),
             Some(b"options") => {
-                self.place = Place::Options;
+                self.place = SectionKind::Options;
                 Ok(())
             }
             Some(name) => {
-                self.place = Place::Door;
+                self.place = SectionKind::Door;
                 self.config.doors.push(Door::new(text(cut(name, NAME_MAX))));
                 self.openings.push((None, None));
                 Ok(())
@@ -166,7 +166,7 @@ impl Reader {
     fn word(&mut self, number: usize, word: &[u8]) -> Result<(), ConfigError> {
         match (word, &self.place) {
             (b"usesyslog", _) => self.config.options.syslog = true,
-            (b"allowduplicates", Place::Options) => self.all_duplicates = true,
+            (b"allowduplicates", SectionKind::Options) => self.all_duplicates = true,
             (b"allowduplicates", _) => {
                 self.config.doors.last_mut().into_iter().for_each(|door| door.allow_duplicates = true);
             }
@@ -195,20 +195,20 @@ impl Reader {
         match key {
             b"sequence" => {
                 let of_section = |error| ConfigError::Sequence(door.name.clone(), error);
-                door.sequence = Some(Sequence::read(value).map_err(of_section)?);
+                door.sequence = Some(KnockSequence::read(value).map_err(of_section)?);
             }
             b"one_time_sequences" => door.one_time = Some(path(value)),
             b"seq_timeout" | b"timeout" => door.sequence_timeout = atoi(value),
             b"tcpflags" => {
                 door.flags = door.flags.with(value).map_err(|flag| ConfigError::Flag(number, flag))?;
             }
-            b"start_command" | b"command" => door.start = Some(Command::new(value)),
-            b"start_command_6" | b"command_6" => door.start_6 = Some(Command::new(value)),
+            b"start_command" | b"command" => door.start = Some(ShellCommand::new(value)),
+            b"start_command_6" | b"command_6" => door.start_6 = Some(ShellCommand::new(value)),
             b"cmd_timeout" => door.command_timeout = atoi(value),
-            b"stop_command" => door.stop = Some(Command::new(value)),
-            b"stop_command_6" => door.stop_6 = Some(Command::new(value)),
+            b"stop_command" => door.stop = Some(ShellCommand::new(value)),
+            b"stop_command_6" => door.stop_6 = Some(ShellCommand::new(value)),
             b"target" => {
-                let target = Target::read(&text(value));
+                let target = DoorTarget::read(&text(value));
                 door.target = Some(target.ok_or_else(|| of_value("target is not an address".to_owned()))?);
             }
             b"source" => door.sources = list::<Prefix>(value).map_err(of_value)?,
@@ -235,17 +235,17 @@ impl Reader {
 }
 
 fn read_opening(
-    (ports, term): (Option<Vec<Ports>>, Option<Duration>),
-) -> Result<Option<Opening>, &'static str> {
+    (ports, term): (Option<Vec<PortRange>>, Option<Duration>),
+) -> Result<Option<GrantSpec>, &'static str> {
     match (ports, term) {
-        (Some(ports), Some(term)) => Ok(Some(Opening { ports, term })),
+        (Some(ports), Some(term)) => Ok(Some(GrantSpec { ports, term })),
         (Some(_), None) => Err("Open needs For, e.g. For = 30s"),
         (None, Some(_)) => Err("For needs Open, e.g. Open = tcp/22"),
         (None, None) => Ok(None),
     }
 }
 
-fn check_alone(door: &Door, opening: Option<Opening>) -> Result<Option<Opening>, &'static str> {
+fn check_alone(door: &Door, opening: Option<GrantSpec>) -> Result<Option<GrantSpec>, &'static str> {
     let commands = [&door.start, &door.start_6, &door.stop, &door.stop_6];
     if opening.is_some() && commands.into_iter().any(Option::is_some) {
         return Err("Open stands in place of commands, not beside them");

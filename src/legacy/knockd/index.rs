@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::door::{Door, Target};
+use super::door::{Door, DoorTarget};
 use super::flags::FlagTest;
-use super::matcher::Packet;
-use super::sequence::Knock;
+use super::matcher::LegacyPacket;
+use super::sequence::SequencePort;
 use crate::knock::Protocol;
 
 /// The ports of all doors. What is knocked elsewhere is not there, as for knockd's capture filter.
 #[derive(Debug, Default)]
-pub(super) struct Index(HashMap<Knock, Port>);
+pub(super) struct Index(HashMap<SequencePort, Port>);
 
 /// A port that some door's sequence has. Doors are named by their places in the config.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ struct Port {
 impl Index {
     /// The ports of these doors; those without a sequence have none.
     pub(super) fn new(doors: &[Door]) -> Self {
-        let mut ports: HashMap<Knock, Port> = HashMap::new();
+        let mut ports: HashMap<SequencePort, Port> = HashMap::new();
         for (place, door) in (0..).zip(doors) {
             let Some(sequence) = &door.sequence else { continue };
             for (stage, knock) in sequence.knocks().iter().enumerate() {
@@ -48,7 +48,7 @@ impl Index {
 
     /// The doors that begin with the packet's port, in the order of the config; nothing if the packet is there for no
     /// door that has this port.
-    pub(super) fn find(&self, doors: &[Door], packet: &Packet, is_local: bool) -> Option<&[u32]> {
+    pub(super) fn find(&self, doors: &[Door], packet: &LegacyPacket, is_local: bool) -> Option<&[u32]> {
         let port = self.0.get(&packet.knock)?;
         let mut gates = port.gates.iter().filter_map(|place| door_at(doors, *place));
         gates.any(|door| door.lets_in(packet, is_local)).then_some(&port.first_of)
@@ -56,14 +56,14 @@ impl Index {
 
     /// How many different gates a port has.
     #[cfg(test)]
-    pub(super) fn gates_at(&self, knock: Knock) -> usize {
+    pub(super) fn gates_at(&self, knock: SequencePort) -> usize {
         self.0.get(&knock).map_or(0, |port| port.gates.len())
     }
 }
 
 impl Door {
     /// Whether a packet to its ports is there for it.
-    pub(super) fn lets_in(&self, packet: &Packet, is_local: bool) -> bool {
+    pub(super) fn lets_in(&self, packet: &LegacyPacket, is_local: bool) -> bool {
         has_flags(self.flags, packet)
             && is_target(self.target.as_ref(), packet.destination, is_local)
             && (self.sources.is_empty() || self.sources.iter().any(|prefix| prefix.contains(packet.source)))
@@ -81,15 +81,15 @@ pub(super) fn door_at(doors: &[Door], place: u32) -> Option<&Door> {
 }
 
 /// Whether the packet's flags are those that are asked for; a UDP packet has none to fail by.
-pub(super) fn has_flags(flags: FlagTest, packet: &Packet) -> bool {
+pub(super) fn has_flags(flags: FlagTest, packet: &LegacyPacket) -> bool {
     packet.knock.protocol == Protocol::Udp || flags.passes(packet.flags)
 }
 
 /// Whether this is where knocks at a door must be sent to.
-pub(super) fn is_target(target: Option<&Target>, destination: IpAddr, is_local: bool) -> bool {
+pub(super) fn is_target(target: Option<&DoorTarget>, destination: IpAddr, is_local: bool) -> bool {
     match target {
         None => is_local,
-        Some(Target::Address(address)) => *address == destination,
-        Some(Target::Never(_)) => false,
+        Some(DoorTarget::Address(address)) => *address == destination,
+        Some(DoorTarget::Never(_)) => false,
     }
 }

@@ -12,7 +12,7 @@ const MESSAGE_MAX: usize = 1023;
 
 /// Who knocks: the address, and the name that was looked up for it, if it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Client<'a> {
+pub struct LoggedSource<'a> {
     /// The source's address.
     pub address: IpAddr,
     /// Its name (`-l`).
@@ -21,21 +21,21 @@ pub struct Client<'a> {
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Message<'a> {
+pub enum LogMessage<'a> {
     /// The daemon listens on an interface.
     Starting(&'a str),
     /// An attempt at a door has come so far; stages count from 1.
-    Stage(Client<'a>, &'a str, u8),
+    Stage(LoggedSource<'a>, &'a str, u8),
     /// The sequence of a door is complete.
-    Open(Client<'a>, &'a str),
+    Open(LoggedSource<'a>, &'a str),
     /// A door's command is started.
     Running(&'a str, &'a [u8]),
     /// A door's command ended with another status than 0; 0 if by a signal.
     Status(&'a str, i32),
     /// The time between a door's start and stop command is over.
-    CommandTimeout(Client<'a>, &'a str),
+    CommandTimeout(LoggedSource<'a>, &'a str),
     /// An attempt took too long.
-    SequenceTimeout(Client<'a>, &'a str, u8),
+    SequenceTimeout(LoggedSource<'a>, &'a str, u8),
     /// The config is read anew.
     Rereading(&'a Path),
     /// The config is wrong, and the old one stays. (knockd ends then.)
@@ -56,7 +56,7 @@ pub enum Message<'a> {
     NotMarked(&'a str),
 }
 
-impl Message<'_> {
+impl LogMessage<'_> {
     /// The message as it goes to syslog: at most 1023 bytes; some end in a line end of their own, and a blank line
     /// follows them in a file.
     #[must_use]
@@ -73,7 +73,7 @@ pub fn line(text: &str, minute: &str) -> String {
     format!("[{minute}] {text}\n")
 }
 
-impl fmt::Display for Client<'_> {
+impl fmt::Display for LoggedSource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name {
             Some(name) => write!(f, "{} ({name})", self.address),
@@ -82,7 +82,7 @@ impl fmt::Display for Client<'_> {
     }
 }
 
-impl fmt::Display for Message<'_> {
+impl fmt::Display for LogMessage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const DISABLING: &str = "--> disabling the door";
         match self {
@@ -130,44 +130,44 @@ mod tests {
 
     #[test]
     fn every_line_stands_as_knockd_writes_it() {
-        let client = Client { address: "10.77.0.2".parse().unwrap(), name: None };
+        let client = LoggedSource { address: "10.77.0.2".parse().unwrap(), name: None };
         let name = "host.example".parse().unwrap();
-        let named = Client { name: Some(&name), ..client };
+        let named = LoggedSource { name: Some(&name), ..client };
         for (message, lines) in [
-            (Message::Starting("eth0"), "starting up, listening on eth0\n"),
-            (Message::Stage(client, "a", 1), "10.77.0.2: a: Stage 1\n"),
-            (Message::Stage(named, "a", 32), "10.77.0.2 (host.example): a: Stage 32\n"),
-            (Message::Open(client, "a b"), "10.77.0.2: a b: OPEN SESAME\n"),
-            (Message::Running("a", b"/bin/x 10.77.0.2"), "a: running command: /bin/x 10.77.0.2\n\n"),
-            (Message::Status("a", 3), "a: command returned non-zero status code (3)\n"),
-            (Message::CommandTimeout(client, "a"), "10.77.0.2: a: command timeout\n"),
-            (Message::SequenceTimeout(client, "a", 2), "10.77.0.2: a: sequence timeout (stage 2)\n\n"),
+            (LogMessage::Starting("eth0"), "starting up, listening on eth0\n"),
+            (LogMessage::Stage(client, "a", 1), "10.77.0.2: a: Stage 1\n"),
+            (LogMessage::Stage(named, "a", 32), "10.77.0.2 (host.example): a: Stage 32\n"),
+            (LogMessage::Open(client, "a b"), "10.77.0.2: a b: OPEN SESAME\n"),
+            (LogMessage::Running("a", b"/bin/x 10.77.0.2"), "a: running command: /bin/x 10.77.0.2\n\n"),
+            (LogMessage::Status("a", 3), "a: command returned non-zero status code (3)\n"),
+            (LogMessage::CommandTimeout(client, "a"), "10.77.0.2: a: command timeout\n"),
+            (LogMessage::SequenceTimeout(client, "a", 2), "10.77.0.2: a: sequence timeout (stage 2)\n\n"),
             (
-                Message::Rereading(Path::new("/etc/knockd.conf")),
+                LogMessage::Rereading(Path::new("/etc/knockd.conf")),
                 "re-reading config file: /etc/knockd.conf\n\n",
             ),
-            (Message::Kept("x"), "could not re-read config file, keeping the old one: x\n"),
-            (Message::Reopening(Path::new("/l")), "re-opening log file: /l\n"),
-            (Message::ShuttingDown, "shutting down\n"),
+            (LogMessage::Kept("x"), "could not re-read config file, keeping the old one: x\n"),
+            (LogMessage::Reopening(Path::new("/l")), "re-opening log file: /l\n"),
+            (LogMessage::ShuttingDown, "shutting down\n"),
             (
-                Message::PidFile(Path::new("/p"), "Permission denied"),
+                LogMessage::PidFile(Path::new("/p"), "Permission denied"),
                 "could not create pid file /p: Permission denied\n",
             ),
-            (Message::ForkFailed, "error: command fork failed!\n"),
+            (LogMessage::ForkFailed, "error: command fork failed!\n"),
             (
-                Message::Truncated(Truncated::Start),
+                LogMessage::Truncated(Truncated::Start),
                 "error: parsed start command has been truncated! --> won't execute it\n",
             ),
             (
-                Message::Truncated(Truncated::Stop),
+                LogMessage::Truncated(Truncated::Stop),
                 "error: parsed stop command has been truncated! --> won't execute start command\n",
             ),
             (
-                Message::NoSequences("a"),
+                LogMessage::NoSequences("a"),
                 "no more sequences left in the one time sequences file for door a --> disabling the door\n\n",
             ),
             (
-                Message::NotMarked("a"),
+                LogMessage::NotMarked("a"),
                 "error while disabling used one time sequence for door a --> disabling the door\n",
             ),
         ] {
@@ -178,9 +178,9 @@ mod tests {
     #[test]
     fn a_message_is_cut_where_knockd_cuts_it() {
         let command = vec![b'x'; 4095];
-        let text = Message::Running("a", &command).text();
+        let text = LogMessage::Running("a", &command).text();
         assert_eq!((text.len(), text.ends_with('x')), (1023, true));
         let umlauts = "ä".repeat(1000);
-        assert_eq!(Message::Running("a", umlauts.as_bytes()).text().len(), 1022);
+        assert_eq!(LogMessage::Running("a", umlauts.as_bytes()).text().len(), 1022);
     }
 }

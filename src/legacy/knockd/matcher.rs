@@ -4,16 +4,16 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use super::attempts::{ATTEMPTS_MAX, Attempt, Attempts, Id};
+use super::attempts::{ATTEMPTS_MAX, Attempts, DoorAttempt, Id};
 use super::door::Door;
 use super::index::{Index, door_at, has_flags, is_target};
-use super::sequence::{Knock, Sequence};
+use super::sequence::{KnockSequence, SequencePort};
 use crate::knock::Timestamp;
 use crate::packet::TcpFlags;
 
 /// A packet, as far as it counts. Addresses of IPv4 are IPv4 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Packet {
+pub struct LegacyPacket {
     /// When it came, on the clock of the capture.
     pub time: Timestamp,
     /// Where from.
@@ -21,25 +21,25 @@ pub struct Packet {
     /// Where to.
     pub destination: IpAddr,
     /// Protocol and destination port.
-    pub knock: Knock,
+    pub knock: SequencePort,
     /// Of no meaning for UDP.
     pub flags: TcpFlags,
 }
 
 /// What happened at a door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event {
+pub struct MatchEvent {
     /// Who knocks.
     pub source: IpAddr,
     /// The door, by its place in the config.
     pub door: usize,
     /// What it is.
-    pub step: Step,
+    pub step: MatchStage,
 }
 
 /// How far an attempt has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum MatchStage {
     /// So many knocks have come, from 1.
     Stage(u8),
     /// All have. Follows the last stage.
@@ -100,11 +100,11 @@ impl Matcher {
 
     /// The door opens to this sequence from now on, or to none. Whoever was on the way through the old one is not any
     /// more.
-    pub fn renew(&mut self, door: usize, sequence: Option<Sequence>) {
+    pub fn renew(&mut self, door: usize, sequence: Option<KnockSequence>) {
         let Some(renewed) = self.doors.get_mut(door) else { return };
         renewed.sequence = sequence;
         self.index = Index::new(&self.doors);
-        let at_this_door = |attempt: &Attempt| number(attempt.door) == door;
+        let at_this_door = |attempt: &DoorAttempt| number(attempt.door) == door;
         let gone: Vec<Id> =
             self.attempts.all().filter(|(_, attempt)| at_this_door(attempt)).map(|(id, _)| id).collect();
         gone.into_iter().for_each(|id| self.attempts.remove(id));
@@ -118,7 +118,7 @@ impl Matcher {
 
     /// Tells the attempts whose time is over. Seconds are whole, as knockd's: from the second of the first knock on,
     /// whatever its fraction.
-    pub fn expire(&mut self, now: Timestamp, tell: &mut impl FnMut(Event)) {
+    pub fn expire(&mut self, now: Timestamp, tell: &mut impl FnMut(MatchEvent)) {
         let now = second(now);
         if self.next_due.is_none_or(|due| now < due) {
             return;
@@ -136,14 +136,14 @@ impl Matcher {
         over.sort_unstable_by_key(|id| self.attempts.get(*id).map(|attempt| (attempt.started, attempt.door)));
         for id in over {
             if let Some(attempt) = self.attempts.get(id) {
-                tell(event(attempt, Step::Timeout(attempt.stage)));
+                tell(event(attempt, MatchStage::Timeout(attempt.stage)));
             }
             self.attempts.remove(id);
         }
     }
 
     /// Takes a packet; tells first which attempts are over by now, then what the packet does.
-    pub fn take(&mut self, packet: &Packet, tell: &mut impl FnMut(Event)) {
+    pub fn take(&mut self, packet: &LegacyPacket, tell: &mut impl FnMut(MatchEvent)) {
         self.expire(packet.time, tell);
         let is_local = self.locals.contains(&packet.destination);
         if self.index.find(&self.doors, packet, is_local).is_none() {
@@ -155,7 +155,7 @@ impl Matcher {
     }
 
     /// Judges every attempt that the packet is for. Whether there was any: then nothing new begins with it.
-    fn go_on(&mut self, packet: &Packet, is_local: bool, tell: &mut impl FnMut(Event)) -> bool {
+    fn go_on(&mut self, packet: &LegacyPacket, is_local: bool, tell: &mut impl FnMut(MatchEvent)) -> bool {
         let mut any = false;
         let own: Vec<Id> = self.attempts.of(packet.source).collect();
         for id in own {
@@ -174,10 +174,10 @@ impl Matcher {
         any
     }
 
-    fn advance(&mut self, id: Id, tell: &mut impl FnMut(Event)) {
+    fn advance(&mut self, id: Id, tell: &mut impl FnMut(MatchEvent)) {
         self.attempts.advance(id);
         let Some(attempt) = self.attempts.get(id).copied() else { return };
-        tell(event(&attempt, Step::Stage(attempt.stage)));
+        tell(event(&attempt, MatchStage::Stage(attempt.stage)));
         if door_at(&self.doors, attempt.door).is_some_and(|door| length(door) <= usize::from(attempt.stage)) {
             self.attempts.remove(id);
             self.open(attempt.source(), attempt.door, tell);
@@ -185,7 +185,7 @@ impl Matcher {
     }
 
     /// Begins an attempt at every door whose first knock this is.
-    fn begin(&mut self, packet: &Packet, is_local: bool, tell: &mut impl FnMut(Event)) {
+    fn begin(&mut self, packet: &LegacyPacket, is_local: bool, tell: &mut impl FnMut(MatchEvent)) {
         let source = packet.source;
         let mut over_at_once = Vec::new();
         let first_of = self.index.find(&self.doors, packet, is_local).unwrap_or_default().to_owned();
@@ -193,7 +193,7 @@ impl Matcher {
             let Some(door) = door_at(&self.doors, place).filter(|door| door.lets_in(packet, is_local)) else {
                 continue;
             };
-            tell(Event { source, door: number(place), step: Step::Stage(1) });
+            tell(MatchEvent { source, door: number(place), step: MatchStage::Stage(1) });
             if length(door) <= 1 {
                 self.open(source, place, tell);
             } else if door.sequence_timeout <= 0 {
@@ -206,29 +206,29 @@ impl Matcher {
             }
         }
         for place in over_at_once {
-            tell(Event { source, door: number(place), step: Step::Timeout(1) });
+            tell(MatchEvent { source, door: number(place), step: MatchStage::Timeout(1) });
         }
     }
 
-    fn open(&mut self, source: IpAddr, place: u32, tell: &mut impl FnMut(Event)) {
+    fn open(&mut self, source: IpAddr, place: u32, tell: &mut impl FnMut(MatchEvent)) {
         let door = number(place);
-        tell(Event { source, door, step: Step::Open });
+        tell(MatchEvent { source, door, step: MatchStage::Open });
         // A one-time sequence is over at once, however long it takes to mark it.
         if door_at(&self.doors, place).is_some_and(|door| door.one_time.is_some()) {
             self.renew(door, None);
         }
     }
 
-    fn due(&self, attempt: &Attempt) -> u64 {
+    fn due(&self, attempt: &DoorAttempt) -> u64 {
         door_at(&self.doors, attempt.door).map_or(0, |door| due(door, attempt.started))
     }
 }
 
-fn judge(door: &Door, stage: u8, packet: &Packet) -> Judgement {
+fn judge(door: &Door, stage: u8, packet: &LegacyPacket) -> Judgement {
     if !has_flags(door.flags, packet) {
         return Judgement::Ignored;
     }
-    let knocks = door.sequence.as_ref().map(Sequence::knocks).unwrap_or_default();
+    let knocks = door.sequence.as_ref().map(KnockSequence::knocks).unwrap_or_default();
     let stage = usize::from(stage);
     if knocks.get(stage) == Some(&packet.knock) {
         return Judgement::Right;
@@ -237,8 +237,8 @@ fn judge(door: &Door, stage: u8, packet: &Packet) -> Judgement {
     if door.allow_duplicates && counted { Judgement::Duplicate } else { Judgement::Wrong }
 }
 
-fn event(attempt: &Attempt, step: Step) -> Event {
-    Event { source: attempt.source(), door: number(attempt.door), step }
+fn event(attempt: &DoorAttempt, step: MatchStage) -> MatchEvent {
+    MatchEvent { source: attempt.source(), door: number(attempt.door), step }
 }
 
 fn number(place: u32) -> usize {

@@ -18,12 +18,12 @@ mod number;
 mod one_time;
 mod sequence;
 
-pub use command::{Command, Orders, Truncated};
-pub use door::{Door, Opening, Target};
+pub use command::{Orders, ShellCommand, Truncated};
+pub use door::{Door, DoorTarget, GrantSpec};
 pub use flags::{FlagTest, UnknownFlag};
-pub use grammar::{Config, ConfigError, Options};
+pub use grammar::{Config, ConfigError, KnockdOptions};
 pub use host_name::{HostName, InvalidHostName};
-pub use log::{Client, Message, line};
-pub use matcher::{Event, Matcher, Packet, Step};
+pub use log::{LogMessage, LoggedSource, line};
+pub use matcher::{LegacyPacket, MatchEvent, MatchStage, Matcher};
 pub use one_time::OneTimeList;
-pub use sequence::{Knock, Sequence, SequenceError};
+pub use sequence::{KnockSequence, SequenceError, SequencePort};

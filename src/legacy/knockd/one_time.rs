@@ -2,7 +2,7 @@
 
 use super::grammar::pieces;
 use super::number::trim;
-use super::sequence::{Sequence, SequenceError};
+use super::sequence::{KnockSequence, SequenceError};
 
 /// What such a file says now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct OneTimeList {
 struct Current {
     /// Where its line begins.
     start: usize,
-    sequence: Sequence,
+    sequence: KnockSequence,
 }
 
 impl OneTimeList {
@@ -30,7 +30,7 @@ impl OneTimeList {
             if line.is_empty() || line.starts_with(b"#") {
                 continue;
             }
-            match Sequence::read(line) {
+            match KnockSequence::read(line) {
                 Ok(sequence) => {
                     current = Some(Current { start, sequence });
                     break;
@@ -43,7 +43,7 @@ impl OneTimeList {
 
     /// The sequence that opens next; nothing when all are used up.
     #[must_use]
-    pub fn current(&self) -> Option<&Sequence> {
+    pub fn current(&self) -> Option<&KnockSequence> {
         self.current.as_ref().map(|current| &current.sequence)
     }
 
@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    fn current(text: &str) -> Option<Sequence> {
+    fn current(text: &str) -> Option<KnockSequence> {
         OneTimeList::read(text.as_bytes()).current().cloned()
     }
 
@@ -87,7 +87,7 @@ mod tests {
             // knockd marks the line that is no sequence, and the same knock opens again.
             ("70000\n1:x\n 5,6\n", "5,6", "70000\n1:x\n#5,6\n"),
         ] {
-            assert_eq!(current(text), Sequence::read(sequence.as_bytes()).ok(), "{text:?}");
+            assert_eq!(current(text), KnockSequence::read(sequence.as_bytes()).ok(), "{text:?}");
             assert_eq!(used(text).as_deref(), Some(after));
         }
     }

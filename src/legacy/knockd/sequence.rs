@@ -10,7 +10,7 @@ const KNOCKS_MAX: usize = 32;
 
 /// One knock: a packet to this port. Port 0 is a port here: that is what knockd makes of a text without a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Knock {
+pub struct SequencePort {
     /// The protocol.
     pub protocol: Protocol,
     /// The destination port.
@@ -19,7 +19,7 @@ pub struct Knock {
 
 /// 1 to 32 knocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sequence(Vec<Knock>);
+pub struct KnockSequence(Vec<SequencePort>);
 
 /// Why a text is no sequence. Which section it stands in is for the caller to say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum SequenceError {
     Protocol,
 }
 
-impl Sequence {
+impl KnockSequence {
     /// Reads `7000,8000:udp, …`: lax as knockd is, so that almost any text is one.
     ///
     /// # Errors
@@ -46,22 +46,22 @@ impl Sequence {
             if knocks.len() >= KNOCKS_MAX {
                 return Err(SequenceError::TooMany);
             }
-            knocks.push(Knock::read(item)?);
+            knocks.push(SequencePort::read(item)?);
         }
         Ok(Self(knocks))
     }
 
     /// Its knocks, the first one first.
     #[must_use]
-    pub fn knocks(&self) -> &[Knock] {
+    pub fn knocks(&self) -> &[SequencePort] {
         &self.0
     }
 }
 
-impl fmt::Display for Sequence {
+impl fmt::Display for KnockSequence {
     /// As it is read.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (place, Knock { protocol, port }) in self.0.iter().enumerate() {
+        for (place, SequencePort { protocol, port }) in self.0.iter().enumerate() {
             let comma = if place == 0 { "" } else { "," };
             write!(f, "{comma}{port}:{}", protocol.as_str())?;
         }
@@ -69,7 +69,7 @@ impl fmt::Display for Sequence {
     }
 }
 
-impl Knock {
+impl SequencePort {
     fn read(item: &[u8]) -> Result<Self, SequenceError> {
         let mut parts = item.split(|&byte| byte == b':');
         let port = parts.next().unwrap_or_default();
@@ -93,9 +93,9 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<String, String> {
-        let name = |knock: &Knock| format!("{}/{}", knock.protocol.as_str(), knock.port);
-        let sequence = Sequence::read(text.as_bytes()).map_err(|error| error.to_string())?;
-        assert_eq!(Sequence::read(sequence.to_string().as_bytes()).as_ref(), Ok(&sequence));
+        let name = |knock: &SequencePort| format!("{}/{}", knock.protocol.as_str(), knock.port);
+        let sequence = KnockSequence::read(text.as_bytes()).map_err(|error| error.to_string())?;
+        assert_eq!(KnockSequence::read(sequence.to_string().as_bytes()).as_ref(), Ok(&sequence));
         Ok(sequence.knocks().iter().map(name).collect::<Vec<_>>().join(" "))
     }
 

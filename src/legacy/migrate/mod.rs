@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::knockd::Config;
 use crate::config::host_id;
-use crate::console::{Failure, complain, print, tell};
+use crate::console::{AdminError, complain, print, tell};
 use crate::knock::ServerId;
 use crate::os::files;
 use translate::migrate as translated;
@@ -18,10 +18,10 @@ use translate::migrate as translated;
 ///
 /// # Errors
 /// When the file cannot be read or is no config of knockd, or the id is not valid.
-pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), Failure> {
+pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
     let shown = file.display().to_string();
     let config = Config::read(&files::read_bytes(file)?)
-        .map_err(|error| Failure::config(format_args!("{shown}: {error}")))?;
+        .map_err(|error| AdminError::config(format_args!("{shown}: {error}")))?;
     let id = id.map_or_else(host_id, Ok)?;
     let migrated = translated(&config, &id, &shown);
     print(&migrated.text)?;

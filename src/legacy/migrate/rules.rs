@@ -6,21 +6,21 @@ use std::path::Path;
 use std::slice::Iter;
 
 use super::shell;
-use crate::knock::{Ports, Protocol};
+use crate::knock::{PortRange, Protocol};
 
 /// What a command does.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Rule {
+pub(super) enum IptablesRule {
     /// Lets the source in.
-    Open(Vec<Ports>),
+    Open(Vec<PortRange>),
     /// Takes that away again.
-    Close(Vec<Ports>),
+    Close(Vec<PortRange>),
 }
 
-type Words<'a> = Peekable<Iter<'a, String>>;
+type ShellWords<'a> = Peekable<Iter<'a, String>>;
 
 /// What `text` does, if it is one command that is understood whole.
-pub(super) fn read(text: &str) -> Option<Rule> {
+pub(super) fn read(text: &str) -> Option<IptablesRule> {
     let words = shell::words(text)?;
     let words: Vec<String> = words.into_iter().skip_while(|word| word == "sudo").collect();
     let mut rest = words.iter().peekable();
@@ -34,16 +34,16 @@ pub(super) fn read(text: &str) -> Option<Rule> {
 }
 
 /// Whether `text` takes back what opens `ports`. nft's rules are deleted by a handle that some shell has to find.
-pub(super) fn closes(text: &str, ports: &[Ports]) -> bool {
+pub(super) fn closes(text: &str, ports: &[PortRange]) -> bool {
     match read(text) {
-        Some(Rule::Close(closed)) => closed == ports,
-        Some(Rule::Open(_)) => false,
+        Some(IptablesRule::Close(closed)) => closed == ports,
+        Some(IptablesRule::Open(_)) => false,
         None => text.contains("nft ") && text.contains("delete rule ") && text.contains("handle"),
     }
 }
 
 /// `-A INPUT -s %IP% -p tcp --dport 22 -j ACCEPT`, in any order, with what makes no difference here.
-fn read_iptables(mut words: Words<'_>) -> Option<Rule> {
+fn read_iptables(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     let (mut opens, mut source, mut accepts) = (None, false, false);
     let (mut protocol, mut ports) = (None, None);
     while let Some(word) = words.next() {
@@ -74,11 +74,11 @@ fn read_iptables(mut words: Words<'_>) -> Option<Rule> {
         }
     }
     let ports = read_ports(&[protocol?], ports?, ':')?;
-    (source && accepts).then_some(if opens? { Rule::Open(ports) } else { Rule::Close(ports) })
+    (source && accepts).then_some(if opens? { IptablesRule::Open(ports) } else { IptablesRule::Close(ports) })
 }
 
 /// `add rule inet filter input ip saddr %IP% tcp dport 22 accept`.
-fn read_nft(mut words: Words<'_>) -> Option<Rule> {
+fn read_nft(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     matches!(words.next()?.as_str(), "add" | "insert").then_some(())?;
     (words.next()? == "rule").then_some(())?;
     words.next_if(|word| matches!(word.as_str(), "ip" | "ip6" | "inet"));
@@ -111,11 +111,11 @@ fn read_nft(mut words: Words<'_>) -> Option<Rule> {
             _ => return None,
         }
     }
-    (source && accepts).then_some(Rule::Open(ports?))
+    (source && accepts).then_some(IptablesRule::Open(ports?))
 }
 
 /// `allow from %IP% to any port 22 proto tcp`, and the same behind `delete`.
-fn read_ufw(mut words: Words<'_>) -> Option<Rule> {
+fn read_ufw(mut words: ShellWords<'_>) -> Option<IptablesRule> {
     words.next_if(|word| *word == "--force");
     let closes = words.next_if(|word| *word == "delete").is_some();
     if words.next_if(|word| *word == "insert").is_some() {
@@ -136,7 +136,7 @@ fn read_ufw(mut words: Words<'_>) -> Option<Rule> {
         }
     }
     let ports = read_ports(&protocols, ports?, ':')?;
-    source.then_some(if closes { Rule::Close(ports) } else { Rule::Open(ports) })
+    source.then_some(if closes { IptablesRule::Close(ports) } else { IptablesRule::Open(ports) })
 }
 
 fn is_source(word: &str) -> bool {
@@ -148,7 +148,7 @@ fn read_protocol(word: &str) -> Option<Protocol> {
 }
 
 /// One word, or several in braces with commas between them, as one list.
-fn read_set(words: &mut Words<'_>) -> Option<String> {
+fn read_set(words: &mut ShellWords<'_>) -> Option<String> {
     let first = words.next()?;
     let Some(inside) = first.strip_prefix('{') else { return Some(first.clone()) };
     let mut set = inside.to_owned();
@@ -160,7 +160,7 @@ fn read_set(words: &mut Words<'_>) -> Option<String> {
 }
 
 /// A list of ports and ranges, for each of these protocols.
-fn read_ports(protocols: &[Protocol], list: &str, range: char) -> Option<Vec<Ports>> {
+fn read_ports(protocols: &[Protocol], list: &str, range: char) -> Option<Vec<PortRange>> {
     let of = |protocol: &Protocol| {
         let protocol = protocol.as_str();
         list.split(',').map(move |item| format!("{protocol}/{}", item.replacen(range, "-", 1)).parse().ok())
@@ -173,10 +173,11 @@ mod tests {
     use super::*;
 
     fn said(text: &str) -> Option<String> {
-        let list = |ports: Vec<Ports>| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let list =
+            |ports: Vec<PortRange>| ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         Some(match read(text)? {
-            Rule::Open(ports) => format!("open {}", list(ports)),
-            Rule::Close(ports) => format!("close {}", list(ports)),
+            IptablesRule::Open(ports) => format!("open {}", list(ports)),
+            IptablesRule::Close(ports) => format!("close {}", list(ports)),
         })
     }
 
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_rule_is_taken_back_by_its_like_and_one_of_nft_by_a_handle() {
-        let ssh: Vec<Ports> = vec!["tcp/22".parse().unwrap()];
+        let ssh: Vec<PortRange> = vec!["tcp/22".parse().unwrap()];
         let delete =
             "nft delete rule inet filter input handle $(nft -a list chain inet filter input | grep %IP%)";
         for (text, takes_back) in [

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::rules::{self, Rule};
+use super::rules::{self, IptablesRule};
 use super::shell;
 use crate::config::{quoted, written};
-use crate::knock::{ActionName, Ports, ServerId};
-use crate::legacy::knockd::{Command, Config, Door};
+use crate::knock::{ActionName, PortRange, ServerId};
+use crate::legacy::knockd::{Config, Door, ShellCommand};
 
 /// For how long a door stays open that nothing closed but another door.
 const NEVER_CLOSED: Duration = Duration::from_secs(3_600);
@@ -19,7 +19,7 @@ const COMMAND_MAX: Duration = Duration::from_secs(3_600);
 
 /// The config, and what is to be said about it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Migrated {
+pub(super) struct TranslatedConfig {
     /// The text of a `spa-knockd.toml`.
     pub(super) text: String,
     /// What could not be translated, or not as it was; for people.
@@ -29,9 +29,9 @@ pub(super) struct Migrated {
 }
 
 /// What a door becomes.
-enum Deed {
-    Open { ports: Vec<Ports>, term: Duration },
-    Close(Vec<Ports>),
+enum DoorEffect {
+    Open { ports: Vec<PortRange>, term: Duration },
+    Close(Vec<PortRange>),
     Run { start: String, undo: Option<(String, Duration)> },
 }
 
@@ -41,9 +41,9 @@ struct Translation<'a> {
 }
 
 /// The same doors for the server `id`; `from` is the file that they stood in.
-pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> Migrated {
+pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> TranslatedConfig {
     let mut remarks = of_options(config);
-    let mut deeds: Vec<(ActionName, &Door, Deed)> = Vec::new();
+    let mut deeds: Vec<(ActionName, &Door, DoorEffect)> = Vec::new();
     let mut names = BTreeSet::new();
     for door in &config.doors {
         let mut translation = Translation { door, remarks: Vec::new() };
@@ -55,7 +55,7 @@ pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> Migrated {
             deeds.push((name, door, deed));
         }
     }
-    let openings: Vec<(ActionName, Vec<Ports>)> = deeds.iter().filter_map(opening).collect();
+    let openings: Vec<(ActionName, Vec<PortRange>)> = deeds.iter().filter_map(opening).collect();
     let mut sections = vec![head(config, id, from, &openings)];
     for (name, door, deed) in &deeds {
         sections.push(format!(
@@ -65,12 +65,12 @@ pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> Migrated {
         ));
     }
     let actions = deeds.into_iter().map(|(name, ..)| name).collect();
-    Migrated { text: sections.join("\n"), remarks, actions }
+    TranslatedConfig { text: sections.join("\n"), remarks, actions }
 }
 
-fn opening((name, _, deed): &(ActionName, &Door, Deed)) -> Option<(ActionName, Vec<Ports>)> {
+fn opening((name, _, deed): &(ActionName, &Door, DoorEffect)) -> Option<(ActionName, Vec<PortRange>)> {
     match deed {
-        Deed::Open { ports, .. } => Some((name.clone(), ports.clone())),
+        DoorEffect::Open { ports, .. } => Some((name.clone(), ports.clone())),
         _ => None,
     }
 }
@@ -92,7 +92,7 @@ fn of_options(config: &Config) -> Vec<String> {
     .collect()
 }
 
-fn head(config: &Config, id: &ServerId, from: &str, openings: &[(ActionName, Vec<Ports>)]) -> String {
+fn head(config: &Config, id: &ServerId, from: &str, openings: &[(ActionName, Vec<PortRange>)]) -> String {
     let mut text = format!(
         "# The doors of {}, opened by sealed knocks instead of sequences. Clients are allowed them with\n\
          # `spa-knockd client add NAME --allow ACTION`; look through this with `spa-knockd check` before it runs.\n\n\
@@ -126,15 +126,15 @@ fn is_interface(name: &str) -> bool {
 
 fn body(
     door: &Door,
-    deed: &Deed,
-    openings: &[(ActionName, Vec<Ports>)],
+    deed: &DoorEffect,
+    openings: &[(ActionName, Vec<PortRange>)],
     remarks: &mut Vec<String>,
 ) -> String {
     match deed {
-        Deed::Open { ports, term } => {
+        DoorEffect::Open { ports, term } => {
             format!("open = [{}]\nfor = {}\n", list(ports), quoted(&written(*term)))
         }
-        Deed::Close(ports) => match openings.iter().find(|(_, opened)| opened == ports) {
+        DoorEffect::Close(ports) => match openings.iter().find(|(_, opened)| opened == ports) {
             Some((opened, _)) => format!("close = \"{opened}\"\n"),
             None => {
                 remarks.push(about(door, "closes what no door here opens: stays a command"));
@@ -142,7 +142,7 @@ fn body(
                 run(&both(door.start.as_ref(), door.start_6.as_ref()), None)
             }
         },
-        Deed::Run { start, undo } => run(start, undo.as_ref()),
+        DoorEffect::Run { start, undo } => run(start, undo.as_ref()),
     }
 }
 
@@ -155,10 +155,10 @@ fn run(start: &str, undo: Option<&(String, Duration)>) -> String {
 }
 
 impl Translation<'_> {
-    fn translate(&mut self) -> Option<Deed> {
+    fn translate(&mut self) -> Option<DoorEffect> {
         self.remark_what_is_left_out();
         if let Some(opening) = &self.door.opening {
-            return Some(Deed::Open { ports: merged(opening.ports.clone()), term: opening.term });
+            return Some(DoorEffect::Open { ports: merged(opening.ports.clone()), term: opening.term });
         }
         let Door { start, start_6, stop, stop_6, .. } = self.door;
         let commands = [start, start_6, stop, stop_6].into_iter().flatten();
@@ -178,11 +178,11 @@ impl Translation<'_> {
             (stop, stop_6) => self.term().map(|term| (both(stop.as_ref(), stop_6.as_ref()), term)),
         };
         let start = both(start.as_ref(), start_6.as_ref());
-        Some(Deed::Run { start, undo })
+        Some(DoorEffect::Run { start, undo })
     }
 
     /// What the commands do to the firewall, where both IP versions have the same done.
-    fn as_rule(&mut self) -> Option<Deed> {
+    fn as_rule(&mut self) -> Option<DoorEffect> {
         let Door { start, start_6, stop, stop_6, .. } = self.door;
         let start = start.as_ref().or(start_6.as_ref())?;
         let rule = rules::read(&text(start))?;
@@ -190,20 +190,20 @@ impl Translation<'_> {
         if rules::read(&text(start_6)).as_ref() != Some(&rule) {
             return None;
         }
-        let stops: Vec<&Command> = [stop, stop_6].into_iter().flatten().collect();
+        let stops: Vec<&ShellCommand> = [stop, stop_6].into_iter().flatten().collect();
         match rule {
-            Rule::Close(ports) => stops.is_empty().then(|| Deed::Close(merged(ports))),
-            Rule::Open(ports) if stops.is_empty() => {
+            IptablesRule::Close(ports) => stops.is_empty().then(|| DoorEffect::Close(merged(ports))),
+            IptablesRule::Open(ports) if stops.is_empty() => {
                 let term = written(NEVER_CLOSED);
                 self.remark(&format!("nothing closed it by itself; now it closes after {term}: see `for`"));
-                Some(Deed::Open { ports: merged(ports), term: NEVER_CLOSED })
+                Some(DoorEffect::Open { ports: merged(ports), term: NEVER_CLOSED })
             }
-            Rule::Open(ports) => {
+            IptablesRule::Open(ports) => {
                 if !stops.iter().all(|stop| rules::closes(&text(stop), &ports)) {
                     return None;
                 }
                 let term = self.term().unwrap_or(LONGEST);
-                Some(Deed::Open { ports: merged(ports), term })
+                Some(DoorEffect::Open { ports: merged(ports), term })
             }
         }
     }
@@ -239,7 +239,7 @@ impl Translation<'_> {
         }
     }
 
-    fn leave_out(&mut self, why: &str) -> Option<Deed> {
+    fn leave_out(&mut self, why: &str) -> Option<DoorEffect> {
         self.remark(&format!("left out: {why}"));
         None
     }
@@ -258,7 +258,7 @@ fn about(door: &Door, text: &str) -> String {
 }
 
 /// One command for both IP versions.
-fn both(of_both: Option<&Command>, of_6: Option<&Command>) -> String {
+fn both(of_both: Option<&ShellCommand>, of_6: Option<&ShellCommand>) -> String {
     match (of_both.map(text), of_6.map(text)) {
         (Some(command), None) => command,
         (command, Some(of_6)) => {
@@ -281,10 +281,10 @@ fn argv(command: &str) -> String {
 }
 
 /// Ports that have none in common.
-fn merged(mut ports: Vec<Ports>) -> Vec<Ports> {
+fn merged(mut ports: Vec<PortRange>) -> Vec<PortRange> {
     ports.sort_unstable();
     ports.dedup();
-    let mut apart: Vec<Ports> = Vec::new();
+    let mut apart: Vec<PortRange> = Vec::new();
     for next in ports {
         match apart.last_mut().filter(|last| last.overlap(next)) {
             Some(last) => *last = last.joined(next),
@@ -294,7 +294,7 @@ fn merged(mut ports: Vec<Ports>) -> Vec<Ports> {
     apart
 }
 
-fn list(ports: &[Ports]) -> String {
+fn list(ports: &[PortRange]) -> String {
     ports.iter().map(|ports| format!("\"{ports}\"")).collect::<Vec<_>>().join(", ")
 }
 
@@ -324,7 +324,7 @@ fn action_name(door: &str, taken: &mut BTreeSet<ActionName>) -> Option<ActionNam
     Some(free)
 }
 
-fn text(command: &Command) -> String {
+fn text(command: &ShellCommand) -> String {
     String::from_utf8_lossy(command.text()).into_owned()
 }
 
@@ -338,13 +338,13 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::config::{ServerConfig, Source, read};
+    use crate::config::{ConfigText, ServerConfig, read};
 
-    fn migrated(text: &str) -> (Migrated, ServerConfig) {
+    fn migrated(text: &str) -> (TranslatedConfig, ServerConfig) {
         let config = Config::read(text.as_bytes()).unwrap();
         let migrated = migrate(&config, &"bastion".parse().unwrap(), "/etc/knockd.conf");
         let source =
-            Source { file: PathBuf::from("/etc/spa-knock/spa-knockd.toml"), text: migrated.text.clone() };
+            ConfigText { file: PathBuf::from("/etc/spa-knock/spa-knockd.toml"), text: migrated.text.clone() };
         let config = read(&source, &[]).unwrap_or_else(|errors| panic!("{errors}\n{}", migrated.text));
         (migrated, config)
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{FileError, Mode, create_new, list, permissions, remove};
+use super::{FileError, FileMode, create_new, list, permissions, remove};
 
 /// Checks that only the user or root can change what is at `path`: every folder above it, and above what it links to,
 /// belongs to one of them and is not writable for others (or is sticky, as /tmp).
@@ -101,7 +101,7 @@ pub fn try_folder(folder: &Path, consequence: &str) -> Result<(), FileError> {
     let probe = folder.join(format!(".probe.{}", std::process::id()));
     // Of a predecessor with our process number that died here.
     let _ = fs::remove_file(&probe);
-    create_new(&probe, Mode::Private, b"probe\n").and_then(|_| remove(&probe)).map_err(|error| {
+    create_new(&probe, FileMode::Private, b"probe\n").and_then(|_| remove(&probe)).map_err(|error| {
         let hint = format!("df and mount show whether it is full or read-only; {consequence}");
         FileError::new(folder, format!("cannot be written: {}", error.reason), Some(hint))
     })

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
-use super::{Mode, plain};
+use super::{FileMode, plain};
 use crate::os::{clock, files};
 
 /// How often it is looked at whether the file is still the one of this name.
@@ -128,7 +128,7 @@ impl OpenFile {
     fn open(path: &Path) -> Result<Self, String> {
         let failure = |error: io::Error| problem(path, &plain(&error));
         let folder = path.parent().unwrap_or(Path::new("/"));
-        files::create_folder(folder, Mode::Private).map_err(|error| error.to_string())?;
+        files::create_folder(folder, FileMode::Private).map_err(|error| error.to_string())?;
         let file = OpenOptions::new()
             .read(true)
             .append(true)

@@ -186,7 +186,7 @@ pub fn exists(path: &Path) -> bool {
 
 /// Who may read what is created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum FileMode {
     /// The owner alone: 0600, folders 0700.
     Private,
     /// Everybody reads: 0644, folders 0755.
@@ -208,10 +208,10 @@ mod tests {
     fn an_existing_file_is_not_overwritten_by_creating_but_by_replacing() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("f");
-        create_new(&path, Mode::Private, b"1").unwrap();
-        assert!(create_new(&path, Mode::Private, b"2").is_err());
+        create_new(&path, FileMode::Private, b"1").unwrap();
+        assert!(create_new(&path, FileMode::Private, b"2").is_err());
         assert_eq!(read_text(&path).unwrap(), "1");
-        replace(&path, Mode::Public, b"3").unwrap();
+        replace(&path, FileMode::Public, b"3").unwrap();
         assert_eq!(read_text(&path).unwrap(), "3");
         assert_eq!(list(scratch.path()).unwrap(), [path]);
     }
@@ -220,7 +220,7 @@ mod tests {
     fn what_others_may_change_or_look_into_is_told_with_its_mode() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("d");
-        create_folder(&path, Mode::Private).unwrap();
+        create_folder(&path, FileMode::Private).unwrap();
         for (mode, unwritable, private) in
             [(0o700, true, true), (0o755, true, false), (0o775, false, false), (0o1777, true, false)]
         {
@@ -237,9 +237,9 @@ mod tests {
     fn a_text_that_others_can_change_or_replace_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("d");
-        create_folder(&folder, Mode::Private).unwrap();
+        create_folder(&folder, FileMode::Private).unwrap();
         let path = folder.join("f");
-        create_new(&path, Mode::Public, b"text").unwrap();
+        create_new(&path, FileMode::Public, b"text").unwrap();
         let link = scratch.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert_eq!(read_own_text(&path).unwrap(), "text");

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use super::{FileError, Mode, permissions, sync_folder};
+use super::{FileError, FileMode, permissions, sync_folder};
 
 /// Zeros written at a time.
 const CHUNK: usize = 64 << 10;
@@ -92,7 +92,7 @@ fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(false);
     permissions::refuse_links(&mut options);
-    permissions::set_mode(&mut options, Mode::Private);
+    permissions::set_mode(&mut options, FileMode::Private);
     options.open(path)
 }
 

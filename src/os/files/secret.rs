@@ -89,15 +89,15 @@ pub(in crate::os) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<Strin
 mod tests {
     use super::*;
     use crate::os::files::tests::chmod;
-    use crate::os::files::{Mode, create_folder, create_new};
+    use crate::os::files::{FileMode, create_folder, create_new};
 
     #[test]
     fn a_secret_is_read_only_from_a_private_regular_file_in_a_private_folder() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("keys");
-        create_folder(&folder, Mode::Private).unwrap();
+        create_folder(&folder, FileMode::Private).unwrap();
         let key = folder.join("a.key");
-        create_new(&key, Mode::Private, b"text").unwrap();
+        create_new(&key, FileMode::Private, b"text").unwrap();
         let link = scratch.path().join("link.key");
         std::os::unix::fs::symlink(&key, &link).unwrap();
         assert_eq!(*read_secret(&key).unwrap(), "text");

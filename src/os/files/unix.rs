@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
 
-use super::{FileError, Mode};
+use super::{FileError, FileMode};
 
 const OTHERS_READ: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
@@ -149,17 +149,17 @@ pub(super) fn refuse_links(options: &mut OpenOptions) {
     options.custom_flags(OFlag::O_NOFOLLOW.bits());
 }
 
-pub(super) fn set_mode(options: &mut OpenOptions, mode: Mode) {
+pub(super) fn set_mode(options: &mut OpenOptions, mode: FileMode) {
     options.mode(match mode {
-        Mode::Private => 0o600,
-        Mode::Public => 0o644,
+        FileMode::Private => 0o600,
+        FileMode::Public => 0o644,
     });
 }
 
-pub(super) fn create_folder(path: &Path, mode: Mode) -> io::Result<()> {
+pub(super) fn create_folder(path: &Path, mode: FileMode) -> io::Result<()> {
     let mode = match mode {
-        Mode::Private => 0o700,
-        Mode::Public => 0o755,
+        FileMode::Private => 0o700,
+        FileMode::Public => 0o755,
     };
     if path.is_dir() {
         return Ok(());

@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{FileError, Mode, permissions};
+use super::{FileError, FileMode, permissions};
 
 /// Opens a file that is there for writing at any place of it.
 ///
@@ -19,7 +19,7 @@ pub fn open_to_write(path: &Path) -> Result<File, FileError> {
 ///
 /// # Errors
 /// When it exists or cannot be written; then nothing is left behind.
-pub fn create_new(path: &Path, mode: Mode, content: &[u8]) -> Result<File, FileError> {
+pub fn create_new(path: &Path, mode: FileMode, content: &[u8]) -> Result<File, FileError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     permissions::set_mode(&mut options, mode);
@@ -44,7 +44,7 @@ pub fn create_new(path: &Path, mode: Mode, content: &[u8]) -> Result<File, FileE
 ///
 /// # Errors
 /// When it cannot be written; the old file is then still there.
-pub fn replace(path: &Path, mode: Mode, content: &[u8]) -> Result<(), FileError> {
+pub fn replace(path: &Path, mode: FileMode, content: &[u8]) -> Result<(), FileError> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".new.{}", std::process::id()));
@@ -78,7 +78,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When that fails.
-pub fn append(path: &Path, mode: Mode) -> Result<File, FileError> {
+pub fn append(path: &Path, mode: FileMode) -> Result<File, FileError> {
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     permissions::refuse_links(&mut options);
@@ -96,7 +96,7 @@ pub fn append(path: &Path, mode: Mode) -> Result<File, FileError> {
 pub fn append_log(path: &Path) -> Result<File, FileError> {
     use std::os::unix::fs::MetadataExt;
     let Some(link) = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_symlink) else {
-        return append(path, Mode::Public);
+        return append(path, FileMode::Public);
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
     let us = nix::unistd::geteuid().as_raw();
@@ -109,7 +109,7 @@ pub fn append_log(path: &Path) -> Result<File, FileError> {
     }
     let mut options = OpenOptions::new();
     options.append(true).create(true);
-    permissions::set_mode(&mut options, Mode::Public);
+    permissions::set_mode(&mut options, FileMode::Public);
     options.open(path).map_err(|error| FileError::io(path, &error))
 }
 
@@ -151,7 +151,7 @@ pub fn remove(path: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When one cannot be created.
-pub fn create_folder(path: &Path, mode: Mode) -> Result<(), FileError> {
+pub fn create_folder(path: &Path, mode: FileMode) -> Result<(), FileError> {
     permissions::create_folder(path, mode).map_err(|error| FileError::io(path, &error))
 }
 
@@ -160,7 +160,7 @@ pub fn create_folder(path: &Path, mode: Mode) -> Result<(), FileError> {
 /// # Errors
 /// When the file cannot be created or locked.
 pub fn lock(path: &Path) -> Result<Option<File>, FileError> {
-    let file = append(path, Mode::Private)?;
+    let file = append(path, FileMode::Private)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(fs::TryLockError::WouldBlock) => Ok(None),

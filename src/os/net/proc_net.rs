@@ -14,7 +14,7 @@ const UNCONNECTED: &str = "07";
 
 /// One established connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Connection {
+pub struct TcpConnection {
     /// Our end.
     pub local: SocketAddr,
     /// The other end.
@@ -25,7 +25,7 @@ pub struct Connection {
 ///
 /// # Errors
 /// When /proc cannot be read; a missing file means that this IP version is off.
-pub fn established() -> Result<Vec<Connection>, FileError> {
+pub fn established() -> Result<Vec<TcpConnection>, FileError> {
     let mut connections = Vec::new();
     for path in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         each_line(path, |line| connections.extend(parse(line)))?;
@@ -58,14 +58,14 @@ fn each_line(path: &str, each: impl FnMut(&str)) -> Result<(), FileError> {
     }
 }
 
-fn parse(line: &str) -> Option<Connection> {
+fn parse(line: &str) -> Option<TcpConnection> {
     socket(line, ESTABLISHED)
 }
 
 /// `  sl  local_address rem_address   st …`, addresses as words in the machine's byte order.
-fn socket(line: &str, state: &str) -> Option<Connection> {
+fn socket(line: &str, state: &str) -> Option<TcpConnection> {
     let mut words = line.split_ascii_whitespace().skip(1);
-    let connection = Connection { local: address(words.next()?)?, remote: address(words.next()?)? };
+    let connection = TcpConnection { local: address(words.next()?)?, remote: address(words.next()?)? };
     (words.next()? == state).then_some(connection)
 }
 
@@ -94,7 +94,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let expected =
-            Connection { local: listener.local_addr().unwrap(), remote: client.local_addr().unwrap() };
+            TcpConnection { local: listener.local_addr().unwrap(), remote: client.local_addr().unwrap() };
         assert!(established().unwrap().contains(&expected));
     }
 

@@ -13,7 +13,7 @@ pub struct Channel(OwnedFd);
 
 /// What there is to receive.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Received {
+pub enum ReceiveResult {
     /// A message of so many bytes.
     Message(usize),
     /// Nothing now.
@@ -65,7 +65,7 @@ impl Channel {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<ReceiveResult> {
         self.recv_with(buffer, MsgFlags::empty())
     }
 
@@ -73,7 +73,7 @@ impl Channel {
     ///
     /// # Errors
     /// When the socket fails.
-    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<Received> {
+    pub fn try_recv(&self, buffer: &mut [u8]) -> io::Result<ReceiveResult> {
         self.recv_with(buffer, MsgFlags::MSG_DONTWAIT)
     }
 
@@ -87,12 +87,12 @@ impl Channel {
         }
     }
 
-    fn recv_with(&self, buffer: &mut [u8], flags: MsgFlags) -> io::Result<Received> {
+    fn recv_with(&self, buffer: &mut [u8], flags: MsgFlags) -> io::Result<ReceiveResult> {
         loop {
             match recv(self.0.as_raw_fd(), buffer, flags) {
-                Ok(0) | Err(Errno::ECONNRESET) => return Ok(Received::Closed),
-                Ok(length) => return Ok(Received::Message(length)),
-                Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+                Ok(0) | Err(Errno::ECONNRESET) => return Ok(ReceiveResult::Closed),
+                Ok(length) => return Ok(ReceiveResult::Message(length)),
+                Err(Errno::EAGAIN) => return Ok(ReceiveResult::Nothing),
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -115,13 +115,13 @@ mod tests {
         let (ours, theirs) = Channel::pair().unwrap();
         let theirs = Channel(theirs);
         let mut buffer = [0; 16];
-        assert_eq!(ours.try_recv(&mut buffer).unwrap(), Received::Nothing);
+        assert_eq!(ours.try_recv(&mut buffer).unwrap(), ReceiveResult::Nothing);
         theirs.send(b"one").unwrap();
         theirs.try_send(b"three").unwrap();
-        assert_eq!(ours.recv(&mut buffer).unwrap(), Received::Message(3));
-        assert_eq!(ours.try_recv(&mut buffer).unwrap(), Received::Message(5));
+        assert_eq!(ours.recv(&mut buffer).unwrap(), ReceiveResult::Message(3));
+        assert_eq!(ours.try_recv(&mut buffer).unwrap(), ReceiveResult::Message(5));
         drop(theirs);
-        assert_eq!(ours.try_recv(&mut buffer).unwrap(), Received::Closed);
+        assert_eq!(ours.try_recv(&mut buffer).unwrap(), ReceiveResult::Closed);
         assert!(ours.send(b"x").is_err());
     }
 

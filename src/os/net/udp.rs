@@ -18,12 +18,12 @@ use crate::knock::{canonical, mapped};
 /// Bound to the knock port on every address.
 pub struct UdpPort {
     fd: OwnedFd,
-    family: Family,
+    family: UdpFamily,
 }
 
 /// What is done with datagrams that arrive at the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Incoming {
+pub enum ReceiveMode {
     /// They are received.
     Received,
     /// They are seen elsewhere; the socket only keeps the host from answering that nobody listens.
@@ -45,7 +45,7 @@ pub struct Arrival {
 
 /// One socket serves both IP versions, unless the host has no IPv6 at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum UdpFamily {
     Both,
     V4,
 }
@@ -55,16 +55,16 @@ impl UdpPort {
     ///
     /// # Errors
     /// When the port is taken or the system refuses.
-    pub fn bind(port: u16, incoming: Incoming) -> io::Result<Self> {
+    pub fn bind(port: u16, incoming: ReceiveMode) -> io::Result<Self> {
         let open = |family| {
             socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
         };
         let (fd, family) = match open(AddressFamily::Inet6) {
-            Err(Errno::EAFNOSUPPORT) => (open(AddressFamily::Inet)?, Family::V4),
-            fd => (fd?, Family::Both),
+            Err(Errno::EAFNOSUPPORT) => (open(AddressFamily::Inet)?, UdpFamily::V4),
+            fd => (fd?, UdpFamily::Both),
         };
         match family {
-            Family::Both => {
+            UdpFamily::Both => {
                 setsockopt(&fd, Ipv6V6Only, &false)?;
                 setsockopt(&fd, Ipv6RecvPacketInfo, &true)?;
                 bind(
@@ -72,12 +72,12 @@ impl UdpPort {
                     &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)),
                 )?;
             }
-            Family::V4 => {
+            UdpFamily::V4 => {
                 setsockopt(&fd, Ipv4PacketInfo, &true)?;
                 bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
             }
         }
-        if incoming == Incoming::Unread {
+        if incoming == ReceiveMode::Unread {
             // The smallest that the kernel gives: what lies there is never read.
             setsockopt(&fd, RcvBuf, &0)?;
         }
@@ -91,7 +91,7 @@ impl UdpPort {
     pub fn from_stdout() -> io::Result<Self> {
         let fd = io::stdout().as_fd().try_clone_to_owned()?;
         let own: SockaddrStorage = getsockname(fd.as_raw_fd())?;
-        let family = if own.as_sockaddr_in6().is_some() { Family::Both } else { Family::V4 };
+        let family = if own.as_sockaddr_in6().is_some() { UdpFamily::Both } else { UdpFamily::V4 };
         Ok(Self { fd, family })
     }
 
@@ -111,14 +111,14 @@ impl UdpPort {
         let data = [IoSlice::new(bytes)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         match self.family {
-            Family::Both => {
+            UdpFamily::Both => {
                 let address = SockaddrIn6::from(with_scope(to, interface));
                 let octets = mapped(from).octets();
                 let local = in6_pktinfo { ipi6_addr: in6_addr { s6_addr: octets }, ipi6_ifindex: 0 };
                 let control = [ControlMessage::Ipv6PacketInfo(&local)];
                 sendmsg(self.fd.as_raw_fd(), &data, &control, flags, Some(&address))?;
             }
-            Family::V4 => {
+            UdpFamily::V4 => {
                 let (IpAddr::V4(from), SocketAddr::V4(to)) = (from, to) else {
                     return Err(Errno::EAFNOSUPPORT.into());
                 };
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn answers_leave_from_the_address_that_was_knocked_at() {
         let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = UdpPort::bind(port, Incoming::Received).unwrap();
+        let server = UdpPort::bind(port, ReceiveMode::Received).unwrap();
         for (own, knocked) in [("127.0.0.1:0", "127.0.0.5"), ("[::1]:0", "::1")] {
             let client = UdpSocket::bind(own).unwrap();
             client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -207,6 +207,6 @@ mod tests {
             assert_eq!((&buffer[..length], from), (b"answer".as_slice(), SocketAddr::new(knocked, port)));
         }
         assert_eq!(server.try_recv(&mut [0; 8]).unwrap(), None);
-        assert!(UdpPort::bind(port, Incoming::Unread).is_err(), "the port is taken");
+        assert!(UdpPort::bind(port, ReceiveMode::Unread).is_err(), "the port is taken");
     }
 }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::descendants::Descendants;
 use super::privileges::Identity;
 use super::spawn::{self, RunError};
-use said::Said;
+use said::CapturedOutput;
 
 /// Between the friendly signal and the last one.
 const GRACE: Duration = Duration::from_secs(1);
@@ -21,23 +21,23 @@ const GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Commands that run.
-    pub running: Share,
+    pub running: QueueLimit,
     /// Commands that wait for their turn.
-    pub waiting: Share,
+    pub waiting: QueueLimit,
     /// Undo tasks that run. They have slots of their own and do not wait for commands.
-    pub undoing: Share,
+    pub undoing: QueueLimit,
 }
 
 /// A limit in all and for one owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Share {
+pub struct QueueLimit {
     /// In all.
     pub total: usize,
     /// For one owner.
     pub each: usize,
 }
 
-impl Share {
+impl QueueLimit {
     /// A limit in all and for one owner.
     #[must_use]
     pub const fn new(total: usize, each: usize) -> Self {
@@ -50,35 +50,39 @@ impl Room {
     #[must_use]
     pub const fn shared(running: usize) -> Self {
         Self {
-            running: Share::new(running, running),
-            waiting: Share::new(64, 64),
-            undoing: Share::new(64, 16),
+            running: QueueLimit::new(running, running),
+            waiting: QueueLimit::new(64, 64),
+            undoing: QueueLimit::new(64, 16),
         }
     }
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { running: Share::new(32, 4), waiting: Share::new(512, 16), undoing: Share::new(64, 4) }
+        Self {
+            running: QueueLimit::new(32, 4),
+            waiting: QueueLimit::new(512, 16),
+            undoing: QueueLimit::new(64, 4),
+        }
     }
 }
 
 /// The commands that run and those that wait for it.
-pub struct Commands<T> {
+pub struct CommandQueue<T> {
     room: Room,
     /// Whom they become; none = they are who we are.
     identity: Option<Identity>,
-    running: Vec<Running<T>>,
+    running: Vec<RunningJob<T>>,
     waiting: VecDeque<Job<T>>,
 }
 
-impl<T> Default for Commands<T> {
+impl<T> Default for CommandQueue<T> {
     fn default() -> Self {
         Self::with_room(Room::default())
     }
 }
 
-impl<T> Commands<T> {
+impl<T> CommandQueue<T> {
     /// None yet, within these limits.
     #[must_use]
     pub const fn with_room(room: Room) -> Self {
@@ -106,14 +110,14 @@ pub struct Job<T> {
 
 /// Whether a command uses a slot of commands or of undo tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
+enum JobSlot {
     Command,
     Undo,
 }
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
+pub enum Exit {
     /// With exit status 0.
     Well,
     /// With another one, or by a signal, or it could not be started when its turn came.
@@ -124,20 +128,20 @@ pub enum Ended {
 
 /// A command that is over.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Done<T> {
+pub struct FinishedJob<T> {
     /// What the caller knows it by.
     pub label: T,
     /// How it ended.
-    pub ended: Ended,
+    pub ended: Exit,
     /// What it said on both outputs, escaped to one line of printable text; at most 64 KiB of it.
     pub said: String,
 }
 
-struct Running<T> {
+struct RunningJob<T> {
     child: Child,
     owner: String,
-    slot: Slot,
-    said: Said,
+    slot: JobSlot,
+    said: CapturedOutput,
     started: Duration,
     timeout: Duration,
     /// When the last signal is due, once the friendly one is out.
@@ -147,7 +151,7 @@ struct Running<T> {
     label: T,
 }
 
-impl<T> Commands<T> {
+impl<T> CommandQueue<T> {
     /// Starts a command, or lets it wait while as many run as may.
     ///
     /// # Errors
@@ -155,7 +159,7 @@ impl<T> Commands<T> {
     pub fn start(&mut self, job: Job<T>, now: Duration) -> Result<(), RunError> {
         let waiting = self.waiting.iter().filter(|waiting| waiting.owner == job.owner).count();
         if waiting == 0 && self.may_run(&job.owner) {
-            return self.launch(job, Slot::Command, now).map_err(|(error, _)| error);
+            return self.launch(job, JobSlot::Command, now).map_err(|(error, _)| error);
         }
         let Room { running: run, waiting: wait, .. } = self.room;
         let many = if waiting >= wait.each {
@@ -172,42 +176,42 @@ impl<T> Commands<T> {
     /// Whether an undo task of this owner may be started.
     #[must_use]
     pub fn may_undo(&self, owner: &str) -> bool {
-        self.has_slot(Slot::Undo, self.room.undoing, owner)
+        self.has_slot(JobSlot::Undo, self.room.undoing, owner)
     }
 
     /// Starts an undo task: it waits for no others. To be asked for when [`Self::may_undo`].
     ///
     /// # Errors
     /// When it cannot be started; it is over then.
-    pub fn undo(&mut self, job: Job<T>, now: Duration) -> Result<(), Done<T>> {
-        self.launch(job, Slot::Undo, now).map_err(Done::unstarted)
+    pub fn undo(&mut self, job: Job<T>, now: Duration) -> Result<(), FinishedJob<T>> {
+        self.launch(job, JobSlot::Undo, now).map_err(FinishedJob::unstarted)
     }
 
     /// Looks after all of them: ends those that are too late, starts those whose turn it is, returns those that are
     /// over.
-    pub fn tend(&mut self, now: Duration) -> Vec<Done<T>> {
+    pub fn tend(&mut self, now: Duration) -> Vec<FinishedJob<T>> {
         let mut over = Vec::new();
         for mut running in std::mem::take(&mut self.running) {
             match running.tend(now) {
                 Some(ended) => {
-                    over.push(Done { label: running.label, ended, said: running.said.into_text() });
+                    over.push(FinishedJob { label: running.label, ended, said: running.said.into_text() });
                 }
                 None => self.running.push(running),
             }
         }
         while let Some(job) = self.next() {
-            over.extend(self.launch(job, Slot::Command, now).err().map(Done::unstarted));
+            over.extend(self.launch(job, JobSlot::Command, now).err().map(FinishedJob::unstarted));
         }
         over
     }
 
     /// The job whose turn it is: of the owner that has the fewest commands running, the one that has waited longest.
     fn next(&mut self) -> Option<Job<T>> {
-        if self.waiting.is_empty() || self.count(Slot::Command) >= self.room.running.total {
+        if self.waiting.is_empty() || self.count(JobSlot::Command) >= self.room.running.total {
             return None;
         }
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for running in self.running.iter().filter(|running| running.slot == Slot::Command) {
+        for running in self.running.iter().filter(|running| running.slot == JobSlot::Command) {
             let count = counts.entry(&running.owner).or_default();
             *count = count.saturating_add(1);
         }
@@ -218,22 +222,22 @@ impl<T> Commands<T> {
     }
 
     fn may_run(&self, owner: &str) -> bool {
-        self.has_slot(Slot::Command, self.room.running, owner)
+        self.has_slot(JobSlot::Command, self.room.running, owner)
     }
 
-    fn has_slot(&self, slot: Slot, share: Share, owner: &str) -> bool {
-        let of_owner = |running: &&Running<T>| running.slot == slot && running.owner == owner;
+    fn has_slot(&self, slot: JobSlot, share: QueueLimit, owner: &str) -> bool {
+        let of_owner = |running: &&RunningJob<T>| running.slot == slot && running.owner == owner;
         self.count(slot) < share.total && self.running.iter().filter(of_owner).count() < share.each
     }
 
-    fn count(&self, slot: Slot) -> usize {
+    fn count(&self, slot: JobSlot) -> usize {
         self.running.iter().filter(|running| running.slot == slot).count()
     }
 
     /// When `tend` must be called next, if no child ends and none says anything before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.running.iter().map(Running::deadline).min()
+        self.running.iter().map(RunningJob::deadline).min()
     }
 
     /// Readable when a command says something.
@@ -262,7 +266,7 @@ impl<T> Commands<T> {
 
     /// Ends those of these that still run or wait, at once; returns whose they were.
     pub fn kill(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
-        let kill = |mut running: Running<T>| {
+        let kill = |mut running: RunningJob<T>| {
             running.signal(Signal::SIGKILL);
             let _ = running.child.wait();
             running.label
@@ -283,15 +287,15 @@ impl<T> Commands<T> {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    fn launch(&mut self, job: Job<T>, slot: Slot, now: Duration) -> Result<(), (RunError, T)> {
+    fn launch(&mut self, job: Job<T>, slot: JobSlot, now: Duration) -> Result<(), (RunError, T)> {
         let Job { argv, timeout, owner, label } = job;
-        let started = Said::pipe()
+        let started = CapturedOutput::pipe()
             .map_err(|error| RunError::Io(argv.first().cloned().unwrap_or_default(), error.to_string()))
             .and_then(|(said, writer)| spawn::start(&argv, writer, self.identity).map(|child| (child, said)));
         match started {
             Ok((child, said)) => {
                 let (started, last, descendants) = (now, None, Descendants::default());
-                self.running.push(Running {
+                self.running.push(RunningJob {
                     child,
                     owner,
                     slot,
@@ -309,13 +313,13 @@ impl<T> Commands<T> {
     }
 }
 
-impl<T> Done<T> {
+impl<T> FinishedJob<T> {
     fn unstarted((error, label): (RunError, T)) -> Self {
-        Self { label, ended: Ended::Badly(error.to_string()), said: String::new() }
+        Self { label, ended: Exit::Badly(error.to_string()), said: String::new() }
     }
 }
 
-impl<T> Running<T> {
+impl<T> RunningJob<T> {
     fn deadline(&self) -> Duration {
         self.last.unwrap_or_else(|| self.started.saturating_add(self.timeout))
     }
@@ -327,7 +331,7 @@ impl<T> Running<T> {
         self.descendants.signal_outside(self.child.id(), signal);
     }
 
-    fn tend(&mut self, now: Duration) -> Option<Ended> {
+    fn tend(&mut self, now: Duration) -> Option<Exit> {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => {
@@ -338,17 +342,17 @@ impl<T> Running<T> {
                 }
                 return None;
             }
-            Err(error) => return Some(Ended::Badly(crate::os::files::plain(&error))),
+            Err(error) => return Some(Exit::Badly(crate::os::files::plain(&error))),
         };
         self.said.take();
         Some(match self.last {
             Some(_) => {
                 // What it started may live on, in its group or another.
                 self.signal(Signal::SIGKILL);
-                Ended::TooLate
+                Exit::TooLate
             }
-            None if status.success() => Ended::Well,
-            None => Ended::Badly(status.to_string()),
+            None if status.success() => Exit::Well,
+            None => Exit::Badly(status.to_string()),
         })
     }
 }
@@ -378,7 +382,7 @@ mod tests {
         job(&["/bin/sh", "-c", script], LONG, 7)
     }
 
-    fn until_one_ends(commands: &mut Commands<u32>) -> Done<u32> {
+    fn until_one_ends(commands: &mut CommandQueue<u32>) -> FinishedJob<u32> {
         for _ in 0..1_000 {
             commands.listen();
             if let Some(done) = commands.tend(steady()).pop() {
@@ -389,8 +393,8 @@ mod tests {
         panic!("no command ended within 10 s");
     }
 
-    fn run(job: Job<u32>) -> Done<u32> {
-        let mut commands = Commands::default();
+    fn run(job: Job<u32>) -> FinishedJob<u32> {
+        let mut commands = CommandQueue::default();
         commands.start(job, steady()).unwrap();
         let done = until_one_ends(&mut commands);
         assert_eq!(commands.next_deadline(), None);
@@ -402,10 +406,10 @@ mod tests {
     fn a_command_ends_well_or_badly_or_at_its_deadline_with_its_children() {
         let short = Duration::from_millis(100);
         let cases = [
-            (vec!["/bin/true"], LONG, Ended::Well),
-            (vec!["/bin/false"], LONG, Ended::Badly("exit status: 1".to_owned())),
-            (vec!["/bin/sh", "-c", "sleep 100 & sleep 100"], short, Ended::TooLate),
-            (vec!["/bin/sh", "-c", "trap '' TERM; sleep 100"], short, Ended::TooLate),
+            (vec!["/bin/true"], LONG, Exit::Well),
+            (vec!["/bin/false"], LONG, Exit::Badly("exit status: 1".to_owned())),
+            (vec!["/bin/sh", "-c", "sleep 100 & sleep 100"], short, Exit::TooLate),
+            (vec!["/bin/sh", "-c", "trap '' TERM; sleep 100"], short, Exit::TooLate),
         ];
         for (words, timeout, ended) in cases {
             let done = run(job(&words, timeout, 7));
@@ -424,7 +428,7 @@ mod tests {
         ] {
             let script = script.replace("PIDS", pids.to_str().unwrap());
             let done = run(job(&["/bin/sh", "-c", &script], Duration::from_millis(500), 7));
-            assert_eq!(done.ended, Ended::TooLate, "{script}");
+            assert_eq!(done.ended, Exit::TooLate, "{script}");
             let started = files::read_text(&pids).unwrap();
             assert_eq!(started.lines().count(), 1, "{script}");
             for pid in started.lines() {
@@ -454,15 +458,15 @@ mod tests {
             ("echo x; sleep 60 &", "x"),
         ] {
             let done = run(shell(script));
-            assert_eq!((done.ended, done.said.as_str()), (Ended::Well, said), "{script}");
+            assert_eq!((done.ended, done.said.as_str()), (Exit::Well, said), "{script}");
         }
         let loud = run(shell("head -c 1000000 /dev/zero | tr '\\0' x"));
-        assert_eq!((loud.ended, loud.said.len()), (Ended::Well, SAID_MAX), "it is heard to its end");
+        assert_eq!((loud.ended, loud.said.len()), (Exit::Well, SAID_MAX), "it is heard to its end");
     }
 
     #[test]
     fn one_owner_has_its_own_slots_and_cannot_take_those_of_another() {
-        let mut commands = Commands::default();
+        let mut commands = CommandQueue::default();
         let sleep = |owner: &str| job_of(owner, &["/bin/sleep", "60"], LONG, 1);
         for _ in 0..20 {
             commands.start(sleep("a"), steady()).unwrap();
@@ -484,8 +488,8 @@ mod tests {
 
     #[test]
     fn owners_take_turns_when_all_slots_are_in_use() {
-        let room = Room { running: Share::new(2, 2), waiting: Share::new(5, 4), ..Room::default() };
-        let mut commands = Commands::with_room(room);
+        let room = Room { running: QueueLimit::new(2, 2), waiting: QueueLimit::new(5, 4), ..Room::default() };
+        let mut commands = CommandQueue::with_room(room);
         for label in 0..2 {
             commands.start(job_of("a", &["/bin/sleep", "0.1"], LONG, label), steady()).unwrap();
         }
@@ -507,7 +511,7 @@ mod tests {
 
     #[test]
     fn those_that_wait_run_in_their_order_and_one_that_cannot_start_says_so() {
-        let mut commands = Commands::default();
+        let mut commands = CommandQueue::default();
         for label in 0..4 {
             commands.start(job(&["/bin/sleep", "60"], Duration::ZERO, label), steady()).unwrap();
         }
@@ -519,8 +523,8 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         let ended = |label| over.iter().find(|done| done.label == label).map(|done| done.ended.clone());
-        assert_eq!(ended(16), Some(Ended::Badly("/nonexistent/program: not found".to_owned())));
-        assert_eq!(ended(17), Some(Ended::Well));
+        assert_eq!(ended(16), Some(Exit::Badly("/nonexistent/program: not found".to_owned())));
+        assert_eq!(ended(17), Some(Exit::Well));
     }
 
     #[test]
@@ -541,12 +545,12 @@ mod tests {
     #[test]
     fn a_command_under_another_identity_is_that_user_alone_and_has_no_capability() {
         let Some(identity) = privileges::unprivileged("nobody").unwrap() else { return };
-        let mut commands = Commands::default().under(Some(identity));
+        let mut commands = CommandQueue::default().under(Some(identity));
         let script = "id -u; id -g; id -G; grep -E 'Cap(Prm|Eff|Amb)' /proc/self/status | tr -d '\\t'";
         commands.start(shell(script), steady()).unwrap();
         let done = until_one_ends(&mut commands);
         let (uid, gid, none) = (identity.uid, identity.gid, "0".repeat(16));
         let expected = format!("{uid}\\n{gid}\\n{gid}\\nCapPrm:{none}\\nCapEff:{none}\\nCapAmb:{none}");
-        assert_eq!((done.ended, done.said), (Ended::Well, expected));
+        assert_eq!((done.ended, done.said), (Exit::Well, expected));
     }
 }

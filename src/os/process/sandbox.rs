@@ -125,7 +125,7 @@ fn always() -> Vec<i64> {
 }
 
 /// Calls that may be made in these ways alone; all of a way must be so.
-fn sometimes(channel: u64) -> Vec<(i64, Vec<Way>)> {
+fn sometimes(channel: u64) -> Vec<(i64, Vec<ArgumentRules>)> {
     vec![
         (libc::SYS_sendto, vec![vec![Must::Be(0, channel), Must::BeNull(4)]]),
         (libc::SYS_write, vec![vec![Must::Be(0, STDERR)]]),
@@ -173,7 +173,7 @@ fn sometimes(channel: u64) -> Vec<(i64, Vec<Way>)> {
 }
 
 /// A way to make a call.
-type Way = Vec<Must>;
+type ArgumentRules = Vec<Must>;
 
 /// What the argument at this place must be. Kernels read 32 bits of all of these but a pointer.
 enum Must {
@@ -184,7 +184,7 @@ enum Must {
     BeNull(u8),
 }
 
-fn rule(way: Way) -> Result<SeccompRule, Error> {
+fn rule(way: ArgumentRules) -> Result<SeccompRule, Error> {
     use SeccompCmpArgLen::{Dword, Qword};
     let condition = |must| {
         let (argument, length, operator, value) = match must {

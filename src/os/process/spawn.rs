@@ -57,7 +57,7 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) ->
         .process_group(0)
         .spawn()
         .map_err(error)?;
-    let dialog::Ended { status, output, complaint, is_cut } =
+    let dialog::ProgramEnd { status, output, complaint, is_cut } =
         dialog::run(&mut child, input, limit).map_err(error)?;
     match status {
         None => Err(RunError::Io(program.to_owned(), format!("did not end within {} s", limit.as_secs()))),

@@ -10,12 +10,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::auth::{
-    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Rejection, ReplayDomain,
-    ReplayMemory, Sequence, Term, Uses, Verdict,
+    Action, ActionPart, Authentic, ClientKey, ClientRules, Keeper, KeyAge, Policy, PortSequence, Rejection,
+    ReplayDomain, ReplayMemory, Term, Uses, Verdict,
 };
 use crate::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use crate::knock::{
-    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, Step as HalfMinute,
+    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, TimeStep as HalfMinute,
     Timestamp,
 };
 use crate::os::files::FileError;
@@ -312,7 +312,7 @@ struct World {
 #[derive(Clone, PartialEq)]
 enum Sent {
     Datagram(Vec<u8>),
-    Ports(Sequence),
+    Ports(PortSequence),
 }
 
 impl World {
@@ -351,11 +351,11 @@ impl World {
         };
         let second = Duration::from_secs(1);
         let action = Action {
-            parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
+            parts: vec![ActionPart::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
             term: Some(Term { usual: second, max: second }),
         };
         let clients = self.keys.iter().enumerate().filter(|(at, _)| self.present[*at]);
-        let client = |(at, keys): (usize, &KeySet)| Client {
+        let client = |(at, keys): (usize, &KeySet)| ClientKey {
             name: format!("client-{at}").parse().unwrap(),
             fingerprint: keys.fingerprint,
             keys: keys.keeper(),
@@ -501,7 +501,7 @@ impl World {
         let ports = sequence(selector(&keys.selector, step, band), &proof).to_vec();
         let source = "10.0.0.1:4000".parse().unwrap();
         let fingerprint = self.keys[client].fingerprint;
-        let sent = (client, Sent::Ports(Sequence::from_watcher(fingerprint, step, source, ports)));
+        let sent = (client, Sent::Ports(PortSequence::from_watcher(fingerprint, step, source, ports)));
         self.sent.iter().position(|known| *known == sent).unwrap_or_else(|| {
             self.sent.push(sent);
             self.sent.len() - 1

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::crash_model::SimDisk;
 use crate::auth::{
-    Action, Authentic, Client, ClientRules, Keeper, KeyAge, Part, Policy, Term, Uses, Verdict,
+    Action, ActionPart, Authentic, ClientKey, ClientRules, Keeper, KeyAge, Policy, Term, Uses, Verdict,
 };
 use crate::crypto::{KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use crate::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
@@ -66,7 +66,7 @@ impl World {
 
     fn policy(&self) -> Policy {
         let action = Action {
-            parts: vec![Part::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
+            parts: vec![ActionPart::Open { ports: vec!["tcp/22".parse().unwrap()], uses: Uses::Many }],
             term: Some(Term { usual: WINDOW, max: WINDOW }),
         };
         let rules = ClientRules {
@@ -79,7 +79,7 @@ impl World {
             key_limit: None,
             grants: 64,
         };
-        let client = Client {
+        let client = ClientKey {
             name: "c".parse().unwrap(),
             fingerprint: self.keys.fingerprint,
             keys: self.keys.keeper(),

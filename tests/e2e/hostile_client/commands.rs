@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use spa_knock::knock::{Argument, Knock, Status};
+use spa_knock::knock::{Argument, Knock, ReplyStatus};
 
 use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask_patiently, knock, within};
 
@@ -31,7 +31,7 @@ fn site() -> Site {
 }
 
 /// How a knock with this argument that asks for so many seconds is answered.
-fn answer(lab: &Lab, key: &Key, action: &str, argument: &str, seconds: u32) -> Status {
+fn answer(lab: &Lab, key: &Key, action: &str, argument: &str, seconds: u32) -> ReplyStatus {
     let argument: Argument = argument.parse().unwrap();
     let datagram = key.seal(&Knock { argument, seconds, ..knock(action) });
     let bytes = ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes());
@@ -49,8 +49,8 @@ fn one_client_that_uses_all_its_command_slots_does_not_keep_another_client_waiti
     let site = site();
     let _daemon = Daemon::start(&lab.server, &site);
     let [laptop, evil] = ["laptop", "evil"].map(|name| site.key(name));
-    let refused = (0..90).filter(|_| answer(&lab, &evil, "wait", "", 0) == Status::ActionFailed).count();
-    assert_eq!(answer(&lab, &laptop, "note", "", 0), Status::Done);
+    let refused = (0..90).filter(|_| answer(&lab, &evil, "wait", "", 0) == ReplyStatus::ActionFailed).count();
+    assert_eq!(answer(&lab, &laptop, "note", "", 0), ReplyStatus::Done);
     assert!(within(SOON, || site.path("noted").exists()), "{:?}", site.audit());
     assert_eq!(refused, 90 - 4 - 16);
     let said = reasons(&site, "evil");
@@ -67,7 +67,7 @@ fn one_client_that_uses_all_its_undo_tasks_does_not_keep_another_client_from_its
     let mut refused = 0;
     for number in 0..60 {
         // Its own commands must not be what stops it.
-        while answer(&lab, &evil, "lamp", &number.to_string(), 600) == Status::ActionFailed {
+        while answer(&lab, &evil, "lamp", &number.to_string(), 600) == ReplyStatus::ActionFailed {
             if reasons(&site, "evil").iter().any(|reason| reason.contains("32 of client evil")) {
                 refused += 1;
                 break;
@@ -75,7 +75,7 @@ fn one_client_that_uses_all_its_undo_tasks_does_not_keep_another_client_from_its
         }
     }
     assert_eq!(refused, 60 - 32, "{:?}", reasons(&site, "evil"));
-    assert_eq!(answer(&lab, &laptop, "lamp", "a", 1), Status::Done);
+    assert_eq!(answer(&lab, &laptop, "lamp", "a", 1), ReplyStatus::Done);
     assert!(within(SOON, || site.path("undone-laptop-a").exists()), "{:?}", site.audit());
 }
 
@@ -87,11 +87,11 @@ fn undo_tasks_of_one_client_that_hang_do_not_delay_those_of_another() {
     let [laptop, evil] = ["laptop", "evil"].map(|name| site.key(name));
     let mut planned = 0;
     for number in 0..24 {
-        planned += u32::from(answer(&lab, &evil, "stick", &number.to_string(), 0) == Status::Done);
+        planned += u32::from(answer(&lab, &evil, "stick", &number.to_string(), 0) == ReplyStatus::Done);
     }
     assert!(planned >= 20, "{planned}");
     std::thread::sleep(Duration::from_millis(1_500));
-    assert_eq!(answer(&lab, &laptop, "lamp", "b", 1), Status::Done);
+    assert_eq!(answer(&lab, &laptop, "lamp", "b", 1), ReplyStatus::Done);
     assert!(within(SOON, || site.path("undone-laptop-b").exists()), "{:?}", site.audit());
     let left = fs::read_dir(site.path("state/undo")).unwrap().flatten();
     let begun = left.filter(|entry| entry.path().extension().is_some_and(|word| word == "started")).count();

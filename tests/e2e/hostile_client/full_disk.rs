@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::net::{
     CLIENT4, Daemon, KNOCK_PORT, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, knock, limited, within,
@@ -60,7 +60,7 @@ impl Machine {
     }
 
     /// A knock; what the server says to it.
-    fn knock(&self) -> (Vec<u8>, Option<Status>) {
+    fn knock(&self) -> (Vec<u8>, Option<ReplyStatus>) {
         let laptop = self.site.key("laptop");
         let datagram = laptop.seal(&knock("open-ssh"));
         let answer = ask(&self.lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes());
@@ -100,7 +100,7 @@ fn a_full_disk_stops_neither_knocks_nor_a_restart() {
             }
             sent.extend((0..if full() { count * 10 } else { count }).map(|_| machine.knock()));
             let refused: Vec<_> =
-                sent.iter().filter(|(_, status)| *status != Some(Status::Granted)).collect();
+                sent.iter().filter(|(_, status)| *status != Some(ReplyStatus::Granted)).collect();
             assert!(refused.is_empty(), "{kind}, {end}: {} refused: {}", refused.len(), daemon.log());
             assert!(!machine.lab.neighbour.reaches(SERVER4, 22), "{kind}, {end}: closed for others");
         }

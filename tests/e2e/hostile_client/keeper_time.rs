@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use spa_knock::knock::Status;
+use spa_knock::knock::ReplyStatus;
 
 use crate::iptables::Host;
 use crate::net::{
@@ -61,7 +61,7 @@ fn timed(lab: &Lab, key: &Key) -> Option<Duration> {
     // As clients do: one that is lost on a busy machine is sent again.
     let answer = ask_patiently(&socket, SERVER4, datagram.as_bytes())?;
     let time = start.elapsed();
-    (key.open(&answer, &datagram).status == Status::Granted).then_some(time)
+    (key.open(&answer, &datagram).status == ReplyStatus::Granted).then_some(time)
 }
 
 /// What 99 of 100 take at most; beside all the other tests, 9 of 10.
@@ -124,7 +124,7 @@ fn a_lock_on_the_tables_delays_neither_a_refusal_nor_a_command() {
     let (evil, good) = (site.key("evil"), site.key("good"));
     lab.client.udp(CLIENT4).send_to(&evil.good(), (SERVER4, KNOCK_PORT)).unwrap();
     thread::sleep(Duration::from_millis(200));
-    for (action, expected) in [("note", Status::Done), ("open-ssh", Status::NotAllowed)] {
+    for (action, expected) in [("note", ReplyStatus::Done), ("open-ssh", ReplyStatus::NotAllowed)] {
         let datagram = good.seal(&knock(action));
         let answer = ask(&lab.neighbour.udp(NEIGHBOUR4), SERVER4, datagram.as_bytes());
         let answer = answer.unwrap_or_else(|| panic!("{action}: no answer: {}", daemon.log()));

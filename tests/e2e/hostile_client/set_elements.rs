@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use spa_knock::knock::{AddressPolicy, Knock, Reply, Status};
+use spa_knock::knock::{AddressPolicy, Knock, Reply, ReplyStatus};
 
 use crate::grants::{elements, holder, listed, start_with};
 use crate::net::{
@@ -61,15 +61,15 @@ fn a_client_with_all_its_grants_is_refused_more_while_it_renews_them_and_others_
     lab.server.echo(22);
     let daemon = Daemon::start(&lab.server, &site);
     for host in 1..=8 {
-        assert_eq!(knock_for(&lab, &thief, host, "open-ssh", "").status, Status::Granted, "{host}");
+        assert_eq!(knock_for(&lab, &thief, host, "open-ssh", "").status, ReplyStatus::Granted, "{host}");
     }
     for host in 9..=12 {
         let reply = knock_for(&lab, &thief, host, "open-ssh", "");
-        assert_eq!(reply.status, Status::Exhausted, "{}", daemon.log());
+        assert_eq!(reply.status, ReplyStatus::Exhausted, "{}", daemon.log());
         let text = reply.text.as_str();
         assert!(text.contains("too many active grants (at most 8)"), "{text}");
     }
-    assert_eq!(knock_for(&lab, &thief, 3, "open-ssh", "").status, Status::Granted, "renewed");
+    assert_eq!(knock_for(&lab, &thief, 3, "open-ssh", "").status, ReplyStatus::Granted, "renewed");
     assert_eq!(lines(&lab, "grants4", "\"thief "), 8);
     let refused = site.audit_of("refused");
     assert!(!refused.is_empty());
@@ -81,7 +81,11 @@ fn a_client_with_all_its_grants_is_refused_more_while_it_renews_them_and_others_
     assert!(lab.client.reaches(SERVER4, 22));
     let output = site.admin(&["revoke", "--all"]).output().unwrap();
     assert!(output.status.success());
-    assert_eq!(knock_for(&lab, &thief, 9, "open-ssh", "").status, Status::Granted, "after they have ended");
+    assert_eq!(
+        knock_for(&lab, &thief, 9, "open-ssh", "").status,
+        ReplyStatus::Granted,
+        "after they have ended"
+    );
 }
 
 #[test]
@@ -92,9 +96,13 @@ fn ranges_that_overlap_cost_a_client_one_grant_each_and_the_kernel_a_few_element
     let _daemon = Daemon::start(&lab.server, &site);
     for first in 0..8 {
         let argument = format!("tcp/{}-{}", 8_000 + first, 8_990 + first);
-        assert_eq!(knock_for(&lab, &thief, 1, "open-port", &argument).status, Status::Granted, "{argument}");
+        assert_eq!(
+            knock_for(&lab, &thief, 1, "open-port", &argument).status,
+            ReplyStatus::Granted,
+            "{argument}"
+        );
     }
-    assert_eq!(knock_for(&lab, &thief, 1, "open-port", "tcp/8009-8999").status, Status::Exhausted);
+    assert_eq!(knock_for(&lab, &thief, 1, "open-port", "tcp/8009-8999").status, ReplyStatus::Exhausted);
     assert_eq!(lines(&lab, "grants4", "thief"), 0);
     let pieces = lines(&lab, "range_grants4", "thief");
     assert!((1..=16).contains(&pieces), "{pieces}");
@@ -121,7 +129,7 @@ fn no_client_takes_the_last_eighth_of_a_set() {
     });
     let socket = lab.client.udp(CLIENT4);
     let answer = (0..10).find_map(|_| ask(&socket, SERVER4, datagram.as_bytes())).expect("an answer");
-    assert_eq!(thief.open(&answer, &datagram).status, Status::ActionFailed);
+    assert_eq!(thief.open(&answer, &datagram).status, ReplyStatus::ActionFailed);
     assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
     assert!(lab.client.reaches(SERVER4, 22));
 }
@@ -193,7 +201,7 @@ fn a_full_set_costs_others_nothing() {
         });
         let answer =
             ask_patiently(&lab.client.udp(CLIENT4), SERVER4, datagram.as_bytes()).expect("an answer");
-        assert_eq!(laptop.open(&answer, &datagram).status, Status::Granted, "{round}: {}", daemon.log());
+        assert_eq!(laptop.open(&answer, &datagram).status, ReplyStatus::Granted, "{round}: {}", daemon.log());
     }
     assert!(lab.client.reaches(SERVER4, 8_000));
 }

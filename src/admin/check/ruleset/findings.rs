@@ -7,26 +7,26 @@ use super::iptables_save;
 use super::journey::{PacketPath, both, granted, is_ours};
 use super::listing::{Base, Chain, Ruleset, TableName};
 use super::mark::Mark;
-use super::packet_class::{Packets, Target, Version};
-use super::path::{Blocker, Kind, PacketGoal, Share, obstacles};
+use super::packet_class::{PacketClass, PacketDestination, Version};
+use super::path::{BlockKind, Blocker, Coverage, PacketGoal, obstacles};
 use super::remedy::{self, Maker};
 use super::survey::{list, needed_in_saved, versions};
-use crate::admin::check::report::Report;
-use crate::auth::Part;
+use crate::admin::check::report::CheckReport;
+use crate::auth::ActionPart;
 use crate::capture::CaptureKind;
-use crate::config::{Backend, ServerConfig};
-use crate::firewall::Mode;
-use crate::gate::state::Standing;
-use crate::knock::{Door, Ports, Protocol};
+use crate::config::{BackendKind, ServerConfig};
+use crate::firewall::FirewallMode;
+use crate::gate::state::GateState;
+use crate::knock::{PortRange, PortSpec, Protocol};
 use crate::os::host;
 
 /// As much of a rule, in characters, as finds it.
 const TEXT_MAX: usize = 160;
 
-impl Report {
+impl CheckReport {
     pub(in crate::admin::check) fn firewall(&mut self, config: &ServerConfig) {
-        let nftables = config.backend == Backend::Nftables;
-        if config.backend == Backend::None && config.capture == CaptureKind::Udp {
+        let nftables = config.backend == BackendKind::Nftables;
+        if config.backend == BackendKind::None && config.capture == CaptureKind::Udp {
             return self.silence(config, None, &versions());
         }
         for rule in needed_in_saved(config) {
@@ -67,13 +67,13 @@ impl Report {
         versions: &[Version],
     ) {
         self.silence(config, Some(ruleset), versions);
-        if config.backend == Backend::None {
+        if config.backend == BackendKind::None {
             return;
         }
         let before = self.remarks();
         for (name, action) in &config.actions {
             for part in &action.parts {
-                let key = if matches!(part, Part::Forward { .. }) { "forward" } else { "open" };
+                let key = if matches!(part, ActionPart::Forward { .. }) { "forward" } else { "open" };
                 let place = ["action", name.as_str(), key];
                 self.closed(config, &place, &PacketPath::of(part, config, versions), ruleset);
             }
@@ -95,13 +95,13 @@ impl Report {
 
     /// What closes what an action opens.
     fn closed(&mut self, config: &ServerConfig, place: &[&str], journeys: &[PacketPath], ruleset: &Ruleset) {
-        let mut findings: BTreeMap<Finding, Vec<(Ports, Version)>> = BTreeMap::new();
+        let mut findings: BTreeMap<Finding, Vec<(PortRange, Version)>> = BTreeMap::new();
         let mut shut: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
         for journey in journeys {
             for obstacle in journey.obstacles(ruleset) {
                 let met = findings.entry(Finding::of(&obstacle)).or_default();
                 met.push((journey.door, journey.last.version));
-                if obstacle.share == Share::Whole {
+                if obstacle.share == Coverage::Whole {
                     shut.entry(journey.door.to_string()).or_default().insert(journey.last.version);
                 }
             }
@@ -109,11 +109,11 @@ impl Report {
         let all: BTreeSet<Version> = journeys.iter().map(|journey| journey.last.version).collect();
         for (finding, met) in findings {
             let (ports, over) = described(&met, &all);
-            let certain = finding.share == Share::Whole;
+            let certain = finding.share == Coverage::Whole;
             let verb = match (certain, finding.kind) {
-                (true, Kind::Rejected) => "is rejected all the same",
+                (true, BlockKind::Rejected) => "is rejected all the same",
                 (true, _) => "is dropped all the same",
-                (false, Kind::Rejected) => "may be rejected all the same",
+                (false, BlockKind::Rejected) => "may be rejected all the same",
                 (false, _) => "may be dropped all the same",
             };
             let message = format!("{}: {ports} {verb}{over}: {}", place.join("."), finding.place);
@@ -132,20 +132,24 @@ impl Report {
 
     /// What leads a protected port elsewhere before our gate sees it.
     fn led_past(&mut self, config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) {
-        let published = |ports: &Ports| config.published.iter().any(|published| published.contain(*ports));
-        for ports in config.protect.iter().filter(|ports| !published(ports) && config.mode == Mode::Guard) {
+        let published =
+            |ports: &PortRange| config.published.iter().any(|published| published.contain(*ports));
+        for ports in
+            config.protect.iter().filter(|ports| !published(ports) && config.mode == FirewallMode::Guard)
+        {
             let mut seen = BTreeSet::new();
             for (version, base) in both(versions, ruleset) {
                 if base.base.as_ref().is_none_or(|at| at.kind != "nat" || at.hook != "prerouting") {
                     continue;
                 }
-                let packets = Packets { version, ports: *ports, to: Target::Here, mark: Mark::None };
+                let packets =
+                    PacketClass { version, ports: *ports, to: PacketDestination::Here, mark: Mark::None };
                 for obstacle in obstacles(ruleset, base, packets, PacketGoal::Leading) {
                     seen.insert(Finding::of(&obstacle));
                 }
             }
             for finding in seen {
-                let certain = finding.share == Share::Whole;
+                let certain = finding.share == Coverage::Whole;
                 let verb = if certain { "is" } else { "may be" };
                 let message = format!(
                     "firewall.protect: {ports} {verb} led elsewhere before the gate: {}",
@@ -163,12 +167,12 @@ impl Report {
 
     /// Nobody is to learn from the knock port's answers that there is something else than a closed port.
     fn silence(&mut self, config: &ServerConfig, ruleset: Option<&Ruleset>, versions: &[Version]) {
-        let Some(door) = Door::new(Protocol::Udp, config.port) else { return };
+        let Some(door) = PortSpec::new(Protocol::Udp, config.port) else { return };
         let bound = !host::programs_on_udp(config.port).is_empty();
         let place = ["server", "port"];
         let first = |version| ruleset.and_then(|ruleset| first_obstacle(ruleset, version, door.into()));
         let met: Vec<Option<Blocker<'_>>> = versions.iter().map(|version| first(*version)).collect();
-        let dropped = |obstacle: &Blocker<'_>| obstacle.kind == Kind::Dropped;
+        let dropped = |obstacle: &Blocker<'_>| obstacle.kind == BlockKind::Dropped;
         if config.capture == CaptureKind::Udp
             && let Some(obstacle) = met.iter().flatten().find(|obstacle| !is_ours(obstacle.base))
         {
@@ -178,16 +182,18 @@ impl Report {
             return self.problem(config, &place, message, hint);
         }
         // Before the first start nothing of ours can drop it.
-        let never = matches!(Standing::read(&config.state_dir), Ok(Standing::Never));
+        let never = matches!(GateState::read(&config.state_dir), Ok(GateState::Never));
         if bound || never || met.iter().all(|first| first.as_ref().is_some_and(dropped)) {
             return;
         }
         let message = format!("server.port: {door} answers strangers with ICMP port unreachable");
         let hint = match (config.capture, config.backend) {
-            (CaptureKind::Udp, _) | (_, Backend::Nftables | Backend::Iptables) => {
+            (CaptureKind::Udp, _) | (_, BackendKind::Nftables | BackendKind::Iptables) => {
                 "nothing listens there or drops it: start the daemon, with its gate on"
             }
-            (CaptureKind::Pcap, Backend::None) => "have your firewall drop it: knocks are seen before that",
+            (CaptureKind::Pcap, BackendKind::None) => {
+                "have your firewall drop it: knocks are seen before that"
+            }
         };
         self.warning(config, &place, message, hint);
     }
@@ -196,8 +202,8 @@ impl Report {
 /// An obstacle as it is told.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::admin::check) struct Finding {
-    kind: Kind,
-    pub(in crate::admin::check) share: Share,
+    kind: BlockKind,
+    pub(in crate::admin::check) share: Coverage,
     table: TableName,
     base: String,
     pub(in crate::admin::check) place: String,
@@ -228,7 +234,7 @@ fn shortened(text: &str) -> String {
 }
 
 /// What for certain ends the way of these packets to this host first, be it ours.
-fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<Blocker<'_>> {
+fn first_obstacle(ruleset: &Ruleset, version: Version, ports: PortRange) -> Option<Blocker<'_>> {
     let mut bases: Vec<(bool, i64, &Chain)> = Vec::new();
     for chain in ruleset.chains.iter().filter(|chain| chain.sees(version)) {
         match &chain.base {
@@ -241,14 +247,14 @@ fn first_obstacle(ruleset: &Ruleset, version: Version, ports: Ports) -> Option<B
         }
     }
     bases.sort_by_key(|(input, priority, _)| (*input, *priority));
-    let packets = Packets { version, ports, to: Target::Here, mark: Mark::None };
+    let packets = PacketClass { version, ports, to: PacketDestination::Here, mark: Mark::None };
     let found =
         bases.into_iter().flat_map(|(_, _, base)| obstacles(ruleset, base, packets, PacketGoal::AnyClosing));
-    found.into_iter().find(|obstacle| obstacle.share == Share::Whole)
+    found.into_iter().find(|obstacle| obstacle.share == Coverage::Whole)
 }
 
 /// The ports, and over which IP version if it is not all.
-fn described(met: &[(Ports, Version)], all: &BTreeSet<Version>) -> (String, String) {
+fn described(met: &[(PortRange, Version)], all: &BTreeSet<Version>) -> (String, String) {
     let mut ports: Vec<String> = met.iter().map(|(ports, _)| ports.to_string()).collect();
     ports.dedup();
     let versions: BTreeSet<Version> = met.iter().map(|(_, version)| *version).collect();
@@ -264,17 +270,17 @@ fn hint(
     config: &ServerConfig,
     finding: &Finding,
     journeys: &[PacketPath],
-    met: &[(Ports, Version)],
+    met: &[(PortRange, Version)],
     ruleset: &Ruleset,
 ) -> String {
     let base = &finding.base;
     let Some((ports, version)) = met.first() else { return String::new() };
     let last = journeys.iter().find(|journey| journey.door == *ports && journey.last.version == *version);
-    let led = last.is_some_and(|journey| journey.last.to != Target::Here);
+    let led = last.is_some_and(|journey| journey.last.to != PacketDestination::Here);
     let goal = last.map_or(*ports, |journey| journey.last.ports);
     let (table, maker) = (&finding.table, Maker::of(&finding.table, ruleset));
     // Where only some packets are dropped, those without the mark may be meant.
-    if let Mode::Mark(mark) = config.mode {
+    if let FirewallMode::Mark(mark) = config.mode {
         return match remedy::accept_mark(maker, table, base, mark) {
             Some(command) => format!("have it accept the mark of packets with a grant: {command}"),
             None => format!(
@@ -283,7 +289,7 @@ fn hint(
             ),
         };
     }
-    if finding.share != Share::Whole {
+    if finding.share != Coverage::Whole {
         let TableName { family, name } = table;
         return format!("see that it lets in what a grant is for: nft list chain {family} {name} {base}");
     }
@@ -292,7 +298,7 @@ fn hint(
         false => remedy::accept_ports(maker, table, base, goal),
     };
     let guarded =
-        config.mode == Mode::Guard && config.protect.iter().any(|protected| protected.contain(goal));
+        config.mode == FirewallMode::Guard && config.protect.iter().any(|protected| protected.contain(goal));
     let choice = match maker {
         Maker::Firewalld => "",
         _ => {

@@ -5,8 +5,8 @@ use super::listing::TableName;
 use super::packet_class::Version;
 use super::remedy::{self, Maker};
 use super::survey::{NFT_MAX, NeededRule};
-use crate::firewall::Mode;
-use crate::knock::Ports;
+use crate::firewall::FirewallMode;
+use crate::knock::PortRange;
 use crate::os::host::{self, Capability};
 use crate::os::process::{capabilities, spawn};
 
@@ -45,7 +45,7 @@ impl Saved {
     }
 
     /// Whether it drops new connections to these ports unless they have the mark.
-    pub(in crate::admin::check) fn drops(&self, ports: Ports) -> bool {
+    pub(in crate::admin::check) fn drops(&self, ports: PortRange) -> bool {
         let protocol = ports.protocol().as_str();
         let accepted = format!("-p {protocol} -m {protocol} --dport {}", ports.numbers(':'));
         let accepts = |line: &str| {
@@ -58,18 +58,18 @@ impl Saved {
     }
 
     /// The rule that it needs, so that a grant for these ports opens them.
-    pub(in crate::admin::check) fn needed(&self, ports: Ports, mode: Mode) -> Option<NeededRule> {
+    pub(in crate::admin::check) fn needed(&self, ports: PortRange, mode: FirewallMode) -> Option<NeededRule> {
         if !self.drops(ports) {
             return None;
         }
         let maker = if self.text.contains(":ufw") { Maker::Ufw } else { Maker::Iptables };
         let table = TableName { family: self.family.to_owned(), name: "filter".to_owned() };
         let command = match mode {
-            Mode::Mark(mark) if self.text.contains(&format!(" --mark {mark}/{mark} -j ACCEPT")) => {
+            FirewallMode::Mark(mark) if self.text.contains(&format!(" --mark {mark}/{mark} -j ACCEPT")) => {
                 return None;
             }
-            Mode::Mark(mark) => remedy::accept_mark(maker, &table, "INPUT", mark)?,
-            Mode::Guard | Mode::Set => remedy::accept_ports(maker, &table, "INPUT", ports),
+            FirewallMode::Mark(mark) => remedy::accept_mark(maker, &table, "INPUT", mark)?,
+            FirewallMode::Guard | FirewallMode::Set => remedy::accept_ports(maker, &table, "INPUT", ports),
         };
         let words = command.split_once(' ').filter(|_| maker == Maker::Iptables);
         let command = words.map_or(command.clone(), |(_, words)| format!("{} {words}", self.program));
@@ -89,15 +89,15 @@ mod tests {
 
     #[test]
     fn a_chain_that_drops_by_default_needs_a_rule_until_it_has_one() {
-        let ssh: Ports = "tcp/22".parse().unwrap();
-        let mark = Mode::Mark(PacketMark::default());
+        let ssh: PortRange = "tcp/22".parse().unwrap();
+        let mark = FirewallMode::Mark(PacketMark::default());
         let needed = |rules: &str, mode| saved(rules).needed(ssh, mode).map(|rule| rule.command);
         let line = "ip6tables-legacy -I INPUT -m mark --mark 0x10000000/0x10000000 -j ACCEPT";
         assert_eq!(needed("-A INPUT -i lo -j ACCEPT\n", mark).as_deref(), Some(line));
         assert_eq!(needed("-A INPUT -m mark --mark 0x10000000/0x10000000 -j ACCEPT\n", mark), None);
         let line = "ip6tables-legacy -I INPUT -p tcp --dport 22 -j ACCEPT";
-        assert_eq!(needed("", Mode::Guard).as_deref(), Some(line));
-        assert_eq!(needed("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n", Mode::Guard), None);
+        assert_eq!(needed("", FirewallMode::Guard).as_deref(), Some(line));
+        assert_eq!(needed("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n", FirewallMode::Guard), None);
         assert!(needed(":ufw6-before-input - [0:0]\n", mark).unwrap().starts_with("sed -i"));
         let open = Saved { text: ":INPUT ACCEPT [0:0]\n".to_owned(), ..saved("") };
         assert_eq!(open.needed(ssh, mark), None);

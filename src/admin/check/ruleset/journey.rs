@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use super::listing::{Chain, Ruleset};
 use super::mark::Mark;
-use super::packet_class::{Packets, Target, Version};
+use super::packet_class::{PacketClass, PacketDestination, Version};
 use super::path::{Blocker, PacketGoal, obstacles};
-use crate::auth::Part;
+use crate::auth::ActionPart;
 use crate::config::ServerConfig;
-use crate::firewall::Mode;
-use crate::knock::{Door, Ports};
+use crate::firewall::FirewallMode;
+use crate::knock::{PortRange, PortSpec};
 
 /// From this priority on (dstnat - 10) prerouting chains see where a packet has been led to.
 const LED: i64 = -110;
@@ -20,51 +20,56 @@ const OURS: [&str; 5] = ["input", "published", "translate", "ingress", "marks"];
 #[derive(Debug)]
 pub(in crate::admin::check) struct PacketPath {
     /// The port that is knocked for.
-    pub(in crate::admin::check) door: Ports,
-    first: Packets,
-    pub(in crate::admin::check) last: Packets,
+    pub(in crate::admin::check) door: PortRange,
+    first: PacketClass,
+    pub(in crate::admin::check) last: PacketClass,
     /// The hook after prerouting.
     hook: &'static str,
 }
 
 impl PacketPath {
     /// Those of a part of an action, for each IP version.
-    pub(in crate::admin::check) fn of(part: &Part, config: &ServerConfig, versions: &[Version]) -> Vec<Self> {
+    pub(in crate::admin::check) fn of(
+        part: &ActionPart,
+        config: &ServerConfig,
+        versions: &[Version],
+    ) -> Vec<Self> {
         match part {
-            Part::Open { ports, .. } | Part::OpenArgument { allowed: ports, .. } => {
+            ActionPart::Open { ports, .. } | ActionPart::OpenArgument { allowed: ports, .. } => {
                 // Those that lead inside do not come to the input hook.
-                let published = |ports: &&Ports| config.published.iter().any(|other| other.overlap(**ports));
+                let published =
+                    |ports: &&PortRange| config.published.iter().any(|other| other.overlap(**ports));
                 let here = ports.iter().filter(|ports| !published(ports));
                 here.flat_map(|ports| {
                     versions.iter().map(|version| Self::here(*ports, *version, granted(config)))
                 })
                 .collect()
             }
-            Part::Forward { door, to } => {
+            ActionPart::Forward { door, to } => {
                 to.iter().filter_map(|to| Self::led(*door, *to, versions, granted(config))).collect()
             }
-            Part::Close(_) | Part::Run { .. } => Vec::new(),
+            ActionPart::Close(_) | ActionPart::Run { .. } => Vec::new(),
         }
     }
 
     /// That of packets to a port of this host.
-    pub(in crate::admin::check) fn here(door: Ports, version: Version, mark: Mark) -> Self {
-        let last = Packets { version, ports: door, to: Target::Here, mark };
+    pub(in crate::admin::check) fn here(door: PortRange, version: Version, mark: Mark) -> Self {
+        let last = PacketClass { version, ports: door, to: PacketDestination::Here, mark };
         // Where our gate sets the mark is not known to chains before that.
-        let first = Packets { mark: mark.cleared(), ..last };
+        let first = PacketClass { mark: mark.cleared(), ..last };
         Self { door, first, last, hook: "input" }
     }
 
-    fn led(door: Door, to: SocketAddr, versions: &[Version], mark: Mark) -> Option<Self> {
+    fn led(door: PortSpec, to: SocketAddr, versions: &[Version], mark: Mark) -> Option<Self> {
         let version = if to.is_ipv4() { Version::V4 } else { Version::V6 };
         let arriving = Self::here(door.into(), version, mark);
         let (target, hook) = match to.ip() {
-            ip if !ip.is_unspecified() => (Target::Behind(ip), "forward"),
+            ip if !ip.is_unspecified() => (PacketDestination::Behind(ip), "forward"),
             _ if !versions.contains(&version) => return None,
-            _ => (Target::LedHere, "input"),
+            _ => (PacketDestination::LedHere, "input"),
         };
-        let port: Ports = Door::new(door.protocol(), to.port())?.into();
-        Some(Self { last: Packets { ports: port, to: target, ..arriving.last }, hook, ..arriving })
+        let port: PortRange = PortSpec::new(door.protocol(), to.port())?.into();
+        Some(Self { last: PacketClass { ports: port, to: target, ..arriving.last }, hook, ..arriving })
     }
 
     /// What closes it.
@@ -74,7 +79,7 @@ impl PacketPath {
             let Some(at) = &base.base else { continue };
             let packets = match at.hook.as_str() {
                 "prerouting" if at.priority < LED => self.first,
-                "prerouting" => Packets { mark: self.first.mark, ..self.last },
+                "prerouting" => PacketClass { mark: self.first.mark, ..self.last },
                 hook if hook == self.hook => self.last,
                 _ => continue,
             };
@@ -106,7 +111,7 @@ pub(in crate::admin::check) fn is_ours(chain: &Chain) -> bool {
 /// What packets that a grant lets in have.
 pub(in crate::admin::check) const fn granted(config: &ServerConfig) -> Mark {
     match config.mode {
-        Mode::Mark(mark) => Mark::Set(mark),
-        Mode::Guard | Mode::Set => Mark::None,
+        FirewallMode::Mark(mark) => Mark::Set(mark),
+        FirewallMode::Guard | FirewallMode::Set => Mark::None,
     }
 }

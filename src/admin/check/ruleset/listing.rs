@@ -32,7 +32,7 @@ pub(in crate::admin::check) struct Chain {
     pub(in crate::admin::check) name: String,
     /// Where the kernel enters it; none for one that is only jumped to.
     pub(in crate::admin::check) base: Option<Base>,
-    pub(in crate::admin::check) rules: Vec<Rule>,
+    pub(in crate::admin::check) rules: Vec<RulesetRule>,
 }
 
 /// Where the kernel enters a chain.
@@ -42,19 +42,19 @@ pub(in crate::admin::check) struct Base {
     pub(in crate::admin::check) kind: String,
     pub(in crate::admin::check) hook: String,
     pub(in crate::admin::check) priority: i64,
-    pub(in crate::admin::check) policy: Policy,
+    pub(in crate::admin::check) policy: ChainPolicy,
 }
 
 /// What becomes of a packet that no rule of a base chain decides about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::admin::check) enum Policy {
+pub(in crate::admin::check) enum ChainPolicy {
     Accept,
     Drop,
 }
 
 /// One rule.
 #[derive(Debug)]
-pub(in crate::admin::check) struct Rule {
+pub(in crate::admin::check) struct RulesetRule {
     pub(in crate::admin::check) handle: u64,
     /// What it tests and does, in its order.
     pub(in crate::admin::check) statements: Vec<Value>,
@@ -94,7 +94,7 @@ impl Ruleset {
         self.sets.get(&(table.clone(), name.to_owned())).map(Vec::as_slice)
     }
 
-    fn take(&mut self, object: &Value, texts: &BTreeMap<Place, String>) -> Option<()> {
+    fn take(&mut self, object: &Value, texts: &BTreeMap<RuleLocation, String>) -> Option<()> {
         if let Some(chain) = object.get("chain") {
             let (table, name) = (table(chain)?, string(chain, "name")?);
             self.chains.push(Chain { table, name, base: base(chain), rules: Vec::new() });
@@ -106,7 +106,7 @@ impl Ruleset {
             let text = texts.get(&place).cloned().unwrap_or_default();
             let (table, chain, _) = place;
             let chain = self.chains.iter_mut().find(|known| known.name == chain && known.table == table)?;
-            chain.rules.push(Rule { handle, statements, text });
+            chain.rules.push(RulesetRule { handle, statements, text });
         } else if let Some(set) = object.get("set").or_else(|| object.get("map")) {
             let elements = set.get("elem").and_then(Value::as_array).cloned().unwrap_or_default();
             self.sets.insert((table(set)?, string(set, "name")?), elements);
@@ -130,7 +130,7 @@ impl fmt::Display for Chain {
 }
 
 /// Table, chain and handle of a rule.
-type Place = (TableName, String, u64);
+type RuleLocation = (TableName, String, u64);
 
 fn table(object: &Value) -> Option<TableName> {
     Some(TableName { family: string(object, "family")?, name: string(object, "table")? })
@@ -142,9 +142,9 @@ fn string(object: &Value, key: &str) -> Option<String> {
 
 fn base(chain: &Value) -> Option<Base> {
     let policy = if chain.get("policy").is_some_and(|policy| policy == "drop") {
-        Policy::Drop
+        ChainPolicy::Drop
     } else {
-        Policy::Accept
+        ChainPolicy::Accept
     };
     let priority = chain.get("prio")?.as_i64()?;
     Some(Base { kind: string(chain, "type")?, hook: string(chain, "hook")?, priority, policy })
@@ -152,7 +152,7 @@ fn base(chain: &Value) -> Option<Base> {
 
 /// The rules of a listing for people: `table inet filter { # handle 1`, in it `chain input { # handle 2`, in it
 /// a line for each rule that ends with `# handle 3`.
-fn texts(listing: &str) -> BTreeMap<Place, String> {
+fn texts(listing: &str) -> BTreeMap<RuleLocation, String> {
     let mut texts = BTreeMap::new();
     let (mut table, mut chain) = (None, None);
     for line in listing.lines() {
@@ -202,7 +202,7 @@ mod tests {
         let input = ruleset.chains.iter().find(|chain| chain.name == "INPUT").unwrap();
         assert_eq!(input.to_string(), "table ip filter, chain INPUT");
         let base = input.base.as_ref().unwrap();
-        assert_eq!((base.hook.as_str(), base.priority, base.policy), ("input", 0, Policy::Drop));
+        assert_eq!((base.hook.as_str(), base.priority, base.policy), ("input", 0, ChainPolicy::Drop));
         let texts: Vec<&str> = input.rules.iter().map(|rule| rule.text.as_str()).collect();
         assert_eq!(texts[0], "ct state related,established counter accept");
         assert_eq!(texts[4], "limit rate 3/minute counter log prefix \"[UFW BLOCK] \"");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::listing::{Ruleset, TableName};
 use super::mark::Mark;
 use crate::firewall::prefix_from_json;
-use crate::knock::{Ports, Protocol};
+use crate::knock::{PortRange, Protocol};
 
 /// An IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,16 +74,16 @@ impl Match {
 
 /// First packets of connections (or datagrams of a new flow) from outside that a grant lets in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::admin::check) struct Packets {
+pub(in crate::admin::check) struct PacketClass {
     pub(in crate::admin::check) version: Version,
-    pub(in crate::admin::check) ports: Ports,
-    pub(in crate::admin::check) to: Target,
+    pub(in crate::admin::check) ports: PortRange,
+    pub(in crate::admin::check) to: PacketDestination,
     pub(in crate::admin::check) mark: Mark,
 }
 
 /// Where they go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::admin::check) enum Target {
+pub(in crate::admin::check) enum PacketDestination {
     /// To this host, as they were sent.
     Here,
     /// To another port of this host than they were sent to.
@@ -101,7 +101,7 @@ const GRANTS: [(Version, [&str; 3]); 2] = [
     (Version::V6, ["@grants6", "@range_grants6", "@once6"]),
 ];
 
-impl Packets {
+impl PacketClass {
     /// `{"op": "==", "left": …, "right": …}` in a rule of this table.
     pub(in crate::admin::check) fn test(&self, test: &Value, ruleset: &Ruleset, table: &TableName) -> Match {
         let (Some(left), Some(right)) = (test.get("left"), test.get("right")) else { return Match::Some };
@@ -206,7 +206,7 @@ impl Packets {
     fn conntrack(&self, key: &str, right: &Value) -> Match {
         match (key, right.as_str()) {
             ("state", Some(state)) => connection_state(state),
-            ("status", Some("dnat")) => Match::all_if(self.to != Target::Here),
+            ("status", Some("dnat")) => Match::all_if(self.to != PacketDestination::Here),
             ("direction", Some(direction)) => Match::all_if(direction == "original"),
             ("mark" | "count", _) => Match::Few,
             _ => Match::Some,
@@ -260,7 +260,7 @@ impl Packets {
     fn target(&self, right: &Value) -> Match {
         let Some(prefix) = prefix_from_json(right) else { return Match::Some };
         match self.to {
-            Target::Behind(to) => Match::all_if(prefix.contains(to)),
+            PacketDestination::Behind(to) => Match::all_if(prefix.contains(to)),
             _ if prefix.is_everything() => Match::All,
             _ if prefix.first().is_multicast() || prefix.first().is_loopback() => Match::No,
             _ => Match::Some,
@@ -268,7 +268,7 @@ impl Packets {
     }
 
     const fn is_passed_on(&self) -> bool {
-        matches!(self.to, Target::Behind(_))
+        matches!(self.to, PacketDestination::Behind(_))
     }
 
     fn address_type(&self, right: &Value) -> Match {

@@ -2,9 +2,9 @@
 //!
 //! An accept ends one base chain, a drop ends everything, whichever priority it has. So each base chain is walked alone.
 
-use super::listing::{Base, Chain, Policy, Rule, Ruleset};
-use super::packet_class::{Match, Packets};
-use super::rule::{Verdict, steps};
+use super::listing::{Base, Chain, ChainPolicy, Ruleset, RulesetRule};
+use super::packet_class::{Match, PacketClass};
+use super::rule::{RuleVerdict, steps};
 
 /// As many rules as are looked at from one base chain on: chains that jump and jump are a maze.
 const RULES_MAX: u32 = 100_000;
@@ -22,14 +22,14 @@ pub(in crate::admin::check) struct Blocker<'r> {
     /// Where it stands.
     pub(in crate::admin::check) chain: &'r Chain,
     /// The rule; none is the base chain's policy.
-    pub(in crate::admin::check) rule: Option<&'r Rule>,
-    pub(in crate::admin::check) kind: Kind,
-    pub(in crate::admin::check) share: Share,
+    pub(in crate::admin::check) rule: Option<&'r RulesetRule>,
+    pub(in crate::admin::check) kind: BlockKind,
+    pub(in crate::admin::check) share: Coverage,
 }
 
 /// What becomes of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::admin::check) enum Kind {
+pub(in crate::admin::check) enum BlockKind {
     Dropped,
     Rejected,
     /// Led to another host or port.
@@ -40,7 +40,7 @@ pub(in crate::admin::check) enum Kind {
 
 /// How many of the packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::admin::check) enum Share {
+pub(in crate::admin::check) enum Coverage {
     None,
     /// Those beyond some rate.
     Few,
@@ -48,7 +48,7 @@ pub(in crate::admin::check) enum Share {
     Whole,
 }
 
-impl Share {
+impl Coverage {
     const fn of(self, matched: Match) -> Self {
         match (self, matched) {
             (Self::None, _) | (_, Match::No) => Self::None,
@@ -72,20 +72,26 @@ impl Share {
 pub(in crate::admin::check) fn obstacles<'r>(
     ruleset: &'r Ruleset,
     base: &'r Chain,
-    packets: Packets,
+    packets: PacketClass,
     wanted: PacketGoal,
 ) -> Vec<Blocker<'r>> {
     let mut walk = Walk { ruleset, base, packets, wanted, rules_left: RULES_MAX, found: Vec::new() };
-    let left = walk.through(base, Share::Whole, 0);
-    let drops = matches!(&base.base, Some(Base { policy: Policy::Drop, .. }));
-    if drops && left.share != Share::None && wanted.closes() {
-        walk.found.push(Blocker { base, chain: base, rule: None, kind: Kind::Dropped, share: left.share });
+    let left = walk.through(base, Coverage::Whole, 0);
+    let drops = matches!(&base.base, Some(Base { policy: ChainPolicy::Drop, .. }));
+    if drops && left.share != Coverage::None && wanted.closes() {
+        walk.found.push(Blocker {
+            base,
+            chain: base,
+            rule: None,
+            kind: BlockKind::Dropped,
+            share: left.share,
+        });
     }
     let mut found = walk.found;
     // What only drops a flood is not what to name where something else closes.
-    let largest = found.iter().map(|obstacle| obstacle.share).max().unwrap_or(Share::None);
+    let largest = found.iter().map(|obstacle| obstacle.share).max().unwrap_or(Coverage::None);
     found.retain(|obstacle| obstacle.share == largest);
-    if largest != Share::Whole {
+    if largest != Coverage::Whole {
         found.truncate(1);
     }
     found
@@ -113,57 +119,57 @@ impl PacketGoal {
 struct Walk<'r> {
     ruleset: &'r Ruleset,
     base: &'r Chain,
-    packets: Packets,
+    packets: PacketClass,
     wanted: PacketGoal,
     rules_left: u32,
     found: Vec<Blocker<'r>>,
 }
 
 /// What comes out of a chain at its end.
-struct Left {
-    share: Share,
+struct Remainder {
+    share: Coverage,
     /// Whether anything was decided about any packet that came in.
     touched: bool,
 }
 
 impl<'r> Walk<'r> {
-    fn through(&mut self, chain: &'r Chain, entering: Share, depth: usize) -> Left {
+    fn through(&mut self, chain: &'r Chain, entering: Coverage, depth: usize) -> Remainder {
         if depth > DEPTH_MAX {
-            return Left { share: Share::Part, touched: true };
+            return Remainder { share: Coverage::Part, touched: true };
         }
-        let (mut here, mut returned, mut touched) = (entering, Share::None, false);
+        let (mut here, mut returned, mut touched) = (entering, Coverage::None, false);
         for rule in &chain.rules {
             let Some(left) = self.rules_left.checked_sub(1) else { break };
             self.rules_left = left;
             for (matched, verdict) in steps(&self.packets, rule, self.ruleset, &chain.table) {
                 let share = here.of(matched);
-                if share == Share::None {
+                if share == Coverage::None {
                     continue;
                 }
                 match verdict {
                     // Our own chains let these packets through.
-                    Verdict::Jump(to) if to == OUR_CHAIN && self.wanted != PacketGoal::AnyClosing => {}
-                    Verdict::Jump(to) => {
+                    RuleVerdict::Jump(to) if to == OUR_CHAIN && self.wanted != PacketGoal::AnyClosing => {}
+                    RuleVerdict::Jump(to) => {
                         let left = self.enter(chain, &to, share, depth);
                         touched |= left.touched;
                         here = match matched {
                             _ if !left.touched => here,
                             Match::All => left.share,
-                            _ => Share::Part,
+                            _ => Coverage::Part,
                         };
                     }
-                    Verdict::Goto(to) => {
+                    RuleVerdict::Goto(to) => {
                         let left = self.enter(chain, &to, share, depth);
                         touched |= left.touched;
                         returned = returned.max(left.share);
                         here = here.without(matched);
                     }
-                    Verdict::Return => {
+                    RuleVerdict::Return => {
                         returned = returned.max(share);
                         here = here.without(matched);
                     }
-                    Verdict::Drop | Verdict::Reject | Verdict::Led if matched == Match::Few => {}
-                    Verdict::Untracked => self.note(chain, rule, &verdict, share),
+                    RuleVerdict::Drop | RuleVerdict::Reject | RuleVerdict::Led if matched == Match::Few => {}
+                    RuleVerdict::Untracked => self.note(chain, rule, &verdict, share),
                     verdict => {
                         self.note(chain, rule, &verdict, share);
                         touched = true;
@@ -174,25 +180,25 @@ impl<'r> Walk<'r> {
         }
         touched |= self.rules_left == 0;
         match here.max(returned) {
-            _ if !touched => Left { share: entering, touched },
-            Share::None => Left { share: Share::None, touched },
-            _ => Left { share: Share::Part, touched },
+            _ if !touched => Remainder { share: entering, touched },
+            Coverage::None => Remainder { share: Coverage::None, touched },
+            _ => Remainder { share: Coverage::Part, touched },
         }
     }
 
-    fn enter(&mut self, from: &'r Chain, name: &str, share: Share, depth: usize) -> Left {
+    fn enter(&mut self, from: &'r Chain, name: &str, share: Coverage, depth: usize) -> Remainder {
         match self.ruleset.chain(&from.table, name) {
             Some(chain) => self.through(chain, share, depth.saturating_add(1)),
-            None => Left { share: Share::Part, touched: true },
+            None => Remainder { share: Coverage::Part, touched: true },
         }
     }
 
-    fn note(&mut self, chain: &'r Chain, rule: &'r Rule, verdict: &Verdict, share: Share) {
+    fn note(&mut self, chain: &'r Chain, rule: &'r RulesetRule, verdict: &RuleVerdict, share: Coverage) {
         let (kind, wanted) = match verdict {
-            Verdict::Drop => (Kind::Dropped, self.wanted.closes()),
-            Verdict::Reject => (Kind::Rejected, self.wanted.closes()),
-            Verdict::Led => (Kind::Led, self.wanted == PacketGoal::Leading),
-            Verdict::Untracked => (Kind::Untracked, self.wanted == PacketGoal::Untracking),
+            RuleVerdict::Drop => (BlockKind::Dropped, self.wanted.closes()),
+            RuleVerdict::Reject => (BlockKind::Rejected, self.wanted.closes()),
+            RuleVerdict::Led => (BlockKind::Led, self.wanted == PacketGoal::Leading),
+            RuleVerdict::Untracked => (BlockKind::Untracked, self.wanted == PacketGoal::Untracking),
             _ => return,
         };
         if wanted {

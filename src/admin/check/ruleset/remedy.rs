@@ -3,7 +3,7 @@
 
 use super::listing::{Ruleset, TableName};
 use crate::firewall::PacketMark;
-use crate::knock::Ports;
+use crate::knock::PortRange;
 
 /// What made a table, and so decides how it is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +88,7 @@ pub(in crate::admin::check) fn accept_ports(
     maker: Maker,
     table: &TableName,
     base: &str,
-    ports: Ports,
+    ports: PortRange,
 ) -> String {
     let TableName { family, name } = table;
     let protocol = ports.protocol().as_str();

@@ -3,13 +3,13 @@
 
 use serde_json::Value;
 
-use super::listing::{Rule, Ruleset, TableName};
-use super::packet_class::{Match, Packets, Version, connection_state};
+use super::listing::{Ruleset, RulesetRule, TableName};
+use super::packet_class::{Match, PacketClass, Version, connection_state};
 use crate::knock::Protocol;
 
 /// What a rule decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::admin::check) enum Verdict {
+pub(in crate::admin::check) enum RuleVerdict {
     Accept,
     Drop,
     Reject,
@@ -32,11 +32,11 @@ const PASSING: [&str; 12] = [
 
 /// The steps of a rule, in their order.
 pub(in crate::admin::check) fn steps(
-    packets: &Packets,
-    rule: &Rule,
+    packets: &PacketClass,
+    rule: &RulesetRule,
     ruleset: &Ruleset,
     table: &TableName,
-) -> Vec<(Match, Verdict)> {
+) -> Vec<(Match, RuleVerdict)> {
     let mut steps = Vec::new();
     let mut matched = Match::All;
     for statement in &rule.statements {
@@ -53,15 +53,15 @@ pub(in crate::admin::check) fn steps(
                 matched = matched.min(Match::Most);
             }
             "limit" | "quota" | "ct count" | "meter" => matched = matched.min(Match::Few),
-            "notrack" => steps.push((matched, Verdict::Untracked)),
+            "notrack" => steps.push((matched, RuleVerdict::Untracked)),
             "xt" if inner.get("name").is_some_and(|name| name == "CT") && rule.text.contains("notrack") => {
-                steps.push((matched, Verdict::Untracked));
+                steps.push((matched, RuleVerdict::Untracked));
             }
             "vmap" => steps.extend(branches(packets, inner, matched, ruleset, table)),
             "set" | "map" => matched = matched.min(noted(packets, inner)),
-            "reject" => steps.push((matched.min(rejected(packets, inner, table)), Verdict::Reject)),
+            "reject" => steps.push((matched.min(rejected(packets, inner, table)), RuleVerdict::Reject)),
             "dnat" | "redirect" => {
-                steps.push((matched.min(mapped(packets, inner, ruleset, table)), Verdict::Led))
+                steps.push((matched.min(mapped(packets, inner, ruleset, table)), RuleVerdict::Led))
             }
             _ => steps.extend(verdict(kind, inner).map(|verdict| (matched, verdict))),
         }
@@ -70,20 +70,20 @@ pub(in crate::admin::check) fn steps(
     steps
 }
 
-fn verdict(kind: &str, inner: &Value) -> Option<Verdict> {
+fn verdict(kind: &str, inner: &Value) -> Option<RuleVerdict> {
     let target = || inner.get("target").and_then(Value::as_str).map(str::to_owned);
     match kind {
-        "accept" => Some(Verdict::Accept),
-        "drop" => Some(Verdict::Drop),
-        "return" => Some(Verdict::Return),
-        "jump" => target().map(Verdict::Jump),
-        "goto" => target().map(Verdict::Goto),
-        "queue" | "synproxy" | "tproxy" => Some(Verdict::Elsewhere),
+        "accept" => Some(RuleVerdict::Accept),
+        "drop" => Some(RuleVerdict::Drop),
+        "return" => Some(RuleVerdict::Return),
+        "jump" => target().map(RuleVerdict::Jump),
+        "goto" => target().map(RuleVerdict::Goto),
+        "queue" | "synproxy" | "tproxy" => Some(RuleVerdict::Elsewhere),
         "xt" => match inner.get("name").and_then(Value::as_str) {
-            Some("REJECT") => Some(Verdict::Reject),
-            Some("DNAT" | "REDIRECT") => Some(Verdict::Led),
+            Some("REJECT") => Some(RuleVerdict::Reject),
+            Some("DNAT" | "REDIRECT") => Some(RuleVerdict::Led),
             Some(name) if PASSING.contains(&name) => None,
-            _ => Some(Verdict::Elsewhere),
+            _ => Some(RuleVerdict::Elsewhere),
         },
         _ => None,
     }
@@ -91,14 +91,14 @@ fn verdict(kind: &str, inner: &Value) -> Option<Verdict> {
 
 /// `vmap`: each of its keys leads to a verdict of its own.
 fn branches(
-    packets: &Packets,
+    packets: &PacketClass,
     vmap: &Value,
     matched: Match,
     ruleset: &Ruleset,
     table: &TableName,
-) -> Vec<(Match, Verdict)> {
+) -> Vec<(Match, RuleVerdict)> {
     let (Some(key), Some(data)) = (vmap.get("key"), vmap.get("data")) else {
-        return vec![(matched.min(Match::Some), Verdict::Elsewhere)];
+        return vec![(matched.min(Match::Some), RuleVerdict::Elsewhere)];
     };
     let named = data.as_str().and_then(|name| ruleset.set(table, name.trim_start_matches('@')));
     let elements = named.or_else(|| data.get("set")?.as_array().map(Vec::as_slice)).unwrap_or_default();
@@ -114,7 +114,7 @@ fn branches(
 
 /// `add @seen { ip saddr limit rate over 9/second }`: what the limit in it holds for. nft does not tell the IP version
 /// that such a rule needs.
-fn noted(packets: &Packets, inner: &Value) -> Match {
+fn noted(packets: &PacketClass, inner: &Value) -> Match {
     let limited = inner.get("stmt").and_then(Value::as_array).is_some_and(|limits| !limits.is_empty());
     let element = inner.get("elem").map(Value::to_string).unwrap_or_default();
     let of = |version: Version| element.contains(&format!("\"protocol\":\"{}\"", version.family()));
@@ -127,7 +127,7 @@ fn noted(packets: &Packets, inner: &Value) -> Match {
 }
 
 /// The kind of rejection has an IP version or a protocol.
-fn rejected(packets: &Packets, inner: &Value, table: &TableName) -> Match {
+fn rejected(packets: &PacketClass, inner: &Value, table: &TableName) -> Match {
     let of = |version: Version| if packets.version == version { Match::All } else { Match::No };
     match inner.get("type").and_then(Value::as_str) {
         Some("icmp") => of(Version::V4),
@@ -140,7 +140,7 @@ fn rejected(packets: &Packets, inner: &Value, table: &TableName) -> Match {
 }
 
 /// `dnat to … map @m`: only what is in the map is led anywhere.
-fn mapped(packets: &Packets, to: &Value, ruleset: &Ruleset, table: &TableName) -> Match {
+fn mapped(packets: &PacketClass, to: &Value, ruleset: &Ruleset, table: &TableName) -> Match {
     if to.get("family").is_some_and(|family| family != packets.version.family()) {
         return Match::No;
     }
@@ -153,7 +153,7 @@ fn mapped(packets: &Packets, to: &Value, ruleset: &Ruleset, table: &TableName) -
 }
 
 /// A match of iptables, as nft translates it for people.
-fn foreign(packets: &Packets, inner: &Value, text: &str) -> Match {
+fn foreign(packets: &PacketClass, inner: &Value, text: &str) -> Match {
     let after = |words: &str| text.split_once(words).map(|(_, rest)| rest);
     let first = |rest: &str| rest.split_whitespace().next().unwrap_or_default().to_owned();
     match inner.get("name").and_then(Value::as_str) {

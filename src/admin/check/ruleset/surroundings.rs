@@ -7,17 +7,17 @@ use super::findings::Finding;
 use super::journey::{PacketPath, both, granted};
 use super::listing::{Base, Ruleset};
 use super::mark::Mark;
-use super::packet_class::{Packets, Target, Version};
-use super::path::{PacketGoal, Share, obstacles};
-use crate::admin::check::report::Report;
-use crate::auth::Part;
+use super::packet_class::{PacketClass, PacketDestination, Version};
+use super::path::{Coverage, PacketGoal, obstacles};
+use crate::admin::check::report::CheckReport;
+use crate::auth::ActionPart;
 use crate::config::ServerConfig;
-use crate::knock::Ports;
+use crate::knock::PortRange;
 
 /// The kernel tracks connections from this priority on (NF_IP_PRI_CONNTRACK).
 const TRACKED: i64 = -200;
 
-impl Report {
+impl CheckReport {
     /// In mode `mark`: what is open to everybody, as nothing closes it.
     pub(in crate::admin::check) fn open_without_grant(
         &mut self,
@@ -29,18 +29,18 @@ impl Report {
         if mark == Mark::None {
             return;
         }
-        let is_door = |ports: &Ports| {
+        let is_door = |ports: &PortRange| {
             let parts = config.actions.values().flat_map(|action| &action.parts);
-            parts
-                .into_iter()
-                .any(|part| matches!(part, Part::Forward { door, .. } if Ports::from(*door) == *ports))
+            parts.into_iter().any(
+                |part| matches!(part, ActionPart::Forward { door, .. } if PortRange::from(*door) == *ports),
+            )
         };
         for ports in config.gated().into_iter().filter(|ports| !is_door(ports)) {
             let open = |version: &&Version| {
                 let met = PacketPath::here(ports, **version, mark).obstacles(ruleset);
                 let unlisted =
                     || ruleset.unlisted.iter().any(|table| table.sees(**version) && table.drops(ports));
-                met.iter().all(|obstacle| obstacle.share < Share::Part) && !unlisted()
+                met.iter().all(|obstacle| obstacle.share < Coverage::Part) && !unlisted()
             };
             let open: Vec<Version> = versions.iter().filter(open).copied().collect();
             let Some(first) = open.first() else { continue };
@@ -73,12 +73,17 @@ impl Report {
                 if !base.base.as_ref().is_some_and(early) {
                     continue;
                 }
-                let packets = Packets { version, ports, to: Target::Here, mark: granted(config).cleared() };
+                let packets = PacketClass {
+                    version,
+                    ports,
+                    to: PacketDestination::Here,
+                    mark: granted(config).cleared(),
+                };
                 let found = obstacles(ruleset, base, packets, PacketGoal::Untracking);
-                seen.extend(found.iter().filter(|met| met.share >= Share::Part).map(Finding::of));
+                seen.extend(found.iter().filter(|met| met.share >= Coverage::Part).map(Finding::of));
             }
             for finding in seen {
-                let verb = if finding.share == Share::Whole { "is not" } else { "may not be" };
+                let verb = if finding.share == Coverage::Whole { "is not" } else { "may not be" };
                 let message =
                     format!("firewall.protect: {ports} {verb} tracked as connections: {}", finding.place);
                 let hint = "a session then ends with its grant: exempt the port from notrack";

@@ -9,11 +9,11 @@ use super::journey::{PacketPath, granted};
 use super::listing::Ruleset;
 use super::mark::Mark;
 use super::packet_class::Version;
-use super::path::{Blocker, Share};
+use super::path::{Blocker, Coverage};
 use super::remedy::{self, Maker};
-use crate::config::{Backend, ServerConfig};
-use crate::firewall::{Mode, PacketMark};
-use crate::knock::Ports;
+use crate::config::{BackendKind, ServerConfig};
+use crate::firewall::{FirewallMode, PacketMark};
+use crate::knock::PortRange;
 use crate::os::host::{self, Capability};
 use crate::os::process::{capabilities, spawn};
 
@@ -33,19 +33,19 @@ pub(crate) struct NeededRule {
 
 /// The mode that fits a host whose own rules treat these ports as they do: `mark` where they drop by default, and can
 /// match marks. `guard` where they cannot be looked at.
-pub(crate) fn suggest_mode(ports: &[Ports]) -> Mode {
+pub(crate) fn suggest_mode(ports: &[PortRange]) -> FirewallMode {
     let saved = iptables_save::read();
     if ports.iter().any(|ports| saved.iter().any(|table| table.drops(*ports))) {
-        return Mode::Mark(PacketMark::default());
+        return FirewallMode::Mark(PacketMark::default());
     }
-    list().map_or(Mode::Guard, |ruleset| mode_for(ports, &ruleset, &versions()))
+    list().map_or(FirewallMode::Guard, |ruleset| mode_for(ports, &ruleset, &versions()))
 }
 
 /// The backend for which this host has the programs.
-pub(crate) fn suggest_backend() -> Backend {
+pub(crate) fn suggest_backend() -> BackendKind {
     match host::program("nft").is_none() && host::program("iptables").is_some() {
-        true => Backend::Iptables,
-        false => Backend::Nftables,
+        true => BackendKind::Iptables,
+        false => BackendKind::Nftables,
     }
 }
 
@@ -66,7 +66,7 @@ pub(in crate::admin::check) fn needed_in_saved(config: &ServerConfig) -> Vec<Nee
     rules.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn mode_for(ports: &[Ports], ruleset: &Ruleset, versions: &[Version]) -> Mode {
+fn mode_for(ports: &[PortRange], ruleset: &Ruleset, versions: &[Version]) -> FirewallMode {
     let makers: BTreeSet<Maker> = ports
         .iter()
         .flat_map(|ports| versions.iter().map(|version| PacketPath::here(*ports, *version, Mark::None)))
@@ -75,8 +75,8 @@ fn mode_for(ports: &[Ports], ruleset: &Ruleset, versions: &[Version]) -> Mode {
         .map(|obstacle| Maker::of(&obstacle.base.table, ruleset))
         .collect();
     match makers.is_empty() || makers.contains(&Maker::Firewalld) {
-        true => Mode::Guard,
-        false => Mode::Mark(PacketMark::default()),
+        true => FirewallMode::Guard,
+        false => FirewallMode::Mark(PacketMark::default()),
     }
 }
 
@@ -89,8 +89,8 @@ fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> 
                 let base = obstacle.base;
                 let maker = Maker::of(&base.table, ruleset);
                 let marked = match config.mode {
-                    Mode::Mark(mark) => remedy::accept_mark(maker, &base.table, &base.name, mark),
-                    Mode::Guard | Mode::Set => None,
+                    FirewallMode::Mark(mark) => remedy::accept_mark(maker, &base.table, &base.name, mark),
+                    FirewallMode::Guard | FirewallMode::Set => None,
                 };
                 let command =
                     marked.unwrap_or_else(|| remedy::accept_ports(maker, &base.table, &base.name, ports));
@@ -103,7 +103,7 @@ fn needed_in(config: &ServerConfig, ruleset: &Ruleset, versions: &[Version]) -> 
 
 /// Whether all is closed there, or all but what some rules accept.
 fn closes_by_default(obstacle: &Blocker<'_>) -> bool {
-    obstacle.share == Share::Whole || (obstacle.rule.is_none() && obstacle.share == Share::Part)
+    obstacle.share == Coverage::Whole || (obstacle.rule.is_none() && obstacle.share == Coverage::Part)
 }
 
 /// The host's ruleset.
@@ -153,16 +153,16 @@ mod tests {
 
     #[test]
     fn a_host_that_drops_by_default_gets_mode_mark_unless_its_rules_cannot_match_it() {
-        let ssh: Ports = "tcp/22".parse().unwrap();
+        let ssh: PortRange = "tcp/22".parse().unwrap();
         let both = [Version::V4, Version::V6];
-        let mark = Mode::Mark(PacketMark::default());
+        let mark = FirewallMode::Mark(PacketMark::default());
         for (table, mode) in [
             ("by_policy", mark),
             ("accepted_but_source", mark),
             ("rejected", mark),
-            ("accepted", Mode::Guard),
-            ("floods", Mode::Guard),
-            ("firewalld", Mode::Guard),
+            ("accepted", FirewallMode::Guard),
+            ("floods", FirewallMode::Guard),
+            ("firewalld", FirewallMode::Guard),
         ] {
             assert_eq!(mode_for(&[ssh], &case(table), &both), mode, "{table}");
         }

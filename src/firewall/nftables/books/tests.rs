@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::Way;
-use crate::knock::{Ports, Prefix, Protocol};
+use crate::auth::AccessTarget;
+use crate::knock::{PortRange, Prefix, Protocol};
 
 const ADDRESSES: u8 = 8;
 const PORTS: u16 = 12;
@@ -59,15 +59,17 @@ fn address(last: u8) -> IpAddr {
 
 impl Where {
     /// The passage for these addresses and ports, if such a one is an interval here.
-    fn passage(self, (first, length): (u8, u8), (low, high): (u16, u16)) -> Option<Passage> {
+    fn passage(self, (first, length): (u8, u8), (low, high): (u16, u16)) -> Option<Access> {
         let from = Prefix::of(address(first), length);
-        let way = Way::Ports(Ports::between(Protocol::Tcp, low, high)?);
+        let way = AccessTarget::Ports(PortRange::between(Protocol::Tcp, low, high)?);
         let (passage, kind) = match self {
-            Self::Spans => (Passage::new(address(first).into(), way), Kind::Range),
-            Self::Nets => (Passage::new(from, way), Kind::Prefix),
-            Self::Linked => (Passage { link: NonZeroU32::new(3), ..Passage::new(from, way) }, Kind::Linked),
+            Self::Spans => (Access::new(address(first).into(), way), GrantKind::Range),
+            Self::Nets => (Access::new(from, way), GrantKind::Prefix),
+            Self::Linked => {
+                (Access { link: NonZeroU32::new(3), ..Access::new(from, way) }, GrantKind::Linked)
+            }
         };
-        (Kind::of(&passage) == kind).then_some(passage)
+        (GrantKind::of(&passage) == kind).then_some(passage)
     }
 }
 
@@ -81,21 +83,21 @@ impl Model {
         self.0.retain(|_, end| *end > now);
         for (element, fate) in &draft.elements {
             match fate {
-                Fate::Goes => {
+                ElementOp::Goes => {
                     self.0.remove(element);
                 }
-                Fate::Comes(left, _) => {
+                ElementOp::Comes(left, _) => {
                     assert!(!self.0.keys().any(|other| overlap(other, element)), "{element:?} {:?}", self.0);
                     self.0.insert(element.clone(), now + *left);
                 }
-                Fate::Stays(..) => panic!("not of an interval"),
+                ElementOp::Stays(..) => panic!("not of an interval"),
             }
         }
     }
 
     fn open_until(&self, address: IpAddr, port: u16, now: Duration) -> Option<Duration> {
         let covers = |element: &Element| match element::entry(element) {
-            Some(Entry::Interval(_, rectangle)) => {
+            Some(ElementEntry::Interval(_, rectangle)) => {
                 let (low, high) = rectangle.ports.bounds();
                 rectangle.first <= address && address <= rectangle.last && low <= port && port <= high
             }
@@ -110,7 +112,7 @@ impl Model {
 
 fn overlap(one: &Element, other: &Element) -> bool {
     let rectangle = |element: &Element| match element::entry(element) {
-        Some(Entry::Interval(area, rectangle)) => (area, rectangle),
+        Some(ElementEntry::Interval(area, rectangle)) => (area, rectangle),
         _ => panic!("no interval"),
     };
     let ((area, one), (of, other)) = (rectangle(one), rectangle(other));
@@ -130,9 +132,9 @@ fn run(place: Where, steps: Vec<Step>) {
             Step::Open { client: who, action: by, prefix, ports, seconds } => {
                 let Some(passage) = place.passage(prefix, ports) else { continue };
                 let end = now + Duration::from_secs(seconds);
-                let holder = Holder { client: client(who), action: action(by), end };
+                let holder = GrantHolder { client: client(who), action: action(by), end };
                 let mut draft = Draft::default();
-                let piece = Piece::of(&passage, holder.clone()).unwrap();
+                let piece = Interval::of(&passage, holder.clone()).unwrap();
                 books.plane.open(&piece, now, &mut draft.patch);
                 books.finish(&mut draft, now);
                 model.apply(&draft, now);
@@ -151,7 +153,7 @@ fn run(place: Where, steps: Vec<Step>) {
                 oracle.retain(|(_, _, of, _), _| *of != who);
             }
             Step::CloseBy { client: who, action: by } => {
-                let which = |live: &Live| live.client == client(who) && live.action == action(by);
+                let which = |live: &ActiveGrant| live.client == client(who) && live.action == action(by);
                 close(&mut books, &mut model, &which, now);
                 oracle.retain(|(_, _, of, with), _| (*of, *with) != (who, by));
             }
@@ -175,7 +177,7 @@ fn run(place: Where, steps: Vec<Step>) {
     }
     let passages = |books: &Books| {
         let ports = books.live(now).into_iter().flat_map(|live| {
-            let Way::Ports(ports) = live.passage.way else { panic!("a range") };
+            let AccessTarget::Ports(ports) = live.passage.way else { panic!("a range") };
             let hosts = (0..ADDRESSES).map(address).filter(move |host| live.passage.from.contains(*host));
             hosts.flat_map(move |host| ports.each().map(move |door| (host, door.port())))
         });
@@ -184,7 +186,7 @@ fn run(place: Where, steps: Vec<Step>) {
     assert_eq!(passages(&again), passages(&books));
 }
 
-fn close(books: &mut Books, model: &mut Model, which: &dyn Fn(&Live) -> bool, now: Duration) {
+fn close(books: &mut Books, model: &mut Model, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
     let (draft, _) = books.draft_close(which, now);
     model.apply(&draft, now);
     books.keep_close(which, now);
@@ -211,9 +213,9 @@ fn a_range_that_overlaps_another_costs_a_few_intervals_and_not_one_for_each_port
         let ports = (8_000 + round % 7, 8_900 + round % 11);
         let passage = Where::Spans.passage((1, 128), ports).unwrap();
         let end = now + Duration::from_secs(60 + u64::from(round) * 7 % 30);
-        let holder = Holder { client: client(1), action: action(1), end };
+        let holder = GrantHolder { client: client(1), action: action(1), end };
         let mut draft = Draft::default();
-        books.plane.open(&Piece::of(&passage, holder.clone()).unwrap(), now, &mut draft.patch);
+        books.plane.open(&Interval::of(&passage, holder.clone()).unwrap(), now, &mut draft.patch);
         books.finish(&mut draft, now);
         books.held.hold(passage, holder);
         most = most.max(draft.elements.len());
@@ -228,7 +230,7 @@ fn a_draft_that_the_kernel_did_not_take_leaves_nothing_behind() {
     let piece = |ports, seconds| {
         let passage = Where::Spans.passage((1, 128), ports).unwrap();
         let end = now + Duration::from_secs(seconds);
-        Piece::of(&passage, Holder { client: client(1), action: action(1), end }).unwrap()
+        Interval::of(&passage, GrantHolder { client: client(1), action: action(1), end }).unwrap()
     };
     let mut kept = Draft::default();
     books.plane.open(&piece((1, 6), 30), now, &mut kept.patch);

@@ -13,7 +13,7 @@ fn door(lines: &str) -> Door {
 }
 
 fn plain() -> Door {
-    Door { sequence: Some(Sequence::read(b"1").unwrap()), ..Door::new("d".to_owned()) }
+    Door { sequence: Some(KnockSequence::read(b"1").unwrap()), ..Door::new("d".to_owned()) }
 }
 
 #[test]
@@ -26,18 +26,18 @@ fn a_config_of_knockds_manual_is_read() {
     )
     .unwrap();
     let rule = |way: &str| {
-        Some(Command::new(
+        Some(ShellCommand::new(
             format!("/usr/sbin/iptables -{way} INPUT -s %IP% -p tcp --syn --dport 22 -j ACCEPT").as_bytes(),
         ))
     };
     assert_eq!(
         config.options,
-        Options { log_file: Some("/var/log/knockd.log".into()), ..Options::default() }
+        KnockdOptions { log_file: Some("/var/log/knockd.log".into()), ..KnockdOptions::default() }
     );
     assert_eq!(
         config.doors,
         [Door {
-            sequence: Some(Sequence::read(b"2222:udp,3333,4444:udp").unwrap()),
+            sequence: Some(KnockSequence::read(b"2222:udp,3333,4444:udp").unwrap()),
             sequence_timeout: 15,
             flags: crate::legacy::knockd::flags::FlagTest::default().with(b"syn,ack").unwrap(),
             start: rule("A"),
@@ -50,11 +50,11 @@ fn a_config_of_knockds_manual_is_read() {
 
 #[test]
 fn every_key_of_a_door_has_its_aliases_and_lax_values() {
-    let command = |text: &str| Some(Command::new(text.as_bytes()));
+    let command = |text: &str| Some(ShellCommand::new(text.as_bytes()));
     for (lines, expected) in [
         ("", plain()),
-        ("SEQUENCE=2\r\n sEquence\t=\t3 \r", Door { sequence: Sequence::read(b"3").ok(), ..plain() }),
-        ("sequence =", Door { sequence: Sequence::read(b"0").ok(), ..plain() }),
+        ("SEQUENCE=2\r\n sEquence\t=\t3 \r", Door { sequence: KnockSequence::read(b"3").ok(), ..plain() }),
+        ("sequence =", Door { sequence: KnockSequence::read(b"0").ok(), ..plain() }),
         ("one_time_sequences = /x y", Door { one_time: Some("/x y".into()), ..plain() }),
         ("timeout = 7s", Door { sequence_timeout: 7, ..plain() }),
         ("Seq_Timeout = abc", Door { sequence_timeout: 0, ..plain() }),
@@ -70,8 +70,8 @@ fn every_key_of_a_door_has_its_aliases_and_lax_values() {
             "tcpflags = syn\ntcpflags = !ack",
             Door { flags: plain().flags.with(b"syn,!ack").unwrap(), ..plain() },
         ),
-        ("target = fd77::1", Door { target: Target::read("fd77::1"), ..plain() }),
-        ("target = FD77:0::1", Door { target: Some(Target::Never("FD77:0::1".to_owned())), ..plain() }),
+        ("target = fd77::1", Door { target: DoorTarget::read("fd77::1"), ..plain() }),
+        ("target = FD77:0::1", Door { target: Some(DoorTarget::Never("FD77:0::1".to_owned())), ..plain() }),
         (" # comment\n#", plain()),
         (
             "Source = 203.0.113.0/24, 2001:db8::/32",
@@ -81,7 +81,7 @@ fn every_key_of_a_door_has_its_aliases_and_lax_values() {
         (
             "Open = tcp/22, udp/53\nFor = 30s",
             Door {
-                opening: Some(Opening {
+                opening: Some(GrantSpec {
                     ports: list(b"tcp/22,udp/53").unwrap(),
                     term: Duration::from_secs(30),
                 }),
@@ -102,7 +102,7 @@ fn options_may_stand_anywhere_and_the_first_interface_comes_first() {
     .unwrap();
     assert_eq!(
         config.options,
-        Options {
+        KnockdOptions {
             syslog: true,
             log_file: Some(PathBuf::new()),
             pid_file: Some("/p".into()),
@@ -173,10 +173,10 @@ fn what_is_wrong_is_told_in_knockds_words() {
 fn the_rest_of_a_line_over_4095_bytes_is_a_line_of_its_own() {
     let long = |value: usize, rest: &str| format!("[a]\nsequence=1\ncommand={}{rest}\n", "x".repeat(value));
     let length = 4095 - "command=".len();
-    assert_eq!(read(&long(length, "")).unwrap().doors[0].start, Some(Command::new(&vec![b'x'; length])));
+    assert_eq!(read(&long(length, "")).unwrap().doors[0].start, Some(ShellCommand::new(&vec![b'x'; length])));
     assert_eq!(read(&long(length, "y")), Err("config: line 4: syntax error".to_owned()));
     let config = read(&long(length, "stop_command=z")).unwrap();
-    assert_eq!(config.doors[0].stop, Some(Command::new(b"z")));
+    assert_eq!(config.doors[0].stop, Some(ShellCommand::new(b"z")));
     // The line end of a full piece is an empty line.
     assert_eq!(read(&format!("{}]", long(length, ""))), Err("config: line 5: syntax error".to_owned()));
 }
@@ -196,7 +196,7 @@ fn long_names_are_cut() {
 fn a_line_ends_at_a_nul_and_other_bytes_stay_in_commands() {
     let config = Config::read(b"[\xfc]\nsequence=1\0:x\ncommand = \xff %IP%\n").unwrap();
     assert_eq!(config.doors[0].name, "\u{fffd}");
-    assert_eq!(config.doors[0].start, Some(Command::new(b"\xff %IP%")));
+    assert_eq!(config.doors[0].start, Some(ShellCommand::new(b"\xff %IP%")));
 }
 
 proptest! {

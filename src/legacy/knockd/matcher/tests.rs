@@ -35,11 +35,11 @@ fn outcome(case: &Case) -> String {
     let mut matcher = matcher(&case.config);
     let names: Vec<String> = matcher.doors().iter().map(|door| door.name.clone()).collect();
     let words = RefCell::new(Vec::new());
-    let mut tell = |event: Event| {
+    let mut tell = |event: MatchEvent| {
         let what = match event.step {
-            Step::Stage(stage) => format!("S{stage}"),
-            Step::Open => "OPEN".to_owned(),
-            Step::Timeout(stage) => format!("timeout{stage}"),
+            MatchStage::Stage(stage) => format!("S{stage}"),
+            MatchStage::Open => "OPEN".to_owned(),
+            MatchStage::Timeout(stage) => format!("timeout{stage}"),
         };
         let door = (names.len() > 1).then(|| names[event.door].as_str());
         words.borrow_mut().push(told(&event.source.to_string(), door, &what));
@@ -69,18 +69,18 @@ fn outcome(case: &Case) -> String {
     words.into_inner().join(" ")
 }
 
-fn of(sent: &cases::Sent, time: Timestamp) -> Packet {
+fn of(sent: &cases::Sent, time: Timestamp) -> LegacyPacket {
     let protocol = if sent.udp { Protocol::Udp } else { Protocol::Tcp };
-    Packet {
+    LegacyPacket {
         time,
         source: sent.source,
         destination: sent.destination,
-        knock: Knock { protocol, port: sent.port },
+        knock: SequencePort { protocol, port: sent.port },
         flags: TcpFlags::of(sent.flags),
     }
 }
 
-fn packet(word: &str, time: Timestamp) -> Packet {
+fn packet(word: &str, time: Timestamp) -> LegacyPacket {
     of(&cases::packet(word), time)
 }
 
@@ -118,7 +118,7 @@ fn each_door_is_due_when_its_own_time_is_over() {
         assert!(told.is_empty());
         matcher.expire(Timestamp::from_millis(BEGIN + due), &mut |event| told.push(event));
         let event = told.pop().unwrap();
-        assert_eq!((event.door, event.step, told.len()), (door, Step::Timeout(1), 0));
+        assert_eq!((event.door, event.step, told.len()), (door, MatchStage::Timeout(1), 0));
     }
     assert_eq!(matcher.next_due(), None);
 }
@@ -132,7 +132,7 @@ fn the_last_one_time_sequence_closes_its_own_door_alone() {
         let mut opened: Vec<usize> = Vec::new();
         for word in words.split(' ') {
             matcher.take(&packet(word, Timestamp::from_millis(BEGIN)), &mut |event| {
-                opened.extend((event.step == Step::Open).then_some(event.door));
+                opened.extend((event.step == MatchStage::Open).then_some(event.door));
             });
         }
         opened
@@ -151,9 +151,9 @@ fn the_last_one_time_sequence_closes_its_own_door_alone() {
 #[test]
 fn a_new_sequence_ends_what_was_on_the_way_through_the_old_one() {
     let mut matcher = matcher("[once]\none_time_sequences=/x\n");
-    matcher.renew(0, Sequence::read(b"1,2").ok());
+    matcher.renew(0, KnockSequence::read(b"1,2").ok());
     matcher.take(&packet("1", Timestamp::from_millis(BEGIN)), &mut |_| ());
-    matcher.renew(0, Sequence::read(b"3,2").ok());
+    matcher.renew(0, KnockSequence::read(b"3,2").ok());
     matcher.take(&packet("2", Timestamp::from_millis(BEGIN)), &mut |event| panic!("{event:?}"));
 }
 
@@ -161,7 +161,7 @@ fn a_new_sequence_ends_what_was_on_the_way_through_the_old_one() {
 fn a_flood_of_first_knocks_keeps_nobody_out_and_takes_bounded_room() {
     let mut matcher = matcher(A);
     let mut opened = 0;
-    let mut tell = |event: Event| opened += usize::from(event.step == Step::Open);
+    let mut tell = |event: MatchEvent| opened += usize::from(event.step == MatchStage::Open);
     let mut stranger = 0x0C00_0000_u32;
     // 20,000 a second; a knock with pauses of half a second begins every 1.5 s.
     for ms in 0..9_000_u64 {
@@ -169,7 +169,7 @@ fn a_flood_of_first_knocks_keeps_nobody_out_and_takes_bounded_room() {
         for _ in 0..20 {
             stranger += 1;
             let source = IpAddr::V4(stranger.into());
-            matcher.take(&Packet { source, ..packet("7000", time) }, &mut tell);
+            matcher.take(&LegacyPacket { source, ..packet("7000", time) }, &mut tell);
         }
         let knock = ["7000", "8000", "9000"].get((ms / 500 % 3) as usize).unwrap();
         if ms % 500 == 250 {
@@ -207,10 +207,10 @@ fn some_door() -> impl Strategy<Value = Door> {
     let sources = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["10.77.0.2/31".parse().unwrap()])];
     (sequence, flags, target, sources, -1..4_i32, any::<bool>()).prop_map(
         |(sequence, flags, target, sources, sequence_timeout, allow_duplicates)| Door {
-            sequence: Sequence::read(sequence.as_bytes()).ok(),
+            sequence: KnockSequence::read(sequence.as_bytes()).ok(),
             flags: flags
                 .map_or(FlagTest::default(), |text| FlagTest::default().with(text.as_bytes()).unwrap()),
-            target: target.and_then(crate::legacy::knockd::door::Target::read),
+            target: target.and_then(crate::legacy::knockd::door::DoorTarget::read),
             sources,
             sequence_timeout,
             allow_duplicates,
@@ -219,7 +219,7 @@ fn some_door() -> impl Strategy<Value = Door> {
     )
 }
 
-fn some_packet() -> impl Strategy<Value = (u64, Packet)> {
+fn some_packet() -> impl Strategy<Value = (u64, LegacyPacket)> {
     let step = prop_oneof![4 => Just(1_u64), 2 => Just(300), 1 => Just(1_000), 1 => Just(2_500)];
     let source = prop_oneof![Just([10, 77, 0, 2]), Just([10, 77, 0, 3]), Just([10, 77, 0, 9])];
     let destination =
@@ -228,8 +228,8 @@ fn some_packet() -> impl Strategy<Value = (u64, Packet)> {
     (step, source, destination, 1_u16..6, any::<bool>(), flags).prop_map(
         |(step, source, destination, port, udp, flags)| {
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
-            let knock = Knock { protocol, port };
-            let packet = Packet {
+            let knock = SequencePort { protocol, port };
+            let packet = LegacyPacket {
                 time: Timestamp::default(),
                 source: source.into(),
                 destination: destination.into(),
@@ -255,7 +255,7 @@ proptest! {
         let mut ms = BEGIN;
         for (step, packet) in packets {
             ms += step;
-            let packet = Packet { time: Timestamp::from_millis(ms), ..packet };
+            let packet = LegacyPacket { time: Timestamp::from_millis(ms), ..packet };
             let mut told = Vec::new();
             matcher.take(&packet, &mut |event| told.push(event));
             prop_assert_eq!(told, naive.take(&packet));

@@ -9,13 +9,13 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 pub(super) const SAID_MAX: usize = 64 << 10;
 
 /// What a command has said so far.
-pub(super) struct Said {
+pub(super) struct CapturedOutput {
     /// None once it can say no more.
     pipe: Option<PipeReader>,
     bytes: Vec<u8>,
 }
 
-impl Said {
+impl CapturedOutput {
     pub(super) fn pipe() -> io::Result<(Self, io::PipeWriter)> {
         let (reader, writer) = io::pipe()?;
         fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;

@@ -23,7 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const CHUNK: usize = 64 << 10;
 
 /// How a program has ended.
-pub(super) struct Ended {
+pub(super) struct ProgramEnd {
     /// Its exit; `None` if it was killed at the limit.
     pub(super) status: Option<ExitStatus>,
     /// Its standard output.
@@ -39,7 +39,7 @@ pub(super) struct Ended {
 ///
 /// # Errors
 /// When the system cannot wait for it.
-pub(super) fn run(child: &mut Child, input: &str, limit: Duration) -> io::Result<Ended> {
+pub(super) fn run(child: &mut Child, input: &str, limit: Duration) -> io::Result<ProgramEnd> {
     let deadline = clock::steady().saturating_add(limit);
     let mut stdin = Feed::new(child.stdin.take(), input.as_bytes())?;
     let mut stdout = Outlet::new(child.stdout.take(), OUTPUT_MAX)?;
@@ -65,7 +65,7 @@ pub(super) fn run(child: &mut Child, input: &str, limit: Duration) -> io::Result
     if stdout.pipe.is_some() || stderr.pipe.is_some() {
         kill_group(child);
     }
-    Ok(Ended { status, output: stdout.kept, complaint: stderr.kept, is_cut: stdout.is_cut })
+    Ok(ProgramEnd { status, output: stdout.kept, complaint: stderr.kept, is_cut: stdout.is_cut })
 }
 
 /// The input, as far as it is not written.

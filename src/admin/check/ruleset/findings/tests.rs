@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::config;
-use crate::config::Source;
+use crate::config::ConfigText;
 
 const CONFIG: &str = r#"
 [server]
@@ -21,7 +21,8 @@ for = "30s"
 "#;
 
 fn config(text: &str) -> ServerConfig {
-    let config = config::read(&Source { file: PathBuf::from("c.toml"), text: text.to_owned() }, &[]).unwrap();
+    let config =
+        config::read(&ConfigText { file: PathBuf::from("c.toml"), text: text.to_owned() }, &[]).unwrap();
     // What this machine's own daemon has left is nothing to the test.
     ServerConfig { state_dir: "/nonexistent".into(), ..config }
 }
@@ -40,7 +41,7 @@ fn case(table: &str) -> Ruleset {
 }
 
 fn told(config: &ServerConfig, ruleset: &Ruleset) -> Vec<String> {
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     report.judge(config, ruleset, &[Version::V4, Version::V6]);
     let text = report.text();
     text.lines().filter(|line| line.contains("table ")).map(str::to_owned).collect()
@@ -178,7 +179,7 @@ fn what_leads_a_protected_port_past_the_gate_is_named() {
 fn what_is_led_to_another_port_of_this_host_passes_where_led_packets_do() {
     let here = config(&CONFIG.replace("10.0.0.5:5432", ":8081"));
     let db = |table: &str| {
-        let mut report = Report::default();
+        let mut report = CheckReport::default();
         report.judge(&here, &case(table), &[Version::V4, Version::V6]);
         let text = report.text();
         let lines: Vec<&str> = text.lines().collect();
@@ -270,7 +271,7 @@ fn what_closes_is_named_and_not_what_only_drops_a_flood() {
 
 /// The whole output about one table of the cases.
 fn output(text: &str, table: &str) -> String {
-    let mut report = Report::default();
+    let mut report = CheckReport::default();
     report.judge(&config(text), &case(table), &[Version::V4, Version::V6]);
     report.text()
 }

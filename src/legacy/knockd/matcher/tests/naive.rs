@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::knock::Protocol;
-use crate::legacy::knockd::{Door, Event, Packet, Step, Target};
+use crate::legacy::knockd::{Door, DoorTarget, LegacyPacket, MatchEvent, MatchStage};
 
 pub(super) struct Naive {
     doors: Vec<Door>,
@@ -28,7 +28,7 @@ impl Naive {
         self.attempts.len()
     }
 
-    pub(super) fn take(&mut self, packet: &Packet) -> Vec<Event> {
+    pub(super) fn take(&mut self, packet: &LegacyPacket) -> Vec<MatchEvent> {
         let mut told = self.purge(packet);
         if (0..self.doors.len()).any(|door| self.filter_accepts(door, packet)) {
             self.process(packet, &mut told);
@@ -38,12 +38,12 @@ impl Naive {
     }
 
     /// The capture filter's part for one door.
-    fn filter_accepts(&self, door: usize, packet: &Packet) -> bool {
+    fn filter_accepts(&self, door: usize, packet: &LegacyPacket) -> bool {
         let has_port = self.knocks(door).contains(&packet.knock);
         has_port && self.target(door, packet) && self.flags(door, packet) && self.source(door, packet)
     }
 
-    fn purge(&mut self, packet: &Packet) -> Vec<Event> {
+    fn purge(&mut self, packet: &LegacyPacket) -> Vec<MatchEvent> {
         let now = packet.time.as_millis() / 1_000;
         let mut told = Vec::new();
         let doors = &self.doors;
@@ -55,15 +55,15 @@ impl Naive {
             let passed = now as i64 - attempt.start as i64;
             let over = passed >= i64::from(door.sequence_timeout);
             if over {
-                let step = Step::Timeout(attempt.stage as u8);
-                told.push(Event { source: attempt.source, door: attempt.door, step });
+                let step = MatchStage::Timeout(attempt.stage as u8);
+                told.push(MatchEvent { source: attempt.source, door: attempt.door, step });
             }
             !over
         });
         told
     }
 
-    fn process(&mut self, packet: &Packet, told: &mut Vec<Event>) {
+    fn process(&mut self, packet: &LegacyPacket, told: &mut Vec<MatchEvent>) {
         let mut collected = Vec::new();
         for (at, attempt) in self.attempts.iter().enumerate() {
             if attempt.source == packet.source && self.target(attempt.door, packet) {
@@ -96,33 +96,33 @@ impl Naive {
         }
     }
 
-    fn advance(&mut self, at: usize, told: &mut Vec<Event>) {
+    fn advance(&mut self, at: usize, told: &mut Vec<MatchEvent>) {
         let attempt = &mut self.attempts[at];
         attempt.stage += 1;
-        let event = |step| Event { source: attempt.source, door: attempt.door, step };
-        told.push(event(Step::Stage(attempt.stage as u8)));
+        let event = |step| MatchEvent { source: attempt.source, door: attempt.door, step };
+        told.push(event(MatchStage::Stage(attempt.stage as u8)));
         if attempt.stage == self.doors[attempt.door].sequence.as_ref().unwrap().knocks().len() {
-            told.push(event(Step::Open));
+            told.push(event(MatchStage::Open));
         }
     }
 
-    fn knocks(&self, door: usize) -> &[crate::legacy::knockd::Knock] {
+    fn knocks(&self, door: usize) -> &[crate::legacy::knockd::SequencePort] {
         self.doors[door].sequence.as_ref().unwrap().knocks()
     }
 
-    fn target(&self, door: usize, packet: &Packet) -> bool {
+    fn target(&self, door: usize, packet: &LegacyPacket) -> bool {
         match &self.doors[door].target {
             None => self.locals.contains(&packet.destination),
-            Some(Target::Address(address)) => *address == packet.destination,
-            Some(Target::Never(_)) => false,
+            Some(DoorTarget::Address(address)) => *address == packet.destination,
+            Some(DoorTarget::Never(_)) => false,
         }
     }
 
-    fn flags(&self, door: usize, packet: &Packet) -> bool {
+    fn flags(&self, door: usize, packet: &LegacyPacket) -> bool {
         packet.knock.protocol == Protocol::Udp || self.doors[door].flags.passes(packet.flags)
     }
 
-    fn source(&self, door: usize, packet: &Packet) -> bool {
+    fn source(&self, door: usize, packet: &LegacyPacket) -> bool {
         let sources = &self.doors[door].sources;
         sources.is_empty() || sources.iter().any(|prefix| prefix.contains(packet.source))
     }
