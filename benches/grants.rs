@@ -134,7 +134,7 @@ impl Orders {
         else {
             panic!("not accepted");
         };
-        let Verdict::Act(order) = self.keeper.decide(accepted, now) else { panic!("not allowed") };
+        let Verdict::Execute(order) = self.keeper.decide(accepted, now) else { panic!("not allowed") };
         match order.effects() {
             [Effect::Open(grants)] => grants.clone(),
             _ => panic!("not an open"),

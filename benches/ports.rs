@@ -100,7 +100,7 @@ fn complete_sets() {
         let ports = sequence(selector(&client.selector, step, KnockRange::USUAL), &proof);
         let begun = Instant::now();
         for port in ports {
-            watcher.touch(SocketAddr::new(from, 4_000), SERVER4, port, now.steady);
+            watcher.record_hit(SocketAddr::new(from, 4_000), SERVER4, port, now.steady);
         }
         let passed: Vec<PortSequence> = std::iter::from_fn(|| watcher.next_sequence(now)).collect();
         watched.push(begun.elapsed());
@@ -112,7 +112,7 @@ fn complete_sets() {
             passed.iter().flat_map(|sequence| keeper.judge_sequence(sequence, now)).collect::<Vec<_>>()
         {
             let Verdict::Record(accepted) = verdict else { panic!("refused") };
-            let Verdict::Act(_) = keeper.decide(accepted, now) else { panic!("refused") };
+            let Verdict::Execute(_) = keeper.decide(accepted, now) else { panic!("refused") };
             opened += 1;
         }
         judged.push(begun.elapsed());

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::os::files::{FileError, plain};
+use crate::os::files::{FileError, io_error_text};
 use crate::os::{log as os_log, terminal};
 use wrap::wrapped;
 
@@ -59,7 +59,7 @@ impl AdminError {
         // What was logged before comes first.
         os_log::flush();
         for message in &self.messages {
-            complain(message);
+            print_error(message);
         }
         ExitCode::from(self.code)
     }
@@ -77,12 +77,12 @@ pub(crate) fn listed(ports: &[String]) -> String {
 }
 
 /// Prints an error.
-pub(crate) fn complain(message: impl Display) {
-    tell(format_args!("spa-knockd: {message}"));
+pub(crate) fn print_error(message: impl Display) {
+    notice(format_args!("spa-knockd: {message}"));
 }
 
 /// Prints a remark to standard error. Where nobody listens, nothing is lost.
-pub(crate) fn tell(message: impl Display) {
+pub(crate) fn notice(message: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{message}");
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn print(text: &str) -> Result<(), AdminError> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
         // As `head` does when it has enough: nothing to report.
         io::ErrorKind::BrokenPipe => AdminError { code: AdminError::UNREAD, messages: Vec::new() },
-        _ => AdminError::run(format_args!("standard output: {}", plain(&error))),
+        _ => AdminError::run(format_args!("standard output: {}", io_error_text(&error))),
     })
 }
 

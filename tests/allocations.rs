@@ -121,7 +121,7 @@ fn nothing_is_allocated_for_what_is_dropped() {
         ("a changed nonce", flipped(signed.clone(), 8), Dropped::Forged),
         ("a changed body", flipped(signed.clone(), 100), Dropped::Forged),
         ("a changed tag", flipped(signed, last), Dropped::Forged),
-        ("one copy too many", used_up, Dropped::Copied),
+        ("one copy too many", used_up, Dropped::Duplicate),
     ];
     // A minute's end falls into it; the hints of the next one have been made ahead, every ten seconds.
     for seconds in (0..30).step_by(10) {
@@ -154,7 +154,7 @@ fn a_flood_into_the_band_takes_no_memory_beyond_the_table() {
     let mut touch = |n: u32, sources: u32| {
         let source = SocketAddr::new(IpAddr::from((n % sources).to_be_bytes()), 4_000);
         let port = KnockRange::USUAL.port(usize::try_from(n % 8).unwrap(), u16::try_from(n % 999).unwrap());
-        watcher.touch(source, IpAddr::from([192, 0, 2, 1]), port, now(n).steady);
+        watcher.record_hit(source, IpAddr::from([192, 0, 2, 1]), port, now(n).steady);
         assert!(watcher.next_sequence(now(n)).is_none(), "it names nobody");
     };
     // From many addresses, and from a few that touch many ports: what there can be has been there.

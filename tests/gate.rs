@@ -178,7 +178,7 @@ impl Server {
         let knock = self.watcher.judge(datagram, self.now)?;
         Ok(match self.keeper.judge(&knock, source.parse().unwrap(), self.now) {
             Verdict::Record(accepted) => match self.keeper.decide(accepted, self.now) {
-                Verdict::Pay(bill) => Verdict::Act(bill.paid()),
+                Verdict::Commit(bill) => Verdict::Execute(bill.committed()),
                 verdict => verdict,
             },
             verdict => verdict,
@@ -189,16 +189,16 @@ impl Server {
     fn outcome(&mut self, datagram: &[u8], source: &str) -> String {
         match self.hear(datagram, source) {
             Err(dropped) => format!("{dropped:?}"),
-            Ok(Verdict::Act(order)) => {
+            Ok(Verdict::Execute(order)) => {
                 let (_, answer) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", self.now);
                 if let Some(answer) = answer {
                     self.keeper.seal(answer, &[9; 12], self.now).unwrap();
                 }
                 "act".to_owned()
             }
-            Ok(Verdict::AnswerAgain(_)) => "answer again".to_owned(),
+            Ok(Verdict::Resend(_)) => "answer again".to_owned(),
             Ok(Verdict::Refuse(refusal)) => refusal.rejection.to_string(),
-            Ok(Verdict::Nothing | Verdict::Record(_) | Verdict::Pay(_)) => "nothing".to_owned(),
+            Ok(Verdict::Ignore | Verdict::Record(_) | Verdict::Commit(_)) => "nothing".to_owned(),
         }
     }
 
@@ -213,7 +213,7 @@ impl Server {
     fn order(&mut self, knock: &Knock) -> Authorized {
         let datagram = self.seal(knock);
         match self.hear(&datagram, SOURCE).unwrap() {
-            Verdict::Act(order) => order,
+            Verdict::Execute(order) => order,
             Verdict::Refuse(refusal) => panic!("refused: {}", refusal.rejection),
             _ => panic!("no action"),
         }
@@ -320,7 +320,7 @@ fn an_honest_knock_is_granted_once_and_answered_four_times() {
 fn the_answer_tells_the_client_what_it_may_know() {
     let mut server = Server::new();
     let datagram = server.seal(&Knock { seconds: 60, ..knock() });
-    let Ok(Verdict::Act(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
+    let Ok(Verdict::Execute(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
     let (record, answer) = server.keeper.conclude(order.ticket(), Outcome::Granted, "", server.now);
     assert_eq!((record.event, record.seconds), (AuditEvent::Granted, 60));
     let bytes = server.keeper.seal(answer.unwrap(), &[9; 12], server.now).unwrap();
@@ -339,7 +339,7 @@ fn the_answer_tells_the_client_what_it_may_know() {
         }
     );
     assert!(bytes.len() <= datagram.len(), "never longer than the knock");
-    assert!(matches!(server.hear(&datagram, SOURCE), Ok(Verdict::AnswerAgain(again)) if again == bytes));
+    assert!(matches!(server.hear(&datagram, SOURCE), Ok(Verdict::Resend(again)) if again == bytes));
 }
 
 #[test]
@@ -566,7 +566,7 @@ fn nobody_is_let_in_by_an_address_that_is_not_his() {
         }
         let knock = Knock { policy: AddressPolicy::Listed, ipv4, ipv6, ..knock() };
         let refusal = server.refusal(&knock, SOURCE);
-        let expected = [Rejection::NobodysAddress, Rejection::NothingListed];
+        let expected = [Rejection::UnusableAddress, Rejection::NoAddressListed];
         assert!(expected.contains(&refusal.rejection), "{address}: {}", refusal.rejection);
         assert_eq!(refusal.rejection.status(), Some(ReplyStatus::AddressRefused));
     }
@@ -577,7 +577,7 @@ fn nobody_is_let_in_by_an_address_that_is_not_his() {
         action: action("to-db"),
         ..knock()
     };
-    assert_eq!(server.refusal(&six, SOURCE).rejection, Rejection::NoWayInside);
+    assert_eq!(server.refusal(&six, SOURCE).rejection, Rejection::NoForwardTarget);
     let commands = Knock {
         policy: AddressPolicy::Listed,
         ipv4: Some([127, 0, 0, 1].into()),
@@ -627,7 +627,7 @@ fn listed_addresses_are_granted_whatever_the_source() {
     let addresses: Vec<IpAddr> = grants.iter().map(|grant| grant.passage().from.first()).collect();
     assert_eq!(addresses, ["198.51.100.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
     let refusal = server.refusal(&listed(None, None), SOURCE);
-    assert_eq!(refusal.rejection, Rejection::NothingListed);
+    assert_eq!(refusal.rejection, Rejection::NoAddressListed);
 }
 
 #[test]
@@ -643,7 +643,7 @@ fn an_ipv4_address_in_ipv6_clothes_is_an_ipv4_address() {
     // The capture makes it so; the knock's own bytes may not carry one.
     let mut server = Server::new();
     let mapped = Knock { ipv6: Some("::ffff:203.0.113.9".parse().unwrap()), ..knock() };
-    assert_eq!(server.refusal(&mapped, SOURCE).rejection, Rejection::NotUnderstood);
+    assert_eq!(server.refusal(&mapped, SOURCE).rejection, Rejection::UnsupportedFormat);
 }
 
 #[test]
@@ -680,7 +680,7 @@ fn what_a_hostile_watcher_makes_up_opens_nothing() {
     let verdict = server.keeper.judge(&knock, SOURCE.parse().unwrap(), server.now);
     assert!(matches!(
         verdict,
-        Verdict::Refuse(Refusal { rejection: Rejection::NotSealed, answer: None, .. })
+        Verdict::Refuse(Refusal { rejection: Rejection::DecryptionFailed, answer: None, .. })
     ));
     let unknown = Authentic::from_watcher(Fingerprint::from_bytes([0; 8]), &forged).unwrap();
     let verdict = server.keeper.judge(&unknown, SOURCE.parse().unwrap(), server.now);

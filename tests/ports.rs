@@ -90,7 +90,7 @@ impl Server {
         let source: SocketAddr = source.parse().unwrap();
         let mut passed = Vec::new();
         for &port in ports {
-            self.watcher.touch(source, TO.parse().unwrap(), port, self.now.steady);
+            self.watcher.record_hit(source, TO.parse().unwrap(), port, self.now.steady);
             passed.extend(std::iter::from_fn(|| self.watcher.next_sequence(self.now)));
         }
         passed
@@ -103,10 +103,10 @@ impl Server {
                 let verdict = self.keeper.decide(accepted, self.now);
                 self.decide(verdict)
             }
-            Verdict::Act(order) => Ok(order),
+            Verdict::Execute(order) => Ok(order),
             Verdict::Refuse(refusal) => Err(Box::new(refusal)),
-            Verdict::Pay(bill) => Ok(bill.paid()),
-            Verdict::AnswerAgain(_) | Verdict::Nothing => panic!("a sequence is never answered"),
+            Verdict::Commit(bill) => Ok(bill.committed()),
+            Verdict::Resend(_) | Verdict::Ignore => panic!("a sequence is never answered"),
         }
     }
 
@@ -374,7 +374,7 @@ fn no_more_than_a_thousand_are_passed_on_in_a_second_and_none_is_lost_of_those_t
     let to = TO.parse().unwrap();
     for n in 0..1_500_u32 {
         let source = SocketAddr::new(std::net::Ipv4Addr::from(0x0A00_0000 + n).into(), 4_000);
-        observed.iter().for_each(|&port| server.watcher.touch(source, to, port, server.now.steady));
+        observed.iter().for_each(|&port| server.watcher.record_hit(source, to, port, server.now.steady));
     }
     let take = |server: &mut Server| std::iter::from_fn(|| server.watcher.next_sequence(server.now)).count();
     assert_eq!(take(&mut server), 1_000, "as many as wait");
@@ -383,7 +383,7 @@ fn no_more_than_a_thousand_are_passed_on_in_a_second_and_none_is_lost_of_those_t
     server.pass(Duration::from_millis(60));
     for n in 1_000..1_500_u32 {
         let source = SocketAddr::new(std::net::Ipv4Addr::from(0x0A00_0000 + n).into(), 4_000);
-        observed.iter().for_each(|&port| server.watcher.touch(source, to, port, server.now.steady));
+        observed.iter().for_each(|&port| server.watcher.record_hit(source, to, port, server.now.steady));
     }
     assert_eq!(take(&mut server), 0, "enough for this second");
     assert!(server.watcher.has_sequences());
@@ -464,7 +464,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         watcher.replace_clients(Duration::from_secs(30), [WatchedKey::of(&keys, KeyLimit::UNLIMITED)]);
         for port in ports {
             assert!(watcher.next_sequence(now).is_none());
-            watcher.touch(source, TO.parse().unwrap(), port, now.steady);
+            watcher.record_hit(source, TO.parse().unwrap(), port, now.steady);
         }
         let passed = watcher.next_sequence(now).expect("it is passed on");
         let policy = Policy { band: Some(band), ..policy([], [policy::client("laptop", &keys, &[&action])]) };

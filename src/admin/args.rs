@@ -396,7 +396,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<DaemonArgs, ExitCode> {
             let _ = error.print();
         } else {
             let text = error.render().to_string();
-            console::complain(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+            console::print_error(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
         }
         ExitCode::from(if asked_for { 0 } else { 2 })
     })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::setup::Setup;
 use crate::config::{self, BackendKind, ConfigErrors, ServerConfig};
-use crate::console::{AdminError, tell};
+use crate::console::{AdminError, notice};
 use crate::control::{self, AskResult, Request, Response};
 use crate::gate::lock;
 use crate::state::{self, last_good};
@@ -107,5 +107,5 @@ fn report(path: &Path, errors: &ConfigErrors, state_dir: &Path, last_good: bool)
     } else {
         format!("no earlier config is in {}; using defaults", state_dir.display())
     };
-    tell(format_args!("warning: config {} has errors ({first}); {instead}", path.display()));
+    notice(format_args!("warning: config {} has errors ({first}); {instead}", path.display()));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::facts::DaemonFacts;
 use crate::config::BackendKind;
-use crate::console::{AdminError, listed, tell};
+use crate::console::{AdminError, listed, notice};
 use crate::control::words::{self, unexpected};
 use crate::control::{AskResult, OnOff, Request, Response};
 use crate::firewall::{FirewallError, FirewallMode, Iptables, LoadedGates};
@@ -50,7 +50,7 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
     let found = LoadedGates::find().kinds;
     for kind in &found {
         if let Err(error) = kind.remove() {
-            tell(format_args!("warning: {kind}: {error}"));
+            notice(format_args!("warning: {kind}: {error}"));
         }
     }
     let now = LoadedGates::find();
@@ -66,11 +66,11 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
         if *error == FirewallError::NotAllowed || takeover::kind_of(facts.backend) == Some(*kind) {
             return Err(AdminError::run(format_args!("gate: maybe not off: {text}")));
         }
-        tell(format_args!("warning: {text}"));
+        notice(format_args!("warning: {text}"));
     }
     let removed: Vec<_> = found.iter().map(ToString::to_string).collect();
     if !removed.is_empty() && matches!(daemon, GateReply::Opened { .. }) {
-        tell(format_args!("removed what the daemon did not load: {}", removed.join(", ")));
+        notice(format_args!("removed what the daemon did not load: {}", removed.join(", ")));
     }
     let unremembered = match daemon {
         GateReply::Opened { unremembered: None } => None,
@@ -88,8 +88,8 @@ fn open(facts: &DaemonFacts) -> Result<(), AdminError> {
     };
     let effect = mode(facts).when_off();
     match unremembered {
-        None => tell(format_args!("gate: off; {effect}, also after a restart of the daemon")),
-        Some(reason) => tell(format_args!(
+        None => notice(format_args!("gate: off; {effect}, also after a restart of the daemon")),
+        Some(reason) => notice(format_args!(
             "gate: off; {effect}, but only until the daemon or the host starts again: {reason}\n\
              hint: make {} writable and repeat it, or keep the daemon from starting: systemctl disable spa-knockd",
             facts.state_dir.display()
@@ -112,7 +112,7 @@ fn opened_by_daemon(facts: &DaemonFacts) -> GateReply {
 
 fn remember_off(facts: &DaemonFacts) -> Result<(), FileError> {
     state::create(&facts.state_dir)?;
-    GateState::Off.write(&facts.state_dir)
+    GateState::Open.write(&facts.state_dir)
 }
 
 /// Closes the protected ports.
@@ -130,8 +130,8 @@ fn close(facts: &DaemonFacts, trial: Option<Duration>, by: Option<ClientName>) -
     };
     let effect = mode(facts).when_on(&ports);
     match trial {
-        None => tell(format_args!("gate: on; {effect}")),
-        Some(trial) => tell(format_args!(
+        None => notice(format_args!("gate: on; {effect}")),
+        Some(trial) => notice(format_args!(
             "gate: on trial; {effect}\n\
              knock within {}{}, or say `spa-knockd gate on`: else it is off again, and {}",
             humantime::format_duration(trial),
@@ -145,7 +145,7 @@ fn close(facts: &DaemonFacts, trial: Option<Duration>, by: Option<ClientName>) -
             true => "",
             false => ", or spa-knockd let-in ADDRESS for one address",
         };
-        tell(format_args!(
+        notice(format_args!(
             "warning: no daemon runs, so no knock is accepted\nhint: systemctl start spa-knockd{by_hand}"
         ));
     }
@@ -176,13 +176,13 @@ fn close_without_daemon(
     let _locks = (lock_state(facts)?, lock_gate("try again")?);
     let mut gatehouse = gate::config::open(plan, GateState::read(&facts.state_dir)?)?;
     gatehouse.set_confirmer(by);
-    gatehouse.change(words::standing(OnOff::On, trial), plan).map_err(AdminError::run)?;
-    gatehouse.rest().map_err(AdminError::run)?;
+    gatehouse.set_state(words::standing(OnOff::On, trial), plan).map_err(AdminError::run)?;
+    gatehouse.suspend().map_err(AdminError::run)?;
     if let Some(error) = gatehouse.unremembered() {
         not_remembered(&error.to_string());
     }
     for message in takeover::remove_other_gates(plan.config.backend) {
-        tell(message);
+        notice(message);
     }
     Ok(plan.doors())
 }
@@ -194,14 +194,14 @@ fn lock_state(facts: &DaemonFacts) -> Result<Option<File>, AdminError> {
         Ok(Some(lock)) => Ok(Some(lock)),
         Ok(None) => Err(state::in_use(&facts.state_dir)),
         Err(error) => {
-            tell(format_args!("warning: {error}"));
+            notice(format_args!("warning: {error}"));
             Ok(None)
         }
     }
 }
 
 fn not_remembered(reason: &str) {
-    tell(format_args!("warning: not remembered for the next start: {reason}"));
+    notice(format_args!("warning: not remembered for the next start: {reason}"));
 }
 
 /// Whose rules close the ports, as far as that is known.

@@ -1,7 +1,7 @@
 //! `spa-knockd grants` and `revoke`: what is open now, and its end before its time.
 
 use super::facts::DaemonFacts;
-use crate::console::{AdminError, print, table, tell};
+use crate::console::{AdminError, notice, print, table};
 use crate::control::words::unexpected;
 use crate::control::{GrantLine, Request, Response};
 
@@ -57,7 +57,7 @@ pub(crate) fn revoke(facts: &DaemonFacts, grant: Option<String>) -> Result<(), A
             grant.unwrap_or_default()
         ))),
         Response::Count { count } => {
-            tell(format_args!("closed: {count}; connections that stand stay"));
+            notice(format_args!("closed: {count}; connections that stand stay"));
             Ok(())
         }
         other => Err(unexpected(other)),

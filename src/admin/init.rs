@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::check::{needed_rules, suggest_backend, suggest_mode};
 use crate::config::{self, Audit, CLIENTS_FOLDER, host_id, quoted};
-use crate::console::{AdminError, tell};
+use crate::console::{AdminError, notice};
 use crate::firewall;
 use crate::knock::{PortRange, PortSpec, Protocol, ServerId};
 use crate::os::files::{self, FileMode};
@@ -48,10 +48,10 @@ pub(crate) fn init(path: &Path, id: Option<ServerId>, address: Option<&str>) -> 
     if files::exists(path) {
         left_alone(path);
         if id.is_some() {
-            tell("warning: the id in the config that is there has not been changed");
+            notice("warning: the id in the config that is there has not been changed");
         }
         if address.is_some() {
-            tell("warning: the address in the config that is there has not been changed");
+            notice("warning: the address in the config that is there has not been changed");
         }
     } else {
         let id = id.map_or_else(host_id, Ok)?;
@@ -88,11 +88,11 @@ fn create_folder(folder: &Path, mode: FileMode) -> Result<(), AdminError> {
 }
 
 fn left_alone(path: &Path) {
-    tell(format_args!("left alone: {} (is there already)", path.display()));
+    notice(format_args!("left alone: {} (is there already)", path.display()));
 }
 
 fn created(path: &Path) {
-    tell(format_args!("created: {}", path.display()));
+    notice(format_args!("created: {}", path.display()));
 }
 
 /// The template with this id and mode, and with paths beside the config when it lies at a place of its own.
@@ -144,7 +144,7 @@ fn with_line(text: &str, key: &str, value: &str) -> String {
 
 fn say_what_next(path: &Path, config: &config::ServerConfig) {
     let option = config_option(path);
-    tell(format_args!(
+    notice(format_args!(
         "\nnext:\n  \
          # a key for each client\n  \
          spa-knockd client add{option} NAME --allow open-ssh -o NAME.key\n  \
@@ -158,7 +158,7 @@ fn say_what_next(path: &Path, config: &config::ServerConfig) {
         return;
     }
     let doors: Vec<String> = config.protect.iter().map(ToString::to_string).collect();
-    tell(format_args!(
+    notice(format_args!(
         "warning: once it runs, new connections to {} need a knock; those that stand by then stay",
         doors.join(", ")
     ));
@@ -183,12 +183,12 @@ fn say_what_the_firewall_needs(config: &config::ServerConfig) {
              keeps them closed without a grant, let them through there:"
         ),
     };
-    tell(format_args!("\n{intro}"));
+    notice(format_args!("\n{intro}"));
     for rule in &needed {
-        tell(format_args!("  {}", rule.command));
+        notice(format_args!("  {}", rule.command));
     }
     if let Some(lasting) = first.lasting {
-        tell(format_args!("and, to have it after a boot: {lasting}"));
+        notice(format_args!("and, to have it after a boot: {lasting}"));
     }
 }
 

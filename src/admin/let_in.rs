@@ -8,7 +8,7 @@ use super::args::LetIn;
 use super::facts::DaemonFacts;
 use crate::audit::AuditLog;
 use crate::config::CONSOLE;
-use crate::console::{AdminError, listed, tell};
+use crate::console::{AdminError, listed, notice};
 use crate::control::words::unexpected;
 use crate::control::{AskResult, Request, Response};
 use crate::firewall::{GateKind, Iptables, LoadedGates};
@@ -36,7 +36,7 @@ pub(crate) fn let_in(facts: &DaemonFacts, asked: &LetIn) -> Result<(), AdminErro
         Ok(AskResult::Nobody) => None,
     };
     if let Some(trouble) = &trouble {
-        tell(format_args!("warning: the daemon did not do it: {trouble}; trying it without the daemon"));
+        notice(format_args!("warning: the daemon did not do it: {trouble}; trying it without the daemon"));
     }
     let silent = if trouble.is_some() { None } else { facts.silent_daemon() };
     // A daemon that starts meanwhile must not miss it; one that hangs is no reason to stay out.
@@ -50,7 +50,7 @@ pub(crate) fn let_in(facts: &DaemonFacts, asked: &LetIn) -> Result<(), AdminErro
              hint: -c names the config that it runs with; or systemctl restart spa-knockd, then again: spa-knockd let-in"
         ))),
         None if trouble.is_some() => {
-            tell("warning: the daemon does not know of it: a reload or restart may close it early");
+            notice("warning: the daemon does not know of it: a reload or restart may close it early");
             Ok(())
         }
         None => Ok(()),
@@ -72,12 +72,12 @@ fn let_in_directly(facts: &DaemonFacts, asked: &LetIn) -> Result<Vec<String>, Ad
             ports => ports.to_vec(),
         };
         let grants = grants(asked.address, ports.clone(), asked.time).map_err(AdminError::run)?;
-        kind.let_in(asked.address, &ports, asked.time, &format!("{CONSOLE} {ACTION}"))
+        kind.grant_unconfirmed(asked.address, &ports, asked.time, &format!("{CONSOLE} {ACTION}"))
             .map_err(AdminError::run)?;
         if kind == GateKind::Iptables
             && let Err(error) = Iptables::remember(&facts.state_dir, &grants)
         {
-            tell(format_args!("warning: {error}: a daemon that starts within this time closes it"));
+            notice(format_args!("warning: {error}: a daemon that starts within this time closes it"));
         }
         opened.extend(ports.iter().map(ToString::to_string));
     }
@@ -94,15 +94,15 @@ fn put_on_record(facts: &DaemonFacts, asked: &LetIn) {
     let mut audit = AuditLog::open(&plan.config);
     audit.write(&record, clock::wall());
     if let Err(error) = audit.close() {
-        tell(format_args!("warning: {error}"));
+        notice(format_args!("warning: {error}"));
     }
 }
 
 fn tell_opened(address: IpAddr, ports: &[String], time: Duration) -> Result<(), AdminError> {
     if ports.is_empty() {
-        tell("nothing is closed: the gate is off or protects no port");
+        notice("nothing is closed: the gate is off or protects no port");
     } else {
-        tell(format_args!(
+        notice(format_args!(
             "{address}: let in to {} for {}",
             listed(ports),
             humantime::format_duration(Duration::from_secs(time.as_secs()))

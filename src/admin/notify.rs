@@ -2,7 +2,7 @@
 
 use super::facts::DaemonFacts;
 use crate::config::ServerConfig;
-use crate::console::{AdminError, tell};
+use crate::console::{AdminError, notice};
 use crate::control::words::unexpected;
 use crate::control::{self, AskResult, Request, Response};
 
@@ -10,7 +10,7 @@ use crate::control::{self, AskResult, Request, Response};
 ///
 /// # Errors
 /// When one runs and does not: it goes on as before.
-pub(crate) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), AdminError> {
+pub(crate) fn request_reload(config: &ServerConfig, subject: &str) -> Result<(), AdminError> {
     let heard = control::ask(&config.control, &Request::Reload {}).map_err(|failure| {
         AdminError::run(format_args!(
             "{subject}: changed, but the running daemon was not reached: {}",
@@ -19,11 +19,11 @@ pub(crate) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Ad
     })?;
     match heard {
         AskResult::Answer(Response::Done) => {
-            tell(format_args!("{subject}: the running daemon has taken this up"));
+            notice(format_args!("{subject}: the running daemon has taken this up"));
             Ok(())
         }
         AskResult::Answer(Response::DoneBut { remark }) => {
-            tell(format_args!("{subject}: the running daemon has taken this up\nwarning: {remark}"));
+            notice(format_args!("{subject}: the running daemon has taken this up\nwarning: {remark}"));
             Ok(())
         }
         AskResult::Answer(Response::Failed { reason }) => Err(AdminError::run(format_args!(
@@ -33,7 +33,7 @@ pub(crate) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Ad
             Err(AdminError::run(format_args!("{subject}: changed, but the daemon's answer makes no sense")))
         }
         AskResult::Nobody => {
-            tell(format_args!(
+            notice(format_args!(
                 "{subject}: no daemon answers at {}; one takes this up when it starts",
                 config.control.display()
             ));
@@ -49,11 +49,11 @@ pub(crate) fn tell_daemon(config: &ServerConfig, subject: &str) -> Result<(), Ad
 pub(crate) fn reload(facts: &DaemonFacts) -> Result<(), AdminError> {
     match facts.require(&Request::Reload {})? {
         Response::Done => {
-            tell("reloaded");
+            notice("reloaded");
             Ok(())
         }
         Response::DoneBut { remark } => {
-            tell(format_args!("reloaded\nwarning: {remark}"));
+            notice(format_args!("reloaded\nwarning: {remark}"));
             Ok(())
         }
         Response::Failed { reason } => {

@@ -49,7 +49,8 @@ impl AuditLog {
         let settings = config.audit.clone();
         let target = match &settings.to {
             Audit::File(path) => {
-                if let Some(error) = path.parent().and_then(|folder| files::check_unwritable(folder).err())
+                if let Some(error) =
+                    path.parent().and_then(|folder| files::check_not_writable_by_others(folder).err())
                     && !error.missing
                 {
                     log::warn!("audit log: other users can remove or replace its files: {error}");

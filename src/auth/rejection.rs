@@ -13,15 +13,15 @@ pub enum Rejection {
     /// The key is none of ours (any more): it was removed while the knock was on its way.
     UnknownKey,
     /// Step 4: signed, but not sealed under the same secret.
-    NotSealed,
+    DecryptionFailed,
     /// Step 5: its time is not ours.
     Stale(Skew),
     /// Step 6: accepted before, or stamped before what is remembered.
     Replayed,
     /// Step 6: *exact*, but from another address than the one it names.
-    OtherAddress,
+    AddressMismatch,
     /// Step 8: of a form that this version does not know.
-    NotUnderstood,
+    UnsupportedFormat,
     /// Step 8: no action has this name.
     UnknownAction(ActionName),
     /// Step 8: not among what this client may do.
@@ -29,13 +29,13 @@ pub enum Rejection {
     /// Step 8: this client may not name its address in this way.
     PolicyNotAllowed(AddressPolicy),
     /// Step 8: *listed*, without an address.
-    NothingListed,
+    NoAddressListed,
     /// Step 8: to let in an address that nobody else has, or that is many.
-    NobodysAddress,
+    UnusableAddress,
     /// Step 8: a link-local address, where it cannot be told from that of another link.
     LinkLocal(&'static str),
     /// Step 8: a way inside that is not there for this IP version.
-    NoWayInside,
+    NoForwardTarget,
     /// Step 8: an argument that the action does not take, or none where it needs one.
     Argument(&'static str),
     /// Step 8: the client's key is no longer valid.
@@ -55,18 +55,18 @@ pub enum Rejection {
 #[allow(missing_docs, reason = "each is the rejection of its name")]
 pub enum Reason {
     UnknownKey,
-    NotSealed,
+    DecryptionFailed,
     Stale,
     Replayed,
-    OtherAddress,
-    NotUnderstood,
+    AddressMismatch,
+    UnsupportedFormat,
     UnknownAction,
     NotAllowed,
     PolicyNotAllowed,
-    NothingListed,
-    NobodysAddress,
+    NoAddressListed,
+    UnusableAddress,
     LinkLocal,
-    NoWayInside,
+    NoForwardTarget,
     Argument,
     Expired,
     OtpMissing,
@@ -83,18 +83,18 @@ impl Reason {
     /// All of them, in the order of the ladder.
     pub const ALL: [Self; 23] = [
         Self::UnknownKey,
-        Self::NotSealed,
+        Self::DecryptionFailed,
         Self::Stale,
         Self::Replayed,
-        Self::OtherAddress,
-        Self::NotUnderstood,
+        Self::AddressMismatch,
+        Self::UnsupportedFormat,
         Self::UnknownAction,
         Self::NotAllowed,
         Self::PolicyNotAllowed,
-        Self::NothingListed,
-        Self::NobodysAddress,
+        Self::NoAddressListed,
+        Self::UnusableAddress,
         Self::LinkLocal,
-        Self::NoWayInside,
+        Self::NoForwardTarget,
         Self::Argument,
         Self::Expired,
         Self::OtpMissing,
@@ -122,18 +122,18 @@ impl Reason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::UnknownKey => "unknown-key",
-            Self::NotSealed => "decryption-failed",
+            Self::DecryptionFailed => "decryption-failed",
             Self::Stale => "stale",
             Self::Replayed => "replayed",
-            Self::OtherAddress => "address-mismatch",
-            Self::NotUnderstood => "unsupported-format",
+            Self::AddressMismatch => "address-mismatch",
+            Self::UnsupportedFormat => "unsupported-format",
             Self::UnknownAction => "unknown-action",
             Self::NotAllowed => "not-allowed",
             Self::PolicyNotAllowed => "policy-not-allowed",
-            Self::NothingListed => "no-address-listed",
-            Self::NobodysAddress => "unusable-address",
+            Self::NoAddressListed => "no-address-listed",
+            Self::UnusableAddress => "unusable-address",
             Self::LinkLocal => "link-local",
-            Self::NoWayInside => "no-forward-target",
+            Self::NoForwardTarget => "no-forward-target",
             Self::Argument => "bad-argument",
             Self::Expired => "expired",
             Self::OtpMissing => "otp-missing",
@@ -154,18 +154,18 @@ impl Rejection {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::UnknownKey => Reason::UnknownKey,
-            Self::NotSealed => Reason::NotSealed,
+            Self::DecryptionFailed => Reason::DecryptionFailed,
             Self::Stale(_) => Reason::Stale,
             Self::Replayed => Reason::Replayed,
-            Self::OtherAddress => Reason::OtherAddress,
-            Self::NotUnderstood => Reason::NotUnderstood,
+            Self::AddressMismatch => Reason::AddressMismatch,
+            Self::UnsupportedFormat => Reason::UnsupportedFormat,
             Self::UnknownAction(_) => Reason::UnknownAction,
             Self::NotAllowed(_) => Reason::NotAllowed,
             Self::PolicyNotAllowed(_) => Reason::PolicyNotAllowed,
-            Self::NothingListed => Reason::NothingListed,
-            Self::NobodysAddress => Reason::NobodysAddress,
+            Self::NoAddressListed => Reason::NoAddressListed,
+            Self::UnusableAddress => Reason::UnusableAddress,
             Self::LinkLocal(_) => Reason::LinkLocal,
-            Self::NoWayInside => Reason::NoWayInside,
+            Self::NoForwardTarget => Reason::NoForwardTarget,
             Self::Argument(_) => Reason::Argument,
             Self::Expired => Reason::Expired,
             Self::Otp(OtpError::Missing) => Reason::OtpMissing,
@@ -193,13 +193,13 @@ impl Rejection {
     #[must_use]
     pub const fn status(&self) -> Option<ReplyStatus> {
         match self {
-            Self::UnknownKey | Self::NotSealed | Self::Stale(_) | Self::Replayed => None,
-            Self::OtherAddress
-            | Self::NothingListed
-            | Self::NobodysAddress
+            Self::UnknownKey | Self::DecryptionFailed | Self::Stale(_) | Self::Replayed => None,
+            Self::AddressMismatch
+            | Self::NoAddressListed
+            | Self::UnusableAddress
             | Self::LinkLocal(_)
-            | Self::NoWayInside => Some(ReplyStatus::AddressRefused),
-            Self::NotUnderstood => Some(ReplyStatus::NotUnderstood),
+            | Self::NoForwardTarget => Some(ReplyStatus::AddressRefused),
+            Self::UnsupportedFormat => Some(ReplyStatus::NotUnderstood),
             Self::UnknownAction(_) => Some(ReplyStatus::UnknownAction),
             Self::NotAllowed(_) | Self::PolicyNotAllowed(_) => Some(ReplyStatus::NotAllowed),
             Self::Argument(_) => Some(ReplyStatus::ArgumentRefused),
@@ -216,18 +216,18 @@ impl fmt::Display for Rejection {
         let seconds = |apart: &std::time::Duration| apart.as_secs();
         match self {
             Self::UnknownKey => f.write_str("key not in use any more"),
-            Self::NotSealed => f.write_str("signed but not sealed with the same key"),
+            Self::DecryptionFailed => f.write_str("signed but not sealed with the same key"),
             Self::Stale(Skew::Behind(apart)) => write!(f, "stamped {} s ago", seconds(apart)),
             Self::Stale(Skew::Ahead(apart)) => write!(f, "stamped {} s in the future", seconds(apart)),
             Self::Replayed => f.write_str("not new: accepted before, or stamped before what is remembered"),
-            Self::OtherAddress => f.write_str("knock names another address than it came from"),
-            Self::NotUnderstood => f.write_str("form of a later version"),
+            Self::AddressMismatch => f.write_str("knock names another address than it came from"),
+            Self::UnsupportedFormat => f.write_str("form of a later version"),
             Self::UnknownAction(action) => write!(f, "no action '{action}' here"),
             Self::NotAllowed(action) => write!(f, "client may not '{action}'"),
             Self::PolicyNotAllowed(policy) => write!(f, "client may not use source '{policy}'"),
-            Self::NothingListed => f.write_str("source 'listed' without an address"),
-            Self::NobodysAddress => f.write_str("this address is nobody's to be let in by"),
-            Self::NoWayInside => f.write_str("nothing inside has an address of this IP version"),
+            Self::NoAddressListed => f.write_str("source 'listed' without an address"),
+            Self::UnusableAddress => f.write_str("this address is nobody's to be let in by"),
+            Self::NoForwardTarget => f.write_str("nothing inside has an address of this IP version"),
             Self::LinkLocal(why) | Self::Argument(why) => f.write_str(why),
             Self::Expired => f.write_str("key has expired"),
             Self::Otp(OtpError::Missing) => f.write_str("a one-time password is needed"),

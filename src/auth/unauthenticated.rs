@@ -66,7 +66,7 @@ mod tests {
         for nobody in ["127.0.0.1", "::", "224.0.0.1", "255.255.255.255", "10.0.0.9"] {
             assert_eq!(
                 door.grants(nobody.parse().unwrap(), &own),
-                Err(Rejection::NobodysAddress),
+                Err(Rejection::UnusableAddress),
                 "{nobody}"
             );
         }

@@ -97,7 +97,7 @@ impl PacketSource for Log {
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
                 return Err(gone("nobody follows it any more".to_owned()));
             }
-            Err(error) => return Err(gone(files::plain(&error))),
+            Err(error) => return Err(gone(files::io_error_text(&error))),
         };
         let Ok(line) = std::str::from_utf8(line) else { return Ok(PacketEvent::Other) };
         let counts = |said: &str| {

@@ -31,7 +31,7 @@ impl Capture for Socket {
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         let arrival = self.port.try_recv(&mut self.buffer).map_err(|error| CaptureError {
             place: format!("UDP port {}", self.number),
-            reason: crate::os::files::plain(&error),
+            reason: crate::os::files::io_error_text(&error),
             hint: None,
         })?;
         let Some(arrival) = arrival else { return Ok(CaptureEvent::Empty) };

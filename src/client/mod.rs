@@ -59,8 +59,8 @@ fn knock(said: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
     let intent = KnockRequest::new(said)?;
     if dry_run {
         return match intent.ports {
-            None => knock::dry_run::tell(&intent, report),
-            Some(through) => ports::knock::tell(&intent, through, report),
+            None => knock::dry_run::print(&intent, report),
+            Some(through) => ports::knock::print_dry_run(&intent, through, report),
         };
     }
     let (knocked, mut again) = carry_out(&intent, report)?;

@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use super::failure::{ClientError, ExitCause};
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 use crate::os::stdio;
 
 /// What is moved at once: as much as Linux lets a pipe hold twice over.
@@ -20,7 +20,7 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), ClientError> {
     // What is typed should not wait for what was typed before it (RFC 896); where that cannot be had, it is slower.
     let _ = stream.set_nodelay(true);
     let own = |error: io::Error| {
-        ClientError::new(ExitCause::Network, format!("standard input and output: {}", plain(&error)))
+        ClientError::new(ExitCause::Network, format!("standard input and output: {}", io_error_text(&error)))
     };
     let (mut input, mut output) = (stdio::input().map_err(own)?, stdio::output().map_err(own)?);
     let mut there = stream.try_clone().map_err(own)?;
@@ -48,7 +48,7 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), ClientError> {
 
 /// Something is lost: it must not look like an end.
 fn cut(error: &io::Error) -> ClientError {
-    ClientError::new(ExitCause::NotAccepting, format!("connection: {}", plain(error)))
+    ClientError::new(ExitCause::NotAccepting, format!("connection: {}", io_error_text(error)))
         .hint("it was open, and the other side, or something on the way, has ended it")
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::args::{CommonArgs, KnockArgs, Output};
 use super::failure::{ClientError, ExitCause};
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 
 /// How an outcome is told.
 #[derive(Debug, Clone, Copy)]
@@ -180,7 +180,7 @@ pub(super) fn print(bytes: &[u8]) -> Result<(), ClientError> {
             io::ErrorKind::BrokenPipe => ExitCause::Unread,
             _ => ExitCause::Files,
         };
-        ClientError::new(cause, format!("standard output: {}", plain(&error)))
+        ClientError::new(cause, format!("standard output: {}", io_error_text(&error)))
     })
 }
 

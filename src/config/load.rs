@@ -120,7 +120,7 @@ pub fn writers(path: &Path) -> Vec<Problem> {
     let files = client_files(path).unwrap_or_default();
     let above = [path, &clients].map(files::check_folders_above);
     let itself = [path, &clients].into_iter().chain(files.iter().map(PathBuf::as_path));
-    let itself = itself.filter(|path| files::exists(path)).map(files::check_unwritable);
+    let itself = itself.filter(|path| files::exists(path)).map(files::check_not_writable_by_others);
     let mut problems: Vec<FileError> = above.into_iter().chain(itself).filter_map(Result::err).collect();
     problems.dedup_by(|a, b| a.path == b.path);
     problems.into_iter().map(Problem::of_file).collect()

@@ -37,14 +37,14 @@ pub(super) fn ask_within(
     let failure = |error: &std::io::Error| {
         let reason = match error.kind() {
             ErrorKind::PermissionDenied => {
-                format!("{}\nhint: only root may ask a daemon that root runs", files::plain(error))
+                format!("{}\nhint: only root may ask a daemon that root runs", files::io_error_text(error))
             }
             ErrorKind::WouldBlock => format!(
                 "the daemon has not answered within {}; if it has begun, it may still do it\n\
                  hint: it hangs, or waits for a disk or a program; systemctl restart spa-knockd ends that",
                 humantime::format_duration(patience)
             ),
-            _ => files::plain(error),
+            _ => files::io_error_text(error),
         };
         AdminError::run(format_args!("control socket {}: {reason}", path.display()))
     };

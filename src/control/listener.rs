@@ -95,7 +95,7 @@ impl Control {
     }
 
     /// In what time `questions` gives somebody up, if nobody says anything before.
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
         let waited = |asking: &PartialRequest| clock::steady().saturating_sub(asking.since);
         let asking = self.asking.iter().map(|asking| PATIENCE.saturating_sub(waited(asking))).min();
         let answering = self.answering.first().map(|_| ANSWER_EVERY);
@@ -143,7 +143,7 @@ impl Control {
         }
         let mut questions = Vec::new();
         for mut asking in std::mem::take(&mut self.asking) {
-            match asking.hear(now) {
+            match asking.read(now) {
                 Some(true) => match asking.finish() {
                     (asker, Ok(question)) => questions.push((asker, question)),
                     (asker, Err(reason)) => self.answer(asker, &Response::Failed { reason }),
@@ -165,7 +165,7 @@ impl Drop for Control {
 
 impl PartialRequest {
     /// Whether all has been said; none when nothing will come of it.
-    fn hear(&mut self, now: Duration) -> Option<bool> {
+    fn read(&mut self, now: Duration) -> Option<bool> {
         let mut buffer = [0; 1024];
         loop {
             match self.stream.read(&mut buffer) {
@@ -310,7 +310,7 @@ mod tests {
         assert_eq!((grants.len(), answered), (20_000, 2));
         assert_eq!(grants.last(), Some(&line(19_999)));
         assert_eq!(control.answering.len(), 1, "one does not read");
-        assert_eq!(control.patience(), Some(ANSWER_EVERY));
+        assert_eq!(control.time_to_deadline(), Some(ANSWER_EVERY));
         assert!(control.questions_at(clock::steady().saturating_add(PATIENCE)).is_empty());
         assert!(control.answering.is_empty(), "given up");
     }
@@ -340,7 +340,7 @@ mod tests {
         assert!(control.questions().is_empty());
         assert_eq!(control.asking.len(), ASKING_MAX);
         assert_eq!(control.descriptors().count(), ASKING_MAX, "who waits to ask does not wake us");
-        assert!(control.patience().unwrap() <= PATIENCE);
+        assert!(control.time_to_deadline().unwrap() <= PATIENCE);
         assert!(control.questions_at(clock::steady().saturating_add(PATIENCE)).is_empty());
         assert_eq!(control.asking.len(), 0, "given up");
         drop(silent);

@@ -38,8 +38,8 @@ pub(crate) fn unexpected(answer: Response) -> AdminError {
 /// What is to become of the gate.
 pub(crate) fn standing(to: OnOff, trial: Option<Duration>) -> GateState {
     match (to, trial) {
-        (OnOff::Off, _) => GateState::Off,
-        (OnOff::On, None) => GateState::On,
+        (OnOff::Off, _) => GateState::Open,
+        (OnOff::On, None) => GateState::Closed,
         (OnOff::On, Some(trial)) => GateState::Trial(clock::boot().saturating_add(trial)),
     }
 }

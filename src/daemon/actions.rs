@@ -82,7 +82,7 @@ impl Executor {
     }
 
     /// Does what the order says, one thing after the other, as far as it can be done now.
-    pub(crate) fn act(&mut self, underway: &mut Execution, setup: &Setup) -> ExecutionStep {
+    pub(crate) fn execute(&mut self, underway: &mut Execution, setup: &Setup) -> ExecutionStep {
         while let Some(effect) = underway.order.effects().get(underway.next) {
             let request = match effect {
                 Effect::Open(grants) => FirewallRequest::Grant(grants.clone()),
@@ -130,7 +130,7 @@ impl Executor {
         };
         match failed {
             Some(done) => ExecutionStep::Over(done),
-            None => self.act(underway, setup),
+            None => self.execute(underway, setup),
         }
     }
 
@@ -168,7 +168,7 @@ impl Executor {
         let UndoTask { argv, timeout, record, .. } = undoing;
         let owner = record.client.to_string();
         let job = Job { argv, timeout, owner, label: JobKind::Undoing(begun, record) };
-        self.unstarted.extend(self.commands.undo(job, clock::steady()).err());
+        self.unstarted.extend(self.commands.start_undo(job, clock::steady()).err());
     }
 
     /// Notes what has come of an effect; the order's end, if it has failed.
@@ -180,7 +180,7 @@ impl Executor {
                     // What the action ran is undone now.
                     Some(Effect::Close(action)) => {
                         let client = underway.order.ticket().client();
-                        self.undoings.hasten(|undone| {
+                        self.undoings.run_now(|undone| {
                             undone.client == *client && undone.action.as_ref() == Some(action)
                         });
                     }
@@ -212,7 +212,7 @@ impl Executor {
     }
 
     /// How many commands run and wait for their turn, and how many wait for their time to undo something.
-    pub(crate) fn at_work(&self) -> (CommandsState, usize) {
+    pub(crate) fn queue_depths(&self) -> (CommandsState, usize) {
         let (running, waiting) = self.commands.counts();
         (CommandsState { running, waiting }, self.undoings.waiting())
     }
@@ -231,7 +231,7 @@ impl Executor {
             Explanation::new(AuditCause::ClientRemoved, "not run: its client was removed before its turn");
         let dropped = self.commands.drop_waiting(is_theirs);
         let dropped = dropped.into_iter().filter_map(|label| label.end(&reason)).collect();
-        self.undoings.hasten(|undone| is_gone(&undone.client));
+        self.undoings.run_now(|undone| is_gone(&undone.client));
         (self.gatehouse.revoke(&|live| is_gone(&live.client)), dropped)
     }
 
@@ -247,9 +247,9 @@ impl Executor {
     }
 
     /// In what time `tend` has something to do, if no command ends before.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn time_to_deadline(&self) -> Duration {
         let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
-        let first = self.gatehouse.patience();
+        let first = self.gatehouse.time_to_deadline();
         // While one begins, the thread tells when it has.
         let due = if self.beginning {
             None
@@ -269,10 +269,10 @@ impl Executor {
     }
 
     /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
-    pub(crate) fn tend(&mut self, setup: &Setup) -> Vec<Over> {
-        self.gatehouse.tend(setup);
-        self.commands.listen();
-        let mut over = self.commands.tend(clock::steady());
+    pub(crate) fn run_due(&mut self, setup: &Setup) -> Vec<Over> {
+        self.gatehouse.run_due(setup);
+        self.commands.read_output();
+        let mut over = self.commands.reap(clock::steady());
         over.append(&mut self.unstarted);
         let Self { commands, undoings, .. } = self;
         if !self.beginning
@@ -287,7 +287,7 @@ impl Executor {
     /// Ends the commands that run, but waits a while for those that undo something. What is to be undone later waits
     /// for the next daemon. Returns what is to be recorded.
     pub(crate) fn stop(&mut self) -> Vec<Over> {
-        if let Err(error) = self.gatehouse.rest() {
+        if let Err(error) = self.gatehouse.suspend() {
             log::error!("{error}; what is open stays open until the next start");
         }
         let reason = Explanation::new(AuditCause::DaemonStopped, "ended as the daemon stopped");
@@ -303,8 +303,8 @@ impl Executor {
         let deadline = clock::steady().saturating_add(STOP_MAX);
         while !self.commands.is_idle() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
-            self.commands.listen();
-            let over = self.commands.tend(clock::steady());
+            self.commands.read_output();
+            let over = self.commands.reap(clock::steady());
             records.extend(over.into_iter().map(|done| self.conclude(done)));
         }
         records
@@ -355,7 +355,7 @@ impl Executor {
         }
         for plan in planned {
             // What has been done in part is undone as a whole.
-            if begun > 0 { self.undoings.keep(plan) } else { self.undoings.forget(&plan) }
+            if begun > 0 { self.undoings.schedule(plan) } else { self.undoings.forget(&plan) }
         }
         underway.next = underway.next.saturating_add(1);
         if failed.is_none() {
@@ -367,9 +367,9 @@ impl Executor {
     /// What is to be recorded of a command that is over.
     fn conclude(&self, done: command_queue::FinishedJob<JobKind>) -> Over {
         let bad = match done.ended {
-            Exit::Well => None,
-            Exit::Badly(how) => Some(Explanation::new(AuditCause::CommandFailed, how)),
-            Exit::TooLate => Some(Explanation::new(AuditCause::Timeout, "ended at its timeout")),
+            Exit::Success => None,
+            Exit::Failure(how) => Some(Explanation::new(AuditCause::CommandFailed, how)),
+            Exit::TimedOut => Some(Explanation::new(AuditCause::Timeout, "ended at its timeout")),
         };
         let (record, ticket) = match done.label {
             JobKind::Order(ticket) => {
@@ -415,7 +415,7 @@ fn not_of_the_config(file: &Path, undoing: UndoTask) -> AuditRecord {
 }
 
 /// Tells what an earlier daemon left half-done; returns what is to be recorded.
-pub(crate) fn tell_left(left: Vec<Leftover>) -> Vec<AuditRecord> {
+pub(crate) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
     let mut records = Vec::new();
     for left in left {
         match left {

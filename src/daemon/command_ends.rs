@@ -88,13 +88,13 @@ impl CommandEnds {
 
     /// The first answer to be sent once more, if it is due by `now`.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<(Vec<u8>, ReplyPath)> {
-        let due = self.due().is_some_and(|due| due <= now);
+        let due = self.deadline().is_some_and(|due| due <= now);
         let again = due.then(|| self.again.pop_front()).flatten()?;
         Some((again.bytes, again.way))
     }
 
     /// When one is due.
-    pub(super) fn due(&self) -> Option<Duration> {
+    pub(super) fn deadline(&self) -> Option<Duration> {
         self.again.front().map(|again| again.due)
     }
 }

@@ -34,7 +34,7 @@ impl Daemon {
     /// What is asked over HTTP.
     pub(super) fn tell_metrics(&mut self) {
         let Some(mut metrics) = self.metrics.take() else { return };
-        metrics.tend(&mut || exposition(&self.status()));
+        metrics.run_due(&mut || exposition(&self.status()));
         self.metrics = Some(metrics);
     }
 
@@ -64,7 +64,7 @@ impl Daemon {
                     Err(reason) => return Reply::Failed { reason },
                 };
                 let before = self.deeds.gatehouse().set_confirmer(confirmer);
-                let changed = self.deeds.gatehouse().change(standing, &self.setup);
+                let changed = self.deeds.gatehouse().set_state(standing, &self.setup);
                 if changed.is_err() {
                     self.deeds.gatehouse().set_confirmer(before);
                 }
@@ -84,7 +84,7 @@ impl Daemon {
                 let is_meant =
                     |live: &ActiveGrant| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
                 let Revoked { records, failures } = self.deeds.gatehouse().revoke(&is_meant);
-                records.iter().for_each(|record| self.keep(record));
+                records.iter().for_each(|record| self.audit(record));
                 match failures.is_empty() {
                     true => Reply::Count { count: u64::try_from(records.len()).unwrap_or(u64::MAX) },
                     false => done(Err(failures.join("\n"))),

@@ -122,20 +122,20 @@ impl Daemon {
             _locks: locks,
         };
         daemon.end_for_strangers();
-        daemon.forget_strangers();
+        daemon.prune_use_counts();
         daemon.remember_config();
         log::info!("ready: {}", daemon.summary());
         if daemon.setup.clients.is_empty() {
             log::warn!("no clients: nobody can knock (spa-knockd client add)");
         }
-        notify::tell(notify::ServiceState::Ready);
+        notify::send(notify::ServiceState::Ready);
         daemon
     }
 
     /// Runs until SIGTERM or SIGINT.
     pub(crate) fn run(mut self) -> ExitCode {
         while !self.signals.stop() {
-            if let Err(error) = self.turn() {
+            if let Err(error) = self.poll_once() {
                 log::error!("waiting failed: {error}");
                 return ExitCode::from(1);
             }
@@ -144,15 +144,15 @@ impl Daemon {
     }
 
     /// One turn of the loop.
-    fn turn(&mut self) -> std::io::Result<()> {
-        self.watchdog.mind(clock::steady());
+    fn poll_once(&mut self) -> std::io::Result<()> {
+        self.watchdog.run_due(clock::steady());
         let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
         fds.extend(self.ears.descriptor());
         fds.extend(self.plain.descriptors());
         fds.extend(self.deeds.descriptors());
         fds.extend(self.control.iter().flat_map(Control::descriptors));
         fds.extend(self.metrics.iter().flat_map(Metrics::descriptors));
-        poll::readable(&fds, self.patience())?;
+        poll::readable(&fds, self.time_to_deadline())?;
         self.signals.drain();
         if self.signals.take_reload() {
             // What is wrong has been told in the log.
@@ -160,45 +160,45 @@ impl Daemon {
         }
         self.answer_questions();
         self.tell_metrics();
-        self.hear();
+        self.drain_reports();
         self.act_again(clock::steady());
-        let old = self.ears.mind(&self.setup);
-        self.hear_out(old);
+        let old = self.ears.restart_if_due(&self.setup);
+        self.drain_retired(old);
         self.turn_plain();
-        for over in self.deeds.tend(&self.setup) {
+        for over in self.deeds.run_due(&self.setup) {
             self.note_end(&over);
         }
         self.send_ends_again();
         self.audit.write_due();
         self.note_own_addresses();
-        self.state.tend(self.keeper.replay(), clock::now(), self.setup.config.window);
+        self.state.run_due(self.keeper.replay(), clock::now(), self.setup.config.window);
         self.go_on_with_waiting();
         Ok(())
     }
 
     /// How long nothing is due.
-    fn patience(&self) -> Duration {
+    fn time_to_deadline(&self) -> Duration {
         let now = clock::steady();
         let due = [
-            self.ears.due(),
-            self.watchdog.due(),
-            self.postponed.due(),
-            self.ends.due(),
-            self.waiting.due(),
+            self.ears.deadline(),
+            self.watchdog.deadline(),
+            self.postponed.deadline(),
+            self.ends.deadline(),
+            self.waiting.deadline(),
             self.audit.deadline(),
         ];
         let due = due.into_iter().flatten().map(|due| due.saturating_sub(now));
-        let metrics = self.metrics.as_ref().and_then(Metrics::patience);
-        let asking = self.control.as_ref().and_then(Control::patience);
+        let metrics = self.metrics.as_ref().and_then(Metrics::time_to_deadline);
+        let asking = self.control.as_ref().and_then(Control::time_to_deadline);
         due.chain(metrics)
             .chain(asking)
-            .chain(self.state.patience(now))
-            .chain(self.plain.patience())
-            .fold(TICK.min(self.deeds.patience()), Duration::min)
+            .chain(self.state.time_to_deadline(now))
+            .chain(self.plain.time_to_deadline())
+            .fold(TICK.min(self.deeds.time_to_deadline()), Duration::min)
     }
 
     /// Takes what the watcher reports.
-    pub(super) fn hear(&mut self) {
+    pub(super) fn drain_reports(&mut self) {
         let mut buffer = [0; MESSAGE];
         for _ in 0..BATCH {
             let length = match self.ears.try_recv(&mut buffer) {
@@ -206,7 +206,7 @@ impl Daemon {
                 Ok(None) => return,
                 // It ends as we do when the service manager stops us all.
                 Err(Disconnected) if self.signals.stop() => return,
-                Err(Disconnected) => return self.ears.lose("the watcher ended"),
+                Err(Disconnected) => return self.ears.on_exit("the watcher ended"),
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
@@ -217,15 +217,15 @@ impl Daemon {
                     }
                 }
                 Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
-                Some(FromWatcher::Lost(reason)) => self.ears.miss(&reason),
-                Some(FromWatcher::Failed(reason)) => return self.ears.lose(&reason),
-                Some(FromWatcher::Watching) | None => return self.ears.lose("the watcher talks nonsense"),
+                Some(FromWatcher::Lost(reason)) => self.ears.on_interface_lost(&reason),
+                Some(FromWatcher::Failed(reason)) => return self.ears.on_exit(&reason),
+                Some(FromWatcher::Watching) | None => return self.ears.on_exit("the watcher talks nonsense"),
             }
         }
     }
 
     /// What a watcher that is replaced had passed on already still counts, and so does what it has seen.
-    pub(super) fn hear_out(&mut self, old: Option<WatcherProcess>) {
+    pub(super) fn drain_retired(&mut self, old: Option<WatcherProcess>) {
         let Some(mut old) = old else { return };
         let deadline = clock::steady().saturating_add(COUNT_MAX);
         // Asked once nothing is left from before, so that its answer is its last word.
@@ -238,7 +238,7 @@ impl Daemon {
                     asked = Some(clock::steady());
                     continue;
                 }
-                Ok(None) if asked > old.told() && clock::steady() < deadline => {
+                Ok(None) if asked > old.exit_deadline() && clock::steady() < deadline => {
                     let left = deadline.saturating_sub(clock::steady());
                     let _ = poll::readable(&[old.as_fd()], left);
                     continue;
@@ -267,7 +267,7 @@ impl Daemon {
     }
 
     /// A line in the audit log, and one more of its kind.
-    pub(super) fn keep(&mut self, record: &AuditRecord) {
+    pub(super) fn audit(&mut self, record: &AuditRecord) {
         if let Some(ending) = KnockResult::of(record.event) {
             self.tally.count(ending);
         }
@@ -275,7 +275,7 @@ impl Daemon {
     }
 
     /// What is counted of clients that are gone is forgotten on the disk, too: others of their names begin anew.
-    pub(super) fn forget_strangers(&mut self) {
+    pub(super) fn prune_use_counts(&mut self) {
         if self.state.uses() != self.keeper.uses() {
             self.waiting.forget();
         }
@@ -316,7 +316,7 @@ impl Daemon {
 
     /// Step 11 for all that has ended with its client.
     pub(super) fn note_ended(&mut self, (revoked, dropped): (Revoked, Vec<Over>)) -> Revoked {
-        revoked.records.iter().for_each(|record| self.keep(record));
+        revoked.records.iter().for_each(|record| self.audit(record));
         dropped.iter().for_each(|over| self.note_end(over));
         revoked
     }
@@ -329,8 +329,8 @@ impl Daemon {
             doors => format!(", doors of plain sequences: {doors}"),
         };
         let gate = match self.deeds.standing() {
-            GateState::Off => format!("the gate is off, {}", config.mode.when_off()),
-            GateState::Never | GateState::On | GateState::Trial(_) => {
+            GateState::Open => format!("the gate is off, {}", config.mode.when_off()),
+            GateState::NeverClosed | GateState::Closed | GateState::Trial(_) => {
                 config.mode.when_on(&self.setup.doors())
             }
         };
@@ -346,11 +346,11 @@ impl Daemon {
     fn stop(mut self) -> ExitCode {
         let grants = self.deeds.gatehouse().grants_at_the_end();
         let last_words = match self.deeds.standing() {
-            GateState::Off => "the gate is off".to_owned(),
+            GateState::Open => "the gate is off".to_owned(),
             GateState::Trial(_) => format!("{grants}, the gate stays until its trial is over"),
-            GateState::Never | GateState::On => format!("{grants}, protected ports stay closed"),
+            GateState::NeverClosed | GateState::Closed => format!("{grants}, protected ports stay closed"),
         };
-        notify::tell(notify::ServiceState::Stopping);
+        notify::send(notify::ServiceState::Stopping);
         self.act_at_last();
         let outcomes = self.plain.stop();
         self.note_plain(outcomes);

@@ -42,30 +42,30 @@ impl Daemon {
     /// Steps 4 to 11 for one signed knock.
     pub(super) fn judge(&mut self, sighting: &ReceivedKnock<'_>) {
         let verdict = self.keeper.judge(&sighting.knock, sighting.linked_source(), clock::now());
-        if matches!(verdict, Verdict::AnswerAgain(_)) {
+        if matches!(verdict, Verdict::Resend(_)) {
             self.ends.ask((sighting.knock.fingerprint(), *sighting.knock.envelope().nonce));
         }
-        self.obey(verdict, sighting.knock.fingerprint(), sighting.way_back());
+        self.act_on(verdict, sighting.knock.fingerprint(), sighting.way_back());
     }
 
     /// Steps 5 to 11 for ports that may be a client's.
     pub(super) fn judge_sequence(&mut self, sequence: &PortSequence) {
         for verdict in self.keeper.judge_sequence(sequence, clock::now()) {
-            self.obey(verdict, sequence.fingerprint(), ReplyPath::unanswered(sequence.source()));
+            self.act_on(verdict, sequence.fingerprint(), ReplyPath::unanswered(sequence.source()));
         }
     }
 
-    fn obey(&mut self, verdict: Verdict, key: Fingerprint, way: ReplyPath) {
+    fn act_on(&mut self, verdict: Verdict, key: Fingerprint, way: ReplyPath) {
         match verdict {
             Verdict::Record(accepted) => self.record(accepted, key, way),
-            Verdict::Act(order) => self.act(order, way),
-            Verdict::Pay(bill) => self.pay(bill, way),
-            Verdict::AnswerAgain(bytes) => {
+            Verdict::Execute(order) => self.execute(order, way),
+            Verdict::Commit(bill) => self.commit(bill, way),
+            Verdict::Resend(bytes) => {
                 self.tally.count(KnockResult::Resent);
                 self.send(&bytes, way);
             }
             Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
-            Verdict::Nothing => self.tally.count(KnockResult::Resent),
+            Verdict::Ignore => self.tally.count(KnockResult::Resent),
         }
     }
 
@@ -75,7 +75,7 @@ impl Daemon {
             let why = Explanation::new(AuditCause::AuditUnavailable, why);
             let (record, answer) = self.keeper.give_up(&accepted, why, clock::now());
             self.answer(answer, way);
-            return self.keep(&record);
+            return self.audit(&record);
         }
         if cfg!(feature = "swap-act-and-record") {
             let acceptance = *accepted.acceptance();
@@ -97,7 +97,7 @@ impl Daemon {
         let verdict = self.keeper.decide(accepted, now);
         // Only a one-time password, right or wrong, begins or ends a pause.
         let otp = match &verdict {
-            Verdict::Pay(bill) => bill.code().is_some(),
+            Verdict::Commit(bill) => bill.code().is_some(),
             Verdict::Refuse(refusal) => matches!(refusal.rejection, Rejection::Otp(_)),
             _ => false,
         };
@@ -105,10 +105,10 @@ impl Daemon {
             self.state.record_otp_pauses(self.keeper.otp_pauses(now));
         }
         match verdict {
-            Verdict::Act(order) => self.act(order, way),
-            Verdict::Pay(bill) => self.pay(bill, way),
+            Verdict::Execute(order) => self.execute(order, way),
+            Verdict::Commit(bill) => self.commit(bill, way),
             Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
-            Verdict::Record(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {}
+            Verdict::Record(_) | Verdict::Resend(_) | Verdict::Ignore => {}
         }
     }
 
@@ -116,34 +116,34 @@ impl Daemon {
     pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, way: ReplyPath) {
         let (record, answer) = self.keeper.give_up(accepted, not_recorded(why), clock::now());
         self.answer(answer, way);
-        self.keep(&record);
+        self.audit(&record);
     }
 
     /// What an order uses up is on record before step 9: a code right away, and one of so many uses on the disk.
-    fn pay(&mut self, bill: Uncommitted, way: ReplyPath) {
+    fn commit(&mut self, bill: Uncommitted, way: ReplyPath) {
         if let Some(Err(error)) = bill.code().map(|code| self.state.record(code)) {
             return self.cancel(&bill, &error.to_string(), way);
         }
         if bill.is_counted() {
             return self.wait_for_count(bill, way);
         }
-        self.act(bill.paid(), way);
+        self.execute(bill.committed(), way);
     }
 
     /// The end of an order whose price could not be put on record.
     pub(super) fn cancel(&mut self, bill: &Uncommitted, why: &str, way: ReplyPath) {
         let (record, answer) = self.keeper.cancel(bill, not_recorded(why), clock::now());
         self.answer(answer, way);
-        self.keep(&record);
+        self.audit(&record);
     }
 
     /// Step 9 for the first time: what finds no room is tried once more.
-    pub(super) fn act(&mut self, order: Authorized, way: ReplyPath) {
+    pub(super) fn execute(&mut self, order: Authorized, way: ReplyPath) {
         self.carry_out(Execution::of(order, AttemptNumber::First), way);
     }
 
     fn carry_out(&mut self, mut underway: Execution, way: ReplyPath) {
-        let carried = self.deeds.act(&mut underway, &self.setup);
+        let carried = self.deeds.execute(&mut underway, &self.setup);
         self.carried(underway, carried, way);
     }
 
@@ -188,7 +188,7 @@ impl Daemon {
         if let Some(rejection) = &done.refused {
             let key = order.ticket().fingerprint();
             let verdict = self.keeper.refuse(order.ticket(), rejection.clone(), clock::now());
-            return self.obey(verdict, key, way);
+            return self.act_on(verdict, key, way);
         }
         let (ticket, now) = (order.ticket(), clock::now());
         let (record, answer) = match done.commands {
@@ -199,11 +199,11 @@ impl Daemon {
             }
         };
         self.answer(answer, way);
-        done.closed.iter().for_each(|closed| self.keep(closed));
+        done.closed.iter().for_each(|closed| self.audit(closed));
         // A command's own end is what is recorded of it.
         let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
         if done.outcome != Outcome::Started || !runs {
-            self.keep(&record);
+            self.audit(&record);
         }
     }
 
@@ -224,7 +224,7 @@ impl Daemon {
                 self.ends.send_again(bytes, way, now.steady);
             }
         }
-        self.keep(&over.record);
+        self.audit(&over.record);
     }
 
     /// What was sent by itself may have been lost.
@@ -236,7 +236,7 @@ impl Daemon {
 
     fn refuse(&mut self, refusal: Refusal, key: Fingerprint, way: ReplyPath) {
         self.tally.count(KnockResult::Refused(refusal.rejection.reason()));
-        if matches!(refusal.rejection, Rejection::NotSealed | Rejection::UnknownKey) {
+        if matches!(refusal.rejection, Rejection::DecryptionFailed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, key, way.to);
         }
         self.answer(refusal.answer, way);
@@ -253,7 +253,7 @@ impl Daemon {
         }
         if count == ALARMS_MAX {
             log::warn!("too many of those: taking another watcher");
-            self.ears.distrust();
+            self.ears.replace_untrusted();
         }
     }
 

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 
 use super::event_loop::Daemon;
 use crate::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge, Via};
-use crate::legacy::daemon::{CLIENT, DoorOutcome, NotOpened, action};
+use crate::legacy::daemon::{CLIENT, DoorOutcome, GrantRefused, action};
 use crate::legacy::knockd::GrantSpec;
 use crate::os::{clock, host};
 
 impl Daemon {
     /// Hears and does what is due for plain sequences.
     pub(super) fn turn_plain(&mut self) {
-        let outcomes = self.plain.turn();
+        let outcomes = self.plain.run_due();
         self.note_plain(outcomes);
     }
 
@@ -29,7 +29,9 @@ impl Daemon {
                 }
                 // The command's end is what is recorded of it.
                 DoorOutcome::Opened { opening: None, .. } => None,
-                DoorOutcome::Over { door, source, event, reason } => record(&door, source, event, reason),
+                DoorOutcome::CommandFinished { door, source, event, reason } => {
+                    record(&door, source, event, reason)
+                }
             };
             if let Some(record) = record {
                 self.audit.write(&record, clock::wall());
@@ -55,7 +57,7 @@ impl Daemon {
                 let record = record(door, source, AuditEvent::Granted, None)?;
                 Some(AuditRecord { seconds, ..record })
             }
-            Err(NotOpened { event, reason }) => record(door, source, event, Some(reason)),
+            Err(GrantRefused { event, reason }) => record(door, source, event, Some(reason)),
         }
     }
 }

@@ -51,11 +51,11 @@ struct HttpConnection {
 /// How far an exchange has come.
 enum HttpStage {
     /// The request is not whole yet.
-    Hearing,
+    Reading,
     /// So much of the answer is still to be sent.
-    Telling { answer: Vec<u8>, sent: usize },
+    Writing { answer: Vec<u8>, sent: usize },
     /// All has been sent. Closing at once could take it back from who is still sending (RFC 9112, section 9.6).
-    Leaving,
+    Closing,
 }
 
 /// What is answered to a request.
@@ -83,7 +83,7 @@ impl Metrics {
                     listener.set_nonblocking(true)?;
                     Ok(listener)
                 });
-                let plain = |error| format!("server.metrics {address}: {}", files::plain(&error));
+                let plain = |error| format!("server.metrics {address}: {}", files::io_error_text(&error));
                 Listener::Tcp(listener.map_err(plain)?)
             }
             MetricsPlace::Unix(path) => {
@@ -112,13 +112,13 @@ impl Metrics {
     }
 
     /// In what time `tend` has something to do, if nobody does anything before.
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
         let now = clock::steady();
-        self.connections.iter().map(|connection| connection.patience(now)).min()
+        self.connections.iter().map(|connection| connection.time_to_deadline(now)).min()
     }
 
     /// Hears and answers; `page` is made only if somebody asks for it now.
-    pub(crate) fn tend(&mut self, page: &mut dyn FnMut() -> String) {
+    pub(crate) fn run_due(&mut self, page: &mut dyn FnMut() -> String) {
         for _ in 0..CONNECTIONS_MAX {
             let Ok(stream) = self.listener.accept() else { break };
             if self.connections.len() >= CONNECTIONS_MAX {
@@ -127,7 +127,7 @@ impl Metrics {
             self.connections.push(HttpConnection::new(stream));
         }
         let now = clock::steady();
-        self.connections.retain_mut(|connection| connection.tend(now, page).is_some());
+        self.connections.retain_mut(|connection| connection.run_due(now, page).is_some());
     }
 }
 
@@ -197,35 +197,35 @@ impl Drop for Metrics {
 
 impl HttpConnection {
     fn new(stream: Stream) -> Self {
-        Self { stream, since: clock::steady(), request: Vec::new(), stage: HttpStage::Hearing }
+        Self { stream, since: clock::steady(), request: Vec::new(), stage: HttpStage::Reading }
     }
 
     /// Readable when there is something to hear; what is said to one who does not listen himself waits.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        (!matches!(self.stage, HttpStage::Telling { .. })).then(|| self.stream.as_fd())
+        (!matches!(self.stage, HttpStage::Writing { .. })).then(|| self.stream.as_fd())
     }
 
-    fn patience(&self, now: Duration) -> Duration {
+    fn time_to_deadline(&self, now: Duration) -> Duration {
         let left = self.since.saturating_add(PATIENCE).saturating_sub(now);
         match self.stage {
-            HttpStage::Telling { .. } => left.min(SEND_AGAIN),
-            HttpStage::Hearing | HttpStage::Leaving => left,
+            HttpStage::Writing { .. } => left.min(SEND_AGAIN),
+            HttpStage::Reading | HttpStage::Closing => left,
         }
     }
 
     /// Goes on with the exchange; none when it is over.
-    fn tend(&mut self, now: Duration, page: &mut dyn FnMut() -> String) -> Option<()> {
+    fn run_due(&mut self, now: Duration, page: &mut dyn FnMut() -> String) -> Option<()> {
         if now.saturating_sub(self.since) >= PATIENCE {
             return None;
         }
-        if matches!(self.stage, HttpStage::Hearing) {
-            self.hear(page)?;
+        if matches!(self.stage, HttpStage::Reading) {
+            self.read(page)?;
         }
-        self.tell()?;
-        if matches!(self.stage, HttpStage::Leaving) { self.leave() } else { Some(()) }
+        self.write()?;
+        if matches!(self.stage, HttpStage::Closing) { self.leave() } else { Some(()) }
     }
 
-    fn hear(&mut self, page: &mut dyn FnMut() -> String) -> Option<()> {
+    fn read(&mut self, page: &mut dyn FnMut() -> String) -> Option<()> {
         let mut buffer = [0; 1024];
         for _ in 0..READS_MAX {
             let length = match self.stream.read(&mut buffer) {
@@ -238,15 +238,15 @@ impl HttpConnection {
             self.request.extend(buffer.iter().take(length));
             if let Some(verdict) = judge(&self.request) {
                 self.request = Vec::new();
-                self.stage = HttpStage::Telling { answer: answer(verdict, page), sent: 0 };
+                self.stage = HttpStage::Writing { answer: answer(verdict, page), sent: 0 };
                 return Some(());
             }
         }
         Some(())
     }
 
-    fn tell(&mut self) -> Option<()> {
-        let HttpStage::Telling { answer, sent } = &mut self.stage else { return Some(()) };
+    fn write(&mut self) -> Option<()> {
+        let HttpStage::Writing { answer, sent } = &mut self.stage else { return Some(()) };
         while let Some(rest) = answer.get(*sent..).filter(|rest| !rest.is_empty()) {
             match self.stream.write(rest) {
                 Ok(0) => return None,
@@ -256,7 +256,7 @@ impl HttpConnection {
                 Err(_) => return None,
             }
         }
-        self.stage = HttpStage::Leaving;
+        self.stage = HttpStage::Closing;
         self.stream.end().ok()
     }
 
@@ -406,7 +406,7 @@ mod tests {
             assert_eq!(pages, 0, "no page is made before it is asked for");
             stream.write_all(piece.as_bytes()).unwrap();
             std::thread::sleep(Duration::from_millis(20));
-            metrics.tend(&mut || {
+            metrics.run_due(&mut || {
                 pages += 1;
                 "page\n".to_owned()
             });
@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(metrics.connections.len(), 1);
         drop(stream);
         std::thread::sleep(Duration::from_millis(20));
-        metrics.tend(&mut String::new);
+        metrics.run_due(&mut String::new);
         assert!(metrics.connections.is_empty());
     }
 
@@ -433,7 +433,7 @@ mod tests {
             heard.len()
         });
         while !reading.is_finished() {
-            metrics.tend(&mut || "x".repeat(8 << 20));
+            metrics.run_due(&mut || "x".repeat(8 << 20));
             std::thread::sleep(Duration::from_millis(1));
         }
         assert!(reading.join().unwrap() > 8 << 20);
@@ -447,15 +447,15 @@ mod tests {
         scraper.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         scraper.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         for _ in 0..3 {
-            metrics.tend(&mut || "page\n".to_owned());
+            metrics.run_due(&mut || "page\n".to_owned());
             assert_eq!(metrics.connections.len(), CONNECTIONS_MAX);
         }
         let mut heard = String::new();
         scraper.read_to_string(&mut heard).unwrap();
         assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
-        assert!(metrics.patience().unwrap() <= PATIENCE);
+        assert!(metrics.time_to_deadline().unwrap() <= PATIENCE);
         let over = clock::steady().saturating_add(PATIENCE);
-        metrics.connections.retain_mut(|connection| connection.tend(over, &mut String::new).is_some());
+        metrics.connections.retain_mut(|connection| connection.run_due(over, &mut String::new).is_some());
         assert!(metrics.connections.is_empty());
         drop(silent);
     }
@@ -468,10 +468,10 @@ mod tests {
         let mut metrics = Metrics::open(MetricsPlace::Unix(path.clone())).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
         assert!(Metrics::open(MetricsPlace::Unix(path.clone())).is_err(), "another one listens there");
-        metrics.tend(&mut String::new);
+        metrics.run_due(&mut String::new);
         let mut stream = UnixStream::connect(&path).unwrap();
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-        metrics.tend(&mut || "page\n".to_owned());
+        metrics.run_due(&mut || "page\n".to_owned());
         let mut heard = String::new();
         stream.read_to_string(&mut heard).unwrap();
         assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");

@@ -14,7 +14,7 @@ impl Daemon {
     /// Why everything is as it was.
     pub(super) fn reload(&mut self) -> Result<Option<String>, String> {
         // One that goes wrong everywhere takes almost as long as the service manager waits.
-        self.watchdog.mind(clock::steady());
+        self.watchdog.run_due(clock::steady());
         match self.try_reload() {
             Ok(()) => {
                 log::info!("reloaded: {}", self.summary());
@@ -78,25 +78,25 @@ impl Daemon {
         let metrics = metrics.map_err(AdminError::run)?;
         let plain = self.plain.prepare(&new.config, knockd.as_ref())?;
         self.deeds.gatehouse().load(&new).map_err(AdminError::run)?;
-        let old = self.ears.change(&new).inspect_err(|_| {
+        let old = self.ears.reconfigure(&new).inspect_err(|_| {
             if let Err(error) = self.deeds.gatehouse().load(&self.setup) {
                 log::error!("the old gate could not be restored: {error}");
             }
         })?;
-        self.hear_out(old);
+        self.drain_retired(old);
         self.act_at_last();
         self.keeper.replace_policy(new.policy());
-        self.forget_strangers();
+        self.prune_use_counts();
         self.audit.turn_to(&new.config);
         if moves {
             self.metrics = metrics;
         }
-        self.plain.take_up(plain);
+        self.plain.activate(plain);
         (self.setup, self.knockd) = (new, knockd);
         self.remember_config();
         self.end_for_strangers();
         for record in self.deeds.confirm_undoings(&self.setup) {
-            self.keep(&record);
+            self.audit(&record);
         }
         Ok(())
     }

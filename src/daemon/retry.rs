@@ -41,13 +41,13 @@ impl RetryQueue {
 
     /// The first one, if it has waited long enough by `now`.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<(Authorized, ReplyPath)> {
-        let due = self.due().is_some_and(|due| due <= now);
+        let due = self.deadline().is_some_and(|due| due <= now);
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
         Some((waiting.order, waiting.way))
     }
 
     /// When the first one is due.
-    pub(super) fn due(&self) -> Option<Duration> {
+    pub(super) fn deadline(&self) -> Option<Duration> {
         self.0.front().map(|waiting| waiting.due)
     }
 }

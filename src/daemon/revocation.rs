@@ -27,14 +27,14 @@ impl Daemon {
                 remarks.push(format!("the next start does not know of it: {error}"));
             }
             self.keeper.replace_policy(self.setup.policy());
-            match self.ears.change(&self.setup) {
-                Ok(old) => self.hear_out(old),
+            match self.ears.reconfigure(&self.setup) {
+                Ok(old) => self.drain_retired(old),
                 // Its knocks still reach the keeper, which refuses them.
                 Err(failure) => {
                     remarks.push(format!("the watcher still passes its knocks on: {}", failure.text()))
                 }
             }
-            self.forget_strangers();
+            self.prune_use_counts();
         }
         // Also of a client that is not configured any more.
         let names: Vec<_> = meant.iter().map(|client| client.name.to_string()).collect();

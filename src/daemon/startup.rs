@@ -20,7 +20,7 @@ use crate::legacy::daemon::KnockdConfig;
 use crate::legacy::embedded::{self, LegacyDoors};
 use crate::os::files::{self, FileError};
 use crate::os::process::fds;
-use crate::os::process::privileges::{self, Needs};
+use crate::os::process::privileges::{self, RequiredRights};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, log as os_log};
 use crate::state::{self, Leftover, ReplayFolder, UndoQueue};
@@ -30,7 +30,7 @@ use crate::supervisor::watcher_supervisor::{Start, WatcherSupervisor};
 #[must_use]
 pub(crate) fn run(path: &Path) -> ExitCode {
     fds::close_inherited();
-    files::close_to_others();
+    files::restrict_umask();
     os_log::start("spa-knockd");
     // First of all: a SIGHUP while keys are loaded must not end us.
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")));
@@ -39,9 +39,9 @@ pub(crate) fn run(path: &Path) -> ExitCode {
             .inspect_err(|_| boot::close_despite_config(path))?
             .confine()?
             .lock()?
-            .close_proven_gate()?
+            .close_gate_if_closed_before()?
             .check_state()?
-            .remember()?
+            .restore()?
             .listen()?
             .close_gate()
             .map(|gated| (gated, signals))
@@ -108,14 +108,14 @@ impl Configured {
     /// Gives up what this config does not need, for as long as the process lives.
     fn confine(self) -> Result<Self, AdminError> {
         let needs = match runs_commands(&self.setup, self.knockd.as_ref()) {
-            true => Needs::Everything,
-            false => Needs::Knocking { port: self.setup.config.port },
+            true => RequiredRights::Everything,
+            false => RequiredRights::Knocking { port: self.setup.config.port },
         };
         if self.setup.config.backend == BackendKind::Iptables {
             // The kernel's parts for it may have to be loaded, which takes more rights than are kept.
             Iptables::prime(&self.tables());
         }
-        privileges::keep(needs)
+        privileges::retain_capabilities(needs)
             .map_err(|error| AdminError::run(format_args!("giving up rights: {error}")))?;
         os_log::start_thread();
         Ok(self)
@@ -146,7 +146,7 @@ impl Configured {
             locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);
         }
         // What cannot be looked into has been used before.
-        let standing = GateState::read_trusted(folder).unwrap_or(GateState::On);
+        let standing = GateState::read_trusted(folder).unwrap_or(GateState::Closed);
         let gatehouse = gate::config::open(&self.setup, standing)?;
         Ok(Locked { configured: self, locks, state, gatehouse })
     }
@@ -162,8 +162,8 @@ pub(crate) fn runs_commands(setup: &Setup, knockd: Option<&KnockdConfig>) -> boo
 impl Locked {
     /// Where the daemon has run before, the gate closes before anything that can fail: a boot at which an
     /// interface is missing leaves no port open.
-    fn close_proven_gate(mut self) -> Result<Self, AdminError> {
-        if self.gatehouse.standing() != GateState::Never {
+    fn close_gate_if_closed_before(mut self) -> Result<Self, AdminError> {
+        if self.gatehouse.standing() != GateState::NeverClosed {
             self.gatehouse.load(&self.configured.setup).map_err(AdminError::run)?;
         }
         Ok(self)
@@ -177,7 +177,7 @@ impl Locked {
         Ok(self)
     }
 
-    fn remember(self) -> Result<Restored, AdminError> {
+    fn restore(self) -> Result<Restored, AdminError> {
         RevokedKeys::read(&self.configured.setup.config.state_dir)?;
         let (state, memory) = state::open(&self.configured.setup.config).map_err(AdminError::run)?;
         let (undoings, left) =
@@ -189,8 +189,8 @@ impl Locked {
 impl Restored {
     fn listen(self) -> Result<Listening, AdminError> {
         let start = match self.locked.gatehouse.standing() {
-            GateState::Never => Start::First,
-            GateState::On | GateState::Off | GateState::Trial(_) => Start::Later,
+            GateState::NeverClosed => Start::First,
+            GateState::Closed | GateState::Open | GateState::Trial(_) => Start::Later,
         };
         let ears = WatcherSupervisor::open(&self.locked.configured.setup, start)?;
         let plain = {
@@ -213,19 +213,19 @@ impl Listening {
         } = self.remembering;
         let (ears, plain, setup) = (self.ears, self.plain, &configured.setup);
         let mut audit = AuditLog::open(&setup.config);
-        for record in actions::tell_left(left) {
+        for record in actions::report_interrupted(left) {
             audit.write(&record, clock::wall());
         }
-        if gatehouse.standing() == GateState::Never {
-            gatehouse.change(GateState::On, setup).map_err(AdminError::run)?;
+        if gatehouse.standing() == GateState::NeverClosed {
+            gatehouse.set_state(GateState::Closed, setup).map_err(AdminError::run)?;
         }
         let removed = match gatehouse.standing() {
-            GateState::Off if setup.config.backend != BackendKind::None => takeover::remove_all_gates(),
+            GateState::Open if setup.config.backend != BackendKind::None => takeover::remove_all_gates(),
             _ => takeover::remove_other_gates(setup.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
         let mut deeds = Executor::new(gatehouse, undoings)
-            .map_err(|error| AdminError::run(format_args!("no thread: {}", files::plain(&error))))?;
+            .map_err(|error| AdminError::run(format_args!("no thread: {}", files::io_error_text(&error))))?;
         for record in deeds.confirm_undoings(setup) {
             audit.write(&record, clock::wall());
         }

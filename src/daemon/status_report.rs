@@ -26,8 +26,8 @@ impl Daemon {
         let legacy = self.plain.state();
         let config = &self.setup.config;
         let (state, left) = match self.deeds.standing() {
-            GateState::Never | GateState::On => (GateMode::On, None),
-            GateState::Off => (GateMode::Off, None),
+            GateState::NeverClosed | GateState::Closed => (GateMode::On, None),
+            GateState::Open => (GateMode::Off, None),
             GateState::Trial(until) => (GateMode::Trial, Some(until.saturating_sub(clock::boot()).as_secs())),
         };
         let seen = self.ears.seen();
@@ -38,7 +38,7 @@ impl Daemon {
             count,
         };
         let users = self.keeper.users_of_previous_keys().into_iter();
-        let (commands, pending_undo) = self.deeds.at_work();
+        let (commands, pending_undo) = self.deeds.queue_depths();
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             server: config.id.to_string(),
@@ -115,19 +115,19 @@ impl Daemon {
         let deadline = begun.saturating_add(COUNT_MAX);
         let fresh = |told: Option<Duration>, now: Duration| told.is_some_and(|told| told >= now);
         let Some(watcher) = self.ears.watcher() else { return };
-        let known = fresh(watcher.told(), begun.saturating_sub(COUNT_AGE));
+        let known = fresh(watcher.exit_deadline(), begun.saturating_sub(COUNT_AGE));
         if known || watcher.is_silent(begun) || !watcher.ask() {
             return;
         }
         while clock::steady() < deadline
             && let Some(watcher) = self.ears.watcher()
-            && !fresh(watcher.told(), begun)
+            && !fresh(watcher.exit_deadline(), begun)
         {
             let left = deadline.saturating_sub(clock::steady());
             if poll::readable(&[watcher.as_fd()], left).is_err() {
                 return;
             }
-            self.hear();
+            self.drain_reports();
         }
     }
 }

@@ -52,7 +52,7 @@ impl WaitingKnocks {
     }
 
     /// When the first one has waited too long.
-    pub(super) fn due(&self) -> Option<Duration> {
+    pub(super) fn deadline(&self) -> Option<Duration> {
         let accepted = self.accepted.front().map(|timed| timed.due);
         let bills = [&self.bills, &self.recording].into_iter().filter_map(|bills| Some(bills.front()?.due));
         let acting = self.acting.iter().filter(|(wait, _)| wait.has_an_end()).map(|(_, timed)| timed.due);
@@ -112,7 +112,7 @@ impl Daemon {
             self.waiting.is_recording = false;
             for Timed { knock: (bill, way), .. } in std::mem::take(&mut self.waiting.recording) {
                 match &recorded {
-                    Ok(()) => self.act(bill.paid(), way),
+                    Ok(()) => self.execute(bill.committed(), way),
                     Err(error) => self.cancel(&bill, error, way),
                 }
             }
@@ -131,7 +131,7 @@ impl Daemon {
     /// knocks are.
     pub(super) fn settle(&mut self) {
         while !self.waiting.is_empty() {
-            self.state.tend(self.keeper.replay(), clock::now(), self.setup.config.window);
+            self.state.run_due(self.keeper.replay(), clock::now(), self.setup.config.window);
             self.deeds.gatehouse().settle();
             self.go_on_with_waiting();
             if !self.waiting.is_empty() {

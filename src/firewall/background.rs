@@ -60,7 +60,7 @@ struct BackendSnapshot {
 impl BackendSnapshot {
     fn of(backend: &impl Backend) -> Self {
         let at = clock::boot();
-        Self { live: backend.live(), at, due: backend.due().map(|due| at.saturating_add(due)) }
+        Self { live: backend.live(), at, due: backend.deadline().map(|due| at.saturating_add(due)) }
     }
 }
 
@@ -117,15 +117,15 @@ impl<B: Backend + Send + 'static> BackgroundFirewall<B> {
             }),
             Some(FirewallJob::Upkeep) => self.worker.ask(move || {
                 let mut backend = locked(&backend);
-                let closed = backend.close_due();
+                let closed = backend.expire();
                 JobReport::Upkeep {
                     closed,
-                    disturbed: backend.disturbed(),
+                    disturbed: backend.modified_externally(),
                     state: BackendSnapshot::of(&*backend),
                 }
             }),
             Some(FirewallJob::Alive) => {
-                self.worker.ask(move || JobReport::Alive(locked(&backend).stay_alive()))
+                self.worker.ask(move || JobReport::Alive(locked(&backend).heartbeat()))
             }
             None => {}
         }
@@ -214,7 +214,7 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
         live.map(|live| ActiveGrant { left: live.left.saturating_sub(passed), ..live.clone() }).collect()
     }
 
-    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+    fn heartbeat(&mut self) -> Result<(), FirewallError> {
         if !self.queue.iter().any(|job| matches!(job, FirewallJob::Alive)) {
             self.queue.push_front(FirewallJob::Alive);
         }
@@ -225,7 +225,7 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
         Some(self.worker.descriptor())
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn modified_externally(&mut self) -> bool {
         std::mem::take(&mut self.disturbed)
     }
 
@@ -234,7 +234,7 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
         self.now(Backend::remove)
     }
 
-    fn due(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Duration> {
         if self.disturbed || self.upkept.is_err() {
             return Some(Duration::ZERO);
         }
@@ -243,9 +243,9 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
         due.map(|due| due.saturating_sub(clock::boot()))
     }
 
-    fn close_due(&mut self) -> Result<(), FirewallError> {
+    fn expire(&mut self) -> Result<(), FirewallError> {
         // A second one would do nothing that the first does not.
-        if !self.upkeep && self.due().is_some_and(|due| due.is_zero()) {
+        if !self.upkeep && self.deadline().is_some_and(|due| due.is_zero()) {
             self.upkeep = true;
             // Before grants that wait: what is over must not stay open.
             self.queue.push_front(FirewallJob::Upkeep);
@@ -257,9 +257,9 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
         locked(&self.backend).kernel_closes()
     }
 
-    fn rest(&mut self) -> Result<(), FirewallError> {
+    fn suspend(&mut self) -> Result<(), FirewallError> {
         self.settle();
-        self.now(Backend::rest)
+        self.now(Backend::suspend)
     }
 
     fn queue(&mut self, request: &FirewallRequest) -> Option<Result<RequestId, FirewallError>> {
@@ -336,16 +336,16 @@ mod tests {
             Vec::new()
         }
 
-        fn stay_alive(&mut self) -> Result<(), FirewallError> {
+        fn heartbeat(&mut self) -> Result<(), FirewallError> {
             self.call("alive".to_owned());
             Err(FirewallError::Gone)
         }
 
-        fn due(&self) -> Option<Duration> {
+        fn deadline(&self) -> Option<Duration> {
             Some(Duration::ZERO)
         }
 
-        fn close_due(&mut self) -> Result<(), FirewallError> {
+        fn expire(&mut self) -> Result<(), FirewallError> {
             self.call("upkeep".to_owned());
             Err(FirewallError::Gone)
         }
@@ -354,7 +354,7 @@ mod tests {
             None
         }
 
-        fn disturbed(&mut self) -> bool {
+        fn modified_externally(&mut self) -> bool {
             false
         }
 
@@ -410,20 +410,20 @@ mod tests {
     #[test]
     fn upkeep_waits_once_however_often_the_loop_turns_after_a_sign_of_life_has_failed() {
         let (mut background, tokens, calls) = slow();
-        assert!(background.stay_alive().is_ok());
+        assert!(background.heartbeat().is_ok());
         tokens.send(()).unwrap();
         background.settle();
         background.queue(&FirewallRequest::Grant(Vec::new())).unwrap().unwrap();
         assert!(background.ended().is_empty());
         // The thread is at that one.
         for _ in 0..50 {
-            assert!(background.close_due().is_ok());
+            assert!(background.expire().is_ok());
             assert!(background.ended().is_empty());
         }
         (0..60).for_each(|_| tokens.send(()).unwrap());
         background.settle();
         assert_eq!(*calls.lock().unwrap(), ["alive", "grant 1", "upkeep"]);
-        assert!(background.stay_alive().is_err() && background.close_due().is_err(), "told at the next call");
+        assert!(background.heartbeat().is_err() && background.expire().is_err(), "told at the next call");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl GateKind {
     ///
     /// # Errors
     /// When the kernel does not do it, or would not close them again.
-    pub fn let_in(
+    pub fn grant_unconfirmed(
         self,
         address: IpAddr,
         ports: &[PortRange],
@@ -66,8 +66,8 @@ impl GateKind {
         comment: &str,
     ) -> Result<(), FirewallError> {
         match self {
-            Self::Nftables => Nftables::let_in(address, ports, time, comment),
-            Self::Iptables => Iptables::let_in(address, ports, time, comment),
+            Self::Nftables => Nftables::grant_unconfirmed(address, ports, time, comment),
+            Self::Iptables => Iptables::grant_unconfirmed(address, ports, time, comment),
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) struct GrantHolder {
 
 /// What the kernel is to be told of one passage.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct ElementChange {
     pub(super) passage: Access,
     /// Who holds it from now on, for the longest time; nobody = it is closed.
     pub(super) holder: Option<GrantHolder>,
@@ -87,14 +87,14 @@ impl GrantHolder {
 
 impl GrantTable {
     /// How it is held once `grant` has been made at `now`: for its own time, or for what is left of a longer one.
-    pub(super) fn with(&self, grant: &Grant, now: Duration) -> Change {
+    pub(super) fn with(&self, grant: &Grant, now: Duration) -> ElementChange {
         let passage = grant.passage();
         let longest = self.longest(&passage);
         let own = GrantHolder::of(grant, now);
         let before =
             if longest.is_some_and(|holder| holder.end > now) { WasOpen::Open } else { WasOpen::Closed };
         let holder = longest.filter(|holder| holder.end > own.end).cloned().unwrap_or(own);
-        Change { passage, holder: Some(holder), before }
+        ElementChange { passage, holder: Some(holder), before }
     }
 
     /// Whether its client may hold these grants of one knock besides what it holds at `now`, and they have room.
@@ -278,11 +278,11 @@ impl GrantTable {
     }
 
     /// What the kernel must be told so that all that is live is open there.
-    pub(super) fn changes(&self, now: Duration) -> Vec<Change> {
+    pub(super) fn changes(&self, now: Duration) -> Vec<ElementChange> {
         let longest = |holders: &[GrantHolder]| holders.iter().max_by_key(|holder| holder.end).cloned();
         let held = self.grants.iter().filter_map(|(&passage, holders)| Some((passage, longest(holders)?)));
         let live = held.filter(|(_, holder)| holder.end > now);
-        live.map(|(passage, holder)| Change { passage, holder: Some(holder), before: WasOpen::Open })
+        live.map(|(passage, holder)| ElementChange { passage, holder: Some(holder), before: WasOpen::Open })
             .collect()
     }
 
@@ -291,7 +291,7 @@ impl GrantTable {
         &self,
         which: &dyn Fn(&ActiveGrant) -> bool,
         now: Duration,
-    ) -> (Vec<Change>, Vec<ActiveGrant>) {
+    ) -> (Vec<ElementChange>, Vec<ActiveGrant>) {
         let (mut changes, mut closed) = (Vec::new(), Vec::new());
         for (&passage, holders) in &self.grants {
             let live = holders.iter().filter(|holder| holder.end > now);
@@ -303,7 +303,7 @@ impl GrantTable {
             let holder = stay.into_iter().max_by_key(|holder| holder.end).cloned();
             // Whether it has been used is not known: it is not given twice.
             let holder = holder.filter(|_| !matches!(passage.way, AccessTarget::Once(_)));
-            changes.push(Change { passage, holder, before: WasOpen::Open });
+            changes.push(ElementChange { passage, holder, before: WasOpen::Open });
         }
         (changes, closed)
     }
@@ -385,14 +385,14 @@ mod tests {
         assert_eq!(
             changes,
             [
-                Change { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open },
-                Change { passage: web, holder: None, before: WasOpen::Open },
+                ElementChange { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open },
+                ElementChange { passage: web, holder: None, before: WasOpen::Open },
             ]
         );
         assert_eq!(closed.len(), 2);
         held.forget(&gone, now);
         assert!(held.without(&gone, now).0.is_empty());
-        let left = Change { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
+        let left = ElementChange { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
         assert_eq!(held.changes(now), [left]);
     }
 
@@ -404,7 +404,10 @@ mod tests {
         held.hold(passage, holder("laptop", 60));
         held.hold(passage, GrantHolder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
         let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", Duration::ZERO);
-        assert_eq!(changes, [Change { passage, holder: Some(holder("laptop", 60)), before: WasOpen::Open }]);
+        assert_eq!(
+            changes,
+            [ElementChange { passage, holder: Some(holder("laptop", 60)), before: WasOpen::Open }]
+        );
         assert_eq!(closed.len(), 1);
     }
 }

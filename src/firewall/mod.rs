@@ -71,13 +71,13 @@ pub trait Backend {
     ///
     /// # Errors
     /// When the firewall does not take it.
-    fn stay_alive(&mut self) -> Result<(), FirewallError>;
+    fn heartbeat(&mut self) -> Result<(), FirewallError>;
 
     /// Readable when somebody has changed the firewall, where that can be told.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
     /// Whether somebody else has taken away something of ours since this was last asked.
-    fn disturbed(&mut self) -> bool;
+    fn modified_externally(&mut self) -> bool;
 
     /// Takes away all that is ours. What was granted is open, as everything is.
     ///
@@ -86,7 +86,7 @@ pub trait Backend {
     fn remove(&mut self) -> Result<(), FirewallError>;
 
     /// In what time `close_due` or `disturbed` has something to do; never where the kernel closes and tells by itself.
-    fn due(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Duration> {
         None
     }
 
@@ -94,7 +94,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// When the firewall does not do it; it is due again a little later.
-    fn close_due(&mut self) -> Result<(), FirewallError> {
+    fn expire(&mut self) -> Result<(), FirewallError> {
         Ok(())
     }
 
@@ -121,7 +121,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    fn rest(&mut self) -> Result<(), FirewallError> {
+    fn suspend(&mut self) -> Result<(), FirewallError> {
         Ok(())
     }
 }
@@ -223,7 +223,7 @@ pub struct GateSpec {
     /// Whose rules close them.
     pub mode: FirewallMode,
     /// For how long they are closed.
-    pub enforcing: Enforcement,
+    pub enforcement: Enforcement,
     /// Whom the kernel lets in when nobody can knock any more.
     pub failsafe: Option<Failsafe>,
     /// The knock port, if datagrams to it are to be dropped without an answer because they are captured.
@@ -231,7 +231,7 @@ pub struct GateSpec {
     /// Interfaces on which they are dropped as early as can be.
     pub early: Vec<String>,
     /// TCP connections that are older than the gate and must live on.
-    pub older: Vec<TcpConnection>,
+    pub established: Vec<TcpConnection>,
 }
 
 /// For how long the gate is closed.
@@ -239,9 +239,9 @@ pub struct GateSpec {
 pub enum Enforcement {
     /// Until somebody opens it.
     #[default]
-    Always,
+    Permanent,
     /// On trial: the kernel opens it after this time by itself.
-    For(Duration),
+    Trial(Duration),
 }
 
 /// The firewall did not do it.

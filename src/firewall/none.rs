@@ -25,7 +25,7 @@ impl Backend for NoFirewall {
         Vec::new()
     }
 
-    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+    fn heartbeat(&mut self) -> Result<(), FirewallError> {
         Ok(())
     }
 
@@ -33,7 +33,7 @@ impl Backend for NoFirewall {
         None
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn modified_externally(&mut self) -> bool {
         false
     }
 

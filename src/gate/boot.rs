@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::established_connections;
 use super::lock::lock_gate;
-use super::older;
 use super::state::GateState;
 use crate::config::{self, BackendKind};
-use crate::console::{AdminError, tell};
+use crate::console::{AdminError, notice};
 use crate::crypto::checksum;
 use crate::firewall::{
     Backend, Enforcement, Failsafe, FirewallError, FirewallMode, GateSpec, Iptables, Nftables,
@@ -55,8 +55,16 @@ enum BackendName {
 impl BootRecord {
     fn of(backend: BackendKind, gate: &GateSpec) -> Self {
         // All of it is named here, so that whatever a gate consists of later is decided about.
-        let GateSpec { protect, published, mode, enforcing: _, failsafe, silent_port, early: _, older: _ } =
-            gate;
+        let GateSpec {
+            protect,
+            published,
+            mode,
+            enforcement: _,
+            failsafe,
+            silent_port,
+            early: _,
+            established: _,
+        } = gate;
         Self {
             version: VERSION,
             backend: match backend {
@@ -88,14 +96,14 @@ impl BootRecord {
         };
         let (protect, published) = (ports(&self.protect)?, ports(&self.published)?);
         let is_guarded = |door: PortRange| protect.iter().chain(&published).any(|ports| ports.contain(door));
-        let older = older(is_guarded);
+        let older = established_connections(is_guarded);
         Some(GateSpec {
             protect,
             published,
-            enforcing,
+            enforcement: enforcing,
             failsafe,
             silent_port: self.silent_port,
-            older,
+            established: older,
             ..GateSpec::default()
         })
     }
@@ -169,7 +177,7 @@ fn read(state_dir: &Path) -> Result<Option<BootRecord>, AdminError> {
     };
     match read(copy) {
         Ok(record) => {
-            tell(format_args!("warning: {problem}\nusing its copy, {}", copy.display()));
+            notice(format_args!("warning: {problem}\nusing its copy, {}", copy.display()));
             Ok(Some(record))
         }
         Err(other) => Err(AdminError::run(format_args!(
@@ -195,8 +203,8 @@ enum RestoredGate {
 pub(crate) fn restore(config: &Path, state_dir: Option<&Path>) -> Result<(), AdminError> {
     let state_dir = state_dir.map_or_else(|| state_dir_of(config), Path::to_owned);
     match try_restore(&state_dir)? {
-        RestoredGate::Closed(ports) => tell(format_args!("gate: {ports} closed without a grant")),
-        RestoredGate::Nothing(reason) => tell(format_args!("{reason}; nothing to restore")),
+        RestoredGate::Closed(ports) => notice(format_args!("gate: {ports} closed without a grant")),
+        RestoredGate::Nothing(reason) => notice(format_args!("{reason}; nothing to restore")),
     }
     Ok(())
 }
@@ -219,14 +227,14 @@ fn state_dir_of(config: &Path) -> PathBuf {
 fn try_restore(state_dir: &Path) -> Result<RestoredGate, AdminError> {
     let nothing = |reason: &str| Ok(RestoredGate::Nothing(reason.to_owned()));
     let standing = GateState::read_trusted(state_dir).unwrap_or_else(|error| {
-        tell(format_args!("warning: {error}; closing the gate, as it may be on"));
-        GateState::On
+        notice(format_args!("warning: {error}; closing the gate, as it may be on"));
+        GateState::Closed
     });
     let enforcing = match standing {
-        GateState::Never => return nothing("gate: it has never been closed"),
-        GateState::Off => return nothing("gate: off"),
-        GateState::On => Enforcement::Always,
-        GateState::Trial(until) => Enforcement::For(until.saturating_sub(clock::boot())),
+        GateState::NeverClosed => return nothing("gate: it has never been closed"),
+        GateState::Open => return nothing("gate: off"),
+        GateState::Closed => Enforcement::Permanent,
+        GateState::Trial(until) => Enforcement::Trial(until.saturating_sub(clock::boot())),
     };
     let Some(record) = read(state_dir)? else {
         let file = state_dir.join(FIRST);
@@ -256,7 +264,7 @@ fn load(backend: BackendName, state_dir: &Path, gate: &GateSpec) -> Result<(), F
             let mut firewall = Iptables::open(state_dir)?;
             firewall.load(gate)?;
             // Nobody is here to close a grant that only a daemon ends.
-            firewall.rest()
+            firewall.suspend()
         }
         BackendName::None => Ok(()),
     }
@@ -291,7 +299,10 @@ mod tests {
             let read = BootRecord::parse(&text).unwrap();
             assert_eq!(read, record);
             let expected = GateSpec { mode: FirewallMode::Guard, ..gate };
-            assert_eq!(read.gate(Enforcement::Always), Some(GateSpec { older: Vec::new(), ..expected }));
+            assert_eq!(
+                read.gate(Enforcement::Permanent),
+                Some(GateSpec { established: Vec::new(), ..expected })
+            );
             for bit in 0..text.len() * 8 {
                 let mut bytes = text.clone().into_bytes();
                 bytes[bit / 8] ^= 1 << (bit % 8);

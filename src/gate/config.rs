@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::state::{self, GateState};
-use super::{Gate, GateConfig, older};
+use super::{Gate, GateConfig, established_connections};
 use crate::capture::CaptureKind;
 use crate::config::setup::Setup;
 use crate::config::{BackendKind, Interfaces};
@@ -57,16 +57,16 @@ impl GateConfig for Setup {
         let gated = config.gated();
         let is_gated =
             |door| gated.iter().chain(&config.published).any(|ports: &PortRange| ports.contain(door));
-        let older = older(is_gated);
+        let older = established_connections(is_gated);
         GateSpec {
             protect: gated,
             published: config.published.clone(),
             mode: config.mode,
-            enforcing,
+            enforcement: enforcing,
             failsafe: config.failsafe.clone(),
             silent_port,
             early,
-            older,
+            established: older,
         }
     }
 

@@ -88,7 +88,7 @@ impl Drop for Gate {
     /// A start that fails after the table is loaded leaves nothing open that only a daemon would close.
     fn drop(&mut self) {
         if self.tended
-            && let Err(error) = self.rest()
+            && let Err(error) = self.suspend()
         {
             log::error!("{error}; grants that only a daemon closes may stay open until the next start");
         }
@@ -125,15 +125,15 @@ impl Gate {
     /// When the firewall does not take it; nothing has changed then.
     pub(crate) fn load(&mut self, plan: &impl GateConfig) -> Result<(), FirewallError> {
         let enforcing = match self.standing {
-            GateState::Off => return Ok(()),
-            GateState::Never | GateState::On => Enforcement::Always,
-            GateState::Trial(until) => Enforcement::For(until.saturating_sub(clock::boot())),
+            GateState::Open => return Ok(()),
+            GateState::NeverClosed | GateState::Closed => Enforcement::Permanent,
+            GateState::Trial(until) => Enforcement::Trial(until.saturating_sub(clock::boot())),
         };
         let gate = plan.gate(enforcing);
         self.firewall.load(&gate)?;
         self.tended = true;
         // A trial is over with this boot.
-        if enforcing == Enforcement::Always {
+        if enforcing == Enforcement::Permanent {
             self.boot.remember(plan.state_dir(), plan.backend(), &gate);
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Gate {
     /// # Errors
     /// When the firewall does not do it.
     pub(crate) fn grant(&mut self, grants: &[Grant], plan: &impl GateConfig) -> Result<(), FirewallError> {
-        self.let_in(grants, plan)?;
+        self.grant_unconfirmed(grants, plan)?;
         if self.can_confirm(grants) {
             self.confirm(plan);
         }
@@ -154,7 +154,7 @@ impl Gate {
     /// A knock has worked: a gate on trial stays closed.
     fn confirm(&mut self, plan: &impl GateConfig) {
         if matches!(self.standing, GateState::Trial(_)) {
-            match self.change(GateState::On, plan) {
+            match self.set_state(GateState::Closed, plan) {
                 Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
                 Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
             }
@@ -163,7 +163,7 @@ impl Gate {
 
     /// Begins what a knock asks of the firewall.
     pub(crate) fn begin(&mut self, request: FirewallRequest, plan: &impl GateConfig) -> RevocationProgress {
-        let is_off = self.standing == GateState::Off && matches!(request, FirewallRequest::Grant(_));
+        let is_off = self.standing == GateState::Open && matches!(request, FirewallRequest::Grant(_));
         let queued = if is_off { None } else { self.firewall.queue(&request) };
         match queued {
             Some(Ok(id)) => RevocationProgress::Queued(id),
@@ -224,8 +224,12 @@ impl Gate {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn let_in(&mut self, grants: &[Grant], plan: &impl GateConfig) -> Result<(), FirewallError> {
-        if self.standing == GateState::Off {
+    pub(crate) fn grant_unconfirmed(
+        &mut self,
+        grants: &[Grant],
+        plan: &impl GateConfig,
+    ) -> Result<(), FirewallError> {
+        if self.standing == GateState::Open {
             return grant_without_gate(grants, plan.mode());
         }
         match self.firewall.grant(grants) {
@@ -269,8 +273,8 @@ impl Gate {
     /// When the kernel cannot be read.
     fn reconcile(&mut self) -> Result<(), FirewallError> {
         match self.standing {
-            GateState::Off => Ok(()),
-            GateState::Never | GateState::On | GateState::Trial(_) => self.firewall.reconcile(),
+            GateState::Open => Ok(()),
+            GateState::NeverClosed | GateState::Closed | GateState::Trial(_) => self.firewall.reconcile(),
         }
     }
 
@@ -283,14 +287,14 @@ impl Gate {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn change(
+    pub(crate) fn set_state(
         &mut self,
         standing: GateState,
         plan: &impl GateConfig,
     ) -> Result<(), FirewallError> {
         let before = std::mem::replace(&mut self.standing, standing);
         let changed = match standing {
-            GateState::Off => self.firewall.remove().inspect(|()| self.tended = false),
+            GateState::Open => self.firewall.remove().inspect(|()| self.tended = false),
             _ => self.load(plan),
         };
         changed.inspect_err(|_| self.standing = before)?;
@@ -319,9 +323,9 @@ impl Gate {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn rest(&mut self) -> Result<(), FirewallError> {
+    pub(crate) fn suspend(&mut self) -> Result<(), FirewallError> {
         self.tended = false;
-        match self.firewall.rest() {
+        match self.firewall.suspend() {
             Err(FirewallError::Gone) | Ok(()) => Ok(()),
             failed => failed,
         }
@@ -333,7 +337,7 @@ impl Gate {
     }
 
     /// In what time `tend` has something to do.
-    pub(crate) fn patience(&self) -> Duration {
+    pub(crate) fn time_to_deadline(&self) -> Duration {
         let now = clock::steady();
         let trial = match self.standing {
             GateState::Trial(until) => Some(until.saturating_sub(clock::boot())),
@@ -343,20 +347,20 @@ impl Gate {
         trial
             .into_iter()
             .chain(mend)
-            .chain(self.firewall.due())
+            .chain(self.firewall.deadline())
             .fold(self.alive.saturating_sub(now), Duration::min)
     }
 
     /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
-    pub(crate) fn tend(&mut self, plan: &impl GateConfig) {
+    pub(crate) fn run_due(&mut self, plan: &impl GateConfig) {
         let now = clock::steady();
-        match self.firewall.close_due() {
+        match self.firewall.expire() {
             Ok(()) => {}
             // It is loaded again, without what is over.
             Err(FirewallError::Gone) => self.notice_loss(now),
             Err(error) => log::error!("{error}; what is over is still open, trying again"),
         }
-        if self.firewall.disturbed() && self.standing != GateState::Off {
+        if self.firewall.modified_externally() && self.standing != GateState::Open {
             self.notice_loss(now.saturating_add(MEND_AFTER));
         }
         if self.mend.is_some_and(|due| now >= due) {
@@ -369,15 +373,15 @@ impl Gate {
         if matches!(self.standing, GateState::Trial(until) if clock::boot() >= until) {
             let effect = plan.mode().when_off();
             log::warn!("gate: nobody has confirmed it in time; it is off again, and {effect}");
-            if let Err(error) = self.change(GateState::Off, plan) {
+            if let Err(error) = self.set_state(GateState::Open, plan) {
                 log::error!("gate: {error}");
                 // What is left of it lets all pass: the kernel has ended the trial.
-                self.standing = GateState::Off;
+                self.standing = GateState::Open;
             }
         }
         if now >= self.alive {
             self.alive = now.saturating_add(ALIVE_EVERY);
-            match self.firewall.stay_alive() {
+            match self.firewall.heartbeat() {
                 Ok(()) | Err(FirewallError::Gone) => {}
                 Err(error) => log::error!("firewall: no sign of life could be given: {error}"),
             }
@@ -396,7 +400,7 @@ impl Gate {
 }
 
 /// The connections to such ports that stand now and must live on, from other hosts.
-pub(crate) fn older(is_guarded: impl Fn(PortRange) -> bool) -> Vec<TcpConnection> {
+pub(crate) fn established_connections(is_guarded: impl Fn(PortRange) -> bool) -> Vec<TcpConnection> {
     let older = proc_net::established().unwrap_or_else(|error| {
         log::warn!("{error}: connections older than the gate may hang");
         Vec::new()

@@ -16,11 +16,11 @@ const FILE: &str = "gate";
 pub(crate) enum GateState {
     /// It has never been closed: closed last at a start, so that nobody is shut out by a daemon that could not let
     /// him in.
-    Never,
+    NeverClosed,
     /// Closed first at every start.
-    On,
+    Closed,
     /// Open until somebody closes it.
-    Off,
+    Open,
     /// Closed, and open again at this time of this boot's clock, unless it is confirmed.
     Trial(Duration),
 }
@@ -33,7 +33,7 @@ impl GateState {
     pub(crate) fn read(state: &Path) -> Result<Self, FileError> {
         match files::read_text(&file(state)) {
             Ok(text) => Ok(Self::parse(&text)),
-            Err(error) if error.missing => Ok(Self::Never),
+            Err(error) if error.missing => Ok(Self::NeverClosed),
             Err(error) => Err(error),
         }
     }
@@ -48,10 +48,10 @@ impl GateState {
         if files::check_private_tree(state).is_ok() {
             return Ok(standing);
         }
-        let written_by_us = files::check_unwritable(&file(state)).is_ok();
+        let written_by_us = files::check_not_writable_by_others(&file(state)).is_ok();
         Ok(match standing {
-            Self::Off | Self::Trial(_) if !written_by_us => Self::On,
-            Self::Never if state::has_run(state) => Self::On,
+            Self::Open | Self::Trial(_) if !written_by_us => Self::Closed,
+            Self::NeverClosed if state::has_run(state) => Self::Closed,
             standing => standing,
         })
     }
@@ -70,9 +70,9 @@ impl GateState {
     /// When it cannot be written.
     pub(crate) fn write_for(self, state: &Path, confirmer: Option<&ClientName>) -> Result<(), FileError> {
         let text = match self {
-            Self::Never => return Ok(()),
-            Self::On => "on\n".to_owned(),
-            Self::Off => "off\n".to_owned(),
+            Self::NeverClosed => return Ok(()),
+            Self::Closed => "on\n".to_owned(),
+            Self::Open => "off\n".to_owned(),
             Self::Trial(until) => {
                 let boot = host::boot_id().unwrap_or_default();
                 let by = confirmer.map(|client| format!(" {client}")).unwrap_or_default();
@@ -85,17 +85,17 @@ impl GateState {
     fn parse(text: &str) -> Self {
         let words: Vec<&str> = text.split_whitespace().collect();
         match words.as_slice() {
-            ["off"] => Self::Off,
+            ["off"] => Self::Open,
             ["trial", until, boot] | ["trial", until, boot, _] => {
                 match until.parse().map(Duration::from_millis) {
                     Ok(until) if Some(*boot) == host::boot_id().as_deref() && until > clock::boot() => {
                         Self::Trial(until)
                     }
-                    _ => Self::Off,
+                    _ => Self::Open,
                 }
             }
             // Closed where in doubt.
-            _ => Self::On,
+            _ => Self::Closed,
         }
     }
 }
@@ -103,8 +103,8 @@ impl GateState {
 impl fmt::Display for GateState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Never | Self::On => f.write_str("on"),
-            Self::Off => f.write_str("off"),
+            Self::NeverClosed | Self::Closed => f.write_str("on"),
+            Self::Open => f.write_str("off"),
             Self::Trial(until) => {
                 write!(f, "on trial, turns off in {} s", until.saturating_sub(clock::boot()).as_secs())
             }
@@ -132,9 +132,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_a_trial_that_is_over_is_off() {
         let scratch = tempfile::tempdir().unwrap();
-        assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Never);
+        assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::NeverClosed);
         let later = Duration::from_millis(u64::try_from(clock::boot().as_millis()).unwrap() + 60_000);
-        for standing in [GateState::On, GateState::Off, GateState::Trial(later)] {
+        for standing in [GateState::Closed, GateState::Open, GateState::Trial(later)] {
             standing.write(scratch.path()).unwrap();
             assert_eq!(GateState::read(scratch.path()).unwrap(), standing);
         }
@@ -143,10 +143,10 @@ mod tests {
         assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Trial(later));
         assert_eq!(confirmer(scratch.path()), Some(laptop));
         GateState::Trial(Duration::from_millis(1)).write(scratch.path()).unwrap();
-        assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Off);
-        assert_eq!(GateState::parse(&format!("trial {} another-boot", later.as_millis())), GateState::Off);
+        assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Open);
+        assert_eq!(GateState::parse(&format!("trial {} another-boot", later.as_millis())), GateState::Open);
         for rubbish in ["", "of", "trial", "\0"] {
-            assert_eq!(GateState::parse(rubbish), GateState::On, "{rubbish:?}");
+            assert_eq!(GateState::parse(rubbish), GateState::Closed, "{rubbish:?}");
         }
     }
 }

@@ -69,9 +69,9 @@ pub(crate) enum CaptureSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnMissingInterface {
     /// A mistake in the config: do not watch.
-    Fails,
+    Fail,
     /// It may be back later: watch on the others.
-    IsLost,
+    Continue,
 }
 
 /// From the watcher.
@@ -168,8 +168,8 @@ impl ToWatcher {
                 };
                 let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
                 let missing = match missing {
-                    OnMissingInterface::Fails => 0,
-                    OnMissingInterface::IsLost => 1,
+                    OnMissingInterface::Fail => 0,
+                    OnMissingInterface::Continue => 1,
                 };
                 // No band begins at 0.
                 let low = band.map_or(0, KnockRange::low);
@@ -215,8 +215,8 @@ impl ToWatcher {
                     _ => return None,
                 };
                 let missing = match reader.u8()? {
-                    0 => OnMissingInterface::Fails,
-                    1 => OnMissingInterface::IsLost,
+                    0 => OnMissingInterface::Fail,
+                    1 => OnMissingInterface::Continue,
                     _ => return None,
                 };
                 let port = reader.u16()?;
@@ -412,11 +412,11 @@ mod tests {
     fn orders_arrive_as_they_were_sent() {
         let window = Duration::from_secs(30);
         for band in [None, Some(KnockRange::USUAL)] {
-            let (source, missing) = (CaptureSource::Socket, OnMissingInterface::IsLost);
+            let (source, missing) = (CaptureSource::Socket, OnMissingInterface::Continue);
             let watch = ToWatcher::Watch { source, port: 62201, band, window, missing };
             assert!(matches!(
                 ToWatcher::read(&watch.to_bytes()),
-                Some(ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, band: b, window: w, missing: OnMissingInterface::IsLost })
+                Some(ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, band: b, window: w, missing: OnMissingInterface::Continue })
                     if (b, w) == (band, window)
             ));
         }

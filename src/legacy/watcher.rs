@@ -127,7 +127,7 @@ impl LegacyReader {
         loop {
             let mut fds: Vec<BorrowedFd<'_>> = vec![self.channel.as_fd()];
             fds.extend(self.captures.iter().map(AsFd::as_fd));
-            let ready = poll::readable(&fds, self.patience()).map_err(|_| LegacyShutdown)?;
+            let ready = poll::readable(&fds, self.time_to_deadline()).map_err(|_| LegacyShutdown)?;
             let mut ready = ready.into_iter();
             if ready.next() == Some(true) && !self.take_orders()? {
                 return Ok(());
@@ -140,7 +140,7 @@ impl LegacyReader {
             }
             let (now, mut told) = (clock::wall(), Vec::new());
             self.matcher.expire(now, &mut |event| told.push(event));
-            self.tell(&told, now)?;
+            self.report_events(&told, now)?;
             self.report_alive()?;
         }
     }
@@ -159,12 +159,12 @@ impl LegacyReader {
     }
 
     /// Until the next attempt is over.
-    fn patience(&self) -> Duration {
+    fn time_to_deadline(&self) -> Duration {
         if self.captures.iter().any(|capture| capture.has_more()) {
             return Duration::ZERO;
         }
         let now = clock::wall();
-        let due = [self.matcher.next_due(), self.quiet.due()].into_iter().flatten().min();
+        let due = [self.matcher.next_due(), self.quiet.deadline()].into_iter().flatten().min();
         due.map_or(TICK, |due| if due > now { due.distance(now).min(TICK) } else { Duration::ZERO })
     }
 
@@ -173,7 +173,9 @@ impl LegacyReader {
         let mut buffer = [0; MESSAGE];
         loop {
             match self.channel.try_recv(&mut buffer) {
-                Ok(ReceiveResult::Message(length)) => self.obey(buffer.get(..length).unwrap_or_default())?,
+                Ok(ReceiveResult::Message(length)) => {
+                    self.handle_message(buffer.get(..length).unwrap_or_default())?
+                }
                 Ok(ReceiveResult::Nothing) => return Ok(true),
                 Ok(ReceiveResult::Closed) => return Ok(false),
                 Err(_) => return Err(LegacyShutdown),
@@ -181,7 +183,7 @@ impl LegacyReader {
         }
     }
 
-    fn obey(&mut self, message: &[u8]) -> Result<(), LegacyShutdown> {
+    fn handle_message(&mut self, message: &[u8]) -> Result<(), LegacyShutdown> {
         match ToLegacyWatcher::read(message).ok_or(LegacyShutdown)? {
             ToLegacyWatcher::Address(address) => self.addresses.push(address),
             ToLegacyWatcher::Addresses => self.matcher.set_addresses(std::mem::take(&mut self.addresses)),
@@ -201,7 +203,7 @@ impl LegacyReader {
                 Ok(PacketEvent::Packet(packet, time)) => (packet, time),
                 Ok(PacketEvent::Other) => continue,
                 Ok(PacketEvent::Empty) => return Ok(()),
-                Err(error) => return self.lose(place, error.to_string()),
+                Err(error) => return self.remove_capture(place, error.to_string()),
             };
             if self.twins.has_seen(&packet, place, time) {
                 continue;
@@ -212,13 +214,13 @@ impl LegacyReader {
             }
             let mut told = Vec::new();
             self.matcher.take(&packet, &mut |event| told.push(event));
-            self.tell(&told, time)?;
+            self.report_events(&told, time)?;
         }
         Ok(())
     }
 
     /// What opens is always told, and waited for; the rest as far as there are not too many of it.
-    fn tell(&mut self, events: &[MatchEvent], now: Timestamp) -> Result<(), LegacyShutdown> {
+    fn report_events(&mut self, events: &[MatchEvent], now: Timestamp) -> Result<(), LegacyShutdown> {
         for event in events {
             let opens = event.step == MatchStage::Open;
             if !opens && !self.quiet.admits(now) {
@@ -226,14 +228,14 @@ impl LegacyReader {
             }
             self.report(&FromLegacyWatcher::Event(*event))?;
         }
-        match self.quiet.untold(now) {
+        match self.quiet.suppressed(now) {
             Some(number) => self.report(&FromLegacyWatcher::Untold(number)),
             None => Ok(()),
         }
     }
 
     /// One interface is gone; the others are still worth watching.
-    fn lose(&mut self, place: usize, reason: String) -> Result<(), LegacyShutdown> {
+    fn remove_capture(&mut self, place: usize, reason: String) -> Result<(), LegacyShutdown> {
         // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.
         std::mem::forget(self.captures.remove(place));
         if self.captures.is_empty() {

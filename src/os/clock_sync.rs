@@ -13,9 +13,9 @@ const LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClockSync {
     /// It is synchronised, says this one.
-    Kept(&'static str),
+    Synchronized(&'static str),
     /// It is not.
-    Adrift,
+    Unsynchronized,
     /// Nobody here can tell.
     Unknown,
 }
@@ -30,7 +30,7 @@ pub fn of_clock() -> ClockSync {
         return discipline;
     }
     if files::exists(Path::new("/run/systemd/timesync/synchronized")) {
-        return ClockSync::Kept("systemd-timesyncd");
+        return ClockSync::Synchronized("systemd-timesyncd");
     }
     match spawn::run_to_end("chronyc", &["-n", "tracking"], "", LIMIT) {
         Ok(said) => chrony(&said),
@@ -40,8 +40,8 @@ pub fn of_clock() -> ClockSync {
 
 fn systemd(said: &str) -> Option<ClockSync> {
     match said.trim() {
-        "NTPSynchronized=yes" => Some(ClockSync::Kept("timedatectl")),
-        "NTPSynchronized=no" => Some(ClockSync::Adrift),
+        "NTPSynchronized=yes" => Some(ClockSync::Synchronized("timedatectl")),
+        "NTPSynchronized=no" => Some(ClockSync::Unsynchronized),
         _ => None,
     }
 }
@@ -49,8 +49,8 @@ fn systemd(said: &str) -> Option<ClockSync> {
 fn chrony(said: &str) -> ClockSync {
     let status = said.lines().find_map(|line| line.strip_prefix("Leap status")?.split_once(": "));
     match status.map(|(_, status)| status.trim()) {
-        Some("Not synchronised") => ClockSync::Adrift,
-        Some(_) => ClockSync::Kept("chrony"),
+        Some("Not synchronised") => ClockSync::Unsynchronized,
+        Some(_) => ClockSync::Synchronized("chrony"),
         None => ClockSync::Unknown,
     }
 }
@@ -61,13 +61,13 @@ mod tests {
 
     #[test]
     fn what_systemd_and_chrony_say_is_understood() {
-        assert_eq!(systemd("NTPSynchronized=yes\n"), Some(ClockSync::Kept("timedatectl")));
-        assert_eq!(systemd("NTPSynchronized=no\n"), Some(ClockSync::Adrift));
+        assert_eq!(systemd("NTPSynchronized=yes\n"), Some(ClockSync::Synchronized("timedatectl")));
+        assert_eq!(systemd("NTPSynchronized=no\n"), Some(ClockSync::Unsynchronized));
         assert_eq!(systemd(""), None);
         let tracking = |status: &str| format!("Stratum         : 3\nLeap status     : {status}\n");
-        assert_eq!(chrony(&tracking("Normal")), ClockSync::Kept("chrony"));
-        assert_eq!(chrony(&tracking("Insert second")), ClockSync::Kept("chrony"));
-        assert_eq!(chrony(&tracking("Not synchronised")), ClockSync::Adrift);
+        assert_eq!(chrony(&tracking("Normal")), ClockSync::Synchronized("chrony"));
+        assert_eq!(chrony(&tracking("Insert second")), ClockSync::Synchronized("chrony"));
+        assert_eq!(chrony(&tracking("Not synchronised")), ClockSync::Unsynchronized);
         assert_eq!(chrony("506 Cannot talk to daemon\n"), ClockSync::Unknown);
     }
 }

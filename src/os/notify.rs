@@ -21,9 +21,9 @@ pub enum ServiceState {
 }
 
 /// Tells the service manager, if there is one. It is no error that it does not hear us.
-pub fn tell(state: ServiceState) {
+pub fn send(state: ServiceState) {
     if let Some(manager) = env::text("NOTIFY_SOCKET").and_then(|name| address(&name)) {
-        send(&manager, state);
+        send_to(&manager, state);
     }
 }
 
@@ -51,16 +51,16 @@ impl Watchdog {
     }
 
     /// Gives a sign of life, unless the last one is fresh.
-    pub fn mind(&mut self, now: Duration) {
+    pub fn run_due(&mut self, now: Duration) {
         if self.is_stale(now) {
-            tell(ServiceState::Alive);
+            send(ServiceState::Alive);
             self.last = now;
         }
     }
 
     /// When the next sign is due at the latest.
     #[must_use]
-    pub fn due(&self) -> Option<Duration> {
+    pub fn deadline(&self) -> Option<Duration> {
         self.every.map(|every| self.last.saturating_add(every))
     }
 
@@ -69,7 +69,7 @@ impl Watchdog {
     }
 }
 
-fn send(manager: &SocketAddr, state: ServiceState) {
+fn send_to(manager: &SocketAddr, state: ServiceState) {
     let text = match state {
         ServiceState::Ready => "READY=1",
         ServiceState::Alive => "WATCHDOG=1",
@@ -104,7 +104,7 @@ mod tests {
                 (ServiceState::Alive, "WATCHDOG=1"),
                 (ServiceState::Stopping, "STOPPING=1"),
             ] {
-                send(&manager, state);
+                send_to(&manager, state);
                 let mut heard = [0; 32];
                 let length = ears.recv(&mut heard).unwrap();
                 assert_eq!(&heard[..length], text.as_bytes(), "{name}");
@@ -133,8 +133,8 @@ mod tests {
     fn a_sign_is_due_by_half_of_the_limit_and_given_at_most_once_a_second() {
         let seconds = Duration::from_secs;
         let mut watchdog = Watchdog::of(Some("60000000"), None, 7);
-        watchdog.mind(seconds(100));
-        assert_eq!(watchdog.due(), Some(seconds(130)));
+        watchdog.run_due(seconds(100));
+        assert_eq!(watchdog.deadline(), Some(seconds(130)));
         assert_eq!(
             (watchdog.is_stale(Duration::from_millis(100_999)), watchdog.is_stale(seconds(101))),
             (false, true)
@@ -142,6 +142,6 @@ mod tests {
         let hasty = Watchdog { last: seconds(100), ..Watchdog::of(Some("200000"), None, 7) };
         assert!(hasty.is_stale(Duration::from_millis(100_100)), "half of its limit is less than a second");
         let silent = Watchdog::default();
-        assert_eq!((silent.due(), silent.is_stale(seconds(100))), (None, false));
+        assert_eq!((silent.deadline(), silent.is_stale(seconds(100))), (None, false));
     }
 }

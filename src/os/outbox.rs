@@ -246,7 +246,7 @@ impl<T, S: Sink<T>> Shared<T, S> {
 /// An I/O error as the reason of a sink.
 #[must_use]
 pub fn reason(error: &std::io::Error) -> String {
-    files::plain(error)
+    files::io_error_text(error)
 }
 
 #[cfg(test)]

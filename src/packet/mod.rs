@@ -168,7 +168,7 @@ impl<'a> Packet<'a> {
 
     /// Whether it is one of those that sequences are made of: the first of a TCP connection, or UDP with nothing in it.
     #[must_use]
-    pub fn is_bare(&self) -> bool {
+    pub fn is_port_hit(&self) -> bool {
         match self.transport {
             Transport::Udp { payload } => payload.is_some_and(<[u8]>::is_empty),
             Transport::Tcp { flags } => {

@@ -30,7 +30,9 @@ pub(crate) fn remember(setup: &Setup) -> Result<(), FileError> {
 pub(crate) fn read(state_dir: &Path) -> Option<ServerConfig> {
     let file = path(state_dir);
     // Whoever could write it could choose what root does with it.
-    files::check_unwritable(state_dir).and_then(|()| files::check_unwritable(&file)).ok()?;
+    files::check_not_writable_by_others(state_dir)
+        .and_then(|()| files::check_not_writable_by_others(&file))
+        .ok()?;
     read_as(&file, &files::read_text(&file).ok()?)
 }
 

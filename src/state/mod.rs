@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::auth::{ReplayMemory, UseCounts};
 use crate::config::{self, ServerConfig};
-use crate::console::{AdminError, tell};
+use crate::console::{AdminError, notice};
 use crate::knock::ClientName;
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
@@ -120,21 +120,21 @@ pub(crate) fn reset(config: &Path, forget: bool) -> Result<(), AdminError> {
         ReplayFolder::reset(Folder::new(&config.state_dir), boot, clock::now(), config.window, floors);
     let Reset { floor, is_ahead, lost } = reset.map_err(AdminError::run)?;
     if forget {
-        tell(
+        notice(
             "warning: the old floors are gone: a knock that was accepted while the clock was ahead can be accepted again\n\
              hint: make new keys for clients that knocked in that time",
         );
     } else if lost {
-        tell(
+        notice(
             "warning: the old floors could not be read: make new keys for clients whose clocks may have been ahead",
         );
     }
-    tell(format_args!(
+    notice(format_args!(
         "replay state: reset; knocks are accepted that are stamped after {}",
         clock::rfc3339(floor)
     ));
     if is_ahead {
-        tell(
+        notice(
             "warning: that is further ahead than the window: the clock was ahead when the state was written\n\
              hint: if the clock is right now, spa-knockd state reset --forget accepts knocks again after the window",
         );

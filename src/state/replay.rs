@@ -154,7 +154,7 @@ impl<D: Disk> ReplayState<D> {
         let uses = uses::remembered(&disk)?;
         let otp_pauses = otp_pauses::remembered(&disk)?;
         uses::reserve(&disk);
-        Self::begin(disk, boot, &memory, now, window)
+        Self::initialize(disk, boot, &memory, now, window)
             .map(|state| (Self { uses, otp_pauses, ..state }, memory))
     }
 
@@ -185,12 +185,12 @@ impl<D: Disk> ReplayState<D> {
         memory.raise_floors(now.wall.plus(window));
         let floor = memory.highest_floor();
         let is_ahead = floor_ahead(&memory, now.wall, window).is_some();
-        Self::begin(disk, boot, &memory, now, window)?.close()?;
+        Self::initialize(disk, boot, &memory, now, window)?.close()?;
         Ok(Reset { floor, is_ahead, lost })
     }
 
     /// Writes both files again, the journal first: only then does the lease name this boot.
-    fn begin(
+    fn initialize(
         disk: D,
         boot: String,
         memory: &ReplayMemory,
@@ -239,7 +239,7 @@ impl<D: Disk> ReplayState<D> {
             return Err(StateError::Lease);
         }
         let appended = self.journal.append(&self.disk, acceptance);
-        self.tell(StatePart::Record, &appended);
+        self.warn_once(StatePart::Record, &appended);
         appended
     }
 
@@ -284,10 +284,10 @@ impl<D: Disk> ReplayState<D> {
     }
 
     /// Work that no knock should wait for: the lease is renewed in the background, a long journal written again.
-    pub(crate) fn tend(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
+    pub(crate) fn run_due(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
         self.tended = now.steady;
         for written in self.worker.finished() {
-            self.take(written);
+            self.on_synced(written);
         }
         self.renew_lease(memory, now, window);
         if self.journal.is_long() {
@@ -298,7 +298,7 @@ impl<D: Disk> ReplayState<D> {
     }
 
     /// In what time `tend` has something to do, if no work ends before.
-    pub(crate) fn patience(&self, steady: Duration) -> Option<Duration> {
+    pub(crate) fn time_to_deadline(&self, steady: Duration) -> Option<Duration> {
         match self.renewal {
             Renewal::From(from) if self.wanted > self.until => {
                 Some(from.saturating_sub(LEASE_HASTE).saturating_sub(steady))
@@ -315,7 +315,7 @@ impl<D: Disk> ReplayState<D> {
     /// Waits for all work in the background.
     pub(crate) fn settle(&mut self) {
         for written in self.worker.settle() {
-            self.take(written);
+            self.on_synced(written);
         }
     }
 
@@ -348,7 +348,7 @@ impl<D: Disk> ReplayState<D> {
         self.worker.ask(move || SyncJob::Lease(disk.replace(LEASE, text.as_bytes()).map(|_| wanted)));
     }
 
-    fn take(&mut self, written: SyncJob<D::File>) {
+    fn on_synced(&mut self, written: SyncJob<D::File>) {
         let (part, outcome) = match written {
             SyncJob::Lease(outcome) => {
                 let retry = if outcome.is_ok() { Duration::ZERO } else { LEASE_RETRY };
@@ -374,11 +374,11 @@ impl<D: Disk> ReplayState<D> {
                 (StatePart::Uses, outcome)
             }
         };
-        self.tell(part, &outcome);
+        self.warn_once(part, &outcome);
     }
 
     /// Says once that a part fails, and once that it works again.
-    fn tell(&mut self, part: StatePart, outcome: &Result<(), StateError>) {
+    fn warn_once(&mut self, part: StatePart, outcome: &Result<(), StateError>) {
         match (outcome, self.failing.contains(&part)) {
             (Ok(()), true) => {
                 self.failing.retain(|failing| *failing != part);

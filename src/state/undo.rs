@@ -57,7 +57,7 @@ pub(crate) enum Due {
     /// Its time has come.
     InTime,
     /// Before its time: what it undoes may still be under way.
-    Hastened,
+    Early,
 }
 
 /// Who says that a command is to be run.
@@ -117,7 +117,7 @@ impl UndoQueue {
         let mut undoings = Self { folder, boot, waiting, each, next: 1, failing: false };
         let mut left = Vec::new();
         for path in files::list(&undoings.folder)? {
-            left.extend(undoings.take_up(&path)?);
+            left.extend(undoings.adopt(&path)?);
         }
         undoings.waiting.sort_by_key(|waiting| waiting.number);
         // Of two that do the same, an earlier daemon died before it took the shorter one away.
@@ -217,7 +217,7 @@ impl UndoQueue {
     }
 
     /// The action has begun: this will be done, and what was to be done sooner is not.
-    pub(crate) fn keep(&mut self, ScheduledUndo(number): ScheduledUndo) {
+    pub(crate) fn schedule(&mut self, ScheduledUndo(number): ScheduledUndo) {
         let Some(kept) = self.waiting.iter().find(|waiting| waiting.number == number) else { return };
         let due = kept.due;
         let does_the_same =
@@ -244,7 +244,7 @@ impl UndoQueue {
     }
 
     /// What undoes these is due now.
-    pub(crate) fn hasten(&mut self, which: impl Fn(&AuditRecord) -> bool) {
+    pub(crate) fn run_now(&mut self, which: impl Fn(&AuditRecord) -> bool) {
         let now = clock::boot();
         for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.undoing.record)) {
             if waiting.due > now {
@@ -255,7 +255,7 @@ impl UndoQueue {
     }
 
     /// These will not be done; whether there were any.
-    pub(crate) fn withdraw(&mut self, which: impl Fn(&UndoTask) -> bool) -> bool {
+    pub(crate) fn cancel(&mut self, which: impl Fn(&UndoTask) -> bool) -> bool {
         let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.undoing)).collect();
         for waiting in &withdrawn {
             if let Err(error) = files::remove(&self.file(waiting.number)) {
@@ -292,7 +292,10 @@ impl UndoQueue {
     }
 
     /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
-    pub(crate) fn begin(&mut self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<(StartedUndo, UndoTask)> {
+    pub(crate) fn start_due(
+        &mut self,
+        may: impl Fn(&UndoTask, Due) -> bool,
+    ) -> Option<(StartedUndo, UndoTask)> {
         let work = self.prepare_to_begin(may)?;
         let number = work.number;
         let outcome = work.run();
@@ -342,7 +345,7 @@ impl UndoQueue {
     }
 
     /// Takes up a file of an earlier daemon; says what it was where it cannot be done.
-    fn take_up(&mut self, path: &Path) -> Result<Option<Leftover>, FileError> {
+    fn adopt(&mut self, path: &Path) -> Result<Option<Leftover>, FileError> {
         let is = |what| path.extension().is_some_and(|extension| extension == what);
         let number = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
         let Some(number) = number else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
@@ -394,7 +397,7 @@ impl UndoQueue {
 impl WaitingUndo {
     fn why(&self, now: Duration) -> Due {
         match self.planned {
-            Some(planned) if now < planned => Due::Hastened,
+            Some(planned) if now < planned => Due::Early,
             _ => Due::InTime,
         }
     }
@@ -441,7 +444,7 @@ mod tests {
 
     fn plan(undoings: &mut UndoQueue, word: &str, after: Duration) -> bool {
         let planned = undoings.plan(undoing(word), after).unwrap();
-        planned.map(|planned| undoings.keep(planned)).is_some()
+        planned.map(|planned| undoings.schedule(planned)).is_some()
     }
 
     fn waiting(undoings: &UndoQueue) -> Vec<&str> {
@@ -461,15 +464,15 @@ mod tests {
         assert!(left.is_empty());
         assert_eq!(waiting(&second), ["soon", "later"]);
         assert_eq!(second.next_due(|_, _| true), Some(Duration::ZERO));
-        let (begun, what) = second.begin(|_, _| true).unwrap();
+        let (begun, what) = second.start_due(|_, _| true).unwrap();
         assert_eq!(what, undoing("soon"));
-        assert_eq!(second.begin(|_, _| true), None);
+        assert_eq!(second.start_due(|_, _| true), None);
         // It dies before this one ends: nobody knows whether it has.
         drop(second);
         let (mut third, left) = open(state.path());
         assert_eq!(left, [Leftover::Begun(undoing("soon"))]);
         assert_eq!(waiting(&third), ["later"]);
-        assert_eq!((third.begin(|_, _| true), begun), (None, StartedUndo(1)));
+        assert_eq!((third.start_due(|_, _| true), begun), (None, StartedUndo(1)));
 
         drop(third);
         assert!(open(state.path()).1.is_empty(), "that was told");
@@ -480,7 +483,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let (mut undoings, _) = open(state.path());
         assert!(plan(&mut undoings, "soon", Duration::ZERO));
-        let (begun, _) = undoings.begin(|_, _| true).unwrap();
+        let (begun, _) = undoings.start_due(|_, _| true).unwrap();
         undoings.end(begun);
         let planned = undoings.plan(undoing("never"), HOUR).unwrap().unwrap();
         undoings.forget(&planned);
@@ -564,16 +567,16 @@ mod tests {
         assert!(plan(&mut first, "bad", Duration::ZERO));
         drop(first);
         let (mut second, _) = UndoQueue::open(state.path(), "boot-1".to_owned()).unwrap();
-        assert_eq!(second.begin(|_, _| true), None, "nothing runs before it is confirmed");
+        assert_eq!(second.start_due(|_, _| true), None, "nothing runs before it is confirmed");
         let is_good = |undoing: &UndoTask| undoing.argv[1] == "good";
         let refused = second.confirm(is_good);
         assert_eq!(refused, [(second.file(2), undoing("bad"))]);
         assert_eq!(second.confirm(is_good), [], "once");
-        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("good"));
-        assert_eq!((second.begin(|_, _| true), second.next_due(|_, _| true)), (None, None));
+        assert_eq!(second.start_due(|_, _| true).unwrap().1, undoing("good"));
+        assert_eq!((second.start_due(|_, _| true), second.next_due(|_, _| true)), (None, None));
         assert!(files::exists(&second.file(2)));
         assert!(plan(&mut second, "bad", Duration::ZERO), "the same of a knock of now is run");
-        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("bad"));
+        assert_eq!(second.start_due(|_, _| true).unwrap().1, undoing("bad"));
         assert_eq!(second.confirm(|_| true), [], "a config that makes it again has it run");
     }
 
@@ -592,6 +595,6 @@ mod tests {
         let (mut second, left) = open(state.path());
         assert_eq!((left, waiting(&second)), (vec![], vec!["whole"]));
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [whole]);
-        assert_eq!(second.begin(|_, _| true).unwrap().1, undoing("whole"));
+        assert_eq!(second.start_due(|_, _| true).unwrap().1, undoing("whole"));
     }
 }

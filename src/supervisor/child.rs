@@ -117,15 +117,15 @@ impl WatcherProcess {
         socket: Option<&UdpPort>,
         keys: impl Iterator<Item = WatchedKey>,
     ) -> Result<Self, String> {
-        let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::plain(&error));
+        let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::io_error_text(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
         let socket = match post.source {
             CaptureSource::Capture => None,
             CaptureSource::Socket => socket.map(UdpPort::share).transpose().map_err(plain)?,
         };
-        let start = || spawn::start_ourselves("watch", theirs, socket);
+        let start = || spawn::reexec("watch", theirs, socket);
         let child = match post.source {
-            CaptureSource::Capture => capabilities::lend(&[Capability::NetRaw], start),
+            CaptureSource::Capture => capabilities::with_ambient(&[Capability::NetRaw], start),
             CaptureSource::Socket => start(),
         }
         .map_err(plain)?;
@@ -156,7 +156,7 @@ impl WatcherProcess {
         window: Duration,
         keys: impl Iterator<Item = WatchedKey>,
     ) -> std::io::Result<()> {
-        self.send_all(post, OnMissingInterface::IsLost, window, keys)
+        self.send_all(post, OnMissingInterface::Continue, window, keys)
     }
 
     fn send_all(
@@ -211,7 +211,7 @@ impl WatcherProcess {
     }
 
     /// How long ago its last message came.
-    pub(crate) const fn silence(&self, now: Duration) -> Duration {
+    pub(crate) const fn silence_since_report(&self, now: Duration) -> Duration {
         now.saturating_sub(self.heard)
     }
 
@@ -231,7 +231,7 @@ impl WatcherProcess {
     }
 
     /// When it last said what it has seen.
-    pub(crate) const fn told(&self) -> Option<Duration> {
+    pub(crate) const fn exit_deadline(&self) -> Option<Duration> {
         self.told
     }
 

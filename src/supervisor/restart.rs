@@ -30,7 +30,7 @@ impl Restart {
     }
 
     /// When the next attempt is due.
-    pub(crate) const fn due(&self) -> Option<Duration> {
+    pub(crate) const fn deadline(&self) -> Option<Duration> {
         self.due
     }
 

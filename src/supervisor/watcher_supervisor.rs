@@ -79,8 +79,8 @@ impl WatcherSupervisor {
             restarts: 0,
         };
         let missing = match start {
-            Start::First => OnMissingInterface::Fails,
-            Start::Later => OnMissingInterface::IsLost,
+            Start::First => OnMissingInterface::Fail,
+            Start::Later => OnMissingInterface::Continue,
         };
         match ears.start(setup, missing) {
             Ok(watcher) => ears.watcher = Some(watcher),
@@ -126,10 +126,10 @@ impl WatcherSupervisor {
     }
 
     /// When `mind` has something to do.
-    pub(crate) fn due(&self) -> Option<Duration> {
+    pub(crate) fn deadline(&self) -> Option<Duration> {
         let silent = self.watcher.as_ref().map(WatcherProcess::silent_at);
         let bind = self.socket.is_none().then_some(self.bind_due);
-        self.restart.due().into_iter().chain(silent).chain(bind).min()
+        self.restart.deadline().into_iter().chain(silent).chain(bind).min()
     }
 
     /// The watcher, if there is one.
@@ -144,7 +144,7 @@ impl WatcherSupervisor {
 
     /// How long ago the watcher last reported.
     pub(crate) fn report_age(&self) -> Option<Duration> {
-        self.watcher.as_ref().map(|watcher| watcher.silence(clock::steady()))
+        self.watcher.as_ref().map(|watcher| watcher.silence_since_report(clock::steady()))
     }
 
     /// How often the watcher had to be replaced.
@@ -165,7 +165,7 @@ impl WatcherSupervisor {
     }
 
     /// The watcher is gone, or goes now.
-    pub(crate) fn lose(&mut self, why: &str) {
+    pub(crate) fn on_exit(&mut self, why: &str) {
         if let Some(old) = self.watcher.take() {
             self.retire(old);
         }
@@ -174,7 +174,7 @@ impl WatcherSupervisor {
     }
 
     /// The watcher goes on with the interfaces that are left; one that watches all of them is tried for.
-    pub(crate) fn miss(&mut self, why: &str) {
+    pub(crate) fn on_interface_lost(&mut self, why: &str) {
         // Told once, not at each try that finds nothing changed.
         if !self.restart.is_longest() {
             log::error!("{why}\nwatching the rest, and trying this one again");
@@ -183,13 +183,13 @@ impl WatcherSupervisor {
     }
 
     /// The watcher is not believed any more.
-    pub(crate) fn distrust(&mut self) {
+    pub(crate) fn replace_untrusted(&mut self) {
         self.distrusted = true;
         self.restart.hurry();
     }
 
     /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
-    pub(crate) fn mind(&mut self, setup: &Setup) -> Option<WatcherProcess> {
+    pub(crate) fn restart_if_due(&mut self, setup: &Setup) -> Option<WatcherProcess> {
         self.bind_again(setup);
         self.replace_if_silent();
         if !self.restart.take_due() {
@@ -204,7 +204,7 @@ impl WatcherSupervisor {
             self.restart.look_later();
             return None;
         }
-        let missing = if is_good { OnMissingInterface::Fails } else { OnMissingInterface::IsLost };
+        let missing = if is_good { OnMissingInterface::Fail } else { OnMissingInterface::Continue };
         match self.start(setup, missing) {
             Ok(watcher) => {
                 log::info!("watching again");
@@ -213,7 +213,7 @@ impl WatcherSupervisor {
                 return self.watcher.replace(watcher);
             }
             Err(_) if self.watcher.is_some() => self.restart.postpone(),
-            Err(reason) => self.lose(&reason),
+            Err(reason) => self.on_exit(&reason),
         }
         None
     }
@@ -222,10 +222,11 @@ impl WatcherSupervisor {
     /// itself has not seen them yet.
     fn replace_if_silent(&mut self) {
         let now = clock::steady();
-        let Some(mut old) = self.watcher.take_if(|watcher| watcher.silence(now) >= SILENCE_MAX) else {
+        let Some(mut old) = self.watcher.take_if(|watcher| watcher.silence_since_report(now) >= SILENCE_MAX)
+        else {
             return;
         };
-        let seconds = old.silence(now).as_secs();
+        let seconds = old.silence_since_report(now).as_secs();
         log::error!("the watcher has reported nothing for {seconds} s; replacing it");
         old.kill();
         self.retire(old);
@@ -249,13 +250,13 @@ impl WatcherSupervisor {
     ///
     /// # Errors
     /// When it cannot watch there; it goes on where it was.
-    pub(crate) fn change(&mut self, new: &Setup) -> Result<Option<WatcherProcess>, AdminError> {
+    pub(crate) fn reconfigure(&mut self, new: &Setup) -> Result<Option<WatcherProcess>, AdminError> {
         let post = watch_post(new)?;
         if self.post == post {
             if let Some(watcher) = &mut self.watcher
                 && watcher.instruct(&post, new.config.window, new.watched_keys()).is_err()
             {
-                self.lose("the watcher does not listen");
+                self.on_exit("the watcher does not listen");
             }
             return Ok(None);
         }
@@ -263,7 +264,7 @@ impl WatcherSupervisor {
             true => None,
             false => Some(bind(new)?),
         };
-        let watcher = start(new, &post, socket.as_ref().or(self.socket.as_ref()), OnMissingInterface::Fails);
+        let watcher = start(new, &post, socket.as_ref().or(self.socket.as_ref()), OnMissingInterface::Fail);
         let watcher = watcher.map_err(AdminError::run)?;
         if socket.is_some() {
             self.socket = socket;
@@ -292,7 +293,7 @@ pub(crate) fn warn_of_nobody(user: &str, identity: Option<Identity>) {
 /// What the watcher watches.
 fn watch_post(setup: &Setup) -> Result<WatchConfig, AdminError> {
     WatchConfig::of(&setup.config)
-        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::plain(&error))))
+        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))
 }
 
 fn bind(setup: &Setup) -> Result<UdpPort, AdminError> {
@@ -308,7 +309,7 @@ fn bind(setup: &Setup) -> Result<UdpPort, AdminError> {
             }
             _ => String::new(),
         };
-        AdminError::run(format_args!("UDP port {port}: {}{hint}", files::plain(&error)))
+        AdminError::run(format_args!("UDP port {port}: {}{hint}", files::io_error_text(&error)))
     })
 }
 

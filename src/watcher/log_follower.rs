@@ -44,7 +44,7 @@ pub(crate) fn open(log: PacketLog, interfaces: Vec<String>) -> Result<Log, Strin
         LogSource::Journal => (LogForm::Journal, None, "the journal".to_owned()),
         LogSource::File(path) => (LogForm::Syslog, Some(path.clone()), path.display().to_string()),
     };
-    let error = |error: std::io::Error| format!("{place}: {}", files::plain(&error));
+    let error = |error: std::io::Error| format!("{place}: {}", files::io_error_text(&error));
     let (lines, theirs) = UnixStream::pair().map_err(error)?;
     // It ends when nobody reads it any more.
     spawn::start_to_read(FOLLOWER, file.as_deref(), theirs.into()).map_err(error)?;
@@ -91,7 +91,7 @@ pub(crate) fn main(path: Option<&Path>) -> ExitCode {
 }
 
 fn follow(path: &Path, out: &File) -> Result<(), String> {
-    let plain = |error: std::io::Error| format!("{}: {}", path.display(), files::plain(&error));
+    let plain = |error: std::io::Error| format!("{}: {}", path.display(), files::io_error_text(&error));
     privileges::read_only(privileges::reader_of(path)).map_err(plain)?;
     let mut follower = Follower::open(path).map_err(|error| error.to_string())?;
     // A link may lead to another folder.
@@ -138,14 +138,14 @@ fn follow_journal(mut out: &File) -> Result<(), String> {
         ));
     }
     privileges::read_only(journals().iter().find_map(|file| privileges::reader_of(file)))
-        .map_err(|error| files::plain(&error))?;
+        .map_err(|error| files::io_error_text(&error))?;
     let words =
         |more: &[&'static str]| -> Vec<&str> { JOURNAL.into_iter().chain(more.iter().copied()).collect() };
     let last = spawn::run_to_end(JOURNALCTL, &words(&["--lines=1"]), "", READ_MAX);
     if last.map_err(|error| error.to_string())?.is_empty() {
         log::warn!("the journal: nothing of the kernel's is there, or may be read");
     }
-    out.write_all(&READY).map_err(|error| files::plain(&error))?;
+    out.write_all(&READY).map_err(|error| files::io_error_text(&error))?;
     let error = spawn::become_program(JOURNALCTL, &words(&FOLLOW));
     log::error!("{error}");
     Ok(())

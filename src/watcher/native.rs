@@ -100,7 +100,7 @@ impl NativeReader {
         while running.captures.is_empty() {
             match running.channel.recv(&mut *buffer) {
                 Ok(ReceiveResult::Message(length)) => {
-                    running.obey(buffer.get(..length).unwrap_or_default())?
+                    running.handle_message(buffer.get(..length).unwrap_or_default())?
                 }
                 Ok(ReceiveResult::Nothing) => {}
                 Ok(ReceiveResult::Closed) | Err(_) => return Err(Shutdown),
@@ -152,7 +152,9 @@ impl NativeReader {
         let mut buffer = Zeroizing::new([0; MESSAGE]);
         loop {
             match self.channel.try_recv(&mut *buffer) {
-                Ok(ReceiveResult::Message(length)) => self.obey(buffer.get(..length).unwrap_or_default())?,
+                Ok(ReceiveResult::Message(length)) => {
+                    self.handle_message(buffer.get(..length).unwrap_or_default())?
+                }
                 Ok(ReceiveResult::Nothing) => return Ok(Channels::Open),
                 Ok(ReceiveResult::Closed) => return Ok(Channels::Closed),
                 Err(_) => return Err(Shutdown),
@@ -160,7 +162,7 @@ impl NativeReader {
         }
     }
 
-    fn obey(&mut self, message: &[u8]) -> Result<(), Shutdown> {
+    fn handle_message(&mut self, message: &[u8]) -> Result<(), Shutdown> {
         match ToWatcher::read(message).ok_or(Shutdown)? {
             ToWatcher::Watch { source, port, band, window, missing } => {
                 let how = WatchParams { source, port, band, window, missing };
@@ -224,7 +226,7 @@ impl NativeReader {
                 Err(reason) => lost.push(reason),
             }
         }
-        if self.captures.is_empty() || (missing == OnMissingInterface::Fails && !lost.is_empty()) {
+        if self.captures.is_empty() || (missing == OnMissingInterface::Fail && !lost.is_empty()) {
             return Err(self.fail(lost.join("\n")));
         }
         Ok(lost)
@@ -239,12 +241,12 @@ impl NativeReader {
             let segment = match capture.next() {
                 Ok(CaptureEvent::Datagram(segment)) => segment,
                 Ok(CaptureEvent::Touch(touch)) => {
-                    self.watcher.touch(touch.source, touch.to, touch.port, now.steady);
+                    self.watcher.record_hit(touch.source, touch.to, touch.port, now.steady);
                     continue;
                 }
                 Ok(CaptureEvent::Other) => continue,
                 Ok(CaptureEvent::Empty) => return Ok(taken),
-                Err(error) => return self.lose(place, error.to_string()).map(|()| taken),
+                Err(error) => return self.remove_capture(place, error.to_string()).map(|()| taken),
             };
             let Ok(knock) = self.watcher.judge(segment.payload, now) else { continue };
             let sighting = ReceivedKnock {
@@ -276,7 +278,7 @@ impl NativeReader {
     }
 
     /// One interface is gone; the others are still worth watching.
-    fn lose(&mut self, place: usize, reason: String) -> Result<(), Shutdown> {
+    fn remove_capture(&mut self, place: usize, reason: String) -> Result<(), Shutdown> {
         let mut capture = self.captures.remove(place);
         self.intake = self.intake.into_iter().chain(capture.intake()).reduce(CaptureStats::plus);
         // Closing it takes calls that are not allowed any more. It goes with the process, which is replaced soon.

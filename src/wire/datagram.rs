@@ -30,7 +30,7 @@ pub fn hint(key: &MacKey, epoch: u64) -> Hint {
 
 /// No knock could be made.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-pub enum SealFailed {
+pub enum SealError {
     /// The system has no random numbers.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -50,7 +50,7 @@ impl Datagram {
     ///
     /// # Errors
     /// When the system has no random numbers.
-    pub fn seal(knock: &Knock, keys: &ClientKeys) -> Result<Self, SealFailed> {
+    pub fn seal(knock: &Knock, keys: &ClientKeys) -> Result<Self, SealError> {
         let [padding] = random()?;
         Ok(Self::seal_with(knock, keys, random()?, padding & PADDING_MAX)?)
     }

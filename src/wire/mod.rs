@@ -10,7 +10,7 @@ mod reply;
 pub use body::{Body, UnsupportedFormat};
 pub use bytes::Reader;
 pub use datagram::{
-    DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, HINT, Hint, PADDING_MAX, SealFailed, hint,
+    DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, HINT, Hint, PADDING_MAX, SealError, hint,
 };
 pub use ports::{PROVEN, Proof, SELECTED, proof, selector, sequence};
 pub use reply::{NotAReply, REPLY_LEN, open_reply, seal_reply};

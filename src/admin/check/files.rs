@@ -57,7 +57,7 @@ impl CheckReport {
             Audit::Journal | Audit::Off => None,
         };
         if let Some(folder) = audit {
-            self.file(files::check_unwritable(folder));
+            self.file(files::check_not_writable_by_others(folder));
         }
         if files::exists(&config.state_dir) {
             self.file(files::try_folder(&config.state_dir, "nothing is granted that cannot be recorded"));
@@ -196,7 +196,7 @@ impl CheckReport {
 
     fn standing(&mut self, config: &ServerConfig) {
         if config.backend != BackendKind::None
-            && matches!(GateState::read(&config.state_dir), Ok(GateState::Off))
+            && matches!(GateState::read(&config.state_dir), Ok(GateState::Open))
         {
             let message = format!("the gate is off: {}, also after a restart", config.mode.when_off());
             self.warning(config, &["firewall", "protect"], message, "spa-knockd gate on");

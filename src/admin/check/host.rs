@@ -188,8 +188,8 @@ impl CheckReport {
 
     fn clock(&mut self, config: &ServerConfig) {
         let (message, hint) = match clock_sync::of_clock() {
-            ClockSync::Kept(by) => return self.ok(format!("clock: synchronised, says {by}")),
-            ClockSync::Adrift => (
+            ClockSync::Synchronized(by) => return self.ok(format!("clock: synchronised, says {by}")),
+            ClockSync::Unsynchronized => (
                 "clock: not synchronised".to_owned(),
                 format!(
                     "timedatectl set-ntp true: knocks are believed only within {}",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::{CLIENTS_FOLDER, ClientEntry, ServerConfig};
-use crate::console::{AdminError, complain, tell};
+use crate::console::{AdminError, notice, print_error};
 use crate::knock::ClientName;
 use crate::os::files::{self, FileMode};
 
@@ -40,7 +40,7 @@ impl CreatedFiles {
         Ok(())
     }
 
-    pub(crate) fn keep(mut self) {
+    pub(crate) fn persist(mut self) {
         self.0.clear();
     }
 }
@@ -50,7 +50,7 @@ impl Drop for CreatedFiles {
         // The last one first: the definition must not outlive its key.
         for path in self.0.iter().rev() {
             if let Err(error) = files::remove(path) {
-                complain(format_args!("{error}\nhint: remove it by hand"));
+                print_error(format_args!("{error}\nhint: remove it by hand"));
             }
         }
     }
@@ -72,12 +72,12 @@ fn remove_key(config: &ServerConfig, name: &ClientName, key: &Path) -> Result<()
     let names = |client: &ClientEntry| client.key == key || client.otp.as_deref() == Some(key);
     let shared = config.clients.iter().any(|(other, client)| other != name && names(client));
     if shared || !key.starts_with(&config.keys_dir) {
-        tell(format_args!("left alone: its key file {}", key.display()));
+        notice(format_args!("left alone: its key file {}", key.display()));
         return Ok(());
     }
     match files::remove(key) {
         Err(error) if !error.missing => {
-            complain(format_args!("key file {error}"));
+            print_error(format_args!("key file {error}"));
             Err(AdminError::run(format_args!(
                 "client {name}: its key file is still there\nhint: rm {}",
                 key.display()

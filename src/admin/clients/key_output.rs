@@ -9,7 +9,7 @@ use crate::admin::args::KeyForm;
 use crate::config::client_keys::{LoadedClient, load_clients, pair_for};
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{KNOCK_PORT, ServerConfig};
-use crate::console::{AdminError, print, tell};
+use crate::console::{AdminError, notice, print};
 use crate::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
 use crate::knock::ClientName;
 use crate::os::files;
@@ -58,7 +58,7 @@ fn given_secret(config: &ServerConfig, path: &Path) -> Result<PairSecret, AdminE
 }
 
 /// A key as its owner takes it: its file's text, or one line, perhaps as a picture.
-pub(crate) fn handed_over(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, AdminError> {
+pub(crate) fn render(key: &KeyFile, form: &KeyForm) -> Result<Zeroizing<String>, AdminError> {
     if !form.token && !form.qr {
         return Ok(key.to_text());
     }
@@ -90,6 +90,6 @@ pub(super) fn show_otp(
     if !beside_key {
         return print(&text);
     }
-    tell(text.trim_end_matches('\n'));
+    notice(text.trim_end_matches('\n'));
     Ok(())
 }

@@ -10,7 +10,7 @@ pub(crate) mod rotate;
 mod set;
 
 pub(crate) use client_files::{CreatedFiles, remove_keys};
-pub(crate) use key_output::{handed_over, pair_key, readmit};
+pub(crate) use key_output::{pair_key, readmit, render};
 pub(crate) use list::{list, show};
 pub(crate) use revoke::revoke;
 pub(crate) use set::set;
@@ -22,7 +22,7 @@ use super::args::AddClient;
 use super::notify;
 use crate::auth::ActionPart;
 use crate::config::{self, ClientEntry, DateTime, ServerConfig, full_name};
-use crate::console::{AdminError, print, tell};
+use crate::console::{AdminError, notice, print};
 use crate::crypto::OtpSeed;
 use crate::gate::console_grants::is_console;
 use crate::knock::{ActionName, ClientName, Timestamp};
@@ -61,7 +61,7 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     if let Some(address) = &add.address {
         key.address = Some(address.clone());
     }
-    let handed_over = handed_over(&key, &add.form)?;
+    let handed_over = render(&key, &add.form)?;
     readmit(&config, &key)?;
     // An earlier client of this name that was removed by hand.
     state::forget_uses(&config.state_dir, &add.name).map_err(AdminError::run)?;
@@ -85,9 +85,9 @@ pub(crate) fn add(path: &Path, add: &AddClient) -> Result<(), AdminError> {
     if let Some(otp) = &otp {
         show_otp(otp, &config, &add.name, prints_key)?;
     }
-    created.keep();
+    created.persist();
     say_added(&config, add);
-    notify::tell_daemon(&config, &format!("client {}", add.name))
+    notify::request_reload(&config, &format!("client {}", add.name))
 }
 
 /// Whether a client is defined in a file of its own, which commands may change.
@@ -120,7 +120,7 @@ fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), AdminError> {
             comma(&allow)
         )));
     }
-    tell(format_args!("client {name}: left alone (is there already)"));
+    notice(format_args!("client {name}: left alone (is there already)"));
     Ok(())
 }
 
@@ -210,15 +210,15 @@ fn example<'a>(config: &ServerConfig, allow: &BTreeSet<&'a ActionName>) -> &'a s
 fn say_added(config: &ServerConfig, add: &AddClient) {
     let name = &add.name;
     let allow: BTreeSet<_> = add.allow.iter().collect();
-    tell(format_args!("client {name}: added, may do {}", comma(&allow)));
+    notice(format_args!("client {name}: added, may do {}", comma(&allow)));
     let hand_over = "hand it over on a way that nobody else can read, and keep no copy";
     match &add.output {
-        Some(file) => tell(format_args!(
+        Some(file) => notice(format_args!(
             "its key is in {}: {hand_over}\nit knocks with: spa-knock --key FILE SERVER {}",
             file.display(),
             example(config, &allow),
         )),
-        None if add.key.is_none() => tell(format_args!("its key is what was printed: {hand_over}")),
+        None if add.key.is_none() => notice(format_args!("its key is what was printed: {hand_over}")),
         None => {}
     }
 }

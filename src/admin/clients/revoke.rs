@@ -8,7 +8,7 @@ use crate::admin::notify;
 use crate::config::client_keys::fingerprint_of;
 use crate::config::revoked_keys::{self, RevokedKeys};
 use crate::config::{self, BackendKind, ClientEntry, ConfigErrors, ServerConfig, full_name};
-use crate::console::{AdminError, complain, tell};
+use crate::console::{AdminError, notice, print_error};
 use crate::control::{AskResult, Request, Response};
 use crate::firewall::{Iptables, LoadedGates};
 use crate::gate::lock::lock_gate;
@@ -52,16 +52,16 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
         trouble.extend(close_in_kernel(facts, name).err().map(|failure| failure.text()));
     }
     match &removed {
-        Ok(()) => tell(format_args!("{subject}: revoked")),
+        Ok(()) => notice(format_args!("{subject}: revoked")),
         // Its own files still name it: another list keeps it out.
         Err(failure) => {
-            complain(failure.text());
+            print_error(failure.text());
             let lasts = match &daemon {
                 RevokeReply::Dropped { lasts, .. } => *lasts,
                 _ => false,
             };
             match if lasts { Ok(()) } else { RevokedKeys::add_to(&facts.state_dir, &fingerprints) } {
-                Ok(()) if !fingerprints.is_empty() || lasts => tell(format_args!(
+                Ok(()) if !fingerprints.is_empty() || lasts => notice(format_args!(
                     "{subject}: {} keeps it out, also after a restart",
                     revoked_keys::path(&facts.state_dir).display()
                 )),
@@ -72,22 +72,22 @@ pub(crate) fn revoke(path: &Path, facts: &DaemonFacts, wanted: &str) -> Result<(
     }
     match daemon {
         RevokeReply::Dropped { .. } if valid.is_ok() && removed.is_ok() => {
-            if let Err(failure) = notify::tell_daemon(config, &subject) {
-                tell(format_args!("warning: {}\n{subject}: dropped nevertheless", failure.text()));
+            if let Err(failure) = notify::request_reload(config, &subject) {
+                notice(format_args!("warning: {}\n{subject}: dropped nevertheless", failure.text()));
             }
         }
         RevokeReply::Failed(reason) => {
             trouble.push(format!("{subject}: the running daemon still accepts it: {reason}"))
         }
         RevokeReply::Nothing => {
-            tell(format_args!("{subject}: no daemon runs; one takes this up when it starts"));
+            notice(format_args!("{subject}: no daemon runs; one takes this up when it starts"));
         }
         RevokeReply::Dropped { .. } | RevokeReply::Unknown => {}
     }
     if removed.is_ok()
         && let Err(error) = state::forget_uses(&config.state_dir, name)
     {
-        tell(format_args!("warning: {error}"));
+        notice(format_args!("warning: {error}"));
     }
     if trouble.is_empty() { Ok(()) } else { Err(AdminError::run(trouble.join("\n"))) }
 }
@@ -96,12 +96,12 @@ fn dropped_by_daemon(facts: &DaemonFacts, wanted: &str) -> RevokeReply {
     match facts.ask(&Request::DropClient { client: wanted.to_owned() }) {
         Ok(AskResult::Answer(Response::Dropped { clients, closed, remarks, .. })) => {
             let lasts = remarks.is_empty();
-            remarks.iter().for_each(|remark| tell(format_args!("warning: client {wanted}: {remark}")));
+            remarks.iter().for_each(|remark| notice(format_args!("warning: client {wanted}: {remark}")));
             if clients.is_empty() && closed == 0 {
                 return RevokeReply::Unknown;
             }
             for name in &clients {
-                tell(format_args!(
+                notice(format_args!(
                     "client {name}: the running daemon refuses its knocks now; grants closed: {closed}"
                 ));
             }
@@ -189,9 +189,9 @@ fn without_files(
     let own = own.filter(|own| files::exists(&own.definition));
     if let Some(own) = &own {
         files::remove(&own.definition)?;
-        tell(format_args!("client {wanted}: revoked"));
+        notice(format_args!("client {wanted}: revoked"));
         for file in [&own.key, &own.otp].into_iter().filter(|file| files::exists(file)) {
-            tell(format_args!(
+            notice(format_args!(
                 "left alone: {} (the config has errors, so others may use it)",
                 file.display()
             ));
@@ -241,7 +241,7 @@ fn close_in_kernel(facts: &DaemonFacts, name: &ClientName) -> Result<(), AdminEr
         }
     }
     if closed > 0 {
-        tell(format_args!("client {name}: grants closed: {closed}"));
+        notice(format_args!("client {name}: grants closed: {closed}"));
     }
     if trouble.is_empty() { Ok(()) } else { Err(AdminError::run(trouble.join("\n"))) }
 }

@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{CreatedFiles, check_own_file, day_or_time, find, handed_over, pair_key, readmit, remove_keys};
+use super::{CreatedFiles, check_own_file, day_or_time, find, pair_key, readmit, remove_keys, render};
 use crate::admin::args::RotateClient;
 use crate::admin::notify;
 use crate::config::client_keys::load_keys;
 use crate::config::{self, ClientEntry, ConfigText, PreviousKey, ServerConfig};
-use crate::console::{AdminError, print, tell};
+use crate::console::{AdminError, notice, print};
 use crate::control::{self, AskResult, Request, Response};
 use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
@@ -26,10 +26,10 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
     let key = pair_key(&config, name, rotate.key.as_deref())?;
     readmit(&config, &key)?;
     let text = key.to_text();
-    let handed_over = handed_over(&key, &rotate.form)?;
+    let handed_over = render(&key, &rotate.form)?;
     let file = free_name(&config, name);
     let until = (!rotate.overlap.is_zero()).then(|| clock::wall().plus(rotate.overlap));
-    let definition = redefined(path, entry, &file, until)?;
+    let definition = updated_definition(path, entry, &file, until)?;
 
     let mut created = CreatedFiles::default();
     created.file(&file, text.as_bytes())?;
@@ -41,12 +41,12 @@ pub(crate) fn rotate(path: &Path, rotate: &RotateClient) -> Result<(), AdminErro
         print(&handed_over)?;
     }
     files::replace(&entry.defined_in, FileMode::Private, definition.text.as_bytes())?;
-    created.keep();
+    created.persist();
     say_rotated(rotate, until);
     let old =
         entry.previous.iter().map(|previous| &previous.key).chain(until.is_none().then_some(&entry.key));
     let removed = remove_keys(&config, name, old);
-    notify::tell_daemon(&config, &format!("client {name}"))?;
+    notify::request_reload(&config, &format!("client {name}"))?;
     removed
 }
 
@@ -75,7 +75,7 @@ fn free_name(config: &ServerConfig, name: &ClientName) -> PathBuf {
 }
 
 /// The client's file with another key in it, all else as it is.
-fn redefined(
+fn updated_definition(
     path: &Path,
     entry: &ClientEntry,
     key: &Path,
@@ -129,11 +129,11 @@ fn say_rotated(rotate: &RotateClient, until: Option<Timestamp>) {
         Some(until) => format!("the old one is good until {}", day_or_time(until)),
         None => "the old one is good for nothing any more".to_owned(),
     };
-    tell(format_args!("client {name}: has another key; {old}"));
+    notice(format_args!("client {name}: has another key; {old}"));
     let hand_over = "hand it over on a way that nobody else can read, and keep no copy";
     match &rotate.output {
-        Some(file) => tell(format_args!("its key is in {}: {hand_over}", file.display())),
-        None if rotate.key.is_none() => tell(format_args!("its key is what was printed: {hand_over}")),
+        Some(file) => notice(format_args!("its key is in {}: {hand_over}", file.display())),
+        None if rotate.key.is_none() => notice(format_args!("its key is what was printed: {hand_over}")),
         None => {}
     }
 }

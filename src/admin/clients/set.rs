@@ -8,7 +8,7 @@ use crate::admin::args::SetClient;
 use crate::admin::notify;
 use crate::auth::ClientRules;
 use crate::config::{self, ConfigText};
-use crate::console::{AdminError, tell};
+use crate::console::{AdminError, notice};
 use crate::os::files::{self, FileMode};
 
 /// Changes a client's rules; all else in its file stays as it is.
@@ -53,8 +53,8 @@ pub(crate) fn set(path: &Path, set: &SetClient) -> Result<(), AdminError> {
         )));
     }
     files::replace(file, FileMode::Private, new.text.as_bytes())?;
-    tell(format_args!("client {name}: changed, may do {}", comma(&rules.allow)));
-    notify::tell_daemon(&config, &format!("client {name}"))
+    notice(format_args!("client {name}: changed, may do {}", comma(&rules.allow)));
+    notify::request_reload(&config, &format!("client {name}"))
 }
 
 /// Times are written to the second.

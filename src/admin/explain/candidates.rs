@@ -65,7 +65,7 @@ pub(super) enum KeyState {
 }
 
 /// What a look at a datagram led to.
-pub(super) enum Look<'a> {
+pub(super) enum Lookup<'a> {
     /// Somebody signed it, at some time.
     Signed(Authentic<'a>, Clock),
     /// Its hint was made with a key, but its signature was not.
@@ -161,11 +161,11 @@ impl Candidates {
     }
 
     /// Whose it could be, of a datagram that was sent to this address.
-    pub(super) fn look<'a>(&mut self, payload: &'a [u8], to: IpAddr, time: Timestamp) -> Look<'a> {
+    pub(super) fn look<'a>(&mut self, payload: &'a [u8], to: IpAddr, time: Timestamp) -> Lookup<'a> {
         // From the same moment for a while: hints for all times around it are made once, and old ones go.
         if time.distance(self.moment) > DAY.min(part(self.reach, 4)) {
             if self.time_left.is_zero() {
-                return Look::NotCompared;
+                return Lookup::NotCompared;
             }
             let begun = clock::steady();
             self.moment = time;
@@ -175,10 +175,10 @@ impl Candidates {
         }
         let by_wide = self.wide.judge(payload, at(self.moment));
         if let Ok(knock) = by_wide {
-            return Look::Signed(knock, Clock::Set);
+            return Lookup::Signed(knock, Clock::Set);
         }
         if let Ok(knock) = self.unset.judge(payload, at(self.unset_at)) {
-            return Look::Signed(knock, Clock::Unset);
+            return Lookup::Signed(knock, Clock::Unset);
         }
         // Who has only a pair key can be asked to use it for any id, most easily for the address that was typed.
         if let Ok(id) = ServerId::from_typed(&to.to_string())
@@ -188,10 +188,14 @@ impl Candidates {
         }
         for watcher in &mut self.elsewhere {
             if let Ok(knock) = watcher.judge(payload, at(time)) {
-                return Look::Signed(knock, Clock::Set);
+                return Lookup::Signed(knock, Clock::Set);
             }
         }
-        if by_wide.is_err_and(|dropped| dropped == Dropped::Forged) { Look::Hinted } else { Look::Nobodys }
+        if by_wide.is_err_and(|dropped| dropped == Dropped::Forged) {
+            Lookup::Hinted
+        } else {
+            Lookup::Nobodys
+        }
     }
 
     /// The client that the hint of a forged datagram names at this time.

@@ -38,14 +38,14 @@ impl Causes {
             Rejection::Stale(Skew::Ahead(apart)) => {
                 format!("the clock of {who} is {} ahead{}", span(*apart), zone(*apart))
             }
-            Rejection::OtherAddress => format!(
+            Rejection::AddressMismatch => format!(
                 "an address on the way was translated (then: spa-knock --source observed, or the outside address given), \
                  or somebody else sent a copy of a knock of {who}"
             ),
-            Rejection::NotSealed => {
+            Rejection::DecryptionFailed => {
                 "a client with a fault: the same key signed it, but did not seal it".to_owned()
             }
-            Rejection::NotUnderstood => format!("{who} is of a later version than this server"),
+            Rejection::UnsupportedFormat => format!("{who} is of a later version than this server"),
             Rejection::UnknownAction(_) => format!("misspelt; defined here: {}", comma(&self.actions)),
             Rejection::NotAllowed(_) => {
                 let allowed = client.and_then(|client| self.allowed.get(client)).map(Vec::as_slice);

@@ -84,9 +84,9 @@ impl Check {
             Self::Fragment | Self::Port | Self::Length => Some(1),
             Self::Hint => Some(2),
             Self::Signature | Self::Copies | Self::Throttled => Some(3),
-            Self::Keeper(Reason::UnknownKey | Reason::NotSealed) => Some(4),
+            Self::Keeper(Reason::UnknownKey | Reason::DecryptionFailed) => Some(4),
             Self::Keeper(Reason::Stale) => Some(5),
-            Self::Keeper(Reason::Replayed | Reason::OtherAddress) | Self::Resent => Some(6),
+            Self::Keeper(Reason::Replayed | Reason::AddressMismatch) | Self::Resent => Some(6),
             Self::Keeper(_) => Some(8),
         }
     }
@@ -98,7 +98,7 @@ impl From<Dropped> for Check {
             Dropped::Length => Self::Length,
             Dropped::UnknownHint => Self::Hint,
             Dropped::Forged => Self::Signature,
-            Dropped::Copied => Self::Copies,
+            Dropped::Duplicate => Self::Copies,
             Dropped::Throttled => Self::Throttled,
         }
     }

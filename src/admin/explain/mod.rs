@@ -15,7 +15,7 @@ use super::args::Explain;
 use crate::capture::Trace;
 use crate::config::Interfaces;
 use crate::config::setup::Setup;
-use crate::console::{AdminError, print, tell};
+use crate::console::{AdminError, notice, print};
 use crate::os::process::signals::Signals;
 use crate::os::process::{privileges, sandbox};
 use crate::os::{files, poll};
@@ -50,7 +50,7 @@ pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), AdminError> {
         desk.explain_live(traces, signals)
     } else {
         let read = traces.into_iter().try_for_each(|mut trace| desk.explain_file(&mut trace, &signals));
-        tell(desk.ladder.tally());
+        notice(desk.ladder.tally());
         read
     }
 }
@@ -70,7 +70,7 @@ fn watch(setup: &Setup) -> Result<Vec<Trace>, AdminError> {
 /// Everything is open: from here on nothing needs root.
 fn confine(setup: &Setup) -> Result<(), AdminError> {
     let identity = privileges::unprivileged(&setup.config.user)
-        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::plain(&error))))?;
+        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))?;
     privileges::confine(identity)
         .map_err(|error| AdminError::run(format_args!("giving up rights: {error}")))?;
     // Where the kernel cannot do it, the user that it runs as now has to be enough.
@@ -86,16 +86,17 @@ struct Session {
 
 impl Session {
     fn explain_live(&mut self, mut traces: Vec<Trace>, mut signals: Signals) -> Result<(), AdminError> {
-        tell("explaining what comes in; Ctrl-C ends it");
+        notice("explaining what comes in; Ctrl-C ends it");
         while !signals.stop() {
             let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
             fds.extend(traces.iter().filter_map(Trace::descriptor));
-            poll::readable(&fds, TICK)
-                .map_err(|error| AdminError::run(format_args!("waiting: {}", files::plain(&error))))?;
+            poll::readable(&fds, TICK).map_err(|error| {
+                AdminError::run(format_args!("waiting: {}", files::io_error_text(&error)))
+            })?;
             signals.drain();
             traces.iter_mut().try_for_each(|trace| self.explain_all(trace, BATCH))?;
         }
-        tell(self.ladder.tally());
+        notice(self.ladder.tally());
         Ok(())
     }
 

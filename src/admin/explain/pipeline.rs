@@ -6,7 +6,7 @@ use std::hash::RandomState;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::candidates::{Candidates, Clock, KeyState, Look};
+use super::candidates::{Candidates, Clock, KeyState, Lookup};
 use super::causes::{Causes, span};
 use super::finding::{Check, PacketFinding};
 use crate::auth::{Authentic, Dropped, Keeper, Outcome, Refusal, ReplayMemory, Verdict, Watcher};
@@ -127,7 +127,7 @@ impl Pipeline {
         let Some(Packet { source, destination, transport, .. }) = packet else {
             return unreadable(frame);
         };
-        if packet.is_some_and(|packet| packet.is_bare())
+        if packet.is_some_and(|packet| packet.is_port_hit())
             && self.band.is_some_and(|band| band.contains(destination.port()))
         {
             return self.touched(source, destination, now);
@@ -161,7 +161,7 @@ impl Pipeline {
                     .by(client)
                     .from("a program that knocks in a loop, or a stolen key")
             }
-            Err(Dropped::Copied) => {
+            Err(Dropped::Duplicate) => {
                 Note::of(Check::Copies, "one copy too many of a knock").from(self.copy(payload))
             }
         }
@@ -177,20 +177,22 @@ impl Pipeline {
             return other(format!("UDP to port {}", to.port()));
         }
         match self.suspects.look(payload, to.ip(), now.wall) {
-            Look::Signed(knock, _) => {
+            Lookup::Signed(knock, _) => {
                 let client = self.suspects.suspect(knock.fingerprint()).map(|suspect| suspect.client.clone());
                 Note::of(Check::Port, format!("a knock, but to port {}", to.port())).by(client).from(format!(
                     "its `port` is wrong: this server hears udp/{} (spa-knock --port {})",
                     self.port, self.port
                 ))
             }
-            Look::Hinted | Look::Nobodys | Look::NotCompared => other(format!("UDP to port {}", to.port())),
+            Lookup::Hinted | Lookup::Nobodys | Lookup::NotCompared => {
+                other(format!("UDP to port {}", to.port()))
+            }
         }
     }
 
     /// A packet without a payload to a port of the band.
     fn touched(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Note {
-        self.watcher.touch(from, to.ip(), to.port(), now.steady);
+        self.watcher.record_hit(from, to.ip(), to.port(), now.steady);
         let mut said =
             Note::of(Check::Touch, "to the ports of sequences; with it, no new one of a client is whole");
         while let Some(sequence) = self.watcher.next_sequence(now) {
@@ -207,14 +209,14 @@ impl Pipeline {
         const REASON: &str = "its hint names nobody at this time";
         let said = Note::of(Check::Hint, REASON);
         let (knock, its_clock) = match self.suspects.look(payload, to.ip(), now.wall) {
-            Look::Signed(knock, its_clock) => (knock, its_clock),
-            Look::Hinted => {
+            Lookup::Signed(knock, its_clock) => (knock, its_clock),
+            Lookup::Hinted => {
                 return said.from(
                     "the hint of a knock of another time, with other bytes behind it: changed or made up",
                 );
             }
-            Look::Nobodys => return said.from(self.nobodys()),
-            Look::NotCompared => {
+            Lookup::Nobodys => return said.from(self.nobodys()),
+            Lookup::NotCompared => {
                 return said.from(
                     "not compared with keys at other times: the packets of this capture are too far apart in time for that; \
                      explain a part of it (editcap -A and -B)",
@@ -291,11 +293,11 @@ impl Pipeline {
             verdict => verdict,
         };
         let verdict = match verdict {
-            Verdict::Pay(bill) => Verdict::Act(bill.paid()),
+            Verdict::Commit(bill) => Verdict::Execute(bill.committed()),
             verdict => verdict,
         };
         match verdict {
-            Verdict::Act(order) => {
+            Verdict::Execute(order) => {
                 let (record, _) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", now);
                 // Its copies are resends from now on.
                 self.keeper.postpone(order.ticket(), now);
@@ -308,7 +310,7 @@ impl Pipeline {
                 Note { action: record.action, ..Note::of(Check::Passed, reason).by(client) }
             }
             Verdict::Refuse(refusal) => self.refused(refusal, client, copy_of),
-            Verdict::AnswerAgain(_) | Verdict::Nothing | Verdict::Record(_) | Verdict::Pay(_) => {
+            Verdict::Resend(_) | Verdict::Ignore | Verdict::Record(_) | Verdict::Commit(_) => {
                 let said = Note::of(Check::Resent, "a copy of a knock that was just answered").by(client);
                 said.from(format!(
                     "the client sent it again; the same as packet {}",

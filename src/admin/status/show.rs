@@ -8,7 +8,7 @@ use super::text::{self, Color};
 use crate::admin::facts::DaemonFacts;
 use crate::admin::grants;
 use crate::console::wrap::wrapped;
-use crate::console::{AdminError, print, tell};
+use crate::console::{AdminError, notice, print};
 use crate::control::prometheus::exposition;
 use crate::control::status::DaemonStatus;
 use crate::control::words::unexpected;
@@ -47,7 +47,7 @@ pub(crate) fn show(facts: &DaemonFacts, form: Form, again: bool) -> Result<(), A
 /// What the daemon does not look after, and cannot know of.
 fn report_other_gates(facts: &DaemonFacts) {
     for kind in takeover::other_gates(facts.backend) {
-        tell(format_args!(
+        notice(format_args!(
             "warning: the gate of another backend keeps ports closed too: {kind}\n\
              hint: systemctl restart spa-knockd removes it"
         ));

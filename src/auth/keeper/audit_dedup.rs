@@ -14,7 +14,7 @@ pub(in crate::auth) struct AuditDedup(VecDeque<(KnockKey, AuditEvent)>);
 impl AuditDedup {
     /// Whether this is told for the first time.
     #[must_use]
-    pub(in crate::auth) fn first(&mut self, knock: KnockKey, event: AuditEvent) -> bool {
+    pub(in crate::auth) fn is_first(&mut self, knock: KnockKey, event: AuditEvent) -> bool {
         if self.0.contains(&(knock, event)) {
             return false;
         }
@@ -35,13 +35,13 @@ mod tests {
     fn each_end_of_a_knock_is_told_once_and_the_memory_is_bounded() {
         let mut told = AuditDedup::default();
         let key = Fingerprint::from_bytes([1; 8]);
-        assert!(told.first((key, [1; 12]), AuditEvent::Stale));
-        assert!(!told.first((key, [1; 12]), AuditEvent::Stale));
-        assert!(told.first((key, [1; 12]), AuditEvent::Replayed));
+        assert!(told.is_first((key, [1; 12]), AuditEvent::Stale));
+        assert!(!told.is_first((key, [1; 12]), AuditEvent::Stale));
+        assert!(told.is_first((key, [1; 12]), AuditEvent::Replayed));
         for n in 0..5_000_u32 {
             let mut id = [9; 12];
             id[..4].copy_from_slice(&n.to_be_bytes());
-            assert!(told.first((key, id), AuditEvent::Refused));
+            assert!(told.is_first((key, id), AuditEvent::Refused));
         }
         assert_eq!(told.0.len(), TOLD_MAX);
     }

@@ -182,7 +182,7 @@ pub(in crate::auth) fn decide(
     account: ClientUsage<'_>,
     now: Now,
 ) -> Result<Authorization, Rejection> {
-    let knock = fresh.understand().map_err(|_| Rejection::NotUnderstood)?;
+    let knock = fresh.understand().map_err(|_| Rejection::UnsupportedFormat)?;
     ticket.action = Some(knock.action.clone());
     let rules = &client.rules;
     let action =
@@ -227,7 +227,7 @@ pub(in crate::auth) fn decide(
 }
 
 /// Pairs effects with their ticket; only the ladder's end may.
-pub(in crate::auth) const fn seal(ticket: KnockContext, effects: Vec<Effect>) -> Authorized {
+pub(in crate::auth) const fn new(ticket: KnockContext, effects: Vec<Effect>) -> Authorized {
     Authorized { ticket, effects }
 }
 
@@ -237,7 +237,7 @@ fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
         AddressPolicy::Observed | AddressPolicy::Exact => Ok(vec![source]),
         AddressPolicy::Listed => {
             let listed: Vec<_> = knock.embedded().collect();
-            if listed.is_empty() { Err(Rejection::NothingListed) } else { Ok(listed) }
+            if listed.is_empty() { Err(Rejection::NoAddressListed) } else { Ok(listed) }
         }
     }
 }
@@ -246,7 +246,7 @@ fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
 pub(in crate::auth) fn check_address(address: IpAddr, own: &BTreeSet<IpAddr>) -> Result<(), Rejection> {
     let nobody = address.is_loopback() || address.is_multicast() || address.is_unspecified();
     let broadcast = address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
-    if nobody || broadcast || own.contains(&address) { Err(Rejection::NobodysAddress) } else { Ok(()) }
+    if nobody || broadcast || own.contains(&address) { Err(Rejection::UnusableAddress) } else { Ok(()) }
 }
 
 /// The ports that the argument names, where the action opens those.
@@ -367,7 +367,8 @@ impl EffectBuilder<'_> {
             if is_link_local(address) {
                 return Err(Rejection::LinkLocal(NOT_ON_A_LINK));
             }
-            let to = to.iter().find(|to| to.is_ipv4() == address.is_ipv4()).ok_or(Rejection::NoWayInside)?;
+            let to =
+                to.iter().find(|to| to.is_ipv4() == address.is_ipv4()).ok_or(Rejection::NoForwardTarget)?;
             grants.push(self.grant(address.into(), AccessTarget::Forward { door, to: *to }));
             // Led to another port of this host, packets come to the gate there.
             let here = Some(to).filter(|to| to.ip().is_unspecified());

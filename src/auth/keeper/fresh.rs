@@ -10,54 +10,54 @@ use crate::wire::UnsupportedFormat;
 /// A knock whose time is ours. What is in it can be made by the checks alone.
 pub(in crate::auth) enum Fresh {
     /// A datagram.
-    Opened(FreshDatagram),
+    Datagram(FreshDatagram),
     /// A port sequence.
-    Touched(ProvenSequence),
+    Ports(ProvenSequence),
 }
 
 impl Fresh {
     pub(in crate::auth) const fn id(&self) -> &KnockId {
         match self {
-            Self::Opened(datagram) => datagram.id(),
-            Self::Touched(sequence) => sequence.id(),
+            Self::Datagram(datagram) => datagram.id(),
+            Self::Ports(sequence) => sequence.id(),
         }
     }
 
     pub(in crate::auth) const fn timestamp(&self) -> Timestamp {
         match self {
-            Self::Opened(datagram) => datagram.body().timestamp(),
-            Self::Touched(sequence) => sequence.knock().timestamp,
+            Self::Datagram(datagram) => datagram.body().timestamp(),
+            Self::Ports(sequence) => sequence.knock().timestamp,
         }
     }
 
     pub(in crate::auth) const fn reply(&self) -> ReplyWanted {
         match self {
-            Self::Opened(datagram) => datagram.body().reply(),
-            Self::Touched(_) => ReplyWanted::No,
+            Self::Datagram(datagram) => datagram.body().reply(),
+            Self::Ports(_) => ReplyWanted::No,
         }
     }
 
     /// What it says.
     pub(in crate::auth) const fn understand(&self) -> Result<&Knock, UnsupportedFormat> {
         match self {
-            Self::Opened(datagram) => datagram.body().understand(),
-            Self::Touched(sequence) => Ok(sequence.knock()),
+            Self::Datagram(datagram) => datagram.body().understand(),
+            Self::Ports(sequence) => Ok(sequence.knock()),
         }
     }
 
     /// Where it is remembered.
-    pub(in crate::auth) const fn lane(&self) -> ReplayDomain {
+    pub(in crate::auth) const fn replay_domain(&self) -> ReplayDomain {
         match self {
-            Self::Opened(_) => ReplayDomain::Datagrams,
-            Self::Touched(_) => ReplayDomain::Ports,
+            Self::Datagram(_) => ReplayDomain::Datagrams,
+            Self::Ports(_) => ReplayDomain::Ports,
         }
     }
 
     /// What the audit log calls its way.
     pub(in crate::auth) const fn via(&self) -> Via {
         match self {
-            Self::Opened(_) => Via::Udp,
-            Self::Touched(_) => Via::Ports,
+            Self::Datagram(_) => Via::Udp,
+            Self::Ports(_) => Via::Ports,
         }
     }
 }

@@ -128,14 +128,14 @@ impl Keeper {
         let Some(place) = self.places.get(&fingerprint) else {
             return Verdict::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, answer: None });
         };
-        let Some(client) = self.policy.clients.get(*place) else { return Verdict::Nothing };
+        let Some(client) = self.policy.clients.get(*place) else { return Verdict::Ignore };
 
         // 4. It opens.
         let opened = match Decrypted::open(knock, &client.keys) {
             Ok(opened) => opened,
             Err(DecryptionFailed) => {
                 return Verdict::Refuse(Refusal {
-                    rejection: Rejection::NotSealed,
+                    rejection: Rejection::DecryptionFailed,
                     record: None,
                     answer: None,
                 });
@@ -180,9 +180,9 @@ impl Keeper {
         let (name, age) = (client.name.clone(), client.age);
         let asked = sequence.prove(client, band, now.wall);
         let mut verdicts = Vec::new();
-        for fresh in asked.into_iter().map(Fresh::Touched) {
+        for fresh in asked.into_iter().map(Fresh::Ports) {
             // The client sends each port three times: what it asked for is there again and again.
-            if self.replay.knows(fingerprint, fresh.lane(), fresh.id()) {
+            if self.replay.knows(fingerprint, fresh.replay_domain(), fresh.id()) {
                 continue;
             }
             let ticket = KnockContext {
@@ -204,7 +204,7 @@ impl Keeper {
 
     /// Step 7: it is used up from here on, whatever comes.
     fn accept(&mut self, fresh: Fresh, ticket: KnockContext, now: Now) -> Verdict {
-        let (key, lane, window) = (ticket.fingerprint, fresh.lane(), self.policy.window);
+        let (key, lane, window) = (ticket.fingerprint, fresh.replay_domain(), self.policy.window);
         match self.replay.accept(key, lane, fresh.timestamp(), *fresh.id(), window) {
             Ok(acceptance) => Verdict::Record(Accepted { fresh, ticket, acceptance }),
             Err(AlreadyAccepted) => self.refuse(&ticket, Rejection::Replayed, now),
@@ -220,15 +220,15 @@ impl Keeper {
                     let uses = self.previous_uses.entry(ticket.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
                 }
-                self.charge(authorization::seal(ticket, effects), code, now)
+                self.consume(authorization::new(ticket, effects), code, now)
             }
             Err(rejection) => self.refuse(&ticket, rejection, now),
         }
     }
 
     /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
-    fn charge(&mut self, order: Authorized, code: Option<Timestamp>, now: Now) -> Verdict {
-        let Some(client) = self.client(order.ticket().fingerprint) else { return Verdict::Nothing };
+    fn consume(&mut self, order: Authorized, code: Option<Timestamp>, now: Now) -> Verdict {
+        let Some(client) = self.client(order.ticket().fingerprint) else { return Verdict::Ignore };
         let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
         let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
         let code = match code.zip(seed) {
@@ -246,9 +246,9 @@ impl Keeper {
             self.uses.count(&name);
         }
         if code.is_none() && !counted {
-            Verdict::Act(order)
+            Verdict::Execute(order)
         } else {
-            Verdict::Pay(Uncommitted { order, code, counted })
+            Verdict::Commit(Uncommitted { order, code, counted })
         }
     }
 
@@ -293,9 +293,9 @@ impl Keeper {
 
     /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
     fn check_new(&mut self, fresh: &Fresh, ticket: &KnockContext, now: Now) -> Option<Verdict> {
-        match self.answers.again((ticket.fingerprint, *fresh.id()), ticket.source, now.steady) {
-            CacheLookup::Again(bytes) => return Some(Verdict::AnswerAgain(bytes)),
-            CacheLookup::Enough => return Some(Verdict::Nothing),
+        match self.answers.lookup((ticket.fingerprint, *fresh.id()), ticket.source, now.steady) {
+            CacheLookup::Again(bytes) => return Some(Verdict::Resend(bytes)),
+            CacheLookup::Enough => return Some(Verdict::Ignore),
             CacheLookup::Never => {}
         }
         if self
@@ -309,7 +309,7 @@ impl Keeper {
             knock.policy == AddressPolicy::Exact
                 && knock.embedded_like(ticket.source.ip()) != Some(ticket.source.ip())
         });
-        elsewhere.then(|| self.refuse(ticket, Rejection::OtherAddress, now))
+        elsewhere.then(|| self.refuse(ticket, Rejection::AddressMismatch, now))
     }
 
     fn allow(

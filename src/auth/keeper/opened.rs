@@ -37,7 +37,7 @@ impl Decrypted {
         let stamped = self.body.timestamp();
         let apart = stamped.distance(now);
         if apart <= window {
-            Ok(Fresh::Opened(FreshDatagram { id: self.id, body: self.body }))
+            Ok(Fresh::Datagram(FreshDatagram { id: self.id, body: self.body }))
         } else if stamped < now {
             Err(Skew::Behind(apart))
         } else {

@@ -112,7 +112,7 @@ impl Keeper {
     ) -> Result<Vec<u8>, DecryptionFailed> {
         let client = self.client(answer.fingerprint).ok_or(DecryptionFailed)?;
         let bytes = seal_reply(&answer.reply, &client.keys.reply, &answer.id, nonce)?;
-        self.answers.keep((answer.fingerprint, answer.id), answer.source, now.steady, bytes.clone());
+        self.answers.store((answer.fingerprint, answer.id), answer.source, now.steady, bytes.clone());
         Ok(bytes)
     }
 
@@ -140,15 +140,16 @@ impl Keeper {
 
     /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
     pub fn postpone(&mut self, ticket: &KnockContext, now: Now) {
-        self.answers.promise((ticket.fingerprint, ticket.id), ticket.source, now.steady);
+        self.answers.reserve((ticket.fingerprint, ticket.id), ticket.source, now.steady);
     }
 
     /// The end of an order that the firewall has no room for because of what its client holds already.
     pub fn refuse(&mut self, ticket: &KnockContext, rejection: Rejection, now: Now) -> Verdict {
         let event = rejection.reason().event();
         // What is used up by now comes here once; the others can be sent again and again.
-        let once = matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::OtherAddress);
-        let record = (!once || self.told.first((ticket.fingerprint, ticket.id), event))
+        let once =
+            matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::AddressMismatch);
+        let record = (!once || self.told.is_first((ticket.fingerprint, ticket.id), event))
             .then(|| ticket.record(event, Some(Explanation::from(&rejection))));
         let answer = rejection
             .status()

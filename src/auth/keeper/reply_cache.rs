@@ -39,7 +39,7 @@ pub(in crate::auth) enum CacheLookup {
 
 impl ReplyCache {
     /// Whether this knock from this source was answered; counts as one more answer if so.
-    pub(in crate::auth) fn again(
+    pub(in crate::auth) fn lookup(
         &mut self,
         knock: KnockKey,
         source: SocketAddr,
@@ -60,12 +60,12 @@ impl ReplyCache {
     }
 
     /// Notes that the first answer to a knock takes a while.
-    pub(in crate::auth) fn promise(&mut self, knock: KnockKey, source: SocketAddr, now: Duration) {
+    pub(in crate::auth) fn reserve(&mut self, knock: KnockKey, source: SocketAddr, now: Duration) {
         self.add(CachedReply { knock, source, first: now, times: 0, bytes: None });
     }
 
     /// Keeps the first answer to a knock, or the last one, in place of the first.
-    pub(in crate::auth) fn keep(
+    pub(in crate::auth) fn store(
         &mut self,
         knock: KnockKey,
         source: SocketAddr,
@@ -103,17 +103,17 @@ mod tests {
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
         let at = Duration::from_secs;
         let [knock, of_another] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
-        assert_eq!(answers.again(knock, source, at(0)), CacheLookup::Never);
-        answers.keep(knock, source, at(0), vec![7]);
+        assert_eq!(answers.lookup(knock, source, at(0)), CacheLookup::Never);
+        answers.store(knock, source, at(0), vec![7]);
         for _ in 0..3 {
-            assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Again(vec![7]));
+            assert_eq!(answers.lookup(knock, source, at(9)), CacheLookup::Again(vec![7]));
         }
-        assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Enough);
-        assert_eq!(answers.again(of_another, source, at(9)), CacheLookup::Never, "another client's nonce");
+        assert_eq!(answers.lookup(knock, source, at(9)), CacheLookup::Enough);
+        assert_eq!(answers.lookup(of_another, source, at(9)), CacheLookup::Never, "another client's nonce");
         for other in ["10.0.0.1:4001", "10.0.0.2:4000"] {
-            assert_eq!(answers.again(knock, other.parse().unwrap(), at(9)), CacheLookup::Never);
+            assert_eq!(answers.lookup(knock, other.parse().unwrap(), at(9)), CacheLookup::Never);
         }
-        assert_eq!(answers.again(knock, source, at(10)), CacheLookup::Never);
+        assert_eq!(answers.lookup(knock, source, at(10)), CacheLookup::Never);
         assert!(answers.0.is_empty());
     }
 
@@ -122,15 +122,15 @@ mod tests {
         let mut answers = ReplyCache::default();
         let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
         let [knock, other] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
-        answers.keep(knock, source, at(0), vec![7]);
-        answers.keep(other, source, at(1), vec![7]);
-        answers.keep(knock, source, at(8), vec![8]);
+        answers.store(knock, source, at(0), vec![7]);
+        answers.store(other, source, at(1), vec![7]);
+        answers.store(knock, source, at(8), vec![8]);
         for _ in 0..2 {
-            assert_eq!(answers.again(knock, source, at(17)), CacheLookup::Again(vec![8]));
+            assert_eq!(answers.lookup(knock, source, at(17)), CacheLookup::Again(vec![8]));
         }
-        assert_eq!(answers.again(knock, source, at(17)), CacheLookup::Enough);
+        assert_eq!(answers.lookup(knock, source, at(17)), CacheLookup::Enough);
         assert_eq!(answers.0.len(), 1, "the other one is forgotten");
-        assert_eq!(answers.again(knock, source, at(18)), CacheLookup::Never);
+        assert_eq!(answers.lookup(knock, source, at(18)), CacheLookup::Never);
     }
 
     #[test]
@@ -138,13 +138,13 @@ mod tests {
         let mut answers = ReplyCache::default();
         let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
         let knock = (Fingerprint::from_bytes([1; 8]), [1; 12]);
-        answers.promise(knock, source, at(0));
-        assert_eq!(answers.again(knock, source, at(1)), CacheLookup::Enough);
-        answers.keep(knock, source, at(1), vec![7]);
+        answers.reserve(knock, source, at(0));
+        assert_eq!(answers.lookup(knock, source, at(1)), CacheLookup::Enough);
+        answers.store(knock, source, at(1), vec![7]);
         for _ in 0..3 {
-            assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Again(vec![7]));
+            assert_eq!(answers.lookup(knock, source, at(9)), CacheLookup::Again(vec![7]));
         }
-        assert_eq!(answers.again(knock, source, at(9)), CacheLookup::Enough);
-        assert_eq!(answers.again(knock, source, at(10)), CacheLookup::Never);
+        assert_eq!(answers.lookup(knock, source, at(9)), CacheLookup::Enough);
+        assert_eq!(answers.lookup(knock, source, at(10)), CacheLookup::Never);
     }
 }

@@ -11,15 +11,15 @@ pub enum Verdict {
     /// Put it on record, then ask [`super::Keeper::decide`]; without a record nothing may come of it.
     Record(Accepted),
     /// Act, then tell [`super::Keeper::conclude`] how it went.
-    Act(Authorized),
+    Execute(Authorized),
     /// The same, once what it costs is on record.
-    Pay(Uncommitted),
+    Commit(Uncommitted),
     /// Send these bytes again: a client resent its knock.
-    AnswerAgain(Vec<u8>),
+    Resend(Vec<u8>),
     /// It ends here.
     Refuse(Refusal),
     /// Nothing at all.
-    Nothing,
+    Ignore,
 }
 
 /// A knock that is used up from now on, whatever comes; nothing has happened yet. Made by the keeper alone.
@@ -72,7 +72,7 @@ impl Uncommitted {
     }
 
     /// All of it is on record.
-    pub fn paid(self) -> Authorized {
+    pub fn committed(self) -> Authorized {
         self.order
     }
 }

@@ -76,7 +76,7 @@ pub enum Dropped {
     /// It is not signed by whom its hint names.
     Forged,
     /// One with its tag has been passed on as often as copies are.
-    Copied,
+    Duplicate,
     /// Its client has used up what its key may cost for now.
     Throttled,
 }
@@ -140,10 +140,10 @@ impl Watcher {
     }
 
     /// A packet without a payload has come from `source`, to this address and port.
-    pub fn touch(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
+    pub fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
         if let Some(sequences) = &mut self.sequences {
             self.counts.touches = self.counts.touches.saturating_add(1);
-            sequences.touch(source, to, port, now);
+            sequences.record_hit(source, to, port, now);
         }
     }
 
@@ -180,7 +180,7 @@ impl Watcher {
             Err(Dropped::Length) => &mut self.counts.length,
             Err(Dropped::UnknownHint) => &mut self.counts.unknown_hint,
             Err(Dropped::Forged) => &mut self.counts.forged,
-            Err(Dropped::Copied) => &mut self.counts.copied,
+            Err(Dropped::Duplicate) => &mut self.counts.copied,
             Err(Dropped::Throttled) => &mut self.counts.throttled,
         };
         *count = count.saturating_add(1);
@@ -219,8 +219,8 @@ impl Watcher {
             self.hints.find(envelope.hint, now.wall, self.window, hint_keys).ok_or(Dropped::UnknownHint)?;
         let client = self.clients.get_mut(named.client).ok_or(Dropped::UnknownHint)?;
         // Whether it is really signed makes no difference to what goes no further, and would cost an HMAC.
-        if self.copies.are_used_up(envelope.tag) {
-            return Err(Dropped::Copied);
+        if self.copies.is_exhausted(envelope.tag) {
+            return Err(Dropped::Duplicate);
         }
         if !client.sign.verify(&[envelope.signed], envelope.tag) {
             return Err(Dropped::Forged);
@@ -232,7 +232,7 @@ impl Watcher {
             return Err(Dropped::Throttled);
         }
         if !self.copies.admit(envelope.tag, named.epoch) {
-            return Err(Dropped::Copied);
+            return Err(Dropped::Duplicate);
         }
         Ok(Authentic { fingerprint: client.fingerprint, envelope })
     }

@@ -25,7 +25,7 @@ struct SeenTag {
 impl DuplicateFilter {
     /// Whether no more copies of what has this tag may pass. Nothing is known of one that has never passed.
     #[must_use]
-    pub(in crate::auth) fn are_used_up(&self, tag: &Tag) -> bool {
+    pub(in crate::auth) fn is_exhausted(&self, tag: &Tag) -> bool {
         self.passed.get(tag).is_some_and(|passed| passed.copies >= COPIES_MAX)
     }
 
@@ -65,9 +65,9 @@ mod tests {
     fn sixteen_copies_of_a_datagram_pass_and_no_more_until_its_epoch_is_over() {
         let mut copies = DuplicateFilter::default();
         let passed = |copies: &mut DuplicateFilter| (0..100).filter(|_| copies.admit(&[7; 32], 5)).count();
-        assert!(!copies.are_used_up(&[7; 32]));
+        assert!(!copies.is_exhausted(&[7; 32]));
         assert_eq!(passed(&mut copies), 16);
-        assert!(copies.are_used_up(&[7; 32]));
+        assert!(copies.is_exhausted(&[7; 32]));
         copies.forget_before(5);
         assert_eq!(passed(&mut copies), 0);
         assert!(copies.admit(&[8; 32], 5), "another datagram passes");

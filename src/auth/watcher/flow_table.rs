@@ -124,7 +124,7 @@ impl FlowTable {
 
     /// A port was touched. Returns the pair's name if a port has joined since it was taken last, and no slice of the
     /// band is without one: with less there is no sequence.
-    pub(in crate::auth) fn touch(
+    pub(in crate::auth) fn record_hit(
         &mut self,
         from: IpAddr,
         to: IpAddr,
@@ -151,7 +151,7 @@ impl FlowTable {
         let slot = self.slot(place)?;
         match ports {
             HitResult::TooMany => (slot.ports, slot.grown, slot.ignored) = (0, false, Some(now)),
-            HitResult::Known => {}
+            HitResult::Repeated => {}
             HitResult::Joined => slot.grown = true,
         }
         (slot.grown && self.is_complete(place)).then_some(name)
@@ -187,7 +187,7 @@ impl FlowTable {
             }
             left = left.saturating_add(1);
         }
-        let mut kept = if known { HitResult::Known } else { HitResult::Joined };
+        let mut kept = if known { HitResult::Repeated } else { HitResult::Joined };
         if !known && left >= PORTS_MAX {
             kept = HitResult::TooMany;
         } else if !known {
@@ -311,7 +311,7 @@ enum HitResult {
     /// It is one more.
     Joined,
     /// It was there.
-    Known,
+    Repeated,
     /// It would be one too many.
     TooMany,
 }
@@ -410,7 +410,7 @@ mod tests {
             for (source, slice, number, passed) in touches {
                 now += passed;
                 let port = KnockRange::USUAL.port(slice.into(), number % ports_of_a_slice);
-                let name = pairs.touch(from(source), TO, port, ms(now));
+                let name = pairs.record_hit(from(source), TO, port, ms(now));
                 let taken = name.and_then(|name| pairs.take(name, ms(now)));
                 let expected = naive.touch(source, port, now, room);
                 prop_assert_eq!(taken.map(|ports| ports.into_iter().collect::<BTreeSet<u16>>()), expected);
@@ -424,16 +424,16 @@ mod tests {
     fn ports_outside_the_band_and_other_pairs_leave_no_trace() {
         let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         for port in [0, 22, 20_479, 28_672, u16::MAX] {
-            assert_eq!(pairs.touch(from(1), TO, port, ms(0)), None);
+            assert_eq!(pairs.record_hit(from(1), TO, port, ms(0)), None);
         }
         assert!(pairs.slots.is_empty());
         let touch = |pairs: &mut FlowTable, n, slice| {
-            pairs.touch(from(n), TO, KnockRange::USUAL.port(slice, 7), ms(0)).is_some()
+            pairs.record_hit(from(n), TO, KnockRange::USUAL.port(slice, 7), ms(0)).is_some()
         };
         assert!((0..7).all(|slice| !touch(&mut pairs, 1, slice)));
         assert!(!touch(&mut pairs, 2, 7), "another's port");
         assert_eq!(
-            pairs.touch(from(1), from(9), KnockRange::USUAL.port(7, 7), ms(0)),
+            pairs.record_hit(from(1), from(9), KnockRange::USUAL.port(7, 7), ms(0)),
             None,
             "to another address"
         );
@@ -444,13 +444,13 @@ mod tests {
     fn what_was_not_taken_is_told_again_and_what_was_taken_only_when_a_port_joins() {
         let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         let mut touch =
-            |slice, number| pairs.touch(from(1), TO, KnockRange::USUAL.port(slice, number), ms(0));
+            |slice, number| pairs.record_hit(from(1), TO, KnockRange::USUAL.port(slice, number), ms(0));
         let name = (0..8).map(|slice| touch(slice, 0)).last().unwrap().unwrap();
         assert_eq!(touch(3, 0), Some(name), "nobody has taken it yet");
         assert_eq!(pairs.take(name, ms(1)).unwrap().len(), 8);
         assert_eq!(pairs.take(name, ms(1)), None);
         let mut touch =
-            |slice, number| pairs.touch(from(1), TO, KnockRange::USUAL.port(slice, number), ms(1));
+            |slice, number| pairs.record_hit(from(1), TO, KnockRange::USUAL.port(slice, number), ms(1));
         assert_eq!(touch(3, 0), None, "a copy");
         assert_eq!(touch(3, 1), Some(name));
     }
@@ -460,7 +460,7 @@ mod tests {
         let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         let source = |n: u32| IpAddr::from(n.to_be_bytes());
         for n in 0..200_000_u32 {
-            assert_eq!(pairs.touch(source(n), TO, 20_480, ms(n.into()) / 100), None);
+            assert_eq!(pairs.record_hit(source(n), TO, 20_480, ms(n.into()) / 100), None);
         }
         assert_eq!((pairs.slots.len(), pairs.places.len(), pairs.ranks.len()), (PAIRS_MAX, PAIRS_MAX, 1));
         let first_kept = 200_000 - u32::try_from(PAIRS_MAX).unwrap();
@@ -468,7 +468,7 @@ mod tests {
             assert!(pairs.places.contains_key(&pairs.hash.hash_one((source(n), TO))), "{n}");
         }
         assert!(!pairs.places.contains_key(&pairs.hash.hash_one((source(first_kept - 1), TO))));
-        pairs.touch(source(0), TO, 20_480, ms(20_000));
+        pairs.record_hit(source(0), TO, 20_480, ms(20_000));
         assert_eq!(pairs.places.len(), 1, "all others are forgotten");
     }
 }

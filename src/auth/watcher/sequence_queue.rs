@@ -51,8 +51,8 @@ impl SequenceQueue {
     }
 
     /// A port was touched.
-    pub(in crate::auth) fn touch(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
-        let Some(name) = self.pairs.touch(source.ip(), to, port, now) else { return };
+    pub(in crate::auth) fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
+        let Some(name) = self.pairs.record_hit(source.ip(), to, port, now) else { return };
         // Its own copies come close behind each other.
         if self.waiting.len() < WAITING_MAX && self.waiting.back().is_none_or(|(last, _)| *last != name) {
             self.waiting.push_back((name, source));

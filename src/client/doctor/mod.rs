@@ -14,7 +14,7 @@ use super::knock::{ADDRESSES_MAX, CLOCKS_APART, KnockSuccess, LastReply, knock_a
 use super::report::{Reporter, print};
 use crate::knock::{ActionName, ReplyStatus};
 use crate::os::clock;
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 use sntp::Apart;
 
 /// What is asked for where nobody names an action: a server that knows us says that it has none of this name.
@@ -120,7 +120,9 @@ impl Diagnosis {
                         well(name, &format!("to {} from {}{}", server.ip(), route.own, kind(route.own)))?;
                         ways.push(server);
                     }
-                    Err(error) => note(name, &format!("no way to {}: {}", server.ip(), plain(&error)))?,
+                    Err(error) => {
+                        note(name, &format!("no way to {}: {}", server.ip(), io_error_text(&error)))?
+                    }
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::client::knock::route::Route;
 use crate::crypto::random;
 use crate::knock::Timestamp;
 use crate::os::clock;
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 
 /// The port of NTP.
 pub(in crate::client) const PORT: u16 = 123;
@@ -38,20 +38,20 @@ pub(in crate::client) fn ask(server: SocketAddr) -> Result<Apart, String> {
     // In place of our time, which the server needs not know (draft-ietf-ntp-data-minimization): who does not see
     // this datagram cannot forge the answer.
     let cookie: [u8; 8] = random().map_err(|error| error.to_string())?;
-    let route = Route::to(server).map_err(|error| plain(&error))?;
+    let route = Route::to(server).map_err(|error| io_error_text(&error))?;
     let mut question = [0; LENGTH];
     let [first, .., a, b, c, d, e, f, g, h] = &mut question;
     *first = ASKING;
     [*a, *b, *c, *d, *e, *f, *g, *h] = cookie;
     let (sent, begun) = (clock::wall(), clock::steady());
-    route.socket.send(&question).map_err(|error| plain(&error))?;
+    route.socket.send(&question).map_err(|error| io_error_text(&error))?;
     let end = begun.saturating_add(PATIENCE);
     loop {
         let left = end.saturating_sub(clock::steady());
         if left.is_zero() {
             return Err(format!("no answer within {} s", PATIENCE.as_secs()));
         }
-        route.socket.set_read_timeout(Some(left)).map_err(|error| plain(&error))?;
+        route.socket.set_read_timeout(Some(left)).map_err(|error| io_error_text(&error))?;
         let mut answer = [0; LENGTH];
         let Ok(length) = route.socket.recv(&mut answer) else { continue };
         let trip = clock::steady().saturating_sub(begun);

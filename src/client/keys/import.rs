@@ -10,7 +10,7 @@ use super::sources::named;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::Reporter;
 use crate::crypto::{KeyFile, KeyOwner, TokenError};
-use crate::os::files::{self, FileMode, plain};
+use crate::os::files::{self, FileMode, io_error_text};
 use crate::os::terminal::HiddenInput;
 
 /// The longest text that is read from a terminal, in bytes.
@@ -70,7 +70,7 @@ fn text_of(token: OsString) -> Result<Zeroizing<String>, ClientError> {
 fn paste() -> Result<Zeroizing<String>, ClientError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::Interrupted => ClientError::new(ExitCause::Usage, "stopped; no key was kept"),
-        _ => ClientError::new(ExitCause::Files, format!("terminal: {}", plain(&error))),
+        _ => ClientError::new(ExitCause::Files, format!("terminal: {}", io_error_text(&error))),
     };
     Reporter::PLAIN.note("paste the token or the key file's text (it is not shown), then press Enter");
     let mut terminal = HiddenInput::new().map_err(failed)?;

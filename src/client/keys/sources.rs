@@ -39,7 +39,7 @@ pub(in crate::client) enum Origin {
 }
 
 /// The key that a profile names.
-pub(in crate::client) enum Profiled {
+pub(in crate::client) enum FromProfile {
     /// In this file.
     File(PathBuf),
     /// What this program, with these arguments, prints.
@@ -51,13 +51,13 @@ impl Key {
     /// else in the folder of keys, else the one for all servers.
     pub(in crate::client) fn for_server(
         given: Option<&Path>,
-        profiled: Option<Profiled>,
+        profiled: Option<FromProfile>,
         server: &str,
     ) -> Result<Self, ClientError> {
         match (Self::explicit(given)?, profiled) {
             (Some(key), _) => Ok(key),
-            (None, Some(Profiled::File(path))) => Self::from_file(path),
-            (None, Some(Profiled::Command(command))) => Self::from_command(&command),
+            (None, Some(FromProfile::File(path))) => Self::from_file(path),
+            (None, Some(FromProfile::Command(command))) => Self::from_command(&command),
             (None, None) => Self::in_home(server),
         }
     }

@@ -4,9 +4,9 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::exchange::{Exchange, Heard, Resend};
-use super::plan::{AddressPlan, Claim, NextAttempt, Turn};
-use super::route::{Route, own_towards};
+use super::exchange::{Exchange, ReceivedReply, Resend};
+use super::plan::{AddressPlan, Claim, KnockAttempt, NextAttempt};
+use super::route::{Route, local_address_toward};
 use crate::client::failure::ClientError;
 use crate::crypto::SealKey;
 use crate::os::clock;
@@ -29,13 +29,13 @@ pub(in crate::client) enum Reaction {
     /// No new answer.
     Silence,
     /// The server answers here, and a second knock follows unless another answer contradicts.
-    Answered(Heard),
+    Answered(ReceivedReply),
     /// The second knock has been sent.
     KnockedAgain,
     /// The answer that ends this attempt.
-    Outcome(Heard),
+    Outcome(ReceivedReply),
     /// Two answers to one knock name different addresses.
-    Contradiction(IpAddr, IpAddr, Heard),
+    Contradiction(IpAddr, IpAddr, ReceivedReply),
 }
 
 impl<'a> Attempt<'a> {
@@ -62,17 +62,17 @@ impl<'a> Attempt<'a> {
             Some(end) => (end.min(until), Resend::No),
             None => (until, Resend::Yes),
         };
-        let Some(heard) = self.exchange.hear(until, resend) else {
+        let Some(heard) = self.exchange.receive(until, resend) else {
             if self.linger.is_none_or(|end| clock::steady() < end) {
                 return Ok(Reaction::Silence);
             }
             self.linger = None;
-            let Some(claim) = self.plan.again() else { return Ok(Reaction::Silence) };
+            let Some(claim) = self.plan.retry() else { return Ok(Reaction::Silence) };
             self.exchange.send(seal(claim)?).map_err(unsent)?;
             return Ok(Reaction::KnockedAgain);
         };
-        let turn = if heard.knock == 0 { Turn::First } else { Turn::Second };
-        let own = own_like(self.route.own, heard.reply.observed);
+        let turn = if heard.knock == 0 { KnockAttempt::First } else { KnockAttempt::Second };
+        let own = local_address_for_family(self.route.own, heard.reply.observed);
         Ok(match self.plan.heard(turn, &heard.reply, own) {
             NextAttempt::Report => Reaction::Outcome(heard),
             NextAttempt::Listen => Reaction::Silence,
@@ -92,6 +92,6 @@ impl<'a> Attempt<'a> {
 }
 
 /// The own outgoing address of the family of `observed`.
-fn own_like(own: IpAddr, observed: IpAddr) -> Option<IpAddr> {
-    if own.is_ipv4() == observed.is_ipv4() { Some(own) } else { own_towards(observed) }
+fn local_address_for_family(own: IpAddr, observed: IpAddr) -> Option<IpAddr> {
+    if own.is_ipv4() == observed.is_ipv4() { Some(own) } else { local_address_toward(observed) }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::exchange::{Exchange, Heard, Resend};
+use super::exchange::{Exchange, ReceivedReply, Resend};
 use super::request::KnockRequest;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::Reporter;
@@ -46,10 +46,10 @@ impl CommandStage {
 pub(in crate::client) fn await_end(
     intent: &KnockRequest,
     exchange: &mut Exchange<'_>,
-    first: Heard,
+    first: ReceivedReply,
     patience: Duration,
     report: &Reporter,
-) -> Result<Heard, ClientError> {
+) -> Result<ReceivedReply, ClientError> {
     let name = || format!("{}: {}", intent.server, intent.action);
     match CommandStage::of(&first.reply) {
         CommandStage::Started => {}
@@ -91,10 +91,10 @@ pub(in crate::client) fn await_end(
             alive = now.saturating_add(KEEP_ALIVE);
         }
         let until = copies.peek().copied().unwrap_or(end).min(alive).min(end).min(now.saturating_add(TICK));
-        let Some(heard) = exchange.hear(until, Resend::No) else { continue };
+        let Some(heard) = exchange.receive(until, Resend::No) else { continue };
         match (heard.reply.status, CommandStage::of(&heard.reply)) {
             (ReplyStatus::Granted | ReplyStatus::Done, CommandStage::Ended) => {
-                return Ok(Heard { round_trip: first.round_trip, ..heard });
+                return Ok(ReceivedReply { round_trip: first.round_trip, ..heard });
             }
             (ReplyStatus::ActionFailed, _) => {
                 drop(progress);

@@ -19,7 +19,7 @@ pub(in crate::client) fn refused(intent: &KnockRequest, reply: &Reply) -> Client
 }
 
 /// The server said nothing.
-pub(in crate::client) fn silence(
+pub(in crate::client) fn no_reply(
     intent: &KnockRequest,
     servers: &[SocketAddr],
     fingerprint: Fingerprint,
@@ -45,7 +45,11 @@ If it prints nothing, or you cannot log in there, check these:
 }
 
 /// Two answers to one knock name different addresses.
-pub(in crate::client) fn contradiction(intent: &KnockRequest, one: IpAddr, other: IpAddr) -> ClientError {
+pub(in crate::client) fn conflicting_replies(
+    intent: &KnockRequest,
+    one: IpAddr,
+    other: IpAddr,
+) -> ClientError {
     ClientError::new(
         ExitCause::Refused,
         format!("{}: two answers to one knock name different addresses, {one} and {other}", intent.server),

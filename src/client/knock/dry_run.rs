@@ -38,7 +38,7 @@ struct DryRun<'a> {
 }
 
 /// Says what a knock as it is meant would be.
-pub(in crate::client) fn tell(intent: &KnockRequest, report: &Reporter) -> Result<(), ClientError> {
+pub(in crate::client) fn print(intent: &KnockRequest, report: &Reporter) -> Result<(), ClientError> {
     let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
     let (route, claim, others) = rehearse(intent, fingerprint)?;
     let rehearsal = DryRun {

@@ -37,7 +37,7 @@ pub(in crate::client) struct Exchange<'a> {
 
 /// An answer that opened under the key.
 #[derive(Debug)]
-pub(in crate::client) struct Heard {
+pub(in crate::client) struct ReceivedReply {
     /// Which knock it answers, counted from 0.
     pub(in crate::client) knock: usize,
     /// What it says.
@@ -72,7 +72,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// The next answer to any of the knocks, until `end` on the steady clock; the latest is sent again meanwhile.
-    pub(in crate::client) fn hear(&mut self, end: Duration, resend: Resend) -> Option<Heard> {
+    pub(in crate::client) fn receive(&mut self, end: Duration, resend: Resend) -> Option<ReceivedReply> {
         loop {
             let now = clock::steady();
             if now >= end {
@@ -85,7 +85,7 @@ impl<'a> Exchange<'a> {
                 continue;
             }
             let until = again.map_or(end, |again| again.min(end));
-            if let Some(heard) = self.receive(until.saturating_sub(now)) {
+            if let Some(heard) = self.receive_once(until.saturating_sub(now)) {
                 return Some(heard);
             }
         }
@@ -122,7 +122,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn receive(&self, time: Duration) -> Option<Heard> {
+    fn receive_once(&self, time: Duration) -> Option<ReceivedReply> {
         // A timeout of zero would be none at all.
         self.socket.set_read_timeout(Some(time.max(REST))).ok()?;
         // One byte more, so that what is longer is not taken for a reply.
@@ -141,12 +141,12 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn open(&self, bytes: &[u8]) -> Option<Heard> {
+    fn open(&self, bytes: &[u8]) -> Option<ReceivedReply> {
         let at = clock::wall();
         self.sent.iter().enumerate().find_map(|(knock, sent)| {
             let reply = open_reply(bytes, self.key, sent.datagram.nonce()).ok()?;
             let round_trip = clock::steady().saturating_sub(sent.first);
-            Some(Heard { knock, reply, round_trip, at })
+            Some(ReceivedReply { knock, reply, round_trip, at })
         })
     }
 }
@@ -251,7 +251,7 @@ mod tests {
         let (socket, key) = (connected(address), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
         exchange.send(knock("open")).unwrap();
-        let heard = exchange.hear(within(TIMEOUT), Resend::Yes).unwrap();
+        let heard = exchange.receive(within(TIMEOUT), Resend::Yes).unwrap();
         assert_eq!((heard.knock, heard.reply.text.as_str()), (0, "welcome"));
         assert!(heard.round_trip < TIMEOUT);
         served.join().unwrap();
@@ -267,7 +267,7 @@ mod tests {
         let (socket, key) = (connected(address), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
         exchange.send(knock("open")).unwrap();
-        let heard = exchange.hear(within(TIMEOUT), Resend::Yes).unwrap();
+        let heard = exchange.receive(within(TIMEOUT), Resend::Yes).unwrap();
         assert!(heard.round_trip >= RESENDS[1], "{:?}", heard.round_trip);
         let datagrams = served.join().unwrap();
         assert!(datagrams.iter().all(|datagram| *datagram == datagrams[0]));
@@ -280,7 +280,7 @@ mod tests {
         let mut exchange = Exchange::new(&socket, &key);
         exchange.send(knock("open")).unwrap();
         let start = clock::steady();
-        assert!(exchange.hear(within(Duration::from_millis(400)), Resend::Yes).is_none());
+        assert!(exchange.receive(within(Duration::from_millis(400)), Resend::Yes).is_none());
         assert!(clock::steady() - start >= Duration::from_millis(400));
         served.join().unwrap();
     }
@@ -300,7 +300,7 @@ mod tests {
         let (socket, key) = (connected(address), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
         exchange.send(knock("open")).unwrap();
-        assert_eq!(exchange.hear(within(TIMEOUT), Resend::No).unwrap().reply.text.as_str(), "good");
+        assert_eq!(exchange.receive(within(TIMEOUT), Resend::No).unwrap().reply.text.as_str(), "good");
         served.join().unwrap();
     }
 
@@ -311,7 +311,7 @@ mod tests {
         let (socket, key) = (connected(closed), reply_key());
         let mut exchange = Exchange::new(&socket, &key);
         exchange.send(knock("open")).unwrap();
-        assert!(exchange.hear(within(Duration::from_millis(600)), Resend::Yes).is_none());
+        assert!(exchange.receive(within(Duration::from_millis(600)), Resend::Yes).is_none());
         exchange.send(knock("again")).unwrap();
     }
 
@@ -325,7 +325,7 @@ mod tests {
         exchange.send(knock("first")).unwrap();
         exchange.send(knock("second")).unwrap();
         for number in 0..2 {
-            assert_eq!(exchange.hear(within(TIMEOUT), Resend::Yes).unwrap().knock, number);
+            assert_eq!(exchange.receive(within(TIMEOUT), Resend::Yes).unwrap().knock, number);
         }
         served.join().unwrap();
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::failure::{ClientError, ExitCause};
 use attempt::Attempt;
 use command_end::CommandStage;
-use exchange::Heard;
+use exchange::ReceivedReply;
 use nat_cache::NatCache;
 use plan::{AddressPlan, Claim, Facts};
 use race::Race;
@@ -30,7 +30,7 @@ use request::KnockRequest;
 use super::report::{Reporter, Success};
 use crate::crypto::{ClientKeys, Fingerprint};
 use crate::knock::{AddressPolicy, Reply, ReplyStatus, SourceOption, Timestamp};
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 use crate::wire::Datagram;
 use route::{Route, resolve};
 
@@ -87,8 +87,8 @@ pub(super) fn rehearse(
     let learnt = NatCache::new(intent.state.as_deref(), fingerprint);
     let (routes, unsent) = ways(addresses(intent)?, &Reporter::SILENT);
     let mut routes = routes.into_iter();
-    let Some(route) = routes.next() else { return Err(no_way(intent, unsent)) };
-    let claim = plan(intent, &learnt, &route).first();
+    let Some(route) = routes.next() else { return Err(unreachable(intent, unsent)) };
+    let claim = plan(intent, &learnt, &route).first_claim();
     Ok((route, claim, routes.map(|route| route.server).collect()))
 }
 
@@ -129,24 +129,25 @@ impl<'a> Knocker<'a> {
 
     /// A datagram for one of the server's addresses.
     pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, ClientError> {
-        self.report.detail(|| format!("{}: knocking at {} {}", self.intent.server, server.ip(), told(claim)));
+        self.report
+            .detail(|| format!("{}: knocking at {} {}", self.intent.server, server.ip(), describe(claim)));
         Datagram::seal(&self.intent.knock(claim), &self.keys)
             .map_err(|error| ClientError::new(ExitCause::Network, error.to_string()))
     }
 
-    pub(super) fn no_way(&self, unsent: Unsent) -> ClientError {
-        no_way(self.intent, unsent)
+    pub(super) fn unreachable(&self, unsent: Unsent) -> ClientError {
+        unreachable(self.intent, unsent)
     }
 
     /// The server did what was asked for: keeps what was learned, and waits for the end where that is wanted.
     pub(super) fn granted(
         &self,
         attempt: &mut Attempt<'_>,
-        heard: Heard,
+        heard: ReceivedReply,
     ) -> Result<KnockSuccess, ClientError> {
         self.compare_clocks(&heard);
         if let Some((own, seen)) = attempt.plan.learnt(&heard.reply) {
-            let kept = self.learnt.keep(own, seen);
+            let kept = self.learnt.store(own, seen);
             self.report.detail(|| match kept {
                 Ok(()) => format!("{seen}: kept for the next knock"),
                 Err(error) => format!("{seen}: not kept: {error}"),
@@ -164,14 +165,14 @@ impl<'a> Knocker<'a> {
 
     /// Somebody copies knocks, and forges the way of the answers too: nothing is believed but a grant, which only
     /// the server can make, and nothing is kept.
-    pub(super) fn contradiction(
+    pub(super) fn conflicting_replies(
         &self,
         one: IpAddr,
         other: IpAddr,
         route: &Route,
-        heard: &Heard,
+        heard: &ReceivedReply,
     ) -> Result<KnockSuccess, ClientError> {
-        let failure = diagnosis::contradiction(self.intent, one, other);
+        let failure = diagnosis::conflicting_replies(self.intent, one, other);
         if heard.reply.status.is_success() {
             self.report.note(&format!("warning: {failure}"));
             return Ok(self.answered(route, heard));
@@ -179,7 +180,7 @@ impl<'a> Knocker<'a> {
         Err(failure)
     }
 
-    fn answered(&self, route: &Route, heard: &Heard) -> KnockSuccess {
+    fn answered(&self, route: &Route, heard: &ReceivedReply) -> KnockSuccess {
         let Reply { status, observed, seconds, text, .. } = &heard.reply;
         let whom = match self.intent.source {
             // Whatever address the knock came from.
@@ -246,7 +247,7 @@ impl<'a> Knocker<'a> {
         }
     }
 
-    pub(super) fn compare_clocks(&self, heard: &Heard) {
+    pub(super) fn compare_clocks(&self, heard: &ReceivedReply) {
         let (theirs, ours) = (heard.reply.server_time, heard.at);
         let apart = theirs.distance(ours);
         if apart > CLOCKS_APART {
@@ -272,7 +273,7 @@ pub(super) fn addresses(intent: &KnockRequest) -> Result<Vec<SocketAddr>, Client
 
 /// What a knock by this way says about the address.
 pub(super) fn plan(intent: &KnockRequest, learnt: &NatCache, route: &Route) -> AddressPlan {
-    let learnt = if intent.source == SourceOption::Auto { learnt.recall(route.own) } else { None };
+    let learnt = if intent.source == SourceOption::Auto { learnt.lookup(route.own) } else { None };
     let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: intent.reply };
     AddressPlan::new(intent.source, &facts)
 }
@@ -284,7 +285,7 @@ fn ways(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
         match Route::to(server) {
             Ok(route) => routes.push(route),
             Err(error) => {
-                report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                report.detail(|| format!("{}: {}", server.ip(), io_error_text(&error)));
                 unsent = Some((server, error));
             }
         }
@@ -292,11 +293,12 @@ fn ways(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
     (routes, unsent)
 }
 
-fn no_way(intent: &KnockRequest, failed: Unsent) -> ClientError {
+fn unreachable(intent: &KnockRequest, failed: Unsent) -> ClientError {
     let host = &intent.target.host;
     match failed {
         Some((server, error)) => {
-            let reason = format!("{host}: nothing could be sent to {}: {}", server.ip(), plain(&error));
+            let reason =
+                format!("{host}: nothing could be sent to {}: {}", server.ip(), io_error_text(&error));
             let failure = ClientError::new(ExitCause::Network, reason);
             if error.kind() == io::ErrorKind::PermissionDenied {
                 return failure.hint(format!(
@@ -315,7 +317,7 @@ pub(super) fn listed(servers: &[SocketAddr]) -> String {
 }
 
 /// A claim, for people.
-pub(super) fn told(claim: Claim) -> String {
+pub(super) fn describe(claim: Claim) -> String {
     let addresses = named(claim);
     if addresses.is_empty() {
         claim.policy.to_string()

@@ -21,12 +21,12 @@ impl NatCache {
     }
 
     /// The address that the server saw last, if the own one was `own` then.
-    pub(in crate::client) fn recall(&self, own: IpAddr) -> Option<IpAddr> {
+    pub(in crate::client) fn lookup(&self, own: IpAddr) -> Option<IpAddr> {
         self.pairs().into_iter().find(|&(then, _)| then == own).map(|(_, seen)| seen)
     }
 
     /// Keeps what a grant has confirmed, in place of the last one of the own address' family.
-    pub(in crate::client) fn keep(&self, own: IpAddr, seen: IpAddr) -> Result<(), FileError> {
+    pub(in crate::client) fn store(&self, own: IpAddr, seen: IpAddr) -> Result<(), FileError> {
         let Some(path) = &self.path else { return Ok(()) };
         let mut text = String::from("# own address, address that the server saw\n");
         let others = self.pairs().into_iter().filter(|(then, _)| then.is_ipv4() != own.is_ipv4()).take(1);
@@ -71,18 +71,18 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let folder = scratch.path().join("state");
         let learnt = NatCache::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
-        assert_eq!(learnt.recall(ip("10.0.0.5")), None);
-        learnt.keep(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
-        learnt.keep(ip("fd00::5"), ip("2001:db8::9")).unwrap();
-        assert_eq!(learnt.recall(ip("10.0.0.5")), Some(ip("203.0.113.9")));
-        assert_eq!(learnt.recall(ip("fd00::5")), Some(ip("2001:db8::9")));
-        assert_eq!(learnt.recall(ip("10.0.0.6")), None);
+        assert_eq!(learnt.lookup(ip("10.0.0.5")), None);
+        learnt.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
+        learnt.store(ip("fd00::5"), ip("2001:db8::9")).unwrap();
+        assert_eq!(learnt.lookup(ip("10.0.0.5")), Some(ip("203.0.113.9")));
+        assert_eq!(learnt.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
+        assert_eq!(learnt.lookup(ip("10.0.0.6")), None);
 
-        learnt.keep(ip("10.0.0.6"), ip("203.0.113.10")).unwrap();
-        assert_eq!(learnt.recall(ip("10.0.0.5")), None, "only the last one is kept");
-        assert_eq!(learnt.recall(ip("fd00::5")), Some(ip("2001:db8::9")));
+        learnt.store(ip("10.0.0.6"), ip("203.0.113.10")).unwrap();
+        assert_eq!(learnt.lookup(ip("10.0.0.5")), None, "only the last one is kept");
+        assert_eq!(learnt.lookup(ip("fd00::5")), Some(ip("2001:db8::9")));
         let other = NatCache::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
-        assert_eq!(other.recall(ip("10.0.0.6")), None);
+        assert_eq!(other.lookup(ip("10.0.0.6")), None);
     }
 
     #[cfg(unix)]
@@ -91,15 +91,15 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let scratch = tempfile::tempdir().unwrap();
         let learnt = NatCache::new(Some(scratch.path()), Fingerprint::from_bytes([1; 8]));
-        learnt.keep(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
+        learnt.store(ip("10.0.0.5"), ip("203.0.113.9")).unwrap();
         assert!(learnt.problem().is_none());
         let path = learnt.path.clone().unwrap();
         #[allow(clippy::disallowed_methods, reason = "a test")]
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o622)).unwrap();
-        assert_eq!(learnt.recall(ip("10.0.0.5")), None);
+        assert_eq!(learnt.lookup(ip("10.0.0.5")), None);
         assert_eq!(learnt.problem().unwrap().reason, "mode 0622 lets others change it");
-        learnt.keep(ip("10.0.0.5"), ip("203.0.113.10")).unwrap();
-        assert_eq!(learnt.recall(ip("10.0.0.5")), Some(ip("203.0.113.10")));
+        learnt.store(ip("10.0.0.5"), ip("203.0.113.10")).unwrap();
+        assert_eq!(learnt.lookup(ip("10.0.0.5")), Some(ip("203.0.113.10")));
     }
 
     #[test]
@@ -108,9 +108,9 @@ mod tests {
         let fingerprint = Fingerprint::from_bytes([1; 8]);
         let path = scratch.path().join(format!("{fingerprint}.addresses"));
         files::create_new(&path, FileMode::Private, b"10.0.0.5\n10.0.0.5 x\n10.0.0.5 0.0.0.0\n\xff").unwrap();
-        assert_eq!(NatCache::new(Some(scratch.path()), fingerprint).recall(ip("10.0.0.5")), None);
+        assert_eq!(NatCache::new(Some(scratch.path()), fingerprint).lookup(ip("10.0.0.5")), None);
         let nowhere = NatCache::new(None, fingerprint);
-        assert!(nowhere.keep(ip("10.0.0.5"), ip("203.0.113.9")).is_ok());
-        assert_eq!(nowhere.recall(ip("10.0.0.5")), None);
+        assert!(nowhere.store(ip("10.0.0.5"), ip("203.0.113.9")).is_ok());
+        assert_eq!(nowhere.lookup(ip("10.0.0.5")), None);
     }
 }

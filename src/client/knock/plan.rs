@@ -29,7 +29,7 @@ pub(in crate::client) struct Facts {
 
 /// Which knock of a plan an answer belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::client) enum Turn {
+pub(in crate::client) enum KnockAttempt {
     /// The first.
     First,
     /// The second, behind address translation.
@@ -88,20 +88,27 @@ impl AddressPlan {
     }
 
     /// What the first knock says.
-    pub(in crate::client) const fn first(&self) -> Claim {
+    pub(in crate::client) const fn first_claim(&self) -> Claim {
         self.first
     }
 
     /// What follows from an answer; `own` is the own outgoing address of the family of the address in it.
-    pub(in crate::client) fn heard(&mut self, turn: Turn, reply: &Reply, own: Option<IpAddr>) -> NextAttempt {
+    pub(in crate::client) fn heard(
+        &mut self,
+        turn: KnockAttempt,
+        reply: &Reply,
+        own: Option<IpAddr>,
+    ) -> NextAttempt {
         match (self.state, turn) {
-            (PlanState::Corrected(named) | PlanState::Again(named), Turn::First)
+            (PlanState::Corrected(named) | PlanState::Again(named), KnockAttempt::First)
                 if named != reply.observed =>
             {
                 NextAttempt::Contradiction(named, reply.observed)
             }
-            (PlanState::Corrected(_) | PlanState::Again(_), Turn::First) => NextAttempt::Listen,
-            (PlanState::Guessed, Turn::First) if self.names_another(reply) && !own.is_some_and(is_global) => {
+            (PlanState::Corrected(_) | PlanState::Again(_), KnockAttempt::First) => NextAttempt::Listen,
+            (PlanState::Guessed, KnockAttempt::First)
+                if self.names_another(reply) && !own.is_some_and(is_global) =>
+            {
                 self.state = PlanState::Corrected(reply.observed);
                 NextAttempt::Linger
             }
@@ -110,7 +117,7 @@ impl AddressPlan {
     }
 
     /// What the second knock says, once nothing has contradicted the server's answer to the first.
-    pub(in crate::client) fn again(&mut self) -> Option<Claim> {
+    pub(in crate::client) fn retry(&mut self) -> Option<Claim> {
         let PlanState::Corrected(named) = self.state else { return None };
         self.state = PlanState::Again(named);
         Some(Claim { policy: AddressPolicy::Exact, addresses: named.into() })
@@ -206,34 +213,34 @@ mod tests {
     }
 
     /// Hears an answer as a client does whose own address of every family is that of the plan.
-    fn hear(plan: &mut AddressPlan, turn: Turn, reply: &Reply) -> NextAttempt {
+    fn hear(plan: &mut AddressPlan, turn: KnockAttempt, reply: &Reply) -> NextAttempt {
         plan.heard(turn, reply, Some(plan.own))
     }
 
     #[test]
     fn auto_names_the_own_outgoing_address() {
         for own in [PRIVATE, SEEN, "2001:db8::7"] {
-            assert_eq!(AddressPlan::new(SourceOption::Auto, &facts(own)).first(), exact(own));
+            assert_eq!(AddressPlan::new(SourceOption::Auto, &facts(own)).first_claim(), exact(own));
         }
     }
 
     #[test]
     fn auto_names_the_learnt_address_rather_than_the_own() {
         let plan = AddressPlan::new(SourceOption::Auto, &Facts { learnt: Some(ip(SEEN)), ..facts(PRIVATE) });
-        assert_eq!(plan.first(), exact(SEEN));
+        assert_eq!(plan.first_claim(), exact(SEEN));
         assert_eq!(plan.learnt(&reply(ReplyStatus::Granted, SEEN)), None, "nothing new was learnt");
     }
 
     #[test]
     fn behind_nat_the_second_knock_names_what_the_server_saw_and_a_grant_confirms_it() {
         let mut plan = behind_nat();
-        assert_eq!(plan.first(), exact(PRIVATE));
-        assert_eq!(plan.again(), None);
-        assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), NextAttempt::Linger);
+        assert_eq!(plan.first_claim(), exact(PRIVATE));
+        assert_eq!(plan.retry(), None);
+        assert_eq!(hear(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Linger);
         assert_eq!(plan.learnt(&reply(ReplyStatus::Granted, SEEN)), None);
-        assert_eq!(plan.again(), Some(exact(SEEN)));
+        assert_eq!(plan.retry(), Some(exact(SEEN)));
         let granted = reply(ReplyStatus::Granted, SEEN);
-        assert_eq!(hear(&mut plan, Turn::Second, &granted), NextAttempt::Report);
+        assert_eq!(hear(&mut plan, KnockAttempt::Second, &granted), NextAttempt::Report);
         assert_eq!(plan.learnt(&granted), Some((ip(PRIVATE), ip(SEEN))));
     }
 
@@ -241,8 +248,8 @@ mod tests {
     fn a_learnt_address_that_is_outdated_is_corrected() {
         let mut plan =
             AddressPlan::new(SourceOption::Auto, &Facts { learnt: Some(ip(OTHER)), ..facts(PRIVATE) });
-        assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), NextAttempt::Linger);
-        assert_eq!(plan.again(), Some(exact(SEEN)));
+        assert_eq!(hear(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Linger);
+        assert_eq!(plan.retry(), Some(exact(SEEN)));
         let done = reply(ReplyStatus::Done, SEEN);
         assert_eq!(plan.learnt(&done), Some((ip(PRIVATE), ip(SEEN))));
     }
@@ -250,13 +257,13 @@ mod tests {
     #[test]
     fn there_is_no_third_knock_and_nothing_is_learnt_without_a_grant() {
         let mut plan = behind_nat();
-        let _ = hear(&mut plan, Turn::First, &refused(SEEN));
-        assert!(plan.again().is_some());
-        assert_eq!(plan.again(), None);
+        let _ = hear(&mut plan, KnockAttempt::First, &refused(SEEN));
+        assert!(plan.retry().is_some());
+        assert_eq!(plan.retry(), None);
         for outcome in [refused(OTHER), refused(SEEN), reply(ReplyStatus::NotAllowed, SEEN)] {
-            assert_eq!(hear(&mut plan, Turn::Second, &outcome), NextAttempt::Report);
+            assert_eq!(hear(&mut plan, KnockAttempt::Second, &outcome), NextAttempt::Report);
             assert_eq!(plan.learnt(&outcome), None);
-            assert_eq!(plan.again(), None);
+            assert_eq!(plan.retry(), None);
         }
     }
 
@@ -278,7 +285,7 @@ mod tests {
         ] {
             let mut plan = AddressPlan::new(SourceOption::Auto, &facts(own));
             assert_eq!(
-                plan.heard(Turn::First, &answer, own_of_its_family.map(ip)),
+                plan.heard(KnockAttempt::First, &answer, own_of_its_family.map(ip)),
                 expected,
                 "{own} {answer:?}"
             );
@@ -290,14 +297,14 @@ mod tests {
         for knocked_again in [false, true] {
             for second_answer in [refused(OTHER), reply(ReplyStatus::Granted, OTHER)] {
                 let mut plan = behind_nat();
-                let _ = hear(&mut plan, Turn::First, &refused(SEEN));
+                let _ = hear(&mut plan, KnockAttempt::First, &refused(SEEN));
                 assert_eq!(
-                    hear(&mut plan, Turn::First, &refused(SEEN)),
+                    hear(&mut plan, KnockAttempt::First, &refused(SEEN)),
                     NextAttempt::Listen,
                     "a copy says nothing new"
                 );
-                assert_eq!(knocked_again, knocked_again && plan.again().is_some());
-                let next = hear(&mut plan, Turn::First, &second_answer);
+                assert_eq!(knocked_again, knocked_again && plan.retry().is_some());
+                let next = hear(&mut plan, KnockAttempt::First, &second_answer);
                 assert_eq!(next, NextAttempt::Contradiction(ip(SEEN), ip(OTHER)));
             }
         }
@@ -311,9 +318,9 @@ mod tests {
             ("listed:192.168.1.5", AddressPolicy::Listed),
         ] {
             let mut plan = AddressPlan::new(text.parse().unwrap(), &facts(PRIVATE));
-            assert_eq!(plan.first().policy, policy);
-            assert_eq!(hear(&mut plan, Turn::First, &refused(SEEN)), NextAttempt::Report);
-            assert_eq!(plan.again(), None);
+            assert_eq!(plan.first_claim().policy, policy);
+            assert_eq!(hear(&mut plan, KnockAttempt::First, &refused(SEEN)), NextAttempt::Report);
+            assert_eq!(plan.retry(), None);
         }
     }
 
@@ -329,13 +336,13 @@ mod tests {
             (SEEN, SERVER, AddressPolicy::Exact),
         ] {
             assert_eq!(
-                AddressPlan::new(SourceOption::Auto, &silent(own, server)).first().policy,
+                AddressPlan::new(SourceOption::Auto, &silent(own, server)).first_claim().policy,
                 policy,
                 "{own} {server}"
             );
         }
         assert_eq!(
-            AddressPlan::new(SourceOption::Auto, &facts(PRIVATE)).first().policy,
+            AddressPlan::new(SourceOption::Auto, &facts(PRIVATE)).first_claim().policy,
             AddressPolicy::Exact
         );
     }

@@ -10,7 +10,7 @@ use super::{KnockSuccess, Knocker, LastReply, Unsent, diagnosis, plan};
 use crate::client::failure::ClientError;
 use crate::knock::ReplyStatus;
 use crate::os::clock;
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 
 /// How long one address may stay silent before the next one is knocked at (RFC 8305, section 5).
 const DELAY: Duration = Duration::from_millis(250);
@@ -79,7 +79,7 @@ impl<'a> Race<'a> {
                 let reaction = attempt.listen(
                     until,
                     |claim| knocker.seal(server, claim),
-                    |error| knocker.no_way(Some((server, error))),
+                    |error| knocker.unreachable(Some((server, error))),
                 );
                 if let Some(outcome) = self.react(at, reaction, last) {
                     return outcome;
@@ -99,7 +99,7 @@ impl<'a> Race<'a> {
         let server = route.server;
         knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
         let plan = plan(knocker.intent, &knocker.learnt, route);
-        let datagram = knocker.seal(server, plan.first())?;
+        let datagram = knocker.seal(server, plan.first_claim())?;
         match Attempt::start(route, &knocker.keys.reply, plan, datagram) {
             Ok(attempt) => {
                 self.attempts.push(attempt);
@@ -107,7 +107,7 @@ impl<'a> Race<'a> {
                 self.next = now.saturating_add(self.delay());
             }
             Err(error) => {
-                knocker.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                knocker.report.detail(|| format!("{}: {}", server.ip(), io_error_text(&error)));
                 self.unsent = Some((server, error));
             }
         }
@@ -156,7 +156,7 @@ impl<'a> Race<'a> {
                 None
             }
             Ok(Reaction::Contradiction(one, other, heard)) => {
-                Some(knocker.contradiction(one, other, attempt.route, &heard))
+                Some(knocker.conflicting_replies(one, other, attempt.route, &heard))
             }
             Err(failure) => {
                 self.refuse(at, failure, true);
@@ -188,8 +188,8 @@ impl<'a> Race<'a> {
         }
         match self.refused {
             Some(failure) => failure,
-            None if self.tried.is_empty() => knocker.no_way(self.unsent),
-            None => diagnosis::silence(knocker.intent, &self.tried, knocker.fingerprint),
+            None if self.tried.is_empty() => knocker.unreachable(self.unsent),
+            None => diagnosis::no_reply(knocker.intent, &self.tried, knocker.fingerprint),
         }
     }
 }

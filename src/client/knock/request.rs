@@ -9,7 +9,7 @@ use super::target::{Destination, FromArgs, FromKey};
 use crate::client::args::{CommonArgs, ConnectArgs, DoctorArgs, KnockArgs, PortModeArgs};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::keys::otp::OtpInput;
-use crate::client::keys::sources::{Key, Profiled};
+use crate::client::keys::sources::{FromProfile, Key};
 use crate::client::ports::schedule::Gap;
 use crate::config::Profile;
 use crate::knock::{
@@ -96,7 +96,7 @@ impl KnockRequest {
         said.check()?;
         let KnockArgs { server, action, argument, wait, wait_done, manner, .. } = said;
         let then = Then { wait, end: wait_done, connect: false };
-        Self::weigh(
+        Self::resolve(
             RequestedAction { server: server.unwrap_or_default(), action, argument, then },
             manner,
             None,
@@ -108,7 +108,7 @@ impl KnockRequest {
         said.manner.check()?;
         let ConnectArgs { server, action, manner, .. } = said;
         let then = Then { wait: None, end: false, connect: true };
-        Self::weigh(RequestedAction { server, action: Some(action), argument: None, then }, manner, None)
+        Self::resolve(RequestedAction { server, action: Some(action), argument: None, then }, manner, None)
     }
 
     /// The same for a knock that is to be answered, and with `harmless` if no action is named anywhere.
@@ -124,11 +124,11 @@ impl KnockRequest {
         let DoctorArgs { server, action, manner, .. } = said;
         let then = Then { wait: None, end: false, connect: false };
         let asked = RequestedAction { server, action, argument: None, then };
-        let intent = Self::weigh(asked, manner, Some(harmless))?;
+        let intent = Self::resolve(asked, manner, Some(harmless))?;
         Ok(Self { reply: ReplyWanted::Yes, ..intent })
     }
 
-    fn weigh(
+    fn resolve(
         asked: RequestedAction,
         said: CommonArgs,
         fallback: Option<ActionName>,
@@ -140,8 +140,8 @@ impl KnockRequest {
             return Err(no_action(&server));
         };
         let profiled = match (&profile.key_command, &profile.key) {
-            (Some(command), _) => Some(Profiled::Command(command.clone())),
-            (None, Some(path)) => Some(Profiled::File(from_folder(path, &folder))),
+            (Some(command), _) => Some(FromProfile::Command(command.clone())),
+            (None, Some(path)) => Some(FromProfile::File(from_folder(path, &folder))),
             (None, None) => None,
         };
         let key = Key::for_server(said.key.as_deref(), profiled, &server)?;
@@ -155,7 +155,7 @@ impl KnockRequest {
             (false, true) => FamilyFilter::V6,
             (false, false) => FamilyFilter::Any,
         };
-        let ports = said.ports.through()?;
+        let ports = said.ports.port_mode()?;
         // Who is silent about the address is so there too.
         let reply = if said.no_reply || ports.is_some() {
             ReplyWanted::No
@@ -211,7 +211,7 @@ impl KnockRequest {
 }
 
 impl PortModeArgs {
-    fn through(&self) -> Result<Option<ThroughPorts>, ClientError> {
+    fn port_mode(&self) -> Result<Option<ThroughPorts>, ClientError> {
         let low =
             |error: InvalidKnockRange| ClientError::new(ExitCause::Usage, format!("--ports-low: {error}"));
         let through = ThroughPorts {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket}
 
 use crate::client::failure::{ClientError, ExitCause};
 use crate::knock::{Addresses, canonical};
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 
 /// Which families of addresses may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(in crate::client) fn put(socket: &UdpSocket, bytes: &[u8]) -> io::Result<()>
 }
 
 /// The own outgoing address towards `address`, if there is a way. Sends nothing.
-pub(in crate::client) fn own_towards(address: IpAddr) -> Option<IpAddr> {
+pub(in crate::client) fn local_address_toward(address: IpAddr) -> Option<IpAddr> {
     /// Any port will do: nothing is sent to it.
     const DISCARD: u16 = 9;
     Route::to(SocketAddr::new(address, DISCARD)).ok().map(|route| route.own)
@@ -142,7 +142,7 @@ fn unmapped(address: SocketAddr) -> SocketAddr {
 }
 
 fn resolver_says(error: &io::Error) -> String {
-    let text = plain(error);
+    let text = io_error_text(error);
     text.strip_prefix("failed to lookup address information: ")
         .map_or_else(|| text.clone(), |reason| format!("cannot be resolved: {}", reason.to_lowercase()))
 }
@@ -193,6 +193,6 @@ mod tests {
     #[test]
     fn the_own_address_towards_oneself_is_oneself() {
         let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(own_towards(here), Some(here));
+        assert_eq!(local_address_toward(here), Some(here));
     }
 }

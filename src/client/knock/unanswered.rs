@@ -11,7 +11,7 @@ use super::{KnockSuccess, Knocker, Unsent, plan};
 use crate::client::failure::ClientError;
 use crate::client::report::Reporter;
 use crate::os::clock;
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 
 /// How long the port may stay closed before the next address is knocked at: twice as long as the tries need to find
 /// a port that has opened after their first packet.
@@ -43,24 +43,24 @@ impl Unanswered<'_> {
         for route in self.waiting.by_ref() {
             let (knocker, server) = (&self.knocker, route.server);
             knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-            let claim = plan(knocker.intent, &knocker.learnt, &route).first();
+            let claim = plan(knocker.intent, &knocker.learnt, &route).first_claim();
             match put(&route.socket, knocker.seal(server, claim)?.as_bytes()) {
                 Ok(()) => {
                     self.next = clock::steady().saturating_add(DELAY);
                     return Ok(knocker.sent(&route, claim));
                 }
                 Err(error) => {
-                    knocker.report.detail(|| format!("{}: {}", server.ip(), plain(&error)));
+                    knocker.report.detail(|| format!("{}: {}", server.ip(), io_error_text(&error)));
                     unsent = Some((server, error));
                 }
             }
         }
-        Err(self.knocker.no_way(unsent))
+        Err(self.knocker.unreachable(unsent))
     }
 }
 
 impl KnockAgain for Unanswered<'_> {
-    fn due(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Duration> {
         (!self.waiting.as_slice().is_empty()).then_some(self.next)
     }
 

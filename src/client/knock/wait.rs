@@ -21,7 +21,7 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// A knock without an answer, which can be made again while the port does not accept.
 pub(in crate::client) trait KnockAgain {
     /// When the next knock is due, on the steady clock; none if there is nothing left to try.
-    fn due(&self) -> Option<Duration>;
+    fn deadline(&self) -> Option<Duration>;
     /// What to print while the next knock is waited for; none if it is soon.
     fn notice(&self) -> Option<String>;
     /// Knocks once more.
@@ -74,7 +74,7 @@ struct PortWait<'a, 'k> {
 impl PortWait<'_, '_> {
     /// For how long a try that begins now waits: not beyond the end, nor beyond the next knock.
     fn patience_at(&self, now: Duration) -> Duration {
-        let due = self.again.as_ref().and_then(|again| again.due()).unwrap_or(Duration::MAX);
+        let due = self.again.as_ref().and_then(|again| again.deadline()).unwrap_or(Duration::MAX);
         let left = self.end.min(due).saturating_sub(now);
         // Zero would be no try at all.
         self.patience.min(left).max(PAUSE)
@@ -87,7 +87,7 @@ impl PortWait<'_, '_> {
         report: &Reporter,
     ) -> Result<(), ClientError> {
         let Some(again) = self.again.as_mut() else { return Ok(()) };
-        let Some(due) = again.due() else { return Ok(()) };
+        let Some(due) = again.deadline() else { return Ok(()) };
         let now = clock::steady();
         if now >= due {
             self.patience = FIRST_TRY;

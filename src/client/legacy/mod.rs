@@ -16,7 +16,7 @@ use super::failure::{ClientError, ExitCause};
 use super::knock::route::{FamilyFilter, resolve};
 use crate::knock::Protocol;
 use crate::legacy::knockd::{OneTimeList, SequencePort};
-use crate::os::files::{self, FileMode, plain};
+use crate::os::files::{self, FileMode, io_error_text};
 use crate::os::net::tcp_knock;
 use port::Udp;
 
@@ -170,7 +170,7 @@ fn send_all(said: &LegacyArgs, knocks: &[SequencePort]) -> Result<(), ClientErro
             let knock = format!("{}/{}", knock.protocol.as_str(), knock.port);
             ClientError::new(
                 ExitCause::Network,
-                format!("{}: {knock} not sent: {}", said.host, plain(&error)),
+                format!("{}: {knock} not sent: {}", said.host, io_error_text(&error)),
             )
         })?;
         sleep(said.delay);

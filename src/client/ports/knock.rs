@@ -16,12 +16,12 @@ use crate::client::knock::plan::Claim;
 use crate::client::knock::request::{KnockRequest, ThroughPorts};
 use crate::client::knock::route::Route;
 use crate::client::knock::wait::KnockAgain;
-use crate::client::knock::{KnockSuccess, addresses, named, plan, told};
+use crate::client::knock::{KnockSuccess, addresses, describe, named, plan};
 use crate::client::report::{Reporter, Success};
 use crate::crypto::KeySet;
 use crate::knock::{Protocol, SLICES, TimeStep};
 use crate::os::clock;
-use crate::os::files::plain;
+use crate::os::files::io_error_text;
 
 /// How long a connection may take to be refused before it is given up; its first packet has left by then.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -90,7 +90,7 @@ pub(in crate::client) fn knock<'a>(
 }
 
 /// Says what a knock as it is meant would be.
-pub(in crate::client) fn tell(
+pub(in crate::client) fn print_dry_run(
     intent: &KnockRequest,
     through: ThroughPorts,
     report: &Reporter,
@@ -130,7 +130,7 @@ impl<'a> PortKnocker<'a> {
         let (mut ways, mut failed) = (Vec::new(), None);
         for server in addresses(intent)? {
             let way = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
-                let claim = plan(intent, &learnt, &route).first();
+                let claim = plan(intent, &learnt, &route).first_claim();
                 let signed = address(claim, route.own)?;
                 report.detail(|| format!("{}: own address {}", server.ip(), route.own));
                 Ok(PortRoute { route, claim, signed })
@@ -172,13 +172,13 @@ impl<'a> PortKnocker<'a> {
         let mut sent = false;
         for way in &self.ways {
             // First of all: whatever becomes of it, these ports have been seen.
-            if let Err(error) = self.steps.keep(self.steps.read(), step, way.signed, &self.intent.action) {
+            if let Err(error) = self.steps.store(self.steps.read(), step, way.signed, &self.intent.action) {
                 self.report.detail(|| format!("used steps are not remembered: {error}"));
             }
             let server = way.route.server.ip();
             self.report
-                .detail(|| format!("{}: knocking at {server} {}", self.intent.server, told(way.claim)));
-            match self.touch(way, self.ports(way, step)) {
+                .detail(|| format!("{}: knocking at {server} {}", self.intent.server, describe(way.claim)));
+            match self.send_hits(way, self.ports(way, step)) {
                 Ok(()) => sent = true,
                 Err(failure) => failed = Some(failure),
             }
@@ -187,7 +187,7 @@ impl<'a> PortKnocker<'a> {
     }
 
     /// Sends them all. One packet that cannot be sent is no failure: the others may be.
-    fn touch(&self, way: &PortRoute, ports: [u16; SLICES]) -> Result<(), ClientError> {
+    fn send_hits(&self, way: &PortRoute, ports: [u16; SLICES]) -> Result<(), ClientError> {
         let server = way.route.server.ip();
         let mut sent = false;
         let mut failed = None;
@@ -230,7 +230,7 @@ impl<'a> PortKnocker<'a> {
 }
 
 impl KnockAgain for PortKnocker<'_> {
-    fn due(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Duration> {
         Some(self.next)
     }
 
@@ -281,7 +281,7 @@ fn nowhere(intent: &KnockRequest) -> ClientError {
 }
 
 fn unsent(server: IpAddr, error: &io::Error) -> ClientError {
-    ClientError::new(ExitCause::Network, format!("{server}: nothing could be sent: {}", plain(error)))
+    ClientError::new(ExitCause::Network, format!("{server}: nothing could be sent: {}", io_error_text(error)))
 }
 
 impl PortDryRun<'_> {

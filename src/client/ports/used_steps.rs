@@ -33,7 +33,7 @@ impl UsedSteps {
     }
 
     /// One more is used up, in the step `now`. What is long over is forgotten.
-    pub(in crate::client) fn keep(
+    pub(in crate::client) fn store(
         &self,
         used: UsedStepLines,
         step: TimeStep,
@@ -83,21 +83,21 @@ mod tests {
         let steps = UsedSteps::new(Some(&folder), Fingerprint::from_bytes([1; 8]));
         let action = |name: &str| name.parse::<ActionName>().unwrap();
         let here = Some("10.0.0.5".parse().unwrap());
-        steps.keep(steps.read(), TimeStep::new(7), here, &action("open-ssh")).unwrap();
+        steps.store(steps.read(), TimeStep::new(7), here, &action("open-ssh")).unwrap();
         let used = steps.read();
         assert!(used.contains(TimeStep::new(7), here, &action("open-ssh")));
         for (step, address, name) in [(8, here, "open-ssh"), (7, None, "open-ssh"), (7, here, "open")] {
             assert!(!used.contains(TimeStep::new(step), address, &action(name)), "{step} {name}");
         }
-        steps.keep(used, TimeStep::new(8), None, &action("open-ssh")).unwrap();
+        steps.store(used, TimeStep::new(8), None, &action("open-ssh")).unwrap();
         assert!(steps.read().contains(TimeStep::new(7), here, &action("open-ssh")), "it is still good");
-        steps.keep(steps.read(), TimeStep::new(9), None, &action("open-ssh")).unwrap();
+        steps.store(steps.read(), TimeStep::new(9), None, &action("open-ssh")).unwrap();
         assert!(!steps.read().contains(TimeStep::new(7), here, &action("open-ssh")));
         assert!(steps.read().contains(TimeStep::new(8), None, &action("open-ssh")));
 
         let other = UsedSteps::new(Some(&folder), Fingerprint::from_bytes([2; 8]));
         assert!(!other.read().contains(TimeStep::new(8), None, &action("open-ssh")), "another key");
         let nowhere = UsedSteps::new(None, Fingerprint::from_bytes([1; 8]));
-        assert!(nowhere.keep(nowhere.read(), TimeStep::new(8), None, &action("open-ssh")).is_ok());
+        assert!(nowhere.store(nowhere.read(), TimeStep::new(8), None, &action("open-ssh")).is_ok());
     }
 }

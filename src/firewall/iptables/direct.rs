@@ -30,7 +30,7 @@ pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
 }
 
 /// Lets an address in to these ports for a time.
-pub(super) fn let_in(
+pub(super) fn grant_unconfirmed(
     address: IpAddr,
     ports: &[PortRange],
     time: Duration,

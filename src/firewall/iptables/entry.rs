@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::family::IpVersion;
 use crate::auth::{Access, AccessTarget};
-use crate::firewall::grant_table::Change;
+use crate::firewall::grant_table::ElementChange;
 use crate::knock::{PortRange, Prefix};
 
 /// What an entry does.
@@ -46,13 +46,13 @@ impl SetEntry {
 }
 
 /// All entries that these changes stand for, those that end first in front.
-pub(super) fn of(changes: &[Change]) -> Vec<SetEntry> {
+pub(super) fn of(changes: &[ElementChange]) -> Vec<SetEntry> {
     let mut entries: Vec<SetEntry> = changes.iter().map(of_change).collect();
     entries.sort_by_key(|entry| entry.end);
     entries
 }
 
-fn of_change(Change { passage, holder, .. }: &Change) -> SetEntry {
+fn of_change(ElementChange { passage, holder, .. }: &ElementChange) -> SetEntry {
     let Access { from, way, .. } = *passage;
     let (kind, ports) = match way {
         AccessTarget::Ports(ports) if from.single().is_some() => (EntryKind::Single, ports),

@@ -45,7 +45,7 @@ impl InstalledRules {
     }
 
     /// How many rules lead to us.
-    pub(super) fn jumps(&self, table: IptablesTable) -> usize {
+    pub(super) fn jump_rules(&self, table: IptablesTable) -> usize {
         let jump = format!("-A {}", table.jump());
         self.of(table).filter(|line| **line == jump).count()
     }

@@ -31,7 +31,7 @@ use crate::os::{clock, host};
 use entry::{EntryKind, SetEntry};
 use family::IpVersion;
 use grant_file::GrantFile;
-use rules::Closing;
+use rules::Unload;
 
 /// Rules are gone through one after the other, and written anew with each grant.
 const RULES_MAX: usize = 1024;
@@ -45,7 +45,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Our chains and sets.
 pub struct Iptables {
     families: Vec<IpVersion>,
-    closing: Closing,
+    closing: Unload,
     journal: GrantFile,
     /// On the clock of this boot.
     held: GrantTable,
@@ -80,8 +80,8 @@ impl Iptables {
                 )));
             }
         }
-        let closing = if Self::has_sets() { Closing::Sets } else { Closing::Rules };
-        if closing == Closing::Rules {
+        let closing = if Self::has_sets() { Unload::Sets } else { Unload::Rules };
+        if closing == Unload::Rules {
             log::warn!(
                 "firewall: no ipset: the daemon closes what it opens; while it is dead nobody does\nhint: apt install ipset"
             );
@@ -126,13 +126,13 @@ impl Iptables {
     ///
     /// # Errors
     /// When the kernel does not do it.
-    pub fn let_in(
+    pub fn grant_unconfirmed(
         address: IpAddr,
         ports: &[PortRange],
         time: Duration,
         comment: &str,
     ) -> Result<(), FirewallError> {
-        direct::let_in(address, ports, time, comment)
+        direct::grant_unconfirmed(address, ports, time, comment)
     }
 
     /// Closes what the kernel names by this client; how much that was.
@@ -194,7 +194,7 @@ impl Iptables {
             if present.lasting() != *lasting {
                 return Err(FirewallError::Gone);
             }
-            if self.closing == Closing::Sets {
+            if self.closing == Unload::Sets {
                 let again: Vec<&SetEntry> = live
                     .iter()
                     .filter(|entry| entry.family() == *family)
@@ -216,13 +216,13 @@ impl Iptables {
     /// When the first of the rules that stand for grants must go.
     fn next_due(&self, live: &[SetEntry]) -> Option<Duration> {
         let is_rule =
-            |entry: &&SetEntry| self.closing == Closing::Rules || matches!(entry.kind, EntryKind::Forward(_));
+            |entry: &&SetEntry| self.closing == Unload::Rules || matches!(entry.kind, EntryKind::Forward(_));
         live.iter().filter(is_rule).map(|entry| entry.end).min()
     }
 
     /// Whether the kernel closes these by itself.
     fn kernel_closes_all(&self, entries: &[SetEntry]) -> bool {
-        self.closing == Closing::Sets
+        self.closing == Unload::Sets
             && !entries.iter().any(|entry| matches!(entry.kind, EntryKind::Forward(_)))
     }
 
@@ -250,7 +250,7 @@ impl Iptables {
         if let Err(error) = self.change(&held, ended, touched) {
             // Without sets the lock is waited for before anything is done, in each family.
             let undone = error == FirewallError::Locked
-                && self.closing == Closing::Rules
+                && self.closing == Unload::Rules
                 && touched.iter().all(|entry| Some(entry.family()) == touched.first().map(SetEntry::family));
             if error != FirewallError::Gone && !undone {
                 let before = self.held.clone();
@@ -308,13 +308,13 @@ impl Iptables {
                     "a link-local address cannot be bound to its interface with iptables\nhint: knock from another address, or firewall.backend = \"nftables\"".to_owned(),
                 ));
             }
-            if self.closing == Closing::Rules && matches!(grant.passage().way, AccessTarget::Once(_)) {
+            if self.closing == Unload::Rules && matches!(grant.passage().way, AccessTarget::Once(_)) {
                 return Err(FirewallError::Other(
                     "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
                 ));
             }
         }
-        if self.closing == Closing::Rules && live > RULES_MAX {
+        if self.closing == Unload::Rules && live > RULES_MAX {
             return Err(FirewallError::Full);
         }
         Ok(())
@@ -324,9 +324,9 @@ impl Iptables {
         let needs = |what| {
             Err(FirewallError::Other(format!("{what} needs ipset with iptables\nhint: apt install ipset")))
         };
-        match (self.closing, gate.enforcing, &gate.failsafe) {
-            (Closing::Rules, Enforcement::For(_), _) => needs("a gate on trial"),
-            (Closing::Rules, _, Some(_)) => needs("firewall.failsafe"),
+        match (self.closing, gate.enforcement, &gate.failsafe) {
+            (Unload::Rules, Enforcement::Trial(_), _) => needs("a gate on trial"),
+            (Unload::Rules, _, Some(_)) => needs("firewall.failsafe"),
             _ => Ok(()),
         }
     }
@@ -345,16 +345,16 @@ impl Backend for Iptables {
     fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError> {
         self.refuse(gate)?;
         let mut gate = gate.clone();
-        if gate.older.len() > OLDER_MAX {
+        if gate.established.len() > OLDER_MAX {
             log::warn!("firewall: of connections older than the gate only {OLDER_MAX} are sure to live on");
-            gate.older.truncate(OLDER_MAX);
+            gate.established.truncate(OLDER_MAX);
         }
         let now = clock::boot();
         let live = entry::of(&self.held.changes(now));
         let mut lasting = Vec::new();
         for &family in &self.families {
             let live: Vec<SetEntry> = live.iter().filter(|entry| entry.family() == family).cloned().collect();
-            if self.closing == Closing::Sets {
+            if self.closing == Unload::Sets {
                 let strange = strange_once(family, &live);
                 program::ipset_restore(&sets::load(family, &gate, &live, &strange, now))?;
             }
@@ -401,7 +401,7 @@ impl Backend for Iptables {
         self.held.live(clock::boot())
     }
 
-    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+    fn heartbeat(&mut self) -> Result<(), FirewallError> {
         let failsafe = self.loaded.as_ref().and_then(|loaded| loaded.gate.failsafe.as_ref());
         let Some(after) = failsafe.map(|failsafe| failsafe.after) else { return Ok(()) };
         self.families
@@ -414,7 +414,7 @@ impl Backend for Iptables {
     }
 
     /// Nobody tells: looked at now and then.
-    fn disturbed(&mut self) -> bool {
+    fn modified_externally(&mut self) -> bool {
         let now = clock::steady();
         if self.loaded.is_none() || now < self.look {
             return false;
@@ -426,7 +426,7 @@ impl Backend for Iptables {
     fn remove(&mut self) -> Result<(), FirewallError> {
         for &family in &self.families {
             program::restore(family, &rules::remove(&program::present(family)?))?;
-            if self.closing == Closing::Sets {
+            if self.closing == Unload::Sets {
                 let there = program::ipset(&["list", "-n"])?;
                 let ours: Vec<String> =
                     sets::names(family).filter(|name| there.lines().any(|line| line == name)).collect();
@@ -441,13 +441,13 @@ impl Backend for Iptables {
         Ok(())
     }
 
-    fn due(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Duration> {
         let look = self.loaded.as_ref().map(|_| self.look.saturating_sub(clock::steady()));
         let due = self.due.map(|due| due.saturating_sub(clock::boot()));
         due.into_iter().chain(look).min()
     }
 
-    fn close_due(&mut self) -> Result<(), FirewallError> {
+    fn expire(&mut self) -> Result<(), FirewallError> {
         let now = clock::boot();
         if self.due.is_none_or(|due| now < due) {
             return Ok(());
@@ -464,11 +464,11 @@ impl Backend for Iptables {
     }
 
     fn kernel_closes(&self) -> bool {
-        self.closing == Closing::Sets
+        self.closing == Unload::Sets
     }
 
-    fn rest(&mut self) -> Result<(), FirewallError> {
-        if self.closing == Closing::Sets || self.loaded.is_none() {
+    fn suspend(&mut self) -> Result<(), FirewallError> {
+        if self.closing == Unload::Sets || self.loaded.is_none() {
             return Ok(());
         }
         let over: Vec<SetEntry> = entry::of(&self.held.changes(Duration::ZERO));

@@ -63,7 +63,7 @@ pub(super) fn ipset(words: &[&str]) -> Result<String, FirewallError> {
 fn run(program: &str, words: &[&str], input: &str) -> Result<String, FirewallError> {
     let run = || spawn::run_to_end(program, words, input, LIMIT);
     // The match `set` and the older iptables talk to the kernel over a raw socket.
-    capabilities::lend(&[Capability::NetAdmin, Capability::NetRaw], run)
+    capabilities::with_ambient(&[Capability::NetAdmin, Capability::NetRaw], run)
         .map_err(|error| describe(program, error))
 }
 

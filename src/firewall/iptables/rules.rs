@@ -33,7 +33,7 @@ const NOT_SYN: &str = "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN";
 
 /// Who takes a grant away when its time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Closing {
+pub(super) enum Unload {
     /// The kernel: grants are entries of sets.
     Sets,
     /// The daemon: grants are rules.
@@ -108,7 +108,7 @@ fn gated(gate: &GateSpec) -> &'static [IptablesTable] {
 pub(super) fn load(
     family: IpVersion,
     gate: &GateSpec,
-    closing: Closing,
+    closing: Unload,
     live: &[SetEntry],
     present: &InstalledRules,
 ) -> String {
@@ -132,12 +132,12 @@ pub(super) fn load(
 pub(super) fn change(
     family: IpVersion,
     gate: &GateSpec,
-    closing: Closing,
+    closing: Unload,
     live: &[SetEntry],
     present: &InstalledRules,
 ) -> String {
     let mut text = Text::default();
-    if closing == Closing::Rules {
+    if closing == Unload::Rules {
         for table in gated(gate) {
             text.start(*table);
             text.grants(family, gate, live);
@@ -170,7 +170,7 @@ impl Text {
     /// a connection replace the whole mark.
     fn lead_here(&mut self, table: IptablesTable, mark: Option<PacketMark>, present: &InstalledRules) {
         let jump = table.jump();
-        for _ in 0..present.jumps(table) {
+        for _ in 0..present.jump_rules(table) {
             self.line(format_args!("-D {jump}"));
         }
         let (chain, rest) = jump.split_once(' ').unwrap_or_default();
@@ -195,7 +195,7 @@ impl Text {
         table: IptablesTable,
         family: IpVersion,
         gate: &GateSpec,
-        closing: Closing,
+        closing: Unload,
         live: &[SetEntry],
         present: &InstalledRules,
     ) {
@@ -226,8 +226,8 @@ impl Text {
         }
         self.passes(family, gate, closing);
         self.line(format_args!("-A {GATE} -g {GRANTS}"));
-        self.grants(family, gate, if closing == Closing::Rules { live } else { &[] });
-        for connection in gate.older.iter().filter(|c| IpVersion::of(c.remote.ip().into()) == family) {
+        self.grants(family, gate, if closing == Unload::Rules { live } else { &[] });
+        for connection in gate.established.iter().filter(|c| IpVersion::of(c.remote.ip().into()) == family) {
             self.line(format_args!(
                 "-A {OLDER} -s {} -p tcp -m tcp --sport {} --dport {} {}",
                 connection.remote.ip(),
@@ -241,16 +241,16 @@ impl Text {
     }
 
     /// What passes the gate besides grants that are rules.
-    fn passes(&mut self, family: IpVersion, gate: &GateSpec, closing: Closing) {
+    fn passes(&mut self, family: IpVersion, gate: &GateSpec, closing: Unload) {
         let Verdicts { pass, .. } = Verdicts::of(gate);
         let marking = mark_of(gate).is_some();
         self.line(format_args!("-A {GATE} -m conntrack --ctstate ESTABLISHED {pass}"));
-        if closing == Closing::Rules {
+        if closing == Unload::Rules {
             return;
         }
         let name = |set| sets::name(set, family);
         // A trial in mode `mark` only ends with our chains: without them the admin's rules decide alone.
-        if matches!(gate.enforcing, Enforcement::For(_)) && !marking {
+        if matches!(gate.enforcement, Enforcement::Trial(_)) && !marking {
             self.line(format_args!("-A {GATE} -m set ! --match-set {} src -j RETURN", name("trial")));
         }
         let sets = ["single", "span", "forward"];
@@ -298,7 +298,7 @@ impl Text {
     }
 
     /// The table of forwards, written anew as a whole.
-    fn forwards(&mut self, family: IpVersion, closing: Closing, live: &[SetEntry], present: &InstalledRules) {
+    fn forwards(&mut self, family: IpVersion, closing: Unload, live: &[SetEntry], present: &InstalledRules) {
         let forward = |entry: &SetEntry| match entry.kind {
             EntryKind::Forward(to) if entry.family() == family => Some((entry.clone(), to)),
             _ => None,
@@ -313,8 +313,8 @@ impl Text {
         self.line(format_args!(":{ENTRY} - [0:0]"));
         self.lead_here(IptablesTable::Nat, None, present);
         let while_it_lasts = match closing {
-            Closing::Sets => format!(" -m set --match-set {} src,dst", sets::name("forward", family)),
-            Closing::Rules => String::new(),
+            Unload::Sets => format!(" -m set --match-set {} src,dst", sets::name("forward", family)),
+            Unload::Rules => String::new(),
         };
         for (entry, target) in all {
             self.line(format_args!(
@@ -329,7 +329,7 @@ impl Text {
     }
 
     fn remove(&mut self, table: IptablesTable, present: &InstalledRules) {
-        let (jumps, chains) = (present.jumps(table), present.chains(table));
+        let (jumps, chains) = (present.jump_rules(table), present.chains(table));
         if jumps == 0 && chains.is_empty() {
             return;
         }

@@ -65,7 +65,7 @@ pub(super) fn load(
     for key in used {
         text.line(format_args!("del {} {key}", name("once", family)));
     }
-    if let Enforcement::For(time) = gate.enforcing {
+    if let Enforcement::Trial(time) = gate.enforcement {
         text.0.push_str(&everybody("trial", family, time));
     }
     if let Some(failsafe) = &gate.failsafe {

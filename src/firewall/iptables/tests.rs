@@ -2,17 +2,21 @@
 
 use super::*;
 use crate::auth::Access;
-use crate::firewall::grant_table::{Change, GrantHolder, WasOpen};
+use crate::firewall::grant_table::{ElementChange, GrantHolder, WasOpen};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 use crate::os::net::proc_net::TcpConnection;
 
-fn change(from: &str, way: AccessTarget, end: u64) -> Change {
+fn change(from: &str, way: AccessTarget, end: u64) -> ElementChange {
     let holder = GrantHolder {
         client: "laptop".parse().unwrap(),
         action: "open".parse().unwrap(),
         end: Duration::from_secs(end),
     };
-    Change { passage: Access::new(from.parse().unwrap(), way), holder: Some(holder), before: WasOpen::Open }
+    ElementChange {
+        passage: Access::new(from.parse().unwrap(), way),
+        holder: Some(holder),
+        before: WasOpen::Open,
+    }
 }
 
 fn ports(text: &str) -> AccessTarget {
@@ -27,7 +31,7 @@ fn gate() -> GateSpec {
     GateSpec {
         protect: vec!["tcp/22".parse().unwrap(), "udp/5000-5009".parse().unwrap()],
         silent_port: Some(62_201),
-        older: ["10.0.0.9:4000", "[fd77::9]:4001"]
+        established: ["10.0.0.9:4000", "[fd77::9]:4001"]
             .map(|remote| TcpConnection {
                 local: "10.0.0.1:22".parse().unwrap(),
                 remote: remote.parse().unwrap(),
@@ -64,7 +68,7 @@ COMMIT
 fn the_gate_of_rules_is_one_transaction_for_the_table() {
     let live =
         entry::of(&[change("10.0.0.2", ports("tcp/22"), 30), change("10.1.0.0/16", ports("udp/53-54"), 40)]);
-    let text = rules::load(IpVersion::V4, &gate(), Closing::Rules, &live, &Default::default());
+    let text = rules::load(IpVersion::V4, &gate(), Unload::Rules, &live, &Default::default());
     assert_eq!(
         text,
         "\
@@ -97,7 +101,7 @@ COMMIT
 fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() {
     let gate = GateSpec {
         published: vec!["tcp/8080".parse().unwrap()],
-        enforcing: Enforcement::For(Duration::from_millis(4_200)),
+        enforcement: Enforcement::Trial(Duration::from_millis(4_200)),
         failsafe: Some(Failsafe {
             after: Duration::from_secs(60),
             allow: vec!["10.0.0.0/8".parse().unwrap(), "::/0".parse().unwrap()],
@@ -105,7 +109,7 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         ..gate()
     };
     let live = entry::of(&[change("fd77::2", ports("tcp/22"), 30)]);
-    let text = rules::load(IpVersion::V6, &gate, Closing::Sets, &live, &Default::default());
+    let text = rules::load(IpVersion::V6, &gate, Unload::Sets, &live, &Default::default());
     for line in [
         "*mangle\n",
         "-I PREROUTING 1 -m comment --comment spa-knock -j SPA_KNOCK\n",
@@ -142,10 +146,10 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
 #[test]
 fn a_change_writes_the_grants_anew_and_leaves_all_else_alone() {
     let live = entry::of(&[change("10.0.0.2", ports("tcp/22"), 30)]);
-    let text = rules::change(IpVersion::V4, &gate(), Closing::Rules, &live, &Default::default());
+    let text = rules::change(IpVersion::V4, &gate(), Unload::Rules, &live, &Default::default());
     assert!(text.starts_with("*filter\n-F SPA_KNOCK_GRANTS\n-A SPA_KNOCK_GRANTS -s 10.0.0.2 "), "{text}");
     assert!(!text.contains("INPUT") && text.ends_with("-j DROP\nCOMMIT\n"), "{text}");
-    assert_eq!(rules::change(IpVersion::V4, &gate(), Closing::Sets, &live, &Default::default()), "");
+    assert_eq!(rules::change(IpVersion::V4, &gate(), Unload::Sets, &live, &Default::default()), "");
     let ended = entry::of(&[change("10.0.0.2", ports("tcp/20-25"), 0)]);
     let live: Vec<&SetEntry> = live.iter().collect();
     assert_eq!(
@@ -162,7 +166,7 @@ fn forwards_lead_one_address_on_and_go_with_the_last_of_them() {
         change("10.0.0.2", forward("tcp/81", "0.0.0.0:8081"), 40),
         change("fd77::2", forward("tcp/80", "[fd77::5]:8080"), 40),
     ]);
-    let text = rules::change(IpVersion::V4, &gate(), Closing::Sets, &live, &Default::default());
+    let text = rules::change(IpVersion::V4, &gate(), Unload::Sets, &live, &Default::default());
     assert_eq!(
         text,
         "\
@@ -174,12 +178,12 @@ fn forwards_lead_one_address_on_and_go_with_the_last_of_them() {
 COMMIT
 "
     );
-    let six = rules::change(IpVersion::V6, &gate(), Closing::Rules, &live, &Default::default());
+    let six = rules::change(IpVersion::V6, &gate(), Unload::Rules, &live, &Default::default());
     assert!(six.contains(
         "--dst-type LOCAL -m comment --comment \"laptop open\" -j DNAT --to-destination [fd77::5]:8080\n"
     ));
     let gone =
-        rules::change(IpVersion::V4, &gate(), Closing::Sets, &[], &installed::InstalledRules::read(SAVED));
+        rules::change(IpVersion::V4, &gate(), Unload::Sets, &[], &installed::InstalledRules::read(SAVED));
     assert_eq!(
         gone,
         "*nat\n-D PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-X SPA_KNOCK\nCOMMIT\n"
@@ -195,7 +199,7 @@ fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
          -X SPA_KNOCK\n-X SPA_KNOCK_GRANTS\nCOMMIT\n\
          *nat\n-D PREROUTING -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-X SPA_KNOCK\nCOMMIT\n"
     );
-    let again = rules::load(IpVersion::V4, &gate(), Closing::Rules, &[], &present);
+    let again = rules::load(IpVersion::V4, &gate(), Unload::Rules, &[], &present);
     let jump = "INPUT -m comment --comment spa-knock -j SPA_KNOCK";
     assert!(again.contains(&format!("-D {jump}\n-I INPUT 1 {}\n", &jump[6..])), "{again}");
     // Grants come and go; what they stand among must not.
@@ -213,7 +217,7 @@ fn what_is_ours_is_told_from_what_is_not_and_removed_alone() {
 fn a_gate_that_marks_drops_nothing_but_knocks() {
     let gate = GateSpec {
         mode: FirewallMode::Mark(PacketMark::default()),
-        enforcing: Enforcement::For(Duration::from_secs(9)),
+        enforcement: Enforcement::Trial(Duration::from_secs(9)),
         ..gate()
     };
     let live = entry::of(&[
@@ -221,7 +225,7 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
         change("10.0.0.2", forward("tcp/80", "10.9.0.1:8080"), 30),
     ]);
     let text =
-        rules::load(IpVersion::V4, &gate, Closing::Rules, &live, &installed::InstalledRules::read(SAVED));
+        rules::load(IpVersion::V4, &gate, Unload::Rules, &live, &installed::InstalledRules::read(SAVED));
     for line in [
         // What an earlier gate had in the table goes.
         "*filter\n-D INPUT -m comment --comment spa-knock -j SPA_KNOCK\n-F SPA_KNOCK\n-F SPA_KNOCK_GRANTS\n",
@@ -240,7 +244,7 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
         assert!(text.contains(line), "{line}\n{text}");
     }
     assert_eq!(text.matches("DROP").count(), 1, "{text}");
-    let sets = rules::load(IpVersion::V6, &gate, Closing::Sets, &live, &Default::default());
+    let sets = rules::load(IpVersion::V6, &gate, Unload::Sets, &live, &Default::default());
     for line in [
         "-A SPA_KNOCK_GATE -m set --match-set spa_knock_forward6 src,dst -g SPA_KNOCK_MARKED\n",
         "-A SPA_KNOCK_ONCE -j SET --del-set spa_knock_once6 src,dst\n-A SPA_KNOCK_ONCE -g SPA_KNOCK_MARKED\n",
@@ -248,6 +252,6 @@ fn a_gate_that_marks_drops_nothing_but_knocks() {
         assert!(sets.contains(line), "{line}\n{sets}");
     }
     assert!(!sets.contains("trial"), "{sets}");
-    let change = rules::change(IpVersion::V4, &gate, Closing::Rules, &live, &Default::default());
+    let change = rules::change(IpVersion::V4, &gate, Unload::Rules, &live, &Default::default());
     assert!(change.starts_with("*mangle\n-F SPA_KNOCK_GRANTS\n") && !change.contains("*filter"), "{change}");
 }

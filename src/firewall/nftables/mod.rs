@@ -156,13 +156,13 @@ impl Nftables {
     ///
     /// # Errors
     /// When the kernel does not do it.
-    pub fn let_in(
+    pub fn grant_unconfirmed(
         address: IpAddr,
         ports: &[PortRange],
         time: Duration,
         comment: &str,
     ) -> Result<(), FirewallError> {
-        direct::let_in(address, ports, time, comment)
+        direct::grant_unconfirmed(address, ports, time, comment)
     }
 
     /// Closes what the kernel names by this client; how much that was.
@@ -249,7 +249,7 @@ impl Backend for Nftables {
         self.books.live(clock::steady())
     }
 
-    fn stay_alive(&mut self) -> Result<(), FirewallError> {
+    fn heartbeat(&mut self) -> Result<(), FirewallError> {
         let Some(after) = self.failsafe else { return Ok(()) };
         let elements = element::alive().map(|element| (element, ElementOp::Stays(after, None)));
         self.kernel.transact(&elements)
@@ -259,7 +259,7 @@ impl Backend for Nftables {
         self.watch.socket().map(AsFd::as_fd)
     }
 
-    fn disturbed(&mut self) -> bool {
+    fn modified_externally(&mut self) -> bool {
         let now = clock::steady();
         self.listen();
         let changed = std::mem::take(&mut self.heard);
@@ -294,14 +294,14 @@ impl Backend for Nftables {
         Ok(())
     }
 
-    fn due(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Duration> {
         self.structure.as_ref()?;
         let now = clock::steady();
         let due = self.reconcile.map_or(self.look, |due| due.min(self.look));
         Some(due.saturating_sub(now))
     }
 
-    fn close_due(&mut self) -> Result<(), FirewallError> {
+    fn expire(&mut self) -> Result<(), FirewallError> {
         let now = clock::steady();
         if self.structure.is_none() || self.reconcile.is_none_or(|due| due > now) {
             return Ok(());
@@ -346,5 +346,5 @@ fn submit(text: &str) -> Result<(), FirewallError> {
 }
 
 fn nft(args: &[&str], input: &str) -> Result<String, RunError> {
-    capabilities::lend(&[Capability::NetAdmin], || spawn::run_to_end("nft", args, input, NFT_MAX))
+    capabilities::with_ambient(&[Capability::NetAdmin], || spawn::run_to_end("nft", args, input, NFT_MAX))
 }

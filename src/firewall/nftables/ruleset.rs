@@ -144,12 +144,12 @@ pub(super) fn text(
     text.0.push_str(CHAINS);
     text.silence(gate);
     text.line(format_args!("add rule {TABLE} input iif lo accept"));
-    text.older(gate);
+    text.established(gate);
     text.timed(
         "enforcing",
-        match gate.enforcing {
-            Enforcement::Always => None,
-            Enforcement::For(time) => Some(time),
+        match gate.enforcement {
+            Enforcement::Permanent => None,
+            Enforcement::Trial(time) => Some(time),
         },
     );
     text.timed("heartbeat", gate.failsafe.as_ref().map(|failsafe| failsafe.after));
@@ -231,15 +231,15 @@ impl Text {
             self.line(format_args!("{line} {pass}"));
         }
         // A trial in mode `mark` only ends with its table: without it the admin's rules decide alone.
-        if gate.enforcing != Enforcement::Always && !marking {
+        if gate.enforcement != Enforcement::Permanent && !marking {
             // The kernel removes the element when the time of the trial is over.
             self.line(format_args!("add rule {TABLE} gate meta l4proto != @enforcing {pass}"));
         }
         self.line(format_args!("add rule {TABLE} gate counter {end}"));
     }
 
-    fn older(&mut self, gate: &GateSpec) {
-        for connection in &gate.older {
+    fn established(&mut self, gate: &GateSpec) {
+        for connection in &gate.established {
             let set = match connection.remote.ip() {
                 IpAddr::V4(_) => "established4",
                 IpAddr::V6(_) => "established6",

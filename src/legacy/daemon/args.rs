@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::console::{print, tell};
+use crate::console::{notice, print};
 
 /// What knockd prints about itself. Its man page leaves out -p and -g.
 pub(in crate::legacy) const USAGE: &str = "\
@@ -80,7 +80,7 @@ pub(in crate::legacy) fn parse(words: &[OsString]) -> Result<KnockdArgs, ExitCod
     let options = KnockdArgs::try_parse_from(words).map_err(|error| {
         let text = error.render().to_string();
         let told = text.lines().next().unwrap_or_default();
-        tell(format_args!("knockd: {}", told.strip_prefix("error: ").unwrap_or(told)));
+        notice(format_args!("knockd: {}", told.strip_prefix("error: ").unwrap_or(told)));
         debug_assert!(error.kind() != ErrorKind::DisplayHelp);
         usage(ExitCode::SUCCESS)
     })?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::script::{script, shown};
 use crate::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge};
 use crate::knock::ClientName;
-use crate::legacy::knockd::{Door, Orders, Truncated};
+use crate::legacy::knockd::{Door, Orders, TruncatedCommand};
 use crate::os::clock;
 use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::state::{Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
@@ -69,9 +69,9 @@ pub(in crate::legacy) enum CommandEvent {
     /// The time of a lease is over.
     Timeout { source: IpAddr, door: String },
     /// A command is too long.
-    Truncated(Truncated),
+    Truncated(TruncatedCommand),
     /// A command is over, or was never started: nothing for the log, but for the record.
-    Over { door: String, source: IpAddr, event: AuditEvent, reason: Option<Explanation> },
+    Finished { door: String, source: IpAddr, event: AuditEvent, reason: Option<Explanation> },
 }
 
 impl DoorCommands {
@@ -81,7 +81,7 @@ impl DoorCommands {
         // Of a lease that is there twice, an earlier daemon died before it took the later record off.
         let open: BTreeSet<String> =
             undoings.all().filter(|undoing| phase(undoing) == OPEN).map(number).map(str::to_owned).collect();
-        undoings.withdraw(|undoing| phase(undoing) == OPENING && open.contains(number(undoing)));
+        undoings.cancel(|undoing| phase(undoing) == OPENING && open.contains(number(undoing)));
         Self {
             commands: CommandQueue::with_room(Room::shared(RUNNING_MAX)),
             undoings: undoings.shared(),
@@ -129,7 +129,7 @@ impl DoorCommands {
         let job = Job { argv: shell(&start), timeout: NO_DEADLINE, owner: door.name.clone(), label };
         match self.commands.start(job, clock::steady()) {
             Ok(()) => {
-                planned.into_iter().for_each(|planned| self.undoings.keep(planned));
+                planned.into_iter().for_each(|planned| self.undoings.schedule(planned));
                 self.opening.extend(lease);
                 vec![CommandEvent::Running { door: door.name.clone(), command: shown(&start) }]
             }
@@ -141,15 +141,15 @@ impl DoorCommands {
     }
 
     /// Looks after all commands; returns what there is to log.
-    pub(in crate::legacy) fn tend(&mut self) -> Vec<CommandEvent> {
-        self.commands.listen();
+    pub(in crate::legacy) fn run_due(&mut self) -> Vec<CommandEvent> {
+        self.commands.read_output();
         let mut told = Vec::new();
-        for done in self.commands.tend(clock::steady()) {
+        for done in self.commands.reap(clock::steady()) {
             self.conclude(done.label, &done.ended, &done.said, &mut told);
         }
         self.prolong();
         while let Some((begun, undoing)) =
-            self.undoings.begin(|undoing, _| self.commands.may_undo(door_of(undoing)))
+            self.undoings.start_due(|undoing, _| self.commands.may_undo(door_of(undoing)))
         {
             self.close(begun, undoing, &mut told);
         }
@@ -157,7 +157,7 @@ impl DoorCommands {
     }
 
     /// Until `tend` has something to do, if no command ends before.
-    pub(in crate::legacy) fn patience(&self) -> Option<Duration> {
+    pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
         self.undoings.next_due(|undoing, _| self.commands.may_undo(door_of(undoing)))
     }
 
@@ -189,7 +189,7 @@ impl DoorCommands {
             if due.is_some_and(|due| due < SOON)
                 && let Ok(Some(planned)) = self.plan(&lease)
             {
-                self.undoings.keep(planned);
+                self.undoings.schedule(planned);
             }
         }
     }
@@ -211,11 +211,11 @@ impl DoorCommands {
         self.opening.retain(|opening| *opening != lease);
         // From here on its time runs. The later record goes once the right one is there.
         match self.undoings.plan(lease.undoing(OPEN, &self.client), lease.after) {
-            Ok(planned) => planned.into_iter().for_each(|planned| self.undoings.keep(planned)),
+            Ok(planned) => planned.into_iter().for_each(|planned| self.undoings.schedule(planned)),
             Err(error) => return log::error!("{error}: [{}] closes later than it should", lease.door),
         }
         let opening = lease.undoing(OPENING, &self.client);
-        self.undoings.withdraw(|waiting| waiting.argv == opening.argv);
+        self.undoings.cancel(|waiting| waiting.argv == opening.argv);
     }
 
     fn close(&mut self, begun: StartedUndo, undoing: UndoTask, told: &mut Vec<CommandEvent>) {
@@ -228,7 +228,7 @@ impl DoorCommands {
         let label = DoorJob::Stop { door: lease.door, source: lease.source, begun };
         let argv = stop.into_iter().take(COMMAND_WORDS).collect();
         let job = Job { argv, timeout: NO_DEADLINE, owner, label };
-        if let Err(done) = self.commands.undo(job, clock::steady()) {
+        if let Err(done) = self.commands.start_undo(job, clock::steady()) {
             self.conclude(done.label, &done.ended, &done.said, told);
         }
     }
@@ -272,7 +272,7 @@ fn stops(door: &Door, undoing: &UndoTask) -> bool {
 }
 
 /// What an earlier daemon left half-done, for people.
-pub(in crate::legacy) fn tell_left(left: Vec<Leftover>) {
+pub(in crate::legacy) fn report_interrupted(left: Vec<Leftover>) {
     for left in left {
         match left {
             Leftover::Begun(undoing) => log::error!(
@@ -304,15 +304,15 @@ fn failed(door: &str, source: IpAddr, reason: String) -> CommandEvent {
 }
 
 fn ended_badly(door: &str, source: IpAddr, reason: Explanation) -> CommandEvent {
-    CommandEvent::Over { door: door.to_owned(), source, event: AuditEvent::Failed, reason: Some(reason) }
+    CommandEvent::Finished { door: door.to_owned(), source, event: AuditEvent::Failed, reason: Some(reason) }
 }
 
 /// What the record says of a command that is over; `event` is how it ends if it ends well.
 fn over(door: String, source: IpAddr, event: AuditEvent, ended: &Exit) -> CommandEvent {
     let (cause, bad) = match ended {
-        Exit::Well => return CommandEvent::Over { door, source, event, reason: None },
-        Exit::Badly(how) => (AuditCause::CommandFailed, how.as_str()),
-        Exit::TooLate => (AuditCause::Timeout, "ended at its timeout"),
+        Exit::Success => return CommandEvent::Finished { door, source, event, reason: None },
+        Exit::Failure(how) => (AuditCause::CommandFailed, how.as_str()),
+        Exit::TimedOut => (AuditCause::Timeout, "ended at its timeout"),
     };
     let reason = match event {
         AuditEvent::Expired => Explanation::new(AuditCause::UndoFailed, format!("stop command: {bad}")),
@@ -329,10 +329,10 @@ fn shell(command: &str) -> Vec<String> {
 fn status(door: &str, ended: &Exit) -> Option<CommandEvent> {
     let door = door.to_owned();
     match ended {
-        Exit::Well => None,
-        Exit::TooLate => Some(CommandEvent::Status { door, status: 0 }),
-        Exit::Badly(how) if how.starts_with("signal") => Some(CommandEvent::Status { door, status: 0 }),
-        Exit::Badly(how) => {
+        Exit::Success => None,
+        Exit::TimedOut => Some(CommandEvent::Status { door, status: 0 }),
+        Exit::Failure(how) if how.starts_with("signal") => Some(CommandEvent::Status { door, status: 0 }),
+        Exit::Failure(how) => {
             Some(match how.strip_prefix("exit status: ").and_then(|code| code.parse().ok()) {
                 Some(status) => CommandEvent::Status { door, status },
                 None => CommandEvent::NotStarted { door, reason: how.clone() },
@@ -364,8 +364,8 @@ mod tests {
     fn told_until_quiet(leases: &mut DoorCommands) -> Vec<CommandEvent> {
         let mut told = Vec::new();
         for _ in 0..1_000 {
-            told.extend(leases.tend());
-            if leases.commands.is_idle() && leases.patience().is_none_or(|due| !due.is_zero()) {
+            told.extend(leases.run_due());
+            if leases.commands.is_idle() && leases.time_to_deadline().is_none_or(|due| !due.is_zero()) {
                 return told;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -383,11 +383,11 @@ mod tests {
         let mut leases = leases(state.path());
         let source: IpAddr = "10.0.0.1".parse().unwrap();
         assert_eq!(leases.open(&door("sleep 0.2", "exit 4", 0), source), [running("sleep 0.2")]);
-        assert!(leases.is_opening() && leases.patience().is_some_and(|due| due > RESERVE / 2));
+        assert!(leases.is_opening() && leases.time_to_deadline().is_some_and(|due| due > RESERVE / 2));
         assert_eq!(
             told_until_quiet(&mut leases),
             [
-                over("d".to_owned(), source, AuditEvent::Done, &Exit::Well),
+                over("d".to_owned(), source, AuditEvent::Done, &Exit::Success),
                 CommandEvent::Timeout { source, door: "d".to_owned() },
                 running("exit 4"),
                 CommandEvent::Status { door: "d".to_owned(), status: 4 },
@@ -409,7 +409,7 @@ mod tests {
         leases.open(&door("kill -9 $$", "true", -1), source);
         let told = told_until_quiet(&mut leases);
         assert_eq!(told.first(), Some(&CommandEvent::Status { door: "d".to_owned(), status: 0 }));
-        assert!(matches!(&told[1..], [CommandEvent::Over { event: AuditEvent::Failed, .. }]), "{told:?}");
+        assert!(matches!(&told[1..], [CommandEvent::Finished { event: AuditEvent::Failed, .. }]), "{told:?}");
         assert_eq!(leases.undoings.waiting(), 0);
     }
 
@@ -422,7 +422,7 @@ mod tests {
         for phase in [OPENING, OPEN] {
             let undoing = lease.undoing(phase, &first.client);
             let planned = first.undoings.plan(undoing, Duration::from_secs(9)).unwrap().unwrap();
-            first.undoings.keep(planned);
+            first.undoings.schedule(planned);
         }
         drop(first);
         let second = leases(state.path());

@@ -23,26 +23,26 @@ pub(crate) struct KnockdConfig {
 
 /// Why it cannot be run, in knockd's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wrong {
+pub(crate) struct ConfigFault {
     /// The line that is wrong, from 1, where it is one.
     pub(crate) line: Option<usize>,
     /// Why.
     pub(crate) reason: String,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for ConfigFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reason)
     }
 }
 
-impl From<String> for Wrong {
+impl From<String> for ConfigFault {
     fn from(reason: String) -> Self {
         Self { line: None, reason }
     }
 }
 
-impl From<FileError> for Wrong {
+impl From<FileError> for ConfigFault {
     fn from(error: FileError) -> Self {
         error.to_string().into()
     }
@@ -53,10 +53,10 @@ impl KnockdConfig {
     ///
     /// # Errors
     /// The first thing that is wrong with it, or with a file that it names.
-    pub(crate) fn read(path: &Path) -> Result<Self, Wrong> {
+    pub(crate) fn read(path: &Path) -> Result<Self, ConfigFault> {
         let text = files::read_bytes(path)?;
-        let Config { options, doors } =
-            Config::read(&text).map_err(|error| Wrong { line: error.line(), reason: error.to_string() })?;
+        let Config { options, doors } = Config::read(&text)
+            .map_err(|error| ConfigFault { line: error.line(), reason: error.to_string() })?;
         let mut lists = BTreeMap::new();
         for (place, door) in doors.iter().enumerate() {
             if let Some(file) = &door.one_time {

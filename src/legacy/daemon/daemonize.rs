@@ -26,7 +26,9 @@ impl Background {
         });
         let (channel, mut child) = match started {
             Ok(started) => started,
-            Err(error) => return AdminError::run(format_args!("-d: {}", files::plain(&error))).exit(),
+            Err(error) => {
+                return AdminError::run(format_args!("-d: {}", files::io_error_text(&error))).exit();
+            }
         };
         match channel.recv(&mut [0; 16]) {
             Ok(ReceiveResult::Message(_)) => ExitCode::SUCCESS,

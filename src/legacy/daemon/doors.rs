@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use super::commands::{CommandEvent, DoorCommands, tell_left};
+use super::commands::{CommandEvent, DoorCommands, report_interrupted};
 use super::config_file::{KnockdConfig, read_list};
 use super::knock_log::{KnockLog, LogEvent};
-use super::watcher_process::{Gone, LegacyWatchConfig, LegacyWatcher};
+use super::watcher_process::{LegacyWatchConfig, LegacyWatcher, LegacyWatcherError};
 use crate::auth::{AuditEvent as KnockResult, Explanation};
 use crate::knock::ClientName;
 use crate::legacy::ipc::FromLegacyWatcher;
@@ -63,7 +63,7 @@ pub(crate) enum DoorOutcome {
         opening: Option<GrantSpec>,
     },
     /// A command of a door is over.
-    Over {
+    CommandFinished {
         /// Its name.
         door: String,
         /// For whom it ran.
@@ -89,7 +89,7 @@ impl Doors {
             Some(folder) => state::open_undoings_in(folder)?,
             None => (UndoQueue::nowhere(), Vec::new()),
         };
-        tell_left(left);
+        report_interrupted(left);
         Ok(Self {
             doors: Vec::new(),
             lists: BTreeMap::new(),
@@ -133,7 +133,7 @@ impl Doors {
     }
 
     /// From now on these are the doors.
-    pub(crate) fn take_up(&mut self, coming: NextDoors) {
+    pub(crate) fn activate(&mut self, coming: NextDoors) {
         let NextDoors { post, ears, doors, lists } = coming;
         (self.post, self.doors, self.lists) = (Some(post), doors, lists);
         if let Some(ears) = ears {
@@ -141,7 +141,7 @@ impl Doors {
             self.restart = Restart::new();
         }
         self.leases.confirm(&self.doors);
-        self.tell_sequences();
+        self.send_sequences();
     }
 
     /// There are no doors any more. What is open is closed in its time.
@@ -169,51 +169,51 @@ impl Doors {
     }
 
     /// Until `tend` has something to do, if nothing happens before.
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
         let silent = self.ears.as_ref().map(LegacyWatcher::silent_at);
-        let due = self.restart.due().into_iter().chain(silent);
+        let due = self.restart.deadline().into_iter().chain(silent);
         let due = due.map(|due| due.saturating_sub(clock::steady()));
-        due.chain(self.leases.patience()).chain(self.book.patience()).min()
+        due.chain(self.leases.time_to_deadline()).chain(self.book.time_to_deadline()).min()
     }
 
     /// Takes what the watcher reports.
-    pub(crate) fn hear(&mut self) -> Vec<DoorOutcome> {
+    pub(crate) fn drain_reports(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
         for _ in 0..BATCH {
             let report = match self.ears.as_mut().map(LegacyWatcher::try_recv) {
                 Some(Ok(Some(report))) => report,
                 Some(Ok(None)) | None => return outcomes,
-                Some(Err(Gone)) => {
-                    self.lose("the watcher ended");
+                Some(Err(LegacyWatcherError)) => {
+                    self.on_exit("the watcher ended");
                     return outcomes;
                 }
             };
             match report {
-                FromLegacyWatcher::Event(event) => self.happen(&event, &mut outcomes),
+                FromLegacyWatcher::Event(event) => self.on_event(&event, &mut outcomes),
                 FromLegacyWatcher::Untold(number) => {
                     log::warn!("a flood: {number} stages and timeouts of a second are not logged");
                 }
                 FromLegacyWatcher::Alive => {}
-                FromLegacyWatcher::Lost(reason) => self.miss(&reason),
-                FromLegacyWatcher::Failed(reason) => self.lose(&reason),
-                FromLegacyWatcher::Watching => self.lose("the watcher talks nonsense"),
+                FromLegacyWatcher::Lost(reason) => self.on_interface_lost(&reason),
+                FromLegacyWatcher::Failed(reason) => self.on_exit(&reason),
+                FromLegacyWatcher::Watching => self.on_exit("the watcher talks nonsense"),
             }
         }
         outcomes
     }
 
     /// Looks after commands, the log, the watcher, and the addresses that are knocked at.
-    pub(crate) fn tend(&mut self) -> Vec<DoorOutcome> {
+    pub(crate) fn run_due(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
-        let told = self.leases.tend();
+        let told = self.leases.run_due();
         self.log(told, &mut outcomes);
-        self.book.tend();
-        self.mind();
+        self.book.run_due();
+        self.restart_if_due();
         let now = clock::steady();
         if now >= self.addresses_due {
             self.addresses_due = now.saturating_add(TICK);
             if let (Some(ears), Some(post)) = (&mut self.ears, &self.post) {
-                ears.tell_addresses(post);
+                ears.send_addresses(post);
             }
         }
         outcomes
@@ -221,21 +221,21 @@ impl Doors {
 
     /// Waits a moment for commands that open: once they have ended it is known when to close. Nothing is left that
     /// waits to be logged.
-    pub(crate) fn settle(&mut self) -> Vec<DoorOutcome> {
+    pub(crate) fn wait_for_commands(&mut self) -> Vec<DoorOutcome> {
         let deadline = clock::steady().saturating_add(SETTLE_MAX);
         let mut outcomes = Vec::new();
         while self.leases.is_opening() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
-            let told = self.leases.tend();
+            let told = self.leases.run_due();
             self.log(told, &mut outcomes);
         }
         self.book.flush();
         outcomes
     }
 
-    fn happen(&mut self, event: &MatchEvent, outcomes: &mut Vec<DoorOutcome>) {
+    fn on_event(&mut self, event: &MatchEvent, outcomes: &mut Vec<DoorOutcome>) {
         let Some(door) = self.doors.get(event.door) else { return };
-        self.book.tell(event.source, &door.name, LogEvent::Step(event.step));
+        self.book.write_event(event.source, &door.name, LogEvent::Step(event.step));
         if event.step == MatchStage::Open && self.use_up(event.door) {
             let Some(door) = self.doors.get(event.door) else { return };
             let (name, opening) = (door.name.clone(), door.opening.clone());
@@ -269,7 +269,7 @@ impl Doors {
         true
     }
 
-    fn tell_sequences(&self) {
+    fn send_sequences(&self) {
         for (place, list) in &self.lists {
             if let Some(ears) = &self.ears {
                 ears.renew(*place, list.current());
@@ -285,22 +285,22 @@ impl Doors {
                 }
                 CommandEvent::Status { door, status } => self.book.write(&LogMessage::Status(&door, status)),
                 CommandEvent::Timeout { source, door } => {
-                    self.book.tell(source, &door, LogEvent::CommandTimeout);
+                    self.book.write_event(source, &door, LogEvent::CommandTimeout);
                 }
                 CommandEvent::Truncated(which) => self.book.write(&LogMessage::Truncated(which)),
                 CommandEvent::NotStarted { door, reason } => {
                     log::error!("{door}: {reason}");
                     self.book.write(&LogMessage::ForkFailed);
                 }
-                CommandEvent::Over { door, source, event, reason } => {
-                    outcomes.push(DoorOutcome::Over { door, source, event, reason });
+                CommandEvent::Finished { door, source, event, reason } => {
+                    outcomes.push(DoorOutcome::CommandFinished { door, source, event, reason });
                 }
             }
         }
     }
 
     /// The watcher is gone, or goes now.
-    fn lose(&mut self, why: &str) {
+    fn on_exit(&mut self, why: &str) {
         self.ears = None;
         self.restart.postpone();
         let delay = self.restart.delay().as_millis();
@@ -308,7 +308,7 @@ impl Doors {
     }
 
     /// The watcher goes on with the interfaces that are left.
-    fn miss(&mut self, why: &str) {
+    fn on_interface_lost(&mut self, why: &str) {
         if !self.restart.is_longest() {
             log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
         }
@@ -318,15 +318,17 @@ impl Doors {
     /// A watcher that hangs is replaced. To be called after its messages have been taken.
     fn replace_if_silent(&mut self) {
         let now = clock::steady();
-        let Some(mut old) = self.ears.take_if(|ears| ears.silence(now) >= SILENCE_MAX) else { return };
-        let seconds = old.silence(now).as_secs();
+        let Some(mut old) = self.ears.take_if(|ears| ears.silence_since_report(now) >= SILENCE_MAX) else {
+            return;
+        };
+        let seconds = old.silence_since_report(now).as_secs();
         log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
         old.kill();
         self.restart.hurry();
     }
 
     /// Starts another watcher where one is due: one that watches everywhere, or anywhere if there is none.
-    fn mind(&mut self) {
+    fn restart_if_due(&mut self) {
         self.replace_if_silent();
         if !self.restart.take_due() {
             return;
@@ -339,10 +341,10 @@ impl Doors {
             Ok(ears) => {
                 log::info!("plain sequences: watching again");
                 self.ears = Some(ears);
-                self.tell_sequences();
+                self.send_sequences();
             }
             Err(_) if self.ears.is_some() => self.restart.postpone(),
-            Err(reason) => self.lose(&reason),
+            Err(reason) => self.on_exit(&reason),
         }
     }
 }

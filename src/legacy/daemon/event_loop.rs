@@ -13,7 +13,7 @@ use super::knock_log::KnockLog;
 use super::reverse_dns::ReverseDns;
 use super::settings::Settings;
 use super::watcher_process::LegacyWatchConfig;
-use super::{CLIENT, tell_danger};
+use super::{CLIENT, warn_replayable};
 use crate::console::AdminError;
 use crate::legacy::knockd::LogMessage;
 use crate::os::files::{self, FileMode};
@@ -63,7 +63,7 @@ impl LegacyDaemon {
         }
         let client = CLIENT.parse().map_err(AdminError::run)?;
         let identity = privileges::unprivileged(USER)
-            .map_err(|error| AdminError::run(format_args!("watcher: {}", files::plain(&error))))?;
+            .map_err(|error| AdminError::run(format_args!("watcher: {}", files::io_error_text(&error))))?;
         let lacking = privileges::lacking(identity);
         if !lacking.is_empty() {
             return Err(AdminError::run(format_args!("watcher: {}", host::lacking(&lacking))));
@@ -84,9 +84,9 @@ impl LegacyDaemon {
             identity,
         };
         let coming = doors.prepare(written.clone(), post, false).map_err(AdminError::run)?;
-        gate.take_up(&written)?;
-        doors.take_up(coming);
-        tell_danger(doors.count());
+        gate.activate(&written)?;
+        doors.activate(coming);
+        warn_replayable(doors.count());
         doors.book().write(&LogMessage::Starting(&shown_interfaces));
         doors.book().say(&format!("listening on {shown_interfaces}..."));
         doors.book().flush_sinks();
@@ -129,13 +129,13 @@ impl LegacyDaemon {
                 self.reload();
             }
             // What commands come to is for daemons that keep records; the log has it all.
-            let outcomes = self.doors.hear();
-            self.gate.let_in(outcomes);
-            self.doors.tend();
-            self.gate.tend();
+            let outcomes = self.doors.drain_reports();
+            self.gate.grant_all(outcomes);
+            self.doors.run_due();
+            self.gate.run_due();
         }
-        self.doors.settle();
-        self.gate.rest();
+        self.doors.wait_for_commands();
+        self.gate.suspend();
         self.doors.book().say("closing...");
         self.doors.book().write(&LogMessage::ShuttingDown);
         if let Some(path) = &self.pid_file {
@@ -148,8 +148,12 @@ impl LegacyDaemon {
         let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
         fds.extend(self.doors.descriptors());
         fds.extend(self.gate.descriptor());
-        let patience =
-            self.doors.patience().into_iter().chain(self.gate.patience()).fold(TICK, Duration::min);
+        let patience = self
+            .doors
+            .time_to_deadline()
+            .into_iter()
+            .chain(self.gate.time_to_deadline())
+            .fold(TICK, Duration::min);
         poll::readable(&fds, patience).map(drop)
     }
 
@@ -173,12 +177,12 @@ impl LegacyDaemon {
             let syslog = new.written.options.syslog;
             let coming = self.doors.prepare(new.written.clone(), post, true)?;
             // The last thing that can fail: what is prepared goes then as it came.
-            self.gate.take_up(&new.written).map_err(|failure| failure.text())?;
+            self.gate.activate(&new.written).map_err(|failure| failure.text())?;
             Ok((coming, new.log_file, syslog))
         });
         match taken {
             Ok((coming, log_file, syslog)) => {
-                self.doors.take_up(coming);
+                self.doors.activate(coming);
                 self.doors.book().turn_to(log_file, syslog);
             }
             Err(reason) => {

@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use super::config_file::KnockdConfig;
 use super::doors::DoorOutcome;
-use super::grants::{NotOpened, Openings};
+use super::grants::{GrantRefused, Openings};
 use crate::config::BackendKind;
 use crate::console::AdminError;
 use crate::firewall::{self, Enforcement, FirewallError, Nftables};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
-use crate::gate::{Gate, GateConfig, older};
+use crate::gate::{Gate, GateConfig, established_connections};
 use crate::knock::PortRange;
 use crate::legacy::knockd::GrantSpec;
 use crate::os::host;
@@ -60,19 +60,20 @@ impl LegacyGate {
         let standing = GateState::read_trusted(folder)?;
         match gate.guarded(written) {
             Some(guarded) => {
-                let mut closed = ActiveGate::take(guarded, standing).map_err(|why| refused(written, &why))?;
-                if standing == GateState::On {
+                let mut closed =
+                    ActiveGate::take_over(guarded, standing).map_err(|why| refused(written, &why))?;
+                if standing == GateState::Closed {
                     closed.load().map_err(|why| refused(written, &why))?;
                 }
                 gate.closed = Some(closed);
             }
             // Whose table there is now, nobody knows: it is not for us to open.
-            None if standing == GateState::On => {
+            None if standing == GateState::Closed => {
                 log::warn!(
                     "no door has Open any more, but the ports of the doors that had it may still be closed\n\
                      hint: `nft delete table inet spa_knock` opens them"
                 );
-                GateState::Off.write(folder)?;
+                GateState::Open.write(folder)?;
             }
             None => {}
         }
@@ -83,23 +84,25 @@ impl LegacyGate {
     ///
     /// # Errors
     /// When another daemon has the gate, or the firewall does not take it; nothing has changed then.
-    pub(in crate::legacy) fn take_up(&mut self, written: &KnockdConfig) -> Result<(), AdminError> {
+    pub(in crate::legacy) fn activate(&mut self, written: &KnockdConfig) -> Result<(), AdminError> {
         let refused = |why: String| refused(written, &why);
         match (self.guarded(written), &mut self.closed) {
             (None, None) => {}
             (None, Some(closed)) => {
-                closed.change(GateState::Off).map_err(|why| AdminError::run(format_args!("gate: {why}")))?;
+                closed
+                    .set_state(GateState::Open)
+                    .map_err(|why| AdminError::run(format_args!("gate: {why}")))?;
                 self.closed = None;
                 log::info!("gate: no door has Open any more; all ports are open");
             }
             (Some(guarded), Some(closed)) => {
                 closed.turn_to(guarded).map_err(refused)?;
-                closed.tell();
+                closed.announce();
             }
             (Some(guarded), None) => {
-                let mut closed = ActiveGate::take(guarded, GateState::Never).map_err(refused)?;
+                let mut closed = ActiveGate::take_over(guarded, GateState::NeverClosed).map_err(refused)?;
                 closed.close().map_err(refused)?;
-                closed.tell();
+                closed.announce();
                 self.closed = Some(closed);
             }
         }
@@ -107,7 +110,7 @@ impl LegacyGate {
     }
 
     /// Lets in for whom a door has opened. What else the doors come to is in their log.
-    pub(in crate::legacy) fn let_in(&mut self, outcomes: Vec<DoorOutcome>) {
+    pub(in crate::legacy) fn grant_all(&mut self, outcomes: Vec<DoorOutcome>) {
         let Some(closed) = &mut self.closed else { return };
         let opened = outcomes.into_iter().filter_map(|outcome| match outcome {
             DoorOutcome::Opened { door, source, opening: Some(opening) } => Some((door, source, opening)),
@@ -117,14 +120,14 @@ impl LegacyGate {
         // Once for all of them: each look asks the kernel.
         let own = if opened.is_empty() { BTreeSet::new() } else { host::own_addresses() };
         for (door, source, opening) in opened {
-            closed.let_in(&door, source, opening, &own);
+            closed.grant(&door, source, opening, &own);
         }
     }
 
     /// Mends what somebody else has broken.
-    pub(in crate::legacy) fn tend(&mut self) {
+    pub(in crate::legacy) fn run_due(&mut self) {
         if let Some(ActiveGate { gatehouse, guarded, .. }) = &mut self.closed {
-            gatehouse.tend(guarded);
+            gatehouse.run_due(guarded);
         }
     }
 
@@ -134,14 +137,14 @@ impl LegacyGate {
     }
 
     /// Until `tend` has something to do, if nothing happens before.
-    pub(in crate::legacy) fn patience(&self) -> Option<Duration> {
-        self.closed.as_ref().map(|closed| closed.gatehouse.patience())
+    pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
+        self.closed.as_ref().map(|closed| closed.gatehouse.time_to_deadline())
     }
 
     /// The daemon ends; what is closed stays so, and grants end in their time.
-    pub(in crate::legacy) fn rest(&mut self) {
+    pub(in crate::legacy) fn suspend(&mut self) {
         let Some(closed) = &mut self.closed else { return };
-        if let Err(error) = closed.gatehouse.rest() {
+        if let Err(error) = closed.gatehouse.suspend() {
             log::error!("{error}; what is open stays open until the next start");
         }
         let grants = closed.gatehouse.grants_at_the_end();
@@ -156,28 +159,28 @@ impl LegacyGate {
 
 impl ActiveGate {
     /// The gate is ours, and the firewall can be asked; nothing is closed yet.
-    fn take(guarded: GatePorts, standing: GateState) -> Result<Self, String> {
+    fn take_over(guarded: GatePorts, standing: GateState) -> Result<Self, String> {
         let lock = lock_gate(BOTH).map_err(|failure| failure.text())?;
-        let firewall = Nftables::open().map_err(|error| told(&error))?;
+        let firewall = Nftables::open().map_err(|error| describe(&error))?;
         // Whether it is to be closed the doors say, and no trial is known here.
-        let standing = if standing == GateState::On { standing } else { GateState::Never };
+        let standing = if standing == GateState::Closed { standing } else { GateState::NeverClosed };
         let gatehouse = Gate::new(Box::new(firewall), standing);
         Ok(Self { guarded, gatehouse, openings: Openings::default(), _lock: lock })
     }
 
     fn load(&mut self) -> Result<(), String> {
-        self.gatehouse.load(&self.guarded).map_err(|error| told(&error))
+        self.gatehouse.load(&self.guarded).map_err(|error| describe(&error))
     }
 
-    fn change(&mut self, standing: GateState) -> Result<(), String> {
-        self.gatehouse.change(standing, &self.guarded).map_err(|error| told(&error))
+    fn set_state(&mut self, standing: GateState) -> Result<(), String> {
+        self.gatehouse.set_state(standing, &self.guarded).map_err(|error| describe(&error))
     }
 
     /// Closes for the first time.
     fn close(&mut self) -> Result<(), String> {
-        match self.change(GateState::On) {
+        match self.set_state(GateState::Closed) {
             // It is closed by now, and this daemon alone can let somebody in.
-            Err(why) if self.gatehouse.standing() == GateState::On => {
+            Err(why) if self.gatehouse.standing() == GateState::Closed => {
                 log::error!("gate: {why}\nafter a boot it closes only once the doors are watched");
                 Ok(())
             }
@@ -187,7 +190,7 @@ impl ActiveGate {
 
     /// Other ports, in one transaction.
     fn turn_to(&mut self, guarded: GatePorts) -> Result<(), String> {
-        let is_closed = self.gatehouse.standing() == GateState::On;
+        let is_closed = self.gatehouse.standing() == GateState::Closed;
         if is_closed && self.guarded == guarded {
             return Ok(());
         }
@@ -196,19 +199,19 @@ impl ActiveGate {
         turned.inspect_err(|_| self.guarded = before)
     }
 
-    fn let_in(&mut self, door: &str, source: IpAddr, opening: GrantSpec, own: &BTreeSet<IpAddr>) {
+    fn grant(&mut self, door: &str, source: IpAddr, opening: GrantSpec, own: &BTreeSet<IpAddr>) {
         let ports = listed(&opening.ports);
         let term = humantime::format_duration(opening.term);
         let Self { guarded, gatehouse, openings, .. } = self;
         match openings.open((door, source, opening), own, gatehouse, guarded) {
             Ok(()) => log::info!("{door}: {ports} open for {source}, for {term}"),
-            Err(NotOpened { reason, .. }) => {
+            Err(GrantRefused { reason, .. }) => {
                 log::warn!("{door}: {ports} not opened for {source}: {}", reason.detail)
             }
         }
     }
 
-    fn tell(&self) {
+    fn announce(&self) {
         log::info!("gate: {} closed without a grant", self.guarded);
     }
 }
@@ -217,8 +220,8 @@ impl GateConfig for GatePorts {
     fn gate(&self, enforcing: Enforcement) -> firewall::GateSpec {
         firewall::GateSpec {
             protect: self.ports.iter().copied().collect(),
-            enforcing,
-            older: older(|door| self.ports.iter().any(|ports| ports.contain(door))),
+            enforcement: enforcing,
+            established: established_connections(|door| self.ports.iter().any(|ports| ports.contain(door))),
             ..firewall::GateSpec::default()
         }
     }
@@ -249,7 +252,7 @@ fn refused(written: &KnockdConfig, why: &str) -> AdminError {
 }
 
 /// What the firewall says, with what mends it here: this daemon has no other backend.
-fn told(error: &FirewallError) -> String {
+fn describe(error: &FirewallError) -> String {
     const COMMANDS: &str = "or commands in place of Open and For";
     match error {
         FirewallError::NoProgram => {

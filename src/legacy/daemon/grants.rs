@@ -22,7 +22,7 @@ pub(crate) struct Openings(Vec<Duration>);
 
 /// Why a door stays closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NotOpened {
+pub(crate) struct GrantRefused {
     /// Whether it was not to be opened, or could not.
     pub(crate) event: AuditEvent,
     /// Why, for the record.
@@ -40,8 +40,8 @@ impl Openings {
         own: &BTreeSet<IpAddr>,
         gatehouse: &mut Gate,
         plan: &impl GateConfig,
-    ) -> Result<(), NotOpened> {
-        let failed = |detail: String| NotOpened {
+    ) -> Result<(), GrantRefused> {
+        let failed = |detail: String| GrantRefused {
             event: AuditEvent::Failed,
             reason: Explanation::new(AuditCause::ActionFailed, detail),
         };
@@ -50,14 +50,14 @@ impl Openings {
             return Err(failed("it has no name for the records".to_owned()));
         };
         let plain = UnauthenticatedGrant { ports: opening.ports, term, client, action };
-        let grants = plain.grants(source, own).map_err(|rejection| NotOpened {
+        let grants = plain.grants(source, own).map_err(|rejection| GrantRefused {
             event: AuditEvent::Refused,
             reason: Explanation::from(&rejection),
         })?;
         if !self.have_room(now) {
             return Err(failed("too much is open by plain sequences".to_owned()));
         }
-        gatehouse.let_in(&grants, plan).map_err(|error| failed(error.to_string()))?;
+        gatehouse.grant_unconfirmed(&grants, plan).map_err(|error| failed(error.to_string()))?;
         self.0.push(now.saturating_add(term));
         Ok(())
     }

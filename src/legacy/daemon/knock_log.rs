@@ -73,7 +73,7 @@ impl KnockLog {
     }
 
     /// Writes a line of somebody who knocks.
-    pub(in crate::legacy) fn tell(&mut self, source: IpAddr, door: &str, turn: LogEvent) {
+    pub(in crate::legacy) fn write_event(&mut self, source: IpAddr, door: &str, turn: LogEvent) {
         let now = clock::now();
         if let (Some(names), Some(asker)) = (&mut self.names, turn.asker()) {
             names.ask(source, asker, now.steady);
@@ -92,10 +92,10 @@ impl KnockLog {
     }
 
     /// Looks after names, and writes what waits for none any more.
-    pub(in crate::legacy) fn tend(&mut self) {
+    pub(in crate::legacy) fn run_due(&mut self) {
         let now = clock::steady();
         if let Some(names) = &mut self.names {
-            names.tend(now);
+            names.run_due(now);
         }
         self.release(now);
     }
@@ -106,8 +106,8 @@ impl KnockLog {
     }
 
     /// Until `tend` has something to do, if no look-up ends before.
-    pub(in crate::legacy) fn patience(&self) -> Option<Duration> {
-        let line = self.held.front().map(PendingLine::due);
+    pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
+        let line = self.held.front().map(PendingLine::deadline);
         let due = line.into_iter().chain(self.names.as_ref().and_then(ReverseDns::deadline)).min();
         due.map(|due| due.saturating_sub(clock::steady()))
     }
@@ -124,7 +124,7 @@ impl KnockLog {
 
     fn release(&mut self, now: Duration) {
         while let Some(held) = self.held.front() {
-            if self.waits(&held.line) && now < held.due() && self.held.len() <= HELD_MAX {
+            if self.waits(&held.line) && now < held.deadline() && self.held.len() <= HELD_MAX {
                 return;
             }
             if let Some(held) = self.held.pop_front() {
@@ -153,7 +153,7 @@ impl KnockLog {
 }
 
 impl PendingLine {
-    const fn due(&self) -> Duration {
+    const fn deadline(&self) -> Duration {
         self.since.steady.saturating_add(PATIENCE)
     }
 }
@@ -201,7 +201,7 @@ mod tests {
         }
 
         fn tell(&mut self, source: &str, turn: LogEvent) {
-            self.book.tell(source.parse().unwrap(), "a", turn);
+            self.book.write_event(source.parse().unwrap(), "a", turn);
         }
 
         /// What stands in a file of the folder, without times.
@@ -217,7 +217,7 @@ mod tests {
         let mut scene = Scene::new(None);
         scene.tell("10.0.0.1", STAGE);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
-        assert_eq!(scene.book.patience(), None);
+        assert_eq!(scene.book.time_to_deadline(), None);
     }
 
     #[test]
@@ -229,9 +229,9 @@ mod tests {
         scene.tell("10.0.0.1", OPEN);
         scene.book.write(&LogMessage::Running("a", b"x"));
         assert_eq!(scene.lines("log"), ["10.0.0.2: a: sequence timeout (stage 1)"]);
-        assert!(scene.book.patience().is_some_and(|patience| patience <= PATIENCE));
+        assert!(scene.book.time_to_deadline().is_some_and(|patience| patience <= PATIENCE));
         scene.book.names.as_mut().unwrap().settle();
-        scene.book.tend();
+        scene.book.run_due();
         scene.tell("10.0.0.1", LogEvent::CommandTimeout);
         assert_eq!(
             scene.lines("log"),
@@ -244,7 +244,7 @@ mod tests {
                 "10.0.0.1 (host.example): a: command timeout",
             ]
         );
-        assert_eq!(scene.book.patience(), None);
+        assert_eq!(scene.book.time_to_deadline(), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl LogLimiter {
     }
 
     /// How many were not told in a second that is over; once.
-    pub(in crate::legacy) fn untold(&mut self, now: Timestamp) -> Option<u32> {
+    pub(in crate::legacy) fn suppressed(&mut self, now: Timestamp) -> Option<u32> {
         let second = second(now);
         if second == self.second || self.untold == 0 {
             return None;
@@ -39,7 +39,7 @@ impl LogLimiter {
     }
 
     /// When there is something to tell.
-    pub(in crate::legacy) fn due(&self) -> Option<Timestamp> {
+    pub(in crate::legacy) fn deadline(&self) -> Option<Timestamp> {
         let end = self.second.saturating_add(1).saturating_mul(1_000);
         (self.untold > 0).then_some(Timestamp::from_millis(end))
     }
@@ -58,11 +58,11 @@ mod tests {
         let at = |ms: u64| Timestamp::from_millis(1_795_000_000_000 + ms);
         let mut quiet = LogLimiter::default();
         assert_eq!((0..1_000).filter(|_| quiet.admits(at(5))).count(), 200);
-        assert_eq!((quiet.untold(at(999)), quiet.due()), (None, Some(at(1_000))));
-        assert_eq!((quiet.untold(at(1_000)), quiet.untold(at(1_000))), (Some(800), None));
-        assert_eq!(quiet.due(), None);
+        assert_eq!((quiet.suppressed(at(999)), quiet.deadline()), (None, Some(at(1_000))));
+        assert_eq!((quiet.suppressed(at(1_000)), quiet.suppressed(at(1_000))), (Some(800), None));
+        assert_eq!(quiet.deadline(), None);
         assert_eq!((0..1_000).filter(|_| quiet.admits(at(1_001))).count(), 200);
-        assert_eq!(quiet.untold(at(5_000)), Some(800));
+        assert_eq!(quiet.suppressed(at(5_000)), Some(800));
         assert!(quiet.admits(at(5_000)));
     }
 }

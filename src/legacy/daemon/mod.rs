@@ -22,7 +22,7 @@ pub(super) mod twins;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use crate::console::{AdminError, tell};
+use crate::console::{AdminError, notice};
 use crate::os::process::fds;
 use crate::os::process::signals::Signals;
 use crate::os::{env, log as os_log};
@@ -33,7 +33,7 @@ use settings::Settings;
 pub(crate) use super::watcher::main as watch;
 pub(crate) use config_file::KnockdConfig;
 pub(crate) use doors::{DoorOutcome, Doors, NextDoors};
-pub(crate) use grants::{NotOpened, Openings, action};
+pub(crate) use grants::{GrantRefused, Openings, action};
 pub(crate) use knock_log::KnockLog;
 pub(crate) use watcher_process::LegacyWatchConfig;
 
@@ -41,7 +41,7 @@ pub(crate) use watcher_process::LegacyWatchConfig;
 pub(crate) const CLIENT: &str = "knockd";
 
 /// Tells at a start what a plain sequence is worth.
-pub(crate) fn tell_danger(doors: usize) {
+pub(crate) fn warn_replayable(doors: usize) {
     if doors > 0 {
         log::warn!(
             "plain sequences can be sniffed and replayed by who sees them; `spa-knockd migrate` is a way out"
@@ -65,7 +65,7 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
     let settings = match Settings::read(&options) {
         Ok(settings) => settings,
         Err(reason) => {
-            tell(reason);
+            notice(reason);
             return args::usage(ExitCode::FAILURE);
         }
     };

@@ -95,11 +95,11 @@ impl ReverseDns {
     }
 
     /// Takes what look-ups have come to, ends those that are too late, and starts those whose turn it is.
-    pub(in crate::legacy) fn tend(&mut self, now: Duration) {
-        self.lookups.listen();
-        for done in self.lookups.tend(now) {
+    pub(in crate::legacy) fn run_due(&mut self, now: Duration) {
+        self.lookups.read_output();
+        for done in self.lookups.reap(now) {
             self.asked.remove(&done.label);
-            let name = (done.ended == Exit::Well).then(|| name_in(&done.said, done.label)).flatten();
+            let name = (done.ended == Exit::Success).then(|| name_in(&done.said, done.label)).flatten();
             self.known.learn(done.label, name, now);
         }
     }
@@ -197,7 +197,7 @@ pub(super) mod tests {
         /// Waits until no look-up runs any more.
         pub(in crate::legacy) fn settle(&mut self) {
             while !self.lookups.is_idle() {
-                self.tend(steady());
+                self.run_due(steady());
                 sleep(Duration::from_millis(2));
             }
         }

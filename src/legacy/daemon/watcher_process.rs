@@ -56,7 +56,7 @@ pub(in crate::legacy) struct LegacyWatcher {
 
 /// The watcher is gone.
 #[derive(Debug)]
-pub(in crate::legacy) struct Gone;
+pub(in crate::legacy) struct LegacyWatcherError;
 
 impl LegacyWatcher {
     /// Starts a watcher and waits until it watches: everywhere, or with `some` wherever it can.
@@ -64,12 +64,12 @@ impl LegacyWatcher {
     /// # Errors
     /// Why it does not, for people.
     pub(in crate::legacy) fn start(post: &LegacyWatchConfig, some: bool) -> Result<Self, String> {
-        let plain = |error: std::io::Error| format!("watcher: {}", files::plain(&error));
+        let plain = |error: std::io::Error| format!("watcher: {}", files::io_error_text(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
-        let start = || spawn::start_ourselves("watch-knocks", theirs, None);
+        let start = || spawn::reexec("watch-knocks", theirs, None);
         let child = match post.log {
             Some(_) => start(),
-            None => capabilities::lend(&[Capability::NetRaw], start),
+            None => capabilities::with_ambient(&[Capability::NetRaw], start),
         }
         .map_err(plain)?;
         let mut ears = Self { child, channel, heard: clock::steady(), addresses: BTreeSet::new() };
@@ -77,7 +77,7 @@ impl LegacyWatcher {
         // Of one that ended early, its own words say more than that the channel broke.
         ears.wait_until_it_watches()?;
         instructed.map_err(plain)?;
-        ears.tell_addresses(post);
+        ears.send_addresses(post);
         Ok(ears)
     }
 
@@ -85,20 +85,22 @@ impl LegacyWatcher {
     ///
     /// # Errors
     /// When the watcher is gone, or talks nonsense.
-    pub(in crate::legacy) fn try_recv(&mut self) -> Result<Option<FromLegacyWatcher>, Gone> {
+    pub(in crate::legacy) fn try_recv(&mut self) -> Result<Option<FromLegacyWatcher>, LegacyWatcherError> {
         let mut buffer = [0; MESSAGE];
         match self.channel.try_recv(&mut buffer) {
             Ok(ReceiveResult::Message(length)) => {
                 self.heard = clock::steady();
-                FromLegacyWatcher::read(buffer.get(..length).unwrap_or_default()).map(Some).ok_or(Gone)
+                FromLegacyWatcher::read(buffer.get(..length).unwrap_or_default())
+                    .map(Some)
+                    .ok_or(LegacyWatcherError)
             }
             Ok(ReceiveResult::Nothing) => Ok(None),
-            Ok(ReceiveResult::Closed) | Err(_) => Err(Gone),
+            Ok(ReceiveResult::Closed) | Err(_) => Err(LegacyWatcherError),
         }
     }
 
     /// How long ago its last message came.
-    pub(in crate::legacy) const fn silence(&self, now: Duration) -> Duration {
+    pub(in crate::legacy) const fn silence_since_report(&self, now: Duration) -> Duration {
         now.saturating_sub(self.heard)
     }
 
@@ -121,7 +123,7 @@ impl LegacyWatcher {
     }
 
     /// Tells it the addresses that are knocked at, if they have changed.
-    pub(in crate::legacy) fn tell_addresses(&mut self, post: &LegacyWatchConfig) {
+    pub(in crate::legacy) fn send_addresses(&mut self, post: &LegacyWatchConfig) {
         let mut addresses = match post.interfaces.as_slice() {
             [] => host::own_addresses(),
             names => names.iter().flat_map(|name| host::addresses_of(name)).collect(),
@@ -166,7 +168,7 @@ impl LegacyWatcher {
                 Ok(Some(FromLegacyWatcher::Watching)) => return Ok(()),
                 Ok(Some(FromLegacyWatcher::Failed(reason))) => return Err(reason),
                 Ok(Some(_)) => return Err("watcher: spoke before it watched".to_owned()),
-                Err(Gone) => return Err("watcher: ended as it started".to_owned()),
+                Err(LegacyWatcherError) => return Err("watcher: ended as it started".to_owned()),
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::config::{Interfaces, ServerConfig};
 use crate::console::AdminError;
 use crate::control::status::{LegacyState, LegacyUser};
 use crate::legacy::daemon::{
-    CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, tell_danger,
+    CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, warn_replayable,
 };
 use crate::os::process::privileges;
 use crate::os::{clock, files};
@@ -53,8 +53,8 @@ impl LegacyDoors {
             sequences.doors = Some(sequences.open()?);
         }
         let coming = sequences.prepare_for(config, knockd, start)?;
-        sequences.take_up(coming);
-        tell_danger(sequences.count());
+        sequences.activate(coming);
+        warn_replayable(sequences.count());
         Ok(sequences)
     }
 
@@ -97,11 +97,11 @@ impl LegacyDoors {
     }
 
     /// From now on these are the doors.
-    pub(crate) fn take_up(&mut self, new: NextLegacyDoors) {
+    pub(crate) fn activate(&mut self, new: NextLegacyDoors) {
         let Some(doors) = &mut self.doors else { return };
         match new.coming {
             Some(coming) => {
-                doors.take_up(coming);
+                doors.activate(coming);
                 *doors.book() = KnockLog::open(Some(new.log_file), new.syslog, false);
             }
             None => doors.close(),
@@ -119,15 +119,15 @@ impl LegacyDoors {
     }
 
     /// Until `turn` has something to do, if nothing happens before.
-    pub(crate) fn patience(&self) -> Option<Duration> {
-        self.doors.as_ref().and_then(Doors::patience)
+    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
+        self.doors.as_ref().and_then(Doors::time_to_deadline)
     }
 
     /// Hears what has happened and does what is due; returns what it comes to.
-    pub(crate) fn turn(&mut self) -> Vec<DoorOutcome> {
+    pub(crate) fn run_due(&mut self) -> Vec<DoorOutcome> {
         let Some(doors) = &mut self.doors else { return Vec::new() };
-        let mut outcomes = doors.hear();
-        outcomes.extend(doors.tend());
+        let mut outcomes = doors.drain_reports();
+        outcomes.extend(doors.run_due());
         let now = clock::steady();
         for outcome in &outcomes {
             if let DoorOutcome::Opened { source, .. } = outcome {
@@ -140,7 +140,7 @@ impl LegacyDoors {
 
     /// Waits a moment for commands that open. What is to be closed later waits for the next daemon.
     pub(crate) fn stop(&mut self) -> Vec<DoorOutcome> {
-        self.doors.as_mut().map(Doors::settle).unwrap_or_default()
+        self.doors.as_mut().map(Doors::wait_for_commands).unwrap_or_default()
     }
 
     /// What there is to say of them; nothing where there are none.
@@ -179,7 +179,7 @@ fn post(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyWatchConf
         interfaces.clear();
     }
     let identity = privileges::unprivileged(&config.user)
-        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::plain(&error))))?;
+        .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))?;
     let log = config.legacy.as_ref().and_then(|legacy| legacy.log.clone());
     Ok(LegacyWatchConfig { config: written.text.clone(), interfaces, log, only_v4: false, identity })
 }

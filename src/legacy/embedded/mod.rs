@@ -58,7 +58,7 @@ fn writers(path: &Path) -> Vec<FileError> {
     if !files::exists(path) {
         return Vec::new();
     }
-    [files::check_folders_above(path), files::check_unwritable(path)]
+    [files::check_folders_above(path), files::check_not_writable_by_others(path)]
         .into_iter()
         .filter_map(Result::err)
         .collect()

@@ -22,7 +22,7 @@ pub struct Orders {
 
 /// A command that got too long for knockd by its addresses; nothing is run then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Truncated {
+pub enum TruncatedCommand {
     /// The one that opens.
     Start,
     /// The one that closes: what nobody could close is not opened.

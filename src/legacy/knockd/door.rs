@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::command::{Orders, ShellCommand, Truncated};
+use super::command::{Orders, ShellCommand, TruncatedCommand};
 use super::flags::FlagTest;
 use super::sequence::KnockSequence;
 use crate::knock::{PortRange, Prefix, canonical};
@@ -107,7 +107,7 @@ impl Door {
     ///
     /// # Errors
     /// When a command gets too long.
-    pub fn orders(&self, source: IpAddr) -> Result<Option<Orders>, Truncated> {
+    pub fn orders(&self, source: IpAddr) -> Result<Option<Orders>, TruncatedCommand> {
         let v6 = source.is_ipv6();
         let own = |of_6: &'_ Option<ShellCommand>, of_both: &'_ Option<ShellCommand>| {
             let command = if v6 { of_6.as_ref().or(of_both.as_ref()) } else { of_both.as_ref() };
@@ -116,9 +116,9 @@ impl Door {
         let Some(start) = own(&self.start_6, &self.start).filter(|start| !start.text().is_empty()) else {
             return Ok(None);
         };
-        let start = start.fill(source).ok_or(Truncated::Start)?;
+        let start = start.fill(source).ok_or(TruncatedCommand::Start)?;
         let stop = match own(&self.stop_6, &self.stop) {
-            Some(stop) => Some(stop.fill(source).ok_or(Truncated::Stop)?),
+            Some(stop) => Some(stop.fill(source).ok_or(TruncatedCommand::Stop)?),
             None => None,
         };
         Ok(Some(Orders { start, stop }))
@@ -175,8 +175,8 @@ mod tests {
             let door = Door { start: start.clone(), stop: stop.clone(), ..Door::new(String::new()) };
             door.orders(V4.parse().unwrap())
         };
-        assert_eq!(door(&long, &short), Err(Truncated::Start));
-        assert_eq!(door(&short, &long), Err(Truncated::Stop));
+        assert_eq!(door(&long, &short), Err(TruncatedCommand::Start));
+        assert_eq!(door(&short, &long), Err(TruncatedCommand::Stop));
         assert_eq!(door(&None, &long), Ok(None));
     }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::HostName;
-use super::command::Truncated;
+use super::command::TruncatedCommand;
 
 /// knockd's room for a message.
 const MESSAGE_MAX: usize = 1023;
@@ -49,7 +49,7 @@ pub enum LogMessage<'a> {
     /// A command could not be started.
     ForkFailed,
     /// A command is too long, and nothing is run.
-    Truncated(Truncated),
+    Truncated(TruncatedCommand),
     /// A door's one-time sequences are used up.
     NoSequences(&'a str),
     /// A used one-time sequence of a door could not be marked.
@@ -105,10 +105,10 @@ impl fmt::Display for LogMessage<'_> {
             Self::ShuttingDown => f.write_str("shutting down"),
             Self::PidFile(path, error) => write!(f, "could not create pid file {}: {error}", path.display()),
             Self::ForkFailed => f.write_str("error: command fork failed!"),
-            Self::Truncated(Truncated::Start) => {
+            Self::Truncated(TruncatedCommand::Start) => {
                 f.write_str("error: parsed start command has been truncated! --> won't execute it")
             }
-            Self::Truncated(Truncated::Stop) => {
+            Self::Truncated(TruncatedCommand::Stop) => {
                 f.write_str("error: parsed stop command has been truncated! --> won't execute start command")
             }
             Self::NoSequences(door) => {
@@ -155,11 +155,11 @@ mod tests {
             ),
             (LogMessage::ForkFailed, "error: command fork failed!\n"),
             (
-                LogMessage::Truncated(Truncated::Start),
+                LogMessage::Truncated(TruncatedCommand::Start),
                 "error: parsed start command has been truncated! --> won't execute it\n",
             ),
             (
-                LogMessage::Truncated(Truncated::Stop),
+                LogMessage::Truncated(TruncatedCommand::Stop),
                 "error: parsed stop command has been truncated! --> won't execute start command\n",
             ),
             (

@@ -18,7 +18,7 @@ mod number;
 mod one_time;
 mod sequence;
 
-pub use command::{Orders, ShellCommand, Truncated};
+pub use command::{Orders, ShellCommand, TruncatedCommand};
 pub use door::{Door, DoorTarget, GrantSpec};
 pub use flags::{FlagTest, UnknownFlag};
 pub use grammar::{Config, ConfigError, KnockdOptions};

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::knockd::Config;
 use crate::config::host_id;
-use crate::console::{AdminError, complain, print, tell};
+use crate::console::{AdminError, notice, print, print_error};
 use crate::knock::ServerId;
 use crate::os::files;
 use translate::migrate as translated;
@@ -26,11 +26,11 @@ pub(crate) fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminErro
     let migrated = translated(&config, &id, &shown);
     print(&migrated.text)?;
     for remark in &migrated.remarks {
-        complain(format_args!("{shown}: {remark}"));
+        print_error(format_args!("{shown}: {remark}"));
     }
     if !migrated.actions.is_empty() {
         let actions: Vec<_> = migrated.actions.iter().map(ToString::to_string).collect();
-        tell(format_args!(
+        notice(format_args!(
             "\nnext, once this is the config:\n  \
              spa-knockd client add NAME --allow {} -o NAME.key    a key for each client\n  \
              spa-knockd check    look for what is wrong",

@@ -31,7 +31,7 @@ pub fn check_folders_above(path: &Path) -> Result<(), FileError> {
 /// # Errors
 /// When another user can, naming the path, its mode and the fix, or it is not a folder.
 pub fn check_private_tree(folder: &Path) -> Result<(), FileError> {
-    check_unwritable(folder)?;
+    check_not_writable_by_others(folder)?;
     if !fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?.is_dir() {
         return Err(FileError::new(folder, "not a folder", None));
     }
@@ -76,7 +76,7 @@ fn check_entries(folder: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When somebody else may, naming the mode and the mend, or it is not there.
-pub fn check_unwritable(path: &Path) -> Result<(), FileError> {
+pub fn check_not_writable_by_others(path: &Path) -> Result<(), FileError> {
     let metadata = fs::metadata(path).map_err(|error| FileError::io(path, &error))?;
     permissions::check_unwritable(path, &metadata)
 }

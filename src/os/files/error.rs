@@ -30,13 +30,13 @@ impl FileError {
     #[must_use]
     pub fn io(path: &Path, error: &io::Error) -> Self {
         let missing = error.kind() == io::ErrorKind::NotFound;
-        Self { missing, ..Self::new(path, plain(error), None) }
+        Self { missing, ..Self::new(path, io_error_text(error), None) }
     }
 }
 
 /// An I/O error in a few lower-case words, without the number that the standard library appends.
 #[must_use]
-pub fn plain(error: &io::Error) -> String {
+pub fn io_error_text(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     let mut chars = text.chars();

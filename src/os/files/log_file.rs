@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
-use super::{FileMode, plain};
+use super::{FileMode, io_error_text};
 use crate::os::{clock, files};
 
 /// How often it is looked at whether the file is still the one of this name.
@@ -72,7 +72,7 @@ impl LogFile {
             self.turn_over()?;
         }
         let path = self.path.clone();
-        self.opened()?.append(line).map_err(|error| problem(&path, &plain(&error)))
+        self.opened()?.append(line).map_err(|error| problem(&path, &io_error_text(&error)))
     }
 
     fn opened(&mut self) -> Result<&mut OpenFile, String> {
@@ -111,7 +111,7 @@ impl LogFile {
         let to = self.numbered(number.map_or(1, |number| number.saturating_add(1)));
         match fs::rename(from, &to) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(problem(&to, &format!("cannot be rotated: {}", plain(&error))))
+                Err(problem(&to, &format!("cannot be rotated: {}", io_error_text(&error))))
             }
             _ => Ok(()),
         }
@@ -126,7 +126,7 @@ impl LogFile {
 
 impl OpenFile {
     fn open(path: &Path) -> Result<Self, String> {
-        let failure = |error: io::Error| problem(path, &plain(&error));
+        let failure = |error: io::Error| problem(path, &io_error_text(&error));
         let folder = path.parent().unwrap_or(Path::new("/"));
         files::create_folder(folder, FileMode::Private).map_err(|error| error.to_string())?;
         let file = OpenOptions::new()
@@ -140,7 +140,7 @@ impl OpenFile {
             .map_err(|error| match error.raw_os_error() {
                 Some(code) if code == nix::libc::ELOOP => problem(path, "is a link, which is not followed"),
                 Some(code) if code == nix::libc::EISDIR => problem(path, "is a folder, not a file"),
-                _ => problem(path, &plain(&error)),
+                _ => problem(path, &io_error_text(&error)),
             })?;
         let metadata = file.metadata().map_err(failure)?;
         check(path, &metadata, &fs::metadata(folder).map_err(failure)?)?;

@@ -18,15 +18,15 @@ mod secret;
 mod write;
 
 pub use checks::{
-    check_folders_above, check_private_folder, check_private_tree, check_program, check_unwritable,
-    try_folder,
+    check_folders_above, check_not_writable_by_others, check_private_folder, check_private_tree,
+    check_program, try_folder,
 };
-pub use error::{FileError, plain};
+pub use error::{FileError, io_error_text};
 pub use write::{
     append, create_folder, create_new, lock, open_to_write, remove, rename, replace, sync_folder,
 };
 #[cfg(all(unix, feature = "server"))]
-pub use write::{append_log, close_to_others, make_private, share_with_group};
+pub use write::{append_log, make_private, restrict_umask, share_with_group};
 
 pub use permissions::{trust_daemon_user, trusts_daemon_user};
 #[cfg(feature = "server")]
@@ -101,7 +101,7 @@ pub fn read_own_text(path: &Path) -> Result<String, FileError> {
     let file = open_plain(&real)?;
     permissions::check_unwritable(path, &file.metadata().map_err(error)?)?;
     if let Some(folder) = real.parent() {
-        check_unwritable(folder)?;
+        check_not_writable_by_others(folder)?;
     }
     read_text_of(file, path)
 }
@@ -225,11 +225,14 @@ mod tests {
             [(0o700, true, true), (0o755, true, false), (0o775, false, false), (0o1777, true, false)]
         {
             chmod(&path, mode);
-            assert_eq!(check_unwritable(&path).is_ok(), unwritable, "{mode:o}");
+            assert_eq!(check_not_writable_by_others(&path).is_ok(), unwritable, "{mode:o}");
             assert_eq!(check_private_folder(&path).is_ok(), private, "{mode:o}");
         }
         chmod(&path, 0o775);
-        assert_eq!(check_unwritable(&path).unwrap_err().reason, "mode 0775 lets others change it");
+        assert_eq!(
+            check_not_writable_by_others(&path).unwrap_err().reason,
+            "mode 0775 lets others change it"
+        );
         assert_eq!(check_private_folder(&path).unwrap_err().reason, "mode 0775 lets others into it");
     }
 

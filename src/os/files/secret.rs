@@ -8,7 +8,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::permissions::{self, open_for_reading};
-use super::{FileError, check_folders_above, plain};
+use super::{FileError, check_folders_above, io_error_text};
 
 /// The largest key file.
 const SECRET_MAX: usize = 64 << 10;
@@ -77,7 +77,7 @@ pub(in crate::os) fn read_zeroizing(source: impl Read) -> Result<Zeroizing<Strin
     // Room for everything at once: a growing buffer would leave copies behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_MAX.saturating_add(64)));
     let limit = u64::try_from(SECRET_MAX).unwrap_or(u64::MAX);
-    source.take(limit).read_to_end(&mut bytes).map_err(|error| plain(&error))?;
+    source.take(limit).read_to_end(&mut bytes).map_err(|error| io_error_text(&error))?;
     if bytes.len() >= SECRET_MAX {
         return Err("too long for a key file".to_owned());
     }

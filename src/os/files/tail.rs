@@ -76,7 +76,7 @@ impl Follower {
     /// # Errors
     /// When `out` does not take them, or the file of that name cannot be read: somebody with other rights may be able to.
     pub fn copy(&mut self, out: &mut impl Write) -> io::Result<()> {
-        self.go_over()?;
+        self.switch_file()?;
         for (tail, _) in &mut self.before {
             tail.copy(&self.path, out)?;
         }
@@ -97,7 +97,7 @@ impl Follower {
     }
 
     /// Takes up the file that has the name now, if it is another one.
-    fn go_over(&mut self) -> io::Result<()> {
+    fn switch_file(&mut self) -> io::Result<()> {
         let known = self.current.as_ref().map(|tail| tail.identity);
         let opened = match std::fs::metadata(&self.path) {
             Ok(metadata) if known == Some(identity(&metadata)) => return Ok(()),
@@ -178,7 +178,7 @@ impl Tail {
                 return Ok(());
             }
             self.position = self.position.saturating_add(u64::try_from(read).unwrap_or_default());
-            self.pass_on(piece.get(..read).unwrap_or_default(), out)?;
+            self.forward(piece.get(..read).unwrap_or_default(), out)?;
         }
     }
 
@@ -196,7 +196,7 @@ impl Tail {
         Ok(())
     }
 
-    fn pass_on(&mut self, piece: &[u8], out: &mut impl Write) -> io::Result<()> {
+    fn forward(&mut self, piece: &[u8], out: &mut impl Write) -> io::Result<()> {
         for part in piece.split_inclusive(|&byte| byte == b'\n') {
             let is_whole = part.ends_with(b"\n");
             if !self.skipping {

@@ -100,7 +100,7 @@ pub fn append_log(path: &Path) -> Result<File, FileError> {
     };
     let folder = path.parent().unwrap_or(Path::new("/"));
     let us = nix::unistd::geteuid().as_raw();
-    if ![us, 0].contains(&link.uid()) || super::check_unwritable(folder).is_err() {
+    if ![us, 0].contains(&link.uid()) || super::check_not_writable_by_others(folder).is_err() {
         let hint = format!(
             "name the file itself, or a link of root's that others cannot replace: {}",
             path.display()
@@ -115,7 +115,7 @@ pub fn append_log(path: &Path) -> Result<File, FileError> {
 
 /// Whatever this process and what it starts create is for its owner alone, unless they say otherwise (umask 077).
 #[cfg(all(unix, feature = "server"))]
-pub fn close_to_others() {
+pub fn restrict_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
 }
 

@@ -12,7 +12,7 @@ use crate::os::host::Capability;
 ///
 /// # Errors
 /// When the system refuses.
-pub fn pass_none_on() -> io::Result<()> {
+pub fn clear_inheritable() -> io::Result<()> {
     caps::clear(None, CapSet::Ambient).map_err(io::Error::other)?;
     caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)
 }
@@ -22,19 +22,19 @@ pub fn pass_none_on() -> io::Result<()> {
 /// # Errors
 /// When the system refuses.
 pub fn drop_all() -> io::Result<()> {
-    pass_none_on()?;
+    clear_inheritable()?;
     caps::clear(None, CapSet::Permitted).map_err(io::Error::other)
 }
 
 /// What `start` starts on this thread gets these capabilities, if we have them.
-pub fn lend<T>(capabilities: &[Capability], start: impl FnOnce() -> T) -> T {
+pub fn with_ambient<T>(capabilities: &[Capability], start: impl FnOnce() -> T) -> T {
     for &capability in capabilities {
         // Where we do not have it ourselves, the program says so better than we could.
         let _ = raise(capability);
     }
     let started = start();
     // Lowering is always allowed.
-    let _ = pass_none_on();
+    let _ = clear_inheritable();
     started
 }
 
@@ -62,9 +62,10 @@ mod tests {
     fn what_is_lent_is_taken_back_and_no_more_is_lent_than_there_is() {
         apart(|| {
             let ours = caps::has_cap(None, CapSet::Permitted, caps::Capability::CAP_NET_RAW).unwrap();
-            pass_none_on().unwrap();
-            let lent =
-                lend(&[Capability::NetRaw], || [Capability::NetRaw, Capability::NetAdmin].map(is_ambient));
+            clear_inheritable().unwrap();
+            let lent = with_ambient(&[Capability::NetRaw], || {
+                [Capability::NetRaw, Capability::NetAdmin].map(is_ambient)
+            });
             assert_eq!(lent, [ours, false]);
             for set in [CapSet::Ambient, CapSet::Inheritable] {
                 assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
@@ -79,7 +80,7 @@ mod tests {
             for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Permitted, CapSet::Effective] {
                 assert!(caps::read(None, set).unwrap().is_empty(), "{set:?}");
             }
-            assert!(!lend(&[Capability::NetRaw], || is_ambient(Capability::NetRaw)));
+            assert!(!with_ambient(&[Capability::NetRaw], || is_ambient(Capability::NetRaw)));
         });
     }
 }

@@ -119,11 +119,11 @@ enum JobSlot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exit {
     /// With exit status 0.
-    Well,
+    Success,
     /// With another one, or by a signal, or it could not be started when its turn came.
-    Badly(String),
+    Failure(String),
     /// It was ended at its deadline.
-    TooLate,
+    TimedOut,
 }
 
 /// A command that is over.
@@ -183,16 +183,16 @@ impl<T> CommandQueue<T> {
     ///
     /// # Errors
     /// When it cannot be started; it is over then.
-    pub fn undo(&mut self, job: Job<T>, now: Duration) -> Result<(), FinishedJob<T>> {
+    pub fn start_undo(&mut self, job: Job<T>, now: Duration) -> Result<(), FinishedJob<T>> {
         self.launch(job, JobSlot::Undo, now).map_err(FinishedJob::unstarted)
     }
 
     /// Looks after all of them: ends those that are too late, starts those whose turn it is, returns those that are
     /// over.
-    pub fn tend(&mut self, now: Duration) -> Vec<FinishedJob<T>> {
+    pub fn reap(&mut self, now: Duration) -> Vec<FinishedJob<T>> {
         let mut over = Vec::new();
         for mut running in std::mem::take(&mut self.running) {
-            match running.tend(now) {
+            match running.reap(now) {
                 Some(ended) => {
                     over.push(FinishedJob { label: running.label, ended, said: running.said.into_text() });
                 }
@@ -246,7 +246,7 @@ impl<T> CommandQueue<T> {
     }
 
     /// Takes what they say, so that none has to wait for us.
-    pub fn listen(&mut self) {
+    pub fn read_output(&mut self) {
         self.running.iter_mut().for_each(|running| running.said.take());
     }
 
@@ -315,7 +315,7 @@ impl<T> CommandQueue<T> {
 
 impl<T> FinishedJob<T> {
     fn unstarted((error, label): (RunError, T)) -> Self {
-        Self { label, ended: Exit::Badly(error.to_string()), said: String::new() }
+        Self { label, ended: Exit::Failure(error.to_string()), said: String::new() }
     }
 }
 
@@ -331,7 +331,7 @@ impl<T> RunningJob<T> {
         self.descendants.signal_outside(self.child.id(), signal);
     }
 
-    fn tend(&mut self, now: Duration) -> Option<Exit> {
+    fn reap(&mut self, now: Duration) -> Option<Exit> {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => {
@@ -342,17 +342,17 @@ impl<T> RunningJob<T> {
                 }
                 return None;
             }
-            Err(error) => return Some(Exit::Badly(crate::os::files::plain(&error))),
+            Err(error) => return Some(Exit::Failure(crate::os::files::io_error_text(&error))),
         };
         self.said.take();
         Some(match self.last {
             Some(_) => {
                 // What it started may live on, in its group or another.
                 self.signal(Signal::SIGKILL);
-                Exit::TooLate
+                Exit::TimedOut
             }
-            None if status.success() => Exit::Well,
-            None => Exit::Badly(status.to_string()),
+            None if status.success() => Exit::Success,
+            None => Exit::Failure(status.to_string()),
         })
     }
 }
@@ -384,8 +384,8 @@ mod tests {
 
     fn until_one_ends(commands: &mut CommandQueue<u32>) -> FinishedJob<u32> {
         for _ in 0..1_000 {
-            commands.listen();
-            if let Some(done) = commands.tend(steady()).pop() {
+            commands.read_output();
+            if let Some(done) = commands.reap(steady()).pop() {
                 return done;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -406,10 +406,10 @@ mod tests {
     fn a_command_ends_well_or_badly_or_at_its_deadline_with_its_children() {
         let short = Duration::from_millis(100);
         let cases = [
-            (vec!["/bin/true"], LONG, Exit::Well),
-            (vec!["/bin/false"], LONG, Exit::Badly("exit status: 1".to_owned())),
-            (vec!["/bin/sh", "-c", "sleep 100 & sleep 100"], short, Exit::TooLate),
-            (vec!["/bin/sh", "-c", "trap '' TERM; sleep 100"], short, Exit::TooLate),
+            (vec!["/bin/true"], LONG, Exit::Success),
+            (vec!["/bin/false"], LONG, Exit::Failure("exit status: 1".to_owned())),
+            (vec!["/bin/sh", "-c", "sleep 100 & sleep 100"], short, Exit::TimedOut),
+            (vec!["/bin/sh", "-c", "trap '' TERM; sleep 100"], short, Exit::TimedOut),
         ];
         for (words, timeout, ended) in cases {
             let done = run(job(&words, timeout, 7));
@@ -428,7 +428,7 @@ mod tests {
         ] {
             let script = script.replace("PIDS", pids.to_str().unwrap());
             let done = run(job(&["/bin/sh", "-c", &script], Duration::from_millis(500), 7));
-            assert_eq!(done.ended, Exit::TooLate, "{script}");
+            assert_eq!(done.ended, Exit::TimedOut, "{script}");
             let started = files::read_text(&pids).unwrap();
             assert_eq!(started.lines().count(), 1, "{script}");
             for pid in started.lines() {
@@ -458,10 +458,10 @@ mod tests {
             ("echo x; sleep 60 &", "x"),
         ] {
             let done = run(shell(script));
-            assert_eq!((done.ended, done.said.as_str()), (Exit::Well, said), "{script}");
+            assert_eq!((done.ended, done.said.as_str()), (Exit::Success, said), "{script}");
         }
         let loud = run(shell("head -c 1000000 /dev/zero | tr '\\0' x"));
-        assert_eq!((loud.ended, loud.said.len()), (Exit::Well, SAID_MAX), "it is heard to its end");
+        assert_eq!((loud.ended, loud.said.len()), (Exit::Success, SAID_MAX), "it is heard to its end");
     }
 
     #[test]
@@ -476,13 +476,13 @@ mod tests {
         assert_eq!(refused.to_string(), "/bin/sleep: 4 commands of one client run and 16 wait already");
         for _ in 0..4 {
             assert!(commands.may_undo("a"));
-            assert!(commands.undo(sleep("a"), steady()).is_ok());
+            assert!(commands.start_undo(sleep("a"), steady()).is_ok());
         }
         assert!(!commands.may_undo("a"), "its undo tasks have as many slots");
         assert!(commands.may_undo("b"));
         commands.start(sleep("b"), steady()).unwrap();
         assert_eq!(commands.counts(), (9, 16), "another one runs right away");
-        assert!(commands.tend(steady()).is_empty());
+        assert!(commands.reap(steady()).is_empty());
         assert_eq!(commands.kill(|_| true).len(), 25);
     }
 
@@ -500,7 +500,7 @@ mod tests {
         assert_eq!(refused.to_string(), "/bin/true: 2 commands run and 5 wait already");
         let mut over = Vec::new();
         while over.len() < 2 {
-            over.extend(commands.tend(steady()));
+            over.extend(commands.reap(steady()));
             std::thread::sleep(Duration::from_millis(5));
         }
         let mut owners: Vec<_> = commands.running.iter().map(|running| running.owner.as_str()).collect();
@@ -519,12 +519,12 @@ mod tests {
         commands.start(job(&["/bin/true"], LONG, 17), steady()).unwrap();
         let mut over = Vec::new();
         while over.len() < 6 {
-            over.extend(commands.tend(steady()));
+            over.extend(commands.reap(steady()));
             std::thread::sleep(Duration::from_millis(5));
         }
         let ended = |label| over.iter().find(|done| done.label == label).map(|done| done.ended.clone());
-        assert_eq!(ended(16), Some(Exit::Badly("/nonexistent/program: not found".to_owned())));
-        assert_eq!(ended(17), Some(Exit::Well));
+        assert_eq!(ended(16), Some(Exit::Failure("/nonexistent/program: not found".to_owned())));
+        assert_eq!(ended(17), Some(Exit::Success));
     }
 
     #[test]
@@ -551,6 +551,6 @@ mod tests {
         let done = until_one_ends(&mut commands);
         let (uid, gid, none) = (identity.uid, identity.gid, "0".repeat(16));
         let expected = format!("{uid}\\n{gid}\\n{gid}\\nCapPrm:{none}\\nCapEff:{none}\\nCapAmb:{none}");
-        assert_eq!((done.ended, done.said), (Exit::Well, expected));
+        assert_eq!((done.ended, done.said), (Exit::Success, expected));
     }
 }

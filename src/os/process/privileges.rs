@@ -67,7 +67,7 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     capabilities::drop_all()?;
     // For ps: it was started through /proc/self/exe, which says nothing. 15 bytes are all that fit.
     set_name(c"spa-knock-watch")?;
-    keep_secrets()?;
+    disable_core_dumps()?;
     // No process, no thread. RLIMIT_FSIZE stays as it is: standard error may be a file.
     setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
     limit_memory()?;
@@ -125,7 +125,7 @@ fn limit_memory() -> io::Result<()> {
 
 /// What the deciding process works with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
+pub enum RequiredRights {
     /// Whatever it has: the admin's commands run with its rights.
     Everything,
     /// To rule the firewall, to start and end watchers, and to bind this port.
@@ -139,12 +139,12 @@ pub enum Needs {
 ///
 /// # Errors
 /// When the system refuses.
-pub fn keep(needs: Needs) -> io::Result<()> {
+pub fn retain_capabilities(needs: RequiredRights) -> io::Result<()> {
     /// Ports below this one are for the privileged.
     const UNPRIVILEGED_PORTS: u16 = 1024;
-    keep_secrets()?;
-    capabilities::pass_none_on()?;
-    let Needs::Knocking { port } = needs else { return Ok(()) };
+    disable_core_dumps()?;
+    capabilities::clear_inheritable()?;
+    let RequiredRights::Knocking { port } = needs else { return Ok(()) };
     set_no_new_privs()?;
     if !geteuid().is_root() {
         // What it has was given to it, is passed on to nobody, and nothing more can be had.
@@ -174,7 +174,7 @@ pub fn keep(needs: Needs) -> io::Result<()> {
 }
 
 /// Memory that holds keys is for no debugger of the same user, and for no core file.
-fn keep_secrets() -> io::Result<()> {
+fn disable_core_dumps() -> io::Result<()> {
     set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     Ok(())

@@ -33,7 +33,7 @@ pub fn output_of(command: &[String]) -> Result<Zeroizing<String>, CommandError> 
     let (program, arguments) = command.split_first().ok_or_else(|| CommandError::NotFound(String::new()))?;
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => CommandError::NotFound(program.clone()),
-        _ => CommandError::Io(program.clone(), files::plain(&error)),
+        _ => CommandError::Io(program.clone(), files::io_error_text(&error)),
     };
     let mut child = Command::new(program)
         .args(arguments)

@@ -47,9 +47,9 @@ pub enum RunError {
 pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) -> Result<String, RunError> {
     let error = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
-        _ => RunError::Io(program.to_owned(), crate::os::files::plain(&error)),
+        _ => RunError::Io(program.to_owned(), crate::os::files::io_error_text(&error)),
     };
-    let mut child = clean(program)
+    let mut child = with_clean_env(program)
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -104,7 +104,7 @@ pub(in crate::os) fn signal_group(leader: &Child, signal: Signal) {
 ///
 /// # Errors
 /// When that fails.
-pub fn start_ourselves(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>) -> io::Result<Child> {
+pub fn reexec(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>) -> io::Result<Child> {
     let mut command = ourselves(argument);
     // Out of reach of the terminal's Ctrl-C: it ends when we do.
     command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
@@ -122,10 +122,10 @@ pub fn start_to_read(argument: &str, file: Option<&Path>, said: OwnedFd) -> io::
 
 /// Becomes this program, with a clean environment. Only an error comes back.
 pub fn become_program(program: &str, args: &[&str]) -> RunError {
-    let error = clean(program).args(args).exec();
+    let error = with_clean_env(program).args(args).exec();
     match error.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.to_owned()),
-        _ => RunError::Io(program.to_owned(), crate::os::files::plain(&error)),
+        _ => RunError::Io(program.to_owned(), crate::os::files::io_error_text(&error)),
     }
 }
 
@@ -153,10 +153,10 @@ pub(in crate::os) fn start(
     let (program, args) = argv.split_first().ok_or_else(|| RunError::NotFound(String::new()))?;
     let error = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => RunError::NotFound(program.clone()),
-        _ => RunError::Io(program.clone(), crate::os::files::plain(&error)),
+        _ => RunError::Io(program.clone(), crate::os::files::io_error_text(&error)),
     };
     let complaints = said.try_clone().map_err(error)?;
-    let mut command = clean(program);
+    let mut command = with_clean_env(program);
     command.args(args).stdin(Stdio::null()).stdout(said).stderr(complaints).process_group(0);
     if let Some(Identity { uid, gid }) = identity {
         command.gid(gid).uid(uid);
@@ -164,7 +164,7 @@ pub(in crate::os) fn start(
     command.spawn().map_err(error)
 }
 
-fn clean(program: &str) -> Command {
+fn with_clean_env(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").current_dir("/");
     command

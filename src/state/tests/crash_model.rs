@@ -471,7 +471,7 @@ impl World {
             Step::Full(full) => self.disk.sim().full = full,
         }
         let (keeper, state) = self.running.as_mut().unwrap();
-        state.tend(keeper.replay(), self.now, self.window);
+        state.run_due(keeper.replay(), self.now, self.window);
     }
 
     fn send(&mut self, client: usize, timestamp: Timestamp) -> usize {
@@ -519,24 +519,24 @@ impl World {
                 keeper.judge(&knock, source, self.now)
             }
             Sent::Ports(sequence) => {
-                keeper.judge_sequence(sequence, self.now).pop().unwrap_or(Verdict::Nothing)
+                keeper.judge_sequence(sequence, self.now).pop().unwrap_or(Verdict::Ignore)
             }
         };
         let verdict = match verdict {
             Verdict::Record(accepted) => {
                 if !state.reaches(accepted.acceptance().timestamp) {
-                    state.tend(keeper.replay(), self.now, self.window);
+                    state.run_due(keeper.replay(), self.now, self.window);
                     state.settle();
                 }
                 match state.record(accepted.acceptance()) {
                     Ok(()) => keeper.decide(accepted, self.now),
-                    Err(_) => Verdict::Nothing,
+                    Err(_) => Verdict::Ignore,
                 }
             }
             verdict => verdict,
         };
         match verdict {
-            Verdict::Act(_) => assert!(self.acted.insert(number), "knock {number} acted twice"),
+            Verdict::Execute(_) => assert!(self.acted.insert(number), "knock {number} acted twice"),
             Verdict::Refuse(refusal) => return Some(refusal.rejection),
             _ => {}
         }

@@ -147,7 +147,7 @@ fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, da
         return false;
     }
     match keeper.decide(accepted, world.now) {
-        Verdict::Pay(bill) => {
+        Verdict::Commit(bill) => {
             if state.record(bill.code().unwrap()).is_err() {
                 return false;
             }
@@ -156,7 +156,7 @@ fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, da
             state.settle();
             state.ended().uses.is_some_and(|recorded| recorded.is_ok())
         }
-        Verdict::Act(_) => panic!("for nothing"),
+        Verdict::Execute(_) => panic!("for nothing"),
         _ => false,
     }
 }
@@ -184,7 +184,7 @@ proptest! {
                     let span = Duration::from_millis(ms);
                     world.now.wall = world.now.wall.plus(span);
                     world.now.steady += span;
-                    state.tend(keeper.replay(), world.now, WINDOW);
+                    state.run_due(keeper.replay(), world.now, WINDOW);
                 }
                 Step::Crash => {
                     drop(state);
@@ -219,7 +219,7 @@ fn every_use_is_to_be_had_when_nothing_dies() {
         let again = world.knock(world.seed.code(OtpStep::of(world.now.wall)));
         assert!(!acts(&mut state, &mut keeper, &world, &again), "the same code");
         world.now.wall = world.now.wall.plus(Duration::from_secs(30));
-        state.tend(keeper.replay(), world.now, WINDOW);
+        state.run_due(keeper.replay(), world.now, WINDOW);
     }
     assert_eq!(acted, USES);
 }

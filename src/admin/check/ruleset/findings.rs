@@ -95,11 +95,11 @@ impl CheckReport {
 
     /// What closes what an action opens.
     fn closed(&mut self, config: &ServerConfig, place: &[&str], journeys: &[PacketPath], ruleset: &Ruleset) {
-        let mut findings: BTreeMap<Finding, Vec<(PortRange, Version)>> = BTreeMap::new();
+        let mut findings: BTreeMap<RulesetFinding, Vec<(PortRange, Version)>> = BTreeMap::new();
         let mut shut: BTreeMap<String, BTreeSet<Version>> = BTreeMap::new();
         for journey in journeys {
             for obstacle in journey.obstacles(ruleset) {
-                let met = findings.entry(Finding::of(&obstacle)).or_default();
+                let met = findings.entry(RulesetFinding::of(&obstacle)).or_default();
                 met.push((journey.door, journey.last.version));
                 if obstacle.share == Coverage::Whole {
                     shut.entry(journey.door.to_string()).or_default().insert(journey.last.version);
@@ -145,7 +145,7 @@ impl CheckReport {
                 let packets =
                     PacketClass { version, ports: *ports, to: PacketDestination::Here, mark: Mark::None };
                 for obstacle in obstacles(ruleset, base, packets, PacketGoal::Leading) {
-                    seen.insert(Finding::of(&obstacle));
+                    seen.insert(RulesetFinding::of(&obstacle));
                 }
             }
             for finding in seen {
@@ -176,13 +176,15 @@ impl CheckReport {
         if config.capture == CaptureKind::Udp
             && let Some(obstacle) = met.iter().flatten().find(|obstacle| !is_ours(obstacle.base))
         {
-            let message =
-                format!("server.port: knocks to {door} do not arrive: {}", Finding::of(obstacle).place);
+            let message = format!(
+                "server.port: knocks to {door} do not arrive: {}",
+                RulesetFinding::of(obstacle).place
+            );
             let hint = "let them through there, or see them before the firewall: capture = \"pcap\"";
             return self.problem(config, &place, message, hint);
         }
         // Before the first start nothing of ours can drop it.
-        let never = matches!(GateState::read(&config.state_dir), Ok(GateState::Never));
+        let never = matches!(GateState::read(&config.state_dir), Ok(GateState::NeverClosed));
         if bound || never || met.iter().all(|first| first.as_ref().is_some_and(dropped)) {
             return;
         }
@@ -201,7 +203,7 @@ impl CheckReport {
 
 /// An obstacle as it is told.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::admin::check) struct Finding {
+pub(in crate::admin::check) struct RulesetFinding {
     kind: BlockKind,
     pub(in crate::admin::check) share: Coverage,
     table: TableName,
@@ -209,7 +211,7 @@ pub(in crate::admin::check) struct Finding {
     pub(in crate::admin::check) place: String,
 }
 
-impl Finding {
+impl RulesetFinding {
     pub(in crate::admin::check) fn of(obstacle: &Blocker<'_>) -> Self {
         let way = match obstacle.base.name == obstacle.chain.name {
             true => obstacle.base.to_string(),
@@ -268,7 +270,7 @@ fn described(met: &[(PortRange, Version)], all: &BTreeSet<Version>) -> (String, 
 /// What to do about it. What lets through in another table does not open: our gate still decides.
 fn hint(
     config: &ServerConfig,
-    finding: &Finding,
+    finding: &RulesetFinding,
     journeys: &[PacketPath],
     met: &[(PortRange, Version)],
     ruleset: &Ruleset,

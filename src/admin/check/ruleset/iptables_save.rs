@@ -32,7 +32,7 @@ pub(in crate::admin::check) fn read() -> Vec<Saved> {
     let table = |&(family, program): &(&'static str, &'static str)| {
         let save = format!("{program}-save");
         let run = || spawn::run_to_end(&save, &["-t", "filter"], "", NFT_MAX);
-        let text = capabilities::lend(&[Capability::NetAdmin, Capability::NetRaw], run).ok()?;
+        let text = capabilities::with_ambient(&[Capability::NetAdmin, Capability::NetRaw], run).ok()?;
         Some(Saved { family, program, text })
     };
     programs.iter().filter_map(table).collect()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::findings::Finding;
+use super::findings::RulesetFinding;
 use super::journey::{PacketPath, both, granted};
 use super::listing::{Base, Ruleset};
 use super::mark::Mark;
@@ -80,7 +80,7 @@ impl CheckReport {
                     mark: granted(config).cleared(),
                 };
                 let found = obstacles(ruleset, base, packets, PacketGoal::Untracking);
-                seen.extend(found.iter().filter(|met| met.share >= Coverage::Part).map(Finding::of));
+                seen.extend(found.iter().filter(|met| met.share >= Coverage::Part).map(RulesetFinding::of));
             }
             for finding in seen {
                 let verb = if finding.share == Coverage::Whole { "is not" } else { "may not be" };

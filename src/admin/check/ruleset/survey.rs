@@ -113,7 +113,7 @@ fn closes_by_default(obstacle: &Blocker<'_>) -> bool {
 pub(in crate::admin::check) fn list() -> Result<Ruleset, String> {
     let run = |args: &[&str]| spawn::run_to_end("nft", args, "", NFT_MAX);
     let nft = |args: &[&str]| {
-        capabilities::lend(&[Capability::NetAdmin], || run(args)).map_err(|error| error.to_string())
+        capabilities::with_ambient(&[Capability::NetAdmin], || run(args)).map_err(|error| error.to_string())
     };
     let json = nft(&["-j", "list", "ruleset"])?;
     // Without the texts, only the findings say less.
