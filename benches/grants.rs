@@ -103,7 +103,7 @@ impl Orders {
         let policy = Policy {
             window: Duration::from_secs(30),
             reply: false,
-            band: None,
+            knock_range: None,
             own_addresses: std::collections::BTreeSet::new(),
             actions: [("open".parse().unwrap(), action)].into(),
             clients: vec![client],

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::auth::Authentic;
 use crate::ipc::{self, FromWatcher, ReceivedKnock, ToWatcher};
 
-pub use crate::state::fuzzing::{Journal, append_acceptance, lease_again, read_journal, write_journal};
+pub use crate::state::fuzzing::{JournalText, append_acceptance, lease_again, read_journal, write_journal};
 
 /// Bytes of every message between keeper and watcher.
 pub const MESSAGE: usize = ipc::MESSAGE;

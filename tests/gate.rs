@@ -138,7 +138,7 @@ fn policy(rules: ClientRules) -> Policy {
     Policy {
         window: WINDOW,
         reply: true,
-        band: None,
+        knock_range: None,
         own_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap()]),
         actions,
         clients: vec![client],
@@ -190,7 +190,7 @@ impl Server {
         match self.hear(datagram, source) {
             Err(dropped) => format!("{dropped:?}"),
             Ok(Verdict::Execute(order)) => {
-                let (_, answer) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", self.now);
+                let (_, answer) = self.keeper.conclude(order.context(), Outcome::Granted, "", self.now);
                 if let Some(answer) = answer {
                     self.keeper.seal(answer, &[9; 12], self.now).unwrap();
                 }
@@ -321,7 +321,7 @@ fn the_answer_tells_the_client_what_it_may_know() {
     let mut server = Server::new();
     let datagram = server.seal(&Knock { seconds: 60, ..knock() });
     let Ok(Verdict::Execute(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
-    let (record, answer) = server.keeper.conclude(order.ticket(), Outcome::Granted, "", server.now);
+    let (record, answer) = server.keeper.conclude(order.context(), Outcome::Granted, "", server.now);
     assert_eq!((record.event, record.seconds), (AuditEvent::Granted, 60));
     let bytes = server.keeper.seal(answer.unwrap(), &[9; 12], server.now).unwrap();
     let nonce: [u8; 12] = datagram[8..20].try_into().unwrap();
@@ -503,7 +503,7 @@ fn rates_count_what_would_act_and_expired_keys_do_nothing() {
 /// What a knock for this action opens, each for whom and what.
 fn opened(server: &mut Server, knock: &Knock) -> Vec<String> {
     let grants = server.grants(knock);
-    grants.iter().map(|grant| format!("{} {}", grant.passage().from, grant.passage().way)).collect()
+    grants.iter().map(|grant| format!("{} {}", grant.access().from, grant.access().target)).collect()
 }
 
 #[test]
@@ -608,7 +608,7 @@ fn the_seconds_asked_for_are_granted_up_to_the_actions_most() {
         let grants = Server::new().grants(&Knock { seconds: asked, ..knock() });
         assert_eq!(grants.len(), 1);
         assert_eq!(grants[0].duration(), Duration::from_secs(granted), "{asked}");
-        assert_eq!(format!("{}", grants[0].passage().way), "tcp/22");
+        assert_eq!(format!("{}", grants[0].access().target), "tcp/22");
         assert_eq!((grants[0].client().as_str(), grants[0].action().as_str()), ("laptop", "open-ssh"));
     }
 }
@@ -624,7 +624,7 @@ fn listed_addresses_are_granted_whatever_the_source() {
     let mut server =
         Server::with(ClientRules { sources: BTreeSet::from([AddressPolicy::Listed]), ..rules() });
     let grants = server.grants(&listed(Some("198.51.100.1"), Some("2001:db8::1")));
-    let addresses: Vec<IpAddr> = grants.iter().map(|grant| grant.passage().from.first()).collect();
+    let addresses: Vec<IpAddr> = grants.iter().map(|grant| grant.access().from.first()).collect();
     assert_eq!(addresses, ["198.51.100.1".parse::<IpAddr>().unwrap(), "2001:db8::1".parse().unwrap()]);
     let refusal = server.refusal(&listed(None, None), SOURCE);
     assert_eq!(refusal.rejection, Rejection::NoAddressListed);

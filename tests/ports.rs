@@ -180,7 +180,7 @@ fn permutations(ports: &mut [u16; 8], k: usize, each: &mut impl FnMut(&[u16; 8])
 fn a_sequence_opens_for_the_address_that_it_came_from_and_its_order_says_who_and_how() {
     let mut server = Server::usual();
     let Ok(order) = only(server.hear(SOURCE, &good())) else { panic!("refused") };
-    let record = order.ticket().record(AuditEvent::Granted, None);
+    let record = order.context().record(AuditEvent::Granted, None);
     assert_eq!((record.client.as_str(), record.via), ("client-7", Some(Via::Ports)));
     assert_eq!(record.action, Some(name("open-ssh")));
     assert_eq!(record.addresses, ["203.0.113.9".parse::<IpAddr>().unwrap()]);
@@ -298,7 +298,7 @@ fn from_another_address_an_exact_sequence_is_nothing_and_an_observed_one_lets_th
     let observed = ports(7, step(), None, "open-ssh");
     let Ok(order) = only(server.hear("198.51.100.7:4000", &observed)) else { panic!("refused") };
     assert_eq!(
-        order.ticket().record(AuditEvent::Granted, None).addresses,
+        order.context().record(AuditEvent::Granted, None).addresses,
         ["198.51.100.7".parse::<IpAddr>().unwrap()]
     );
 }
@@ -443,13 +443,13 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         };
         // A table is large: a hundred share one, and its band.
         if n % 100 == 0 {
-            let band = KnockRange::try_from(u16::try_from(1 + dice.roll(57_344)).unwrap()).unwrap();
+            let knock_range = KnockRange::try_from(u16::try_from(1 + dice.roll(57_344)).unwrap()).unwrap();
             let mut watcher = Watcher::new(Duration::from_secs(30), []);
-            watcher.watch_band(band, RandomState::new());
-            watched = Some((watcher, band));
+            watcher.watch_band(knock_range, RandomState::new());
+            watched = Some((watcher, knock_range));
         }
-        let (watcher, band) = watched.as_mut().unwrap();
-        let band = *band;
+        let (watcher, knock_range) = watched.as_mut().unwrap();
+        let knock_range = *knock_range;
         let length = 1 + dice.roll(32);
         let letters = b"abcdefghijklmnopqrstuvwxyz0123456789_-";
         let letter = |dice: &mut Dice| char::from(letters[usize::try_from(dice.roll(38)).unwrap()]);
@@ -457,8 +457,8 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         let address = (dice.roll(2) == 0).then(|| source.ip());
 
         let client = keys.client();
-        let made = proof(&client.proof, step, address, &name(&action), band);
-        let mut ports = sequence(selector(&client.selector, step, band), &made);
+        let made = proof(&client.proof, step, address, &name(&action), knock_range);
+        let mut ports = sequence(selector(&client.selector, step, knock_range), &made);
         dice.shuffle(&mut ports);
 
         watcher.replace_clients(Duration::from_secs(30), [WatchedKey::of(&keys, KeyLimit::UNLIMITED)]);
@@ -467,7 +467,10 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
             watcher.record_hit(source, TO.parse().unwrap(), port, now.steady);
         }
         let passed = watcher.next_sequence(now).expect("it is passed on");
-        let policy = Policy { band: Some(band), ..policy([], [policy::client("laptop", &keys, &[&action])]) };
+        let policy = Policy {
+            knock_range: Some(knock_range),
+            ..policy([], [policy::client("laptop", &keys, &[&action])])
+        };
         let memory = ReplayMemory::new(Timestamp::from_millis(0));
         let verdicts = Keeper::new(policy, memory).judge_sequence(&passed, now);
         let Verdict::Record(accepted) = only(verdicts) else { panic!("it is not accepted") };

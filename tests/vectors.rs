@@ -142,7 +142,7 @@ fn every_port_sequence_is_made_and_recognised_as_in_the_vectors() {
         let keys = PairSecret::new(secret(&case["pair"])).keys(&server);
         for v in case["ports"].as_array().unwrap() {
             let number = |value: &Value| u16::try_from(value.as_u64().unwrap()).unwrap();
-            let band = KnockRange::try_from(number(&v["low"])).unwrap();
+            let knock_range = KnockRange::try_from(number(&v["low"])).unwrap();
             let step =
                 TimeStep::of(Timestamp::from_millis(v["unix_seconds"].as_u64().unwrap() * 1_000 + 999));
             let address = v["address"].as_str().map(|address| address.parse().unwrap());
@@ -150,11 +150,11 @@ fn every_port_sequence_is_made_and_recognised_as_in_the_vectors() {
             let expected: Vec<u16> = v["ports"].as_array().unwrap().iter().map(number).collect();
 
             let client = keys.client();
-            let made = proof(&client.proof, step, address, &action, band);
-            assert_eq!(sequence(selector(&client.selector, step, band), &made), *expected, "{v}");
+            let made = proof(&client.proof, step, address, &action, knock_range);
+            assert_eq!(sequence(selector(&client.selector, step, knock_range), &made), *expected, "{v}");
             let watcher = MacKey::from(&keys.watcher().selector);
-            assert_eq!(selector(&watcher, step, band), expected[..2], "{v}");
-            let keeper = proof(&keys.keeper().proof, step, address, &action, band);
+            assert_eq!(selector(&watcher, step, knock_range), expected[..2], "{v}");
+            let keeper = proof(&keys.keeper().proof, step, address, &action, knock_range);
             assert_eq!(keeper.ports, expected[2..], "{v}");
             assert_eq!(keeper.id, made.id);
             sequences += 1;

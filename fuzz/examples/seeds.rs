@@ -119,7 +119,7 @@ fn scripts() -> Seeds {
     };
     let (once, ports) = (run("once", ""), run("ports", "tcp/8000-8010"));
     let (inside, shut) = (run("inside", ""), run("shut", ""));
-    let (lamp, touch) = (run("lamp", "on:50%"), run("touch", ""));
+    let (lamp, record_hit) = (run("lamp", "on:50%"), run("touch", ""));
     let sealed = |nonce, rest| Sealed { nonce, skew: 0, off: 0, padding: 5, version: 1, flags: 1, rest };
     let copy = |source, flip, by| Step::Copy(source, Copied { which: 0, at: 30, flip, by });
     let vectors = vectors();
@@ -191,7 +191,7 @@ fn scripts() -> Seeds {
                 Step::Copy(0, Copied { which: 1, at: 0, flip: 0, by: 0 }),
             ]),
         ),
-        ("run", script(&[Step::Knock(0, sealed(1, &lamp)), Step::Knock(0, sealed(OTHER, &touch))])),
+        ("run", script(&[Step::Knock(0, sealed(1, &lamp)), Step::Knock(0, sealed(OTHER, &record_hit))])),
         (
             "opened",
             script(&[

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{Part, Template, Term, Uses};
+use spa_knock::auth::{ActionPart, Template, Term, Uses};
 use spa_knock::config::{ConfigErrors, Interfaces, ServerConfig, Source, read};
 
 const CLIENT_FILES: [&str; 2] =
@@ -70,19 +70,19 @@ fn is_term(term: Term) -> bool {
     (Duration::from_secs(1)..=YEAR).contains(&term.usual) && (term.usual..=YEAR).contains(&term.max)
 }
 
-fn is_part(part: &Part, lasts: bool, config: &ServerConfig) -> bool {
+fn is_part(part: &ActionPart, lasts: bool, config: &ServerConfig) -> bool {
     match part {
-        Part::Open { ports, uses } => {
+        ActionPart::Open { ports, uses } => {
             let once = *uses == Uses::One;
             lasts && !ports.is_empty() && (!once || ports.iter().all(|ports| ports.single().is_some()))
         }
-        Part::OpenArgument { allowed, .. } => lasts && !allowed.is_empty(),
-        Part::Forward { to, .. } => {
+        ActionPart::OpenArgument { allowed, .. } => lasts && !allowed.is_empty(),
+        ActionPart::Forward { to, .. } => {
             let [v4, v6] = [true, false].map(|v4| to.iter().filter(|to| to.is_ipv4() == v4).count());
             lasts && v4 <= 1 && v6 <= 1 && v4 + v6 > 0 && to.iter().all(|to| to.port() != 0)
         }
-        Part::Close(closed) => config.actions[closed].term.is_some(),
-        Part::Run { argv, undo, .. } => {
+        ActionPart::Close(closed) => config.actions[closed].term.is_some(),
+        ActionPart::Run { argv, undo, .. } => {
             is_command(argv) && undo.as_ref().is_none_or(|undo| lasts && is_command(undo))
         }
     }

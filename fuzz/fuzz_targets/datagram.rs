@@ -8,9 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{Answer, Authentic, Keeper, Order, Refusal, Verdict, Watcher};
+use spa_knock::auth::{Answer, Authentic, Authorized, Keeper, Refusal, Verdict, Watcher};
 use spa_knock::crypto::Nonce;
-use spa_knock::fuzzing::{Journal, append_acceptance, read_journal, report, reported, write_journal};
+use spa_knock::fuzzing::{JournalText, append_acceptance, read_journal, report, reported, write_journal};
 use spa_knock::knock::{Now, ReplyWanted, Timestamp};
 use spa_knock::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
 use spa_knock_fuzz::script::{Copied, Sealed, Step};
@@ -124,12 +124,12 @@ impl Server {
         // The last write is a record and the end mark.
         self.journal.truncate(self.journal.len() - lost % (2 * RECORD));
         let memory = match read_journal(&self.journal) {
-            Journal::Whole(memory) => memory,
-            Journal::Torn(mut memory) => {
+            JournalText::Whole(memory) => memory,
+            JournalText::Torn(mut memory) => {
                 memory.raise_floors(self.lease);
                 memory
             }
-            Journal::Empty | Journal::Damaged => panic!("a torn end taken for damage"),
+            JournalText::Empty | JournalText::Damaged => panic!("a torn end taken for damage"),
         };
         self.lease = self.lease.max(memory.highest());
         self.journal = write_journal(&memory, NUMBER);
@@ -188,12 +188,12 @@ impl Server {
         made.map(|(_, body)| body.clone())
     }
 
-    fn act(&mut self, order: &Order, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
+    fn act(&mut self, order: &Authorized, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
         let body = Body::read(body).expect("a body");
         let knock = body.understand().expect("acted on, but not understood");
         let outcome = oracle::carry_out(order, knock, self.rules.known(), source.ip(), self.now.wall);
         let wanted = self.rules.known().reply && knock.reply == ReplyWanted::Yes;
-        let (_, answer) = self.keeper.conclude(order.ticket(), outcome, "", self.now);
+        let (_, answer) = self.keeper.conclude(order.context(), outcome, "", self.now);
         assert_eq!(answer.is_some(), wanted);
         self.answer(answer, envelope, source);
     }

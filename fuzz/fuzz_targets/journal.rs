@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use spa_knock::auth::{ReplayDomain, ReplayMemory};
 use spa_knock::crypto::Fingerprint;
-use spa_knock::fuzzing::{Journal, read_journal, write_journal};
+use spa_knock::fuzzing::{JournalText, read_journal, write_journal};
 use spa_knock::knock::Timestamp;
 use spa_knock::wire::Reader;
 use spa_knock_fuzz::{RECORD, form};
@@ -18,12 +18,12 @@ fuzz_target!(|data: &[u8]| {
     let (form, bytes) = form(data);
     let bytes = form.journal(bytes);
     match read_journal(&bytes) {
-        Journal::Whole(memory) => {
+        JournalText::Whole(memory) => {
             refuses_records(&memory, &bytes);
             survives(&memory);
         }
-        Journal::Torn(memory) => survives(&memory),
-        Journal::Empty | Journal::Damaged => {}
+        JournalText::Torn(memory) => survives(&memory),
+        JournalText::Empty | JournalText::Damaged => {}
     }
 });
 
@@ -37,7 +37,7 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
         let (timestamp, floor) = (time(), time());
         let id = reader.array().unwrap();
         let lane = match kind {
-            6 | 7 => ReplayDomain::Ports,
+            6 | 7 => ReplayDomain::PortRange,
             8..=10 => ReplayDomain::Codes,
             _ => ReplayDomain::Datagrams,
         };
@@ -60,7 +60,7 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
 
 /// Written anew and read again, it refuses as much.
 fn survives(memory: &ReplayMemory) {
-    let Journal::Whole(again) = read_journal(&write_journal(memory, [7; 8])) else { panic!("not whole") };
+    let JournalText::Whole(again) = read_journal(&write_journal(memory, [7; 8])) else { panic!("not whole") };
     for accepted in memory.acceptances() {
         assert!(again.check(accepted.key, accepted.lane, accepted.timestamp, &accepted.id).is_err());
     }

@@ -3,12 +3,20 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use spa_knock::auth::{Command, Effect, Grant, Order, Outcome, Part, Policy, Template, Term, Uses, Way};
-use spa_knock::knock::{AddressPolicy, Knock, Ports, Timestamp};
+use spa_knock::auth::{
+    AccessTarget, ActionPart, Authorized, CommandLine, Effect, Grant, Outcome, Policy, Template, Term, Uses,
+};
+use spa_knock::knock::{AddressPolicy, Knock, PortRange, Timestamp};
 
 /// How an order may have gone. Panics if it is not what its knock asks for and the policy allows.
 #[must_use]
-pub fn carry_out(order: &Order, knock: &Knock, policy: &Policy, source: IpAddr, now: Timestamp) -> Outcome {
+pub fn carry_out(
+    order: &Authorized,
+    knock: &Knock,
+    policy: &Policy,
+    source: IpAddr,
+    now: Timestamp,
+) -> Outcome {
     let rules = &policy.clients.first().expect("somebody may do something").rules;
     assert!(knock.timestamp.distance(now) <= policy.window);
     assert!(rules.allow.contains(&knock.action) && rules.sources.contains(&knock.policy));
@@ -18,8 +26,8 @@ pub fn carry_out(order: &Order, knock: &Knock, policy: &Policy, source: IpAddr, 
     let addresses = addresses(knock, source);
     for (part, effect) in action.parts.iter().zip(order.effects()) {
         match (part, effect) {
-            (Part::Close(named), Effect::Close(closed)) => assert_eq!(named, closed),
-            (Part::Run { argv, undo, .. }, Effect::Run { commands, undo: undoing, .. }) => {
+            (ActionPart::Close(named), Effect::Close(closed)) => assert_eq!(named, closed),
+            (ActionPart::Run { argv, undo, .. }, Effect::Run { commands, undo: undoing, .. }) => {
                 are_commands(commands, argv);
                 assert_eq!(undo.is_some(), undoing.is_some());
                 if let (Some(undo), Some(undoing)) = (undo, undoing) {
@@ -32,10 +40,10 @@ pub fn carry_out(order: &Order, knock: &Knock, policy: &Policy, source: IpAddr, 
                 assert!(addresses.iter().all(|address| !policy.own_addresses.contains(address)));
                 for grant in grants {
                     lasts(grant.duration(), action.term);
-                    let address = addresses.iter().find(|&&address| grant.passage().from.contains(address));
+                    let address = addresses.iter().find(|&&address| grant.access().from.contains(address));
                     lets_in(grant, *address.expect("somebody else is let in"), part, knock);
-                    let range = rules.grant_prefix.around(grant.passage().from.first());
-                    assert!(grant.passage().from.single().is_some() || grant.passage().from == range);
+                    let range = rules.grant_prefix.around(grant.access().from.first());
+                    assert!(grant.access().from.single().is_some() || grant.access().from == range);
                 }
             }
             _ => panic!("another effect than the action's"),
@@ -57,30 +65,34 @@ fn addresses(knock: &Knock, source: IpAddr) -> Vec<IpAddr> {
     }
 }
 
-fn lets_in(grant: &Grant, address: IpAddr, part: &Part, knock: &Knock) {
-    let one_address = grant.passage().from.single() == Some(address);
+fn lets_in(grant: &Grant, address: IpAddr, part: &ActionPart, knock: &Knock) {
+    let one_address = grant.access().from.single() == Some(address);
     let opened = match part {
-        Part::Open { ports, uses } => is_among(grant.passage().way, ports, *uses),
-        Part::OpenArgument { allowed, uses } => {
-            let named: Ports = knock.argument.as_str().parse().expect("ports");
-            allowed.iter().any(|ports| ports.contain(named)) && is_among(grant.passage().way, &[named], *uses)
+        ActionPart::Open { ports, uses } => is_among(grant.access().target, ports, *uses),
+        ActionPart::OpenArgument { allowed, uses } => {
+            let named: PortRange = knock.argument.as_str().parse().expect("ports");
+            allowed.iter().any(|ports| ports.contain(named))
+                && is_among(grant.access().target, &[named], *uses)
         }
-        Part::Forward { door, to } => {
-            matches!(grant.passage().way, Way::Forward { door: from, to: inside }
+        ActionPart::Forward { door, to } => {
+            matches!(grant.access().target, AccessTarget::Forward { door: from, to: inside }
                 if from == *door && to.contains(&inside) && inside.is_ipv4() == address.is_ipv4())
                 && one_address
         }
-        Part::Close(_) | Part::Run { .. } => false,
+        ActionPart::Close(_) | ActionPart::Run { .. } => false,
     };
     assert!(opened, "opens something else: {grant:?}");
-    assert!(one_address || !matches!(grant.passage().way, Way::Once(_)), "one connection is one address's");
+    assert!(
+        one_address || !matches!(grant.access().target, AccessTarget::Once(_)),
+        "one connection is one address's"
+    );
 }
 
-fn is_among(way: Way, ports: &[Ports], uses: Uses) -> bool {
+fn is_among(way: AccessTarget, ports: &[PortRange], uses: Uses) -> bool {
     match way {
-        Way::Ports(opened) => uses == Uses::Many && ports.contains(&opened),
-        Way::Once(door) => uses == Uses::One && ports.contains(&door.into()),
-        Way::Forward { .. } => false,
+        AccessTarget::Ports(opened) => uses == Uses::Many && ports.contains(&opened),
+        AccessTarget::Once(door) => uses == Uses::One && ports.contains(&door.into()),
+        AccessTarget::Forward { .. } => false,
     }
 }
 
@@ -90,9 +102,9 @@ fn lasts(duration: Duration, term: Option<Term>) {
 }
 
 /// Word for word the template's, and nothing in them that a careless script would take apart.
-fn are_commands(commands: &[Command], argv: &[Template]) {
+fn are_commands(commands: &[CommandLine], argv: &[Template]) {
     assert!(!commands.is_empty());
-    for words in commands.iter().map(Command::argv) {
+    for words in commands.iter().map(CommandLine::argv) {
         assert_eq!(words.len(), argv.len(), "a word stays one word");
         assert!(words[0].starts_with("/bin/"));
         assert!(words.iter().all(|word| !word.starts_with('-') && is_plain(word)));

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use spa_knock::auth::{
-    Action, Arguments, Client, ClientRules, Keeper, KeyAge, KeyLimit, Part, Policy, ReplayMemory, Term, Uses,
-    WatchedKey, Watcher,
+    Action, ActionPart, Arguments, ClientKey, ClientRules, Keeper, KeyAge, KeyLimit, Policy, ReplayMemory,
+    Term, Uses, WatchedKey, Watcher,
 };
 use spa_knock::crypto::{ClientKeys, KeySet, PairSecret, Secret};
 use spa_knock::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
@@ -59,7 +59,7 @@ impl Rules {
         Policy {
             window: self.window(),
             reply: self != Self::Narrow,
-            band: None,
+            knock_range: None,
             own_addresses: BTreeSet::from([[192, 0, 2, 1].into()]),
             actions: actions(),
             clients: self.client().into_iter().collect(),
@@ -99,7 +99,7 @@ impl Rules {
         (self != Self::Nobody).then(|| WatchedKey::of(&KEYS, KeyLimit::UNLIMITED))
     }
 
-    fn client(self) -> Option<Client> {
+    fn client(self) -> Option<ClientKey> {
         let (allow, sources): (&[&str], &[AddressPolicy]) = match self {
             Self::Nobody => return None,
             Self::Wide => (&WIDE, &[AddressPolicy::Exact, AddressPolicy::Observed]),
@@ -118,7 +118,7 @@ impl Rules {
             grants: 64,
         };
         let name = "laptop".parse().expect("a client name");
-        Some(Client {
+        Some(ClientKey {
             name,
             fingerprint: KEYS.fingerprint,
             keys: KEYS.keeper(),
@@ -155,16 +155,16 @@ pub fn keeper() -> Keeper {
 
 fn actions() -> BTreeMap<ActionName, Action> {
     let all = |doors: &[&str]| doors.iter().map(|door| door.parse().expect("ports")).collect();
-    let open = |doors: &[&str], uses| Part::Open { ports: all(doors), uses };
+    let open = |doors: &[&str], uses| ActionPart::Open { ports: all(doors), uses };
     let argv = |words: &[&str]| words.iter().map(|word| word.parse().expect("a template")).collect();
-    let run = |words: &[&str], undo: Option<&[&str]>| Part::Run {
+    let run = |words: &[&str], undo: Option<&[&str]>| ActionPart::Run {
         argv: argv(words),
         timeout: Duration::from_secs(10),
         undo: undo.map(argv),
         arguments: Arguments::default(),
     };
-    let named = Part::OpenArgument { allowed: all(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many };
-    let inside = Part::Forward {
+    let named = ActionPart::OpenArgument { allowed: all(&["tcp/8000-8999", "udp/53"]), uses: Uses::Many };
+    let inside = ActionPart::Forward {
         door: "tcp/15432".parse().expect("a door"),
         to: vec!["10.0.0.5:5432".parse().expect("an address")],
     };
@@ -172,17 +172,17 @@ fn actions() -> BTreeMap<ActionName, Action> {
         &["/bin/lamp", "{argument}", "{address}", "{client}:{port}"],
         Some(&["/bin/lamp", "off", "{argument}"]),
     );
-    let touch = run(&["/bin/touch", "/tmp/{action}-{seconds}"], None);
+    let record_hit = run(&["/bin/touch", "/tmp/{action}-{seconds}"], None);
     let term = Some(Term { usual: Duration::from_secs(30), max: Duration::from_secs(600) });
     [
         ("open-ssh", vec![open(&["tcp/22", "udp/60001-60010"], Uses::Many)], term),
         ("open-web", vec![open(&["tcp/443"], Uses::Many)], term),
-        ("once", vec![open(&["tcp/443"], Uses::One), touch.clone()], term),
+        ("once", vec![open(&["tcp/443"], Uses::One), record_hit.clone()], term),
         ("ports", vec![named], term),
         ("inside", vec![inside], term),
-        ("shut", vec![Part::Close(action("open-ssh"))], None),
+        ("shut", vec![ActionPart::Close(action("open-ssh"))], None),
         ("lamp", vec![lamp], term),
-        ("touch", vec![touch], None),
+        ("touch", vec![record_hit], None),
     ]
     .map(|(name, parts, term)| (action(name), Action { parts, term }))
     .into()

@@ -52,9 +52,9 @@ impl DaemonFacts {
     ///
     /// # Errors
     /// When there is one, but it cannot be asked or does not answer.
-    pub(crate) fn ask(&self, question: &Request) -> Result<AskResult, AdminError> {
+    pub(crate) fn ask(&self, request: &Request) -> Result<AskResult, AdminError> {
         for control in &self.controls {
-            match control::ask(control, question)? {
+            match control::ask(control, request)? {
                 AskResult::Nobody => {}
                 answer @ AskResult::Answer(_) => return Ok(answer),
             }
@@ -80,8 +80,8 @@ impl DaemonFacts {
     ///
     /// # Errors
     /// When none answers.
-    pub(crate) fn require(&self, question: &Request) -> Result<Response, AdminError> {
-        match self.ask(question)? {
+    pub(crate) fn require(&self, request: &Request) -> Result<Response, AdminError> {
+        match self.ask(request)? {
             AskResult::Answer(answer) => Ok(answer),
             AskResult::Nobody => {
                 let controls: Vec<_> = self.controls.iter().map(|path| path.display().to_string()).collect();

@@ -118,8 +118,8 @@ fn remember_off(facts: &DaemonFacts) -> Result<(), FileError> {
 /// Closes the protected ports.
 fn close(facts: &DaemonFacts, trial: Option<Duration>, by: Option<ClientName>) -> Result<(), AdminError> {
     let trial_ms = trial.map(|trial| u64::try_from(trial.as_millis()).unwrap_or(u64::MAX));
-    let question = Request::Gate { to: OnOff::On, trial_ms, by: by.as_ref().map(ToString::to_string) };
-    let (ports, runs) = match facts.ask(&question)? {
+    let request = Request::Gate { to: OnOff::On, trial_ms, by: by.as_ref().map(ToString::to_string) };
+    let (ports, runs) = match facts.ask(&request)? {
         AskResult::Answer(Response::Done) => (protected(facts), true),
         AskResult::Answer(Response::DoneBut { remark }) => {
             not_remembered(&remark);
@@ -174,11 +174,11 @@ fn close_without_daemon(
         )));
     }
     let _locks = (lock_state(facts)?, lock_gate("try again")?);
-    let mut gatehouse = gate::config::open(plan, GateState::read(&facts.state_dir)?)?;
-    gatehouse.set_confirmer(by);
-    gatehouse.set_state(words::standing(OnOff::On, trial), plan).map_err(AdminError::run)?;
-    gatehouse.suspend().map_err(AdminError::run)?;
-    if let Some(error) = gatehouse.unremembered() {
+    let mut gate = gate::config::open(plan, GateState::read(&facts.state_dir)?)?;
+    gate.set_confirmer(by);
+    gate.set_state(words::gate_state(OnOff::On, trial), plan).map_err(AdminError::run)?;
+    gate.suspend().map_err(AdminError::run)?;
+    if let Some(error) = gate.unremembered() {
         not_remembered(&error.to_string());
     }
     for message in takeover::remove_other_gates(plan.config.backend) {

@@ -22,12 +22,12 @@ use crate::state;
 /// When it cannot be let in.
 pub(crate) fn let_in(facts: &DaemonFacts, asked: &LetIn) -> Result<(), AdminError> {
     let seconds = asked.time.as_secs();
-    let question = Request::LetIn {
+    let request = Request::LetIn {
         address: asked.address.to_string(),
         ports: asked.ports.iter().map(ToString::to_string).collect(),
         seconds,
     };
-    let trouble = match facts.ask(&question) {
+    let trouble = match facts.ask(&request) {
         Ok(AskResult::Answer(Response::LetIn { ports })) => {
             return tell_opened(asked.address, &ports, asked.time);
         }

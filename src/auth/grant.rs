@@ -10,7 +10,7 @@ use crate::knock::{ActionName, ClientName, PortRange, PortSpec, Prefix};
 /// Some addresses are let in to something for a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    pub(super) passage: Access,
+    pub(super) access: Access,
     pub(super) duration: Duration,
     pub(super) client: ClientName,
     pub(super) action: ActionName,
@@ -26,7 +26,7 @@ pub struct Access {
     /// For a link-local address: the index of the interface that it belongs to.
     pub link: Option<NonZeroU32>,
     /// What.
-    pub way: AccessTarget,
+    pub target: AccessTarget,
 }
 
 /// What is opened.
@@ -48,8 +48,8 @@ pub enum AccessTarget {
 impl Grant {
     /// What it opens, for whom.
     #[must_use]
-    pub const fn passage(&self) -> Access {
-        self.passage
+    pub const fn access(&self) -> Access {
+        self.access
     }
 
     /// How many passages the client may hold at a time, if this knock's client has a limit.
@@ -81,7 +81,7 @@ impl Access {
     /// A passage for addresses that mean the same on every interface.
     #[must_use]
     pub const fn new(from: Prefix, way: AccessTarget) -> Self {
-        Self { from, link: None, way }
+        Self { from, link: None, target: way }
     }
 
     /// The addresses as they are listed; of a link-local one with the index of its interface.

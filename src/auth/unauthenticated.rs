@@ -34,7 +34,7 @@ impl UnauthenticatedGrant {
             return Err(Rejection::LinkLocal(NO_LINK));
         }
         let grant = |&ports: &PortRange| Grant {
-            passage: Access::new(source.into(), AccessTarget::Ports(ports)),
+            access: Access::new(source.into(), AccessTarget::Ports(ports)),
             limit: None,
             duration: self.term,
             client: self.client.clone(),
@@ -59,7 +59,7 @@ mod tests {
         let own = BTreeSet::from(["10.0.0.9".parse().unwrap()]);
         let source: IpAddr = "10.0.0.1".parse().unwrap();
         let grants = door.grants(source, &own).unwrap();
-        let opened: Vec<_> = grants.iter().map(Grant::passage).collect();
+        let opened: Vec<_> = grants.iter().map(Grant::access).collect();
         let expected = door.ports.iter().map(|&ports| Access::new(source.into(), AccessTarget::Ports(ports)));
         assert_eq!(opened, expected.collect::<Vec<_>>());
         assert!(grants.iter().all(|grant| grant.duration() == door.term));

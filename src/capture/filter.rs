@@ -10,8 +10,8 @@ use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 /// Bytes of a UDP header, which UDP's length field counts too.
 const UDP_HEADER: usize = 8;
 
-/// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `band`.
-pub(super) fn knocks(link: LinkType, port: u16, band: Option<KnockRange>) -> String {
+/// The pcap-filter(7) expression for knocks to `port`, and for packets without a payload to `knock_range`.
+pub(super) fn knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     // UDP's length field also bounds the payload; a fragment has an offset or "more fragments" set.
@@ -28,19 +28,19 @@ pub(super) fn knocks(link: LinkType, port: u16, band: Option<KnockRange>) -> Str
         "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 60) and ip6[4:2] >= {})",
         shortest.saturating_add(8)
     );
-    let touches = band.map(touches).unwrap_or_default();
+    let touches = knock_range.map(touches).unwrap_or_default();
     behind_tags(link, &format!("({v4} or {v6} or {extended}{touches})"))
 }
 
 /// The expression for what could be meant as a knock to `port`: all that goes there, whatever else has a knock's
-/// length, fragments, and packets without a payload to `band`.
-pub(super) fn around_knocks(link: LinkType, port: u16, band: Option<KnockRange>) -> String {
+/// length, fragments, and packets without a payload to `knock_range`.
+pub(super) fn around_knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>) -> String {
     let shortest = DATAGRAM_MIN.saturating_add(UDP_HEADER);
     let longest = DATAGRAM_MAX.saturating_add(UDP_HEADER);
     let v4 = format!(
         "(ip and udp and (udp dst port {port} or (udp[4:2] >= {shortest} and udp[4:2] <= {longest})))"
     );
-    let touches = band.map(touches).unwrap_or_default();
+    let touches = knock_range.map(touches).unwrap_or_default();
     let later_fragment = "(ip proto 17 and ip[6:2] & 0x1fff != 0)";
     let v6 = format!(
         "(ip6 and ip6[6] = 17 and (ip6[42:2] = {port} or (ip6[44:2] >= {shortest} and ip6[44:2] <= {longest})))"
@@ -92,8 +92,8 @@ fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
 
 /// Packets of sequences: TCP with SYN, and none of FIN, RST and ACK (RFC 9293), or UDP with nothing but its header. Who
 /// knocks by ports sends no extension headers.
-fn touches(band: KnockRange) -> String {
-    let (low, high) = (band.low(), band.high());
+fn touches(knock_range: KnockRange) -> String {
+    let (low, high) = (knock_range.low(), knock_range.high());
     // Ports stand at the same place in both. `tcp[…]` and `udp[…]` look at no fragment but the first, whose ports are
     // as good; they never match IPv6.
     let v4 = format!(
@@ -132,8 +132,8 @@ mod tests {
             (LinkType::Loopback, 0),
         ] {
             let capture = Capture::dead(Linktype(dlt)).unwrap();
-            for band in [None, Some(KnockRange::USUAL)] {
-                for text in [knocks(link, 62201, band), around_knocks(link, 62201, band)] {
+            for knock_range in [None, Some(KnockRange::USUAL)] {
+                for text in [knocks(link, 62201, knock_range), around_knocks(link, 62201, knock_range)] {
                     assert!(capture.compile(&text, true).is_ok(), "{link:?}");
                 }
             }

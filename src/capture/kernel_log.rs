@@ -134,10 +134,10 @@ impl Capture for BandLog {
     }
 
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
-        let Self(log, band) = self;
+        let Self(log, knock_range) = self;
         Ok(match log.take()? {
             PacketEvent::Packet(packet, _) => {
-                PortHit::of(&packet, *band).map_or(CaptureEvent::Other, CaptureEvent::Touch)
+                PortHit::of(&packet, *knock_range).map_or(CaptureEvent::Other, CaptureEvent::Touch)
             }
             PacketEvent::Other => CaptureEvent::Other,
             PacketEvent::Empty => CaptureEvent::Empty,

@@ -119,9 +119,9 @@ pub struct PortHit {
 
 impl PortHit {
     /// The touch that a packet is, if it is one of this band.
-    fn of(packet: &Packet<'_>, band: KnockRange) -> Option<Self> {
+    fn of(packet: &Packet<'_>, knock_range: KnockRange) -> Option<Self> {
         let Packet { source, destination, .. } = *packet;
-        let touches = packet.is_port_hit() && band.contains(destination.port());
+        let touches = packet.is_port_hit() && knock_range.contains(destination.port());
         touches.then(|| Self { source, to: destination.ip(), port: destination.port() })
     }
 }

@@ -51,13 +51,17 @@ impl Trace {
         Ok(Self { source: TraceInput::File(capture), link, place })
     }
 
-    /// Watches what comes in on this interface, to `port` or of a knock's length, or without a payload to `band`;
+    /// Watches what comes in on this interface, to `port` or of a knock's length, or without a payload to `knock_range`;
     /// `None` = on every one.
     ///
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
-    pub fn watch(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Self, CaptureError> {
-        let around = |link| filter::around_knocks(link, port, band);
+    pub fn watch(
+        interface: Option<&str>,
+        port: u16,
+        knock_range: Option<KnockRange>,
+    ) -> Result<Self, CaptureError> {
+        let around = |link| filter::around_knocks(link, port, knock_range);
         let Tap { capture, link, place, .. } = Tap::open(interface, SNAPLEN, around)?;
         Ok(Self { source: TraceInput::Interface(capture), link, place })
     }

@@ -15,7 +15,7 @@ pub struct PcapLive {
     link: LinkType,
     interface: Option<u32>,
     port: u16,
-    band: Option<KnockRange>,
+    knock_range: Option<KnockRange>,
     place: String,
     intake: CaptureStats,
     /// What libpcap told last: its numbers of 32 bits begin anew at some time.
@@ -23,20 +23,24 @@ pub struct PcapLive {
 }
 
 impl PcapLive {
-    /// Starts capturing knocks to `port`, and packets without a payload to `band`, that come in on this interface;
+    /// Starts capturing knocks to `port`, and packets without a payload to `knock_range`, that come in on this interface;
     /// `None` = on every one.
     ///
     /// # Errors
     /// When there is no such interface, capturing is not allowed, or the link type is not known.
-    pub fn open(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Self, CaptureError> {
+    pub fn open(
+        interface: Option<&str>,
+        port: u16,
+        knock_range: Option<KnockRange>,
+    ) -> Result<Self, CaptureError> {
         let Tap { capture, link, interface, place } =
-            Tap::open(interface, KNOCK, |link| filter::knocks(link, port, band))?;
+            Tap::open(interface, KNOCK, |link| filter::knocks(link, port, knock_range))?;
         Ok(Self {
             capture,
             link,
             interface,
             port,
-            band,
+            knock_range,
             place,
             intake: CaptureStats::default(),
             told: [0; 3],
@@ -51,8 +55,9 @@ impl Capture for PcapLive {
 
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         match self.capture.next_packet() {
-            Ok(frame) => Ok(Packet::read(self.link, frame.data)
-                .map_or(CaptureEvent::Other, |packet| sort(packet, self.port, self.band, self.interface))),
+            Ok(frame) => Ok(Packet::read(self.link, frame.data).map_or(CaptureEvent::Other, |packet| {
+                sort(packet, self.port, self.knock_range, self.interface)
+            })),
             Err(Error::TimeoutExpired) => Ok(CaptureEvent::Empty),
             Err(error) => Err(describe(&self.place, &error)),
         }
@@ -75,8 +80,13 @@ impl Capture for PcapLive {
 }
 
 /// What a packet is to us. The kernel's filter has looked at most of it already, but not behind extension headers.
-fn sort(packet: Packet<'_>, port: u16, band: Option<KnockRange>, interface: Option<u32>) -> CaptureEvent<'_> {
-    if let Some(touch) = band.and_then(|band| PortHit::of(&packet, band)) {
+fn sort(
+    packet: Packet<'_>,
+    port: u16,
+    knock_range: Option<KnockRange>,
+    interface: Option<u32>,
+) -> CaptureEvent<'_> {
+    if let Some(touch) = knock_range.and_then(|knock_range| PortHit::of(&packet, knock_range)) {
         return CaptureEvent::Touch(touch);
     }
     let Packet { source, destination, .. } = packet;
@@ -110,31 +120,31 @@ mod tests {
         let syn = Transport::Tcp { flags: TcpFlags::SYN };
         let tcp = |flags| Transport::Tcp { flags: TcpFlags::of(flags) };
         let udp = |payload| Transport::Udp { payload };
-        let band = KnockRange::USUAL;
-        for (transport, port, band, sorted) in [
-            (udp(Some(b"knock".as_slice())), 62_201, Some(band), "datagram"),
-            (udp(Some(b"")), 62_201, Some(band), "datagram"),
-            (udp(None), 62_201, Some(band), "other"),
-            (udp(Some(b"knock")), 62_202, Some(band), "other"),
-            (udp(Some(b"")), 20_480, Some(band), "touch"),
+        let knock_range = KnockRange::USUAL;
+        for (transport, port, knock_range, sorted) in [
+            (udp(Some(b"knock".as_slice())), 62_201, Some(knock_range), "datagram"),
+            (udp(Some(b"")), 62_201, Some(knock_range), "datagram"),
+            (udp(None), 62_201, Some(knock_range), "other"),
+            (udp(Some(b"knock")), 62_202, Some(knock_range), "other"),
+            (udp(Some(b"")), 20_480, Some(knock_range), "touch"),
             (udp(Some(b"")), 20_480, None, "other"),
-            (udp(Some(b"x")), 20_480, Some(band), "other"),
-            (udp(None), 20_480, Some(band), "other"),
-            (syn, 28_671, Some(band), "touch"),
-            (syn, 28_672, Some(band), "other"),
+            (udp(Some(b"x")), 20_480, Some(knock_range), "other"),
+            (udp(None), 20_480, Some(knock_range), "other"),
+            (syn, 28_671, Some(knock_range), "touch"),
+            (syn, 28_672, Some(knock_range), "other"),
             (syn, 28_671, None, "other"),
-            (syn, 62_201, Some(band), "other"),
+            (syn, 62_201, Some(knock_range), "other"),
             // With PSH, URG, ECE and CWR; with ACK; with FIN; with RST; without SYN.
-            (tcp(0xEA), 28_671, Some(band), "touch"),
-            (tcp(0x12), 28_671, Some(band), "other"),
-            (tcp(0x03), 28_671, Some(band), "other"),
-            (tcp(0x06), 28_671, Some(band), "other"),
-            (tcp(0x00), 28_671, Some(band), "other"),
+            (tcp(0xEA), 28_671, Some(knock_range), "touch"),
+            (tcp(0x12), 28_671, Some(knock_range), "other"),
+            (tcp(0x03), 28_671, Some(knock_range), "other"),
+            (tcp(0x06), 28_671, Some(knock_range), "other"),
+            (tcp(0x00), 28_671, Some(knock_range), "other"),
         ] {
             let destination = ([10, 0, 0, 2], port).into();
             let packet =
                 Packet { source: ([10, 0, 0, 1], 4_000).into(), destination, interface: None, transport };
-            let kind = match sort(packet, 62_201, band, Some(7)) {
+            let kind = match sort(packet, 62_201, knock_range, Some(7)) {
                 CaptureEvent::Datagram(segment) if segment.interface == Some(7) => "datagram",
                 CaptureEvent::Touch(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
                 CaptureEvent::Other => "other",

@@ -198,7 +198,7 @@ pub(super) struct PortModeArgs {
     #[arg(long)]
     pub(super) ports: bool,
     /// Where the server's 8,192 ports for this begin
-    #[arg(long, value_name = "PORT", default_value = "20480", value_parser = band())]
+    #[arg(long, value_name = "PORT", default_value = "20480", value_parser = knock_range())]
     pub(super) ports_low: u16,
     /// What the packets are: tcp (the first of a connection) or udp (empty)
     #[arg(long, value_name = "PROTOCOL", default_value = "tcp", value_parser = protocol)]
@@ -344,7 +344,7 @@ fn port() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..)
 }
 
-fn band() -> clap::builder::RangedI64ValueParser<u16> {
+fn knock_range() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(1..=i64::from(KnockRange::LOW_MAX))
 }
 

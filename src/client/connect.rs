@@ -11,17 +11,17 @@ use super::report::Reporter;
 use super::{carry_out, relay};
 
 /// Knocks, connects, and joins standard input and output to the connection.
-pub(super) fn connect(said: ConnectArgs) -> Result<(), ClientError> {
-    let report = Reporter::of(&said.manner);
-    let (host, port) = (said.host.clone(), said.door);
-    let intent = KnockRequest::to_connect(said)?;
+pub(super) fn connect(args: ConnectArgs) -> Result<(), ClientError> {
+    let report = Reporter::of(&args.manner);
+    let (host, port) = (args.host.clone(), args.door);
+    let request = KnockRequest::to_connect(args)?;
     // Ahead of the knock: a door that opens for a name that leads nowhere is open for nothing.
-    let mut doors = resolve(&host, port, intent.family, None)?;
-    let (knocked, mut again) = carry_out(&intent, &report)?;
+    let mut doors = resolve(&host, port, request.family, None)?;
+    let (knocked, mut again) = carry_out(&request, &report)?;
     // The person is about to use what opens; only what goes wrong is worth a word.
     report.detail(|| knocked.text.clone());
     doors.sort_by_key(|door| rank(door, &knocked.servers));
-    let patience = intent.patience.unwrap_or(intent.timeout);
+    let patience = request.patience.unwrap_or(request.timeout);
     let stream = wait::for_connection(&doors, patience, again.as_deref_mut(), &report)?;
     relay::join(&stream)
 }

@@ -54,17 +54,17 @@ pub fn main() -> ExitCode {
     done.map_or_else(|failure| report.failure(&failure), |()| ExitCode::SUCCESS)
 }
 
-fn knock(said: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
-    let dry_run = said.dry_run;
-    let intent = KnockRequest::new(said)?;
+fn knock(args: KnockArgs, report: &Reporter) -> Result<(), ClientError> {
+    let dry_run = args.dry_run;
+    let request = KnockRequest::new(args)?;
     if dry_run {
-        return match intent.ports {
-            None => knock::dry_run::print(&intent, report),
-            Some(through) => ports::knock::print_dry_run(&intent, through, report),
+        return match request.ports {
+            None => knock::dry_run::print(&request, report),
+            Some(through) => ports::knock::print_dry_run(&request, through, report),
         };
     }
-    let (knocked, mut again) = carry_out(&intent, report)?;
-    if let (Some(port), Some(patience)) = (intent.wait, intent.patience) {
+    let (knocked, mut again) = carry_out(&request, report)?;
+    if let (Some(port), Some(patience)) = (request.wait, request.patience) {
         let doors: Vec<_> = knocked
             .servers
             .iter()
@@ -86,19 +86,19 @@ type KnockRepeater<'a> = Option<Box<dyn knock::wait::KnockAgain + 'a>>;
 
 /// Knocks as it is meant: with a datagram, or by ports.
 fn carry_out<'a>(
-    intent: &'a KnockRequest,
+    request: &'a KnockRequest,
     report: &'a Reporter,
 ) -> Result<(KnockSuccess, KnockRepeater<'a>), ClientError> {
-    match (intent.ports, intent.reply) {
+    match (request.ports, request.reply) {
         (Some(through), _) => {
-            let (knocked, toucher) = ports::knock::knock(intent, through, report)?;
-            Ok((knocked, Some(Box::new(toucher))))
+            let (knocked, knocker) = ports::knock::knock(request, through, report)?;
+            Ok((knocked, Some(Box::new(knocker))))
         }
         (None, ReplyWanted::No) => {
-            let (knocked, others) = knock::unanswered::knock(intent, report)?;
+            let (knocked, others) = knock::unanswered::knock(request, report)?;
             Ok((knocked, Some(Box::new(others))))
         }
-        (None, ReplyWanted::Yes) => Ok((knock::knock(intent, report)?, None)),
+        (None, ReplyWanted::Yes) => Ok((knock::knock(request, report)?, None)),
     }
 }
 
@@ -107,10 +107,10 @@ fn run(command: ClientSubcommand) -> Result<(), ClientError> {
         ClientSubcommand::Keygen { output, client } => keys::commands::keygen(output.as_deref(), client),
         ClientSubcommand::Derive { key, server_id } => keys::commands::derive(key.as_deref(), server_id),
         ClientSubcommand::Show { file, key } => keys::commands::show(file.or(key).as_deref()),
-        ClientSubcommand::Connect(said) => connect::connect(said),
+        ClientSubcommand::Connect(args) => connect::connect(args),
         ClientSubcommand::Import { token } => keys::import::import(token),
-        ClientSubcommand::Doctor(said) => doctor::examine(said),
-        ClientSubcommand::Legacy(said) => legacy::knock(&said),
+        ClientSubcommand::Doctor(args) => doctor::examine(args),
+        ClientSubcommand::Legacy(args) => legacy::knock(&args),
         ClientSubcommand::Completions { shell } => report::print(completions::script(shell).as_bytes()),
         ClientSubcommand::Man => {
             report::print(manual::page(Cli::command(), manual::Section::Commands).as_bytes())

@@ -33,15 +33,15 @@ pub(super) fn join(stream: &TcpStream) -> Result<(), ClientError> {
     match pump(&mut &*stream, &mut output) {
         Ok(()) => {}
         // Who reads our output has gone, as ssh does when it is told to.
-        Err(Broken::Writing(error)) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
-        Err(Broken::Writing(error)) => return Err(own(error)),
-        Err(Broken::Reading(error)) => return Err(cut(&error)),
+        Err(RelayError::Writing(error)) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+        Err(RelayError::Writing(error)) => return Err(own(error)),
+        Err(RelayError::Reading(error)) => return Err(cut(&error)),
     }
     stdio::end_output(output).map_err(own)?;
     // The other side may still listen, though it has nothing more to say.
     match sending.join() {
-        Ok(Err(Broken::Reading(error))) => Err(own(error)),
-        Ok(Err(Broken::Writing(error))) => Err(cut(&error)),
+        Ok(Err(RelayError::Reading(error))) => Err(own(error)),
+        Ok(Err(RelayError::Writing(error))) => Err(cut(&error)),
         Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
@@ -53,21 +53,21 @@ fn cut(error: &io::Error) -> ClientError {
 }
 
 #[derive(Debug)]
-enum Broken {
+enum RelayError {
     Reading(io::Error),
     Writing(io::Error),
 }
 
 /// Moves all that comes, as it comes, until its end.
-fn pump(from: &mut impl Read, to: &mut impl Write) -> Result<(), Broken> {
+fn pump(from: &mut impl Read, to: &mut impl Write) -> Result<(), RelayError> {
     let mut piece = vec![0; PIECE];
     loop {
         let length = match from.read(&mut piece) {
             Ok(0) => return Ok(()),
             Ok(length) => length,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(error) => return Err(Broken::Reading(error)),
+            Err(error) => return Err(RelayError::Reading(error)),
         };
-        to.write_all(piece.get(..length).unwrap_or_default()).map_err(Broken::Writing)?;
+        to.write_all(piece.get(..length).unwrap_or_default()).map_err(RelayError::Writing)?;
     }
 }

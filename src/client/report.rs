@@ -65,13 +65,13 @@ impl Reporter {
     pub(super) const SILENT: Self = Self { output: Output::Text, volume: Volume::ErrorsOnly };
 
     /// As the command line wants it.
-    pub(super) const fn new(said: &KnockArgs) -> Self {
-        Self { output: said.output, ..Self::of(&said.manner) }
+    pub(super) const fn new(args: &KnockArgs) -> Self {
+        Self { output: args.output, ..Self::of(&args.manner) }
     }
 
     /// As text, with as many words as are wanted.
-    pub(super) const fn of(said: &CommonArgs) -> Self {
-        let volume = match (said.quiet, said.verbose) {
+    pub(super) const fn of(args: &CommonArgs) -> Self {
+        let volume = match (args.quiet, args.verbose) {
             (true, _) => Volume::ErrorsOnly,
             (false, true) => Volume::Everything,
             (false, false) => Volume::Normal,

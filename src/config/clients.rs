@@ -136,7 +136,7 @@ fn most_passages<'a>(
     let addresses = if sources.contains(&AddressPolicy::Listed) { 2 } else { 1 };
     let actions = context.actions.as_ref()?;
     let of_action = |name| Some((actions.get(name)?.saturating_mul(addresses), name));
-    allowed.iter().filter_map(of_action).max_by_key(|(passages, _)| *passages)
+    allowed.iter().filter_map(of_action).max_by_key(|(accesses, _)| *accesses)
 }
 
 /// How many passages a client may hold: as the config says, else the usual number, or more where an action needs it.
@@ -150,14 +150,14 @@ fn read_grants(
         Some(value) => value.integer(GRANTS),
         None => context.grants,
     };
-    let largest = most.map_or(0, |(passages, _)| passages);
+    let largest = most.map_or(0, |(accesses, _)| accesses);
     let Some(limit) = written else {
         return GRANTS_USUAL.max(largest.saturating_mul(MOVES)).min(*GRANTS.end());
     };
-    if let (Some(value), Some((passages, action))) = (own.or(allow), most.filter(|(most, _)| *most > limit)) {
+    if let (Some(value), Some((accesses, action))) = (own.or(allow), most.filter(|(most, _)| *most > limit)) {
         value.problem(
             format_args!(
-                "action {action} opens {passages} ports or ranges in one knock, but `grants` is {limit}"
+                "action {action} opens {accesses} ports or ranges in one knock, but `grants` is {limit}"
             ),
             Some("grants = a larger number, or write neighboring ports as one range, e.g. tcp/8000-8099"),
         );

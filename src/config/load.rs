@@ -235,7 +235,7 @@ fn read_main(document: &Document<'_>, file: &Path) -> Main {
         actions: Some(
             actions
                 .iter()
-                .map(|(name, action)| (name.clone(), action.as_ref().map_or(0, Action::passages)))
+                .map(|(name, action)| (name.clone(), action.as_ref().map_or(0, Action::accesses)))
                 .collect(),
         ),
         grants: sections.grants,

@@ -171,7 +171,7 @@ fn read_band(
 ) -> Option<KnockRange> {
     let mut table = value.table()?;
     let low = table.take("low");
-    let band = match &low {
+    let knock_range = match &low {
         None => Some(KnockRange::USUAL),
         Some(low) => low.integer(1..=KnockRange::LOW_MAX).and_then(|low| KnockRange::try_from(low).ok()),
     };
@@ -184,7 +184,7 @@ fn read_band(
         );
         return None;
     }
-    band
+    knock_range
 }
 
 /// `[legacy]`: there are plain sequences where it stands, or a log that port sequences are read from.

@@ -88,7 +88,7 @@ impl Setup {
         Policy {
             window: self.config.window,
             reply: self.config.reply,
-            band: self.config.ports,
+            knock_range: self.config.ports,
             own_addresses: host::own_addresses(),
             actions: self.config.actions.clone(),
             clients: self.clients.iter().flat_map(with_all_keys).collect(),

@@ -12,7 +12,7 @@ use super::{GrantLine, Response};
 const PIECE: usize = 64 << 10;
 
 /// An answer and who reads it.
-pub(super) struct Answering {
+pub(super) struct Responder {
     stream: UnixStream,
     rest: Rest,
     /// What is being written, and how much of it has been.
@@ -36,7 +36,7 @@ enum First {
     No,
 }
 
-impl Answering {
+impl Responder {
     /// A short answer; none where it cannot be written as JSON.
     pub(super) fn short(stream: UnixStream, answer: &Response, now: Duration) -> Option<Self> {
         let mut piece = serde_json::to_vec(answer).ok()?;
@@ -44,7 +44,7 @@ impl Answering {
         Some(Self { stream, rest: Rest::Nothing, piece, written: 0, begun: now, progress: now })
     }
 
-    /// The same text as that of [`Answer::Grants`].
+    /// The same text as that of [`Response::Grants`].
     pub(super) fn grants(
         stream: UnixStream,
         grants: Box<dyn Iterator<Item = GrantLine>>,

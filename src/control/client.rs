@@ -25,13 +25,13 @@ pub(crate) enum AskResult {
 ///
 /// # Errors
 /// When there is one, but it cannot be asked or does not answer.
-pub(crate) fn ask(path: &Path, question: &Request) -> Result<AskResult, AdminError> {
-    ask_within(path, question, ANSWER_TIME)
+pub(crate) fn ask(path: &Path, request: &Request) -> Result<AskResult, AdminError> {
+    ask_within(path, request, ANSWER_TIME)
 }
 
 pub(super) fn ask_within(
     path: &Path,
-    question: &Request,
+    request: &Request,
     patience: Duration,
 ) -> Result<AskResult, AdminError> {
     let failure = |error: &std::io::Error| {
@@ -55,7 +55,7 @@ pub(super) fn ask_within(
         }
         Err(error) => return Err(failure(&error)),
     };
-    let line = serde_json::to_string(question).map_err(AdminError::run)?;
+    let line = serde_json::to_string(request).map_err(AdminError::run)?;
     let mut answer = String::new();
     stream
         .set_read_timeout(Some(patience))

@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::answering::Answering;
+use super::answering::Responder;
 use super::{GrantLine, Request, Response};
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
@@ -28,7 +28,7 @@ pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
     asking: Vec<PartialRequest>,
-    answering: Vec<Answering>,
+    answering: Vec<Responder>,
 }
 
 /// Somebody who has not said all yet.
@@ -108,18 +108,22 @@ impl Control {
     }
 
     /// Answers. A reader that is too slow goes without.
-    pub(crate) fn answer(&mut self, asker: Requester, answer: &Response) {
+    pub(crate) fn answer(&mut self, requester: Requester, answer: &Response) {
         let now = clock::steady();
-        self.begin(Answering::short(asker.0, answer, now), now);
+        self.begin(Responder::short(requester.0, answer, now), now);
     }
 
     /// Answers with a list that may be long.
-    pub(crate) fn answer_grants(&mut self, asker: Requester, grants: Box<dyn Iterator<Item = GrantLine>>) {
+    pub(crate) fn answer_grants(
+        &mut self,
+        requester: Requester,
+        grants: Box<dyn Iterator<Item = GrantLine>>,
+    ) {
         let now = clock::steady();
-        self.begin(Some(Answering::grants(asker.0, grants, now)), now);
+        self.begin(Some(Responder::grants(requester.0, grants, now)), now);
     }
 
-    fn begin(&mut self, answering: Option<Answering>, now: Duration) {
+    fn begin(&mut self, answering: Option<Responder>, now: Duration) {
         if let Some(mut answering) = answering
             && answering.go_on(now)
         {
@@ -145,8 +149,8 @@ impl Control {
         for mut asking in std::mem::take(&mut self.asking) {
             match asking.read(now) {
                 Some(true) => match asking.finish() {
-                    (asker, Ok(question)) => questions.push((asker, question)),
-                    (asker, Err(reason)) => self.answer(asker, &Response::Failed { reason }),
+                    (requester, Ok(request)) => questions.push((requester, request)),
+                    (requester, Err(reason)) => self.answer(requester, &Response::Failed { reason }),
                 },
                 Some(false) => self.asking.push(asking),
                 None => {}
@@ -190,8 +194,8 @@ impl PartialRequest {
     }
 
     fn finish(self) -> (Requester, Result<Request, String>) {
-        let question = serde_json::from_slice(self.bytes.trim_ascii_end());
-        (Requester(self.stream), question.map_err(|error| format!("control: {error}")))
+        let request = serde_json::from_slice(self.bytes.trim_ascii_end());
+        (Requester(self.stream), request.map_err(|error| format!("control: {error}")))
     }
 }
 
@@ -206,9 +210,9 @@ mod tests {
 
     fn answered(control: &mut Control, answer: &Response) -> Request {
         for _ in 0..500 {
-            if let Some((asker, question)) = control.questions().pop() {
-                control.answer(asker, answer);
-                return question;
+            if let Some((requester, request)) = control.questions().pop() {
+                control.answer(requester, answer);
+                return request;
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -230,12 +234,12 @@ mod tests {
         );
 
         let mut control = Control::open(&path).unwrap();
-        let question = Request::PreviousUses { client: "laptop".to_owned() };
+        let request = Request::PreviousUses { client: "laptop".to_owned() };
         let asked = thread::spawn({
-            let (path, question) = (path.clone(), question.clone());
-            move || ask(&path, &question).map_err(|failure| failure.text())
+            let (path, request) = (path.clone(), request.clone());
+            move || ask(&path, &request).map_err(|failure| failure.text())
         });
-        assert_eq!(answered(&mut control, &Response::Count { count: 3 }), question);
+        assert_eq!(answered(&mut control, &Response::Count { count: 3 }), request);
         assert!(matches!(asked.join().unwrap(), Ok(AskResult::Answer(Response::Count { count: 3 }))));
         drop(control);
         assert!(!files::exists(&path));
@@ -262,11 +266,11 @@ mod tests {
         let path = scratch.path().join("control.sock");
         let mut control = Control::open(&path).unwrap();
         let mut askers: Vec<UnixStream> = (0..2).map(|_| UnixStream::connect(&path).unwrap()).collect();
-        askers.iter_mut().for_each(|asker| asker.write_all(b"{\"request\":\"status\"}\n").unwrap());
+        askers.iter_mut().for_each(|requester| requester.write_all(b"{\"request\":\"status\"}\n").unwrap());
         let asked = control.questions();
         assert_eq!(asked.len(), 2);
         drop(askers.pop());
-        let gone: Vec<bool> = asked.iter().map(|(asker, _)| asker.has_gone()).collect();
+        let gone: Vec<bool> = asked.iter().map(|(requester, _)| requester.has_gone()).collect();
         assert_eq!(gone, [false, true]);
     }
 
@@ -298,8 +302,8 @@ mod tests {
         let start = clock::steady();
         while !asked.is_finished() {
             assert!(clock::steady() < start + Duration::from_secs(60));
-            for (asker, _) in control.questions() {
-                control.answer_grants(asker, Box::new((0..20_000).map(line)));
+            for (requester, _) in control.questions() {
+                control.answer_grants(requester, Box::new((0..20_000).map(line)));
                 answered += 1;
             }
             thread::sleep(Duration::from_millis(1));

@@ -11,7 +11,7 @@ use crate::os::clock;
 
 /// What names a grant: the same for as long as it is renewed.
 pub(crate) fn number(live: &ActiveGrant) -> String {
-    let what = format!("{} {} {} {}", live.client, live.action, live.passage.source(), live.passage.way);
+    let what = format!("{} {} {} {}", live.client, live.action, live.access.source(), live.access.target);
     checksum(&[what.as_bytes()]).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -21,8 +21,8 @@ pub(crate) fn line(live: &ActiveGrant) -> GrantLine {
         grant: number(live),
         client: live.client.to_string(),
         action: live.action.to_string(),
-        from: live.passage.source(),
-        opens: live.passage.way.to_string(),
+        from: live.access.source(),
+        opens: live.access.target.to_string(),
         seconds: live.left.as_secs(),
     }
 }
@@ -36,7 +36,7 @@ pub(crate) fn unexpected(answer: Response) -> AdminError {
 }
 
 /// What is to become of the gate.
-pub(crate) fn standing(to: OnOff, trial: Option<Duration>) -> GateState {
+pub(crate) fn gate_state(to: OnOff, trial: Option<Duration>) -> GateState {
     match (to, trial) {
         (OnOff::Off, _) => GateState::Open,
         (OnOff::On, None) => GateState::Closed,

@@ -5,7 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::running_order::{Execution, ExecutionStep, OrderResult, Over, StepResult, WaitsFor};
+use super::running_order::{Execution, ExecutionStep, FinishedCommand, OrderResult, StepResult, WaitsFor};
 use crate::auth::{
     AuditCause, AuditEvent, AuditRecord, Effect, Explanation, KnockContext, Outcome, Rejection,
     Undo as ToUndo, undo_is_of,
@@ -14,7 +14,7 @@ use crate::config::setup::Setup;
 use crate::control::status::CommandsState;
 use crate::firewall::{ActiveGrant, FirewallError, FirewallRequest, GrantOwner, RequestResult as Closed};
 use crate::gate::state::GateState;
-use crate::gate::{Gate, RevocationProgress, Revoked};
+use crate::gate::{Gate, Revocation, RevocationProgress};
 use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::files::FileError;
@@ -27,9 +27,9 @@ const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The means to act.
 pub(crate) struct Executor {
-    gatehouse: Gate,
+    gate: Gate,
     commands: CommandQueue<JobKind>,
-    undoings: UndoQueue,
+    undo_queue: UndoQueue,
     /// Waits for the disk.
     files: Worker<FilesDone>,
     next_plan: u64,
@@ -53,11 +53,11 @@ enum JobKind {
 
 impl JobKind {
     /// What is to be recorded of a knock's command that has failed for this reason.
-    fn end(self, reason: &Explanation) -> Option<Over> {
+    fn end(self, reason: &Explanation) -> Option<FinishedCommand> {
         match self {
-            Self::Order(ticket) => {
-                let record = ticket.record(AuditEvent::Failed, Some(reason.clone()));
-                Some(Over { record, ticket: Some(ticket) })
+            Self::Order(context) => {
+                let record = context.record(AuditEvent::Failed, Some(reason.clone()));
+                Some(FinishedCommand { record, context: Some(context) })
             }
             Self::Undoing(..) => None,
         }
@@ -69,11 +69,11 @@ impl Executor {
     ///
     /// # Errors
     /// When the system starts no thread.
-    pub(crate) fn new(gatehouse: Gate, undoings: UndoQueue) -> io::Result<Self> {
+    pub(crate) fn new(gate: Gate, undo_queue: UndoQueue) -> io::Result<Self> {
         Ok(Self {
-            gatehouse,
+            gate,
             commands: CommandQueue::default(),
-            undoings,
+            undo_queue,
             files: Worker::start()?,
             next_plan: 0,
             beginning: false,
@@ -82,61 +82,61 @@ impl Executor {
     }
 
     /// Does what the order says, one thing after the other, as far as it can be done now.
-    pub(crate) fn execute(&mut self, underway: &mut Execution, setup: &Setup) -> ExecutionStep {
-        while let Some(effect) = underway.order.effects().get(underway.next) {
+    pub(crate) fn execute(&mut self, execution: &mut Execution, setup: &Setup) -> ExecutionStep {
+        while let Some(effect) = execution.order.effects().get(execution.next) {
             let request = match effect {
                 Effect::Open(grants) => FirewallRequest::Grant(grants.clone()),
                 Effect::Close(action) => {
-                    let client = underway.ticket().client().clone();
+                    let client = execution.context().client().clone();
                     FirewallRequest::Close(GrantOwner { client, action: action.clone() })
                 }
                 Effect::Run { timeout, undo: Some(undo), .. } => {
-                    match self.plan(undo, *timeout, underway.order.ticket()) {
+                    match self.plan(undo, *timeout, execution.order.context()) {
                         Ok(id) => return ExecutionStep::Waits(WaitsFor::Disk(id)),
-                        Err(remark) => return ExecutionStep::Over(underway.end(Some(remark), false)),
+                        Err(remark) => return ExecutionStep::Over(execution.end(Some(remark), false)),
                     }
                 }
-                Effect::Run { undo: None, .. } => match self.launch(underway, Vec::new()) {
+                Effect::Run { undo: None, .. } => match self.launch(execution, Vec::new()) {
                     Some(done) => return ExecutionStep::Over(done),
                     None => continue,
                 },
             };
-            match self.gatehouse.begin(request, setup) {
+            match self.gate.begin(request, setup) {
                 RevocationProgress::Queued(id) => return ExecutionStep::Waits(WaitsFor::Firewall(id)),
                 RevocationProgress::Ended(outcome) => {
-                    if let Some(done) = self.note(underway, outcome) {
+                    if let Some(done) = self.note(execution, outcome) {
                         return ExecutionStep::Over(done);
                     }
                 }
             }
         }
-        ExecutionStep::Over(underway.end(None, false))
+        ExecutionStep::Over(execution.end(None, false))
     }
 
     /// Goes on with an order when what it has waited for has ended.
     pub(crate) fn go_on(
         &mut self,
-        underway: &mut Execution,
+        execution: &mut Execution,
         met: StepResult,
         setup: &Setup,
     ) -> ExecutionStep {
         let failed = match met {
-            StepResult::Firewall(outcome) => self.note(underway, outcome),
-            StepResult::Disk(planned, Ok(())) => self.launch(underway, planned),
+            StepResult::Firewall(outcome) => self.note(execution, outcome),
+            StepResult::Disk(planned, Ok(())) => self.launch(execution, planned),
             StepResult::Disk(planned, Err(remark)) => {
                 self.forget_all(&planned);
-                Some(underway.end(Some(remark), false))
+                Some(execution.end(Some(remark), false))
             }
         };
         match failed {
             Some(done) => ExecutionStep::Over(done),
-            None => self.execute(underway, setup),
+            None => self.execute(execution, setup),
         }
     }
 
     /// What orders waited for and has ended.
     pub(crate) fn ended(&mut self, setup: &Setup) -> Vec<(WaitsFor, StepResult)> {
-        let firewall = self.gatehouse.ended(setup).into_iter();
+        let firewall = self.gate.ended(setup).into_iter();
         let mut ended: Vec<_> =
             firewall.map(|(id, outcome)| (WaitsFor::Firewall(id), StepResult::Firewall(outcome))).collect();
         for done in self.files.finished() {
@@ -158,87 +158,91 @@ impl Executor {
     }
 
     fn forget_all(&mut self, planned: &[ScheduledUndo]) {
-        planned.iter().for_each(|planned| self.undoings.forget(planned));
+        planned.iter().for_each(|planned| self.undo_queue.forget(planned));
     }
 
     /// Runs what undoes something, when the disk knows that it begins.
     fn undo(&mut self, number: u64, outcome: Result<(), FileError>) {
         self.beginning = false;
-        let Some((begun, undoing)) = self.undoings.begun(number, outcome) else { return };
-        let UndoTask { argv, timeout, record, .. } = undoing;
+        let Some((begun, task)) = self.undo_queue.begun(number, outcome) else { return };
+        let UndoTask { argv, timeout, record, .. } = task;
         let owner = record.client.to_string();
         let job = Job { argv, timeout, owner, label: JobKind::Undoing(begun, record) };
         self.unstarted.extend(self.commands.start_undo(job, clock::steady()).err());
     }
 
     /// Notes what has come of an effect; the order's end, if it has failed.
-    fn note(&mut self, underway: &mut Execution, outcome: Closed) -> Option<OrderResult> {
+    fn note(&mut self, execution: &mut Execution, outcome: Closed) -> Option<OrderResult> {
         match outcome {
             Ok(closed) => {
-                match underway.order.effects().get(underway.next) {
-                    Some(Effect::Open(_)) => underway.outcome = Outcome::Granted,
+                match execution.order.effects().get(execution.next) {
+                    Some(Effect::Open(_)) => execution.outcome = Outcome::Granted,
                     // What the action ran is undone now.
                     Some(Effect::Close(action)) => {
-                        let client = underway.order.ticket().client();
-                        self.undoings.run_now(|undone| {
+                        let client = execution.order.context().client();
+                        self.undo_queue.run_now(|undone| {
                             undone.client == *client && undone.action.as_ref() == Some(action)
                         });
                     }
                     Some(Effect::Run { .. }) | None => {}
                 }
-                underway.closed.extend(closed.into_iter().map(ActiveGrant::record));
-                underway.next = underway.next.saturating_add(1);
+                execution.closed.extend(closed.into_iter().map(ActiveGrant::record));
+                execution.next = execution.next.saturating_add(1);
                 None
             }
             Err(error) => {
-                let no_room = underway.next == 0 && error == FirewallError::Full;
+                let no_room = execution.next == 0 && error == FirewallError::Full;
                 let refused = match error {
                     FirewallError::TooMany(limit) => Some(Rejection::GrantsExceeded(limit)),
                     _ => None,
                 };
-                Some(OrderResult { refused, ..underway.end(Some(error.to_string()), no_room) })
+                Some(OrderResult { refused, ..execution.end(Some(error.to_string()), no_room) })
             }
         }
     }
 
     /// The gate and its grants.
-    pub(crate) const fn gatehouse(&mut self) -> &mut Gate {
-        &mut self.gatehouse
+    pub(crate) const fn gate(&mut self) -> &mut Gate {
+        &mut self.gate
     }
 
     /// What is to become of the gate.
-    pub(crate) const fn standing(&self) -> GateState {
-        self.gatehouse.standing()
+    pub(crate) const fn gate_state(&self) -> GateState {
+        self.gate.gate_state()
     }
 
     /// How many commands run and wait for their turn, and how many wait for their time to undo something.
     pub(crate) fn queue_depths(&self) -> (CommandsState, usize) {
         let (running, waiting) = self.commands.counts();
-        (CommandsState { running, waiting }, self.undoings.waiting())
+        (CommandsState { running, waiting }, self.undo_queue.waiting())
     }
 
     /// The live grants.
     pub(crate) fn live(&self) -> Vec<ActiveGrant> {
-        self.gatehouse.live()
+        self.gate.live()
     }
 
     /// Ends all that goes on for clients that are not there any more: what is open for them is closed, commands that wait
     /// for their turn do not run, what is to be undone is undone now. A command that runs goes on. Returns the grants and
     /// the commands that have ended so.
-    pub(crate) fn end_for(&mut self, is_gone: &dyn Fn(&ClientName) -> bool) -> (Revoked, Vec<Over>) {
-        let is_theirs = |label: &JobKind| matches!(label, JobKind::Order(ticket) if is_gone(ticket.client()));
+    pub(crate) fn end_for(
+        &mut self,
+        is_gone: &dyn Fn(&ClientName) -> bool,
+    ) -> (Revocation, Vec<FinishedCommand>) {
+        let is_theirs =
+            |label: &JobKind| matches!(label, JobKind::Order(context) if is_gone(context.client()));
         let reason =
             Explanation::new(AuditCause::ClientRemoved, "not run: its client was removed before its turn");
         let dropped = self.commands.drop_waiting(is_theirs);
         let dropped = dropped.into_iter().filter_map(|label| label.end(&reason)).collect();
-        self.undoings.run_now(|undone| is_gone(&undone.client));
-        (self.gatehouse.revoke(&|live| is_gone(&live.client)), dropped)
+        self.undo_queue.run_now(|undone| is_gone(&undone.client));
+        (self.gate.revoke(&|live| is_gone(&live.client)), dropped)
     }
 
     /// Readable when a command says something.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let files = [self.files.descriptor()];
-        self.commands.descriptors().chain(self.gatehouse.descriptor()).chain(files)
+        self.commands.descriptors().chain(self.gate.descriptor()).chain(files)
     }
 
     /// Readable when the disk has taken what is to be undone.
@@ -249,12 +253,12 @@ impl Executor {
     /// In what time `tend` has something to do, if no command ends before.
     pub(crate) fn time_to_deadline(&self) -> Duration {
         let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
-        let first = self.gatehouse.time_to_deadline();
+        let first = self.gate.time_to_deadline();
         // While one begins, the thread tells when it has.
         let due = if self.beginning {
             None
         } else {
-            self.undoings.next_due(|undoing, why| may_undo(&self.commands, undoing, why))
+            self.undo_queue.next_due(|task, why| may_undo(&self.commands, task, why))
         };
         deadline.into_iter().chain(due).fold(first, Duration::min)
     }
@@ -264,19 +268,19 @@ impl Executor {
     pub(crate) fn confirm_undoings(&mut self, setup: &Setup) -> Vec<AuditRecord> {
         let actions = &setup.config.actions;
         let refused =
-            self.undoings.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));
-        refused.into_iter().map(|(file, undoing)| not_of_the_config(&file, undoing)).collect()
+            self.undo_queue.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));
+        refused.into_iter().map(|(file, task)| not_of_the_config(&file, task)).collect()
     }
 
     /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
-    pub(crate) fn run_due(&mut self, setup: &Setup) -> Vec<Over> {
-        self.gatehouse.run_due(setup);
+    pub(crate) fn run_due(&mut self, setup: &Setup) -> Vec<FinishedCommand> {
+        self.gate.run_due(setup);
         self.commands.read_output();
         let mut over = self.commands.reap(clock::steady());
         over.append(&mut self.unstarted);
-        let Self { commands, undoings, .. } = self;
+        let Self { commands, undo_queue, .. } = self;
         if !self.beginning
-            && let Some(work) = undoings.prepare_to_begin(|undoing, why| may_undo(commands, undoing, why))
+            && let Some(work) = undo_queue.prepare_to_begin(|task, why| may_undo(commands, task, why))
         {
             self.beginning = true;
             self.files.ask(move || FilesDone::Begun(work.number(), work.run()));
@@ -286,8 +290,8 @@ impl Executor {
 
     /// Ends the commands that run, but waits a while for those that undo something. What is to be undone later waits
     /// for the next daemon. Returns what is to be recorded.
-    pub(crate) fn stop(&mut self) -> Vec<Over> {
-        if let Err(error) = self.gatehouse.suspend() {
+    pub(crate) fn stop(&mut self) -> Vec<FinishedCommand> {
+        if let Err(error) = self.gate.suspend() {
             log::error!("{error}; what is open stays open until the next start");
         }
         let reason = Explanation::new(AuditCause::DaemonStopped, "ended as the daemon stopped");
@@ -311,13 +315,13 @@ impl Executor {
     }
 
     /// Begins to put on record what is to be undone later; gives that a name.
-    fn plan(&mut self, undo: &ToUndo, timeout: Duration, ticket: &KnockContext) -> Result<u64, String> {
+    fn plan(&mut self, undo: &ToUndo, timeout: Duration, context: &KnockContext) -> Result<u64, String> {
         let (mut planned, mut works) = (Vec::new(), Vec::new());
         for command in &undo.commands {
-            let record = command.ticket(ticket).record(AuditEvent::Expired, None);
+            let record = command.context(context).record(AuditEvent::Expired, None);
             let argument = undo.argument.clone();
-            let undoing = UndoTask { argv: command.argv().to_vec(), timeout, argument, record };
-            match self.undoings.prepare(undoing, undo.after) {
+            let task = UndoTask { argv: command.argv().to_vec(), timeout, argument, record };
+            match self.undo_queue.prepare(task, undo.after) {
                 Ok(plan) => plan.into_iter().for_each(|(plan, work)| {
                     planned.push(plan);
                     works.push(work);
@@ -338,14 +342,14 @@ impl Executor {
     }
 
     /// Starts the commands of the effect that comes next; the order's end, if that fails.
-    fn launch(&mut self, underway: &mut Execution, planned: Vec<ScheduledUndo>) -> Option<OrderResult> {
+    fn launch(&mut self, execution: &mut Execution, planned: Vec<ScheduledUndo>) -> Option<OrderResult> {
         let mut begun = 0_usize;
         let mut failed = None;
-        if let Some(Effect::Run { commands, timeout, .. }) = underway.order.effects().get(underway.next) {
-            let ticket = underway.order.ticket();
+        if let Some(Effect::Run { commands, timeout, .. }) = execution.order.effects().get(execution.next) {
+            let context = execution.order.context();
             for command in commands {
-                let label = JobKind::Order(command.ticket(ticket));
-                let owner = ticket.client().to_string();
+                let label = JobKind::Order(command.context(context));
+                let owner = context.client().to_string();
                 let job = Job { argv: command.argv().to_vec(), timeout: *timeout, owner, label };
                 match self.commands.start(job, clock::steady()) {
                     Ok(()) => begun = begun.saturating_add(1),
@@ -355,29 +359,29 @@ impl Executor {
         }
         for plan in planned {
             // What has been done in part is undone as a whole.
-            if begun > 0 { self.undoings.schedule(plan) } else { self.undoings.forget(&plan) }
+            if begun > 0 { self.undo_queue.schedule(plan) } else { self.undo_queue.forget(&plan) }
         }
-        underway.next = underway.next.saturating_add(1);
+        execution.next = execution.next.saturating_add(1);
         if failed.is_none() {
-            underway.commands = underway.commands.saturating_add(begun);
+            execution.commands = execution.commands.saturating_add(begun);
         }
-        failed.map(|remark| underway.end(Some(remark), false))
+        failed.map(|remark| execution.end(Some(remark), false))
     }
 
     /// What is to be recorded of a command that is over.
-    fn conclude(&self, done: command_queue::FinishedJob<JobKind>) -> Over {
+    fn conclude(&self, done: command_queue::FinishedJob<JobKind>) -> FinishedCommand {
         let bad = match done.ended {
             Exit::Success => None,
             Exit::Failure(how) => Some(Explanation::new(AuditCause::CommandFailed, how)),
             Exit::TimedOut => Some(Explanation::new(AuditCause::Timeout, "ended at its timeout")),
         };
-        let (record, ticket) = match done.label {
-            JobKind::Order(ticket) => {
+        let (record, context) = match done.label {
+            JobKind::Order(context) => {
                 let event = if bad.is_none() { AuditEvent::Done } else { AuditEvent::Failed };
-                (ticket.record(event, bad), Some(ticket))
+                (context.record(event, bad), Some(context))
             }
             JobKind::Undoing(begun, record) => {
-                self.undoings.end(begun);
+                self.undo_queue.end(begun);
                 let event = if bad.is_none() { record.event } else { AuditEvent::Failed };
                 let undo = |bad: Explanation| {
                     Explanation::new(AuditCause::UndoFailed, format!("undo: {}", bad.detail))
@@ -389,29 +393,29 @@ impl Executor {
             let action = record.action.as_ref().map_or("", |action| action.as_str());
             log::info!("{}: {action} said: {}", record.client, done.said);
         }
-        Over { record, ticket }
+        FinishedCommand { record, context }
     }
 }
 
 /// One that is hastened waits for commands of its action: undone before they end, their effect would stay. They end by
 /// their timeout.
-fn may_undo(commands: &CommandQueue<JobKind>, undoing: &UndoTask, why: Due) -> bool {
-    let AuditRecord { client, action, .. } = &undoing.record;
-    let is_before = |label: &JobKind| matches!(label, JobKind::Order(ticket) if ticket.client() == client && ticket.action() == action.as_ref());
+fn may_undo(commands: &CommandQueue<JobKind>, task: &UndoTask, why: Due) -> bool {
+    let AuditRecord { client, action, .. } = &task.record;
+    let is_before = |label: &JobKind| matches!(label, JobKind::Order(context) if context.client() == client && context.action() == action.as_ref());
     commands.may_undo(client.as_str()) && (why == Due::InTime || !commands.has(is_before))
 }
 
 /// What an earlier daemon left to be undone and the config does not make: nothing is run that only a file names.
-fn not_of_the_config(file: &Path, undoing: UndoTask) -> AuditRecord {
+fn not_of_the_config(file: &Path, task: UndoTask) -> AuditRecord {
     log::error!(
         "undo: {}: not run: no action of this config makes it for {}: {:?}\nhint: run it by hand if it is yours, then remove the file; or restore the action's `undo`",
         file.display(),
-        undoing.record.client,
-        undoing.argv
+        task.record.client,
+        task.argv
     );
     let reason = "undo: not run: no action of this config makes this command";
     let reason = Some(Explanation::new(AuditCause::UndoRefused, reason));
-    AuditRecord { event: AuditEvent::Failed, reason, ..undoing.record }
+    AuditRecord { event: AuditEvent::Failed, reason, ..task.record }
 }
 
 /// Tells what an earlier daemon left half-done; returns what is to be recorded.

@@ -25,7 +25,7 @@ pub(super) struct CommandEnds {
 
 struct RunningKnock {
     outcome: Outcome,
-    way: ReplyPath,
+    reply_path: ReplyPath,
     /// Commands that have not ended.
     left: usize,
     /// How the first one ended that failed.
@@ -36,7 +36,7 @@ struct RunningKnock {
 struct RepeatedReply {
     due: Duration,
     bytes: Vec<u8>,
-    way: ReplyPath,
+    reply_path: ReplyPath,
 }
 
 /// All commands of a knock are over.
@@ -46,15 +46,21 @@ pub(super) struct CommandEnd {
     /// How the first command ended that failed.
     pub(super) failed: Option<String>,
     /// Where the client is, if it has asked for this.
-    pub(super) asker: Option<ReplyPath>,
+    pub(super) requester: Option<ReplyPath>,
 }
 
 impl CommandEnds {
     /// So many commands of a knock run from now on.
-    pub(super) fn begin(&mut self, ticket: &KnockContext, outcome: Outcome, commands: usize, way: ReplyPath) {
-        if ticket.wants_reply() && commands > 0 {
-            let running = RunningKnock { outcome, way, left: commands, failed: None, asked: false };
-            self.running.insert(ticket.knock(), running);
+    pub(super) fn begin(
+        &mut self,
+        context: &KnockContext,
+        outcome: Outcome,
+        commands: usize,
+        reply_path: ReplyPath,
+    ) {
+        if context.wants_reply() && commands > 0 {
+            let running = RunningKnock { outcome, reply_path, left: commands, failed: None, asked: false };
+            self.running.insert(context.knock(), running);
         }
     }
 
@@ -66,8 +72,8 @@ impl CommandEnds {
     }
 
     /// A command of this knock is over; what there is to say once all of them are.
-    pub(super) fn over(&mut self, ticket: &KnockContext, failed: Option<&str>) -> Option<CommandEnd> {
-        let running = self.running.get_mut(&ticket.knock())?;
+    pub(super) fn over(&mut self, context: &KnockContext, failed: Option<&str>) -> Option<CommandEnd> {
+        let running = self.running.get_mut(&context.knock())?;
         running.left = running.left.saturating_sub(1);
         if running.failed.is_none() {
             running.failed = failed.map(for_client);
@@ -75,14 +81,15 @@ impl CommandEnds {
         if running.left > 0 {
             return None;
         }
-        let RunningKnock { outcome, way, failed, asked, .. } = self.running.remove(&ticket.knock())?;
-        Some(CommandEnd { outcome, failed, asker: asked.then_some(way) })
+        let RunningKnock { outcome, reply_path, failed, asked, .. } =
+            self.running.remove(&context.knock())?;
+        Some(CommandEnd { outcome, failed, requester: asked.then_some(reply_path) })
     }
 
     /// This is sent once more, in a while.
-    pub(super) fn send_again(&mut self, bytes: Vec<u8>, way: ReplyPath, now: Duration) {
+    pub(super) fn send_again(&mut self, bytes: Vec<u8>, reply_path: ReplyPath, now: Duration) {
         if self.again.len() < AGAIN_MAX {
-            self.again.push_back(RepeatedReply { due: now.saturating_add(AGAIN_AFTER), bytes, way });
+            self.again.push_back(RepeatedReply { due: now.saturating_add(AGAIN_AFTER), bytes, reply_path });
         }
     }
 
@@ -90,7 +97,7 @@ impl CommandEnds {
     pub(super) fn take_due(&mut self, now: Duration) -> Option<(Vec<u8>, ReplyPath)> {
         let due = self.deadline().is_some_and(|due| due <= now);
         let again = due.then(|| self.again.pop_front()).flatten()?;
-        Some((again.bytes, again.way))
+        Some((again.bytes, again.reply_path))
     }
 
     /// When one is due.

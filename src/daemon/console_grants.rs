@@ -22,14 +22,14 @@ impl Daemon {
     ) -> Result<Response, String> {
         let address: IpAddr = address.parse().map_err(|_| format!("{address}: not an address"))?;
         let protected: Vec<PortRange> = self.setup.config.guarded().copied().collect();
-        if self.deeds.standing() == GateState::Open || protected.is_empty() {
+        if self.executor.gate_state() == GateState::Open || protected.is_empty() {
             return Ok(Response::LetIn { ports: Vec::new() });
         }
         let asked: Result<Vec<PortRange>, String> =
             ports.iter().map(|ports| ports.parse().map_err(|_| format!("{ports}: not a port"))).collect();
         let ports = Some(asked?).filter(|ports| !ports.is_empty()).unwrap_or(protected);
         let grants = console_grants::grants(address, ports.clone(), time)?;
-        self.deeds.gatehouse().grant_unconfirmed(&grants, &self.setup).map_err(|error| error.to_string())?;
+        self.executor.gate().grant_unconfirmed(&grants, &self.setup).map_err(|error| error.to_string())?;
         if let Some(record) = console_grants::record(address, time) {
             self.audit(&record);
         }

@@ -6,28 +6,28 @@ use super::event_loop::Daemon;
 use crate::control::prometheus::exposition;
 use crate::control::{Control, Request, Response as Reply, words as grants};
 use crate::firewall::ActiveGrant;
-use crate::gate::Revoked;
+use crate::gate::Revocation;
 use crate::knock::ClientName;
 
 impl Daemon {
     /// What root asks at the control socket.
     pub(super) fn answer_questions(&mut self) {
         let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
-        for (asker, question) in questions {
-            if question == (Request::Grants {}) {
-                let lives = self.deeds.live();
+        for (requester, request) in questions {
+            if request == (Request::Grants {}) {
+                let lives = self.executor.live();
                 let Some(control) = self.control.as_mut() else { return };
-                control.answer_grants(asker, Box::new(lives.into_iter().map(|live| grants::line(&live))));
+                control.answer_grants(requester, Box::new(lives.into_iter().map(|live| grants::line(&live))));
                 continue;
             }
             // The questions before this one may have taken long.
-            if asker.has_gone() {
-                log::warn!("control socket: not done, as nobody waits for it any more: {question:?}");
+            if requester.has_gone() {
+                log::warn!("control socket: not done, as nobody waits for it any more: {request:?}");
                 continue;
             }
-            let reply = self.reply(question);
+            let reply = self.reply(request);
             let Some(control) = self.control.as_mut() else { return };
-            control.answer(asker, &reply);
+            control.answer(requester, &reply);
         }
     }
 
@@ -45,12 +45,12 @@ impl Daemon {
             .ok_or_else(|| format!("client {name}: there is none of this name"))
     }
 
-    fn reply(&mut self, question: Request) -> Reply {
+    fn reply(&mut self, request: Request) -> Reply {
         let done = |result: Result<(), String>| match result {
             Ok(()) => Reply::Done,
             Err(reason) => Reply::Failed { reason },
         };
-        match question {
+        match request {
             Request::Reload {} => match self.reload() {
                 Ok(None) => Reply::Done,
                 Ok(Some(remark)) => Reply::DoneBut { remark },
@@ -58,32 +58,32 @@ impl Daemon {
             },
             Request::CheckReload {} => done(self.check_reload()),
             Request::Gate { to, trial_ms, by } => {
-                let standing = crate::control::words::standing(to, trial_ms.map(Duration::from_millis));
+                let gate_state = crate::control::words::gate_state(to, trial_ms.map(Duration::from_millis));
                 let confirmer = match by.map(|by| self.known_client(&by)).transpose() {
                     Ok(confirmer) => confirmer,
                     Err(reason) => return Reply::Failed { reason },
                 };
-                let before = self.deeds.gatehouse().set_confirmer(confirmer);
-                let changed = self.deeds.gatehouse().set_state(standing, &self.setup);
+                let before = self.executor.gate().set_confirmer(confirmer);
+                let changed = self.executor.gate().set_state(gate_state, &self.setup);
                 if changed.is_err() {
-                    self.deeds.gatehouse().set_confirmer(before);
+                    self.executor.gate().set_confirmer(before);
                 }
                 match &changed {
-                    Ok(()) => log::info!("gate: {standing}"),
-                    Err(error) => log::error!("gate: not {standing}: {error}"),
+                    Ok(()) => log::info!("gate: {gate_state}"),
+                    Err(error) => log::error!("gate: not {gate_state}: {error}"),
                 }
-                match (changed, self.deeds.gatehouse().unremembered()) {
+                match (changed, self.executor.gate().unremembered()) {
                     (Ok(()), Some(error)) => Reply::DoneBut { remark: error.to_string() },
                     (changed, _) => done(changed.map_err(|error| error.to_string())),
                 }
             }
             Request::Grants {} => {
-                Reply::Grants { grants: self.deeds.live().iter().map(grants::line).collect() }
+                Reply::Grants { grants: self.executor.live().iter().map(grants::line).collect() }
             }
             Request::Revoke { grant } => {
                 let is_meant =
                     |live: &ActiveGrant| grant.as_ref().is_none_or(|grant| grants::number(live) == *grant);
-                let Revoked { records, failures } = self.deeds.gatehouse().revoke(&is_meant);
+                let Revocation { records, failures } = self.executor.gate().revoke(&is_meant);
                 records.iter().for_each(|record| self.audit(record));
                 match failures.is_empty() {
                     true => Reply::Count { count: u64::try_from(records.len()).unwrap_or(u64::MAX) },

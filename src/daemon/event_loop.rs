@@ -11,15 +11,15 @@ use super::command_ends::CommandEnds;
 use super::knocks::Alarms;
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
-use super::running_order::Over;
-use super::startup::{Configured, Enforced};
+use super::running_order::FinishedCommand;
+use super::startup::{Configured, Enforcing};
 use super::waiting::WaitingKnocks;
 use crate::audit::AuditLog;
 use crate::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
 use crate::config::setup::Setup;
 use crate::control::Control;
 use crate::crypto::Fingerprint;
-use crate::gate::Revoked;
+use crate::gate::Revocation;
 use crate::gate::console_grants::is_console;
 use crate::gate::state::GateState;
 use crate::ipc::{FromWatcher, MESSAGE};
@@ -47,7 +47,7 @@ pub(crate) struct Daemon {
     pub(super) setup: Setup,
     /// The doors of `[legacy]`.
     pub(super) knockd: Option<KnockdConfig>,
-    pub(super) ears: WatcherSupervisor,
+    pub(super) supervisor: WatcherSupervisor,
     pub(super) plain: LegacyDoors,
     pub(super) openings: Openings,
     pub(super) keeper: Keeper,
@@ -57,7 +57,7 @@ pub(crate) struct Daemon {
     /// On the steady clock.
     pub(super) started: Duration,
     pub(super) state: ReplayFolder,
-    pub(super) deeds: Executor,
+    pub(super) executor: Executor,
     pub(super) postponed: RetryQueue,
     pub(super) ends: CommandEnds,
     pub(super) waiting: WaitingKnocks,
@@ -77,13 +77,13 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Everything is in place: from now on knocks are believed.
-    pub(crate) fn start(gated: Enforced, signals: Signals) -> Self {
-        let Enforced {
+    pub(crate) fn start(gated: Enforcing, signals: Signals) -> Self {
+        let Enforcing {
             configured: Configured { setup, knockd },
             locks,
-            ears,
+            supervisor,
             plain,
-            deeds,
+            executor,
             audit,
             state,
             memory,
@@ -100,7 +100,7 @@ impl Daemon {
         let mut daemon = Self {
             setup,
             knockd,
-            ears,
+            supervisor,
             plain,
             openings: Openings::default(),
             keeper,
@@ -108,7 +108,7 @@ impl Daemon {
             throttled: BTreeMap::new(),
             started: clock::steady(),
             state,
-            deeds,
+            executor,
             postponed: RetryQueue::default(),
             ends: CommandEnds::default(),
             waiting: WaitingKnocks::default(),
@@ -147,9 +147,9 @@ impl Daemon {
     fn poll_once(&mut self) -> std::io::Result<()> {
         self.watchdog.run_due(clock::steady());
         let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
-        fds.extend(self.ears.descriptor());
+        fds.extend(self.supervisor.descriptor());
         fds.extend(self.plain.descriptors());
-        fds.extend(self.deeds.descriptors());
+        fds.extend(self.executor.descriptors());
         fds.extend(self.control.iter().flat_map(Control::descriptors));
         fds.extend(self.metrics.iter().flat_map(Metrics::descriptors));
         poll::readable(&fds, self.time_to_deadline())?;
@@ -162,10 +162,10 @@ impl Daemon {
         self.tell_metrics();
         self.drain_reports();
         self.act_again(clock::steady());
-        let old = self.ears.restart_if_due(&self.setup);
+        let old = self.supervisor.restart_if_due(&self.setup);
         self.drain_retired(old);
         self.turn_plain();
-        for over in self.deeds.run_due(&self.setup) {
+        for over in self.executor.run_due(&self.setup) {
             self.note_end(&over);
         }
         self.send_ends_again();
@@ -180,7 +180,7 @@ impl Daemon {
     fn time_to_deadline(&self) -> Duration {
         let now = clock::steady();
         let due = [
-            self.ears.deadline(),
+            self.supervisor.deadline(),
             self.watchdog.deadline(),
             self.postponed.deadline(),
             self.ends.deadline(),
@@ -194,32 +194,34 @@ impl Daemon {
             .chain(asking)
             .chain(self.state.time_to_deadline(now))
             .chain(self.plain.time_to_deadline())
-            .fold(TICK.min(self.deeds.time_to_deadline()), Duration::min)
+            .fold(TICK.min(self.executor.time_to_deadline()), Duration::min)
     }
 
     /// Takes what the watcher reports.
     pub(super) fn drain_reports(&mut self) {
         let mut buffer = [0; MESSAGE];
         for _ in 0..BATCH {
-            let length = match self.ears.try_recv(&mut buffer) {
+            let length = match self.supervisor.try_recv(&mut buffer) {
                 Ok(Some(length)) => length,
                 Ok(None) => return,
                 // It ends as we do when the service manager stops us all.
                 Err(Disconnected) if self.signals.stop() => return,
-                Err(Disconnected) => return self.ears.on_exit("the watcher ended"),
+                Err(Disconnected) => return self.supervisor.on_exit("the watcher ended"),
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
-                Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Knock(received)) => self.judge(&received),
                 Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
                 Some(FromWatcher::Seen(seen)) => {
-                    if let Some(watcher) = self.ears.watcher() {
+                    if let Some(watcher) = self.supervisor.watcher() {
                         watcher.note(seen);
                     }
                 }
                 Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
-                Some(FromWatcher::Lost(reason)) => self.ears.on_interface_lost(&reason),
-                Some(FromWatcher::Failed(reason)) => return self.ears.on_exit(&reason),
-                Some(FromWatcher::Watching) | None => return self.ears.on_exit("the watcher talks nonsense"),
+                Some(FromWatcher::Lost(reason)) => self.supervisor.on_interface_lost(&reason),
+                Some(FromWatcher::Failed(reason)) => return self.supervisor.on_exit(&reason),
+                Some(FromWatcher::Watching) | None => {
+                    return self.supervisor.on_exit("the watcher talks nonsense");
+                }
             }
         }
     }
@@ -246,14 +248,14 @@ impl Daemon {
                 Ok(None) | Err(Disconnected) => break,
             };
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
-                Some(FromWatcher::Knock(sighting)) => self.judge(&sighting),
+                Some(FromWatcher::Knock(received)) => self.judge(&received),
                 Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
                 Some(FromWatcher::Seen(seen)) => old.note(seen),
                 Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
                 _ => {}
             }
         }
-        self.ears.retire(old);
+        self.supervisor.retire(old);
     }
 
     /// The watcher has dropped knocks of this key that were over its limit.
@@ -309,13 +311,16 @@ impl Daemon {
                 || (plain && is_plain(name))
                 || is_console(name)
         };
-        let ended = self.deeds.end_for(&|name| !known(name));
-        let Revoked { failures, .. } = self.note_ended(ended);
+        let ended = self.executor.end_for(&|name| !known(name));
+        let Revocation { failures, .. } = self.note_ended(ended);
         failures.iter().for_each(|failure| log::error!("{failure}"));
     }
 
     /// Step 11 for all that has ended with its client.
-    pub(super) fn note_ended(&mut self, (revoked, dropped): (Revoked, Vec<Over>)) -> Revoked {
+    pub(super) fn note_ended(
+        &mut self,
+        (revoked, dropped): (Revocation, Vec<FinishedCommand>),
+    ) -> Revocation {
         revoked.records.iter().for_each(|record| self.audit(record));
         dropped.iter().for_each(|over| self.note_end(over));
         revoked
@@ -323,12 +328,13 @@ impl Daemon {
 
     pub(super) fn summary(&self) -> String {
         let config = &self.setup.config;
-        let sequences = config.ports.map(|band| format!(" and by ports {band}")).unwrap_or_default();
+        let sequences =
+            config.ports.map(|knock_range| format!(" and by ports {knock_range}")).unwrap_or_default();
         let plain = match self.plain.count() {
             0 => String::new(),
             doors => format!(", doors of plain sequences: {doors}"),
         };
-        let gate = match self.deeds.standing() {
+        let gate = match self.executor.gate_state() {
             GateState::Open => format!("the gate is off, {}", config.mode.when_off()),
             GateState::NeverClosed | GateState::Closed | GateState::Trial(_) => {
                 config.mode.when_on(&self.setup.doors())
@@ -344,8 +350,8 @@ impl Daemon {
     }
 
     fn stop(mut self) -> ExitCode {
-        let grants = self.deeds.gatehouse().grants_at_the_end();
-        let last_words = match self.deeds.standing() {
+        let grants = self.executor.gate().grants_at_the_end();
+        let last_words = match self.executor.gate_state() {
             GateState::Open => "the gate is off".to_owned(),
             GateState::Trial(_) => format!("{grants}, the gate stays until its trial is over"),
             GateState::NeverClosed | GateState::Closed => format!("{grants}, protected ports stay closed"),
@@ -354,10 +360,10 @@ impl Daemon {
         self.act_at_last();
         let outcomes = self.plain.stop();
         self.note_plain(outcomes);
-        for over in self.deeds.stop() {
+        for over in self.executor.stop() {
             self.note_end(&over);
         }
-        drop(self.ears);
+        drop(self.supervisor);
         if let Err(error) = self.state.close() {
             log::error!("{error}");
         }

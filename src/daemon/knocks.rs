@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::command_ends::CommandEnd;
 use super::event_loop::{BATCH, Daemon};
-use super::running_order::{AttemptNumber, Execution, ExecutionStep, OrderResult, Over};
+use super::running_order::{AttemptNumber, Execution, ExecutionStep, FinishedCommand, OrderResult};
 use crate::auth::{
     Accepted, AuditCause, Authorized, Effect, Explanation, KnockResult, Outcome, PendingReply, PortSequence,
     Refusal, Rejection, Uncommitted, Verdict,
@@ -40,12 +40,12 @@ impl Alarms {
 
 impl Daemon {
     /// Steps 4 to 11 for one signed knock.
-    pub(super) fn judge(&mut self, sighting: &ReceivedKnock<'_>) {
-        let verdict = self.keeper.judge(&sighting.knock, sighting.linked_source(), clock::now());
+    pub(super) fn judge(&mut self, received: &ReceivedKnock<'_>) {
+        let verdict = self.keeper.judge(&received.knock, received.linked_source(), clock::now());
         if matches!(verdict, Verdict::Resend(_)) {
-            self.ends.ask((sighting.knock.fingerprint(), *sighting.knock.envelope().nonce));
+            self.ends.ask((received.knock.fingerprint(), *received.knock.envelope().nonce));
         }
-        self.act_on(verdict, sighting.knock.fingerprint(), sighting.way_back());
+        self.act_on(verdict, received.knock.fingerprint(), received.reply_path());
     }
 
     /// Steps 5 to 11 for ports that may be a client's.
@@ -55,49 +55,49 @@ impl Daemon {
         }
     }
 
-    fn act_on(&mut self, verdict: Verdict, key: Fingerprint, way: ReplyPath) {
+    fn act_on(&mut self, verdict: Verdict, key: Fingerprint, reply_path: ReplyPath) {
         match verdict {
-            Verdict::Record(accepted) => self.record(accepted, key, way),
-            Verdict::Execute(order) => self.execute(order, way),
-            Verdict::Commit(bill) => self.commit(bill, way),
+            Verdict::Record(accepted) => self.record(accepted, key, reply_path),
+            Verdict::Execute(order) => self.execute(order, reply_path),
+            Verdict::Commit(uncommitted) => self.commit(uncommitted, reply_path),
             Verdict::Resend(bytes) => {
                 self.tally.count(KnockResult::Resent);
-                self.send(&bytes, way);
+                self.send(&bytes, reply_path);
             }
-            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
+            Verdict::Refuse(refusal) => self.refuse(refusal, key, reply_path),
             Verdict::Ignore => self.tally.count(KnockResult::Resent),
         }
     }
 
     /// Step 7 on disk, then step 8.
-    pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, way: ReplyPath) {
+    pub(super) fn record(&mut self, accepted: Accepted, key: Fingerprint, reply_path: ReplyPath) {
         if let Err(why) = self.audit.check_available() {
             let why = Explanation::new(AuditCause::AuditUnavailable, why);
             let (record, answer) = self.keeper.give_up(&accepted, why, clock::now());
-            self.answer(answer, way);
+            self.answer(answer, reply_path);
             return self.audit(&record);
         }
         if cfg!(feature = "swap-act-and-record") {
             let acceptance = *accepted.acceptance();
-            self.go_on(accepted, key, way);
+            self.go_on(accepted, key, reply_path);
             return self.state.record(&acceptance).unwrap_or_default();
         }
         if !self.state.reaches(accepted.acceptance().timestamp) {
-            return self.wait_for_lease(accepted, key, way);
+            return self.wait_for_lease(accepted, key, reply_path);
         }
         if let Err(error) = self.state.record(accepted.acceptance()) {
-            return self.give_up(&accepted, &error.to_string(), way);
+            return self.give_up(&accepted, &error.to_string(), reply_path);
         }
-        self.go_on(accepted, key, way);
+        self.go_on(accepted, key, reply_path);
     }
 
     /// Step 8 and what follows, for a knock that is on record.
-    fn go_on(&mut self, accepted: Accepted, key: Fingerprint, way: ReplyPath) {
+    fn go_on(&mut self, accepted: Accepted, key: Fingerprint, reply_path: ReplyPath) {
         let now = clock::now();
         let verdict = self.keeper.decide(accepted, now);
         // Only a one-time password, right or wrong, begins or ends a pause.
         let otp = match &verdict {
-            Verdict::Commit(bill) => bill.code().is_some(),
+            Verdict::Commit(uncommitted) => uncommitted.code().is_some(),
             Verdict::Refuse(refusal) => matches!(refusal.rejection, Rejection::Otp(_)),
             _ => false,
         };
@@ -105,65 +105,65 @@ impl Daemon {
             self.state.record_otp_pauses(self.keeper.otp_pauses(now));
         }
         match verdict {
-            Verdict::Execute(order) => self.execute(order, way),
-            Verdict::Commit(bill) => self.commit(bill, way),
-            Verdict::Refuse(refusal) => self.refuse(refusal, key, way),
+            Verdict::Execute(order) => self.execute(order, reply_path),
+            Verdict::Commit(uncommitted) => self.commit(uncommitted, reply_path),
+            Verdict::Refuse(refusal) => self.refuse(refusal, key, reply_path),
             Verdict::Record(_) | Verdict::Resend(_) | Verdict::Ignore => {}
         }
     }
 
     /// The end of a knock that could not be put on record.
-    pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, way: ReplyPath) {
+    pub(super) fn give_up(&mut self, accepted: &Accepted, why: &str, reply_path: ReplyPath) {
         let (record, answer) = self.keeper.give_up(accepted, not_recorded(why), clock::now());
-        self.answer(answer, way);
+        self.answer(answer, reply_path);
         self.audit(&record);
     }
 
     /// What an order uses up is on record before step 9: a code right away, and one of so many uses on the disk.
-    fn commit(&mut self, bill: Uncommitted, way: ReplyPath) {
-        if let Some(Err(error)) = bill.code().map(|code| self.state.record(code)) {
-            return self.cancel(&bill, &error.to_string(), way);
+    fn commit(&mut self, uncommitted: Uncommitted, reply_path: ReplyPath) {
+        if let Some(Err(error)) = uncommitted.code().map(|code| self.state.record(code)) {
+            return self.cancel(&uncommitted, &error.to_string(), reply_path);
         }
-        if bill.is_counted() {
-            return self.wait_for_count(bill, way);
+        if uncommitted.is_counted() {
+            return self.wait_for_count(uncommitted, reply_path);
         }
-        self.execute(bill.committed(), way);
+        self.execute(uncommitted.committed(), reply_path);
     }
 
     /// The end of an order whose price could not be put on record.
-    pub(super) fn cancel(&mut self, bill: &Uncommitted, why: &str, way: ReplyPath) {
-        let (record, answer) = self.keeper.cancel(bill, not_recorded(why), clock::now());
-        self.answer(answer, way);
+    pub(super) fn cancel(&mut self, uncommitted: &Uncommitted, why: &str, reply_path: ReplyPath) {
+        let (record, answer) = self.keeper.cancel(uncommitted, not_recorded(why), clock::now());
+        self.answer(answer, reply_path);
         self.audit(&record);
     }
 
     /// Step 9 for the first time: what finds no room is tried once more.
-    pub(super) fn execute(&mut self, order: Authorized, way: ReplyPath) {
-        self.carry_out(Execution::of(order, AttemptNumber::First), way);
+    pub(super) fn execute(&mut self, order: Authorized, reply_path: ReplyPath) {
+        self.carry_out(Execution::of(order, AttemptNumber::First), reply_path);
     }
 
-    fn carry_out(&mut self, mut underway: Execution, way: ReplyPath) {
-        let carried = self.deeds.execute(&mut underway, &self.setup);
-        self.carried(underway, carried, way);
+    fn carry_out(&mut self, mut execution: Execution, reply_path: ReplyPath) {
+        let carried = self.executor.execute(&mut execution, &self.setup);
+        self.carried(execution, carried, reply_path);
     }
 
     /// What comes after step 9, or after as much of it as has been done.
-    pub(super) fn carried(&mut self, underway: Execution, carried: ExecutionStep, way: ReplyPath) {
+    pub(super) fn carried(&mut self, execution: Execution, carried: ExecutionStep, reply_path: ReplyPath) {
         let done = match carried {
-            ExecutionStep::Waits(wait) => return self.wait_to_act(wait, underway, way),
+            ExecutionStep::Waits(wait) => return self.wait_to_act(wait, execution, reply_path),
             ExecutionStep::Over(done) => done,
         };
-        let is_first = underway.attempt() == AttemptNumber::First;
-        let order = underway.into_order();
+        let is_first = execution.attempt() == AttemptNumber::First;
+        let order = execution.into_order();
         if done.no_room && is_first && self.postponed.has_room() {
             if self.postponed.is_empty() {
                 log::warn!("{}: trying again in two seconds", done.remark);
             }
             let now = clock::now();
-            self.keeper.postpone(order.ticket(), now);
-            return self.postponed.add(order, way, now.steady);
+            self.keeper.postpone(order.context(), now);
+            return self.postponed.add(order, reply_path, now.steady);
         }
-        self.conclude(&order, &done, way);
+        self.conclude(&order, &done, reply_path);
     }
 
     /// Step 9 for all that still waits: who knocked may not be known any more in a moment.
@@ -178,27 +178,27 @@ impl Daemon {
     /// Step 9 for what has waited until `now`.
     pub(super) fn act_again(&mut self, now: Duration) {
         for _ in 0..BATCH {
-            let Some((order, way)) = self.postponed.take_due(now) else { return };
-            self.carry_out(Execution::of(order, AttemptNumber::Second), way);
+            let Some((order, reply_path)) = self.postponed.take_due(now) else { return };
+            self.carry_out(Execution::of(order, AttemptNumber::Second), reply_path);
         }
     }
 
     /// Steps 10 and 11.
-    pub(super) fn conclude(&mut self, order: &Authorized, done: &OrderResult, way: ReplyPath) {
+    pub(super) fn conclude(&mut self, order: &Authorized, done: &OrderResult, reply_path: ReplyPath) {
         if let Some(rejection) = &done.refused {
-            let key = order.ticket().fingerprint();
-            let verdict = self.keeper.refuse(order.ticket(), rejection.clone(), clock::now());
-            return self.act_on(verdict, key, way);
+            let key = order.context().fingerprint();
+            let verdict = self.keeper.refuse(order.context(), rejection.clone(), clock::now());
+            return self.act_on(verdict, key, reply_path);
         }
-        let (ticket, now) = (order.ticket(), clock::now());
+        let (context, now) = (order.context(), clock::now());
         let (record, answer) = match done.commands {
-            0 => self.keeper.conclude(ticket, done.outcome, &done.remark, now),
+            0 => self.keeper.conclude(context, done.outcome, &done.remark, now),
             commands => {
-                self.ends.begin(ticket, done.outcome, commands, way);
-                self.keeper.conclude_started(ticket, done.outcome, now)
+                self.ends.begin(context, done.outcome, commands, reply_path);
+                self.keeper.conclude_started(context, done.outcome, now)
             }
         };
-        self.answer(answer, way);
+        self.answer(answer, reply_path);
         done.closed.iter().for_each(|closed| self.audit(closed));
         // A command's own end is what is recorded of it.
         let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
@@ -208,20 +208,20 @@ impl Daemon {
     }
 
     /// Step 11 for a command that is over; once all of its knock are, also step 10 for a client that waits for that.
-    pub(super) fn note_end(&mut self, over: &Over) {
-        if let Some(ticket) = &over.ticket
-            && let Some(CommandEnd { outcome, failed, asker }) =
-                self.ends.over(ticket, over.record.reason.as_ref().map(|reason| reason.detail.as_str()))
+    pub(super) fn note_end(&mut self, over: &FinishedCommand) {
+        if let Some(context) = &over.context
+            && let Some(CommandEnd { outcome, failed, requester }) =
+                self.ends.over(context, over.record.reason.as_ref().map(|reason| reason.detail.as_str()))
         {
             let now = clock::now();
-            let answer = self.keeper.end(ticket, outcome, failed.as_deref(), now);
+            let answer = self.keeper.end(context, outcome, failed.as_deref(), now);
             // A client that is gone by now is told nothing.
             let sealed = answer
                 .zip(random().ok())
                 .and_then(|(answer, nonce)| self.keeper.seal(answer, &nonce, now).ok());
-            if let (Some(bytes), Some(way)) = (sealed, asker) {
-                self.send(&bytes, way);
-                self.ends.send_again(bytes, way, now.steady);
+            if let (Some(bytes), Some(reply_path)) = (sealed, requester) {
+                self.send(&bytes, reply_path);
+                self.ends.send_again(bytes, reply_path, now.steady);
             }
         }
         self.audit(&over.record);
@@ -229,17 +229,17 @@ impl Daemon {
 
     /// What was sent by itself may have been lost.
     pub(super) fn send_ends_again(&mut self) {
-        while let Some((bytes, way)) = self.ends.take_due(clock::steady()) {
-            self.send(&bytes, way);
+        while let Some((bytes, reply_path)) = self.ends.take_due(clock::steady()) {
+            self.send(&bytes, reply_path);
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, way: ReplyPath) {
+    fn refuse(&mut self, refusal: Refusal, key: Fingerprint, reply_path: ReplyPath) {
         self.tally.count(KnockResult::Refused(refusal.rejection.reason()));
         if matches!(refusal.rejection, Rejection::DecryptionFailed | Rejection::UnknownKey) {
-            self.alarm(&refusal.rejection, key, way.to);
+            self.alarm(&refusal.rejection, key, reply_path.to);
         }
-        self.answer(refusal.answer, way);
+        self.answer(refusal.answer, reply_path);
         if let Some(record) = refusal.record {
             self.audit.write(&record, clock::wall());
         }
@@ -253,23 +253,23 @@ impl Daemon {
         }
         if count == ALARMS_MAX {
             log::warn!("too many of those: taking another watcher");
-            self.ears.replace_untrusted();
+            self.supervisor.replace_untrusted();
         }
     }
 
-    fn answer(&mut self, answer: Option<PendingReply>, way: ReplyPath) {
+    fn answer(&mut self, answer: Option<PendingReply>, reply_path: ReplyPath) {
         let Some(answer) = answer else { return };
         // Without random numbers there is no safe answer, and the client is told nothing.
         let sealed = random().ok().and_then(|nonce| self.keeper.seal(answer, &nonce, clock::now()).ok());
         match sealed {
-            Some(bytes) => self.send(&bytes, way),
+            Some(bytes) => self.send(&bytes, reply_path),
             None => log::error!("an answer could not be sealed"),
         }
     }
 
-    fn send(&self, bytes: &[u8], way: ReplyPath) {
-        if let Err(error) = self.ears.answer(bytes, way) {
-            log::debug!("answer to {}: {error}", way.to);
+    fn send(&self, bytes: &[u8], reply_path: ReplyPath) {
+        if let Err(error) = self.supervisor.answer(bytes, reply_path) {
+            log::debug!("answer to {}: {error}", reply_path.to);
         }
     }
 }

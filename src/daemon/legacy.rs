@@ -51,8 +51,8 @@ impl Daemon {
             return record(door, source, AuditEvent::Failed, Some(why));
         }
         let seconds = u32::try_from(opening.term.as_secs()).unwrap_or(u32::MAX);
-        let gatehouse = self.deeds.gatehouse();
-        match self.openings.open((door, source, opening), own, gatehouse, &self.setup) {
+        let gate = self.executor.gate();
+        match self.openings.open((door, source, opening), own, gate, &self.setup) {
             Ok(()) => {
                 let record = record(door, source, AuditEvent::Granted, None)?;
                 Some(AuditRecord { seconds, ..record })

@@ -77,9 +77,9 @@ impl Daemon {
         let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(AdminError::run)?;
         let plain = self.plain.prepare(&new.config, knockd.as_ref())?;
-        self.deeds.gatehouse().load(&new).map_err(AdminError::run)?;
-        let old = self.ears.reconfigure(&new).inspect_err(|_| {
-            if let Err(error) = self.deeds.gatehouse().load(&self.setup) {
+        self.executor.gate().load(&new).map_err(AdminError::run)?;
+        let old = self.supervisor.reconfigure(&new).inspect_err(|_| {
+            if let Err(error) = self.executor.gate().load(&self.setup) {
                 log::error!("the old gate could not be restored: {error}");
             }
         })?;
@@ -95,7 +95,7 @@ impl Daemon {
         (self.setup, self.knockd) = (new, knockd);
         self.remember_config();
         self.end_for_strangers();
-        for record in self.deeds.confirm_undoings(&self.setup) {
+        for record in self.executor.confirm_undoings(&self.setup) {
             self.audit(&record);
         }
         Ok(())

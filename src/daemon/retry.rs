@@ -20,7 +20,7 @@ pub(super) struct RetryQueue(VecDeque<RetryEntry>);
 struct RetryEntry {
     due: Duration,
     order: Authorized,
-    way: ReplyPath,
+    reply_path: ReplyPath,
 }
 
 impl RetryQueue {
@@ -35,15 +35,15 @@ impl RetryQueue {
     }
 
     /// Keeps it for a while.
-    pub(super) fn add(&mut self, order: Authorized, way: ReplyPath, now: Duration) {
-        self.0.push_back(RetryEntry { due: now.saturating_add(AFTER), order, way });
+    pub(super) fn add(&mut self, order: Authorized, reply_path: ReplyPath, now: Duration) {
+        self.0.push_back(RetryEntry { due: now.saturating_add(AFTER), order, reply_path });
     }
 
     /// The first one, if it has waited long enough by `now`.
     pub(super) fn take_due(&mut self, now: Duration) -> Option<(Authorized, ReplyPath)> {
         let due = self.deadline().is_some_and(|due| due <= now);
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
-        Some((waiting.order, waiting.way))
+        Some((waiting.order, waiting.reply_path))
     }
 
     /// When the first one is due.

@@ -3,7 +3,7 @@
 use super::event_loop::Daemon;
 use crate::config::client_keys::LoadedClient;
 use crate::control::Response;
-use crate::gate::Revoked;
+use crate::gate::Revocation;
 
 impl Daemon {
     /// Drops the client of this name or fingerprint: its knocks are refused from now on, also after a restart, and its
@@ -27,7 +27,7 @@ impl Daemon {
                 remarks.push(format!("the next start does not know of it: {error}"));
             }
             self.keeper.replace_policy(self.setup.policy());
-            match self.ears.reconfigure(&self.setup) {
+            match self.supervisor.reconfigure(&self.setup) {
                 Ok(old) => self.drain_retired(old),
                 // Its knocks still reach the keeper, which refuses them.
                 Err(failure) => {
@@ -39,8 +39,8 @@ impl Daemon {
         // Also of a client that is not configured any more.
         let names: Vec<_> = meant.iter().map(|client| client.name.to_string()).collect();
         let holds = |name: &str| name == wanted || names.iter().any(|dropped| dropped == name);
-        let ended = self.deeds.end_for(&|name| holds(name.as_str()));
-        let Revoked { records, failures } = self.note_ended(ended);
+        let ended = self.executor.end_for(&|name| holds(name.as_str()));
+        let Revocation { records, failures } = self.note_ended(ended);
         remarks.extend(failures);
         let closed = u64::try_from(records.len()).unwrap_or(u64::MAX);
         for name in &names {

@@ -73,11 +73,11 @@ pub(crate) struct OrderResult {
 }
 
 /// A command that is over.
-pub(crate) struct Over {
+pub(crate) struct FinishedCommand {
     /// What is to be recorded of it.
     pub(crate) record: AuditRecord,
     /// Whose order it was; none of an undo task's.
-    pub(crate) ticket: Option<KnockContext>,
+    pub(crate) context: Option<KnockContext>,
 }
 
 impl Execution {
@@ -87,8 +87,8 @@ impl Execution {
     }
 
     /// Who ordered it.
-    pub(crate) const fn ticket(&self) -> &KnockContext {
-        self.order.ticket()
+    pub(crate) const fn context(&self) -> &KnockContext {
+        self.order.context()
     }
 
     /// Which attempt this is.

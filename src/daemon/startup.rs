@@ -66,7 +66,7 @@ pub(crate) struct Locked {
     /// Whether the state folder can be used.
     state: Result<(), FileError>,
     /// With the gate closed already, where the daemon has run before.
-    gatehouse: Gate,
+    gate: Gate,
 }
 
 /// What was accepted before is known, and what will be can be put on record.
@@ -74,24 +74,24 @@ pub(crate) struct Restored {
     locked: Locked,
     state: ReplayFolder,
     memory: ReplayMemory,
-    undoings: UndoQueue,
+    undo_queue: UndoQueue,
     left: Vec<Leftover>,
 }
 
 /// The port is bound and the watcher watches.
 pub(crate) struct Listening {
     remembering: Restored,
-    ears: WatcherSupervisor,
+    supervisor: WatcherSupervisor,
     plain: LegacyDoors,
 }
 
 /// Only a grant opens a protected port.
-pub(crate) struct Enforced {
+pub(crate) struct Enforcing {
     pub(crate) configured: Configured,
     pub(crate) locks: Vec<File>,
-    pub(crate) ears: WatcherSupervisor,
+    pub(crate) supervisor: WatcherSupervisor,
     pub(crate) plain: LegacyDoors,
-    pub(crate) deeds: Executor,
+    pub(crate) executor: Executor,
     pub(crate) audit: AuditLog,
     pub(crate) state: ReplayFolder,
     pub(crate) memory: ReplayMemory,
@@ -146,9 +146,9 @@ impl Configured {
             locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);
         }
         // What cannot be looked into has been used before.
-        let standing = GateState::read_trusted(folder).unwrap_or(GateState::Closed);
-        let gatehouse = gate::config::open(&self.setup, standing)?;
-        Ok(Locked { configured: self, locks, state, gatehouse })
+        let gate_state = GateState::read_trusted(folder).unwrap_or(GateState::Closed);
+        let gate = gate::config::open(&self.setup, gate_state)?;
+        Ok(Locked { configured: self, locks, state, gate })
     }
 }
 
@@ -163,8 +163,8 @@ impl Locked {
     /// Where the daemon has run before, the gate closes before anything that can fail: a boot at which an
     /// interface is missing leaves no port open.
     fn close_gate_if_closed_before(mut self) -> Result<Self, AdminError> {
-        if self.gatehouse.standing() != GateState::NeverClosed {
-            self.gatehouse.load(&self.configured.setup).map_err(AdminError::run)?;
+        if self.gate.gate_state() != GateState::NeverClosed {
+            self.gate.load(&self.configured.setup).map_err(AdminError::run)?;
         }
         Ok(self)
     }
@@ -180,55 +180,50 @@ impl Locked {
     fn restore(self) -> Result<Restored, AdminError> {
         RevokedKeys::read(&self.configured.setup.config.state_dir)?;
         let (state, memory) = state::open(&self.configured.setup.config).map_err(AdminError::run)?;
-        let (undoings, left) =
+        let (undo_queue, left) =
             state::open_undoings(&self.configured.setup.config).map_err(AdminError::run)?;
-        Ok(Restored { locked: self, state, memory, undoings, left })
+        Ok(Restored { locked: self, state, memory, undo_queue, left })
     }
 }
 
 impl Restored {
     fn listen(self) -> Result<Listening, AdminError> {
-        let start = match self.locked.gatehouse.standing() {
+        let start = match self.locked.gate.gate_state() {
             GateState::NeverClosed => Start::First,
             GateState::Closed | GateState::Open | GateState::Trial(_) => Start::Later,
         };
-        let ears = WatcherSupervisor::open(&self.locked.configured.setup, start)?;
+        let supervisor = WatcherSupervisor::open(&self.locked.configured.setup, start)?;
         let plain = {
             let Configured { setup, knockd } = &self.locked.configured;
             LegacyDoors::start(&setup.config, knockd.as_ref(), start)
         }?;
-        Ok(Listening { remembering: self, ears, plain })
+        Ok(Listening { remembering: self, supervisor, plain })
     }
 }
 
 impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
-    fn close_gate(self) -> Result<Enforced, AdminError> {
-        let Restored {
-            locked: Locked { configured, locks, mut gatehouse, .. },
-            state,
-            memory,
-            undoings,
-            left,
-        } = self.remembering;
-        let (ears, plain, setup) = (self.ears, self.plain, &configured.setup);
+    fn close_gate(self) -> Result<Enforcing, AdminError> {
+        let Restored { locked: Locked { configured, locks, mut gate, .. }, state, memory, undo_queue, left } =
+            self.remembering;
+        let (supervisor, plain, setup) = (self.supervisor, self.plain, &configured.setup);
         let mut audit = AuditLog::open(&setup.config);
         for record in actions::report_interrupted(left) {
             audit.write(&record, clock::wall());
         }
-        if gatehouse.standing() == GateState::NeverClosed {
-            gatehouse.set_state(GateState::Closed, setup).map_err(AdminError::run)?;
+        if gate.gate_state() == GateState::NeverClosed {
+            gate.set_state(GateState::Closed, setup).map_err(AdminError::run)?;
         }
-        let removed = match gatehouse.standing() {
+        let removed = match gate.gate_state() {
             GateState::Open if setup.config.backend != BackendKind::None => takeover::remove_all_gates(),
             _ => takeover::remove_other_gates(setup.config.backend),
         };
         removed.iter().for_each(|message| log::warn!("{message}"));
-        let mut deeds = Executor::new(gatehouse, undoings)
+        let mut executor = Executor::new(gate, undo_queue)
             .map_err(|error| AdminError::run(format_args!("no thread: {}", files::io_error_text(&error))))?;
-        for record in deeds.confirm_undoings(setup) {
+        for record in executor.confirm_undoings(setup) {
             audit.write(&record, clock::wall());
         }
-        Ok(Enforced { configured, locks, ears, plain, deeds, audit, state, memory })
+        Ok(Enforcing { configured, locks, supervisor, plain, executor, audit, state, memory })
     }
 }

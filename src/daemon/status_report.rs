@@ -25,12 +25,12 @@ impl Daemon {
         let now = clock::steady();
         let legacy = self.plain.state();
         let config = &self.setup.config;
-        let (state, left) = match self.deeds.standing() {
+        let (state, left) = match self.executor.gate_state() {
             GateState::NeverClosed | GateState::Closed => (GateMode::On, None),
             GateState::Open => (GateMode::Off, None),
             GateState::Trial(until) => (GateMode::Trial, Some(until.saturating_sub(clock::boot()).as_secs())),
         };
-        let seen = self.ears.seen();
+        let seen = self.supervisor.seen();
         let counts = seen.counts;
         let ended = |(ending, count): (KnockResult, u64)| KnockCount {
             event: ending.event().to_owned(),
@@ -38,7 +38,7 @@ impl Daemon {
             count,
         };
         let users = self.keeper.users_of_previous_keys().into_iter();
-        let (commands, pending_undo) = self.deeds.queue_depths();
+        let (commands, pending_undo) = self.executor.queue_depths();
         DaemonStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             server: config.id.to_string(),
@@ -63,8 +63,8 @@ impl Daemon {
                     Interfaces::Any => vec!["any".to_owned()],
                     Interfaces::Named(names) => names.clone(),
                 },
-                missing: self.ears.missing_interfaces(),
-                replies: self.ears.replies(),
+                missing: self.supervisor.missing_interfaces(),
+                replies: self.supervisor.replies(),
                 frames: seen.intake.map(|intake| Frames {
                     received: intake.received,
                     dropped: intake.dropped,
@@ -72,13 +72,13 @@ impl Daemon {
                 }),
             },
             watcher: WatcherState {
-                uptime: self.ears.since().map(|since| now.saturating_sub(since).as_secs()),
-                report_age: self.ears.report_age().map(|age| age.as_secs()),
-                restarts: self.ears.restarts(),
+                uptime: self.supervisor.since().map(|since| now.saturating_sub(since).as_secs()),
+                report_age: self.supervisor.report_age().map(|age| age.as_secs()),
+                restarts: self.supervisor.restarts(),
             },
             clients: self.setup.clients.len(),
             actions: config.actions.len(),
-            grants: self.deeds.live().len(),
+            grants: self.executor.live().len(),
             commands,
             audit: self.audit.state(),
             log: LogState { lost: os_log::lost() },
@@ -91,8 +91,8 @@ impl Daemon {
                 bad_length: counts.length,
                 throttled: counts.throttled,
             },
-            ports: config.ports.map(|band| PortsState {
-                range: band.to_string(),
+            ports: config.ports.map(|knock_range| PortsState {
+                range: knock_range.to_string(),
                 hits: counts.touches,
                 sequences: counts.sequences,
             }),
@@ -114,13 +114,13 @@ impl Daemon {
         let begun = clock::steady();
         let deadline = begun.saturating_add(COUNT_MAX);
         let fresh = |told: Option<Duration>, now: Duration| told.is_some_and(|told| told >= now);
-        let Some(watcher) = self.ears.watcher() else { return };
+        let Some(watcher) = self.supervisor.watcher() else { return };
         let known = fresh(watcher.exit_deadline(), begun.saturating_sub(COUNT_AGE));
         if known || watcher.is_silent(begun) || !watcher.ask() {
             return;
         }
         while clock::steady() < deadline
-            && let Some(watcher) = self.ears.watcher()
+            && let Some(watcher) = self.supervisor.watcher()
             && !fresh(watcher.exit_deadline(), begun)
         {
             let left = deadline.saturating_sub(clock::steady());

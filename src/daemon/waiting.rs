@@ -24,19 +24,19 @@ const TOO_MANY: &str = "state folder: too many knocks wait for the disk";
 /// All that wait.
 #[derive(Default)]
 pub(super) struct WaitingKnocks {
-    acting: HashMap<WaitsFor, Timed<(Execution, ReplyPath)>>,
+    acting: HashMap<WaitsFor, WithDeadline<(Execution, ReplyPath)>>,
     /// Until the lease reaches them.
-    accepted: VecDeque<Timed<(Accepted, Fingerprint, ReplyPath)>>,
+    accepted: VecDeque<WithDeadline<(Accepted, Fingerprint, ReplyPath)>>,
     /// Until the next use counts are recorded.
-    bills: VecDeque<Timed<(Uncommitted, ReplyPath)>>,
+    uncommitted: VecDeque<WithDeadline<(Uncommitted, ReplyPath)>>,
     /// Until those that are being recorded are on the disk.
-    recording: VecDeque<Timed<(Uncommitted, ReplyPath)>>,
+    recording: VecDeque<WithDeadline<(Uncommitted, ReplyPath)>>,
     is_recording: bool,
     /// Whether use counts are to be recorded for no knock: clients are gone.
     forgets: bool,
 }
 
-struct Timed<T> {
+struct WithDeadline<T> {
     /// When it has waited too long, on the steady clock.
     due: Duration,
     knock: T,
@@ -47,16 +47,18 @@ impl WaitingKnocks {
     fn is_empty(&self) -> bool {
         self.acting.is_empty()
             && self.accepted.is_empty()
-            && self.bills.is_empty()
+            && self.uncommitted.is_empty()
             && self.recording.is_empty()
     }
 
     /// When the first one has waited too long.
     pub(super) fn deadline(&self) -> Option<Duration> {
         let accepted = self.accepted.front().map(|timed| timed.due);
-        let bills = [&self.bills, &self.recording].into_iter().filter_map(|bills| Some(bills.front()?.due));
+        let uncommitted = [&self.uncommitted, &self.recording]
+            .into_iter()
+            .filter_map(|uncommitted| Some(uncommitted.front()?.due));
         let acting = self.acting.iter().filter(|(wait, _)| wait.has_an_end()).map(|(_, timed)| timed.due);
-        accepted.into_iter().chain(bills).chain(acting).min()
+        accepted.into_iter().chain(uncommitted).chain(acting).min()
     }
 
     /// Use counts are to be recorded though no knock waits for them.
@@ -65,41 +67,41 @@ impl WaitingKnocks {
     }
 }
 
-impl<T> Timed<T> {
+impl<T> WithDeadline<T> {
     fn new(knock: T) -> Self {
         Self { due: clock::steady().saturating_add(PATIENCE), knock }
     }
 }
 
 /// The first one, if it has waited too long.
-fn take_due<T>(waiting: &mut VecDeque<Timed<T>>, now: Duration) -> Option<T> {
+fn take_due<T>(waiting: &mut VecDeque<WithDeadline<T>>, now: Duration) -> Option<T> {
     waiting.front().filter(|timed| timed.due <= now)?;
     waiting.pop_front().map(|timed| timed.knock)
 }
 
 impl Daemon {
     /// Until the lease reaches it.
-    pub(super) fn wait_for_lease(&mut self, accepted: Accepted, key: Fingerprint, way: ReplyPath) {
+    pub(super) fn wait_for_lease(&mut self, accepted: Accepted, key: Fingerprint, reply_path: ReplyPath) {
         if self.waiting.accepted.len() >= MAX {
-            return self.give_up(&accepted, TOO_MANY, way);
+            return self.give_up(&accepted, TOO_MANY, reply_path);
         }
-        self.promise(accepted.ticket());
-        self.waiting.accepted.push_back(Timed::new((accepted, key, way)));
+        self.promise(accepted.context());
+        self.waiting.accepted.push_back(WithDeadline::new((accepted, key, reply_path)));
     }
 
     /// Until the use count that it has raised is on the disk.
-    pub(super) fn wait_for_count(&mut self, bill: Uncommitted, way: ReplyPath) {
-        if self.waiting.bills.len() >= MAX {
-            return self.cancel(&bill, TOO_MANY, way);
+    pub(super) fn wait_for_count(&mut self, uncommitted: Uncommitted, reply_path: ReplyPath) {
+        if self.waiting.uncommitted.len() >= MAX {
+            return self.cancel(&uncommitted, TOO_MANY, reply_path);
         }
-        self.promise(bill.ticket());
-        self.waiting.bills.push_back(Timed::new((bill, way)));
+        self.promise(uncommitted.context());
+        self.waiting.uncommitted.push_back(WithDeadline::new((uncommitted, reply_path)));
     }
 
     /// Until the firewall has done what the order asks of it, or the disk knows what is to be undone.
-    pub(super) fn wait_to_act(&mut self, wait: WaitsFor, underway: Execution, way: ReplyPath) {
-        self.promise(underway.ticket());
-        self.waiting.acting.insert(wait, Timed::new((underway, way)));
+    pub(super) fn wait_to_act(&mut self, wait: WaitsFor, execution: Execution, reply_path: ReplyPath) {
+        self.promise(execution.context());
+        self.waiting.acting.insert(wait, WithDeadline::new((execution, reply_path)));
     }
 
     /// What can go on goes on. All use counts of a turn share one flush of the disk.
@@ -110,17 +112,19 @@ impl Daemon {
         }
         if let Some(recorded) = ended.uses {
             self.waiting.is_recording = false;
-            for Timed { knock: (bill, way), .. } in std::mem::take(&mut self.waiting.recording) {
+            for WithDeadline { knock: (uncommitted, reply_path), .. } in
+                std::mem::take(&mut self.waiting.recording)
+            {
                 match &recorded {
-                    Ok(()) => self.execute(bill.committed(), way),
-                    Err(error) => self.cancel(&bill, error, way),
+                    Ok(()) => self.execute(uncommitted.committed(), reply_path),
+                    Err(error) => self.cancel(&uncommitted, error, reply_path),
                 }
             }
         }
-        let is_due = !self.waiting.bills.is_empty() || self.waiting.forgets;
+        let is_due = !self.waiting.uncommitted.is_empty() || self.waiting.forgets;
         if is_due && !self.waiting.is_recording {
             (self.waiting.is_recording, self.waiting.forgets) = (true, false);
-            self.waiting.recording = std::mem::take(&mut self.waiting.bills);
+            self.waiting.recording = std::mem::take(&mut self.waiting.uncommitted);
             self.state.begin_uses(self.keeper.uses().clone());
         }
         self.end_those_too_late(clock::steady());
@@ -132,69 +136,76 @@ impl Daemon {
     pub(super) fn settle(&mut self) {
         while !self.waiting.is_empty() {
             self.state.run_due(self.keeper.replay(), clock::now(), self.setup.config.window);
-            self.deeds.gatehouse().settle();
+            self.executor.gate().settle();
             self.go_on_with_waiting();
             if !self.waiting.is_empty() {
-                let fds = [self.deeds.file_descriptor(), self.state.descriptor()];
+                let fds = [self.executor.file_descriptor(), self.state.descriptor()];
                 let _ = poll::readable(&fds, AGAIN);
             }
         }
     }
 
     fn record_waiting(&mut self, written: &Result<(), String>) {
-        for Timed { due, knock: (accepted, key, way) } in std::mem::take(&mut self.waiting.accepted) {
+        for WithDeadline { due, knock: (accepted, key, reply_path) } in
+            std::mem::take(&mut self.waiting.accepted)
+        {
             match written {
-                Err(error) => self.give_up(&accepted, error, way),
+                Err(error) => self.give_up(&accepted, error, reply_path),
                 Ok(()) if self.state.reaches(accepted.acceptance().timestamp) => {
-                    self.record(accepted, key, way)
+                    self.record(accepted, key, reply_path)
                 }
                 // It came while that lease was written.
-                Ok(()) => self.waiting.accepted.push_back(Timed { due, knock: (accepted, key, way) }),
+                Ok(()) => {
+                    self.waiting.accepted.push_back(WithDeadline { due, knock: (accepted, key, reply_path) })
+                }
             }
         }
     }
 
     fn go_on_with_acting(&mut self) {
         loop {
-            let ended = self.deeds.ended(&self.setup);
+            let ended = self.executor.ended(&self.setup);
             if ended.is_empty() {
                 return;
             }
             for (wait, met) in ended {
                 match self.waiting.acting.remove(&wait) {
-                    Some(Timed { knock: (mut underway, way), .. }) => {
-                        let carried = self.deeds.go_on(&mut underway, met, &self.setup);
-                        self.carried(underway, carried, way);
+                    Some(WithDeadline { knock: (mut execution, reply_path), .. }) => {
+                        let carried = self.executor.go_on(&mut execution, met, &self.setup);
+                        self.carried(execution, carried, reply_path);
                     }
-                    None => self.deeds.drop_late(met),
+                    None => self.executor.drop_late(met),
                 }
             }
         }
     }
 
     fn end_those_too_late(&mut self, now: Duration) {
-        while let Some((accepted, _, way)) = take_due(&mut self.waiting.accepted, now) {
-            self.give_up(&accepted, TOO_LATE, way);
+        while let Some((accepted, _, reply_path)) = take_due(&mut self.waiting.accepted, now) {
+            self.give_up(&accepted, TOO_LATE, reply_path);
         }
-        let is_late =
-            |(wait, timed): (&WaitsFor, &Timed<_>)| (wait.has_an_end() && timed.due <= now).then_some(*wait);
+        let is_late = |(wait, timed): (&WaitsFor, &WithDeadline<_>)| {
+            (wait.has_an_end() && timed.due <= now).then_some(*wait)
+        };
         let late: Vec<WaitsFor> = self.waiting.acting.iter().filter_map(is_late).collect();
         for wait in late {
-            if let Some(Timed { knock: (mut underway, way), .. }) = self.waiting.acting.remove(&wait) {
-                let done = underway.end_late(TOO_LATE);
-                self.conclude(&underway.into_order(), &done, way);
+            if let Some(WithDeadline { knock: (mut execution, reply_path), .. }) =
+                self.waiting.acting.remove(&wait)
+            {
+                let done = execution.end_late(TOO_LATE);
+                self.conclude(&execution.into_order(), &done, reply_path);
             }
         }
         // The use of one that is being recorded may be gone.
-        while let Some((bill, way)) = take_due(&mut self.waiting.recording, now) {
-            self.cancel(&bill, TOO_LATE, way);
+        while let Some((uncommitted, reply_path)) = take_due(&mut self.waiting.recording, now) {
+            self.cancel(&uncommitted, TOO_LATE, reply_path);
         }
-        while let Some((bill, way)) = take_due(&mut self.waiting.bills, now) {
-            self.cancel(&bill, TOO_LATE, way);
+        while let Some((uncommitted, reply_path)) = take_due(&mut self.waiting.uncommitted, now) {
+            self.cancel(&uncommitted, TOO_LATE, reply_path);
         }
     }
 
-    fn promise(&mut self, ticket: &KnockContext) {
-        self.keeper.postpone(ticket, clock::now());
+    fn promise(&mut self, context: &KnockContext) {
+        self.keeper.postpone(context, clock::now());
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct GrantHolder {
 /// What the kernel is to be told of one passage.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ElementChange {
-    pub(super) passage: Access,
+    pub(super) access: Access,
     /// Who holds it from now on, for the longest time; nobody = it is closed.
     pub(super) holder: Option<GrantHolder>,
     /// Whether the kernel has it.
@@ -75,9 +75,9 @@ impl GrantHolder {
         format!("{} {}", self.client, self.action)
     }
 
-    pub(super) fn live(&self, passage: Access, now: Duration) -> ActiveGrant {
+    pub(super) fn live(&self, access: Access, now: Duration) -> ActiveGrant {
         ActiveGrant {
-            passage,
+            access,
             client: self.client.clone(),
             action: self.action.clone(),
             left: self.end.saturating_sub(now),
@@ -88,13 +88,13 @@ impl GrantHolder {
 impl GrantTable {
     /// How it is held once `grant` has been made at `now`: for its own time, or for what is left of a longer one.
     pub(super) fn with(&self, grant: &Grant, now: Duration) -> ElementChange {
-        let passage = grant.passage();
-        let longest = self.longest(&passage);
+        let access = grant.access();
+        let longest = self.longest(&access);
         let own = GrantHolder::of(grant, now);
         let before =
             if longest.is_some_and(|holder| holder.end > now) { WasOpen::Open } else { WasOpen::Closed };
         let holder = longest.filter(|holder| holder.end > own.end).cloned().unwrap_or(own);
-        ElementChange { passage, holder: Some(holder), before }
+        ElementChange { access, holder: Some(holder), before }
     }
 
     /// Whether its client may hold these grants of one knock besides what it holds at `now`, and they have room.
@@ -105,8 +105,8 @@ impl GrantTable {
     pub(super) fn admit(&mut self, grants: &[Grant], now: Duration) -> Result<(), FirewallError> {
         let Some(first) = grants.first() else { return Ok(()) };
         let client = first.client();
-        let mut coming: Vec<Access> = grants.iter().map(Grant::passage).collect();
-        coming.retain(|passage| !self.holds(client, passage, now));
+        let mut coming: Vec<Access> = grants.iter().map(Grant::access).collect();
+        coming.retain(|access| !self.holds(client, access, now));
         coming.sort_unstable();
         coming.dedup();
         let total =
@@ -129,14 +129,14 @@ impl GrantTable {
     }
 
     /// Whether the client holds this passage at `now`.
-    fn holds(&self, client: &ClientName, passage: &Access, now: Duration) -> bool {
-        let holders = self.grants.get(passage).into_iter().flatten();
+    fn holds(&self, client: &ClientName, access: &Access, now: Duration) -> bool {
+        let holders = self.grants.get(access).into_iter().flatten();
         holders.into_iter().any(|holder| holder.client == *client && holder.end > now)
     }
 
     fn drop_ended_of(&mut self, client: &ClientName, now: Duration) {
         if let Some(mut own) = self.clients.remove(client) {
-            own.retain(|passage| self.holds(client, passage, now));
+            own.retain(|access| self.holds(client, access, now));
             self.clients.insert(client.clone(), own);
         }
     }
@@ -144,8 +144,8 @@ impl GrantTable {
     /// Whether the sets of these have room outside their reserve.
     fn has_room(&mut self, coming: &[Access], now: Duration) -> bool {
         let mut more: BTreeMap<(GrantKind, bool), usize> = BTreeMap::new();
-        for passage in coming.iter().filter(|passage| !self.grants.contains_key(passage)) {
-            let count = more.entry(shelf(passage)).or_default();
+        for access in coming.iter().filter(|access| !self.grants.contains_key(access)) {
+            let count = more.entry(shelf(access)).or_default();
             *count = count.saturating_add(1);
         }
         let fits = |held: &Self| {
@@ -162,15 +162,15 @@ impl GrantTable {
     /// Forgets what ended so long ago that the kernel has forgotten it, too.
     fn prune(&mut self, now: Duration) {
         let Self { grants, clients, filled, .. } = self;
-        grants.retain(|passage, holders| {
+        grants.retain(|access, holders| {
             let stays = holders.iter().any(|holder| holder.end.saturating_add(LINGER) > now);
             if !stays {
-                less(filled, passage);
+                less(filled, access);
             }
             stays
         });
         clients.retain(|_, own| {
-            own.retain(|passage| grants.contains_key(passage));
+            own.retain(|access| grants.contains_key(access));
             !own.is_empty()
         });
         (self.left, self.pruned) = (self.grants.len(), now);
@@ -182,20 +182,20 @@ impl GrantTable {
             self.prune(now);
         }
         for grant in grants {
-            self.hold(grant.passage(), GrantHolder::of(grant, now));
+            self.hold(grant.access(), GrantHolder::of(grant, now));
         }
     }
 
     /// Notes one holder more, as of a grant that an earlier daemon has made.
-    pub(super) fn hold(&mut self, passage: Access, holder: GrantHolder) {
-        if !self.grants.contains_key(&passage) {
-            let count = self.filled.entry(shelf(&passage)).or_default();
+    pub(super) fn hold(&mut self, access: Access, holder: GrantHolder) {
+        if !self.grants.contains_key(&access) {
+            let count = self.filled.entry(shelf(&access)).or_default();
             *count = count.saturating_add(1);
         }
-        if !self.clients.get(&holder.client).is_some_and(|own| own.contains(&passage)) {
-            self.clients.entry(holder.client.clone()).or_default().insert(passage);
+        if !self.clients.get(&holder.client).is_some_and(|own| own.contains(&access)) {
+            self.clients.entry(holder.client.clone()).or_default().insert(access);
         }
-        let holders = self.grants.entry(passage).or_default();
+        let holders = self.grants.entry(access).or_default();
         match holders
             .iter_mut()
             .find(|known| (&known.client, &known.action) == (&holder.client, &holder.action))
@@ -211,33 +211,33 @@ impl GrantTable {
     }
 
     /// Who holds the passage for the longest time.
-    pub(super) fn longest(&self, passage: &Access) -> Option<&GrantHolder> {
-        self.grants.get(passage)?.iter().max_by_key(|holder| holder.end)
+    pub(super) fn longest(&self, access: &Access) -> Option<&GrantHolder> {
+        self.grants.get(access)?.iter().max_by_key(|holder| holder.end)
     }
 
     /// The other targets that the door of this forward leads to at `now` for the same address.
-    pub(super) fn rivals(&self, passage: &Access, now: Duration) -> Vec<Access> {
-        let AccessTarget::Forward { door, to } = passage.way else { return Vec::new() };
+    pub(super) fn rivals(&self, access: &Access, now: Duration) -> Vec<Access> {
+        let AccessTarget::Forward { door, to } = access.target else { return Vec::new() };
         let lowest = AccessTarget::Forward { door, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
-        let all = self.grants.range(Access { way: lowest, ..*passage }..);
+        let all = self.grants.range(Access { target: lowest, ..*access }..);
         let same = all.take_while(|(other, _)| {
-            (other.from, other.link) == (passage.from, passage.link)
-                && matches!(other.way, AccessTarget::Forward { door: of, .. } if of == door)
+            (other.from, other.link) == (access.from, access.link)
+                && matches!(other.target, AccessTarget::Forward { door: of, .. } if of == door)
         });
         let others = same.filter(|(other, holders)| {
-            other.way != AccessTarget::Forward { door, to }
+            other.target != AccessTarget::Forward { door, to }
                 && holders.iter().any(|holder| holder.end.saturating_add(LINGER) > now)
         });
         others.map(|(other, _)| *other).collect()
     }
 
     /// Forgets everybody who holds this passage.
-    pub(super) fn forget_passage(&mut self, passage: &Access) {
-        let Some(holders) = self.grants.remove(passage) else { return };
-        less(&mut self.filled, passage);
+    pub(super) fn forget_passage(&mut self, access: &Access) {
+        let Some(holders) = self.grants.remove(access) else { return };
+        less(&mut self.filled, access);
         for holder in holders {
             if let Some(own) = self.clients.get_mut(&holder.client) {
-                own.remove(passage);
+                own.remove(access);
             }
         }
     }
@@ -245,10 +245,10 @@ impl GrantTable {
     /// All who hold, at `now`, intervals of the same kind that have addresses in common with this one.
     pub(super) fn near(
         &self,
-        passage: &Access,
+        access: &Access,
         now: Duration,
     ) -> impl Iterator<Item = (&Access, &GrantHolder)> {
-        let (kind, link, from) = (GrantKind::of(passage), passage.link, passage.from);
+        let (kind, link, from) = (GrantKind::of(access), access.link, access.from);
         // Prefixes are nested or have nothing in common: those around this one, and those within it.
         let first = from.first();
         let around: Vec<Prefix> = match kind {
@@ -271,8 +271,8 @@ impl GrantTable {
 
     /// All that is live, once for each who holds it.
     pub(super) fn live(&self, now: Duration) -> Vec<ActiveGrant> {
-        let each = self.grants.iter().flat_map(|(&passage, holders)| {
-            holders.iter().filter(|holder| holder.end > now).map(move |holder| holder.live(passage, now))
+        let each = self.grants.iter().flat_map(|(&access, holders)| {
+            holders.iter().filter(|holder| holder.end > now).map(move |holder| holder.live(access, now))
         });
         each.collect()
     }
@@ -280,9 +280,9 @@ impl GrantTable {
     /// What the kernel must be told so that all that is live is open there.
     pub(super) fn changes(&self, now: Duration) -> Vec<ElementChange> {
         let longest = |holders: &[GrantHolder]| holders.iter().max_by_key(|holder| holder.end).cloned();
-        let held = self.grants.iter().filter_map(|(&passage, holders)| Some((passage, longest(holders)?)));
+        let held = self.grants.iter().filter_map(|(&access, holders)| Some((access, longest(holders)?)));
         let live = held.filter(|(_, holder)| holder.end > now);
-        live.map(|(passage, holder)| ElementChange { passage, holder: Some(holder), before: WasOpen::Open })
+        live.map(|(access, holder)| ElementChange { access, holder: Some(holder), before: WasOpen::Open })
             .collect()
     }
 
@@ -293,17 +293,17 @@ impl GrantTable {
         now: Duration,
     ) -> (Vec<ElementChange>, Vec<ActiveGrant>) {
         let (mut changes, mut closed) = (Vec::new(), Vec::new());
-        for (&passage, holders) in &self.grants {
+        for (&access, holders) in &self.grants {
             let live = holders.iter().filter(|holder| holder.end > now);
-            let (ended, stay): (Vec<_>, Vec<_>) = live.partition(|holder| which(&holder.live(passage, now)));
+            let (ended, stay): (Vec<_>, Vec<_>) = live.partition(|holder| which(&holder.live(access, now)));
             if ended.is_empty() {
                 continue;
             }
-            closed.extend(ended.into_iter().map(|holder| holder.live(passage, now)));
+            closed.extend(ended.into_iter().map(|holder| holder.live(access, now)));
             let holder = stay.into_iter().max_by_key(|holder| holder.end).cloned();
             // Whether it has been used is not known: it is not given twice.
-            let holder = holder.filter(|_| !matches!(passage.way, AccessTarget::Once(_)));
-            changes.push(ElementChange { passage, holder, before: WasOpen::Open });
+            let holder = holder.filter(|_| !matches!(access.target, AccessTarget::Once(_)));
+            changes.push(ElementChange { access, holder, before: WasOpen::Open });
         }
         (changes, closed)
     }
@@ -311,17 +311,17 @@ impl GrantTable {
     /// Forgets who holds these.
     pub(super) fn forget(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
         let Self { grants, clients, filled, .. } = self;
-        grants.retain(|&passage, holders| {
+        grants.retain(|&access, holders| {
             let ended: Vec<GrantHolder> =
-                holders.extract_if(.., |holder| which(&holder.live(passage, now))).collect();
+                holders.extract_if(.., |holder| which(&holder.live(access, now))).collect();
             for holder in ended {
                 let still = holders.iter().any(|other| other.client == holder.client);
                 if let Some(own) = clients.get_mut(&holder.client).filter(|_| !still) {
-                    own.remove(&passage);
+                    own.remove(&access);
                 }
             }
             if holders.is_empty() {
-                less(filled, &passage);
+                less(filled, &access);
             }
             !holders.is_empty()
         });
@@ -335,12 +335,12 @@ fn limit_of(grant: &Grant) -> usize {
 }
 
 /// The set that a passage has a place in.
-fn shelf(passage: &Access) -> (GrantKind, bool) {
-    (GrantKind::of(passage), passage.from.first().is_ipv4())
+fn shelf(access: &Access) -> (GrantKind, bool) {
+    (GrantKind::of(access), access.from.first().is_ipv4())
 }
 
-fn less(filled: &mut BTreeMap<(GrantKind, bool), usize>, passage: &Access) {
-    if let Some(count) = filled.get_mut(&shelf(passage)) {
+fn less(filled: &mut BTreeMap<(GrantKind, bool), usize>, access: &Access) {
+    if let Some(count) = filled.get_mut(&shelf(access)) {
         *count = count.saturating_sub(1);
     }
 }
@@ -368,45 +368,45 @@ mod tests {
         let from = "10.0.0.1".parse().unwrap();
         let [ssh, web] =
             ["tcp/22", "tcp/443"].map(|ports| Access::new(from, AccessTarget::Ports(ports.parse().unwrap())));
-        for (passage, client, end) in [
+        for (access, client, end) in [
             (ssh, "laptop", 60),
             (ssh, "phone", 30),
             (ssh, "laptop", 50),
             (web, "laptop", 60),
             (web, "old", 5),
         ] {
-            held.hold(passage, holder(client, end));
+            held.hold(access, holder(client, end));
         }
         let now = Duration::from_secs(10);
         assert_eq!(held.live(now).len(), 3);
         let gone = |live: &ActiveGrant| live.client.as_str() == "laptop";
         let (mut changes, closed) = held.without(&gone, now);
-        changes.sort_by_key(|change| change.passage);
+        changes.sort_by_key(|change| change.access);
         assert_eq!(
             changes,
             [
-                ElementChange { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open },
-                ElementChange { passage: web, holder: None, before: WasOpen::Open },
+                ElementChange { access: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open },
+                ElementChange { access: web, holder: None, before: WasOpen::Open },
             ]
         );
         assert_eq!(closed.len(), 2);
         held.forget(&gone, now);
         assert!(held.without(&gone, now).0.is_empty());
-        let left = ElementChange { passage: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
+        let left = ElementChange { access: ssh, holder: Some(holder("phone", 30)), before: WasOpen::Open };
         assert_eq!(held.changes(now), [left]);
     }
 
     #[test]
     fn what_a_client_closes_by_one_action_stays_open_by_another() {
         let mut held = GrantTable::default();
-        let passage =
+        let access =
             Access::new("10.0.0.1".parse().unwrap(), AccessTarget::Ports("tcp/8080".parse().unwrap()));
-        held.hold(passage, holder("laptop", 60));
-        held.hold(passage, GrantHolder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
+        held.hold(access, holder("laptop", 60));
+        held.hold(access, GrantHolder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
         let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", Duration::ZERO);
         assert_eq!(
             changes,
-            [ElementChange { passage, holder: Some(holder("laptop", 60)), before: WasOpen::Open }]
+            [ElementChange { access, holder: Some(holder("laptop", 60)), before: WasOpen::Open }]
         );
         assert_eq!(closed.len(), 1);
     }

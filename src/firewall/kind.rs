@@ -26,10 +26,10 @@ pub(super) enum GrantKind {
 
 impl GrantKind {
     /// The kind of this passage.
-    pub(super) fn of(passage: &Access) -> Self {
-        match passage.way {
-            _ if passage.link.is_some() => Self::Linked,
-            AccessTarget::Ports(_) if passage.from.single().is_none() => Self::Prefix,
+    pub(super) fn of(access: &Access) -> Self {
+        match access.target {
+            _ if access.link.is_some() => Self::Linked,
+            AccessTarget::Ports(_) if access.from.single().is_none() => Self::Prefix,
             AccessTarget::Ports(ports) if ports.single().is_none() => Self::Range,
             AccessTarget::Ports(_) => Self::Single,
             AccessTarget::Once(_) => Self::Once,

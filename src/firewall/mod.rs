@@ -185,7 +185,7 @@ pub struct FinishedRequest {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveGrant {
     /// What is open, for whom.
-    pub passage: Access,
+    pub access: Access,
     /// Whose knock opened it.
     pub client: ClientName,
     /// By which action.
@@ -203,7 +203,7 @@ impl ActiveGrant {
             client: self.client,
             key: KeyAge::Current,
             action: Some(self.action),
-            addresses: vec![self.passage.from.first()],
+            addresses: vec![self.access.from.first()],
             source: None,
             seconds: 0,
             reason: None,

@@ -96,14 +96,14 @@ impl BootRecord {
         };
         let (protect, published) = (ports(&self.protect)?, ports(&self.published)?);
         let is_guarded = |door: PortRange| protect.iter().chain(&published).any(|ports| ports.contain(door));
-        let older = established_connections(is_guarded);
+        let established = established_connections(is_guarded);
         Some(GateSpec {
             protect,
             published,
             enforcement: enforcing,
             failsafe,
             silent_port: self.silent_port,
-            established: older,
+            established,
             ..GateSpec::default()
         })
     }
@@ -226,11 +226,11 @@ fn state_dir_of(config: &Path) -> PathBuf {
 
 fn try_restore(state_dir: &Path) -> Result<RestoredGate, AdminError> {
     let nothing = |reason: &str| Ok(RestoredGate::Nothing(reason.to_owned()));
-    let standing = GateState::read_trusted(state_dir).unwrap_or_else(|error| {
+    let gate_state = GateState::read_trusted(state_dir).unwrap_or_else(|error| {
         notice(format_args!("warning: {error}; closing the gate, as it may be on"));
         GateState::Closed
     });
-    let enforcing = match standing {
+    let enforcing = match gate_state {
         GateState::NeverClosed => return nothing("gate: it has never been closed"),
         GateState::Open => return nothing("gate: off"),
         GateState::Closed => Enforcement::Permanent,

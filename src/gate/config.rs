@@ -18,7 +18,7 @@ use crate::os::host::{self, LinkState};
 ///
 /// # Errors
 /// When the firewall cannot be asked, or cannot do what an action needs.
-pub(crate) fn open(setup: &Setup, standing: GateState) -> Result<Gate, AdminError> {
+pub(crate) fn open(setup: &Setup, gate_state: GateState) -> Result<Gate, AdminError> {
     let firewall: Box<dyn Backend> = match setup.config.backend {
         BackendKind::Nftables => Box::new(Nftables::open().map_err(AdminError::run)?),
         BackendKind::Iptables => {
@@ -26,9 +26,9 @@ pub(crate) fn open(setup: &Setup, standing: GateState) -> Result<Gate, AdminErro
         }
         BackendKind::None => Box::new(NoFirewall),
     };
-    let mut gatehouse = Gate::new(firewall, standing);
-    gatehouse.set_confirmer(state::confirmer(&setup.config.state_dir));
-    Ok(gatehouse)
+    let mut gate = Gate::new(firewall, gate_state);
+    gate.set_confirmer(state::confirmer(&setup.config.state_dir));
+    Ok(gate)
 }
 
 fn iptables(setup: &Setup) -> Result<Iptables, AdminError> {
@@ -57,7 +57,7 @@ impl GateConfig for Setup {
         let gated = config.gated();
         let is_gated =
             |door| gated.iter().chain(&config.published).any(|ports: &PortRange| ports.contain(door));
-        let older = established_connections(is_gated);
+        let established = established_connections(is_gated);
         GateSpec {
             protect: gated,
             published: config.published.clone(),
@@ -66,7 +66,7 @@ impl GateConfig for Setup {
             failsafe: config.failsafe.clone(),
             silent_port,
             early,
-            established: older,
+            established,
         }
     }
 

@@ -43,7 +43,7 @@ pub(crate) enum RevocationProgress {
 }
 
 /// What has come of ending grants before their time.
-pub(crate) struct Revoked {
+pub(crate) struct Revocation {
     /// What was ended; to be recorded.
     pub(crate) records: Vec<AuditRecord>,
     /// What could not be done; for people.
@@ -70,7 +70,7 @@ pub(crate) trait GateConfig {
 /// The firewall, and what is to become of the gate.
 pub(crate) struct Gate {
     firewall: Box<dyn Backend>,
-    standing: GateState,
+    gate_state: GateState,
     /// When the next sign of life is due.
     alive: Duration,
     /// When our table is to be loaded again.
@@ -96,10 +96,10 @@ impl Drop for Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(firewall: Box<dyn Backend>, standing: GateState) -> Self {
+    pub(crate) fn new(firewall: Box<dyn Backend>, gate_state: GateState) -> Self {
         Self {
             firewall,
-            standing,
+            gate_state,
             alive: clock::steady(),
             mend: None,
             unremembered: None,
@@ -115,26 +115,26 @@ impl Gate {
     }
 
     /// What is to become of the gate.
-    pub(crate) const fn standing(&self) -> GateState {
-        self.standing
+    pub(crate) const fn gate_state(&self) -> GateState {
+        self.gate_state
     }
 
     /// Closes the gate as a config says it, unless it is off.
     ///
     /// # Errors
     /// When the firewall does not take it; nothing has changed then.
-    pub(crate) fn load(&mut self, plan: &impl GateConfig) -> Result<(), FirewallError> {
-        let enforcing = match self.standing {
+    pub(crate) fn load(&mut self, config: &impl GateConfig) -> Result<(), FirewallError> {
+        let enforcing = match self.gate_state {
             GateState::Open => return Ok(()),
             GateState::NeverClosed | GateState::Closed => Enforcement::Permanent,
             GateState::Trial(until) => Enforcement::Trial(until.saturating_sub(clock::boot())),
         };
-        let gate = plan.gate(enforcing);
+        let gate = config.gate(enforcing);
         self.firewall.load(&gate)?;
         self.tended = true;
         // A trial is over with this boot.
         if enforcing == Enforcement::Permanent {
-            self.boot.remember(plan.state_dir(), plan.backend(), &gate);
+            self.boot.remember(config.state_dir(), config.backend(), &gate);
         }
         Ok(())
     }
@@ -143,18 +143,18 @@ impl Gate {
     ///
     /// # Errors
     /// When the firewall does not do it.
-    pub(crate) fn grant(&mut self, grants: &[Grant], plan: &impl GateConfig) -> Result<(), FirewallError> {
-        self.grant_unconfirmed(grants, plan)?;
+    pub(crate) fn grant(&mut self, grants: &[Grant], config: &impl GateConfig) -> Result<(), FirewallError> {
+        self.grant_unconfirmed(grants, config)?;
         if self.can_confirm(grants) {
-            self.confirm(plan);
+            self.confirm(config);
         }
         Ok(())
     }
 
     /// A knock has worked: a gate on trial stays closed.
-    fn confirm(&mut self, plan: &impl GateConfig) {
-        if matches!(self.standing, GateState::Trial(_)) {
-            match self.set_state(GateState::Closed, plan) {
+    fn confirm(&mut self, config: &impl GateConfig) {
+        if matches!(self.gate_state, GateState::Trial(_)) {
+            match self.set_state(GateState::Closed, config) {
                 Ok(()) => log::info!("gate: a knock has worked; it stays closed"),
                 Err(error) => log::error!("gate: the knock that worked does not confirm it: {error}"),
             }
@@ -162,30 +162,30 @@ impl Gate {
     }
 
     /// Begins what a knock asks of the firewall.
-    pub(crate) fn begin(&mut self, request: FirewallRequest, plan: &impl GateConfig) -> RevocationProgress {
-        let is_off = self.standing == GateState::Open && matches!(request, FirewallRequest::Grant(_));
+    pub(crate) fn begin(&mut self, request: FirewallRequest, config: &impl GateConfig) -> RevocationProgress {
+        let is_off = self.gate_state == GateState::Open && matches!(request, FirewallRequest::Grant(_));
         let queued = if is_off { None } else { self.firewall.queue(&request) };
         match queued {
             Some(Ok(id)) => RevocationProgress::Queued(id),
             Some(Err(error)) => RevocationProgress::Ended(Err(error)),
             None => RevocationProgress::Ended(match request {
-                FirewallRequest::Grant(grants) => self.grant(&grants, plan).map(|()| Vec::new()),
+                FirewallRequest::Grant(grants) => self.grant(&grants, config).map(|()| Vec::new()),
                 FirewallRequest::Close(opened) => self.close(&|live| opened.is_met_by(live)),
             }),
         }
     }
 
     /// What was begun and has ended.
-    pub(crate) fn ended(&mut self, plan: &impl GateConfig) -> Vec<(RequestId, RequestResult)> {
+    pub(crate) fn ended(&mut self, config: &impl GateConfig) -> Vec<(RequestId, RequestResult)> {
         let (gone, mut ended): (Vec<_>, Vec<_>) =
             self.firewall.ended().into_iter().partition(|ended| ended.outcome == Err(FirewallError::Gone));
         if !gone.is_empty() {
-            ended.extend(self.begin_again(gone, plan));
+            ended.extend(self.begin_again(gone, config));
         }
         let confirms =
             |ended: &FinishedRequest| ended.outcome.is_ok() && self.can_confirm(ended.request.grants());
         if ended.iter().any(confirms) {
-            self.confirm(plan);
+            self.confirm(config);
         }
         ended.into_iter().map(|ended| (ended.id, ended.outcome)).collect()
     }
@@ -196,9 +196,9 @@ impl Gate {
     }
 
     /// Loads our table again, and does what has found it gone.
-    fn begin_again(&mut self, gone: Vec<FinishedRequest>, plan: &impl GateConfig) -> Vec<FinishedRequest> {
+    fn begin_again(&mut self, gone: Vec<FinishedRequest>, config: &impl GateConfig) -> Vec<FinishedRequest> {
         log::warn!("firewall: our table was gone; loading it again, with all live grants");
-        let loaded = self.load(plan);
+        let loaded = self.load(config);
         let lists: Vec<Vec<Grant>> = gone.iter().map(|ended| ended.request.grants().to_vec()).collect();
         let outcomes = match &loaded {
             Ok(()) => self.firewall.grant_all(&lists),
@@ -227,15 +227,15 @@ impl Gate {
     pub(crate) fn grant_unconfirmed(
         &mut self,
         grants: &[Grant],
-        plan: &impl GateConfig,
+        config: &impl GateConfig,
     ) -> Result<(), FirewallError> {
-        if self.standing == GateState::Open {
-            return grant_without_gate(grants, plan.mode());
+        if self.gate_state == GateState::Open {
+            return grant_without_gate(grants, config.mode());
         }
         match self.firewall.grant(grants) {
             Err(FirewallError::Gone) => {
                 log::warn!("firewall: our table was gone; loading it again, with all live grants");
-                self.load(plan)?;
+                self.load(config)?;
                 self.firewall.grant(grants)
             }
             granted => granted,
@@ -255,7 +255,7 @@ impl Gate {
 
     /// The same for all that the kernel has, also what is missing in the books: for who must not come in any more. What
     /// the books have is closed even where the kernel cannot be read.
-    pub(crate) fn revoke(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Revoked {
+    pub(crate) fn revoke(&mut self, which: &dyn Fn(&ActiveGrant) -> bool) -> Revocation {
         let mut failures = Vec::new();
         if let Err(error) = self.reconcile() {
             failures.push(format!("grants that only the kernel knows of could not be closed: {error}"));
@@ -264,7 +264,7 @@ impl Gate {
             failures.push(format!("grants could not be closed: {error}"));
             Vec::new()
         });
-        Revoked { records: closed.into_iter().map(ActiveGrant::record).collect(), failures }
+        Revocation { records: closed.into_iter().map(ActiveGrant::record).collect(), failures }
     }
 
     /// Compares the books with what the kernel has. With the gate off there is no table of ours to compare them with.
@@ -272,7 +272,7 @@ impl Gate {
     /// # Errors
     /// When the kernel cannot be read.
     fn reconcile(&mut self) -> Result<(), FirewallError> {
-        match self.standing {
+        match self.gate_state {
             GateState::Open => Ok(()),
             GateState::NeverClosed | GateState::Closed | GateState::Trial(_) => self.firewall.reconcile(),
         }
@@ -289,19 +289,19 @@ impl Gate {
     /// When the firewall does not do it.
     pub(crate) fn set_state(
         &mut self,
-        standing: GateState,
-        plan: &impl GateConfig,
+        gate_state: GateState,
+        config: &impl GateConfig,
     ) -> Result<(), FirewallError> {
-        let before = std::mem::replace(&mut self.standing, standing);
-        let changed = match standing {
+        let before = std::mem::replace(&mut self.gate_state, gate_state);
+        let changed = match gate_state {
             GateState::Open => self.firewall.remove().inspect(|()| self.tended = false),
-            _ => self.load(plan),
+            _ => self.load(config),
         };
-        changed.inspect_err(|_| self.standing = before)?;
+        changed.inspect_err(|_| self.gate_state = before)?;
         // A full disk must not keep the admin from opening or closing it.
-        self.unremembered = standing.write_for(plan.state_dir(), self.confirmer.as_ref()).err();
+        self.unremembered = gate_state.write_for(config.state_dir(), self.confirmer.as_ref()).err();
         if let Some(error) = &self.unremembered {
-            log::error!("gate: {standing} now, but not remembered for the next start: {error}");
+            log::error!("gate: {gate_state} now, but not remembered for the next start: {error}");
         }
         Ok(())
     }
@@ -339,7 +339,7 @@ impl Gate {
     /// In what time `tend` has something to do.
     pub(crate) fn time_to_deadline(&self) -> Duration {
         let now = clock::steady();
-        let trial = match self.standing {
+        let trial = match self.gate_state {
             GateState::Trial(until) => Some(until.saturating_sub(clock::boot())),
             _ => None,
         };
@@ -352,7 +352,7 @@ impl Gate {
     }
 
     /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
-    pub(crate) fn run_due(&mut self, plan: &impl GateConfig) {
+    pub(crate) fn run_due(&mut self, config: &impl GateConfig) {
         let now = clock::steady();
         match self.firewall.expire() {
             Ok(()) => {}
@@ -360,23 +360,23 @@ impl Gate {
             Err(FirewallError::Gone) => self.notice_loss(now),
             Err(error) => log::error!("{error}; what is over is still open, trying again"),
         }
-        if self.firewall.modified_externally() && self.standing != GateState::Open {
+        if self.firewall.modified_externally() && self.gate_state != GateState::Open {
             self.notice_loss(now.saturating_add(MEND_AFTER));
         }
         if self.mend.is_some_and(|due| now >= due) {
             self.mend = None;
-            if let Err(error) = self.load(plan) {
+            if let Err(error) = self.load(config) {
                 log::error!("{error}; ports may be open; trying again");
                 self.mend = Some(now.saturating_add(MEND_AGAIN));
             }
         }
-        if matches!(self.standing, GateState::Trial(until) if clock::boot() >= until) {
-            let effect = plan.mode().when_off();
+        if matches!(self.gate_state, GateState::Trial(until) if clock::boot() >= until) {
+            let effect = config.mode().when_off();
             log::warn!("gate: nobody has confirmed it in time; it is off again, and {effect}");
-            if let Err(error) = self.set_state(GateState::Open, plan) {
+            if let Err(error) = self.set_state(GateState::Open, config) {
                 log::error!("gate: {error}");
                 // What is left of it lets all pass: the kernel has ended the trial.
-                self.standing = GateState::Open;
+                self.gate_state = GateState::Open;
             }
         }
         if now >= self.alive {
@@ -401,13 +401,14 @@ impl Gate {
 
 /// The connections to such ports that stand now and must live on, from other hosts.
 pub(crate) fn established_connections(is_guarded: impl Fn(PortRange) -> bool) -> Vec<TcpConnection> {
-    let older = proc_net::established().unwrap_or_else(|error| {
+    let established = proc_net::established().unwrap_or_else(|error| {
         log::warn!("{error}: connections older than the gate may hang");
         Vec::new()
     });
     let guarded = |port| PortSpec::new(Protocol::Tcp, port).is_some_and(|door| is_guarded(door.into()));
-    let older = older.into_iter().filter(|c| !c.local.ip().is_loopback() && guarded(c.local.port()));
-    older.take(OLDER_MAX).collect()
+    let established =
+        established.into_iter().filter(|c| !c.local.ip().is_loopback() && guarded(c.local.port()));
+    established.take(OLDER_MAX).collect()
 }
 
 /// With the gate off, every port is open, or only the admin's rules open it; and nothing leads inside.
@@ -416,7 +417,7 @@ fn grant_without_gate(grants: &[Grant], mode: FirewallMode) -> Result<(), Firewa
         let error = "no packet is marked while the gate is off\nhint: spa-knockd gate on";
         return Err(FirewallError::Other(error.to_owned()));
     }
-    if grants.iter().any(|grant| matches!(grant.passage().way, AccessTarget::Forward { .. })) {
+    if grants.iter().any(|grant| matches!(grant.access().target, AccessTarget::Forward { .. })) {
         return Err(FirewallError::Other("nothing leads inside while the gate is off".to_owned()));
     }
     Ok(())

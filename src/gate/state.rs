@@ -44,15 +44,15 @@ impl GateState {
     /// # Errors
     /// When the file is there but cannot be read.
     pub(crate) fn read_trusted(state: &Path) -> Result<Self, FileError> {
-        let standing = Self::read(state)?;
+        let gate_state = Self::read(state)?;
         if files::check_private_tree(state).is_ok() {
-            return Ok(standing);
+            return Ok(gate_state);
         }
         let written_by_us = files::check_not_writable_by_others(&file(state)).is_ok();
-        Ok(match standing {
+        Ok(match gate_state {
             Self::Open | Self::Trial(_) if !written_by_us => Self::Closed,
             Self::NeverClosed if state::has_run(state) => Self::Closed,
-            standing => standing,
+            gate_state => gate_state,
         })
     }
 
@@ -134,9 +134,9 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::NeverClosed);
         let later = Duration::from_millis(u64::try_from(clock::boot().as_millis()).unwrap() + 60_000);
-        for standing in [GateState::Closed, GateState::Open, GateState::Trial(later)] {
-            standing.write(scratch.path()).unwrap();
-            assert_eq!(GateState::read(scratch.path()).unwrap(), standing);
+        for gate_state in [GateState::Closed, GateState::Open, GateState::Trial(later)] {
+            gate_state.write(scratch.path()).unwrap();
+            assert_eq!(GateState::read(scratch.path()).unwrap(), gate_state);
         }
         let laptop: ClientName = "laptop".parse().unwrap();
         GateState::Trial(later).write_for(scratch.path(), Some(&laptop)).unwrap();

@@ -36,7 +36,7 @@ pub(crate) enum ToWatcher {
         /// The knock port.
         port: u16,
         /// Where port sequences are looked for.
-        band: Option<KnockRange>,
+        knock_range: Option<KnockRange>,
         /// How far a knock's time may be from ours.
         window: Duration,
         /// Whether it may do with fewer interfaces than there should be.
@@ -144,7 +144,7 @@ impl ReceivedKnock<'_> {
     }
 
     /// Which way an answer to it goes.
-    pub(crate) const fn way_back(&self) -> ReplyPath {
+    pub(crate) const fn reply_path(&self) -> ReplyPath {
         ReplyPath { from: self.destination, to: self.source, interface: self.interface }
     }
 }
@@ -161,7 +161,7 @@ impl ToWatcher {
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
-            Self::Watch { source, port, band, window, missing } => {
+            Self::Watch { source, port, knock_range, window, missing } => {
                 let source = match source {
                     CaptureSource::Capture => 0,
                     CaptureSource::Socket => 1,
@@ -172,7 +172,7 @@ impl ToWatcher {
                     OnMissingInterface::Continue => 1,
                 };
                 // No band begins at 0.
-                let low = band.map_or(0, KnockRange::low);
+                let low = knock_range.map_or(0, KnockRange::low);
                 writer.put(&[1, source, missing]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
                 writer.put(&low.to_be_bytes());
             }
@@ -221,11 +221,11 @@ impl ToWatcher {
                 };
                 let port = reader.u16()?;
                 let window = Duration::from_millis(reader.u64()?);
-                let band = match reader.u16()? {
+                let knock_range = match reader.u16()? {
                     0 => None,
                     low => Some(KnockRange::try_from(low).ok()?),
                 };
-                Some(Self::Watch { source, port, band, window, missing })
+                Some(Self::Watch { source, port, knock_range, window, missing })
             }
             2 => Some(Self::Interface(read_text(&mut reader)?)),
             3 => {
@@ -411,13 +411,13 @@ mod tests {
     #[test]
     fn orders_arrive_as_they_were_sent() {
         let window = Duration::from_secs(30);
-        for band in [None, Some(KnockRange::USUAL)] {
+        for knock_range in [None, Some(KnockRange::USUAL)] {
             let (source, missing) = (CaptureSource::Socket, OnMissingInterface::Continue);
-            let watch = ToWatcher::Watch { source, port: 62201, band, window, missing };
+            let watch = ToWatcher::Watch { source, port: 62201, knock_range, window, missing };
             assert!(matches!(
                 ToWatcher::read(&watch.to_bytes()),
-                Some(ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, band: b, window: w, missing: OnMissingInterface::Continue })
-                    if (b, w) == (band, window)
+                Some(ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, knock_range: b, window: w, missing: OnMissingInterface::Continue })
+                    if (b, w) == (knock_range, window)
             ));
         }
         let name = "fifteen-letters".to_owned();

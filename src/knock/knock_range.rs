@@ -143,12 +143,12 @@ mod tests {
     #[test]
     fn every_port_of_a_band_is_in_one_slice_and_no_other_port_is() {
         for low in [1, 20_480, KnockRange::LOW_MAX] {
-            let band = KnockRange::try_from(low).unwrap();
+            let knock_range = KnockRange::try_from(low).unwrap();
             for port in 0..=u16::MAX {
-                let slice = band.slice(port);
-                assert_eq!(slice.is_some(), band.contains(port), "{port}");
+                let slice = knock_range.slice(port);
+                assert_eq!(slice.is_some(), knock_range.contains(port), "{port}");
                 if let Some(slice) = slice {
-                    assert_eq!(band.port(slice, (port - low) % SLICE), port);
+                    assert_eq!(knock_range.port(slice, (port - low) % SLICE), port);
                 }
             }
         }

@@ -98,7 +98,7 @@ mod tests {
         let path = scratch.path().join("notify");
         for name in [path.to_str().unwrap().to_owned(), format!("@spa-knock-test-{}", std::process::id())] {
             let manager = address(&name).unwrap();
-            let ears = UnixDatagram::bind_addr(&manager).unwrap();
+            let supervisor = UnixDatagram::bind_addr(&manager).unwrap();
             for (state, text) in [
                 (ServiceState::Ready, "READY=1"),
                 (ServiceState::Alive, "WATCHDOG=1"),
@@ -106,7 +106,7 @@ mod tests {
             ] {
                 send_to(&manager, state);
                 let mut heard = [0; 32];
-                let length = ears.recv(&mut heard).unwrap();
+                let length = supervisor.recv(&mut heard).unwrap();
                 assert_eq!(&heard[..length], text.as_bytes(), "{name}");
             }
         }

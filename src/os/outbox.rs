@@ -59,11 +59,11 @@ pub struct OutboxState {
 
 /// The queue. Dropping it ends the thread once all is written that can be.
 pub struct Outbox<T, S> {
-    shared: Arc<Shared<T, S>>,
+    shared: Arc<SharedQueue<T, S>>,
     room: usize,
 }
 
-struct Shared<T, S> {
+struct SharedQueue<T, S> {
     inner: Mutex<Inner<T, S>>,
     /// Something is to be done.
     work: Condvar,
@@ -89,7 +89,7 @@ impl<T: Send + Sync + 'static, S: Sink<T>> Outbox<T, S> {
     /// Starts the thread. At most `room` items wait.
     #[must_use]
     pub fn start(sink: S, room: usize, on_failure: OnFailure) -> Self {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedQueue {
             inner: Mutex::new(Inner {
                 queue: VecDeque::new(),
                 next_sink: None,
@@ -162,14 +162,14 @@ impl<T, S> Drop for Outbox<T, S> {
     }
 }
 
-impl<T, S> Shared<T, S> {
+impl<T, S> SharedQueue<T, S> {
     fn lock(&self) -> MutexGuard<'_, Inner<T, S>> {
         // Whoever panicked has left numbers and a queue, which are valid at any time.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T, S: Sink<T>> Shared<T, S> {
+impl<T, S: Sink<T>> SharedQueue<T, S> {
     fn work(&self, mut sink: S, on_failure: OnFailure) {
         let (mut told, mut failing) = (0_u64, false);
         let mut task = Some(Task::Open);

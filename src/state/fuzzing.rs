@@ -1,12 +1,12 @@
 //! The state's two files as the targets in `fuzz/` see them.
 
-use super::journal::{self, Content, RECORD};
+use super::journal::{self, JournalContent, RECORD};
 use super::lease::Lease;
 use crate::auth::{Acceptance, ReplayMemory};
 
 /// What a journal's bytes amount to; for what each means see the journal's own type.
 #[derive(Debug)]
-pub enum Journal {
+pub enum JournalText {
     /// It is whole.
     Whole(ReplayMemory),
     /// It is whole but for its end.
@@ -19,12 +19,12 @@ pub enum Journal {
 
 /// Reads a journal, as a start does.
 #[must_use]
-pub fn read_journal(bytes: &[u8]) -> Journal {
+pub fn read_journal(bytes: &[u8]) -> JournalText {
     match journal::read(bytes) {
-        Content::Whole(memory) => Journal::Whole(memory),
-        Content::Torn(memory) => Journal::Torn(memory),
-        Content::Empty => Journal::Empty,
-        Content::Damaged => Journal::Damaged,
+        JournalContent::Whole(memory) => JournalText::Whole(memory),
+        JournalContent::Torn(memory) => JournalText::Torn(memory),
+        JournalContent::Empty => JournalText::Empty,
+        JournalContent::Damaged => JournalText::Damaged,
     }
 }
 

@@ -47,7 +47,7 @@ struct WaitingUndo {
     due: Duration,
     /// When it was due before it was hastened.
     planned: Option<Duration>,
-    undoing: UndoTask,
+    task: UndoTask,
     origin: UndoOrigin,
 }
 
@@ -114,18 +114,18 @@ impl UndoQueue {
         let folder = state.join(FOLDER);
         files::create_folder(&folder, FileMode::Private)?;
         let (waiting, each) = (Vec::new(), EACH_MAX);
-        let mut undoings = Self { folder, boot, waiting, each, next: 1, failing: false };
+        let mut undo_queue = Self { folder, boot, waiting, each, next: 1, failing: false };
         let mut left = Vec::new();
-        for path in files::list(&undoings.folder)? {
-            left.extend(undoings.adopt(&path)?);
+        for path in files::list(&undo_queue.folder)? {
+            left.extend(undo_queue.adopt(&path)?);
         }
-        undoings.waiting.sort_by_key(|waiting| waiting.number);
+        undo_queue.waiting.sort_by_key(|waiting| waiting.number);
         // Of two that do the same, an earlier daemon died before it took the shorter one away.
-        let all: Vec<_> = undoings.waiting.iter().map(|waiting| (waiting.number, waiting.due)).collect();
+        let all: Vec<_> = undo_queue.waiting.iter().map(|waiting| (waiting.number, waiting.due)).collect();
         for (number, due) in all {
-            undoings.drop_shorter(number, due)?;
+            undo_queue.drop_shorter(number, due)?;
         }
-        Ok((undoings, left))
+        Ok((undo_queue, left))
     }
 
     /// Without a folder: nothing can be planned.
@@ -152,9 +152,9 @@ impl UndoQueue {
                 continue;
             };
             let (reported, number) = (waiting.origin == UndoOrigin::FileAlone, waiting.number);
-            let origin = if makes(&waiting.undoing) { UndoOrigin::Config } else { UndoOrigin::FileAlone };
+            let origin = if makes(&waiting.task) { UndoOrigin::Config } else { UndoOrigin::FileAlone };
             if origin == UndoOrigin::FileAlone && !reported {
-                refused.push((self.file(number), waiting.undoing.clone()));
+                refused.push((self.file(number), waiting.task.clone()));
             }
             if let Some(waiting) = self.waiting.get_mut(place) {
                 waiting.origin = origin;
@@ -169,10 +169,10 @@ impl UndoQueue {
     /// When it is not on record. Its action must not begin then.
     pub(crate) fn plan(
         &mut self,
-        undoing: UndoTask,
+        task: UndoTask,
         after: Duration,
     ) -> Result<Option<ScheduledUndo>, UndoError> {
-        let Some((planned, work)) = self.prepare(undoing, after)? else { return Ok(None) };
+        let Some((planned, work)) = self.prepare(task, after)? else { return Ok(None) };
         match work.run() {
             Ok(()) => Ok(Some(planned)),
             Err(error) => {
@@ -189,17 +189,16 @@ impl UndoQueue {
     /// When no more may wait.
     pub(crate) fn prepare(
         &mut self,
-        undoing: UndoTask,
+        task: UndoTask,
         after: Duration,
     ) -> Result<Option<(ScheduledUndo, FileWork)>, UndoError> {
         let due = clock::boot().saturating_add(after);
-        let does_the_same =
-            |waiting: &WaitingUndo| waiting.undoing.argv == undoing.argv && waiting.due >= due;
+        let does_the_same = |waiting: &WaitingUndo| waiting.task.argv == task.argv && waiting.due >= due;
         if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
             return Ok(None);
         }
-        let client = &undoing.record.client;
-        let of_client = |waiting: &&WaitingUndo| waiting.undoing.record.client == *client;
+        let client = &task.record.client;
+        let of_client = |waiting: &&WaitingUndo| waiting.task.record.client == *client;
         if self.waiting.iter().filter(of_client).count() >= self.each {
             return Err(UndoError::FullForClient(self.each, client.clone()));
         }
@@ -208,8 +207,8 @@ impl UndoQueue {
         }
         let number = self.next;
         self.next = number.saturating_add(1);
-        let text = UndoFile::of(&undoing, &self.boot, due, after).to_text();
-        self.waiting.push(WaitingUndo { number, due, undoing, planned: None, origin: UndoOrigin::UnderWay });
+        let text = UndoFile::of(&task, &self.boot, due, after).to_text();
+        self.waiting.push(WaitingUndo { number, due, task, planned: None, origin: UndoOrigin::UnderWay });
         Ok(Some((
             ScheduledUndo(number),
             FileWork { folder: self.folder.clone(), number, kind: FileWorkKind::Write(text) },
@@ -220,8 +219,7 @@ impl UndoQueue {
     pub(crate) fn schedule(&mut self, ScheduledUndo(number): ScheduledUndo) {
         let Some(kept) = self.waiting.iter().find(|waiting| waiting.number == number) else { return };
         let due = kept.due;
-        let does_the_same =
-            |waiting: &WaitingUndo| waiting.undoing.argv == kept.undoing.argv && waiting.due >= due;
+        let does_the_same = |waiting: &WaitingUndo| waiting.task.argv == kept.task.argv && waiting.due >= due;
         if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
             // That was planned at the same time.
             return self.forget(&ScheduledUndo(number));
@@ -246,7 +244,7 @@ impl UndoQueue {
     /// What undoes these is due now.
     pub(crate) fn run_now(&mut self, which: impl Fn(&AuditRecord) -> bool) {
         let now = clock::boot();
-        for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.undoing.record)) {
+        for waiting in self.waiting.iter_mut().filter(|waiting| which(&waiting.task.record)) {
             if waiting.due > now {
                 waiting.planned = Some(waiting.due);
                 waiting.due = now;
@@ -256,7 +254,7 @@ impl UndoQueue {
 
     /// These will not be done; whether there were any.
     pub(crate) fn cancel(&mut self, which: impl Fn(&UndoTask) -> bool) -> bool {
-        let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.undoing)).collect();
+        let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.task)).collect();
         for waiting in &withdrawn {
             if let Err(error) = files::remove(&self.file(waiting.number)) {
                 log::error!("undo: {error}");
@@ -267,13 +265,13 @@ impl UndoQueue {
 
     /// All that wait.
     pub(crate) fn all(&self) -> impl Iterator<Item = &UndoTask> {
-        self.waiting.iter().map(|waiting| &waiting.undoing)
+        self.waiting.iter().map(|waiting| &waiting.task)
     }
 
     /// In what time the first of these is due.
     pub(crate) fn due_of(&self, which: impl Fn(&UndoTask) -> bool) -> Option<Duration> {
         let due =
-            self.waiting.iter().filter(|waiting| which(&waiting.undoing)).map(|waiting| waiting.due).min()?;
+            self.waiting.iter().filter(|waiting| which(&waiting.task)).map(|waiting| waiting.due).min()?;
         Some(due.saturating_sub(clock::boot()))
     }
 
@@ -286,7 +284,7 @@ impl UndoQueue {
     pub(crate) fn next_due(&self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<Duration> {
         let now = clock::boot();
         let runs = self.waiting.iter().filter(|waiting| waiting.is_run());
-        let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.undoing, waiting.why(now)));
+        let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.task, waiting.why(now)));
         let left = runs.map(|waiting| waiting.due).min()?.saturating_sub(now);
         Some(if self.failing { left.max(RETRY) } else { left })
     }
@@ -307,7 +305,7 @@ impl UndoQueue {
     pub(crate) fn prepare_to_begin(&mut self, may: impl Fn(&UndoTask, Due) -> bool) -> Option<FileWork> {
         let now = clock::boot();
         let runs = |waiting: &&mut WaitingUndo| {
-            waiting.due <= now && waiting.is_run() && may(&waiting.undoing, waiting.why(now))
+            waiting.due <= now && waiting.is_run() && may(&waiting.task, waiting.why(now))
         };
         let waiting = self.waiting.iter_mut().find(runs)?;
         waiting.origin = UndoOrigin::UnderWay;
@@ -334,7 +332,7 @@ impl UndoQueue {
         }
         self.failing = false;
         let waiting = self.waiting.swap_remove(place);
-        Some((StartedUndo(number), waiting.undoing))
+        Some((StartedUndo(number), waiting.task))
     }
 
     /// One that had begun has ended.
@@ -364,23 +362,23 @@ impl UndoQueue {
             files::sync_folder(&self.folder)?;
         }
         let left = entry.left(&self.boot);
-        let Some(undoing) = entry.undoing() else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
+        let Some(task) = entry.task() else { return Ok(Some(Leftover::Damaged(path.to_owned()))) };
         if is(BEGUN) {
             files::remove(path)?;
-            return Ok(Some(Leftover::Begun(undoing)));
+            return Ok(Some(Leftover::Begun(task)));
         }
         let due = clock::boot().saturating_add(left);
-        self.waiting.push(WaitingUndo { number, due, undoing, planned: None, origin: UndoOrigin::File });
+        self.waiting.push(WaitingUndo { number, due, task, planned: None, origin: UndoOrigin::File });
         Ok(None)
     }
 
     /// Takes away what does the same as `number`, but sooner.
     fn drop_shorter(&mut self, number: u64, due: Duration) -> Result<(), FileError> {
         let Some(argv) = self.waiting.iter().find(|waiting| waiting.number == number) else { return Ok(()) };
-        let argv = argv.undoing.argv.clone();
+        let argv = argv.task.argv.clone();
         let shorter = |waiting: &WaitingUndo| {
             let is_under_way = waiting.origin == UndoOrigin::UnderWay;
-            waiting.number != number && waiting.undoing.argv == argv && waiting.due <= due && !is_under_way
+            waiting.number != number && waiting.task.argv == argv && waiting.due <= due && !is_under_way
         };
         for waiting in self.waiting.iter().filter(|waiting| shorter(waiting)) {
             files::remove(&self.file(waiting.number))?;
@@ -416,7 +414,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3_600);
 
-    fn undoing(word: &str) -> UndoTask {
+    fn task(word: &str) -> UndoTask {
         UndoTask {
             argv: vec!["/bin/undo".to_owned(), word.to_owned()],
             timeout: Duration::from_secs(10),
@@ -437,18 +435,18 @@ mod tests {
     }
 
     fn open(state: &Path) -> (UndoQueue, Vec<Leftover>) {
-        let (mut undoings, left) = UndoQueue::open(state, "boot-1".to_owned()).unwrap();
-        assert_eq!(undoings.confirm(|_| true), []);
-        (undoings, left)
+        let (mut undo_queue, left) = UndoQueue::open(state, "boot-1".to_owned()).unwrap();
+        assert_eq!(undo_queue.confirm(|_| true), []);
+        (undo_queue, left)
     }
 
-    fn plan(undoings: &mut UndoQueue, word: &str, after: Duration) -> bool {
-        let planned = undoings.plan(undoing(word), after).unwrap();
-        planned.map(|planned| undoings.schedule(planned)).is_some()
+    fn plan(undo_queue: &mut UndoQueue, word: &str, after: Duration) -> bool {
+        let planned = undo_queue.plan(task(word), after).unwrap();
+        planned.map(|planned| undo_queue.schedule(planned)).is_some()
     }
 
-    fn waiting(undoings: &UndoQueue) -> Vec<&str> {
-        undoings.waiting.iter().map(|waiting| waiting.undoing.argv[1].as_str()).collect()
+    fn waiting(undo_queue: &UndoQueue) -> Vec<&str> {
+        undo_queue.waiting.iter().map(|waiting| waiting.task.argv[1].as_str()).collect()
     }
 
     #[test]
@@ -465,12 +463,12 @@ mod tests {
         assert_eq!(waiting(&second), ["soon", "later"]);
         assert_eq!(second.next_due(|_, _| true), Some(Duration::ZERO));
         let (begun, what) = second.start_due(|_, _| true).unwrap();
-        assert_eq!(what, undoing("soon"));
+        assert_eq!(what, task("soon"));
         assert_eq!(second.start_due(|_, _| true), None);
         // It dies before this one ends: nobody knows whether it has.
         drop(second);
         let (mut third, left) = open(state.path());
-        assert_eq!(left, [Leftover::Begun(undoing("soon"))]);
+        assert_eq!(left, [Leftover::Begun(task("soon"))]);
         assert_eq!(waiting(&third), ["later"]);
         assert_eq!((third.start_due(|_, _| true), begun), (None, StartedUndo(1)));
 
@@ -481,40 +479,40 @@ mod tests {
     #[test]
     fn one_that_ended_leaves_nothing_and_one_whose_action_never_began_neither() {
         let state = tempfile::tempdir().unwrap();
-        let (mut undoings, _) = open(state.path());
-        assert!(plan(&mut undoings, "soon", Duration::ZERO));
-        let (begun, _) = undoings.start_due(|_, _| true).unwrap();
-        undoings.end(begun);
-        let planned = undoings.plan(undoing("never"), HOUR).unwrap().unwrap();
-        undoings.forget(&planned);
+        let (mut undo_queue, _) = open(state.path());
+        assert!(plan(&mut undo_queue, "soon", Duration::ZERO));
+        let (begun, _) = undo_queue.start_due(|_, _| true).unwrap();
+        undo_queue.end(begun);
+        let planned = undo_queue.plan(task("never"), HOUR).unwrap().unwrap();
+        undo_queue.forget(&planned);
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), Vec::<PathBuf>::new());
     }
 
     #[test]
     fn a_later_one_takes_the_place_of_a_sooner_one_that_does_the_same_and_never_the_other_way_round() {
         let state = tempfile::tempdir().unwrap();
-        let (mut undoings, _) = open(state.path());
-        assert!(plan(&mut undoings, "a", HOUR));
-        assert!(plan(&mut undoings, "b", HOUR));
-        assert!(!plan(&mut undoings, "a", HOUR / 2), "it is undone later anyway");
-        assert!(plan(&mut undoings, "a", HOUR * 2));
-        assert_eq!(waiting(&undoings), ["b", "a"]);
+        let (mut undo_queue, _) = open(state.path());
+        assert!(plan(&mut undo_queue, "a", HOUR));
+        assert!(plan(&mut undo_queue, "b", HOUR));
+        assert!(!plan(&mut undo_queue, "a", HOUR / 2), "it is undone later anyway");
+        assert!(plan(&mut undo_queue, "a", HOUR * 2));
+        assert_eq!(waiting(&undo_queue), ["b", "a"]);
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap().len(), 2);
         // A daemon that dies between the two steps leaves both; the later one counts.
-        let _ = undoings.plan(undoing("b"), HOUR * 3).unwrap();
-        drop(undoings);
-        let (undoings, _) = open(state.path());
-        assert_eq!(waiting(&undoings), ["a", "b"]);
-        assert!(undoings.waiting[1].due > clock::boot() + HOUR * 2);
+        let _ = undo_queue.plan(task("b"), HOUR * 3).unwrap();
+        drop(undo_queue);
+        let (undo_queue, _) = open(state.path());
+        assert_eq!(waiting(&undo_queue), ["a", "b"]);
+        assert!(undo_queue.waiting[1].due > clock::boot() + HOUR * 2);
     }
 
     #[test]
     fn in_another_boot_the_calendar_counts_and_never_for_longer_than_was_asked() {
-        let entry = UndoFile::of(&undoing("a"), "boot-1", clock::boot() + HOUR, HOUR);
+        let entry = UndoFile::of(&task("a"), "boot-1", clock::boot() + HOUR, HOUR);
         let about = |left: Duration, hours: Duration| left <= hours && left + Duration::from_secs(60) > hours;
         assert!(about(entry.left("boot-1"), HOUR));
         assert!(about(entry.left("boot-2"), HOUR));
-        let overdue = UndoFile { due_wall: 1, ..UndoFile::of(&undoing("a"), "boot-1", HOUR, HOUR) };
+        let overdue = UndoFile { due_wall: 1, ..UndoFile::of(&task("a"), "boot-1", HOUR, HOUR) };
         assert_eq!(overdue.left("boot-2"), Duration::ZERO);
         let clock_went_back = UndoFile { due_wall: u64::MAX, due: u64::MAX, ..overdue };
         assert_eq!((clock_went_back.left("boot-1"), clock_went_back.left("boot-2")), (HOUR, HOUR));
@@ -522,8 +520,8 @@ mod tests {
 
     #[test]
     fn a_changed_bit_or_a_cut_file_is_damage() {
-        let text = UndoFile::of(&undoing("a"), "boot-1", HOUR, HOUR).to_text().into_bytes();
-        assert_eq!(UndoFile::read(&text).and_then(UndoFile::undoing), Some(undoing("a")));
+        let text = UndoFile::of(&task("a"), "boot-1", HOUR, HOUR).to_text().into_bytes();
+        assert_eq!(UndoFile::read(&text).and_then(UndoFile::task), Some(task("a")));
         for bit in 0..text.len() * 8 {
             let mut changed = text.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
@@ -531,32 +529,32 @@ mod tests {
             assert!(UndoFile::read(&text[..bit / 8]).is_none(), "length {}", bit / 8);
         }
         let state = tempfile::tempdir().unwrap();
-        let (undoings, _) = open(state.path());
-        let file = undoings.file(3);
+        let (undo_queue, _) = open(state.path());
+        let file = undo_queue.file(3);
         files::create_new(&file, FileMode::Private, &text[1..]).unwrap();
-        let (undoings, left) = open(state.path());
+        let (undo_queue, left) = open(state.path());
         assert_eq!(damaged(state.path()).unwrap(), std::slice::from_ref(&file));
-        assert_eq!((left, waiting(&undoings).len()), (vec![Leftover::Damaged(file)], 0));
+        assert_eq!((left, waiting(&undo_queue).len()), (vec![Leftover::Damaged(file)], 0));
     }
 
     #[test]
     fn no_more_wait_than_may_and_no_more_of_one_client() {
         let state = tempfile::tempdir().unwrap();
-        let (mut undoings, _) = open(state.path());
+        let (mut undo_queue, _) = open(state.path());
         let of = |client: usize, word: usize| {
-            let mut undoing = undoing(&format!("{client} {word}"));
-            undoing.record.client = format!("client-{client}").parse().unwrap();
-            WaitingUndo { number: 0, due: HOUR, planned: None, undoing, origin: UndoOrigin::Config }
+            let mut task = task(&format!("{client} {word}"));
+            task.record.client = format!("client-{client}").parse().unwrap();
+            WaitingUndo { number: 0, due: HOUR, planned: None, task, origin: UndoOrigin::Config }
         };
-        undoings.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
-        let full = undoings.plan(of(0, EACH_MAX).undoing, HOUR).err().unwrap();
+        undo_queue.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
+        let full = undo_queue.plan(of(0, EACH_MAX).task, HOUR).err().unwrap();
         assert_eq!(full.to_string(), "undo: 32 of client client-0 are waiting already");
-        let other = undoings.plan(of(1, 0).undoing, HOUR).unwrap().unwrap();
-        undoings.forget(&other);
+        let other = undo_queue.plan(of(1, 0).task, HOUR).unwrap().unwrap();
+        undo_queue.forget(&other);
         for client in 1..UNDOINGS_MAX / EACH_MAX {
-            undoings.waiting.extend((0..EACH_MAX).map(|word| of(client, word)));
+            undo_queue.waiting.extend((0..EACH_MAX).map(|word| of(client, word)));
         }
-        assert!(matches!(undoings.plan(undoing("one more"), HOUR), Err(UndoError::Full)));
+        assert!(matches!(undo_queue.plan(task("one more"), HOUR), Err(UndoError::Full)));
     }
 
     #[test]
@@ -568,15 +566,15 @@ mod tests {
         drop(first);
         let (mut second, _) = UndoQueue::open(state.path(), "boot-1".to_owned()).unwrap();
         assert_eq!(second.start_due(|_, _| true), None, "nothing runs before it is confirmed");
-        let is_good = |undoing: &UndoTask| undoing.argv[1] == "good";
+        let is_good = |task: &UndoTask| task.argv[1] == "good";
         let refused = second.confirm(is_good);
-        assert_eq!(refused, [(second.file(2), undoing("bad"))]);
+        assert_eq!(refused, [(second.file(2), task("bad"))]);
         assert_eq!(second.confirm(is_good), [], "once");
-        assert_eq!(second.start_due(|_, _| true).unwrap().1, undoing("good"));
+        assert_eq!(second.start_due(|_, _| true).unwrap().1, task("good"));
         assert_eq!((second.start_due(|_, _| true), second.next_due(|_, _| true)), (None, None));
         assert!(files::exists(&second.file(2)));
         assert!(plan(&mut second, "bad", Duration::ZERO), "the same of a knock of now is run");
-        assert_eq!(second.start_due(|_, _| true).unwrap().1, undoing("bad"));
+        assert_eq!(second.start_due(|_, _| true).unwrap().1, task("bad"));
         assert_eq!(second.confirm(|_| true), [], "a config that makes it again has it run");
     }
 
@@ -595,6 +593,6 @@ mod tests {
         let (mut second, left) = open(state.path());
         assert_eq!((left, waiting(&second)), (vec![], vec!["whole"]));
         assert_eq!(files::list(&state.path().join(FOLDER)).unwrap(), [whole]);
-        assert_eq!(second.start_due(|_, _| true).unwrap().1, undoing("whole"));
+        assert_eq!(second.start_due(|_, _| true).unwrap().1, task("whole"));
     }
 }

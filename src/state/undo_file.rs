@@ -67,11 +67,11 @@ impl FileWork {
 /// # Errors
 /// When the folder cannot be read.
 pub(super) fn listed(state: &Path) -> Result<Vec<(PathBuf, UndoTask)>, FileError> {
-    let undoing = |path: PathBuf| {
+    let task = |path: PathBuf| {
         let entry = UndoFile::read(&files::read_bytes(&path).ok()?)?;
-        Some((path, entry.undoing()?))
+        Some((path, entry.task()?))
     };
-    Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(undoing).collect())
+    Ok(files::list(&state.join(FOLDER))?.into_iter().filter_map(task).collect())
 }
 
 /// The files of the state folder `state` that are not as they were written. Changes nothing.
@@ -114,16 +114,16 @@ pub(super) struct UndoFile {
 }
 
 impl UndoFile {
-    pub(super) fn of(undoing: &UndoTask, boot: &str, due: Duration, after: Duration) -> Self {
-        let record = &undoing.record;
+    pub(super) fn of(task: &UndoTask, boot: &str, due: Duration, after: Duration) -> Self {
+        let record = &task.record;
         Self {
             boot: boot.to_owned(),
             due: millis(due),
             due_wall: clock::wall().plus(after).as_millis(),
             after: millis(after),
-            argv: undoing.argv.clone(),
-            timeout: millis(undoing.timeout),
-            argument: undoing.argument.clone(),
+            argv: task.argv.clone(),
+            timeout: millis(task.timeout),
+            argument: task.argument.clone(),
             client: record.client.to_string(),
             action: record.action.as_ref().map(ToString::to_string),
             addresses: record.addresses.clone(),
@@ -146,7 +146,7 @@ impl UndoFile {
         left.min(Duration::from_millis(self.after))
     }
 
-    pub(super) fn undoing(self) -> Option<UndoTask> {
+    pub(super) fn task(self) -> Option<UndoTask> {
         Some(UndoTask {
             argv: self.argv,
             timeout: Duration::from_millis(self.timeout),

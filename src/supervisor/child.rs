@@ -45,7 +45,7 @@ pub(crate) struct WatcherProcess {
 pub(crate) struct WatchConfig {
     source: CaptureSource,
     port: u16,
-    band: Option<KnockRange>,
+    knock_range: Option<KnockRange>,
     interfaces: Vec<String>,
     /// What packets to the band are read from; none = they are captured.
     log: Option<PacketLog>,
@@ -64,7 +64,7 @@ impl WatchConfig {
                 CaptureKind::Udp => CaptureSource::Socket,
             },
             port: config.port,
-            band: config.ports,
+            knock_range: config.ports,
             interfaces: match &config.interfaces {
                 Interfaces::Any => Vec::new(),
                 Interfaces::Named(names) => names.clone(),
@@ -111,7 +111,7 @@ impl WatcherProcess {
     /// # Errors
     /// Why it does not, for people.
     pub(crate) fn start(
-        post: &WatchConfig,
+        watch_config: &WatchConfig,
         missing: OnMissingInterface,
         window: Duration,
         socket: Option<&UdpPort>,
@@ -119,12 +119,12 @@ impl WatcherProcess {
     ) -> Result<Self, String> {
         let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::io_error_text(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
-        let socket = match post.source {
+        let socket = match watch_config.source {
             CaptureSource::Capture => None,
             CaptureSource::Socket => socket.map(UdpPort::share).transpose().map_err(plain)?,
         };
         let start = || spawn::reexec("watch", theirs, socket);
-        let child = match post.source {
+        let child = match watch_config.source {
             CaptureSource::Capture => capabilities::with_ambient(&[Capability::NetRaw], start),
             CaptureSource::Socket => start(),
         }
@@ -139,7 +139,7 @@ impl WatcherProcess {
             told: None,
             asked: None,
         };
-        let instructed = watcher.send_all(post, missing, window, keys);
+        let instructed = watcher.send_all(watch_config, missing, window, keys);
         // Of one that ended early, its own words say more than that the channel broke.
         watcher.wait_until_it_watches()?;
         instructed.map_err(plain)?;
@@ -152,16 +152,16 @@ impl WatcherProcess {
     /// When it is gone, or does not take them in time.
     pub(crate) fn instruct(
         &mut self,
-        post: &WatchConfig,
+        watch_config: &WatchConfig,
         window: Duration,
         keys: impl Iterator<Item = WatchedKey>,
     ) -> std::io::Result<()> {
-        self.send_all(post, OnMissingInterface::Continue, window, keys)
+        self.send_all(watch_config, OnMissingInterface::Continue, window, keys)
     }
 
     fn send_all(
         &mut self,
-        post: &WatchConfig,
+        watch_config: &WatchConfig,
         missing: OnMissingInterface,
         window: Duration,
         keys: impl Iterator<Item = WatchedKey>,
@@ -174,14 +174,20 @@ impl WatcherProcess {
             }
             self.channel.send(&order.to_bytes())
         };
-        send(ToWatcher::Watch { source: post.source, port: post.port, band: post.band, window, missing })?;
-        for name in &post.interfaces {
+        send(ToWatcher::Watch {
+            source: watch_config.source,
+            port: watch_config.port,
+            knock_range: watch_config.knock_range,
+            window,
+            missing,
+        })?;
+        for name in &watch_config.interfaces {
             send(ToWatcher::Interface(name.clone()))?;
         }
-        if let Some(log) = &post.log {
+        if let Some(log) = &watch_config.log {
             send(ToWatcher::Log(log.clone()))?;
         }
-        if let Some(identity) = post.identity {
+        if let Some(identity) = watch_config.identity {
             send(ToWatcher::Become(identity))?;
         }
         for key in keys {

@@ -19,7 +19,7 @@ const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// The port and its watcher.
 pub(crate) struct WatcherSupervisor {
-    post: WatchConfig,
+    watch_config: WatchConfig,
     /// Bound for as long as the daemon runs, or the host would answer that nobody listens. None while another process
     /// has the port: captures work without it, but replies leave from no other port.
     socket: Option<UdpPort>,
@@ -51,9 +51,9 @@ impl WatcherSupervisor {
     /// # Errors
     /// When the watcher does not watch, or the port that it receives from is taken.
     pub(crate) fn open(setup: &Setup, start: Start) -> Result<Self, AdminError> {
-        let post = watch_post(setup)?;
-        warn_of_nobody(&setup.config.user, post.identity());
-        let lacking = privileges::lacking(post.identity());
+        let watch_config = watch_post(setup)?;
+        warn_of_nobody(&setup.config.user, watch_config.identity());
+        let lacking = privileges::lacking(watch_config.identity());
         if !lacking.is_empty() {
             return Err(AdminError::run(format_args!("watcher: {}", host::lacking(&lacking))));
         }
@@ -68,8 +68,8 @@ impl WatcherSupervisor {
                 None
             }
         };
-        let mut ears = Self {
-            post,
+        let mut supervisor = Self {
+            watch_config,
             socket,
             bind_due: clock::steady(),
             watcher: None,
@@ -82,15 +82,15 @@ impl WatcherSupervisor {
             Start::First => OnMissingInterface::Fail,
             Start::Later => OnMissingInterface::Continue,
         };
-        match ears.start(setup, missing) {
-            Ok(watcher) => ears.watcher = Some(watcher),
-            Err(reason) if start == Start::Later && ears.post.misses_everything() => {
+        match supervisor.start(setup, missing) {
+            Ok(watcher) => supervisor.watcher = Some(watcher),
+            Err(reason) if start == Start::Later && supervisor.watch_config.misses_everything() => {
                 log::error!("{reason}\nno knock is seen until an interface is there; looking for it");
-                ears.restart.look_later();
+                supervisor.restart.look_later();
             }
             Err(reason) => return Err(AdminError::run(reason)),
         }
-        Ok(ears)
+        Ok(supervisor)
     }
 
     /// Readable when the watcher has something to report.
@@ -122,7 +122,7 @@ impl WatcherSupervisor {
 
     /// The interfaces that are not captured on because they are not there, or down.
     pub(crate) fn missing_interfaces(&self) -> Vec<String> {
-        self.post.missing_interfaces().into_iter().map(str::to_owned).collect()
+        self.watch_config.missing_interfaces().into_iter().map(str::to_owned).collect()
     }
 
     /// When `mind` has something to do.
@@ -197,8 +197,11 @@ impl WatcherSupervisor {
         }
         // While a watcher that is believed watches some interfaces, only one that watches all is better.
         let is_good = self.watcher.is_some() && !self.distrusted;
-        let waits =
-            if is_good { !self.post.missing_interfaces().is_empty() } else { self.post.misses_everything() };
+        let waits = if is_good {
+            !self.watch_config.missing_interfaces().is_empty()
+        } else {
+            self.watch_config.misses_everything()
+        };
         if waits && (is_good || self.watcher.is_none()) {
             // No process is started to find out what a look shows.
             self.restart.look_later();
@@ -251,32 +254,33 @@ impl WatcherSupervisor {
     /// # Errors
     /// When it cannot watch there; it goes on where it was.
     pub(crate) fn reconfigure(&mut self, new: &Setup) -> Result<Option<WatcherProcess>, AdminError> {
-        let post = watch_post(new)?;
-        if self.post == post {
+        let watch_config = watch_post(new)?;
+        if self.watch_config == watch_config {
             if let Some(watcher) = &mut self.watcher
-                && watcher.instruct(&post, new.config.window, new.watched_keys()).is_err()
+                && watcher.instruct(&watch_config, new.config.window, new.watched_keys()).is_err()
             {
                 self.on_exit("the watcher does not listen");
             }
             return Ok(None);
         }
-        let socket = match self.post.port() == post.port() {
+        let socket = match self.watch_config.port() == watch_config.port() {
             true => None,
             false => Some(bind(new)?),
         };
-        let watcher = start(new, &post, socket.as_ref().or(self.socket.as_ref()), OnMissingInterface::Fail);
+        let watcher =
+            start(new, &watch_config, socket.as_ref().or(self.socket.as_ref()), OnMissingInterface::Fail);
         let watcher = watcher.map_err(AdminError::run)?;
         if socket.is_some() {
             self.socket = socket;
         }
-        self.post = post;
+        self.watch_config = watch_config;
         self.distrusted = false;
         self.restart = Restart::new();
         Ok(self.watcher.replace(watcher))
     }
 
     fn start(&self, setup: &Setup, missing: OnMissingInterface) -> Result<WatcherProcess, String> {
-        start(setup, &self.post, self.socket.as_ref(), missing)
+        start(setup, &self.watch_config, self.socket.as_ref(), missing)
     }
 }
 
@@ -315,9 +319,9 @@ fn bind(setup: &Setup) -> Result<UdpPort, AdminError> {
 
 fn start(
     setup: &Setup,
-    post: &WatchConfig,
+    watch_config: &WatchConfig,
     socket: Option<&UdpPort>,
     missing: OnMissingInterface,
 ) -> Result<WatcherProcess, String> {
-    WatcherProcess::start(post, missing, setup.config.window, socket, setup.watched_keys())
+    WatcherProcess::start(watch_config, missing, setup.config.window, socket, setup.watched_keys())
 }

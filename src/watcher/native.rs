@@ -78,7 +78,7 @@ struct PendingConfig {
 struct WatchParams {
     source: CaptureSource,
     port: u16,
-    band: Option<KnockRange>,
+    knock_range: Option<KnockRange>,
     window: Duration,
     missing: OnMissingInterface,
 }
@@ -164,8 +164,8 @@ impl NativeReader {
 
     fn handle_message(&mut self, message: &[u8]) -> Result<(), Shutdown> {
         match ToWatcher::read(message).ok_or(Shutdown)? {
-            ToWatcher::Watch { source, port, band, window, missing } => {
-                let how = WatchParams { source, port, band, window, missing };
+            ToWatcher::Watch { source, port, knock_range, window, missing } => {
+                let how = WatchParams { source, port, knock_range, window, missing };
                 self.coming = PendingConfig { how: Some(how), ..PendingConfig::default() };
             }
             ToWatcher::Interface(name) => self.coming.interfaces.push(name),
@@ -179,8 +179,8 @@ impl NativeReader {
                 let starts = self.captures.is_empty();
                 let lost = if starts { self.open(how, coming.interfaces, coming.log)? } else { Vec::new() };
                 if starts {
-                    if let Some(band) = how.band {
-                        self.watcher.watch_band(band, RandomState::new());
+                    if let Some(knock_range) = how.knock_range {
+                        self.watcher.watch_band(knock_range, RandomState::new());
                     }
                     // From here on nothing needs root, and every byte that comes is a stranger's.
                     let waited_for = self.captures.len().saturating_add(1);
@@ -207,17 +207,20 @@ impl NativeReader {
         interfaces: Vec<String>,
         log: Option<PacketLog>,
     ) -> Result<Vec<String>, Shutdown> {
-        let WatchParams { source, port, band, missing, .. } = how;
+        let WatchParams { source, port, knock_range, missing, .. } = how;
         let mut opened: Vec<Result<Box<dyn Capture>, String>> = match source {
             CaptureSource::Socket => {
                 let socket = UdpPort::from_stdout().map(|socket| boxed(Socket::new(socket, port)));
                 vec![socket.map_err(|error| error.to_string())]
             }
-            CaptureSource::Capture if interfaces.is_empty() => vec![live(None, port, band)],
-            CaptureSource::Capture => interfaces.iter().map(|name| live(Some(name), port, band)).collect(),
+            CaptureSource::Capture if interfaces.is_empty() => vec![live(None, port, knock_range)],
+            CaptureSource::Capture => {
+                interfaces.iter().map(|name| live(Some(name), port, knock_range)).collect()
+            }
         };
-        if let (Some(band), Some(log)) = (band, log) {
-            opened.push(super::log_follower::open(log, interfaces).map(|log| boxed(BandLog(log, band))));
+        if let (Some(knock_range), Some(log)) = (knock_range, log) {
+            opened
+                .push(super::log_follower::open(log, interfaces).map(|log| boxed(BandLog(log, knock_range))));
         }
         let mut lost = Vec::new();
         for capture in opened {
@@ -249,14 +252,14 @@ impl NativeReader {
                 Err(error) => return self.remove_capture(place, error.to_string()).map(|()| taken),
             };
             let Ok(knock) = self.watcher.judge(segment.payload, now) else { continue };
-            let sighting = ReceivedKnock {
+            let received = ReceivedKnock {
                 source: segment.source,
                 destination: segment.destination.ip(),
                 interface: segment.interface.unwrap_or(0),
                 knock,
             };
             // A keeper that is busy gets the client's next copy.
-            try_report(&self.channel, &FromWatcher::Knock(sighting))?;
+            try_report(&self.channel, &FromWatcher::Knock(received))?;
         }
         Ok(BATCH)
     }
@@ -337,8 +340,12 @@ enum SendResult {
     NoRoom,
 }
 
-fn live(interface: Option<&str>, port: u16, band: Option<KnockRange>) -> Result<Box<dyn Capture>, String> {
-    PcapLive::open(interface, port, band).map(boxed).map_err(|error| error.to_string())
+fn live(
+    interface: Option<&str>,
+    port: u16,
+    knock_range: Option<KnockRange>,
+) -> Result<Box<dyn Capture>, String> {
+    PcapLive::open(interface, port, knock_range).map(boxed).map_err(|error| error.to_string())
 }
 
 fn boxed(capture: impl Capture + 'static) -> Box<dyn Capture> {

@@ -21,9 +21,9 @@ pub struct Proof {
 
 /// Ports 0 and 1: they name a key for half a minute.
 #[must_use]
-pub fn selector(key: &MacKey, step: TimeStep, band: KnockRange) -> [u16; SELECTED] {
+pub fn selector(key: &MacKey, step: TimeStep, knock_range: KnockRange) -> [u16; SELECTED] {
     let [a1, a0, b1, b0, ..] = key.tag(&[&step.number().to_be_bytes()]);
-    [(0, [a1, a0]), (1, [b1, b0])].map(|(slice, number)| band.port(slice, u16::from_be_bytes(number)))
+    [(0, [a1, a0]), (1, [b1, b0])].map(|(slice, number)| knock_range.port(slice, u16::from_be_bytes(number)))
 }
 
 /// Ports 2 to 7, for the client's `address` (*exact*) or, without one, for whatever address they come from
@@ -34,13 +34,13 @@ pub fn proof(
     step: TimeStep,
     address: Option<IpAddr>,
     action: &ActionName,
-    band: KnockRange,
+    knock_range: KnockRange,
 ) -> Proof {
     let address = address.map_or([0; 16], |address| mapped(address).octets());
     let tag = key.tag(&[&step.number().to_be_bytes(), &address, action.as_str().as_bytes()]);
     let [a, b, c, d, e, f, g, h, i, j, k, l, ..]: Tag = tag;
     let numbers = [(2, [a, b]), (3, [c, d]), (4, [e, f]), (5, [g, h]), (6, [i, j]), (7, [k, l])];
-    let ports = numbers.map(|(slice, number)| band.port(slice, u16::from_be_bytes(number)));
+    let ports = numbers.map(|(slice, number)| knock_range.port(slice, u16::from_be_bytes(number)));
     Proof { ports, id: [a, b, c, d, e, f, g, h, i, j, k, l] }
 }
 

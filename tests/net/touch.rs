@@ -71,10 +71,11 @@ fn touch_here(from: IpAddr, to: IpAddr, how: Touch, ports: &[u16]) {
 }
 
 /// As many first packets of TCP connections to random ports of the band, each from another address.
-pub(crate) fn syn_frames(wire: &Wire, to: Ipv4Addr, band: KnockRange, count: usize) -> Vec<Vec<u8>> {
+pub(crate) fn syn_frames(wire: &Wire, to: Ipv4Addr, knock_range: KnockRange, count: usize) -> Vec<Vec<u8>> {
     let frame = |n: usize| {
         let [a, b, ..] = random::<4>().unwrap();
-        let port = band.low() + u16::from_be_bytes([a, b]) % (band.high() - band.low() + 1);
+        let port =
+            knock_range.low() + u16::from_be_bytes([a, b]) % (knock_range.high() - knock_range.low() + 1);
         let from = Ipv4Addr::from(0x0B00_0000 + u32::try_from(n).unwrap());
         let mut frame = Vec::new();
         PacketBuilder::ethernet2(wire.mac, wire.peer)

@@ -49,7 +49,7 @@ pub(crate) fn policy(
     Policy {
         window: Duration::from_secs(30),
         reply: true,
-        band: Some(KnockRange::USUAL),
+        knock_range: Some(KnockRange::USUAL),
         own_addresses: BTreeSet::new(),
         actions: actions.into_iter().map(|(name, part)| (name.parse().unwrap(), action(part))).collect(),
         clients: clients.into_iter().collect(),

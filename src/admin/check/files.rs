@@ -28,7 +28,7 @@ impl CheckReport {
         self.legacy(config);
         self.state(config);
         self.undo_tasks(config);
-        self.standing(config);
+        self.gate_state(config);
     }
 
     /// Files of the daemon's own user are right for a daemon that runs as that user, and for no other.
@@ -194,7 +194,7 @@ impl CheckReport {
         }
     }
 
-    fn standing(&mut self, config: &ServerConfig) {
+    fn gate_state(&mut self, config: &ServerConfig) {
         if config.backend != BackendKind::None
             && matches!(GateState::read(&config.state_dir), Ok(GateState::Open))
         {

@@ -20,7 +20,7 @@ impl CheckReport {
         self.interfaces(config);
         self.capabilities(config);
         self.knock_port(config);
-        self.band(config);
+        self.knock_range(config);
         self.watcher_user(config);
         self.clock(config);
         self.forwarding(config);
@@ -136,25 +136,25 @@ impl CheckReport {
     }
 
     /// A sequence works there all the same; but what others send to a service, or a service's own ports, take its room.
-    fn band(&mut self, config: &ServerConfig) {
-        let Some(band) = config.ports else { return };
+    fn knock_range(&mut self, config: &ServerConfig) {
+        let Some(knock_range) = config.ports else { return };
         let place = ["ports", "low"];
         let hint = "choose another low, here and in the clients' --ports-low";
         let local = host::sysctl("net.ipv4.ip_local_port_range").unwrap_or_default();
         let bounds: Vec<u16> = local.split_whitespace().filter_map(|port| port.parse().ok()).collect();
         if let [first, last] = *bounds
-            && first <= band.high()
-            && band.low() <= last
+            && first <= knock_range.high()
+            && knock_range.low() <= last
         {
             let message = format!(
-                "ports: the band {band} has ports that this host gives to its own connections ({first}-{last})"
+                "ports: the band {knock_range} has ports that this host gives to its own connections ({first}-{last})"
             );
             self.warning(config, &place, message, hint);
         }
         let listening = proc_net::listening().unwrap_or_default();
         // The knock port is ours.
         let within = |(_, address): &&(Protocol, SocketAddr)| {
-            band.contains(address.port()) && address.port() != config.port
+            knock_range.contains(address.port()) && address.port() != config.port
         };
         if let Some((protocol, address)) = listening.iter().find(within) {
             let service = match protocol {
@@ -163,7 +163,7 @@ impl CheckReport {
             };
             let port = address.port();
             let message =
-                format!("ports: something listens on {service}/{port}, which is in the band {band}");
+                format!("ports: something listens on {service}/{port}, which is in the band {knock_range}");
             self.warning(config, &place, message, hint);
         }
     }

@@ -58,8 +58,8 @@ pub(crate) fn previous_text(config: &ServerConfig, name: &ClientName, previous: 
     }
     let keys = load_keys(config, name, &previous.key);
     let fingerprint = keys.map_or_else(|_| "unreadable".to_owned(), |keys| keys.fingerprint.to_string());
-    let question = Request::PreviousUses { client: name.to_string() };
-    let uses = match control::ask(&config.control, &question) {
+    let request = Request::PreviousUses { client: name.to_string() };
+    let uses = match control::ask(&config.control, &request) {
         Ok(AskResult::Answer(Response::Count { count })) => {
             format!("; knocked with {count} times since the daemon's start")
         }

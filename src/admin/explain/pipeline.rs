@@ -28,7 +28,7 @@ pub(super) struct Pipeline {
     id: ServerId,
     port: u16,
     /// Where port sequences are looked for.
-    band: Option<KnockRange>,
+    knock_range: Option<KnockRange>,
     window: Duration,
     watcher: Watcher,
     keeper: Keeper,
@@ -69,14 +69,14 @@ impl Pipeline {
     /// The checks of the daemon that this config makes, without any memory.
     pub(super) fn new(setup: &Setup, suspects: Candidates) -> Self {
         let mut watcher = Watcher::new(setup.config.window, setup.watched_keys());
-        if let Some(band) = setup.config.ports {
-            watcher.watch_band(band, RandomState::new());
+        if let Some(knock_range) = setup.config.ports {
+            watcher.watch_band(knock_range, RandomState::new());
         }
         Self {
             id: setup.config.id.clone(),
             port: setup.config.port,
             window: setup.config.window,
-            band: setup.config.ports,
+            knock_range: setup.config.ports,
             watcher,
             keeper: Keeper::new(setup.policy(), ReplayMemory::new(Timestamp::default())),
             suspects,
@@ -128,7 +128,7 @@ impl Pipeline {
             return unreadable(frame);
         };
         if packet.is_some_and(|packet| packet.is_port_hit())
-            && self.band.is_some_and(|band| band.contains(destination.port()))
+            && self.knock_range.is_some_and(|knock_range| knock_range.contains(destination.port()))
         {
             return self.touched(source, destination, now);
         }
@@ -293,14 +293,14 @@ impl Pipeline {
             verdict => verdict,
         };
         let verdict = match verdict {
-            Verdict::Commit(bill) => Verdict::Execute(bill.committed()),
+            Verdict::Commit(uncommitted) => Verdict::Execute(uncommitted.committed()),
             verdict => verdict,
         };
         match verdict {
             Verdict::Execute(order) => {
-                let (record, _) = self.keeper.conclude(order.ticket(), Outcome::Granted, "", now);
+                let (record, _) = self.keeper.conclude(order.context(), Outcome::Granted, "", now);
                 // Its copies are resends from now on.
-                self.keeper.postpone(order.ticket(), now);
+                self.keeper.postpone(order.context(), now);
                 let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
                 let time = match record.seconds {
                     0 => String::new(),

@@ -25,7 +25,7 @@ use crate::knock::{
 #[derive(Debug)]
 #[must_use]
 pub struct Authorized {
-    ticket: KnockContext,
+    context: KnockContext,
     effects: Vec<Effect>,
 }
 
@@ -89,8 +89,8 @@ impl Authorized {
 
     /// Who ordered it.
     #[must_use]
-    pub const fn ticket(&self) -> &KnockContext {
-        &self.ticket
+    pub const fn context(&self) -> &KnockContext {
+        &self.context
     }
 }
 
@@ -103,7 +103,7 @@ impl CommandLine {
 
     /// The order's ticket, as far as it is about this command.
     #[must_use]
-    pub fn ticket(&self, of_order: &KnockContext) -> KnockContext {
+    pub fn context(&self, of_order: &KnockContext) -> KnockContext {
         KnockContext { addresses: self.addresses.clone(), ..of_order.clone() }
     }
 }
@@ -178,12 +178,12 @@ pub(in crate::auth) fn decide(
     policy: &Policy,
     client: &ClientKey,
     fresh: &Fresh,
-    ticket: &mut KnockContext,
+    context: &mut KnockContext,
     account: ClientUsage<'_>,
     now: Now,
 ) -> Result<Authorization, Rejection> {
     let knock = fresh.understand().map_err(|_| Rejection::UnsupportedFormat)?;
-    ticket.action = Some(knock.action.clone());
+    context.action = Some(knock.action.clone());
     let rules = &client.rules;
     let action =
         policy.actions.get(&knock.action).ok_or_else(|| Rejection::UnknownAction(knock.action.clone()))?;
@@ -193,18 +193,24 @@ pub(in crate::auth) fn decide(
     if !rules.sources.contains(&knock.policy) {
         return Err(Rejection::PolicyNotAllowed(knock.policy));
     }
-    ticket.addresses = addresses(knock, ticket.source.ip())?;
+    context.addresses = addresses(knock, context.source.ip())?;
     if action.opens() {
-        ticket.addresses.iter().try_for_each(|&address| check_address(address, &policy.own_addresses))?;
+        context.addresses.iter().try_for_each(|&address| check_address(address, &policy.own_addresses))?;
     }
     let argument = check_argument(action, knock.argument.as_str())?;
     if rules.expires.is_some_and(|expires| now.wall >= expires) {
         return Err(Rejection::Expired);
     }
     let duration = action.term.map(|term| term.granted(knock.seconds)).unwrap_or_default();
-    ticket.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
-    let asked =
-        EffectBuilder { knock, ticket, argument, duration, lengths: rules.grant_prefix, limit: rules.grants };
+    context.seconds = u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let asked = EffectBuilder {
+        knock,
+        context,
+        argument,
+        duration,
+        lengths: rules.grant_prefix,
+        limit: rules.grants,
+    };
     let mut effects: Vec<Effect> = Vec::with_capacity(action.parts.len());
     for part in &action.parts {
         match (effects.last_mut(), asked.effect(part)?) {
@@ -227,8 +233,8 @@ pub(in crate::auth) fn decide(
 }
 
 /// Pairs effects with their ticket; only the ladder's end may.
-pub(in crate::auth) const fn new(ticket: KnockContext, effects: Vec<Effect>) -> Authorized {
-    Authorized { ticket, effects }
+pub(in crate::auth) const fn new(context: KnockContext, effects: Vec<Effect>) -> Authorized {
+    Authorized { context, effects }
 }
 
 fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {
@@ -307,7 +313,7 @@ const NOT_ON_A_LINK: &str = "link-local address: not with `once` or `forward`";
 /// A knock that may have what it asks for, and how that is to be understood.
 struct EffectBuilder<'a> {
     knock: &'a Knock,
-    ticket: &'a KnockContext,
+    context: &'a KnockContext,
     argument: Option<PortRange>,
     duration: Duration,
     lengths: PrefixLengths,
@@ -331,7 +337,7 @@ impl EffectBuilder<'_> {
 
     fn open(&self, ports: &[PortRange], uses: Uses) -> Result<Effect, Rejection> {
         let mut grants = Vec::with_capacity(ports.len());
-        for &address in &self.ticket.addresses {
+        for &address in &self.context.addresses {
             let link = self.link(address)?;
             for &ports in ports {
                 grants.push(match (uses, ports.single()) {
@@ -352,7 +358,7 @@ impl EffectBuilder<'_> {
         if !is_link_local(address) {
             return Ok(None);
         }
-        let scope = match self.ticket.source {
+        let scope = match self.context.source {
             SocketAddr::V6(source) if IpAddr::V6(*source.ip()) == address => {
                 NonZeroU32::new(source.scope_id())
             }
@@ -363,7 +369,7 @@ impl EffectBuilder<'_> {
 
     fn forward(&self, door: PortSpec, to: &[SocketAddr]) -> Result<Effect, Rejection> {
         let mut grants = Vec::new();
-        for &address in &self.ticket.addresses {
+        for &address in &self.context.addresses {
             if is_link_local(address) {
                 return Err(Rejection::LinkLocal(NOT_ON_A_LINK));
             }
@@ -385,17 +391,17 @@ impl EffectBuilder<'_> {
 
     fn grant_on(&self, link: Option<NonZeroU32>, from: Prefix, way: AccessTarget) -> Grant {
         Grant {
-            passage: Access { from, link, way },
+            access: Access { from, link, target: way },
             limit: Some(self.limit),
             duration: self.duration,
-            client: self.ticket.client.clone(),
+            client: self.context.client.clone(),
             action: self.knock.action.clone(),
         }
     }
 
     /// One command; where it names the address, one for each.
     fn commands(&self, argv: &[Template]) -> Vec<CommandLine> {
-        let addresses = &self.ticket.addresses;
+        let addresses = &self.context.addresses;
         let command = |address: IpAddr, addresses: &[IpAddr]| CommandLine {
             argv: argv.iter().map(|word| self.fill(word, address)).collect(),
             addresses: addresses.to_vec(),
@@ -413,14 +419,14 @@ impl EffectBuilder<'_> {
     }
 
     fn fill(&self, word: &Template, address: IpAddr) -> String {
-        let Self { knock, ticket, .. } = self;
+        let Self { knock, context, .. } = self;
         let values = Values {
             address,
-            port: ticket.source.port(),
-            client: &ticket.client,
+            port: context.source.port(),
+            client: &context.client,
             action: &knock.action,
             argument: knock.argument.as_str(),
-            seconds: ticket.seconds,
+            seconds: context.seconds,
         };
         values.fill(word)
     }

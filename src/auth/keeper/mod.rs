@@ -141,7 +141,7 @@ impl Keeper {
                 });
             }
         };
-        let mut ticket = KnockContext {
+        let mut context = KnockContext {
             client: client.name.clone(),
             key: client.age,
             fingerprint,
@@ -156,15 +156,15 @@ impl Keeper {
         // 5. Its time is ours.
         let fresh = match opened.check_time(now.wall, self.policy.window) {
             Ok(fresh) => fresh,
-            Err(skew) => return self.refuse(&ticket, Rejection::Stale(skew), now),
+            Err(skew) => return self.refuse(&context, Rejection::Stale(skew), now),
         };
-        ticket.reply = fresh.reply();
+        context.reply = fresh.reply();
         // 6. It is new, and comes from where it says.
-        if let Some(verdict) = self.check_new(&fresh, &ticket, now) {
+        if let Some(verdict) = self.check_new(&fresh, &context, now) {
             return verdict;
         }
         // 7. It is used up.
-        self.accept(fresh, ticket, now)
+        self.accept(fresh, context, now)
     }
 
     /// Steps 5 to 7 for ports that were touched: a verdict for each thing that they ask for and that has not been
@@ -174,18 +174,18 @@ impl Keeper {
         if !self.sequences.admit(SEQUENCES, now.steady) {
             return Vec::new();
         }
-        let (Some(client), Some(band)) = (self.client(fingerprint), self.policy.band) else {
+        let (Some(client), Some(knock_range)) = (self.client(fingerprint), self.policy.knock_range) else {
             return Vec::new();
         };
         let (name, age) = (client.name.clone(), client.age);
-        let asked = sequence.prove(client, band, now.wall);
+        let asked = sequence.prove(client, knock_range, now.wall);
         let mut verdicts = Vec::new();
         for fresh in asked.into_iter().map(Fresh::Ports) {
             // The client sends each port three times: what it asked for is there again and again.
             if self.replay.knows(fingerprint, fresh.replay_domain(), fresh.id()) {
                 continue;
             }
-            let ticket = KnockContext {
+            let context = KnockContext {
                 client: name.clone(),
                 key: age,
                 fingerprint,
@@ -197,38 +197,38 @@ impl Keeper {
                 addresses: vec![sequence.source.ip()],
                 seconds: 0,
             };
-            verdicts.push(self.accept(fresh, ticket, now));
+            verdicts.push(self.accept(fresh, context, now));
         }
         verdicts
     }
 
     /// Step 7: it is used up from here on, whatever comes.
-    fn accept(&mut self, fresh: Fresh, ticket: KnockContext, now: Now) -> Verdict {
-        let (key, lane, window) = (ticket.fingerprint, fresh.replay_domain(), self.policy.window);
+    fn accept(&mut self, fresh: Fresh, context: KnockContext, now: Now) -> Verdict {
+        let (key, lane, window) = (context.fingerprint, fresh.replay_domain(), self.policy.window);
         match self.replay.accept(key, lane, fresh.timestamp(), *fresh.id(), window) {
-            Ok(acceptance) => Verdict::Record(Accepted { fresh, ticket, acceptance }),
-            Err(AlreadyAccepted) => self.refuse(&ticket, Rejection::Replayed, now),
+            Ok(acceptance) => Verdict::Record(Accepted { fresh, context, acceptance }),
+            Err(AlreadyAccepted) => self.refuse(&context, Rejection::Replayed, now),
         }
     }
 
     /// Step 8, for a knock that is on record: whether the client may do that.
     pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
-        let Accepted { fresh, mut ticket, .. } = accepted;
-        match self.allow(&fresh, &mut ticket, now) {
+        let Accepted { fresh, mut context, .. } = accepted;
+        match self.allow(&fresh, &mut context, now) {
             Ok(Authorization { effects, code }) => {
-                if ticket.key == KeyAge::Previous {
-                    let uses = self.previous_uses.entry(ticket.client.clone()).or_default();
+                if context.key == KeyAge::Previous {
+                    let uses = self.previous_uses.entry(context.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
                 }
-                self.consume(authorization::new(ticket, effects), code, now)
+                self.consume(authorization::new(context, effects), code, now)
             }
-            Err(rejection) => self.refuse(&ticket, rejection, now),
+            Err(rejection) => self.refuse(&context, rejection, now),
         }
     }
 
     /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
     fn consume(&mut self, order: Authorized, code: Option<Timestamp>, now: Now) -> Verdict {
-        let Some(client) = self.client(order.ticket().fingerprint) else { return Verdict::Ignore };
+        let Some(client) = self.client(order.context().fingerprint) else { return Verdict::Ignore };
         let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
         let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
         let code = match code.zip(seed) {
@@ -237,7 +237,7 @@ impl Keeper {
                 match self.replay.accept(seed, ReplayDomain::Codes, step, CODE_ID, self.policy.window) {
                     Ok(acceptance) => Some(acceptance),
                     Err(AlreadyAccepted) => {
-                        return self.refuse(order.ticket(), Rejection::Otp(OtpError::Reused), now);
+                        return self.refuse(order.context(), Rejection::Otp(OtpError::Reused), now);
                     }
                 }
             }
@@ -292,33 +292,33 @@ impl Keeper {
     }
 
     /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
-    fn check_new(&mut self, fresh: &Fresh, ticket: &KnockContext, now: Now) -> Option<Verdict> {
-        match self.answers.lookup((ticket.fingerprint, *fresh.id()), ticket.source, now.steady) {
+    fn check_new(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Verdict> {
+        match self.answers.lookup((context.fingerprint, *fresh.id()), context.source, now.steady) {
             CacheLookup::Again(bytes) => return Some(Verdict::Resend(bytes)),
             CacheLookup::Enough => return Some(Verdict::Ignore),
             CacheLookup::Never => {}
         }
         if self
             .replay
-            .check(ticket.fingerprint, ReplayDomain::Datagrams, fresh.timestamp(), fresh.id())
+            .check(context.fingerprint, ReplayDomain::Datagrams, fresh.timestamp(), fresh.id())
             .is_err()
         {
-            return Some(self.refuse(ticket, Rejection::Replayed, now));
+            return Some(self.refuse(context, Rejection::Replayed, now));
         }
         let elsewhere = fresh.understand().is_ok_and(|knock| {
             knock.policy == AddressPolicy::Exact
-                && knock.embedded_like(ticket.source.ip()) != Some(ticket.source.ip())
+                && knock.embedded_like(context.source.ip()) != Some(context.source.ip())
         });
-        elsewhere.then(|| self.refuse(ticket, Rejection::AddressMismatch, now))
+        elsewhere.then(|| self.refuse(context, Rejection::AddressMismatch, now))
     }
 
     fn allow(
         &mut self,
         fresh: &Fresh,
-        ticket: &mut KnockContext,
+        context: &mut KnockContext,
         now: Now,
     ) -> Result<Authorization, Rejection> {
-        let place = self.places.get(&ticket.fingerprint).ok_or(Rejection::UnknownKey)?;
+        let place = self.places.get(&context.fingerprint).ok_or(Rejection::UnknownKey)?;
         let client = self.policy.clients.get(*place).ok_or(Rejection::UnknownKey)?;
         let recent = self.recent.entry(client.name.clone()).or_default();
         let account = ClientUsage {
@@ -327,7 +327,7 @@ impl Keeper {
             used: self.uses.of(&client.name),
             replay: &self.replay,
         };
-        authorization::decide(&self.policy, client, fresh, ticket, account, now)
+        authorization::decide(&self.policy, client, fresh, context, account, now)
     }
 
     fn client(&self, fingerprint: Fingerprint) -> Option<&ClientKey> {

@@ -66,7 +66,7 @@ impl PortSequence {
     pub(in crate::auth) fn prove(
         &self,
         client: &ClientKey,
-        band: KnockRange,
+        knock_range: KnockRange,
         now: Timestamp,
     ) -> Vec<ProvenSequence> {
         // In place of step 5: a watcher that holds ports back does not make them good for longer.
@@ -77,18 +77,18 @@ impl PortSequence {
         let asked = actions.flat_map(|action| {
             [AddressPolicy::Exact, AddressPolicy::Observed].map(|policy| (action, policy))
         });
-        asked.filter_map(|(action, policy)| self.prove_one(client, band, action, policy)).collect()
+        asked.filter_map(|(action, policy)| self.prove_one(client, knock_range, action, policy)).collect()
     }
 
     fn prove_one(
         &self,
         client: &ClientKey,
-        band: KnockRange,
+        knock_range: KnockRange,
         action: &ActionName,
         policy: AddressPolicy,
     ) -> Option<ProvenSequence> {
         let address = (policy == AddressPolicy::Exact).then_some(self.source.ip());
-        let proof = proof(&client.keys.proof, self.step, address, action, band);
+        let proof = proof(&client.keys.proof, self.step, address, action, knock_range);
         // Not in constant time: who touches ports learns nothing from when nothing happens.
         if !proof.ports.iter().all(|port| self.ports.contains(port)) {
             return None;

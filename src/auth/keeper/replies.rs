@@ -52,40 +52,40 @@ impl Keeper {
     /// Steps 10 and 11 for an order: what to answer, and what to record unless the action records its own end.
     pub fn conclude(
         &self,
-        ticket: &KnockContext,
+        context: &KnockContext,
         outcome: Outcome,
         remark: &str,
         now: Now,
     ) -> (AuditRecord, Option<PendingReply>) {
         let reason = (!remark.is_empty()).then(|| Explanation::new(AuditCause::ActionFailed, remark));
-        self.conclude_with(ticket, outcome, (reason, ""), now)
+        self.conclude_with(context, outcome, (reason, ""), now)
     }
 
     /// The same for an order whose commands have been started: the client is told that there is more to come.
     pub fn conclude_started(
         &self,
-        ticket: &KnockContext,
+        context: &KnockContext,
         outcome: Outcome,
         now: Now,
     ) -> (AuditRecord, Option<PendingReply>) {
-        self.conclude_with(ticket, outcome, (None, ReplyText::STARTED), now)
+        self.conclude_with(context, outcome, (None, ReplyText::STARTED), now)
     }
 
     /// What to answer from now on, once all commands of an order that was answered so have ended: well, or `failed`.
     pub fn end(
         &self,
-        ticket: &KnockContext,
+        context: &KnockContext,
         outcome: Outcome,
         failed: Option<&str>,
         now: Now,
     ) -> Option<PendingReply> {
         let (outcome, text) = failed.map_or((outcome, ReplyText::DONE), |failed| (Outcome::Failed, failed));
-        self.conclude_with(ticket, outcome, (None, text), now).1
+        self.conclude_with(context, outcome, (None, text), now).1
     }
 
     fn conclude_with(
         &self,
-        ticket: &KnockContext,
+        context: &KnockContext,
         outcome: Outcome,
         (reason, text): (Option<Explanation>, &str),
         now: Now,
@@ -95,9 +95,9 @@ impl Keeper {
             Outcome::Started => (AuditEvent::Done, ReplyStatus::Done),
             Outcome::Failed => (AuditEvent::Failed, ReplyStatus::ActionFailed),
         };
-        let seconds = if outcome == Outcome::Failed { 0 } else { ticket.seconds };
+        let seconds = if outcome == Outcome::Failed { 0 } else { context.seconds };
         // What went wrong on the server is for its admin to read, not for the client.
-        (ticket.record(event, reason), self.answer(ticket, status, seconds, text, now.wall))
+        (context.record(event, reason), self.answer(context, status, seconds, text, now.wall))
     }
 
     /// Seals an answer under a fresh random nonce and keeps it for the client's resends.
@@ -124,58 +124,63 @@ impl Keeper {
         now: Now,
     ) -> (AuditRecord, Option<PendingReply>) {
         let action = accepted.fresh.understand().ok().map(|knock| knock.action.clone());
-        let ticket = KnockContext { action, ..accepted.ticket.clone() };
-        self.conclude_with(&ticket, Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
+        let context = KnockContext { action, ..accepted.context.clone() };
+        self.conclude_with(&context, Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
     }
 
     /// The end of an order whose price could not be put on record.
     pub fn cancel(
         &self,
-        bill: &Uncommitted,
+        uncommitted: &Uncommitted,
         why: Explanation,
         now: Now,
     ) -> (AuditRecord, Option<PendingReply>) {
-        self.conclude_with(bill.order.ticket(), Outcome::Failed, (Some(why), ReplyText::UNRECORDED), now)
+        self.conclude_with(
+            uncommitted.order.context(),
+            Outcome::Failed,
+            (Some(why), ReplyText::UNRECORDED),
+            now,
+        )
     }
 
     /// Notes that an order takes a while: copies of its knock get nothing meanwhile.
-    pub fn postpone(&mut self, ticket: &KnockContext, now: Now) {
-        self.answers.reserve((ticket.fingerprint, ticket.id), ticket.source, now.steady);
+    pub fn postpone(&mut self, context: &KnockContext, now: Now) {
+        self.answers.reserve((context.fingerprint, context.id), context.source, now.steady);
     }
 
     /// The end of an order that the firewall has no room for because of what its client holds already.
-    pub fn refuse(&mut self, ticket: &KnockContext, rejection: Rejection, now: Now) -> Verdict {
+    pub fn refuse(&mut self, context: &KnockContext, rejection: Rejection, now: Now) -> Verdict {
         let event = rejection.reason().event();
         // What is used up by now comes here once; the others can be sent again and again.
         let once =
             matches!(rejection, Rejection::Stale(_) | Rejection::Replayed | Rejection::AddressMismatch);
-        let record = (!once || self.told.is_first((ticket.fingerprint, ticket.id), event))
-            .then(|| ticket.record(event, Some(Explanation::from(&rejection))));
+        let record = (!once || self.told.is_first((context.fingerprint, context.id), event))
+            .then(|| context.record(event, Some(Explanation::from(&rejection))));
         let answer = rejection
             .status()
-            .and_then(|status| self.answer(ticket, status, 0, &rejection.reply_text(), now.wall));
+            .and_then(|status| self.answer(context, status, 0, &rejection.reply_text(), now.wall));
         Verdict::Refuse(Refusal { rejection, record, answer })
     }
 
     fn answer(
         &self,
-        ticket: &KnockContext,
+        context: &KnockContext,
         status: ReplyStatus,
         seconds: u32,
         text: &str,
         now: Timestamp,
     ) -> Option<PendingReply> {
-        if ticket.reply == ReplyWanted::No || !self.policy.reply || !is_one_host(ticket.source.ip()) {
+        if context.reply == ReplyWanted::No || !self.policy.reply || !is_one_host(context.source.ip()) {
             return None;
         }
         let reply = Reply {
             status,
             server_time: now,
-            observed: ticket.source.ip(),
-            port: ticket.source.port(),
+            observed: context.source.ip(),
+            port: context.source.port(),
             seconds,
             text: ReplyText::fitting(text),
         };
-        Some(PendingReply { fingerprint: ticket.fingerprint, id: ticket.id, source: ticket.source, reply })
+        Some(PendingReply { fingerprint: context.fingerprint, id: context.id, source: context.source, reply })
     }
 }

@@ -26,7 +26,7 @@ pub enum Verdict {
 #[must_use]
 pub struct Accepted {
     pub(super) fresh: Fresh,
-    pub(super) ticket: KnockContext,
+    pub(super) context: KnockContext,
     pub(super) acceptance: Acceptance,
 }
 
@@ -41,8 +41,8 @@ pub struct Uncommitted {
 impl Accepted {
     /// Who knocked.
     #[must_use]
-    pub const fn ticket(&self) -> &KnockContext {
-        &self.ticket
+    pub const fn context(&self) -> &KnockContext {
+        &self.context
     }
 
     /// What must be on record.
@@ -55,8 +55,8 @@ impl Accepted {
 impl Uncommitted {
     /// Who knocked.
     #[must_use]
-    pub const fn ticket(&self) -> &KnockContext {
-        self.order.ticket()
+    pub const fn context(&self) -> &KnockContext {
+        self.order.context()
     }
 
     /// The one-time password that is used up, for the journal.

@@ -37,7 +37,7 @@ impl ActionPart {
 impl Action {
     /// How many passages one knock opens for each of its addresses.
     #[must_use]
-    pub fn passages(&self) -> u32 {
+    pub fn accesses(&self) -> u32 {
         let of_part = |part: &ActionPart| match part {
             ActionPart::Open { ports, .. } => u32::try_from(ports.len()).unwrap_or(u32::MAX),
             ActionPart::OpenArgument { .. } => 1,
@@ -182,7 +182,7 @@ pub struct Policy {
     /// Whether clients that ask for an answer get one.
     pub reply: bool,
     /// Where port sequences are looked for; nothing = nowhere.
-    pub band: Option<KnockRange>,
+    pub knock_range: Option<KnockRange>,
     /// The addresses of this host: nobody else is let in by them.
     pub own_addresses: BTreeSet<IpAddr>,
     /// The actions by name.

@@ -135,8 +135,8 @@ impl Watcher {
     }
 
     /// Looks for port sequences, too. `hash` must be another one for each process.
-    pub fn watch_band(&mut self, band: KnockRange, hash: RandomState) {
-        self.sequences = Some(SequenceQueue::new(band, hash));
+    pub fn watch_band(&mut self, knock_range: KnockRange, hash: RandomState) {
+        self.sequences = Some(SequenceQueue::new(knock_range, hash));
     }
 
     /// A packet without a payload has come from `source`, to this address and port.

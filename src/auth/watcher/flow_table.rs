@@ -23,7 +23,7 @@ pub(in crate::auth) type FlowId = u64;
 
 /// The table. `now` never runs backwards; it is looked at often enough that nothing in it is older than a minute.
 pub(in crate::auth) struct FlowTable {
-    band: KnockRange,
+    knock_range: KnockRange,
     hash: RandomState,
     room: usize,
     places: HashMap<FlowId, u32, BuildHasherDefault<FlowIdHasher>>,
@@ -103,13 +103,13 @@ impl Hasher for FlowIdHasher {
 impl FlowTable {
     /// Nothing is known yet. `hash` must be another one for each process, or strangers could choose addresses that
     /// take long to find.
-    pub(in crate::auth) fn new(band: KnockRange, hash: RandomState) -> Self {
-        Self::with_room(band, hash, PAIRS_MAX)
+    pub(in crate::auth) fn new(knock_range: KnockRange, hash: RandomState) -> Self {
+        Self::with_room(knock_range, hash, PAIRS_MAX)
     }
 
-    fn with_room(band: KnockRange, hash: RandomState, room: usize) -> Self {
+    fn with_room(knock_range: KnockRange, hash: RandomState, room: usize) -> Self {
         Self {
-            band,
+            knock_range,
             hash,
             room,
             // At once, as a table that grows is there twice for a moment. What is not used takes no memory yet.
@@ -131,7 +131,7 @@ impl FlowTable {
         port: u16,
         now: Duration,
     ) -> Option<FlowId> {
-        self.band.slice(port)?;
+        self.knock_range.slice(port)?;
         let now = Moment::of(now);
         self.forget_idle(now);
         let name = self.hash.hash_one((from, to));
@@ -206,7 +206,7 @@ impl FlowTable {
     fn is_complete(&self, place: u32) -> bool {
         let mut slices = [false; SLICES];
         for touch in self.touches(place) {
-            if let Some(slice) = self.band.slice(touch.port).and_then(|slice| slices.get_mut(slice)) {
+            if let Some(slice) = self.knock_range.slice(touch.port).and_then(|slice| slices.get_mut(slice)) {
                 *slice = true;
             }
         }

@@ -36,12 +36,12 @@ impl Selectors {
         &mut self,
         ports: &[u16],
         now: Timestamp,
-        band: KnockRange,
+        knock_range: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) -> Vec<SelectorMatch> {
         let now = TimeStep::of(now);
-        self.cover(now.before()..=now.after(), band, keys);
-        let of = |slice| ports.iter().copied().filter(move |&port| band.slice(port) == Some(slice));
+        self.cover(now.before()..=now.after(), knock_range, keys);
+        let of = |slice| ports.iter().copied().filter(move |&port| knock_range.slice(port) == Some(slice));
         let pairs = of(0).flat_map(|first| of(1).map(move |second| [first, second]));
         let found = pairs.flat_map(|pair| {
             let from = self.entries.partition_point(|entry| entry.ports < pair);
@@ -54,17 +54,17 @@ impl Selectors {
     pub(in crate::auth) fn prepare<'k>(
         &mut self,
         now: Timestamp,
-        band: KnockRange,
+        knock_range: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) {
         let now = TimeStep::of(now);
-        self.cover(now.before()..=now.after().after(), band, keys);
+        self.cover(now.before()..=now.after().after(), knock_range, keys);
     }
 
     fn cover<'k>(
         &mut self,
         wanted: RangeInclusive<TimeStep>,
-        band: KnockRange,
+        knock_range: KnockRange,
         keys: impl Iterator<Item = &'k MacKey> + Clone,
     ) {
         let is_there = |step: &TimeStep| self.steps.as_ref().is_some_and(|steps| steps.contains(step));
@@ -76,7 +76,7 @@ impl Selectors {
         self.entries.retain(|entry| wanted.contains(&entry.named.step));
         for step in missing {
             let named = |(client, key)| SelectorEntry {
-                ports: selector(key, step, band),
+                ports: selector(key, step, knock_range),
                 named: SelectorMatch { client, step },
             };
             self.entries.extend(keys.clone().enumerate().map(named));
@@ -100,21 +100,21 @@ mod tests {
         ) {
             // The third has the first one's key, and so its ports.
             let keys = [b"a", b"b", b"a"].map(|key| MacKey::new(key));
-            let band = KnockRange::USUAL;
+            let knock_range = KnockRange::USUAL;
             let mut selectors = Selectors::default();
             let mut ms = start;
             for (jump, prepare) in moves {
                 ms = ms.saturating_add_signed(jump);
                 let now = Timestamp::from_millis(ms);
                 if prepare {
-                    selectors.prepare(now, band, keys.iter());
+                    selectors.prepare(now, knock_range, keys.iter());
                 }
                 let middle = TimeStep::of(now).number();
                 for step in (middle.saturating_sub(3)..middle + 4).map(TimeStep::new) {
                     for (client, key) in keys.iter().enumerate() {
-                        let mut ports = selector(key, step, band).to_vec();
-                        ports.extend([band.port(0, 1), band.port(1, 1), band.port(7, 1)]);
-                        let found = selectors.find(&ports, now, band, keys.iter());
+                        let mut ports = selector(key, step, knock_range).to_vec();
+                        ports.extend([knock_range.port(0, 1), knock_range.port(1, 1), knock_range.port(7, 1)]);
+                        let found = selectors.find(&ports, now, knock_range, keys.iter());
                         let good = step.number().abs_diff(middle) <= 1;
                         prop_assert_eq!(found.contains(&SelectorMatch { client, step }), good);
                     }

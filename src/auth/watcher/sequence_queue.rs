@@ -20,7 +20,7 @@ const WAITING_MAX: usize = 1_000;
 
 /// All that is known of sequences.
 pub(in crate::auth) struct SequenceQueue {
-    band: KnockRange,
+    knock_range: KnockRange,
     pairs: FlowTable,
     selectors: Selectors,
     /// Pairs that have touched a port in every slice, and where their last packet came from.
@@ -39,10 +39,10 @@ struct Candidate {
 
 impl SequenceQueue {
     /// Nothing is known yet.
-    pub(in crate::auth) fn new(band: KnockRange, hash: RandomState) -> Self {
+    pub(in crate::auth) fn new(knock_range: KnockRange, hash: RandomState) -> Self {
         Self {
-            band,
-            pairs: FlowTable::new(band, hash),
+            knock_range,
+            pairs: FlowTable::new(knock_range, hash),
             selectors: Selectors::default(),
             waiting: VecDeque::new(),
             found: Candidate::default(),
@@ -64,7 +64,7 @@ impl SequenceQueue {
         while self.found.named.is_empty() {
             let (name, source) = self.waiting.pop_front()?;
             let Some(ports) = self.pairs.take(name, now.steady) else { continue };
-            let named = self.selectors.find(&ports, now.wall, self.band, keys(clients));
+            let named = self.selectors.find(&ports, now.wall, self.knock_range, keys(clients));
             self.found = Candidate { source: Some(source), ports, named };
         }
         if !self.passed.has_room(RATE, now.steady) {
@@ -94,7 +94,7 @@ impl SequenceQueue {
 
     /// Work that no packet should wait for.
     pub(in crate::auth) fn prepare(&mut self, clients: &[Signer], now: Timestamp) {
-        self.selectors.prepare(now, self.band, keys(clients));
+        self.selectors.prepare(now, self.knock_range, keys(clients));
     }
 }
 

@@ -38,62 +38,63 @@ struct Diagnosis {
 }
 
 /// Examines everything that a knock as it is meant needs.
-pub(super) fn examine(said: DoctorArgs) -> Result<(), ClientError> {
-    let (named, ntp) = (said.action.is_some(), said.ntp.clone());
+pub(super) fn examine(args: DoctorArgs) -> Result<(), ClientError> {
+    let (named, ntp) = (args.action.is_some(), args.ntp.clone());
     let harmless: ActionName = HARMLESS
         .parse()
         .map_err(|error| ClientError::new(ExitCause::Usage, format!("{HARMLESS}: {error}")))?;
-    let mut intent = KnockRequest::to_examine(said, harmless)?;
+    let mut request = KnockRequest::to_examine(args, harmless)?;
     let mut diagnosis = Diagnosis::default();
-    diagnosis.key(&intent)?;
-    let servers = diagnosis.name(&intent)?;
-    let host = intent.target.host.clone();
+    diagnosis.key(&request)?;
+    let servers = diagnosis.name(&request)?;
+    let host = request.target.host.clone();
     let ways = diagnosis.ways(&servers)?;
     diagnosis.clock(ntp.as_deref())?;
     let findings: Vec<_> = ways
         .iter()
         .map(|way| {
             // Each address for itself: a knock that may choose hides the one that is silent.
-            intent.target.host = host_of(way);
+            request.target.host = host_of(way);
             let mut last = None;
-            let outcome = knock_and_keep(&intent, &Reporter::SILENT, &mut last);
+            let outcome = knock_and_keep(&request, &Reporter::SILENT, &mut last);
             DoctorFinding { server: *way, outcome, last }
         })
         .collect();
-    intent.target.host = host;
+    request.target.host = host;
     let answered = findings.iter().any(|finding| finding.last.is_some());
     for finding in findings {
-        diagnosis.knock(&intent, finding, named, answered)?;
+        diagnosis.knock(&request, finding, named, answered)?;
     }
     match diagnosis.first {
         None => Ok(()),
         Some(cause) => {
             let things = if diagnosis.wrong == 1 { "thing is" } else { "things are" };
-            Err(ClientError::new(cause, format!("{}: {} {things} wrong", intent.server, diagnosis.wrong)))
+            Err(ClientError::new(cause, format!("{}: {} {things} wrong", request.server, diagnosis.wrong)))
         }
     }
 }
 
 impl Diagnosis {
-    fn key(&mut self, intent: &KnockRequest) -> Result<(), ClientError> {
-        let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
-        let client = intent.key.file.client.as_ref();
+    fn key(&mut self, request: &KnockRequest) -> Result<(), ClientError> {
+        let fingerprint = request.key.keys(&request.target.id).fingerprint;
+        let client = request.key.file.client.as_ref();
         let client = client.map(|client| format!(", client {client}")).unwrap_or_default();
-        let told = format!("{}: {}{client}, fingerprint {fingerprint}", intent.key.origin, intent.key.kind());
-        match intent.key.server() {
-            Some(server) if *server != intent.target.id => self.wrong(
+        let told =
+            format!("{}: {}{client}, fingerprint {fingerprint}", request.key.origin, request.key.kind());
+        match request.key.server() {
+            Some(server) if *server != request.target.id => self.wrong(
                 ExitCause::Files,
                 "key",
-                &format!("{told}: is for server {server}, not for {}", intent.target.id),
+                &format!("{told}: is for server {server}, not for {}", request.target.id),
                 "without --server-id and the profile's id, the key's counts",
             ),
             _ => well("key", &told),
         }
     }
 
-    fn name(&mut self, intent: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
-        let (host, port) = (intent.target.host.as_str(), intent.target.port);
-        match resolve(host, port, intent.family, None) {
+    fn name(&mut self, request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
+        let (host, port) = (request.target.host.as_str(), request.target.port);
+        match resolve(host, port, request.family, None) {
             Ok(mut servers) => {
                 servers.truncate(ADDRESSES_MAX);
                 well("name", &format!("{host}: {}", listed(&servers)))?;
@@ -188,7 +189,7 @@ impl Diagnosis {
     /// What came of a knock at one address; `answered` means that one of them has answered.
     fn knock(
         &mut self,
-        intent: &KnockRequest,
+        request: &KnockRequest,
         finding: DoctorFinding,
         named: bool,
         answered: bool,
@@ -196,7 +197,7 @@ impl Diagnosis {
         let DoctorFinding { server, outcome, last } = finding;
         let server = server.ip();
         let known = last.as_ref().map(|answer| answer.reply.status);
-        let asked_in_vain = intent.action.as_str() == HARMLESS && !named;
+        let asked_in_vain = request.action.as_str() == HARMLESS && !named;
         match outcome {
             Ok(knocked) => well("knock", &format!("{server}: {}", knocked.text))?,
             Err(_) if asked_in_vain && matches!(known, Some(ReplyStatus::UnknownAction | ReplyStatus::NotAllowed)) => {
@@ -213,7 +214,7 @@ impl Diagnosis {
                 failure.reason(),
                 &format!(
                     "remove {server} from {}, or let the server listen there: until then each knock is answered later, at another address",
-                    intent.target.host
+                    request.target.host
                 ),
             )?,
             Err(failure) => self.failed("knock", &failure)?,

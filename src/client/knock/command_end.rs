@@ -44,13 +44,13 @@ impl CommandStage {
 
 /// The last reply to the knock that `first` answers. Where that is the last one, it is returned.
 pub(in crate::client) fn await_end(
-    intent: &KnockRequest,
+    request: &KnockRequest,
     exchange: &mut Exchange<'_>,
     first: ReceivedReply,
     patience: Duration,
     report: &Reporter,
 ) -> Result<ReceivedReply, ClientError> {
-    let name = || format!("{}: {}", intent.server, intent.action);
+    let name = || format!("{}: {}", request.server, request.action);
     match CommandStage::of(&first.reply) {
         CommandStage::Started => {}
         CommandStage::Ended => return Ok(first),

@@ -10,8 +10,8 @@ use crate::knock::{Reply, ReplyStatus};
 use crate::os::clock;
 
 /// The server said no.
-pub(in crate::client) fn refused(intent: &KnockRequest, reply: &Reply) -> ClientError {
-    let mut reason = format!("{}: {} refused: {}", intent.server, intent.action, reply.status);
+pub(in crate::client) fn refused(request: &KnockRequest, reply: &Reply) -> ClientError {
+    let mut reason = format!("{}: {} refused: {}", request.server, request.action, reply.status);
     if !reply.text.as_str().is_empty() {
         reason.push_str(&format!(" ({})", reply.text.as_str()));
     }
@@ -20,16 +20,16 @@ pub(in crate::client) fn refused(intent: &KnockRequest, reply: &Reply) -> Client
 
 /// The server said nothing.
 pub(in crate::client) fn no_reply(
-    intent: &KnockRequest,
+    request: &KnockRequest,
     servers: &[SocketAddr],
     fingerprint: Fingerprint,
 ) -> ClientError {
-    let port = intent.target.port;
+    let port = request.target.port;
     let reason = format!(
         "{}: no answer from {} port {port} within {}",
-        intent.server,
+        request.server,
         listed(servers),
-        humantime::format_duration(intent.timeout)
+        humantime::format_duration(request.timeout)
     );
     ClientError::new(ExitCause::NoReply, reason).hint(format!(
         "run `spa-knockd explain --live` on the server and knock again: it prints why a knock is dropped.
@@ -39,20 +39,20 @@ If it prints nothing, or you cannot log in there, check these:
   - clocks apart by more than the server's window: here it is {time}; compare with `date -u` there
   - UDP port {port} is filtered: look for the knock on the server with `tcpdump -ni any udp port {port}`
   - the server gives no replies: try what you want to reach, and use --no-reply --wait PORT from then on",
-        id = intent.target.id,
+        id = request.target.id,
         time = clock::rfc3339(clock::wall()),
     ))
 }
 
 /// Two answers to one knock name different addresses.
 pub(in crate::client) fn conflicting_replies(
-    intent: &KnockRequest,
+    request: &KnockRequest,
     one: IpAddr,
     other: IpAddr,
 ) -> ClientError {
     ClientError::new(
         ExitCause::Refused,
-        format!("{}: two answers to one knock name different addresses, {one} and {other}", intent.server),
+        format!("{}: two answers to one knock name different addresses, {one} and {other}", request.server),
     )
     .hint("somebody on the way may be copying knocks; name your own address with --source ADDRESS")
 }

@@ -38,26 +38,26 @@ struct DryRun<'a> {
 }
 
 /// Says what a knock as it is meant would be.
-pub(in crate::client) fn print(intent: &KnockRequest, report: &Reporter) -> Result<(), ClientError> {
-    let fingerprint = intent.key.keys(&intent.target.id).fingerprint;
-    let (route, claim, others) = rehearse(intent, fingerprint)?;
+pub(in crate::client) fn print(request: &KnockRequest, report: &Reporter) -> Result<(), ClientError> {
+    let fingerprint = request.key.keys(&request.target.id).fingerprint;
+    let (route, claim, others) = rehearse(request, fingerprint)?;
     let rehearsal = DryRun {
         result: "dry-run",
-        server: &intent.server,
+        server: &request.server,
         address: route.server.ip(),
         port: route.server.port(),
-        server_id: intent.target.id.as_str(),
-        key: intent.key.origin.to_string(),
-        kind: intent.key.kind(),
-        client: intent.key.file.client.as_ref().map(|client| client.as_str()),
+        server_id: request.target.id.as_str(),
+        key: request.key.origin.to_string(),
+        kind: request.key.kind(),
+        client: request.key.file.client.as_ref().map(|client| client.as_str()),
         fingerprint: fingerprint.to_string(),
-        action: intent.action.as_str(),
-        argument: intent.argument.as_str(),
-        seconds: intent.seconds,
-        otp: intent.otp.is_some(),
+        action: request.action.as_str(),
+        argument: request.argument.as_str(),
+        seconds: request.seconds,
+        otp: request.otp.is_some(),
         policy: claim.policy.as_str(),
         addresses: named(claim),
-        reply: intent.reply == ReplyWanted::Yes,
+        reply: request.reply == ReplyWanted::Yes,
         timestamp: clock::rfc3339(clock::wall()),
         length_min: DATAGRAM_MIN,
         length_max: DATAGRAM_MAX,

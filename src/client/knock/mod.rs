@@ -65,36 +65,36 @@ pub(super) struct LastReply {
 }
 
 /// Knocks as it is meant, and waits for the answer.
-pub(super) fn knock(intent: &KnockRequest, report: &Reporter) -> Result<KnockSuccess, ClientError> {
-    knock_and_keep(intent, report, &mut None)
+pub(super) fn knock(request: &KnockRequest, report: &Reporter) -> Result<KnockSuccess, ClientError> {
+    knock_and_keep(request, report, &mut None)
 }
 
 /// The same, and keeps the last answer for who wants to know more than what came of it.
 pub(super) fn knock_and_keep(
-    intent: &KnockRequest,
+    request: &KnockRequest,
     report: &Reporter,
     last: &mut Option<LastReply>,
 ) -> Result<KnockSuccess, ClientError> {
-    Knocker::new(intent, report).knock(last)
+    Knocker::new(request, report).knock(last)
 }
 
 /// The first way to the server that the system knows, what the first knock says there, and where it goes next without
 /// an answer. Sends nothing.
 pub(super) fn rehearse(
-    intent: &KnockRequest,
+    request: &KnockRequest,
     fingerprint: Fingerprint,
 ) -> Result<(Route, Claim, Vec<SocketAddr>), ClientError> {
-    let learnt = NatCache::new(intent.state.as_deref(), fingerprint);
-    let (routes, unsent) = ways(addresses(intent)?, &Reporter::SILENT);
+    let learnt = NatCache::new(request.state.as_deref(), fingerprint);
+    let (routes, unsent) = ways(addresses(request)?, &Reporter::SILENT);
     let mut routes = routes.into_iter();
-    let Some(route) = routes.next() else { return Err(unreachable(intent, unsent)) };
-    let claim = plan(intent, &learnt, &route).first_claim();
+    let Some(route) = routes.next() else { return Err(unreachable(request, unsent)) };
+    let claim = plan(request, &learnt, &route).first_claim();
     Ok((route, claim, routes.map(|route| route.server).collect()))
 }
 
 /// What knocking takes, whatever the address.
 pub(super) struct Knocker<'a> {
-    pub(super) intent: &'a KnockRequest,
+    pub(super) request: &'a KnockRequest,
     pub(super) report: &'a Reporter,
     pub(super) keys: ClientKeys,
     pub(super) fingerprint: Fingerprint,
@@ -103,16 +103,16 @@ pub(super) struct Knocker<'a> {
 
 impl<'a> Knocker<'a> {
     /// Derives the keys for the server that is meant.
-    pub(super) fn new(intent: &'a KnockRequest, report: &'a Reporter) -> Self {
-        let keys = intent.key.keys(&intent.target.id);
-        if let Some(server) = intent.key.server().filter(|server| **server != intent.target.id) {
-            report.note(&format!("warning: the key is for server {server}, not for {}", intent.target.id));
+    pub(super) fn new(request: &'a KnockRequest, report: &'a Reporter) -> Self {
+        let keys = request.key.keys(&request.target.id);
+        if let Some(server) = request.key.server().filter(|server| **server != request.target.id) {
+            report.note(&format!("warning: the key is for server {server}, not for {}", request.target.id));
         }
-        let learnt = NatCache::new(intent.state.as_deref(), keys.fingerprint);
+        let learnt = NatCache::new(request.state.as_deref(), keys.fingerprint);
         if let Some(problem) = learnt.problem() {
             report.note(&format!("warning: learned addresses are not used: {problem}"));
         }
-        Self { intent, report, keys: keys.client(), fingerprint: keys.fingerprint, learnt }
+        Self { request, report, keys: keys.client(), fingerprint: keys.fingerprint, learnt }
     }
 
     fn knock(&self, last: &mut Option<LastReply>) -> Result<KnockSuccess, ClientError> {
@@ -122,21 +122,21 @@ impl<'a> Knocker<'a> {
 
     /// The ways to the server's addresses, and why there is none to another one.
     pub(super) fn ways(&self) -> Result<(Vec<Route>, Unsent), ClientError> {
-        let servers = addresses(self.intent)?;
-        self.report.detail(|| format!("{}: resolved to {}", self.intent.target.host, listed(&servers)));
+        let servers = addresses(self.request)?;
+        self.report.detail(|| format!("{}: resolved to {}", self.request.target.host, listed(&servers)));
         Ok(ways(servers, self.report))
     }
 
     /// A datagram for one of the server's addresses.
     pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, ClientError> {
         self.report
-            .detail(|| format!("{}: knocking at {} {}", self.intent.server, server.ip(), describe(claim)));
-        Datagram::seal(&self.intent.knock(claim), &self.keys)
+            .detail(|| format!("{}: knocking at {} {}", self.request.server, server.ip(), describe(claim)));
+        Datagram::seal(&self.request.knock(claim), &self.keys)
             .map_err(|error| ClientError::new(ExitCause::Network, error.to_string()))
     }
 
     pub(super) fn unreachable(&self, unsent: Unsent) -> ClientError {
-        unreachable(self.intent, unsent)
+        unreachable(self.request, unsent)
     }
 
     /// The server did what was asked for: keeps what was learned, and waits for the end where that is wanted.
@@ -153,11 +153,16 @@ impl<'a> Knocker<'a> {
                 Err(error) => format!("{seen}: not kept: {error}"),
             });
         }
-        match self.intent.end {
+        match self.request.end {
             None => Ok(self.answered(attempt.route, &heard)),
             Some(patience) => {
-                let last =
-                    command_end::await_end(self.intent, &mut attempt.exchange, heard, patience, self.report)?;
+                let last = command_end::await_end(
+                    self.request,
+                    &mut attempt.exchange,
+                    heard,
+                    patience,
+                    self.report,
+                )?;
                 Ok(self.answered(attempt.route, &last))
             }
         }
@@ -172,7 +177,7 @@ impl<'a> Knocker<'a> {
         route: &Route,
         heard: &ReceivedReply,
     ) -> Result<KnockSuccess, ClientError> {
-        let failure = diagnosis::conflicting_replies(self.intent, one, other);
+        let failure = diagnosis::conflicting_replies(self.request, one, other);
         if heard.reply.status.is_success() {
             self.report.note(&format!("warning: {failure}"));
             return Ok(self.answered(route, heard));
@@ -182,7 +187,7 @@ impl<'a> Knocker<'a> {
 
     fn answered(&self, route: &Route, heard: &ReceivedReply) -> KnockSuccess {
         let Reply { status, observed, seconds, text, .. } = &heard.reply;
-        let whom = match self.intent.source {
+        let whom = match self.request.source {
             // Whatever address the knock came from.
             SourceOption::Listed(addresses) => {
                 named(Claim { policy: AddressPolicy::Listed, addresses }).join(",")
@@ -195,14 +200,14 @@ impl<'a> Knocker<'a> {
             ReplyStatus::Done => (done, done),
             _ => ("granted", "granted"),
         };
-        let mut line = format!("{}: {} {name}", self.intent.server, self.intent.action);
+        let mut line = format!("{}: {} {name}", self.request.server, self.request.action);
         if *seconds > 0 {
             let time = humantime::format_duration(Duration::from_secs((*seconds).into()));
             line.push_str(&match status {
                 ReplyStatus::Done => format!("; it is undone after {time}"),
                 _ => format!(" to {whom} for {time}"),
             });
-            if self.intent.seconds > *seconds {
+            if self.request.seconds > *seconds {
                 line.push_str(", the most that this action gives");
             }
         }
@@ -225,8 +230,8 @@ impl<'a> Knocker<'a> {
     pub(super) fn sent(&self, route: &Route, claim: Claim) -> KnockSuccess {
         let text = format!(
             "{}: {} sent to {} port {}, no reply asked for",
-            self.intent.server,
-            self.intent.action,
+            self.request.server,
+            self.request.action,
             route.server.ip(),
             route.server.port()
         );
@@ -238,8 +243,8 @@ impl<'a> Knocker<'a> {
     fn success(&self, result: &'static str) -> Success {
         Success {
             result,
-            action: self.intent.action.to_string(),
-            server: self.intent.server.clone(),
+            action: self.request.action.to_string(),
+            server: self.request.server.clone(),
             address: None,
             seconds: None,
             server_time_ms: None,
@@ -261,21 +266,21 @@ impl<'a> Knocker<'a> {
 }
 
 /// Where to knock, in this order.
-pub(super) fn addresses(intent: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
-    let claimed = match intent.source {
+pub(super) fn addresses(request: &KnockRequest) -> Result<Vec<SocketAddr>, ClientError> {
+    let claimed = match request.source {
         SourceOption::Exact(addresses) => Some(addresses),
         SourceOption::Auto | SourceOption::Observed | SourceOption::Listed(_) => None,
     };
-    let mut servers = resolve(&intent.target.host, intent.target.port, intent.family, claimed)?;
+    let mut servers = resolve(&request.target.host, request.target.port, request.family, claimed)?;
     servers.truncate(ADDRESSES_MAX);
     Ok(servers)
 }
 
 /// What a knock by this way says about the address.
-pub(super) fn plan(intent: &KnockRequest, learnt: &NatCache, route: &Route) -> AddressPlan {
-    let learnt = if intent.source == SourceOption::Auto { learnt.lookup(route.own) } else { None };
-    let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: intent.reply };
-    AddressPlan::new(intent.source, &facts)
+pub(super) fn plan(request: &KnockRequest, learnt: &NatCache, route: &Route) -> AddressPlan {
+    let learnt = if request.source == SourceOption::Auto { learnt.lookup(route.own) } else { None };
+    let facts = Facts { server: route.server.ip(), own: route.own, learnt, reply: request.reply };
+    AddressPlan::new(request.source, &facts)
 }
 
 /// The ways to these addresses, and why there is none to the last one without.
@@ -293,8 +298,8 @@ fn ways(servers: Vec<SocketAddr>, report: &Reporter) -> (Vec<Route>, Unsent) {
     (routes, unsent)
 }
 
-fn unreachable(intent: &KnockRequest, failed: Unsent) -> ClientError {
-    let host = &intent.target.host;
+fn unreachable(request: &KnockRequest, failed: Unsent) -> ClientError {
+    let host = &request.target.host;
     match failed {
         Some((server, error)) => {
             let reason =

@@ -47,7 +47,7 @@ impl<'a> Race<'a> {
             attempts: Vec::new(),
             tried: Vec::new(),
             next: now,
-            end: now.saturating_add(knocker.intent.timeout),
+            end: now.saturating_add(knocker.request.timeout),
             refused: None,
             unsent,
         }
@@ -98,7 +98,7 @@ impl<'a> Race<'a> {
         let knocker = self.knocker;
         let server = route.server;
         knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-        let plan = plan(knocker.intent, &knocker.learnt, route);
+        let plan = plan(knocker.request, &knocker.learnt, route);
         let datagram = knocker.seal(server, plan.first_claim())?;
         match Attempt::start(route, &knocker.keys.reply, plan, datagram) {
             Ok(attempt) => {
@@ -115,7 +115,7 @@ impl<'a> Race<'a> {
     }
 
     fn delay(&self) -> Duration {
-        if self.knocker.intent.otp.is_some() { DELAY_WITH_OTP } else { DELAY }
+        if self.knocker.request.otp.is_some() { DELAY_WITH_OTP } else { DELAY }
     }
 
     /// The outcome of all, where this reaction decides it.
@@ -151,7 +151,7 @@ impl<'a> Race<'a> {
             }
             Ok(Reaction::Outcome(heard)) => {
                 knocker.compare_clocks(&heard);
-                let failure = diagnosis::refused(knocker.intent, &heard.reply);
+                let failure = diagnosis::refused(knocker.request, &heard.reply);
                 self.refuse(at, failure, heard.reply.status == ReplyStatus::AddressRefused);
                 None
             }
@@ -189,7 +189,7 @@ impl<'a> Race<'a> {
         match self.refused {
             Some(failure) => failure,
             None if self.tried.is_empty() => knocker.unreachable(self.unsent),
-            None => diagnosis::no_reply(knocker.intent, &self.tried, knocker.fingerprint),
+            None => diagnosis::no_reply(knocker.request, &self.tried, knocker.fingerprint),
         }
     }
 }

@@ -57,7 +57,7 @@ pub(in crate::client) struct KnockRequest {
 #[derive(Clone, Copy)]
 pub(in crate::client) struct ThroughPorts {
     /// Which the server looks at.
-    pub(in crate::client) band: KnockRange,
+    pub(in crate::client) knock_range: KnockRange,
     /// What the packets are.
     pub(in crate::client) protocol: Protocol,
     /// How far apart they are.
@@ -69,11 +69,11 @@ struct RequestedAction {
     server: String,
     action: Option<ActionName>,
     argument: Option<Argument>,
-    then: Then,
+    then: AfterKnock,
 }
 
 /// What follows a knock.
-struct Then {
+struct AfterKnock {
     /// The TCP port to wait for.
     wait: Option<u16>,
     /// Whether the end of what is started is waited for.
@@ -92,10 +92,10 @@ const NEXT_STEP: Duration = Duration::from_secs(35);
 
 impl KnockRequest {
     /// Reads the profile and the key, and weighs them against what was typed.
-    pub(in crate::client) fn new(said: KnockArgs) -> Result<Self, ClientError> {
-        said.check()?;
-        let KnockArgs { server, action, argument, wait, wait_done, manner, .. } = said;
-        let then = Then { wait, end: wait_done, connect: false };
+    pub(in crate::client) fn new(args: KnockArgs) -> Result<Self, ClientError> {
+        args.check()?;
+        let KnockArgs { server, action, argument, wait, wait_done, manner, .. } = args;
+        let then = AfterKnock { wait, end: wait_done, connect: false };
         Self::resolve(
             RequestedAction { server: server.unwrap_or_default(), action, argument, then },
             manner,
@@ -104,38 +104,38 @@ impl KnockRequest {
     }
 
     /// The same for a knock that a connection follows.
-    pub(in crate::client) fn to_connect(said: ConnectArgs) -> Result<Self, ClientError> {
-        said.manner.check()?;
-        let ConnectArgs { server, action, manner, .. } = said;
-        let then = Then { wait: None, end: false, connect: true };
+    pub(in crate::client) fn to_connect(args: ConnectArgs) -> Result<Self, ClientError> {
+        args.manner.check()?;
+        let ConnectArgs { server, action, manner, .. } = args;
+        let then = AfterKnock { wait: None, end: false, connect: true };
         Self::resolve(RequestedAction { server, action: Some(action), argument: None, then }, manner, None)
     }
 
     /// The same for a knock that is to be answered, and with `harmless` if no action is named anywhere.
-    pub(in crate::client) fn to_examine(said: DoctorArgs, harmless: ActionName) -> Result<Self, ClientError> {
-        said.manner.check()?;
-        if said.manner.ports.ports {
+    pub(in crate::client) fn to_examine(args: DoctorArgs, harmless: ActionName) -> Result<Self, ClientError> {
+        args.manner.check()?;
+        if args.manner.ports.ports {
             return Err(ClientError::new(
                 ExitCause::Usage,
                 "--ports: only an answer tells what is wrong, and eight ports get none",
             )
             .hint("look at the server's side: spa-knockd explain --live"));
         }
-        let DoctorArgs { server, action, manner, .. } = said;
-        let then = Then { wait: None, end: false, connect: false };
+        let DoctorArgs { server, action, manner, .. } = args;
+        let then = AfterKnock { wait: None, end: false, connect: false };
         let asked = RequestedAction { server, action, argument: None, then };
-        let intent = Self::resolve(asked, manner, Some(harmless))?;
-        Ok(Self { reply: ReplyWanted::Yes, ..intent })
+        let request = Self::resolve(asked, manner, Some(harmless))?;
+        Ok(Self { reply: ReplyWanted::Yes, ..request })
     }
 
     fn resolve(
         asked: RequestedAction,
-        said: CommonArgs,
+        args: CommonArgs,
         fallback: Option<ActionName>,
     ) -> Result<Self, ClientError> {
         let RequestedAction { server, action, argument, then } = asked;
         let server = unbracketed(&server).to_owned();
-        let (profile, folder) = read_profile(said.config.as_deref(), &server)?;
+        let (profile, folder) = read_profile(args.config.as_deref(), &server)?;
         let Some(action) = action.or(profile.action.clone()).or(fallback) else {
             return Err(no_action(&server));
         };
@@ -144,20 +144,20 @@ impl KnockRequest {
             (None, Some(path)) => Some(FromProfile::File(from_folder(path, &folder))),
             (None, None) => None,
         };
-        let key = Key::for_server(said.key.as_deref(), profiled, &server)?;
+        let key = Key::for_server(args.key.as_deref(), profiled, &server)?;
         let target = Destination::new(
-            &FromArgs { server: &server, port: said.port, id: said.server_id.as_ref() },
+            &FromArgs { server: &server, port: args.port, id: args.server_id.as_ref() },
             &profile,
             &FromKey { server: key.server(), address: key.file.address.as_deref(), port: key.file.port },
         )?;
-        let family = match (said.ipv4, said.ipv6) {
+        let family = match (args.ipv4, args.ipv6) {
             (true, _) => FamilyFilter::V4,
             (false, true) => FamilyFilter::V6,
             (false, false) => FamilyFilter::Any,
         };
-        let ports = said.ports.port_mode()?;
+        let ports = args.ports.port_mode()?;
         // Who is silent about the address is so there too.
-        let reply = if said.no_reply || ports.is_some() {
+        let reply = if args.no_reply || ports.is_some() {
             ReplyWanted::No
         } else {
             profile.reply.unwrap_or(ReplyWanted::Yes)
@@ -167,8 +167,8 @@ impl KnockRequest {
                 .hint("remove --no-reply, --ports, or reply = false of the profile"));
         }
         let wait = if then.connect { None } else { then.wait.or(profile.wait) };
-        let timeout = said.timeout.unwrap_or(ANSWER);
-        let patience = match (said.timeout, ports) {
+        let timeout = args.timeout.unwrap_or(ANSWER);
+        let patience = match (args.timeout, ports) {
             (None, Some(_)) => NEXT_STEP,
             _ => timeout,
         };
@@ -177,14 +177,14 @@ impl KnockRequest {
             key,
             action,
             argument: argument.unwrap_or_else(Argument::none),
-            seconds: said.seconds.unwrap_or(0),
+            seconds: args.seconds.unwrap_or(0),
             // Last of all: who typed something wrong is not asked for nothing.
-            otp: said.otp.map(OtpInput::number).transpose()?,
-            source: said.source.or(profile.source).unwrap_or(SourceOption::Auto),
+            otp: args.otp.map(OtpInput::number).transpose()?,
+            source: args.source.or(profile.source).unwrap_or(SourceOption::Auto),
             reply,
             // A longer time is meant for the end: a server that is silent for so long stays silent.
             timeout: if then.end { timeout.min(ANSWER) } else { timeout },
-            end: then.end.then(|| said.timeout.unwrap_or(END)),
+            end: then.end.then(|| args.timeout.unwrap_or(END)),
             patience: (wait.is_some() || then.connect).then_some(patience),
             wait,
             family,
@@ -215,7 +215,7 @@ impl PortModeArgs {
         let low =
             |error: InvalidKnockRange| ClientError::new(ExitCause::Usage, format!("--ports-low: {error}"));
         let through = ThroughPorts {
-            band: KnockRange::try_from(self.ports_low).map_err(low)?,
+            knock_range: KnockRange::try_from(self.ports_low).map_err(low)?,
             protocol: self.ports_proto,
             gap: self.ports_gap.map_or(Gap::Usual, Gap::Fixed),
         };

@@ -38,19 +38,19 @@ pub(in crate::client) struct FromKey<'a> {
 impl Destination {
     /// Weighs what was said: the command line over the profile over the key over what was typed as SERVER.
     pub(in crate::client) fn new(
-        said: &FromArgs<'_>,
+        args: &FromArgs<'_>,
         profile: &Profile,
         key: &FromKey<'_>,
     ) -> Result<Self, ClientError> {
-        let typed = ServerId::from_typed(said.server);
+        let typed = ServerId::from_typed(args.server);
         // A pair key's address is its server's; typed under another name, that name is where to knock.
         let keyed = key.address.filter(|_| key.server.is_some_and(|server| typed.as_ref() == Ok(server)));
-        let host = profile.address.as_deref().or(keyed).unwrap_or(said.server).to_owned();
-        let port = said.port.or(profile.port).or(key.port).unwrap_or(KNOCK_PORT);
-        let id = match said.id.or(profile.id.as_ref()).or(key.server) {
+        let host = profile.address.as_deref().or(keyed).unwrap_or(args.server).to_owned();
+        let port = args.port.or(profile.port).or(key.port).unwrap_or(KNOCK_PORT);
+        let id = match args.id.or(profile.id.as_ref()).or(key.server) {
             Some(id) => id.clone(),
             None => typed.map_err(|rule| {
-                ClientError::new(ExitCause::Usage, format!("{}: {rule}", said.server))
+                ClientError::new(ExitCause::Usage, format!("{}: {rule}", args.server))
                     .hint("name the server's id with --server-id")
             })?,
         };
@@ -66,7 +66,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn said(server: &str) -> FromArgs<'_> {
+    fn args(server: &str) -> FromArgs<'_> {
         FromArgs { server, port: None, id: None }
     }
 
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_is_typed_is_where_to_knock_and_what_to_call_it() {
-        let target = Destination::new(&said("Bastion.Example.org."), &Profile::default(), &ROOT).unwrap();
+        let target = Destination::new(&args("Bastion.Example.org."), &Profile::default(), &ROOT).unwrap();
         assert_eq!((target.host.as_str(), target.port), ("Bastion.Example.org.", 62201));
         assert_eq!(target.id, id("bastion.example.org"));
     }
@@ -84,11 +84,11 @@ mod tests {
         let bastion = id("bastion");
         let key = FromKey { server: Some(&bastion), address: Some("192.0.2.7"), port: Some(4000) };
         for (typed, host) in [("bastion", "192.0.2.7"), ("BASTION.", "192.0.2.7"), ("other", "other")] {
-            let target = Destination::new(&said(typed), &Profile::default(), &key).unwrap();
+            let target = Destination::new(&args(typed), &Profile::default(), &key).unwrap();
             assert_eq!((target.host.as_str(), target.port, &target.id), (host, 4000, &bastion), "{typed}");
         }
         let root = FromKey { server: None, ..key };
-        assert_eq!(Destination::new(&said("other"), &Profile::default(), &root).unwrap().host, "other");
+        assert_eq!(Destination::new(&args("other"), &Profile::default(), &root).unwrap().host, "other");
     }
 
     #[test]
@@ -101,19 +101,19 @@ mod tests {
             id: Some(id("profiled")),
             ..Profile::default()
         };
-        let target = Destination::new(&said("keyed"), &profile, &key).unwrap();
+        let target = Destination::new(&args("keyed"), &profile, &key).unwrap();
         assert_eq!((target.host.as_str(), target.port, target.id.as_str()), ("p.example", 2, "profiled"));
-        let said = FromArgs { server: "keyed", port: Some(3), id: Some(&typed) };
-        let target = Destination::new(&said, &profile, &key).unwrap();
+        let args = FromArgs { server: "keyed", port: Some(3), id: Some(&typed) };
+        let target = Destination::new(&args, &profile, &key).unwrap();
         assert_eq!((target.port, target.id), (3, typed));
     }
 
     #[test]
     fn an_address_with_a_scope_needs_an_id_of_its_own() {
-        let failure = Destination::new(&said("fe80::1%eth0"), &Profile::default(), &ROOT).unwrap_err();
+        let failure = Destination::new(&args("fe80::1%eth0"), &Profile::default(), &ROOT).unwrap_err();
         assert_eq!(failure.cause(), ExitCause::Usage);
         let bastion = id("bastion");
-        let said = FromArgs { id: Some(&bastion), ..said("fe80::1%eth0") };
-        assert_eq!(Destination::new(&said, &Profile::default(), &ROOT).unwrap().host, "fe80::1%eth0");
+        let args = FromArgs { id: Some(&bastion), ..args("fe80::1%eth0") };
+        assert_eq!(Destination::new(&args, &Profile::default(), &ROOT).unwrap().host, "fe80::1%eth0");
     }
 }

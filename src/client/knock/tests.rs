@@ -74,7 +74,7 @@ fn server(
     (port, heard)
 }
 
-fn intent(port: u16, state: Option<&Path>) -> KnockRequest {
+fn request(port: u16, state: Option<&Path>) -> KnockRequest {
     let holder = KeyOwner::Pair { server: id(), secret: pair() };
     KnockRequest {
         server: "bastion".to_owned(),
@@ -99,14 +99,14 @@ fn intent(port: u16, state: Option<&Path>) -> KnockRequest {
     }
 }
 
-fn knocked(intent: &KnockRequest) -> Result<KnockSuccess, ClientError> {
-    knock(intent, &Reporter::PLAIN)
+fn knocked(request: &KnockRequest) -> Result<KnockSuccess, ClientError> {
+    knock(request, &Reporter::PLAIN)
 }
 
 #[test]
 fn a_grant_is_told_with_its_address_and_time() {
     let (port, heard) = server(1, |_, _| vec![reply(ReplyStatus::Granted, HERE)]);
-    let knocked = knocked(&intent(port, None)).unwrap();
+    let knocked = knocked(&request(port, None)).unwrap();
     assert_eq!(knocked.text, "bastion: open-ssh granted to 127.0.0.1 for 30s");
     assert_eq!((knocked.success.result, knocked.success.seconds), ("granted", Some(30)));
     let knocks = heard.join().unwrap();
@@ -119,9 +119,9 @@ fn behind_translation_a_second_knock_is_granted_and_its_address_is_used_at_once_
     let (port, heard) = server(3, |number, _| {
         vec![reply(if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Granted }, SEEN)]
     });
-    let intent = intent(port, Some(state.path()));
+    let request = request(port, Some(state.path()));
     for _ in 0..2 {
-        assert_eq!(knocked(&intent).unwrap().success.address.as_deref(), Some(SEEN));
+        assert_eq!(knocked(&request).unwrap().success.address.as_deref(), Some(SEEN));
     }
     let named: Vec<_> = heard.join().unwrap().iter().map(|knock| knock.ipv4.unwrap().to_string()).collect();
     assert_eq!(named, [HERE, SEEN, SEEN]);
@@ -131,7 +131,7 @@ fn behind_translation_a_second_knock_is_granted_and_its_address_is_used_at_once_
 fn what_no_grant_confirms_is_not_kept() {
     let state = tempfile::tempdir().unwrap();
     let (port, heard) = server(2, |_, _| vec![reply(ReplyStatus::AddressRefused, SEEN)]);
-    assert_eq!(knocked(&intent(port, Some(state.path()))).unwrap_err().cause(), ExitCause::Refused);
+    assert_eq!(knocked(&request(port, Some(state.path()))).unwrap_err().cause(), ExitCause::Refused);
     heard.join().unwrap();
     assert_eq!(crate::os::files::list(state.path()).unwrap(), [] as [std::path::PathBuf; 0]);
 }
@@ -143,7 +143,7 @@ fn two_answers_that_name_different_addresses_stop_the_knocking() {
     let (port, heard) = server(1, |_, _| {
         vec![reply(ReplyStatus::AddressRefused, SEEN), reply(ReplyStatus::AddressRefused, OTHER)]
     });
-    let failure = knocked(&intent(port, Some(state.path()))).unwrap_err();
+    let failure = knocked(&request(port, Some(state.path()))).unwrap_err();
     assert_eq!(failure.cause(), ExitCause::Refused);
     assert_eq!(
         failure.reason(),
@@ -157,7 +157,7 @@ fn two_answers_that_name_different_addresses_stop_the_knocking() {
 fn a_grant_that_contradicts_an_answer_led_astray_is_still_a_grant() {
     let (port, heard) =
         server(1, |_, _| vec![reply(ReplyStatus::AddressRefused, OTHER), reply(ReplyStatus::Granted, HERE)]);
-    assert_eq!(knocked(&intent(port, None)).unwrap().success.address.as_deref(), Some(HERE));
+    assert_eq!(knocked(&request(port, None)).unwrap().success.address.as_deref(), Some(HERE));
     heard.join().unwrap();
 }
 
@@ -166,7 +166,7 @@ fn copies_of_an_answer_change_nothing() {
     let (port, heard) = server(2, |number, _| {
         vec![reply(if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Granted }, SEEN); 3]
     });
-    assert_eq!(knocked(&intent(port, None)).unwrap().success.address.as_deref(), Some(SEEN));
+    assert_eq!(knocked(&request(port, None)).unwrap().success.address.as_deref(), Some(SEEN));
     heard.join().unwrap();
 }
 
@@ -175,7 +175,7 @@ fn every_refusal_says_the_reason_the_remark_and_what_to_do() {
     for status in (2..=9).filter_map(ReplyStatus::from_code) {
         let (port, heard) =
             server(1, move |_, _| vec![Reply { text: ReplyText::fitting("see you"), ..reply(status, HERE) }]);
-        let failure = knocked(&intent(port, None)).unwrap_err();
+        let failure = knocked(&request(port, None)).unwrap_err();
         assert_eq!(failure.reason(), format!("bastion: open-ssh refused: {status} (see you)"));
         assert!(failure.to_string().contains("\nhint: "));
         heard.join().unwrap();
@@ -185,7 +185,7 @@ fn every_refusal_says_the_reason_the_remark_and_what_to_do() {
 #[test]
 fn silence_is_explained_and_does_not_change_the_policy() {
     let (port, heard) = server(2, |_, _| Vec::new());
-    let short = KnockRequest { timeout: Duration::from_millis(400), ..intent(port, None) };
+    let short = KnockRequest { timeout: Duration::from_millis(400), ..request(port, None) };
     let failure = knocked(&short).unwrap_err();
     assert_eq!(failure.cause(), ExitCause::NoReply);
     assert!(failure.to_string().contains("clocks apart"), "{failure}");
@@ -196,7 +196,7 @@ fn silence_is_explained_and_does_not_change_the_policy() {
 #[test]
 fn without_a_reply_one_datagram_is_sent() {
     let (port, heard) = server(1, |_, _| Vec::new());
-    let silent = KnockRequest { reply: ReplyWanted::No, ..intent(port, None) };
+    let silent = KnockRequest { reply: ReplyWanted::No, ..request(port, None) };
     let (knocked, _) = super::unanswered::knock(&silent, &Reporter::PLAIN).unwrap();
     assert_eq!(knocked.success.result, "sent");
     assert_eq!(heard.join().unwrap()[0].reply, ReplyWanted::No);
@@ -208,7 +208,7 @@ fn a_configured_address_is_what_the_knock_names() {
         let status = if number == 1 { ReplyStatus::AddressRefused } else { ReplyStatus::Done };
         vec![reply(status, HERE)]
     });
-    let exact = KnockRequest { source: SEEN.parse().unwrap(), ..intent(port, None) };
+    let exact = KnockRequest { source: SEEN.parse().unwrap(), ..request(port, None) };
     let failure = knocked(&exact).unwrap_err();
     assert!(failure.to_string().contains("--source 127.0.0.1"), "{failure}");
     let listed = KnockRequest { source: "listed:203.0.113.9,2001:db8::9".parse().unwrap(), ..exact };
@@ -229,7 +229,7 @@ fn what_has_started_is_not_reported_as_done() {
         let (port, heard) = server(1, move |_, _| {
             vec![Reply { text: ReplyText::fitting(text), seconds, ..reply(ReplyStatus::Done, HERE) }]
         });
-        let knocked = knocked(&intent(port, None)).unwrap();
+        let knocked = knocked(&request(port, None)).unwrap();
         assert_eq!((knocked.success.result, knocked.text.as_str()), (result, line));
         heard.join().unwrap();
     }
@@ -250,7 +250,7 @@ fn started(end: Reply) -> (u16, JoinHandle<Vec<Knock>>) {
 #[test]
 fn the_end_of_a_command_is_waited_for_and_its_failure_is_one() {
     let (port, heard) = started(Reply { text: ReplyText::fitting("done"), ..reply(ReplyStatus::Done, HERE) });
-    let patient = |port| KnockRequest { end: Some(Duration::from_secs(20)), ..intent(port, None) };
+    let patient = |port| KnockRequest { end: Some(Duration::from_secs(20)), ..request(port, None) };
     let done = knocked(&patient(port)).unwrap();
     assert_eq!((done.success.result, done.text.as_str()), ("done", "bastion: open-ssh done"));
     let knocks = heard.join().unwrap();
@@ -268,7 +268,7 @@ fn the_end_of_a_command_is_waited_for_and_its_failure_is_one() {
 fn an_end_that_is_not_reported_in_time_is_no_success() {
     let started = || Reply { text: ReplyText::fitting("started"), ..reply(ReplyStatus::Done, HERE) };
     let (port, heard) = server(1, move |_, _| vec![started()]);
-    let patient = KnockRequest { end: Some(Duration::from_millis(300)), ..intent(port, None) };
+    let patient = KnockRequest { end: Some(Duration::from_millis(300)), ..request(port, None) };
     let failure = knocked(&patient).unwrap_err();
     assert_eq!(failure.cause(), ExitCause::NoReply);
     assert_eq!(failure.reason(), "bastion: open-ssh started; its end was not reported within 300ms");
@@ -279,7 +279,7 @@ fn an_end_that_is_not_reported_in_time_is_no_success() {
 fn a_server_that_reports_no_commands_is_not_waited_for() {
     for status in [ReplyStatus::Done, ReplyStatus::Granted] {
         let (port, heard) = server(1, move |_, _| vec![reply(status, HERE)]);
-        let patient = KnockRequest { end: Some(Duration::from_secs(20)), ..intent(port, None) };
+        let patient = KnockRequest { end: Some(Duration::from_secs(20)), ..request(port, None) };
         assert!(knocked(&patient).is_ok());
         heard.join().unwrap();
     }

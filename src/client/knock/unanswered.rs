@@ -18,7 +18,7 @@ use crate::os::files::io_error_text;
 const DELAY: Duration = Duration::from_secs(1);
 
 /// The addresses that have not been knocked at.
-pub(in crate::client) struct Unanswered<'a> {
+pub(in crate::client) struct UnansweredKnock<'a> {
     knocker: Knocker<'a>,
     waiting: std::vec::IntoIter<Route>,
     next: Duration,
@@ -26,24 +26,24 @@ pub(in crate::client) struct Unanswered<'a> {
 
 /// Knocks at the first address that something can be sent to; the others are left for later.
 pub(in crate::client) fn knock<'a>(
-    intent: &'a KnockRequest,
+    request: &'a KnockRequest,
     report: &'a Reporter,
-) -> Result<(KnockSuccess, Unanswered<'a>), ClientError> {
-    let knocker = Knocker::new(intent, report);
+) -> Result<(KnockSuccess, UnansweredKnock<'a>), ClientError> {
+    let knocker = Knocker::new(request, report);
     let (routes, unsent) = knocker.ways()?;
     let servers: Vec<SocketAddr> = routes.iter().map(|route| route.server).collect();
-    let mut unanswered = Unanswered { knocker, waiting: routes.into_iter(), next: Duration::MAX };
+    let mut unanswered = UnansweredKnock { knocker, waiting: routes.into_iter(), next: Duration::MAX };
     let knocked = unanswered.send_next(unsent)?;
     Ok((KnockSuccess { servers, ..knocked }, unanswered))
 }
 
-impl Unanswered<'_> {
+impl UnansweredKnock<'_> {
     /// Sends one knock to the next address that something can be sent to.
     fn send_next(&mut self, mut unsent: Unsent) -> Result<KnockSuccess, ClientError> {
         for route in self.waiting.by_ref() {
             let (knocker, server) = (&self.knocker, route.server);
             knocker.report.detail(|| format!("{}: own address {}", server.ip(), route.own));
-            let claim = plan(knocker.intent, &knocker.learnt, &route).first_claim();
+            let claim = plan(knocker.request, &knocker.learnt, &route).first_claim();
             match put(&route.socket, knocker.seal(server, claim)?.as_bytes()) {
                 Ok(()) => {
                     self.next = clock::steady().saturating_add(DELAY);
@@ -59,7 +59,7 @@ impl Unanswered<'_> {
     }
 }
 
-impl KnockAgain for Unanswered<'_> {
+impl KnockAgain for UnansweredKnock<'_> {
     fn deadline(&self) -> Option<Duration> {
         (!self.waiting.as_slice().is_empty()).then_some(self.next)
     }

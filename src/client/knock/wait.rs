@@ -38,16 +38,16 @@ pub(in crate::client) fn for_connection(
     let start = clock::steady();
     let end = start.saturating_add(timeout);
     let mut wait = PortWait { doors, end, patience: FIRST_TRY, again, noticed: false };
-    let mut said = report.progress();
+    let mut args = report.progress();
     loop {
         for door in doors {
             let now = clock::steady();
-            said.say(|| waiting(*door, now.saturating_sub(start)));
+            args.say(|| waiting(*door, now.saturating_sub(start)));
             if let Ok(stream) = TcpStream::connect_timeout(door, wait.patience_at(now)) {
                 return Ok(stream);
             }
             if clock::steady() >= end {
-                drop(said);
+                drop(args);
                 return Err(never(doors, timeout));
             }
         }
@@ -55,10 +55,10 @@ pub(in crate::client) fn for_connection(
         sleep(PAUSE);
         // Also without a door to try.
         if clock::steady() >= end {
-            drop(said);
+            drop(args);
             return Err(never(doors, timeout));
         }
-        wait.knock_again(start, &mut said, report)?;
+        wait.knock_again(start, &mut args, report)?;
     }
 }
 
@@ -83,7 +83,7 @@ impl PortWait<'_, '_> {
     fn knock_again(
         &mut self,
         start: Duration,
-        said: &mut crate::client::report::ProgressLine,
+        args: &mut crate::client::report::ProgressLine,
         report: &Reporter,
     ) -> Result<(), ClientError> {
         let Some(again) = self.again.as_mut() else { return Ok(()) };
@@ -100,7 +100,7 @@ impl PortWait<'_, '_> {
             && let Some(notice) = again.notice()
         {
             let port = self.doors.first().map_or(0, SocketAddr::port);
-            said.clear();
+            args.clear();
             report.note(&format!("tcp port {port} does not accept yet; {notice}"));
             self.noticed = true;
         }

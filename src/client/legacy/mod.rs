@@ -122,47 +122,47 @@ pub(super) fn is_called(args: &[OsString]) -> bool {
 }
 
 /// Knocks.
-pub(super) fn knock(said: &LegacyArgs) -> Result<(), ClientError> {
-    match &said.one_time {
-        Some(file) => once(said, file),
+pub(super) fn knock(args: &LegacyArgs) -> Result<(), ClientError> {
+    match &args.one_time {
+        Some(file) => once(args, file),
         None => {
-            let udp = if said.udp { Udp::Always } else { Udp::AsSaid };
+            let udp = if args.udp { Udp::Always } else { Udp::AsSaid };
             // A host without the file knows no names.
             let services = files::read_text(Path::new(SERVICES)).unwrap_or_default();
             let knocks: Result<Vec<_>, _> =
-                said.ports.iter().map(|word| port::read(word, udp, &services)).collect();
+                args.ports.iter().map(|word| port::read(word, udp, &services)).collect();
             // All of them first: half a sequence helps nobody.
-            send_all(said, &knocks?)
+            send_all(args, &knocks?)
         }
     }
 }
 
 /// Knocks the current sequence of a file, then marks it. The other way round a network that is down would cost a
 /// sequence, and the server would wait for it for ever.
-fn once(said: &LegacyArgs, file: &Path) -> Result<(), ClientError> {
+fn once(args: &LegacyArgs, file: &Path) -> Result<(), ClientError> {
     let list = OneTimeList::read(&files::read_bytes(file)?);
     let (Some(sequence), Some(used)) = (list.current(), list.used()) else {
         return Err(ClientError::new(ExitCause::Files, format!("{}: no sequence is left", file.display()))
             .hint("write new ones, on the server too"));
     };
-    send_all(said, sequence.knocks())?;
+    send_all(args, sequence.knocks())?;
     files::replace(file, FileMode::Private, &used).map_err(|error| {
         ClientError::from(error)
             .hint("the server has used up this sequence: put a # before its line, or the next knock fails")
     })
 }
 
-fn send_all(said: &LegacyArgs, knocks: &[SequencePort]) -> Result<(), ClientError> {
-    let family = match (said.ipv4, said.ipv6) {
+fn send_all(args: &LegacyArgs, knocks: &[SequencePort]) -> Result<(), ClientError> {
+    let family = match (args.ipv4, args.ipv6) {
         (true, _) => FamilyFilter::V4,
         (_, true) => FamilyFilter::V6,
         _ => FamilyFilter::Any,
     };
     for knock in knocks {
         // Resolved each time, as knock(1) does: who knocks for hours may be led elsewhere meanwhile.
-        let address = resolve(&said.host, knock.port, family, None)?;
+        let address = resolve(&args.host, knock.port, family, None)?;
         let Some(address) = address.first() else { continue };
-        if said.verbose {
+        if args.verbose {
             let protocol = knock.protocol.as_str();
             let _ = writeln!(io::stdout(), "hitting {protocol} {}:{}", address.ip(), knock.port);
         }
@@ -170,10 +170,10 @@ fn send_all(said: &LegacyArgs, knocks: &[SequencePort]) -> Result<(), ClientErro
             let knock = format!("{}/{}", knock.protocol.as_str(), knock.port);
             ClientError::new(
                 ExitCause::Network,
-                format!("{}: {knock} not sent: {}", said.host, io_error_text(&error)),
+                format!("{}: {knock} not sent: {}", args.host, io_error_text(&error)),
             )
         })?;
-        sleep(said.delay);
+        sleep(args.delay);
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ struct PortDryRun<'a> {
 
 /// A knock by ports that is meant.
 pub(in crate::client) struct PortKnocker<'a> {
-    intent: &'a KnockRequest,
+    request: &'a KnockRequest,
     report: &'a Reporter,
     through: ThroughPorts,
     keys: KeySet,
@@ -67,52 +67,52 @@ struct PortRoute {
 
 /// Knocks as it is meant. The same can be done again in the next step.
 pub(in crate::client) fn knock<'a>(
-    intent: &'a KnockRequest,
+    request: &'a KnockRequest,
     through: ThroughPorts,
     report: &'a Reporter,
 ) -> Result<(KnockSuccess, PortKnocker<'a>), ClientError> {
-    let mut toucher = PortKnocker::new(intent, through, report)?;
-    let used = toucher.steps.read();
-    let (step, wait) = toucher.choose();
+    let mut knocker = PortKnocker::new(request, through, report)?;
+    let used = knocker.steps.read();
+    let (step, wait) = knocker.choose();
     if !wait.is_zero() {
         let seconds = wait.as_millis().div_ceil(1_000);
         let now = TimeStep::of(clock::wall());
-        let why = if toucher.ways.iter().any(|way| used.contains(now, way.signed, &intent.action)) {
+        let why = if knocker.ways.iter().any(|way| used.contains(now, way.signed, &request.action)) {
             "each half minute is good for one knock like this"
         } else {
             "this half minute is nearly over"
         };
-        report.note(&format!("{}: {why}; waiting {seconds} s", intent.server));
+        report.note(&format!("{}: {why}; waiting {seconds} s", request.server));
         sleep(wait);
     }
-    toucher.touch_all(step)?;
-    Ok((toucher.sent(), toucher))
+    knocker.touch_all(step)?;
+    Ok((knocker.sent(), knocker))
 }
 
 /// Says what a knock as it is meant would be.
 pub(in crate::client) fn print_dry_run(
-    intent: &KnockRequest,
+    request: &KnockRequest,
     through: ThroughPorts,
     report: &Reporter,
 ) -> Result<(), ClientError> {
-    let toucher = PortKnocker::new(intent, through, report)?;
-    let (step, wait) = toucher.choose();
-    let Some(way) = toucher.ways.first() else { return Err(nowhere(intent)) };
+    let knocker = PortKnocker::new(request, through, report)?;
+    let (step, wait) = knocker.choose();
+    let Some(way) = knocker.ways.first() else { return Err(nowhere(request)) };
     let rehearsal = PortDryRun {
         result: "dry-run",
-        server: &intent.server,
+        server: &request.server,
         address: way.route.server.ip(),
-        server_id: intent.target.id.as_str(),
-        key: intent.key.origin.to_string(),
-        fingerprint: toucher.keys.fingerprint.to_string(),
-        action: intent.action.as_str(),
+        server_id: request.target.id.as_str(),
+        key: request.key.origin.to_string(),
+        fingerprint: knocker.keys.fingerprint.to_string(),
+        action: request.action.as_str(),
         policy: way.claim.policy.as_str(),
         addresses: named(way.claim),
         protocol: match through.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         },
-        ports: toucher.ports(way, step),
+        ports: knocker.ports(way, step),
         wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
         good_until: clock::rfc3339(step.good_until()),
     };
@@ -121,16 +121,16 @@ pub(in crate::client) fn print_dry_run(
 
 impl<'a> PortKnocker<'a> {
     fn new(
-        intent: &'a KnockRequest,
+        request: &'a KnockRequest,
         through: ThroughPorts,
         report: &'a Reporter,
     ) -> Result<Self, ClientError> {
-        let keys = intent.key.keys(&intent.target.id);
-        let learnt = NatCache::new(intent.state.as_deref(), keys.fingerprint);
+        let keys = request.key.keys(&request.target.id);
+        let learnt = NatCache::new(request.state.as_deref(), keys.fingerprint);
         let (mut ways, mut failed) = (Vec::new(), None);
-        for server in addresses(intent)? {
+        for server in addresses(request)? {
             let way = Route::to(server).map_err(|error| unsent(server.ip(), &error)).and_then(|route| {
-                let claim = plan(intent, &learnt, &route).first_claim();
+                let claim = plan(request, &learnt, &route).first_claim();
                 let signed = address(claim, route.own)?;
                 report.detail(|| format!("{}: own address {}", server.ip(), route.own));
                 Ok(PortRoute { route, claim, signed })
@@ -140,26 +140,26 @@ impl<'a> PortKnocker<'a> {
                 Err(failure) => failed = Some(failure),
             }
             // Without an answer nothing shows that another address is needed, unless a port is waited for.
-            if !ways.is_empty() && intent.patience.is_none() {
+            if !ways.is_empty() && request.patience.is_none() {
                 break;
             }
         }
         if ways.is_empty() {
-            return Err(failed.unwrap_or_else(|| nowhere(intent)));
+            return Err(failed.unwrap_or_else(|| nowhere(request)));
         }
-        let steps = UsedSteps::new(intent.state.as_deref(), keys.fingerprint);
-        Ok(Self { intent, report, through, keys, steps, ways, next: Duration::MAX })
+        let steps = UsedSteps::new(request.state.as_deref(), keys.fingerprint);
+        Ok(Self { request, report, through, keys, steps, ways, next: Duration::MAX })
     }
 
     fn choose(&self) -> (TimeStep, Duration) {
         let used = self.steps.read();
         choose(clock::wall(), self.through.gap, |step| {
-            self.ways.iter().any(|way| used.contains(step, way.signed, &self.intent.action))
+            self.ways.iter().any(|way| used.contains(step, way.signed, &self.request.action))
         })
     }
 
     fn ports(&self, way: &PortRoute, step: TimeStep) -> [u16; SLICES] {
-        ports(&self.keys.client(), step, way.signed, &self.intent.action, self.through.band)
+        ports(&self.keys.client(), step, way.signed, &self.request.action, self.through.knock_range)
     }
 
     /// Knocks at every address. One that nothing can be sent to is no failure: the others may be reached.
@@ -172,12 +172,12 @@ impl<'a> PortKnocker<'a> {
         let mut sent = false;
         for way in &self.ways {
             // First of all: whatever becomes of it, these ports have been seen.
-            if let Err(error) = self.steps.store(self.steps.read(), step, way.signed, &self.intent.action) {
+            if let Err(error) = self.steps.store(self.steps.read(), step, way.signed, &self.request.action) {
                 self.report.detail(|| format!("used steps are not remembered: {error}"));
             }
             let server = way.route.server.ip();
             self.report
-                .detail(|| format!("{}: knocking at {server} {}", self.intent.server, describe(way.claim)));
+                .detail(|| format!("{}: knocking at {server} {}", self.request.server, describe(way.claim)));
             match self.send_hits(way, self.ports(way, step)) {
                 Ok(()) => sent = true,
                 Err(failure) => failed = Some(failure),
@@ -212,18 +212,18 @@ impl<'a> PortKnocker<'a> {
     }
 
     fn sent(&self) -> KnockSuccess {
-        let intent = self.intent;
+        let request = self.request;
         let whom = self.ways.first().map(|way| named(way.claim).join(",")).unwrap_or_default();
         let success = Success {
             result: "sent",
-            action: intent.action.to_string(),
-            server: intent.server.clone(),
+            action: request.action.to_string(),
+            server: request.server.clone(),
             address: Some(whom).filter(|whom| !whom.is_empty()),
             seconds: None,
             server_time_ms: None,
             round_trip_ms: None,
         };
-        let text = format!("{}: {} sent; this mode has no answer", intent.server, intent.action);
+        let text = format!("{}: {} sent; this mode has no answer", request.server, request.action);
         let servers = self.ways.iter().map(|way| way.route.server).collect();
         KnockSuccess { servers, success, text }
     }
@@ -248,7 +248,7 @@ impl KnockAgain for PortKnocker<'_> {
             self.next = clock::steady().saturating_add(wait);
             return Ok(());
         }
-        self.report.note(&format!("{}: knocking again", self.intent.server));
+        self.report.note(&format!("{}: knocking again", self.request.server));
         self.touch_all(step)
     }
 }
@@ -276,8 +276,8 @@ fn unspecified(like: IpAddr) -> IpAddr {
     }
 }
 
-fn nowhere(intent: &KnockRequest) -> ClientError {
-    ClientError::new(ExitCause::Network, format!("{}: no address to knock at", intent.target.host))
+fn nowhere(request: &KnockRequest) -> ClientError {
+    ClientError::new(ExitCause::Network, format!("{}: no address to knock at", request.target.host))
 }
 
 fn unsent(server: IpAddr, error: &io::Error) -> ClientError {

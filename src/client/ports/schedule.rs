@@ -86,10 +86,10 @@ pub(in crate::client) fn ports(
     step: TimeStep,
     address: Option<IpAddr>,
     action: &ActionName,
-    band: KnockRange,
+    knock_range: KnockRange,
 ) -> [u16; SLICES] {
-    let proof = proof(&keys.proof, step, address, action, band);
-    sequence(selector(&keys.selector, step, band), &proof)
+    let proof = proof(&keys.proof, step, address, action, knock_range);
+    sequence(selector(&keys.selector, step, knock_range), &proof)
 }
 
 /// The first step that has not been used and of which enough is left, and how long it is until then.

@@ -52,8 +52,8 @@ pub(super) fn of(changes: &[ElementChange]) -> Vec<SetEntry> {
     entries
 }
 
-fn of_change(ElementChange { passage, holder, .. }: &ElementChange) -> SetEntry {
-    let Access { from, way, .. } = *passage;
+fn of_change(ElementChange { access, holder, .. }: &ElementChange) -> SetEntry {
+    let Access { from, target: way, .. } = *access;
     let (kind, ports) = match way {
         AccessTarget::Ports(ports) if from.single().is_some() => (EntryKind::Single, ports),
         AccessTarget::Ports(ports) => (EntryKind::Span, ports),

@@ -54,13 +54,13 @@ impl GrantFile {
 fn text(held: &GrantTable, now: Duration, boot: &str) -> String {
     let mut lines = vec![format!("{HEADER} {boot}")];
     for live in held.live(now) {
-        let way = match live.passage.way {
+        let way = match live.access.target {
             AccessTarget::Ports(ports) => format!("ports {ports} -"),
             AccessTarget::Once(door) => format!("once {door} -"),
             AccessTarget::Forward { door, to } => format!("forward {door} {to}"),
         };
         let end = now.saturating_add(live.left).as_millis();
-        lines.push(format!("{} {way} {} {} {end}", live.passage.from, live.client, live.action));
+        lines.push(format!("{} {way} {} {} {end}", live.access.from, live.client, live.action));
     }
     lines.join("\n") + "\n"
 }
@@ -69,8 +69,8 @@ fn parse(text: &str, boot: &str) -> GrantTable {
     let mut held = GrantTable::default();
     let mut lines = text.lines();
     if lines.next() == Some(&format!("{HEADER} {boot}")) {
-        for (passage, holder) in lines.filter_map(line) {
-            held.hold(passage, holder);
+        for (access, holder) in lines.filter_map(line) {
+            held.hold(access, holder);
         }
     }
     held

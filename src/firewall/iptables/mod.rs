@@ -274,8 +274,8 @@ impl Iptables {
         let mut held = self.held.clone();
         let check = |grants: &Vec<Grant>| {
             let is_new = |grant: &&Grant| self.held.with(grant, now).before == WasOpen::Closed;
-            let new: Vec<_> = grants.iter().filter(is_new).map(Grant::passage).collect();
-            let more = new.iter().filter(|passage| !added.contains(*passage)).count();
+            let new: Vec<_> = grants.iter().filter(is_new).map(Grant::access).collect();
+            let more = new.iter().filter(|access| !added.contains(*access)).count();
             self.check(grants, live.saturating_add(added.len()).saturating_add(more))?;
             held.admit(grants, now)?;
             held.note(grants, now);
@@ -300,15 +300,15 @@ impl Iptables {
     /// Whether this backend can make these grants, of which there would be so many then.
     fn check(&self, grants: &[Grant], live: usize) -> Result<(), FirewallError> {
         for grant in grants {
-            if !self.families.contains(&IpVersion::of(grant.passage().from)) {
+            if !self.families.contains(&IpVersion::of(grant.access().from)) {
                 return Err(FirewallError::Other("this host has no IPv6".to_owned()));
             }
-            if grant.passage().link.is_some() {
+            if grant.access().link.is_some() {
                 return Err(FirewallError::Other(
                     "a link-local address cannot be bound to its interface with iptables\nhint: knock from another address, or firewall.backend = \"nftables\"".to_owned(),
                 ));
             }
-            if self.closing == Unload::Rules && matches!(grant.passage().way, AccessTarget::Once(_)) {
+            if self.closing == Unload::Rules && matches!(grant.access().target, AccessTarget::Once(_)) {
                 return Err(FirewallError::Other(
                     "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
                 ));

@@ -13,7 +13,7 @@ fn change(from: &str, way: AccessTarget, end: u64) -> ElementChange {
         end: Duration::from_secs(end),
     };
     ElementChange {
-        passage: Access::new(from.parse().unwrap(), way),
+        access: Access::new(from.parse().unwrap(), way),
         holder: Some(holder),
         before: WasOpen::Open,
     }

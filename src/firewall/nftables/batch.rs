@@ -43,11 +43,11 @@ const UDATA_COMMENT: u8 = 0;
 /// What becomes of an element.
 pub(super) enum ElementOp {
     /// It is there for this time from now on, with this comment.
-    Stays(Duration, Option<String>),
+    Renew(Duration, Option<String>),
     /// The same, and it is not there yet.
-    Comes(Duration, Option<String>),
+    Add(Duration, Option<String>),
     /// It is not there any more.
-    Goes,
+    Delete,
 }
 
 /// One transaction for these elements, however many: each has messages of its own, so that their bounds (64 KiB an
@@ -62,14 +62,14 @@ pub(super) fn transaction(elements: &[(Element, ElementOp)], sequence: u32) -> O
         let add =
             |batch: &mut Batch, flags| batch.element(NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, element, fate);
         match fate {
-            ElementOp::Comes(..) => add(&mut batch, last)?,
-            ElementOp::Goes => {
+            ElementOp::Add(..) => add(&mut batch, last)?,
+            ElementOp::Delete => {
                 add(&mut batch, 0)?;
-                batch.element(NFT_MSG_DELSETELEM, last, element, &ElementOp::Goes)?;
+                batch.element(NFT_MSG_DELSETELEM, last, element, &ElementOp::Delete)?;
             }
-            ElementOp::Stays(..) => {
+            ElementOp::Renew(..) => {
                 add(&mut batch, 0)?;
-                batch.element(NFT_MSG_DELSETELEM, 0, element, &ElementOp::Goes)?;
+                batch.element(NFT_MSG_DELSETELEM, 0, element, &ElementOp::Delete)?;
                 add(&mut batch, last)?;
             }
         }
@@ -240,7 +240,7 @@ impl Batch {
                     if kind == NFT_MSG_NEWSETELEM {
                         batch.value(NFTA_SET_ELEM_DATA, element.value.as_ref())?;
                     }
-                    let (ElementOp::Stays(time, text) | ElementOp::Comes(time, text)) = fate else {
+                    let (ElementOp::Renew(time, text) | ElementOp::Add(time, text)) = fate else {
                         return Some(());
                     };
                     batch.attribute(NFTA_SET_ELEM_TIMEOUT, &milliseconds(*time).to_be_bytes())?;

@@ -75,11 +75,11 @@ impl Books {
     ) -> (Draft, Vec<ActiveGrant>) {
         let (changes, closed) = self.held.without(which, now);
         let mut draft = Draft::default();
-        for change in changes.iter().filter(|change| !GrantKind::of(&change.passage).is_interval()) {
-            let Some(element) = element::of(&change.passage) else { continue };
+        for change in changes.iter().filter(|change| !GrantKind::of(&change.access).is_interval()) {
+            let Some(element) = element::of(&change.access) else { continue };
             let fate = match &change.holder {
-                None => ElementOp::Goes,
-                Some(holder) => ElementOp::Stays(holder.end.saturating_sub(now), Some(holder.comment())),
+                None => ElementOp::Delete,
+                Some(holder) => ElementOp::Renew(holder.end.saturating_sub(now), Some(holder.comment())),
             };
             draft.elements.push((element, fate));
         }
@@ -97,23 +97,23 @@ impl Books {
     /// single port, and then is another one from now on.
     pub(super) fn adopt(&mut self, entry: ElementEntry, holder: GrantHolder, now: Duration) -> bool {
         let (area, rectangle) = match entry {
-            ElementEntry::Passage(passage) => {
-                self.held.hold(passage, holder);
+            ElementEntry::Passage(access) => {
+                self.held.hold(access, holder);
                 return true;
             }
             ElementEntry::Interval(area, rectangle) => (area, rectangle),
         };
-        let passages = element::passages(area, &rectangle);
-        let piece = |passage| Interval::of(passage, holder.clone());
-        let same = passages.iter().all(|passage| piece(passage).is_some_and(|piece| piece.area == area));
+        let accesses = element::accesses(area, &rectangle);
+        let piece = |access| Interval::of(access, holder.clone());
+        let same = accesses.iter().all(|access| piece(access).is_some_and(|piece| piece.area == area));
         let same = same && self.plane.adopt(Interval { area, rectangle, holder: holder.clone() });
         if !same {
-            for piece in passages.iter().filter_map(piece) {
+            for piece in accesses.iter().filter_map(piece) {
                 self.plane.open(&piece, now, &mut Patch::default());
             }
         }
-        for passage in passages {
-            self.held.hold(passage, holder.clone());
+        for access in accesses {
+            self.held.hold(access, holder.clone());
         }
         same
     }
@@ -121,7 +121,7 @@ impl Books {
     /// Who holds, as far as the books know, what this element opens.
     pub(super) fn holder(&self, entry: &ElementEntry) -> Option<&GrantHolder> {
         match entry {
-            ElementEntry::Passage(passage) => self.held.longest(passage),
+            ElementEntry::Passage(access) => self.held.longest(access),
             ElementEntry::Interval(area, rectangle) => {
                 self.plane.get(*area, rectangle).map(|piece| &piece.holder)
             }
@@ -131,8 +131,8 @@ impl Books {
     /// All elements that the kernel should have at `now`, and for whom.
     pub(super) fn elements(&self, now: Duration) -> impl Iterator<Item = (Element, GrantHolder)> {
         let changes = self.held.changes(now).into_iter().filter_map(|change| {
-            let interval = GrantKind::of(&change.passage).is_interval();
-            Some((element::of(&change.passage).filter(|_| !interval)?, change.holder?))
+            let interval = GrantKind::of(&change.access).is_interval();
+            Some((element::of(&change.access).filter(|_| !interval)?, change.holder?))
         });
         let pieces = self.plane.live(now).map(|piece| (element::of_piece(piece), piece.holder.clone()));
         changes.chain(pieces)
@@ -149,23 +149,23 @@ impl Books {
     }
 
     fn open(&mut self, grant: &Grant, now: Duration, draft: &mut Draft) {
-        let passage = grant.passage();
-        if let Some(piece) = Interval::of(&passage, GrantHolder::of(grant, now)) {
+        let access = grant.access();
+        if let Some(piece) = Interval::of(&access, GrantHolder::of(grant, now)) {
             return self.plane.open(&piece, now, &mut draft.patch);
         }
-        let (Some(element), Some(holder)) = (element::of(&passage), self.held.with(grant, now).holder) else {
+        let (Some(element), Some(holder)) = (element::of(&access), self.held.with(grant, now).holder) else {
             return;
         };
         // One port of one address leads to one target: the one that was asked for last.
-        let is_open = self.held.longest(&passage).is_some_and(|holder| holder.end > now);
-        for rival in self.held.rivals(&passage, now) {
+        let is_open = self.held.longest(&access).is_some_and(|holder| holder.end > now);
+        for rival in self.held.rivals(&access, now) {
             if !is_open {
-                draft.elements.extend(element::of(&rival).map(|element| (element, ElementOp::Goes)));
+                draft.elements.extend(element::of(&rival).map(|element| (element, ElementOp::Delete)));
             }
             draft.replaced.push(rival);
         }
         let left = holder.end.saturating_sub(now);
-        draft.elements.push((element, ElementOp::Stays(left, Some(holder.comment()))));
+        draft.elements.push((element, ElementOp::Renew(left, Some(holder.comment()))));
     }
 
     fn close_intervals(
@@ -181,14 +181,14 @@ impl Books {
                 action: live.action.clone(),
                 end: now.saturating_add(live.left),
             };
-            let Some(gone) = Interval::of(&live.passage, holder) else { continue };
+            let Some(gone) = Interval::of(&live.access, holder) else { continue };
             self.plane.close(&gone, now, &mut draft.patch);
             // What others hold there, and what it holds there besides, is open again within the same transaction.
-            for (passage, holder) in self.held.near(&live.passage, now) {
-                if which(&holder.live(*passage, now)) {
+            for (access, holder) in self.held.near(&live.access, now) {
+                if which(&holder.live(*access, now)) {
                     continue;
                 }
-                if let Some(piece) = Interval::of(passage, holder.clone()) {
+                if let Some(piece) = Interval::of(access, holder.clone()) {
                     self.plane.open_within(&piece, &gone, now, &mut draft.patch);
                 }
             }
@@ -198,11 +198,11 @@ impl Books {
     /// Writes down which elements the patch is about.
     fn finish(&self, draft: &mut Draft, now: Duration) {
         let (gone, come) = self.plane.changes(&draft.patch);
-        let gone = gone.map(|piece| (element::of_piece(piece), ElementOp::Goes));
+        let gone = gone.map(|piece| (element::of_piece(piece), ElementOp::Delete));
         let come = come.map(|piece| {
             let GrantHolder { end, .. } = &piece.holder;
             let left = end.saturating_sub(now);
-            (element::of_piece(piece), ElementOp::Comes(left, Some(piece.holder.comment())))
+            (element::of_piece(piece), ElementOp::Add(left, Some(piece.holder.comment())))
         });
         let elements = std::mem::take(&mut draft.elements);
         draft.elements = gone.chain(come).chain(elements).collect();
@@ -216,7 +216,7 @@ pub(super) fn lingers(holder: &GrantHolder, now: Duration) -> bool {
 
 /// Whether who knocked can only have been let in once by this: whether it has been used is not known.
 pub(super) const fn is_once(entry: &ElementEntry) -> bool {
-    matches!(entry, ElementEntry::Passage(Access { way: AccessTarget::Once(_), .. }))
+    matches!(entry, ElementEntry::Passage(Access { target: AccessTarget::Once(_), .. }))
 }
 
 #[cfg(test)]

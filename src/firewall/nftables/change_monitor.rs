@@ -14,14 +14,14 @@ const TABLE_NAME: u16 = 1;
 
 /// What others changed in our table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Changed {
+pub(super) struct RulesetChange {
     /// The table, its chains, rules or sets.
     pub(super) structure: bool,
     /// Elements of its sets.
     pub(super) elements: bool,
 }
 
-impl Changed {
+impl RulesetChange {
     /// There was more than could be heard.
     const ALL: Self = Self { structure: true, elements: true };
 
@@ -47,9 +47,9 @@ impl ChangeMonitor {
     }
 
     /// What others have changed since this was last asked. Changes with the number `own` are ours.
-    pub(super) fn changed(&self, own: u32) -> Changed {
-        let Some(socket) = &self.0 else { return Changed::default() };
-        let mut all = Changed::default();
+    pub(super) fn changed(&self, own: u32) -> RulesetChange {
+        let Some(socket) = &self.0 else { return RulesetChange::default() };
+        let mut all = RulesetChange::default();
         let mut buffer = [0; 16 << 10];
         loop {
             match socket.try_recv(&mut buffer) {
@@ -58,11 +58,11 @@ impl ChangeMonitor {
                     all = heard
                         .filter(|message| message.port != own)
                         .map(|message| meaning(&message))
-                        .fold(all, Changed::or);
+                        .fold(all, RulesetChange::or);
                 }
                 Ok(None) => return all,
                 // It goes on with what comes next.
-                Err(_) if all != Changed::ALL => all = Changed::ALL,
+                Err(_) if all != RulesetChange::ALL => all = RulesetChange::ALL,
                 Err(_) => return all,
             }
         }
@@ -70,12 +70,12 @@ impl ChangeMonitor {
 }
 
 /// What a message means for our table.
-fn meaning(message: &NetlinkBatch<'_>) -> Changed {
+fn meaning(message: &NetlinkBatch<'_>) -> RulesetChange {
     let (kind, subsystem) = (message.kind & 0xFF, message.kind >> 8);
     if subsystem != NFNL_SUBSYS_NFTABLES || message.attributes().get(TABLE_NAME) != Some(TABLE) {
-        return Changed::default();
+        return RulesetChange::default();
     }
-    Changed {
+    RulesetChange {
         structure: STRUCTURE.contains(&kind),
         elements: [NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM].contains(&message.kind),
     }
@@ -98,7 +98,7 @@ mod tests {
             bytes.extend(1_u16.to_ne_bytes());
             bytes.extend(name.as_bytes());
             bytes.resize(20 + padded, 0);
-            let all: Vec<Changed> = messages(&bytes).map(|message| meaning(&message)).collect();
+            let all: Vec<RulesetChange> = messages(&bytes).map(|message| meaning(&message)).collect();
             assert_eq!(all.len(), 1);
             (all[0].structure, all[0].elements)
         };

@@ -57,11 +57,11 @@ pub(super) fn alive() -> [Element; 2] {
 }
 
 /// The element that opens a passage; none for an interval, which others may overlap.
-pub(super) fn of(passage: &Access) -> Option<Element> {
-    let from = passage.from.single().filter(|_| passage.link.is_none())?;
+pub(super) fn of(access: &Access) -> Option<Element> {
+    let from = access.from.single().filter(|_| access.link.is_none())?;
     let v4 = from.is_ipv4();
     let one = |set, door: PortSpec, value| Element { set, key: key(from, door), last_key: None, value };
-    Some(match passage.way {
+    Some(match access.target {
         AccessTarget::Ports(ports) => {
             one(if v4 { b"grants4\0" } else { b"grants6\0" }, ports.single()?, None)
         }
@@ -151,13 +151,13 @@ pub(super) fn entry(element: &Element) -> Option<ElementEntry> {
 }
 
 /// The passages that together are an interval.
-pub(super) fn passages(area: Area, rectangle: &Rectangle) -> Vec<Access> {
+pub(super) fn accesses(area: Area, rectangle: &Rectangle) -> Vec<Access> {
     let link = match area {
         Area::Linked(link) => Some(link),
         Area::Spans | Area::Nets => None,
     };
-    let passage = |from| Access { from, link, way: AccessTarget::Ports(rectangle.ports) };
-    rectangle.prefixes().into_iter().map(passage).collect()
+    let access = |from| Access { from, link, target: AccessTarget::Ports(rectangle.ports) };
+    rectangle.prefixes().into_iter().map(access).collect()
 }
 
 /// What is left to read of a key or value.
@@ -222,28 +222,28 @@ mod tests {
     use super::*;
     use crate::firewall::grant_table::GrantHolder;
 
-    fn passage(from: &str, way: AccessTarget) -> Access {
+    fn access(from: &str, way: AccessTarget) -> Access {
         Access::new(from.parse().unwrap(), way)
     }
 
-    fn one(passage: &Access) -> Element {
+    fn one(access: &Access) -> Element {
         let holder =
             GrantHolder { client: "a".parse().unwrap(), action: "b".parse().unwrap(), end: Duration::ZERO };
-        of(passage).unwrap_or_else(|| of_piece(&Interval::of(passage, holder).unwrap()))
+        of(access).unwrap_or_else(|| of_piece(&Interval::of(access, holder).unwrap()))
     }
 
     #[test]
     fn elements_are_the_bytes_that_nft_sends_for_the_same() {
         let ports = |text: &str| AccessTarget::Ports(text.parse().unwrap());
         // nft 1.0.6: add element inet spa_knock prefix_grants4 { 10.2.0.0/24 . tcp . 80-90 }
-        let net = one(&passage("10.2.0.0/24", ports("tcp/80-90")));
+        let net = one(&access("10.2.0.0/24", ports("tcp/80-90")));
         assert_eq!(net.set, b"prefix_grants4\0");
         assert_eq!(net.key, b"\x0a\x02\x00\x00\x06\x00\x00\x00\x00\x50\x00\x00");
         assert_eq!(net.last_key.unwrap(), b"\x0a\x02\x00\xff\x06\x00\x00\x00\x00\x5a\x00\x00");
         // nft 1.0.6: add element inet spa_knock forwards4 { 10.0.0.7 . tcp . 80 : 10.9.0.1 . 8080 }
         let door = "tcp/80".parse().unwrap();
         let forward =
-            one(&passage("10.0.0.7", AccessTarget::Forward { door, to: "10.9.0.1:8080".parse().unwrap() }));
+            one(&access("10.0.0.7", AccessTarget::Forward { door, to: "10.9.0.1:8080".parse().unwrap() }));
         assert_eq!(forward.set, b"forwards4\0");
         assert_eq!(forward.key, b"\x0a\x00\x00\x07\x06\x00\x00\x00\x00\x50\x00\x00");
         assert_eq!(forward.value.unwrap(), b"\x0a\x09\x00\x01\x1f\x90\x00\x00");
@@ -254,45 +254,45 @@ mod tests {
         let door: PortSpec = "tcp/80".parse().unwrap();
         let ports = |text: &str| AccessTarget::Ports(text.parse().unwrap());
         let link = NonZeroU32::new(7);
-        let passages = [
-            (passage("10.0.0.7", ports("tcp/22")), "grants4\0"),
-            (passage("fd00::7", ports("udp/53")), "grants6\0"),
-            (passage("10.0.0.7", ports("tcp/22-23")), "range_grants4\0"),
-            (passage("fd00::7", ports("tcp/22-23")), "range_grants6\0"),
-            (passage("10.0.0.0/24", ports("tcp/22")), "prefix_grants4\0"),
-            (passage("fd00::/64", ports("tcp/22")), "prefix_grants6\0"),
-            (Access { link, ..passage("fe80::7", ports("tcp/22")) }, "linked6\0"),
-            (Access { link, ..passage("fe80::/64", ports("tcp/22-23")) }, "linked6\0"),
-            (passage("10.0.0.7", AccessTarget::Once(door)), "once4\0"),
-            (passage("fd00::7", AccessTarget::Once(door)), "once6\0"),
+        let accesses = [
+            (access("10.0.0.7", ports("tcp/22")), "grants4\0"),
+            (access("fd00::7", ports("udp/53")), "grants6\0"),
+            (access("10.0.0.7", ports("tcp/22-23")), "range_grants4\0"),
+            (access("fd00::7", ports("tcp/22-23")), "range_grants6\0"),
+            (access("10.0.0.0/24", ports("tcp/22")), "prefix_grants4\0"),
+            (access("fd00::/64", ports("tcp/22")), "prefix_grants6\0"),
+            (Access { link, ..access("fe80::7", ports("tcp/22")) }, "linked6\0"),
+            (Access { link, ..access("fe80::/64", ports("tcp/22-23")) }, "linked6\0"),
+            (access("10.0.0.7", AccessTarget::Once(door)), "once4\0"),
+            (access("fd00::7", AccessTarget::Once(door)), "once6\0"),
             (
-                passage("10.0.0.7", AccessTarget::Forward { door, to: "10.0.0.8:1".parse().unwrap() }),
+                access("10.0.0.7", AccessTarget::Forward { door, to: "10.0.0.8:1".parse().unwrap() }),
                 "forwards4\0",
             ),
             (
-                passage("fd00::7", AccessTarget::Forward { door, to: "[fd00::8]:1".parse().unwrap() }),
+                access("fd00::7", AccessTarget::Forward { door, to: "[fd00::8]:1".parse().unwrap() }),
                 "forwards6\0",
             ),
             (
-                passage("10.0.0.7", AccessTarget::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }),
+                access("10.0.0.7", AccessTarget::Forward { door, to: "0.0.0.0:8080".parse().unwrap() }),
                 "redirects4\0",
             ),
             (
-                passage("fd00::7", AccessTarget::Forward { door, to: "[::]:8080".parse().unwrap() }),
+                access("fd00::7", AccessTarget::Forward { door, to: "[::]:8080".parse().unwrap() }),
                 "redirects6\0",
             ),
         ];
-        for (passage, set) in passages {
-            let element = one(&passage);
-            assert_eq!(element.set, set.as_bytes(), "{passage:?}");
+        for (access, set) in accesses {
+            let element = one(&access);
+            assert_eq!(element.set, set.as_bytes(), "{access:?}");
             assert!(SETS.contains(&element.set));
             let read = match entry(&element).unwrap() {
                 ElementEntry::Passage(read) => vec![read],
-                ElementEntry::Interval(area, rectangle) => super::passages(area, &rectangle),
+                ElementEntry::Interval(area, rectangle) => super::accesses(area, &rectangle),
             };
-            assert_eq!(read, [passage]);
+            assert_eq!(read, [access]);
             let short = Element { key: element.key[1..].to_vec(), ..element };
-            assert_eq!(entry(&short), None, "{passage:?}");
+            assert_eq!(entry(&short), None, "{access:?}");
         }
     }
 }

@@ -29,7 +29,7 @@ use crate::os::process::capabilities;
 use crate::os::process::spawn::{self, RunError};
 use batch::ElementOp;
 use books::Books;
-use change_monitor::{ChangeMonitor, Changed};
+use change_monitor::{ChangeMonitor, RulesetChange};
 use element::Element;
 use kernel::Kernel;
 use ruleset::{PreviousTable, TABLE};
@@ -62,7 +62,7 @@ pub struct Nftables {
     full: BTreeMap<&'static [u8], Duration>,
     watch: ChangeMonitor,
     /// What others have changed and nobody has looked at yet.
-    heard: Changed,
+    heard: RulesetChange,
     /// When books and kernel were last compared.
     compared: Duration,
     /// When the table is looked at again.
@@ -85,7 +85,7 @@ impl Nftables {
             failsafe: None,
             full: BTreeMap::new(),
             watch: ChangeMonitor::start(),
-            heard: Changed::default(),
+            heard: RulesetChange::default(),
             compared: Duration::ZERO,
             look: Duration::ZERO,
             reconcile: None,
@@ -192,7 +192,7 @@ impl Backend for Nftables {
         self.full.clear();
         // What we have just replaced ourselves is no change by others.
         self.watch.changed(self.kernel.port());
-        self.heard = Changed::default();
+        self.heard = RulesetChange::default();
         self.structure = Some(Structure::read(&mut self.kernel)?);
         // What another program has put there opens nothing from here on.
         if self.reconcile.is_some() || self.books.count() <= FEW {
@@ -251,7 +251,7 @@ impl Backend for Nftables {
 
     fn heartbeat(&mut self) -> Result<(), FirewallError> {
         let Some(after) = self.failsafe else { return Ok(()) };
-        let elements = element::alive().map(|element| (element, ElementOp::Stays(after, None)));
+        let elements = element::alive().map(|element| (element, ElementOp::Renew(after, None)));
         self.kernel.transact(&elements)
     }
 
@@ -288,7 +288,7 @@ impl Backend for Nftables {
     fn remove(&mut self) -> Result<(), FirewallError> {
         Self::remove_table()?;
         self.books = Books::default();
-        (self.structure, self.reconcile, self.heard) = (None, None, Changed::default());
+        (self.structure, self.reconcile, self.heard) = (None, None, RulesetChange::default());
         self.full.clear();
         self.watch.changed(self.kernel.port());
         Ok(())
@@ -316,7 +316,7 @@ impl Backend for Nftables {
 
 /// The sets that these changes add something to.
 fn growing(elements: &[(Element, ElementOp)]) -> impl Iterator<Item = &'static [u8]> {
-    let growing = elements.iter().filter(|(_, fate)| !matches!(fate, ElementOp::Goes));
+    let growing = elements.iter().filter(|(_, fate)| !matches!(fate, ElementOp::Delete));
     growing.map(|(element, _)| element.set)
 }
 

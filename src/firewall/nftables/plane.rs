@@ -58,9 +58,9 @@ pub(super) struct Patch {
 }
 
 impl Rectangle {
-    fn of(passage: &Access) -> Option<Self> {
-        let AccessTarget::Ports(ports) = passage.way else { return None };
-        Some(Self { first: passage.from.first(), last: passage.from.last(), ports })
+    fn of(access: &Access) -> Option<Self> {
+        let AccessTarget::Ports(ports) = access.target else { return None };
+        Some(Self { first: access.from.first(), last: access.from.last(), ports })
     }
 
     fn overlaps(&self, other: &Self) -> bool {
@@ -111,8 +111,8 @@ impl Rectangle {
 
 impl Interval {
     /// The piece that opens this passage, where that is an interval.
-    pub(super) fn of(passage: &Access, holder: GrantHolder) -> Option<Self> {
-        Some(Self { area: area(passage)?, rectangle: Rectangle::of(passage)?, holder })
+    pub(super) fn of(access: &Access, holder: GrantHolder) -> Option<Self> {
+        Some(Self { area: area(access)?, rectangle: Rectangle::of(access)?, holder })
     }
 
     fn place(&self) -> IntervalStart {
@@ -262,11 +262,11 @@ impl Patch {
 }
 
 /// The area of an interval.
-fn area(passage: &Access) -> Option<Area> {
-    match GrantKind::of(passage) {
+fn area(access: &Access) -> Option<Area> {
+    match GrantKind::of(access) {
         GrantKind::Range => Some(Area::Spans),
         GrantKind::Prefix => Some(Area::Nets),
-        GrantKind::Linked => passage.link.map(Area::Linked),
+        GrantKind::Linked => access.link.map(Area::Linked),
         GrantKind::Single | GrantKind::Once | GrantKind::Forward | GrantKind::Local => None,
     }
 }

@@ -82,7 +82,7 @@ impl Nftables {
                     seen.insert(listed.element);
                 } else {
                     differences.foreign = differences.foreign.saturating_add(1);
-                    differences.changes.push((listed.element, ElementOp::Goes));
+                    differences.changes.push((listed.element, ElementOp::Delete));
                 }
             }
         }
@@ -95,7 +95,7 @@ impl Nftables {
                 continue;
             }
             differences.missing = differences.missing.saturating_add(1);
-            differences.changes.push((element, ElementOp::Comes(left, Some(holder.comment()))));
+            differences.changes.push((element, ElementOp::Add(left, Some(holder.comment()))));
         }
         Ok(differences)
     }

@@ -277,7 +277,7 @@ impl Text {
                 };
                 (link, span(rectangle.first, rectangle.last), rectangle.ports, String::new())
             }
-            ElementEntry::Passage(Access { from, way, .. }) => {
+            ElementEntry::Passage(Access { from, target: way, .. }) => {
                 let (ports, to) = match way {
                     AccessTarget::Ports(ports) => (ports, String::new()),
                     // Whether it has been used is not known: it is not given twice.

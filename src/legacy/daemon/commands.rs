@@ -33,7 +33,7 @@ const COMMAND_WORDS: usize = 3;
 /// Everything that runs and that is still to be run.
 pub(in crate::legacy) struct DoorCommands {
     commands: CommandQueue<DoorJob>,
-    undoings: UndoQueue,
+    undo_queue: UndoQueue,
     /// Start commands that run and have something to be closed.
     opening: Vec<OpenDoor>,
     next: u64,
@@ -53,7 +53,7 @@ struct OpenDoor {
 }
 
 enum DoorJob {
-    Start { door: String, source: IpAddr, lease: Option<OpenDoor> },
+    Start { door: String, source: IpAddr, open_door: Option<OpenDoor> },
     Stop { door: String, source: IpAddr, begun: StartedUndo },
 }
 
@@ -76,15 +76,15 @@ pub(in crate::legacy) enum CommandEvent {
 
 impl DoorCommands {
     /// With what an earlier daemon left to be closed.
-    pub(in crate::legacy) fn new(mut undoings: UndoQueue, client: ClientName) -> Self {
+    pub(in crate::legacy) fn new(mut undo_queue: UndoQueue, client: ClientName) -> Self {
         let start = clock::wall().as_millis();
         // Of a lease that is there twice, an earlier daemon died before it took the later record off.
         let open: BTreeSet<String> =
-            undoings.all().filter(|undoing| phase(undoing) == OPEN).map(number).map(str::to_owned).collect();
-        undoings.cancel(|undoing| phase(undoing) == OPENING && open.contains(number(undoing)));
+            undo_queue.all().filter(|task| phase(task) == OPEN).map(number).map(str::to_owned).collect();
+        undo_queue.cancel(|task| phase(task) == OPENING && open.contains(number(task)));
         Self {
             commands: CommandQueue::with_room(Room::shared(RUNNING_MAX)),
-            undoings: undoings.shared(),
+            undo_queue: undo_queue.shared(),
             opening: Vec::new(),
             next: start,
             client,
@@ -94,12 +94,12 @@ impl DoorCommands {
     /// Lets what an earlier daemon left be closed as far as one of these doors has that very stop command. The rest is
     /// reported and not run.
     pub(in crate::legacy) fn confirm(&mut self, doors: &[Door]) {
-        let refused = self.undoings.confirm(|undoing| doors.iter().any(|door| stops(door, undoing)));
-        for (file, undoing) in refused {
+        let refused = self.undo_queue.confirm(|task| doors.iter().any(|door| stops(door, task)));
+        for (file, task) in refused {
             log::error!(
                 "{}: not run: no section has this stop command: {:?}\nhint: run it by hand if it is yours, then remove the file",
                 file.display(),
-                undoing.argv.get(2).map_or("", String::as_str)
+                task.argv.get(2).map_or("", String::as_str)
             );
         }
     }
@@ -119,22 +119,23 @@ impl DoorCommands {
             vec![CommandEvent::NotStarted { door: door.name.clone(), reason }, of_record]
         };
         let (start, stop) = (script(start), stop.map(script));
-        let lease = stop.zip(door.stop_after()).map(|(stop, after)| self.lease(door, source, stop, after));
-        let planned = match lease.as_ref().map(|lease| self.plan(lease)).transpose() {
+        let open_door =
+            stop.zip(door.stop_after()).map(|(stop, after)| self.open_door(door, source, stop, after));
+        let planned = match open_door.as_ref().map(|open_door| self.plan(open_door)).transpose() {
             Ok(planned) => planned.flatten(),
             // What could not be closed is not opened.
             Err(error) => return not_started(error.to_string()),
         };
-        let label = DoorJob::Start { door: door.name.clone(), source, lease: lease.clone() };
+        let label = DoorJob::Start { door: door.name.clone(), source, open_door: open_door.clone() };
         let job = Job { argv: shell(&start), timeout: NO_DEADLINE, owner: door.name.clone(), label };
         match self.commands.start(job, clock::steady()) {
             Ok(()) => {
-                planned.into_iter().for_each(|planned| self.undoings.schedule(planned));
-                self.opening.extend(lease);
+                planned.into_iter().for_each(|planned| self.undo_queue.schedule(planned));
+                self.opening.extend(open_door);
                 vec![CommandEvent::Running { door: door.name.clone(), command: shown(&start) }]
             }
             Err(error) => {
-                planned.iter().for_each(|planned| self.undoings.forget(planned));
+                planned.iter().for_each(|planned| self.undo_queue.forget(planned));
                 not_started(error.to_string())
             }
         }
@@ -148,17 +149,17 @@ impl DoorCommands {
             self.conclude(done.label, &done.ended, &done.said, &mut told);
         }
         self.prolong();
-        while let Some((begun, undoing)) =
-            self.undoings.start_due(|undoing, _| self.commands.may_undo(door_of(undoing)))
+        while let Some((begun, task)) =
+            self.undo_queue.start_due(|task, _| self.commands.may_undo(door_of(task)))
         {
-            self.close(begun, undoing, &mut told);
+            self.close(begun, task, &mut told);
         }
         told
     }
 
     /// Until `tend` has something to do, if no command ends before.
     pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
-        self.undoings.next_due(|undoing, _| self.commands.may_undo(door_of(undoing)))
+        self.undo_queue.next_due(|task, _| self.commands.may_undo(door_of(task)))
     }
 
     /// Whether a command runs that opens what is to be closed.
@@ -171,34 +172,34 @@ impl DoorCommands {
         self.commands.descriptors()
     }
 
-    fn lease(&mut self, door: &Door, source: IpAddr, stop: String, after: Duration) -> OpenDoor {
+    fn open_door(&mut self, door: &Door, source: IpAddr, stop: String, after: Duration) -> OpenDoor {
         self.next = self.next.saturating_add(1);
         OpenDoor { number: format!("knockd-{}", self.next), door: door.name.clone(), source, stop, after }
     }
 
     /// On disk, to be closed some time after the start command should have ended.
-    fn plan(&mut self, lease: &OpenDoor) -> Result<Option<ScheduledUndo>, UndoError> {
-        self.undoings.plan(lease.undoing(OPENING, &self.client), lease.after.saturating_add(RESERVE))
+    fn plan(&mut self, open_door: &OpenDoor) -> Result<Option<ScheduledUndo>, UndoError> {
+        self.undo_queue.plan(open_door.task(OPENING, &self.client), open_door.after.saturating_add(RESERVE))
     }
 
     /// What closes is not due while what opens still runs.
     fn prolong(&mut self) {
-        for lease in self.opening.clone() {
-            let undoing = lease.undoing(OPENING, &self.client);
-            let due = self.undoings.due_of(|waiting| waiting.argv == undoing.argv);
+        for open_door in self.opening.clone() {
+            let task = open_door.task(OPENING, &self.client);
+            let due = self.undo_queue.due_of(|waiting| waiting.argv == task.argv);
             if due.is_some_and(|due| due < SOON)
-                && let Ok(Some(planned)) = self.plan(&lease)
+                && let Ok(Some(planned)) = self.plan(&open_door)
             {
-                self.undoings.schedule(planned);
+                self.undo_queue.schedule(planned);
             }
         }
     }
 
     fn conclude(&mut self, label: DoorJob, ended: &Exit, said: &str, told: &mut Vec<CommandEvent>) {
-        let (door, source, event, lease) = match label {
-            DoorJob::Start { door, source, lease } => (door, source, AuditEvent::Done, lease),
+        let (door, source, event, open_door) = match label {
+            DoorJob::Start { door, source, open_door } => (door, source, AuditEvent::Done, open_door),
             DoorJob::Stop { door, source, begun } => {
-                self.undoings.end(begun);
+                self.undo_queue.end(begun);
                 (door, source, AuditEvent::Expired, None)
             }
         };
@@ -207,25 +208,25 @@ impl DoorCommands {
         }
         told.extend(status(&door, ended));
         told.push(over(door, source, event, ended));
-        let Some(lease) = lease else { return };
-        self.opening.retain(|opening| *opening != lease);
+        let Some(open_door) = open_door else { return };
+        self.opening.retain(|opening| *opening != open_door);
         // From here on its time runs. The later record goes once the right one is there.
-        match self.undoings.plan(lease.undoing(OPEN, &self.client), lease.after) {
-            Ok(planned) => planned.into_iter().for_each(|planned| self.undoings.schedule(planned)),
-            Err(error) => return log::error!("{error}: [{}] closes later than it should", lease.door),
+        match self.undo_queue.plan(open_door.task(OPEN, &self.client), open_door.after) {
+            Ok(planned) => planned.into_iter().for_each(|planned| self.undo_queue.schedule(planned)),
+            Err(error) => return log::error!("{error}: [{}] closes later than it should", open_door.door),
         }
-        let opening = lease.undoing(OPENING, &self.client);
-        self.undoings.cancel(|waiting| waiting.argv == opening.argv);
+        let opening = open_door.task(OPENING, &self.client);
+        self.undo_queue.cancel(|waiting| waiting.argv == opening.argv);
     }
 
-    fn close(&mut self, begun: StartedUndo, undoing: UndoTask, told: &mut Vec<CommandEvent>) {
-        let (Some(lease), stop) = (OpenDoor::of(&undoing), undoing.argv) else {
-            return self.undoings.end(begun);
+    fn close(&mut self, begun: StartedUndo, task: UndoTask, told: &mut Vec<CommandEvent>) {
+        let (Some(open_door), stop) = (OpenDoor::of(&task), task.argv) else {
+            return self.undo_queue.end(begun);
         };
-        told.push(CommandEvent::Timeout { source: lease.source, door: lease.door.clone() });
-        told.push(CommandEvent::Running { door: lease.door.clone(), command: shown(&lease.stop) });
-        let owner = lease.door.clone();
-        let label = DoorJob::Stop { door: lease.door, source: lease.source, begun };
+        told.push(CommandEvent::Timeout { source: open_door.source, door: open_door.door.clone() });
+        told.push(CommandEvent::Running { door: open_door.door.clone(), command: shown(&open_door.stop) });
+        let owner = open_door.door.clone();
+        let label = DoorJob::Stop { door: open_door.door, source: open_door.source, begun };
         let argv = stop.into_iter().take(COMMAND_WORDS).collect();
         let job = Job { argv, timeout: NO_DEADLINE, owner, label };
         if let Err(done) = self.commands.start_undo(job, clock::steady()) {
@@ -235,7 +236,7 @@ impl DoorCommands {
 }
 
 impl OpenDoor {
-    fn undoing(&self, phase: &str, client: &ClientName) -> UndoTask {
+    fn task(&self, phase: &str, client: &ClientName) -> UndoTask {
         let mut argv = shell(&self.stop);
         // Two leases are closed twice, even if by the same command.
         argv.extend([self.number.clone(), phase.to_owned(), self.door.clone()]);
@@ -254,30 +255,30 @@ impl OpenDoor {
         UndoTask { argv, timeout: NO_DEADLINE, argument: String::new(), record }
     }
 
-    fn of(undoing: &UndoTask) -> Option<Self> {
-        let [_, _, stop, number, _, door] = undoing.argv.as_slice() else { return None };
-        let source = *undoing.record.addresses.first()?;
-        let after = Duration::from_secs(undoing.record.seconds.into());
+    fn of(task: &UndoTask) -> Option<Self> {
+        let [_, _, stop, number, _, door] = task.argv.as_slice() else { return None };
+        let source = *task.record.addresses.first()?;
+        let after = Duration::from_secs(task.record.seconds.into());
         Some(Self { number: number.clone(), door: door.clone(), source, stop: stop.clone(), after })
     }
 }
 
 /// Whether this is the stop command of this door for the source that it names.
-fn stops(door: &Door, undoing: &UndoTask) -> bool {
-    let Some(lease) = OpenDoor::of(undoing) else { return false };
-    let stop = door.orders(lease.source).ok().flatten().and_then(|orders| orders.stop);
-    door.name == lease.door
-        && stop.map(script).as_ref() == Some(&lease.stop)
-        && undoing.argv.starts_with(&shell(&lease.stop))
+fn stops(door: &Door, task: &UndoTask) -> bool {
+    let Some(open_door) = OpenDoor::of(task) else { return false };
+    let stop = door.orders(open_door.source).ok().flatten().and_then(|orders| orders.stop);
+    door.name == open_door.door
+        && stop.map(script).as_ref() == Some(&open_door.stop)
+        && task.argv.starts_with(&shell(&open_door.stop))
 }
 
 /// What an earlier daemon left half-done, for people.
 pub(in crate::legacy) fn report_interrupted(left: Vec<Leftover>) {
     for left in left {
         match left {
-            Leftover::Begun(undoing) => log::error!(
+            Leftover::Begun(task) => log::error!(
                 "the daemon ended as this began, and it may not have run: {:?}",
-                undoing.argv.get(2).map_or("", String::as_str)
+                task.argv.get(2).map_or("", String::as_str)
             ),
             Leftover::Damaged(path) => log::error!("{}: damaged: what it says is not run", path.display()),
         }
@@ -285,18 +286,18 @@ pub(in crate::legacy) fn report_interrupted(left: Vec<Leftover>) {
 }
 
 /// The lease's number, behind the words of the command.
-fn number(undoing: &UndoTask) -> &str {
-    undoing.argv.get(COMMAND_WORDS).map_or("", String::as_str)
+fn number(task: &UndoTask) -> &str {
+    task.argv.get(COMMAND_WORDS).map_or("", String::as_str)
 }
 
 /// The door that it closes.
-fn door_of(undoing: &UndoTask) -> &str {
-    undoing.argv.last().map_or("", String::as_str)
+fn door_of(task: &UndoTask) -> &str {
+    task.argv.last().map_or("", String::as_str)
 }
 
 /// What it says of its start command.
-fn phase(undoing: &UndoTask) -> &str {
-    undoing.argv.get(COMMAND_WORDS.saturating_add(1)).map_or("", String::as_str)
+fn phase(task: &UndoTask) -> &str {
+    task.argv.get(COMMAND_WORDS.saturating_add(1)).map_or("", String::as_str)
 }
 
 fn failed(door: &str, source: IpAddr, reason: String) -> CommandEvent {
@@ -355,17 +356,19 @@ mod tests {
         }
     }
 
-    fn leases(state: &std::path::Path) -> DoorCommands {
-        let (undoings, _) = UndoQueue::open(state, "boot".to_owned()).unwrap();
-        DoorCommands::new(undoings, "knockd".parse().unwrap())
+    fn door_commands(state: &std::path::Path) -> DoorCommands {
+        let (undo_queue, _) = UndoQueue::open(state, "boot".to_owned()).unwrap();
+        DoorCommands::new(undo_queue, "knockd".parse().unwrap())
     }
 
     /// What is told until nothing runs any more and nothing is due.
-    fn told_until_quiet(leases: &mut DoorCommands) -> Vec<CommandEvent> {
+    fn told_until_quiet(door_commands: &mut DoorCommands) -> Vec<CommandEvent> {
         let mut told = Vec::new();
         for _ in 0..1_000 {
-            told.extend(leases.run_due());
-            if leases.commands.is_idle() && leases.time_to_deadline().is_none_or(|due| !due.is_zero()) {
+            told.extend(door_commands.run_due());
+            if door_commands.commands.is_idle()
+                && door_commands.time_to_deadline().is_none_or(|due| !due.is_zero())
+            {
                 return told;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -380,12 +383,15 @@ mod tests {
     #[test]
     fn what_closes_runs_after_what_opens_has_ended_and_its_status_is_told() {
         let state = tempfile::tempdir().unwrap();
-        let mut leases = leases(state.path());
+        let mut door_commands = door_commands(state.path());
         let source: IpAddr = "10.0.0.1".parse().unwrap();
-        assert_eq!(leases.open(&door("sleep 0.2", "exit 4", 0), source), [running("sleep 0.2")]);
-        assert!(leases.is_opening() && leases.time_to_deadline().is_some_and(|due| due > RESERVE / 2));
+        assert_eq!(door_commands.open(&door("sleep 0.2", "exit 4", 0), source), [running("sleep 0.2")]);
+        assert!(
+            door_commands.is_opening()
+                && door_commands.time_to_deadline().is_some_and(|due| due > RESERVE / 2)
+        );
         assert_eq!(
-            told_until_quiet(&mut leases),
+            told_until_quiet(&mut door_commands),
             [
                 over("d".to_owned(), source, AuditEvent::Done, &Exit::Success),
                 CommandEvent::Timeout { source, door: "d".to_owned() },
@@ -398,35 +404,35 @@ mod tests {
                 ),
             ]
         );
-        assert_eq!(leases.undoings.waiting(), 0);
+        assert_eq!(door_commands.undo_queue.waiting(), 0);
     }
 
     #[test]
     fn a_signal_is_status_0_and_what_is_never_closed_is_not_put_on_record() {
         let state = tempfile::tempdir().unwrap();
-        let mut leases = leases(state.path());
+        let mut door_commands = door_commands(state.path());
         let source: IpAddr = "fd00::1".parse().unwrap();
-        leases.open(&door("kill -9 $$", "true", -1), source);
-        let told = told_until_quiet(&mut leases);
+        door_commands.open(&door("kill -9 $$", "true", -1), source);
+        let told = told_until_quiet(&mut door_commands);
         assert_eq!(told.first(), Some(&CommandEvent::Status { door: "d".to_owned(), status: 0 }));
         assert!(matches!(&told[1..], [CommandEvent::Finished { event: AuditEvent::Failed, .. }]), "{told:?}");
-        assert_eq!(leases.undoings.waiting(), 0);
+        assert_eq!(door_commands.undo_queue.waiting(), 0);
     }
 
     #[test]
     fn a_lease_that_is_on_record_twice_is_closed_once() {
         let state = tempfile::tempdir().unwrap();
-        let mut first = leases(state.path());
-        let lease =
-            first.lease(&door("", "", 0), "10.0.0.1".parse().unwrap(), "true".to_owned(), Duration::ZERO);
+        let mut first = door_commands(state.path());
+        let open_door =
+            first.open_door(&door("", "", 0), "10.0.0.1".parse().unwrap(), "true".to_owned(), Duration::ZERO);
         for phase in [OPENING, OPEN] {
-            let undoing = lease.undoing(phase, &first.client);
-            let planned = first.undoings.plan(undoing, Duration::from_secs(9)).unwrap().unwrap();
-            first.undoings.schedule(planned);
+            let task = open_door.task(phase, &first.client);
+            let planned = first.undo_queue.plan(task, Duration::from_secs(9)).unwrap().unwrap();
+            first.undo_queue.schedule(planned);
         }
         drop(first);
-        let second = leases(state.path());
-        assert_eq!(second.undoings.all().map(phase).collect::<Vec<_>>(), [OPEN]);
-        assert_eq!(second.undoings.all().find_map(OpenDoor::of), Some(lease));
+        let second = door_commands(state.path());
+        assert_eq!(second.undo_queue.all().map(phase).collect::<Vec<_>>(), [OPEN]);
+        assert_eq!(second.undo_queue.all().find_map(OpenDoor::of), Some(open_door));
     }
 }

@@ -33,19 +33,19 @@ pub(crate) struct Doors {
     /// Doors with one-time sequences that are not in here any more are closed for good.
     lists: BTreeMap<usize, OneTimeList>,
     /// None = nothing is watched; what is open is still closed.
-    post: Option<LegacyWatchConfig>,
-    ears: Option<LegacyWatcher>,
+    watch_config: Option<LegacyWatchConfig>,
+    watcher: Option<LegacyWatcher>,
     restart: Restart,
     addresses_due: Duration,
-    book: KnockLog,
-    leases: DoorCommands,
+    knock_log: KnockLog,
+    door_commands: DoorCommands,
 }
 
 /// Other doors, and a watcher that watches them.
 pub(crate) struct NextDoors {
-    post: LegacyWatchConfig,
+    watch_config: LegacyWatchConfig,
     /// None = the one that there is goes on.
-    ears: Option<LegacyWatcher>,
+    watcher: Option<LegacyWatcher>,
     doors: Vec<Door>,
     lists: BTreeMap<usize, OneTimeList>,
 }
@@ -83,9 +83,9 @@ impl Doors {
     pub(crate) fn open(
         folder: Option<&Path>,
         client: ClientName,
-        book: KnockLog,
+        knock_log: KnockLog,
     ) -> Result<Self, StateError> {
-        let (undoings, left) = match folder {
+        let (undo_queue, left) = match folder {
             Some(folder) => state::open_undoings_in(folder)?,
             None => (UndoQueue::nowhere(), Vec::new()),
         };
@@ -93,16 +93,16 @@ impl Doors {
         Ok(Self {
             doors: Vec::new(),
             lists: BTreeMap::new(),
-            post: None,
-            ears: None,
+            watch_config: None,
+            watcher: None,
             restart: Restart::new(),
             addresses_due: clock::steady().saturating_add(TICK),
-            book,
-            leases: DoorCommands::new(undoings, client),
+            knock_log,
+            door_commands: DoorCommands::new(undo_queue, client),
         })
     }
 
-    /// Starts a watcher for these doors: on every interface of `post`, or with `some` on those that there are. The
+    /// Starts a watcher for these doors: on every interface of `watch_config`, or with `some` on those that there are. The
     /// present one, its attempts included, goes on where it watches the same.
     ///
     /// # Errors
@@ -110,46 +110,46 @@ impl Doors {
     pub(crate) fn prepare(
         &self,
         written: KnockdConfig,
-        post: LegacyWatchConfig,
+        watch_config: LegacyWatchConfig,
         some: bool,
     ) -> Result<NextDoors, String> {
         // One that has lost an interface is tried for anyway: what is missing must not keep a reload from the rest.
-        let ears = match self.post.as_ref() == Some(&post) {
+        let watcher = match self.watch_config.as_ref() == Some(&watch_config) {
             true => None,
-            false => Some(LegacyWatcher::start(&post, some)?),
+            false => Some(LegacyWatcher::start(&watch_config, some)?),
         };
-        Ok(NextDoors { post, ears, doors: written.doors, lists: written.lists })
+        Ok(NextDoors { watch_config, watcher, doors: written.doors, lists: written.lists })
     }
 
     /// The same where no interface is there yet: it is tried again until one is.
     pub(crate) fn prepare_without_interfaces(
         &mut self,
         written: KnockdConfig,
-        post: LegacyWatchConfig,
+        watch_config: LegacyWatchConfig,
     ) -> NextDoors {
         log::error!("plain sequences: no interface is there yet; looking for one");
         self.restart.look_later();
-        NextDoors { post, ears: None, doors: written.doors, lists: written.lists }
+        NextDoors { watch_config, watcher: None, doors: written.doors, lists: written.lists }
     }
 
     /// From now on these are the doors.
     pub(crate) fn activate(&mut self, coming: NextDoors) {
-        let NextDoors { post, ears, doors, lists } = coming;
-        (self.post, self.doors, self.lists) = (Some(post), doors, lists);
-        if let Some(ears) = ears {
-            self.ears = Some(ears);
+        let NextDoors { watch_config, watcher, doors, lists } = coming;
+        (self.watch_config, self.doors, self.lists) = (Some(watch_config), doors, lists);
+        if let Some(watcher) = watcher {
+            self.watcher = Some(watcher);
             self.restart = Restart::new();
         }
-        self.leases.confirm(&self.doors);
+        self.door_commands.confirm(&self.doors);
         self.send_sequences();
     }
 
     /// There are no doors any more. What is open is closed in its time.
     pub(crate) fn close(&mut self) {
-        (self.post, self.ears, self.restart) = (None, None, Restart::new());
+        (self.watch_config, self.watcher, self.restart) = (None, None, Restart::new());
         self.doors.clear();
         self.lists.clear();
-        self.leases.confirm(&self.doors);
+        self.door_commands.confirm(&self.doors);
     }
 
     /// How many there are.
@@ -158,29 +158,29 @@ impl Doors {
     }
 
     /// What lines are written to.
-    pub(crate) fn book(&mut self) -> &mut KnockLog {
-        &mut self.book
+    pub(crate) fn knock_log(&mut self) -> &mut KnockLog {
+        &mut self.knock_log
     }
 
     /// Readable when there is something to hear, or a command or a look-up says something.
     pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let ears = self.ears.as_ref().map(AsFd::as_fd);
-        ears.into_iter().chain(self.leases.descriptors()).chain(self.book.descriptors())
+        let watcher = self.watcher.as_ref().map(AsFd::as_fd);
+        watcher.into_iter().chain(self.door_commands.descriptors()).chain(self.knock_log.descriptors())
     }
 
     /// Until `tend` has something to do, if nothing happens before.
     pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        let silent = self.ears.as_ref().map(LegacyWatcher::silent_at);
+        let silent = self.watcher.as_ref().map(LegacyWatcher::silent_at);
         let due = self.restart.deadline().into_iter().chain(silent);
         let due = due.map(|due| due.saturating_sub(clock::steady()));
-        due.chain(self.leases.time_to_deadline()).chain(self.book.time_to_deadline()).min()
+        due.chain(self.door_commands.time_to_deadline()).chain(self.knock_log.time_to_deadline()).min()
     }
 
     /// Takes what the watcher reports.
     pub(crate) fn drain_reports(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
         for _ in 0..BATCH {
-            let report = match self.ears.as_mut().map(LegacyWatcher::try_recv) {
+            let report = match self.watcher.as_mut().map(LegacyWatcher::try_recv) {
                 Some(Ok(Some(report))) => report,
                 Some(Ok(None)) | None => return outcomes,
                 Some(Err(LegacyWatcherError)) => {
@@ -205,15 +205,15 @@ impl Doors {
     /// Looks after commands, the log, the watcher, and the addresses that are knocked at.
     pub(crate) fn run_due(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
-        let told = self.leases.run_due();
+        let told = self.door_commands.run_due();
         self.log(told, &mut outcomes);
-        self.book.run_due();
+        self.knock_log.run_due();
         self.restart_if_due();
         let now = clock::steady();
         if now >= self.addresses_due {
             self.addresses_due = now.saturating_add(TICK);
-            if let (Some(ears), Some(post)) = (&mut self.ears, &self.post) {
-                ears.send_addresses(post);
+            if let (Some(watcher), Some(watch_config)) = (&mut self.watcher, &self.watch_config) {
+                watcher.send_addresses(watch_config);
             }
         }
         outcomes
@@ -224,23 +224,23 @@ impl Doors {
     pub(crate) fn wait_for_commands(&mut self) -> Vec<DoorOutcome> {
         let deadline = clock::steady().saturating_add(SETTLE_MAX);
         let mut outcomes = Vec::new();
-        while self.leases.is_opening() && clock::steady() < deadline {
+        while self.door_commands.is_opening() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
-            let told = self.leases.run_due();
+            let told = self.door_commands.run_due();
             self.log(told, &mut outcomes);
         }
-        self.book.flush();
+        self.knock_log.flush();
         outcomes
     }
 
     fn on_event(&mut self, event: &MatchEvent, outcomes: &mut Vec<DoorOutcome>) {
         let Some(door) = self.doors.get(event.door) else { return };
-        self.book.write_event(event.source, &door.name, LogEvent::Step(event.step));
+        self.knock_log.write_event(event.source, &door.name, LogEvent::Step(event.step));
         if event.step == MatchStage::Open && self.use_up(event.door) {
             let Some(door) = self.doors.get(event.door) else { return };
             let (name, opening) = (door.name.clone(), door.opening.clone());
             outcomes.push(DoorOutcome::Opened { door: name, source: event.source, opening });
-            let told = self.leases.open(door, event.source);
+            let told = self.door_commands.open(door, event.source);
             self.log(told, outcomes);
         }
     }
@@ -254,25 +254,25 @@ impl Doors {
         if let Err(error) = files::replace(file, FileMode::Private, &used) {
             // It opens, but never again: what is not marked would be good a second time.
             log::error!("{error}");
-            self.book.write(&LogMessage::NotMarked(&door.name));
+            self.knock_log.write(&LogMessage::NotMarked(&door.name));
             return true;
         }
         match read_list(file, door) {
             Ok(list) => {
-                if let Some(ears) = &self.ears {
-                    ears.renew(place, list.current());
+                if let Some(watcher) = &self.watcher {
+                    watcher.renew(place, list.current());
                 }
                 self.lists.insert(place, list);
             }
-            Err(_) => self.book.write(&LogMessage::NoSequences(&door.name)),
+            Err(_) => self.knock_log.write(&LogMessage::NoSequences(&door.name)),
         }
         true
     }
 
     fn send_sequences(&self) {
         for (place, list) in &self.lists {
-            if let Some(ears) = &self.ears {
-                ears.renew(*place, list.current());
+            if let Some(watcher) = &self.watcher {
+                watcher.renew(*place, list.current());
             }
         }
     }
@@ -281,16 +281,18 @@ impl Doors {
         for told in told {
             match told {
                 CommandEvent::Running { door, command } => {
-                    self.book.write(&LogMessage::Running(&door, &command));
+                    self.knock_log.write(&LogMessage::Running(&door, &command));
                 }
-                CommandEvent::Status { door, status } => self.book.write(&LogMessage::Status(&door, status)),
+                CommandEvent::Status { door, status } => {
+                    self.knock_log.write(&LogMessage::Status(&door, status))
+                }
                 CommandEvent::Timeout { source, door } => {
-                    self.book.write_event(source, &door, LogEvent::CommandTimeout);
+                    self.knock_log.write_event(source, &door, LogEvent::CommandTimeout);
                 }
-                CommandEvent::Truncated(which) => self.book.write(&LogMessage::Truncated(which)),
+                CommandEvent::Truncated(which) => self.knock_log.write(&LogMessage::Truncated(which)),
                 CommandEvent::NotStarted { door, reason } => {
                     log::error!("{door}: {reason}");
-                    self.book.write(&LogMessage::ForkFailed);
+                    self.knock_log.write(&LogMessage::ForkFailed);
                 }
                 CommandEvent::Finished { door, source, event, reason } => {
                     outcomes.push(DoorOutcome::CommandFinished { door, source, event, reason });
@@ -301,7 +303,7 @@ impl Doors {
 
     /// The watcher is gone, or goes now.
     fn on_exit(&mut self, why: &str) {
-        self.ears = None;
+        self.watcher = None;
         self.restart.postpone();
         let delay = self.restart.delay().as_millis();
         log::error!("plain sequences: {why}\nstarting another watcher in {delay} ms");
@@ -318,7 +320,8 @@ impl Doors {
     /// A watcher that hangs is replaced. To be called after its messages have been taken.
     fn replace_if_silent(&mut self) {
         let now = clock::steady();
-        let Some(mut old) = self.ears.take_if(|ears| ears.silence_since_report(now) >= SILENCE_MAX) else {
+        let Some(mut old) = self.watcher.take_if(|watcher| watcher.silence_since_report(now) >= SILENCE_MAX)
+        else {
             return;
         };
         let seconds = old.silence_since_report(now).as_secs();
@@ -333,17 +336,17 @@ impl Doors {
         if !self.restart.take_due() {
             return;
         }
-        let Some(post) = &self.post else { return };
-        if self.ears.is_none() && post.misses_everything() {
+        let Some(watch_config) = &self.watch_config else { return };
+        if self.watcher.is_none() && watch_config.misses_everything() {
             return self.restart.look_later();
         }
-        match LegacyWatcher::start(post, self.ears.is_none()) {
-            Ok(ears) => {
+        match LegacyWatcher::start(watch_config, self.watcher.is_none()) {
+            Ok(watcher) => {
                 log::info!("plain sequences: watching again");
-                self.ears = Some(ears);
+                self.watcher = Some(watcher);
                 self.send_sequences();
             }
-            Err(_) if self.ears.is_some() => self.restart.postpone(),
+            Err(_) if self.watcher.is_some() => self.restart.postpone(),
             Err(reason) => self.on_exit(&reason),
         }
     }

@@ -73,23 +73,23 @@ impl LegacyDaemon {
         let Settings { path, written, interfaces, log_file, pid_file } = settings;
         let verbose = options.verbose || options.debug;
         let names = options.lookup.then(|| ReverseDns::new(identity));
-        let book = KnockLog::open(log_file, written.options.syslog, verbose).with_names(names);
+        let knock_log = KnockLog::open(log_file, written.options.syslog, verbose).with_names(names);
         let kept = lock.is_some().then_some(folder.as_path());
-        let mut doors = Doors::open(kept, client, book).map_err(AdminError::run)?;
-        let post = LegacyWatchConfig {
+        let mut doors = Doors::open(kept, client, knock_log).map_err(AdminError::run)?;
+        let watch_config = LegacyWatchConfig {
             config: written.text.clone(),
             interfaces: interfaces.clone(),
             log: None,
             only_v4: options.only_ip_v4,
             identity,
         };
-        let coming = doors.prepare(written.clone(), post, false).map_err(AdminError::run)?;
+        let coming = doors.prepare(written.clone(), watch_config, false).map_err(AdminError::run)?;
         gate.activate(&written)?;
         doors.activate(coming);
         warn_replayable(doors.count());
-        doors.book().write(&LogMessage::Starting(&shown_interfaces));
-        doors.book().say(&format!("listening on {shown_interfaces}..."));
-        doors.book().flush_sinks();
+        doors.knock_log().write(&LogMessage::Starting(&shown_interfaces));
+        doors.knock_log().say(&format!("listening on {shown_interfaces}..."));
+        doors.knock_log().flush_sinks();
         Ok(Self {
             path,
             options,
@@ -108,7 +108,7 @@ impl LegacyDaemon {
         let path = self.wanted_pid_file.clone();
         match files::replace(&path, FileMode::Public, format!("{}\n", std::process::id()).as_bytes()) {
             Ok(()) => self.pid_file = Some(path),
-            Err(error) => self.doors.book().write(&LogMessage::PidFile(&path, &error.reason)),
+            Err(error) => self.doors.knock_log().write(&LogMessage::PidFile(&path, &error.reason)),
         }
     }
 
@@ -136,8 +136,8 @@ impl LegacyDaemon {
         }
         self.doors.wait_for_commands();
         self.gate.suspend();
-        self.doors.book().say("closing...");
-        self.doors.book().write(&LogMessage::ShuttingDown);
+        self.doors.knock_log().say("closing...");
+        self.doors.knock_log().write(&LogMessage::ShuttingDown);
         if let Some(path) = &self.pid_file {
             let _ = files::remove(path);
         }
@@ -159,7 +159,7 @@ impl LegacyDaemon {
 
     /// Takes up the config anew; one that is wrong changes nothing.
     fn reload(&mut self) {
-        self.doors.book().write(&LogMessage::Rereading(&self.path));
+        self.doors.knock_log().write(&LogMessage::Rereading(&self.path));
         let taken = Settings::read(&self.options).and_then(|new| {
             if self.lock.is_none() && new.written.keeps_state() {
                 return Err(
@@ -167,7 +167,7 @@ impl LegacyDaemon {
                         .to_owned(),
                 );
             }
-            let post = LegacyWatchConfig {
+            let watch_config = LegacyWatchConfig {
                 config: new.written.text.clone(),
                 interfaces: self.interfaces.clone(),
                 log: None,
@@ -175,7 +175,7 @@ impl LegacyDaemon {
                 identity: self.identity,
             };
             let syslog = new.written.options.syslog;
-            let coming = self.doors.prepare(new.written.clone(), post, true)?;
+            let coming = self.doors.prepare(new.written.clone(), watch_config, true)?;
             // The last thing that can fail: what is prepared goes then as it came.
             self.gate.activate(&new.written).map_err(|failure| failure.text())?;
             Ok((coming, new.log_file, syslog))
@@ -183,12 +183,12 @@ impl LegacyDaemon {
         match taken {
             Ok((coming, log_file, syslog)) => {
                 self.doors.activate(coming);
-                self.doors.book().turn_to(log_file, syslog);
+                self.doors.knock_log().turn_to(log_file, syslog);
             }
             Err(reason) => {
                 log::error!("{reason}");
-                self.doors.book().write(&LogMessage::Kept(&reason));
-                self.doors.book().turn_to(None, false);
+                self.doors.knock_log().write(&LogMessage::Kept(&reason));
+                self.doors.knock_log().turn_to(None, false);
             }
         }
     }

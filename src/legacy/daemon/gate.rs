@@ -35,7 +35,7 @@ pub(in crate::legacy) struct LegacyGate {
 /// A gate that only a door opens.
 struct ActiveGate {
     guarded: GatePorts,
-    gatehouse: Gate,
+    gate: Gate,
     openings: Openings,
     /// Held, not used; none where none could be taken.
     _lock: Option<File>,
@@ -57,18 +57,18 @@ impl LegacyGate {
     /// When another daemon has it, or the firewall does not take it.
     pub(in crate::legacy) fn open(folder: &Path, written: &KnockdConfig) -> Result<Self, AdminError> {
         let mut gate = Self { folder: folder.to_owned(), closed: None };
-        let standing = GateState::read_trusted(folder)?;
+        let gate_state = GateState::read_trusted(folder)?;
         match gate.guarded(written) {
             Some(guarded) => {
                 let mut closed =
-                    ActiveGate::take_over(guarded, standing).map_err(|why| refused(written, &why))?;
-                if standing == GateState::Closed {
+                    ActiveGate::take_over(guarded, gate_state).map_err(|why| refused(written, &why))?;
+                if gate_state == GateState::Closed {
                     closed.load().map_err(|why| refused(written, &why))?;
                 }
                 gate.closed = Some(closed);
             }
             // Whose table there is now, nobody knows: it is not for us to open.
-            None if standing == GateState::Closed => {
+            None if gate_state == GateState::Closed => {
                 log::warn!(
                     "no door has Open any more, but the ports of the doors that had it may still be closed\n\
                      hint: `nft delete table inet spa_knock` opens them"
@@ -126,28 +126,28 @@ impl LegacyGate {
 
     /// Mends what somebody else has broken.
     pub(in crate::legacy) fn run_due(&mut self) {
-        if let Some(ActiveGate { gatehouse, guarded, .. }) = &mut self.closed {
-            gatehouse.run_due(guarded);
+        if let Some(ActiveGate { gate, guarded, .. }) = &mut self.closed {
+            gate.run_due(guarded);
         }
     }
 
     /// Readable when somebody has changed the firewall.
     pub(in crate::legacy) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.closed.as_ref().and_then(|closed| closed.gatehouse.descriptor())
+        self.closed.as_ref().and_then(|closed| closed.gate.descriptor())
     }
 
     /// Until `tend` has something to do, if nothing happens before.
     pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
-        self.closed.as_ref().map(|closed| closed.gatehouse.time_to_deadline())
+        self.closed.as_ref().map(|closed| closed.gate.time_to_deadline())
     }
 
     /// The daemon ends; what is closed stays so, and grants end in their time.
     pub(in crate::legacy) fn suspend(&mut self) {
         let Some(closed) = &mut self.closed else { return };
-        if let Err(error) = closed.gatehouse.suspend() {
+        if let Err(error) = closed.gate.suspend() {
             log::error!("{error}; what is open stays open until the next start");
         }
-        let grants = closed.gatehouse.grants_at_the_end();
+        let grants = closed.gate.grants_at_the_end();
         log::info!("gate: {grants}, {} closed", closed.guarded);
     }
 
@@ -159,28 +159,28 @@ impl LegacyGate {
 
 impl ActiveGate {
     /// The gate is ours, and the firewall can be asked; nothing is closed yet.
-    fn take_over(guarded: GatePorts, standing: GateState) -> Result<Self, String> {
+    fn take_over(guarded: GatePorts, gate_state: GateState) -> Result<Self, String> {
         let lock = lock_gate(BOTH).map_err(|failure| failure.text())?;
         let firewall = Nftables::open().map_err(|error| describe(&error))?;
         // Whether it is to be closed the doors say, and no trial is known here.
-        let standing = if standing == GateState::Closed { standing } else { GateState::NeverClosed };
-        let gatehouse = Gate::new(Box::new(firewall), standing);
-        Ok(Self { guarded, gatehouse, openings: Openings::default(), _lock: lock })
+        let gate_state = if gate_state == GateState::Closed { gate_state } else { GateState::NeverClosed };
+        let gate = Gate::new(Box::new(firewall), gate_state);
+        Ok(Self { guarded, gate, openings: Openings::default(), _lock: lock })
     }
 
     fn load(&mut self) -> Result<(), String> {
-        self.gatehouse.load(&self.guarded).map_err(|error| describe(&error))
+        self.gate.load(&self.guarded).map_err(|error| describe(&error))
     }
 
-    fn set_state(&mut self, standing: GateState) -> Result<(), String> {
-        self.gatehouse.set_state(standing, &self.guarded).map_err(|error| describe(&error))
+    fn set_state(&mut self, gate_state: GateState) -> Result<(), String> {
+        self.gate.set_state(gate_state, &self.guarded).map_err(|error| describe(&error))
     }
 
     /// Closes for the first time.
     fn close(&mut self) -> Result<(), String> {
         match self.set_state(GateState::Closed) {
             // It is closed by now, and this daemon alone can let somebody in.
-            Err(why) if self.gatehouse.standing() == GateState::Closed => {
+            Err(why) if self.gate.gate_state() == GateState::Closed => {
                 log::error!("gate: {why}\nafter a boot it closes only once the doors are watched");
                 Ok(())
             }
@@ -190,7 +190,7 @@ impl ActiveGate {
 
     /// Other ports, in one transaction.
     fn turn_to(&mut self, guarded: GatePorts) -> Result<(), String> {
-        let is_closed = self.gatehouse.standing() == GateState::Closed;
+        let is_closed = self.gate.gate_state() == GateState::Closed;
         if is_closed && self.guarded == guarded {
             return Ok(());
         }
@@ -202,8 +202,8 @@ impl ActiveGate {
     fn grant(&mut self, door: &str, source: IpAddr, opening: GrantSpec, own: &BTreeSet<IpAddr>) {
         let ports = listed(&opening.ports);
         let term = humantime::format_duration(opening.term);
-        let Self { guarded, gatehouse, openings, .. } = self;
-        match openings.open((door, source, opening), own, gatehouse, guarded) {
+        let Self { guarded, gate, openings, .. } = self;
+        match openings.open((door, source, opening), own, gate, guarded) {
             Ok(()) => log::info!("{door}: {ports} open for {source}, for {term}"),
             Err(GrantRefused { reason, .. }) => {
                 log::warn!("{door}: {ports} not opened for {source}: {}", reason.detail)

@@ -38,7 +38,7 @@ impl Openings {
         &mut self,
         (door, source, opening): (&str, IpAddr, GrantSpec),
         own: &BTreeSet<IpAddr>,
-        gatehouse: &mut Gate,
+        gate: &mut Gate,
         plan: &impl GateConfig,
     ) -> Result<(), GrantRefused> {
         let failed = |detail: String| GrantRefused {
@@ -57,7 +57,7 @@ impl Openings {
         if !self.have_room(now) {
             return Err(failed("too much is open by plain sequences".to_owned()));
         }
-        gatehouse.grant_unconfirmed(&grants, plan).map_err(|error| failed(error.to_string()))?;
+        gate.grant_unconfirmed(&grants, plan).map_err(|error| failed(error.to_string()))?;
         self.0.push(now.saturating_add(term));
         Ok(())
     }

@@ -188,7 +188,7 @@ mod tests {
     const OPEN: LogEvent = LogEvent::Step(MatchStage::Open);
 
     struct Scene {
-        book: KnockLog,
+        knock_log: KnockLog,
         scratch: tempfile::TempDir,
     }
 
@@ -196,17 +196,17 @@ mod tests {
         /// A log in a folder of its own, with names as a script has them for `$0`.
         fn new(script: Option<&str>) -> Self {
             let scratch = tempfile::tempdir().unwrap();
-            let book = KnockLog::open(Some(scratch.path().join("log")), false, false);
-            Self { book: book.with_names(script.map(ReverseDns::by)), scratch }
+            let knock_log = KnockLog::open(Some(scratch.path().join("log")), false, false);
+            Self { knock_log: knock_log.with_names(script.map(ReverseDns::by)), scratch }
         }
 
         fn tell(&mut self, source: &str, turn: LogEvent) {
-            self.book.write_event(source.parse().unwrap(), "a", turn);
+            self.knock_log.write_event(source.parse().unwrap(), "a", turn);
         }
 
         /// What stands in a file of the folder, without times.
         fn lines(&self, name: &str) -> Vec<String> {
-            self.book.sinks.flush();
+            self.knock_log.sinks.flush();
             let text = files::read_text(&self.scratch.path().join(name)).unwrap();
             text.lines().filter_map(|line| Some(line.split_once("] ")?.1.to_owned())).collect()
         }
@@ -217,7 +217,7 @@ mod tests {
         let mut scene = Scene::new(None);
         scene.tell("10.0.0.1", STAGE);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
-        assert_eq!(scene.book.time_to_deadline(), None);
+        assert_eq!(scene.knock_log.time_to_deadline(), None);
     }
 
     #[test]
@@ -227,11 +227,11 @@ mod tests {
         scene.tell("10.0.0.1", STAGE);
         scene.tell("10.0.0.2", STAGE);
         scene.tell("10.0.0.1", OPEN);
-        scene.book.write(&LogMessage::Running("a", b"x"));
+        scene.knock_log.write(&LogMessage::Running("a", b"x"));
         assert_eq!(scene.lines("log"), ["10.0.0.2: a: sequence timeout (stage 1)"]);
-        assert!(scene.book.time_to_deadline().is_some_and(|patience| patience <= PATIENCE));
-        scene.book.names.as_mut().unwrap().settle();
-        scene.book.run_due();
+        assert!(scene.knock_log.time_to_deadline().is_some_and(|patience| patience <= PATIENCE));
+        scene.knock_log.names.as_mut().unwrap().settle();
+        scene.knock_log.run_due();
         scene.tell("10.0.0.1", LogEvent::CommandTimeout);
         assert_eq!(
             scene.lines("log"),
@@ -244,7 +244,7 @@ mod tests {
                 "10.0.0.1 (host.example): a: command timeout",
             ]
         );
-        assert_eq!(scene.book.time_to_deadline(), None);
+        assert_eq!(scene.knock_log.time_to_deadline(), None);
     }
 
     #[test]
@@ -252,9 +252,9 @@ mod tests {
         let mut scene = Scene::new(Some("exec sleep 60"));
         let start = clock::steady();
         scene.tell("10.0.0.1", STAGE);
-        scene.book.release(start + PATIENCE - Duration::from_millis(1));
+        scene.knock_log.release(start + PATIENCE - Duration::from_millis(1));
         assert_eq!(scene.lines("log"), [""; 0]);
-        scene.book.release(clock::steady() + PATIENCE);
+        scene.knock_log.release(clock::steady() + PATIENCE);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
     }
 
@@ -263,12 +263,12 @@ mod tests {
         let mut scene = Scene::new(Some("exec sleep 60"));
         scene.tell("10.0.0.1", STAGE);
         for _ in 1..HELD_MAX {
-            scene.book.write(&LogMessage::ForkFailed);
+            scene.knock_log.write(&LogMessage::ForkFailed);
         }
-        assert_eq!((scene.book.held.len(), scene.lines("log").len()), (HELD_MAX, 0));
+        assert_eq!((scene.knock_log.held.len(), scene.lines("log").len()), (HELD_MAX, 0));
         // Once the first goes, those behind it wait for nothing.
-        scene.book.write(&LogMessage::ForkFailed);
-        assert_eq!((scene.book.held.len(), scene.lines("log").len()), (0, HELD_MAX + 1));
+        scene.knock_log.write(&LogMessage::ForkFailed);
+        assert_eq!((scene.knock_log.held.len(), scene.lines("log").len()), (0, HELD_MAX + 1));
     }
 
     #[test]
@@ -276,8 +276,8 @@ mod tests {
         let mut scene = Scene::new(Some("exec sleep 60"));
         scene.tell("10.0.0.1", STAGE);
         let next = scene.scratch.path().join("next");
-        scene.book.turn_to(Some(next), false);
-        scene.book.write(&LogMessage::ShuttingDown);
+        scene.knock_log.turn_to(Some(next), false);
+        scene.knock_log.write(&LogMessage::ShuttingDown);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
         assert_eq!(scene.lines("next"), ["shutting down"]);
     }

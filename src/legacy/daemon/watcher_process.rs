@@ -63,22 +63,22 @@ impl LegacyWatcher {
     ///
     /// # Errors
     /// Why it does not, for people.
-    pub(in crate::legacy) fn start(post: &LegacyWatchConfig, some: bool) -> Result<Self, String> {
+    pub(in crate::legacy) fn start(watch_config: &LegacyWatchConfig, some: bool) -> Result<Self, String> {
         let plain = |error: std::io::Error| format!("watcher: {}", files::io_error_text(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
         let start = || spawn::reexec("watch-knocks", theirs, None);
-        let child = match post.log {
+        let child = match watch_config.log {
             Some(_) => start(),
             None => capabilities::with_ambient(&[Capability::NetRaw], start),
         }
         .map_err(plain)?;
-        let mut ears = Self { child, channel, heard: clock::steady(), addresses: BTreeSet::new() };
-        let instructed = ears.instruct(post, some);
+        let mut watcher = Self { child, channel, heard: clock::steady(), addresses: BTreeSet::new() };
+        let instructed = watcher.instruct(watch_config, some);
         // Of one that ended early, its own words say more than that the channel broke.
-        ears.wait_until_it_watches()?;
+        watcher.wait_until_it_watches()?;
         instructed.map_err(plain)?;
-        ears.send_addresses(post);
-        Ok(ears)
+        watcher.send_addresses(watch_config);
+        Ok(watcher)
     }
 
     /// Takes one report, if there is one.
@@ -123,12 +123,12 @@ impl LegacyWatcher {
     }
 
     /// Tells it the addresses that are knocked at, if they have changed.
-    pub(in crate::legacy) fn send_addresses(&mut self, post: &LegacyWatchConfig) {
-        let mut addresses = match post.interfaces.as_slice() {
+    pub(in crate::legacy) fn send_addresses(&mut self, watch_config: &LegacyWatchConfig) {
+        let mut addresses = match watch_config.interfaces.as_slice() {
             [] => host::own_addresses(),
             names => names.iter().flat_map(|name| host::addresses_of(name)).collect(),
         };
-        addresses.retain(|address| address.is_ipv4() || !post.only_v4);
+        addresses.retain(|address| address.is_ipv4() || !watch_config.only_v4);
         if addresses == self.addresses {
             return;
         }
@@ -139,20 +139,20 @@ impl LegacyWatcher {
         self.addresses = addresses;
     }
 
-    fn instruct(&self, post: &LegacyWatchConfig, some: bool) -> std::io::Result<()> {
-        for text in post.config.chunks(TEXT_MAX) {
+    fn instruct(&self, watch_config: &LegacyWatchConfig, some: bool) -> std::io::Result<()> {
+        for text in watch_config.config.chunks(TEXT_MAX) {
             self.channel.send(&ToLegacyWatcher::Config(text).to_bytes())?;
         }
-        for name in &post.interfaces {
+        for name in &watch_config.interfaces {
             self.channel.send(&ToLegacyWatcher::Interface(name).to_bytes())?;
         }
-        if let Some(log) = &post.log {
+        if let Some(log) = &watch_config.log {
             self.channel.send(&ToLegacyWatcher::Log(log.clone()).to_bytes())?;
         }
-        if let Some(identity) = post.identity {
+        if let Some(identity) = watch_config.identity {
             self.channel.send(&ToLegacyWatcher::Become(identity).to_bytes())?;
         }
-        self.channel.send(&ToLegacyWatcher::Go { only_v4: post.only_v4, some }.to_bytes())
+        self.channel.send(&ToLegacyWatcher::Go { only_v4: watch_config.only_v4, some }.to_bytes())
     }
 
     fn wait_until_it_watches(&mut self) -> Result<(), String> {

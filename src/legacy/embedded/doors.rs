@@ -79,7 +79,7 @@ impl LegacyDoors {
         let Some(written) = knockd.cloned() else {
             return Ok(NextLegacyDoors { coming: None, log_file: PathBuf::new(), syslog: false });
         };
-        let post = post(config, &written)?;
+        let watch_config = watch_config(config, &written)?;
         // Where it does not say where to log, nowhere.
         let log_file = written.options.log_file.clone().unwrap_or_default();
         let syslog = written.options.syslog;
@@ -87,10 +87,10 @@ impl LegacyDoors {
             Some(doors) => doors,
             None => self.open()?,
         };
-        let misses_everything = start == Start::Later && post.misses_everything();
+        let misses_everything = start == Start::Later && watch_config.misses_everything();
         let coming = match misses_everything {
-            true => Ok(doors.prepare_without_interfaces(written, post)),
-            false => doors.prepare(written, post, start == Start::Later),
+            true => Ok(doors.prepare_without_interfaces(written, watch_config)),
+            false => doors.prepare(written, watch_config, start == Start::Later),
         };
         self.doors = Some(doors);
         Ok(NextLegacyDoors { coming: Some(coming.map_err(AdminError::run)?), log_file, syslog })
@@ -102,7 +102,7 @@ impl LegacyDoors {
         match new.coming {
             Some(coming) => {
                 doors.activate(coming);
-                *doors.book() = KnockLog::open(Some(new.log_file), new.syslog, false);
+                *doors.knock_log() = KnockLog::open(Some(new.log_file), new.syslog, false);
             }
             None => doors.close(),
         }
@@ -169,7 +169,7 @@ impl LegacyDoors {
 }
 
 /// Where they are watched for: where the knockd.conf says it, else where knocks are.
-fn post(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyWatchConfig, AdminError> {
+fn watch_config(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyWatchConfig, AdminError> {
     let mut interfaces = match (written.options.interfaces.as_slice(), &config.interfaces) {
         ([], Interfaces::Any) => Vec::new(),
         ([], Interfaces::Named(names)) => names.clone(),

@@ -283,10 +283,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_source_has_its_attempts_in_their_order(deeds in proptest::collection::vec(deed(), 0..80)) {
+        fn each_source_has_its_attempts_in_their_order(executor in proptest::collection::vec(deed(), 0..80)) {
             let mut attempts = Attempts::new(1_000);
             let mut naive: BTreeMap<u32, Vec<(u32, u8)>> = BTreeMap::new();
-            for deed in deeds {
+            for deed in executor {
                 match deed {
                     Deed::Start(source, door) => {
                         attempts.start(address(source), door, at(0));

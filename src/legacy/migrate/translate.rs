@@ -43,7 +43,7 @@ struct Translation<'a> {
 /// The same doors for the server `id`; `from` is the file that they stood in.
 pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> TranslatedConfig {
     let mut remarks = of_options(config);
-    let mut deeds: Vec<(ActionName, &Door, DoorEffect)> = Vec::new();
+    let mut executor: Vec<(ActionName, &Door, DoorEffect)> = Vec::new();
     let mut names = BTreeSet::new();
     for door in &config.doors {
         let mut translation = Translation { door, remarks: Vec::new() };
@@ -52,19 +52,19 @@ pub(super) fn migrate(config: &Config, id: &ServerId, from: &str) -> TranslatedC
         if let Some(deed) = deed
             && let Some(name) = action_name(&door.name, &mut names)
         {
-            deeds.push((name, door, deed));
+            executor.push((name, door, deed));
         }
     }
-    let openings: Vec<(ActionName, Vec<PortRange>)> = deeds.iter().filter_map(opening).collect();
+    let openings: Vec<(ActionName, Vec<PortRange>)> = executor.iter().filter_map(opening).collect();
     let mut sections = vec![head(config, id, from, &openings)];
-    for (name, door, deed) in &deeds {
+    for (name, door, deed) in &executor {
         sections.push(format!(
             "# [{}]\n[action.{name}]\n{}",
             shown(&door.name),
             body(door, deed, &openings, &mut remarks)
         ));
     }
-    let actions = deeds.into_iter().map(|(name, ..)| name).collect();
+    let actions = executor.into_iter().map(|(name, ..)| name).collect();
     TranslatedConfig { text: sections.join("\n"), remarks, actions }
 }
 

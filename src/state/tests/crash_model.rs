@@ -366,7 +366,7 @@ impl World {
         Policy {
             window: self.window,
             reply: false,
-            band: Some(KnockRange::USUAL),
+            knock_range: Some(KnockRange::USUAL),
             own_addresses: std::collections::BTreeSet::new(),
             actions: [("touch".parse().unwrap(), action)].into(),
             clients: clients.map(client).collect(),
@@ -496,9 +496,9 @@ impl World {
     /// The same ports in the same half minute are the same knock.
     fn touch(&mut self, client: usize, off: i64) -> usize {
         let step = HalfMinute::new(HalfMinute::of(self.now.wall).number().saturating_add_signed(off));
-        let (band, keys) = (KnockRange::USUAL, self.keys[client].client());
-        let proof = proof(&keys.proof, step, None, &"touch".parse().unwrap(), band);
-        let ports = sequence(selector(&keys.selector, step, band), &proof).to_vec();
+        let (knock_range, keys) = (KnockRange::USUAL, self.keys[client].client());
+        let proof = proof(&keys.proof, step, None, &"touch".parse().unwrap(), knock_range);
+        let ports = sequence(selector(&keys.selector, step, knock_range), &proof).to_vec();
         let source = "10.0.0.1:4000".parse().unwrap();
         let fingerprint = self.keys[client].fingerprint;
         let sent = (client, Sent::Ports(PortSequence::from_watcher(fingerprint, step, source, ports)));

@@ -90,7 +90,7 @@ impl World {
         Policy {
             window: WINDOW,
             reply: false,
-            band: None,
+            knock_range: None,
             own_addresses: BTreeSet::new(),
             actions: [("o".parse().unwrap(), action)].into(),
             clients: vec![client],
@@ -147,8 +147,8 @@ fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, da
         return false;
     }
     match keeper.decide(accepted, world.now) {
-        Verdict::Commit(bill) => {
-            if state.record(bill.code().unwrap()).is_err() {
+        Verdict::Commit(uncommitted) => {
+            if state.record(uncommitted.code().unwrap()).is_err() {
                 return false;
             }
             state.begin_uses(keeper.uses().clone());

@@ -27,7 +27,7 @@ const PORTS: u32 = 24;
 pub(crate) fn fits() {
     let mut watcher = Watcher::new(WINDOW, clients());
     watcher.watch_band(KnockRange::USUAL, RandomState::new());
-    (0..PAIRS * PORTS).for_each(|number| touch(&mut watcher, number));
+    (0..PAIRS * PORTS).for_each(|number| record_hit(&mut watcher, number));
     watcher.prepare(clock::wall());
     // A reload brings all of them anew while the old ones are still there.
     watcher.replace_clients(WINDOW, clients());
@@ -36,10 +36,10 @@ pub(crate) fn fits() {
     tell("10,000 clients and 65,536 tags fit", passed == TAGS as usize);
 }
 
-fn touch(watcher: &mut Watcher, number: u32) {
+fn record_hit(watcher: &mut Watcher, number: u32) {
     let source = SocketAddr::new(Ipv4Addr::from(number % PAIRS).into(), 4_000);
     let port = KnockRange::USUAL.low() + (number / PAIRS) as u16;
-    watcher.touch(source, Ipv4Addr::LOCALHOST.into(), port, Duration::from_secs(1));
+    watcher.record_hit(source, Ipv4Addr::LOCALHOST.into(), port, Duration::from_secs(1));
 }
 
 fn clients() -> Vec<WatchedKey> {

@@ -18,8 +18,8 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use spa_knock::capture::{Capture, Live, Socket};
-use spa_knock::os::net::seqpacket::{Channel, Received};
+use spa_knock::capture::{Capture, PcapLive, Socket};
+use spa_knock::os::net::seqpacket::{Channel, ReceiveResult};
 use spa_knock::os::net::udp::UdpPort;
 use spa_knock::os::poll;
 use spa_knock::os::process::privileges::{self, Identity};
@@ -68,8 +68,8 @@ fn run(walls: &str, source: &str, port: &str, scratch: &str) -> io::Result<()> {
     let port = port.parse().map_err(io::Error::other)?;
     let mut capture: Box<dyn Capture> = match source {
         "socket" => Box::new(Socket::new(UdpPort::from_stdout()?, port)),
-        "any" => Box::new(Live::open(None, port, None).map_err(io::Error::other)?),
-        interface => Box::new(Live::open(Some(interface), port, None).map_err(io::Error::other)?),
+        "any" => Box::new(PcapLive::open(None, port, None).map_err(io::Error::other)?),
+        interface => Box::new(PcapLive::open(Some(interface), port, None).map_err(io::Error::other)?),
     };
     let identity = privileges::unprivileged("nobody")?;
     let target = Target::new(&channel, &*capture, source, scratch, bystander::start(identity)?);
@@ -138,7 +138,7 @@ fn wait_for_the_end(channel: &Channel) -> io::Result<()> {
     let mut buffer = [0; 512];
     loop {
         poll::readable(&[channel.as_fd()], Duration::from_secs(10))?;
-        if channel.try_recv(&mut buffer)? == Received::Closed {
+        if channel.try_recv(&mut buffer)? == ReceiveResult::Closed {
             // What cannot be closed any more closes with the process.
             std::process::exit(0);
         }

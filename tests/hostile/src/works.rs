@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use spa_knock::capture::{Capture, Next};
-use spa_knock::os::net::seqpacket::{Channel, Received};
+use spa_knock::capture::{Capture, CaptureEvent};
+use spa_knock::os::net::seqpacket::{Channel, ReceiveResult};
 use spa_knock::os::{clock, poll};
 
 use crate::println;
@@ -31,7 +31,7 @@ pub(crate) fn tell(what: &str, works: bool) {
 fn hears(channel: &Channel) -> bool {
     let mut buffer = [0; 512];
     poll::readable(&[channel.as_fd()], PATIENCE).is_ok_and(|ready| ready == [true])
-        && matches!(channel.try_recv(&mut buffer), Ok(Received::Message(length)) if &buffer[..length] == b"order")
+        && matches!(channel.try_recv(&mut buffer), Ok(ReceiveResult::Message(length)) if &buffer[..length] == b"order")
 }
 
 fn sees(capture: &mut dyn Capture) -> bool {
@@ -41,8 +41,8 @@ fn sees(capture: &mut dyn Capture) -> bool {
             return false;
         }
         match capture.next() {
-            Ok(Next::Datagram(segment)) => return segment.payload.len() == 228,
-            Ok(Next::Other | Next::Touch(_) | Next::Empty) => {}
+            Ok(CaptureEvent::Datagram(segment)) => return segment.payload.len() == 228,
+            Ok(CaptureEvent::Other | CaptureEvent::Touch(_) | CaptureEvent::Empty) => {}
             Err(_) => return false,
         }
     }

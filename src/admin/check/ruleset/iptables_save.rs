@@ -12,7 +12,7 @@ use crate::os::process::{capabilities, spawn};
 
 /// The table filter of an IP version, as iptables-save writes it.
 #[derive(Debug)]
-pub(in crate::admin::check) struct Saved {
+pub(in crate::admin::check) struct IptablesSave {
     /// `ip` or `ip6`.
     family: &'static str,
     /// The program that changes it.
@@ -21,7 +21,7 @@ pub(in crate::admin::check) struct Saved {
 }
 
 /// What is there and not listed by nft; nothing where it cannot be read.
-pub(in crate::admin::check) fn read() -> Vec<Saved> {
+pub(in crate::admin::check) fn read() -> Vec<IptablesSave> {
     let programs: &[_] = if host::has_legacy_filter() {
         &[("ip", "iptables-legacy"), ("ip6", "ip6tables-legacy")]
     } else if host::program("nft").is_none() {
@@ -33,12 +33,12 @@ pub(in crate::admin::check) fn read() -> Vec<Saved> {
         let save = format!("{program}-save");
         let run = || spawn::run_to_end(&save, &["-t", "filter"], "", NFT_MAX);
         let text = capabilities::with_ambient(&[Capability::NetAdmin, Capability::NetRaw], run).ok()?;
-        Some(Saved { family, program, text })
+        Some(IptablesSave { family, program, text })
     };
     programs.iter().filter_map(table).collect()
 }
 
-impl Saved {
+impl IptablesSave {
     /// Whether its packets are of this IP version.
     pub(in crate::admin::check) fn sees(&self, version: Version) -> bool {
         self.family == version.family()
@@ -82,9 +82,9 @@ mod tests {
     use super::*;
     use crate::firewall::PacketMark;
 
-    fn saved(rules: &str) -> Saved {
+    fn saved(rules: &str) -> IptablesSave {
         let text = format!("*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n{rules}COMMIT\n");
-        Saved { family: "ip6", program: "ip6tables-legacy", text }
+        IptablesSave { family: "ip6", program: "ip6tables-legacy", text }
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(needed("", FirewallMode::Guard).as_deref(), Some(line));
         assert_eq!(needed("-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n", FirewallMode::Guard), None);
         assert!(needed(":ufw6-before-input - [0:0]\n", mark).unwrap().starts_with("sed -i"));
-        let open = Saved { text: ":INPUT ACCEPT [0:0]\n".to_owned(), ..saved("") };
+        let open = IptablesSave { text: ":INPUT ACCEPT [0:0]\n".to_owned(), ..saved("") };
         assert_eq!(open.needed(ssh, mark), None);
     }
 }

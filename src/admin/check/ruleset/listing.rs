@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::iptables_save::Saved;
+use super::iptables_save::IptablesSave;
 
 /// A table's family and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -22,7 +22,7 @@ pub(in crate::admin::check) struct Ruleset {
     /// The elements of named sets and maps, by table and name.
     sets: BTreeMap<(TableName, String), Vec<Value>>,
     /// Rules that nft does not list.
-    pub(in crate::admin::check) unlisted: Vec<Saved>,
+    pub(in crate::admin::check) unlisted: Vec<IptablesSave>,
 }
 
 /// One chain.
@@ -80,7 +80,7 @@ impl Ruleset {
     }
 
     /// The same with rules that nft does not list.
-    pub(in crate::admin::check) fn with_unlisted(self, unlisted: Vec<Saved>) -> Self {
+    pub(in crate::admin::check) fn with_unlisted(self, unlisted: Vec<IptablesSave>) -> Self {
         Self { unlisted, ..self }
     }
 

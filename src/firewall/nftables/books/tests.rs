@@ -59,17 +59,17 @@ fn address(last: u8) -> IpAddr {
 
 impl Where {
     /// The passage for these addresses and ports, if such a one is an interval here.
-    fn passage(self, (first, length): (u8, u8), (low, high): (u16, u16)) -> Option<Access> {
+    fn access(self, (first, length): (u8, u8), (low, high): (u16, u16)) -> Option<Access> {
         let from = Prefix::of(address(first), length);
         let way = AccessTarget::Ports(PortRange::between(Protocol::Tcp, low, high)?);
-        let (passage, kind) = match self {
+        let (access, kind) = match self {
             Self::Spans => (Access::new(address(first).into(), way), GrantKind::Range),
             Self::Nets => (Access::new(from, way), GrantKind::Prefix),
             Self::Linked => {
                 (Access { link: NonZeroU32::new(3), ..Access::new(from, way) }, GrantKind::Linked)
             }
         };
-        (GrantKind::of(&passage) == kind).then_some(passage)
+        (GrantKind::of(&access) == kind).then_some(access)
     }
 }
 
@@ -83,14 +83,14 @@ impl Model {
         self.0.retain(|_, end| *end > now);
         for (element, fate) in &draft.elements {
             match fate {
-                ElementOp::Goes => {
+                ElementOp::Delete => {
                     self.0.remove(element);
                 }
-                ElementOp::Comes(left, _) => {
+                ElementOp::Add(left, _) => {
                     assert!(!self.0.keys().any(|other| overlap(other, element)), "{element:?} {:?}", self.0);
                     self.0.insert(element.clone(), now + *left);
                 }
-                ElementOp::Stays(..) => panic!("not of an interval"),
+                ElementOp::Renew(..) => panic!("not of an interval"),
             }
         }
     }
@@ -130,18 +130,18 @@ fn run(place: Where, steps: Vec<Step>) {
         match step {
             Step::Wait { seconds } => now += Duration::from_secs(seconds),
             Step::Open { client: who, action: by, prefix, ports, seconds } => {
-                let Some(passage) = place.passage(prefix, ports) else { continue };
+                let Some(access) = place.access(prefix, ports) else { continue };
                 let end = now + Duration::from_secs(seconds);
                 let holder = GrantHolder { client: client(who), action: action(by), end };
                 let mut draft = Draft::default();
-                let piece = Interval::of(&passage, holder.clone()).unwrap();
+                let piece = Interval::of(&access, holder.clone()).unwrap();
                 books.plane.open(&piece, now, &mut draft.patch);
                 books.finish(&mut draft, now);
                 model.apply(&draft, now);
-                books.held.hold(passage, holder);
+                books.held.hold(access, holder);
                 for host in 0..ADDRESSES {
                     for port in ports.0..=ports.1 {
-                        if passage.from.contains(address(host)) {
+                        if access.from.contains(address(host)) {
                             let known = oracle.entry((address(host), port, who, by)).or_default();
                             *known = end.max(*known);
                         }
@@ -175,15 +175,15 @@ fn run(place: Where, steps: Vec<Step>) {
     for (element, holder) in books.elements(now) {
         again.adopt(element::entry(&element).unwrap(), holder, now);
     }
-    let passages = |books: &Books| {
+    let accesses = |books: &Books| {
         let ports = books.live(now).into_iter().flat_map(|live| {
-            let AccessTarget::Ports(ports) = live.passage.way else { panic!("a range") };
-            let hosts = (0..ADDRESSES).map(address).filter(move |host| live.passage.from.contains(*host));
+            let AccessTarget::Ports(ports) = live.access.target else { panic!("a range") };
+            let hosts = (0..ADDRESSES).map(address).filter(move |host| live.access.from.contains(*host));
             hosts.flat_map(move |host| ports.each().map(move |door| (host, door.port())))
         });
         ports.collect::<std::collections::BTreeSet<_>>()
     };
-    assert_eq!(passages(&again), passages(&books));
+    assert_eq!(accesses(&again), accesses(&books));
 }
 
 fn close(books: &mut Books, model: &mut Model, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
@@ -211,13 +211,13 @@ fn a_range_that_overlaps_another_costs_a_few_intervals_and_not_one_for_each_port
     let mut most = 0;
     for round in 0..200_u16 {
         let ports = (8_000 + round % 7, 8_900 + round % 11);
-        let passage = Where::Spans.passage((1, 128), ports).unwrap();
+        let access = Where::Spans.access((1, 128), ports).unwrap();
         let end = now + Duration::from_secs(60 + u64::from(round) * 7 % 30);
         let holder = GrantHolder { client: client(1), action: action(1), end };
         let mut draft = Draft::default();
-        books.plane.open(&Interval::of(&passage, holder.clone()).unwrap(), now, &mut draft.patch);
+        books.plane.open(&Interval::of(&access, holder.clone()).unwrap(), now, &mut draft.patch);
         books.finish(&mut draft, now);
-        books.held.hold(passage, holder);
+        books.held.hold(access, holder);
         most = most.max(draft.elements.len());
     }
     assert!(most <= 40 && books.plane.count() <= 40, "{most} {}", books.plane.count());
@@ -228,9 +228,9 @@ fn a_draft_that_the_kernel_did_not_take_leaves_nothing_behind() {
     let mut books = Books::default();
     let now = Duration::from_secs(10);
     let piece = |ports, seconds| {
-        let passage = Where::Spans.passage((1, 128), ports).unwrap();
+        let access = Where::Spans.access((1, 128), ports).unwrap();
         let end = now + Duration::from_secs(seconds);
-        Interval::of(&passage, GrantHolder { client: client(1), action: action(1), end }).unwrap()
+        Interval::of(&access, GrantHolder { client: client(1), action: action(1), end }).unwrap()
     };
     let mut kept = Draft::default();
     books.plane.open(&piece((1, 6), 30), now, &mut kept.patch);
