@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use net::Namespace;
 use spa_knock::auth::{
-    Action, ActionPart, Authentic, ClientKey, ClientRules, Effect, Grant, Keeper, KeyAge, Policy,
-    ReplayMemory, Term, Uses, Verdict,
+    Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Effect, Grant, Judgment, Keeper, KeyAge,
+    Policy, ReplayMemory, Term, Uses,
 };
 use spa_knock::crypto::{KeySet, PairSecret, Secret};
 use spa_knock::firewall::{Backend, GateSpec, Nftables};
@@ -130,11 +130,11 @@ impl Orders {
         let datagram = Datagram::seal_with(&knock, &self.keys.client(), nonce, 0).unwrap();
         let authentic = Authentic::from_watcher(self.keys.fingerprint, datagram.as_bytes()).unwrap();
         let now = Now { wall: Timestamp::from_millis(NOW + self.nonce), steady: Duration::ZERO };
-        let Verdict::Record(accepted) = self.keeper.judge(&authentic, "10.0.0.1:1".parse().unwrap(), now)
+        let Judgment::Record(accepted) = self.keeper.judge(&authentic, "10.0.0.1:1".parse().unwrap(), now)
         else {
             panic!("not accepted");
         };
-        let Verdict::Execute(order) = self.keeper.decide(accepted, now) else { panic!("not allowed") };
+        let Decision::Execute(order) = self.keeper.decide(accepted, now) else { panic!("not allowed") };
         match order.effects() {
             [Effect::Open(grants)] => grants.clone(),
             _ => panic!("not an open"),

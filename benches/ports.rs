@@ -29,7 +29,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, socket,
 };
 use policy::{client, open, policy};
-use spa_knock::auth::{Keeper, KeyLimit, PortSequence, ReplayMemory, Verdict, WatchedKey, Watcher};
+use spa_knock::auth::{Decision, Keeper, KeyLimit, PortSequence, ReplayMemory, WatchedKey, Watcher};
 use spa_knock::crypto::KeySet;
 use spa_knock::knock::{KnockRange, Now, TimeStep, Timestamp};
 use spa_knock::wire::{proof, selector, sequence};
@@ -108,11 +108,11 @@ fn complete_sets() {
         assert!(!passed.is_empty());
         let begun = Instant::now();
         let mut opened = 0;
-        for verdict in
+        for result in
             passed.iter().flat_map(|sequence| keeper.judge_sequence(sequence, now)).collect::<Vec<_>>()
         {
-            let Verdict::Record(accepted) = verdict else { panic!("refused") };
-            let Verdict::Execute(_) = keeper.decide(accepted, now) else { panic!("refused") };
+            let Ok(accepted) = result else { panic!("refused") };
+            let Decision::Execute(_) = keeper.decide(accepted, now) else { panic!("refused") };
             opened += 1;
         }
         judged.push(begun.elapsed());

@@ -1,4 +1,4 @@
-//! The ladder of checks from a datagram's bytes to an order, through watcher and keeper as they run.
+//! The checks from a datagram's bytes to an order, through watcher and keeper as they run.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::panic,
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use spa_knock::auth::{
-    Action, ActionPart, Arguments, AuditEvent, Authentic, Authorized, ClientKey, ClientRules, Dropped,
-    Effect, Grant, Keeper, KeyAge, KeyLimit, Outcome, Policy, Refusal, Rejection, ReplayMemory, Template,
-    Term, Uses, Verdict, WatchedKey, Watcher,
+    Action, ActionPart, Arguments, AuditEvent, Authentic, Authorized, ClientKey, ClientRules, Decision,
+    Dropped, Effect, Grant, Judgment, Keeper, KeyAge, KeyLimit, Outcome, Policy, Refusal, Rejection,
+    ReplayMemory, Template, Term, Uses, WatchedKey, Watcher,
 };
 use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock::knock::{
@@ -28,6 +28,14 @@ const NOW: u64 = 1_795_331_877_123;
 const WINDOW: Duration = Duration::from_secs(30);
 const NOT_NEW: &str = "not new: accepted before, or stamped before what is remembered";
 const SOURCE: &str = "203.0.113.9:4000";
+
+/// What comes of a datagram that is signed.
+enum End {
+    Execute(Authorized),
+    Resend(Vec<u8>),
+    Refuse(Refusal),
+    Ignore,
+}
 
 struct Server {
     watcher: Watcher,
@@ -174,14 +182,17 @@ impl Server {
         Datagram::seal_with(knock, &self.keys.client(), nonce, 5).unwrap().as_bytes().to_vec()
     }
 
-    fn hear(&mut self, datagram: &[u8], source: &str) -> Result<Verdict, Dropped> {
+    fn hear(&mut self, datagram: &[u8], source: &str) -> Result<End, Dropped> {
         let knock = self.watcher.judge(datagram, self.now)?;
         Ok(match self.keeper.judge(&knock, source.parse().unwrap(), self.now) {
-            Verdict::Record(accepted) => match self.keeper.decide(accepted, self.now) {
-                Verdict::Commit(bill) => Verdict::Execute(bill.committed()),
-                verdict => verdict,
+            Judgment::Record(accepted) => match self.keeper.decide(accepted, self.now) {
+                Decision::Execute(order) => End::Execute(order),
+                Decision::Commit(uncommitted) => End::Execute(uncommitted.committed()),
+                Decision::Refuse(refusal) => End::Refuse(refusal),
             },
-            verdict => verdict,
+            Judgment::Resend(bytes) => End::Resend(bytes),
+            Judgment::Refuse(refusal) => End::Refuse(refusal),
+            Judgment::Ignore => End::Ignore,
         })
     }
 
@@ -189,23 +200,23 @@ impl Server {
     fn outcome(&mut self, datagram: &[u8], source: &str) -> String {
         match self.hear(datagram, source) {
             Err(dropped) => format!("{dropped:?}"),
-            Ok(Verdict::Execute(order)) => {
+            Ok(End::Execute(order)) => {
                 let (_, answer) = self.keeper.conclude(order.context(), Outcome::Granted, "", self.now);
                 if let Some(answer) = answer {
                     self.keeper.seal(answer, &[9; 12], self.now).unwrap();
                 }
                 "act".to_owned()
             }
-            Ok(Verdict::Resend(_)) => "answer again".to_owned(),
-            Ok(Verdict::Refuse(refusal)) => refusal.rejection.to_string(),
-            Ok(Verdict::Ignore | Verdict::Record(_) | Verdict::Commit(_)) => "nothing".to_owned(),
+            Ok(End::Resend(_)) => "answer again".to_owned(),
+            Ok(End::Refuse(refusal)) => refusal.rejection.to_string(),
+            Ok(End::Ignore) => "nothing".to_owned(),
         }
     }
 
     fn refusal(&mut self, knock: &Knock, source: &str) -> Refusal {
         let datagram = self.seal(knock);
         match self.hear(&datagram, source).unwrap() {
-            Verdict::Refuse(refusal) => refusal,
+            End::Refuse(refusal) => refusal,
             _ => panic!("not refused"),
         }
     }
@@ -213,8 +224,8 @@ impl Server {
     fn order(&mut self, knock: &Knock) -> Authorized {
         let datagram = self.seal(knock);
         match self.hear(&datagram, SOURCE).unwrap() {
-            Verdict::Execute(order) => order,
-            Verdict::Refuse(refusal) => panic!("refused: {}", refusal.rejection),
+            End::Execute(order) => order,
+            End::Refuse(refusal) => panic!("refused: {}", refusal.rejection),
             _ => panic!("no action"),
         }
     }
@@ -313,14 +324,14 @@ fn an_honest_knock_is_granted_once_and_answered_four_times() {
     for _ in 0..8 {
         let _ = server.outcome(&datagram, SOURCE);
     }
-    assert_eq!(server.outcome(&datagram, SOURCE), "Copied", "the watcher keeps the rest to itself");
+    assert_eq!(server.outcome(&datagram, SOURCE), "Duplicate", "the watcher keeps the rest to itself");
 }
 
 #[test]
 fn the_answer_tells_the_client_what_it_may_know() {
     let mut server = Server::new();
     let datagram = server.seal(&Knock { seconds: 60, ..knock() });
-    let Ok(Verdict::Execute(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
+    let Ok(End::Execute(order)) = server.hear(&datagram, SOURCE) else { panic!("not granted") };
     let (record, answer) = server.keeper.conclude(order.context(), Outcome::Granted, "", server.now);
     assert_eq!((record.event, record.seconds), (AuditEvent::Granted, 60));
     let bytes = server.keeper.seal(answer.unwrap(), &[9; 12], server.now).unwrap();
@@ -339,7 +350,7 @@ fn the_answer_tells_the_client_what_it_may_know() {
         }
     );
     assert!(bytes.len() <= datagram.len(), "never longer than the knock");
-    assert!(matches!(server.hear(&datagram, SOURCE), Ok(Verdict::Resend(again)) if again == bytes));
+    assert!(matches!(server.hear(&datagram, SOURCE), Ok(End::Resend(again)) if again == bytes));
 }
 
 #[test]
@@ -354,7 +365,7 @@ fn nothing_is_answered_that_did_not_ask_or_where_the_admin_said_so() {
 }
 
 #[test]
-fn each_check_of_the_ladder_refuses_in_its_own_words() {
+fn each_check_refuses_in_its_own_words() {
     let open_web = Knock { action: action("open-web"), ..knock() };
     let lamp =
         |argument: &str| Knock { action: action("lamp"), argument: argument.parse().unwrap(), ..knock() };
@@ -462,7 +473,7 @@ fn stale_replayed_and_misaddressed_knocks_stand_in_the_audit_log_once() {
     let mut records = 0;
     for datagram in [&stale, &elsewhere] {
         for _ in 0..10 {
-            if let Ok(Verdict::Refuse(refusal)) = server.hear(datagram, "198.51.100.1:4000") {
+            if let Ok(End::Refuse(refusal)) = server.hear(datagram, "198.51.100.1:4000") {
                 records += usize::from(refusal.record.is_some());
             }
         }
@@ -677,14 +688,14 @@ fn what_a_hostile_watcher_makes_up_opens_nothing() {
     let mut forged = server.seal(&knock());
     forged[30] ^= 1;
     let knock = Authentic::from_watcher(server.keys.fingerprint, &forged).unwrap();
-    let verdict = server.keeper.judge(&knock, SOURCE.parse().unwrap(), server.now);
+    let judgment = server.keeper.judge(&knock, SOURCE.parse().unwrap(), server.now);
     assert!(matches!(
-        verdict,
-        Verdict::Refuse(Refusal { rejection: Rejection::DecryptionFailed, answer: None, .. })
+        judgment,
+        Judgment::Refuse(Refusal { rejection: Rejection::DecryptionFailed, answer: None, .. })
     ));
     let unknown = Authentic::from_watcher(Fingerprint::from_bytes([0; 8]), &forged).unwrap();
-    let verdict = server.keeper.judge(&unknown, SOURCE.parse().unwrap(), server.now);
-    assert!(matches!(verdict, Verdict::Refuse(Refusal { rejection: Rejection::UnknownKey, .. })));
+    let judgment = server.keeper.judge(&unknown, SOURCE.parse().unwrap(), server.now);
+    assert!(matches!(judgment, Judgment::Refuse(Refusal { rejection: Rejection::UnknownKey, .. })));
 }
 
 #[test]

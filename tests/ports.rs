@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use policy::{client, open, policy};
 use spa_knock::auth::{
-    ActionPart, AuditEvent, Authorized, Keeper, KeyLimit, Policy, PortSequence, Refusal, ReplayDomain,
-    ReplayMemory, Uses, Verdict, Via, WatchedKey, Watcher,
+    Accepted, ActionPart, AuditEvent, Authorized, Decision, Keeper, KeyLimit, Policy, PortSequence, Refusal,
+    ReplayDomain, ReplayMemory, Uses, Via, WatchedKey, Watcher,
 };
 use spa_knock::crypto::{KeySet, random};
 use spa_knock::knock::{ActionName, KnockRange, Now, SLICE, TimeStep, Timestamp};
@@ -96,17 +96,13 @@ impl Server {
         passed
     }
 
-    fn decide(&mut self, verdict: Verdict) -> Result<Authorized, Box<Refusal>> {
-        match verdict {
-            Verdict::Record(accepted) => {
-                assert_eq!(accepted.acceptance().lane, ReplayDomain::Ports);
-                let verdict = self.keeper.decide(accepted, self.now);
-                self.decide(verdict)
-            }
-            Verdict::Execute(order) => Ok(order),
-            Verdict::Refuse(refusal) => Err(Box::new(refusal)),
-            Verdict::Commit(bill) => Ok(bill.committed()),
-            Verdict::Resend(_) | Verdict::Ignore => panic!("a sequence is never answered"),
+    fn decide(&mut self, result: Result<Accepted, Refusal>) -> Result<Authorized, Box<Refusal>> {
+        let accepted = result?;
+        assert_eq!(accepted.acceptance().domain, ReplayDomain::Ports);
+        match self.keeper.decide(accepted, self.now) {
+            Decision::Execute(order) => Ok(order),
+            Decision::Refuse(refusal) => Err(Box::new(refusal)),
+            Decision::Commit(uncommitted) => Ok(uncommitted.committed()),
         }
     }
 
@@ -114,8 +110,8 @@ impl Server {
     fn hear(&mut self, source: &str, ports: &[u16]) -> Vec<Result<Authorized, Box<Refusal>>> {
         let mut ends = Vec::new();
         for sequence in self.watch(source, ports) {
-            for verdict in self.keeper.judge_sequence(&sequence, self.now) {
-                ends.push(self.decide(verdict));
+            for result in self.keeper.judge_sequence(&sequence, self.now) {
+                ends.push(self.decide(result));
             }
         }
         ends
@@ -360,8 +356,8 @@ fn clients_with_one_selector_are_all_looked_at() {
     assert_eq!(named, BTreeSet::from([keys(7).fingerprint, keys(8).fingerprint]));
     let mut opened = 0;
     for sequence in passed {
-        for verdict in server.keeper.judge_sequence(&sequence, server.now) {
-            opened += usize::from(server.decide(verdict).is_ok());
+        for result in server.keeper.judge_sequence(&sequence, server.now) {
+            opened += usize::from(server.decide(result).is_ok());
         }
     }
     assert_eq!(opened, 2);
@@ -472,8 +468,8 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
             ..policy([], [policy::client("laptop", &keys, &[&action])])
         };
         let memory = ReplayMemory::new(Timestamp::from_millis(0));
-        let verdicts = Keeper::new(policy, memory).judge_sequence(&passed, now);
-        let Verdict::Record(accepted) = only(verdicts) else { panic!("it is not accepted") };
+        let results = Keeper::new(policy, memory).judge_sequence(&passed, now);
+        let Ok(accepted) = only(results) else { panic!("it is not accepted") };
         assert_eq!(accepted.acceptance().id, made.id);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::auth::{ActionPart, Template, Term, Uses};
-use spa_knock::config::{ConfigErrors, Interfaces, ServerConfig, Source, read};
+use spa_knock::config::{ConfigErrors, ConfigText, Interfaces, ServerConfig, read};
 
 const CLIENT_FILES: [&str; 2] =
     ["/etc/spa-knock/clients.d/laptop.toml", "/etc/spa-knock/clients.d/phone.toml"];
@@ -18,7 +18,7 @@ const YEAR: Duration = Duration::from_secs(365 * 86_400);
 fuzz_target!(|text: &str| {
     let mut texts = text.split("#####\n");
     let main = source("/etc/spa-knock/spa-knockd.toml", texts.next().unwrap_or_default());
-    let clients: Vec<Source> =
+    let clients: Vec<ConfigText> =
         CLIENT_FILES.into_iter().zip(texts).map(|(file, text)| source(file, text)).collect();
     let config = read(&main, &clients);
     assert_eq!(config, read(&main, &clients), "read twice");
@@ -28,8 +28,8 @@ fuzz_target!(|text: &str| {
     }
 });
 
-fn source(file: &str, text: &str) -> Source {
-    Source { file: PathBuf::from(file), text: text.to_owned() }
+fn source(file: &str, text: &str) -> ConfigText {
+    ConfigText { file: PathBuf::from(file), text: text.to_owned() }
 }
 
 fn keeps_its_promises(config: &ServerConfig) {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{Answer, Authentic, Authorized, Keeper, Refusal, Verdict, Watcher};
+use spa_knock::auth::{Authentic, Authorized, Decision, Judgment, Keeper, PendingReply, Refusal, Watcher};
 use spa_knock::crypto::Nonce;
 use spa_knock::fuzzing::{JournalText, append_acceptance, read_journal, report, reported, write_journal};
 use spa_knock::knock::{Now, ReplyWanted, Timestamp};
@@ -154,31 +154,28 @@ impl Server {
         let envelope = *knock.envelope();
         let body = self.body(envelope.signed);
         match self.keeper.judge(&knock, source, self.now) {
-            Verdict::Record(accepted) => {
+            Judgment::Record(accepted) => {
                 let body = body.expect("recorded, though nobody sealed it");
                 assert!(self.recorded.insert(envelope.signed.to_vec()), "recorded twice");
                 self.lease = self.lease.max(accepted.acceptance().timestamp);
                 append_acceptance(&mut self.journal, accepted.acceptance(), NUMBER);
                 match self.keeper.decide(accepted, self.now) {
-                    Verdict::Act(order) => self.act(&order, &body, &envelope, source),
-                    Verdict::Refuse(refusal) => self.refuse(refusal, &envelope, source),
+                    Decision::Execute(order) => self.act(&order, &body, &envelope, source),
+                    Decision::Refuse(refusal) => self.refuse(refusal, &envelope, source),
                     // Nobody's uses are counted here, and nobody needs a password.
-                    Verdict::Record(_) | Verdict::Pay(_) | Verdict::AnswerAgain(_) | Verdict::Nothing => {
-                        panic!("neither done nor refused")
-                    }
+                    Decision::Commit(_) => panic!("neither done nor refused"),
                 }
             }
-            Verdict::Act(_) | Verdict::Pay(_) => panic!("acts without a record"),
-            Verdict::AnswerAgain(bytes) => {
+            Judgment::Resend(bytes) => {
                 let kept = self.answers.get_mut(&(*envelope.nonce, source)).expect("answered before");
                 kept.1 += 1;
                 assert!(bytes == kept.0 && kept.1 <= ANSWERS_MAX && body.is_some());
             }
-            Verdict::Refuse(refusal) => {
+            Judgment::Refuse(refusal) => {
                 assert!(body.is_some() || refusal.record.is_none() && refusal.answer.is_none());
                 self.refuse(refusal, &envelope, source);
             }
-            Verdict::Nothing => assert!(body.is_some()),
+            Judgment::Ignore => assert!(body.is_some()),
         }
     }
 
@@ -204,7 +201,7 @@ impl Server {
     }
 
     /// An answer opens for the client that knocked, and is no longer than its knock.
-    fn answer(&mut self, answer: Option<Answer>, envelope: &Envelope<'_>, source: SocketAddr) {
+    fn answer(&mut self, answer: Option<PendingReply>, envelope: &Envelope<'_>, source: SocketAddr) {
         let Some(answer) = answer else { return };
         self.nonces += 1;
         let mut nonce = [0; 12];

@@ -7,9 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use libfuzzer_sys::fuzz_target;
 use spa_knock::knock::{canonical, mapped};
-use spa_knock::packet::{Link, Segment};
+use spa_knock::packet::{LinkType, Segment};
 
-const LINKS: [Link; 5] = [Link::Ethernet, Link::LinuxCooked, Link::LinuxCooked2, Link::Raw, Link::Loopback];
+const LINKS: [LinkType; 5] =
+    [LinkType::Ethernet, LinkType::LinuxCooked, LinkType::LinuxCooked2, LinkType::Raw, LinkType::Loopback];
 
 fuzz_target!(|frame: &[u8]| {
     for link in LINKS {
@@ -17,14 +18,14 @@ fuzz_target!(|frame: &[u8]| {
         for address in [segment.source.ip(), segment.destination.ip()] {
             assert_eq!(address, canonical(address), "IPv4 in IPv6 clothes");
         }
-        assert_eq!(segment.interface.is_some(), link == Link::LinuxCooked2);
+        assert_eq!(segment.interface.is_some(), link == LinkType::LinuxCooked2);
         let framed = framed(&segment);
-        assert_eq!(Segment::read(Link::Raw, &framed), Some(Segment { interface: None, ..segment }));
+        assert_eq!(Segment::read(LinkType::Raw, &framed), Some(Segment { interface: None, ..segment }));
         let other = match link {
-            Link::Ethernet => SlicedPacket::from_ethernet(frame),
-            Link::Raw => SlicedPacket::from_ip(frame),
-            Link::LinuxCooked => SlicedPacket::from_linux_sll(frame),
-            Link::LinuxCooked2 | Link::Loopback => continue,
+            LinkType::Ethernet => SlicedPacket::from_ethernet(frame),
+            LinkType::Raw => SlicedPacket::from_ip(frame),
+            LinkType::LinuxCooked => SlicedPacket::from_linux_sll(frame),
+            LinkType::LinuxCooked2 | LinkType::Loopback => continue,
         };
         let Ok(other) = other else { continue };
         assert!(!other.is_ip_payload_fragmented(), "{link:?}");

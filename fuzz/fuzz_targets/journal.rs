@@ -36,22 +36,22 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
         let mut time = || Timestamp::from_millis(reader.u64().unwrap());
         let (timestamp, floor) = (time(), time());
         let id = reader.array().unwrap();
-        let lane = match kind {
-            6 | 7 => ReplayDomain::PortRange,
+        let domain = match kind {
+            6 | 7 => ReplayDomain::Ports,
             8..=10 => ReplayDomain::Codes,
             _ => ReplayDomain::Datagrams,
         };
         match kind {
-            2 => assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.floor() >= floor),
+            2 => assert!(memory.check(NOBODY, domain, floor, &NO_ID).is_err() && memory.floor() >= floor),
             10 => {
-                assert!(memory.check(NOBODY, lane, floor, &NO_ID).is_err() && memory.codes_floor() >= floor)
+                assert!(memory.check(NOBODY, domain, floor, &NO_ID).is_err() && memory.codes_floor() >= floor)
             }
             3 | 6 | 8 => {
-                assert!(memory.check(key, lane, floor, &NO_ID).is_err() && memory.highest() >= timestamp)
+                assert!(memory.check(key, domain, floor, &NO_ID).is_err() && memory.highest() >= timestamp)
             }
             4 | 7 | 9 => {
-                assert!(memory.check(key, lane, timestamp, id).is_err(), "accepted once already");
-                assert!(memory.check(key, lane, floor, &NO_ID).is_err(), "under the floor");
+                assert!(memory.check(key, domain, timestamp, id).is_err(), "accepted once already");
+                assert!(memory.check(key, domain, floor, &NO_ID).is_err(), "under the floor");
             }
             _ => {}
         }
@@ -62,10 +62,10 @@ fn refuses_records(memory: &ReplayMemory, journal: &[u8]) {
 fn survives(memory: &ReplayMemory) {
     let JournalText::Whole(again) = read_journal(&write_journal(memory, [7; 8])) else { panic!("not whole") };
     for accepted in memory.acceptances() {
-        assert!(again.check(accepted.key, accepted.lane, accepted.timestamp, &accepted.id).is_err());
+        assert!(again.check(accepted.key, accepted.domain, accepted.timestamp, &accepted.id).is_err());
     }
-    for (key, lane, floor, _) in memory.floors() {
-        assert!(again.check(key, lane, floor, &NO_ID).is_err());
+    for (key, domain, floor, _) in memory.floors() {
+        assert!(again.check(key, domain, floor, &NO_ID).is_err());
     }
     assert_eq!((again.floor(), again.highest()), (memory.floor(), memory.highest()));
     assert_eq!(again.codes_floor(), memory.codes_floor());

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::knock::Timestamp;
-use spa_knock::legacy::knockd::{Config, Door, Event, Knock, Matcher, Packet, Step};
+use spa_knock::legacy::knockd::{Config, Door, LegacyPacket, MatchEvent, MatchStage, Matcher, SequencePort};
 use spa_knock::packet::TcpFlags;
 
 const CUT: &[u8] = b"#####\n";
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(config) = Config::read(&data[..cut]) else { return };
     let doors: Vec<Door> =
         config.doors.into_iter().filter(|door| door.one_time.is_none()).take(DOORS_MAX).collect();
-    let ports: Vec<Knock> =
+    let ports: Vec<SequencePort> =
         doors.iter().flat_map(|door| door.sequence.as_ref().expect("a sequence").knocks().to_vec()).collect();
     let mut matcher = Matcher::new(doors);
     matcher.set_addresses(DESTINATIONS[..3].iter().map(|address| address.parse().expect("an address")));
@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
     for step in data[cut + CUT.len()..].chunks_exact(6) {
         ms += u64::from(step[0]) * 20;
         let Some(knock) = ports.get(usize::from(step[3]) % ports.len().max(1)) else { return };
-        let packet = Packet {
+        let packet = LegacyPacket {
             time: Timestamp::from_millis(ms),
             source: address(SOURCES[usize::from(step[1] % 4)]),
             destination: address(DESTINATIONS[usize::from(step[2] % 4)]),
@@ -59,26 +59,26 @@ fn address(text: &str) -> IpAddr {
 /// Remembers every packet, and how far each attempt has been told to be.
 #[derive(Default)]
 struct Witness {
-    packets: Vec<Packet>,
+    packets: Vec<LegacyPacket>,
     stages: HashMap<(IpAddr, usize), u8>,
 }
 
 impl Witness {
-    fn saw(&mut self, packet: &Packet) {
+    fn saw(&mut self, packet: &LegacyPacket) {
         self.packets.push(*packet);
     }
 
-    fn hears(&mut self, told: &[Event], doors: &[Door], now: &Packet) {
+    fn hears(&mut self, told: &[MatchEvent], doors: &[Door], now: &LegacyPacket) {
         for event in told {
             let key = (event.source, event.door);
             let door = &doors[event.door];
             match event.step {
-                Step::Stage(1) => drop(self.stages.insert(key, 1)),
-                Step::Stage(stage) => {
+                MatchStage::Stage(1) => drop(self.stages.insert(key, 1)),
+                MatchStage::Stage(stage) => {
                     assert_eq!(self.stages.insert(key, stage), Some(stage - 1), "a stage was left out");
                 }
-                Step::Timeout(stage) => assert_eq!(self.stages.remove(&key), Some(stage)),
-                Step::Open => {
+                MatchStage::Timeout(stage) => assert_eq!(self.stages.remove(&key), Some(stage)),
+                MatchStage::Open => {
                     let knocks = door.sequence.as_ref().expect("a sequence").knocks();
                     assert_eq!(self.stages.remove(&key).map(usize::from), Some(knocks.len()));
                     assert_eq!(event.source, now.source);
@@ -89,7 +89,7 @@ impl Witness {
     }
 
     /// The sequence came from this source, its last knock now and the first within the door's time.
-    fn earned(&self, door: &Door, now: &Packet) {
+    fn earned(&self, door: &Door, now: &LegacyPacket) {
         let knocks = door.sequence.as_ref().expect("a sequence").knocks();
         let mut rest = knocks.iter().rev().peekable();
         let mut first = now.time;

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{Keeper, Verdict};
+use spa_knock::auth::{Judgment, Keeper};
 use spa_knock::fuzzing::{MESSAGE, order_again, report_again, reported};
 use spa_knock_fuzz::site;
 
@@ -24,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some((knock, source)) = reported(message) {
         KEEPER.with_borrow_mut(|keeper| {
-            let Verdict::Refuse(refusal) = keeper.judge(&knock, source, site::NOW) else {
+            let Judgment::Refuse(refusal) = keeper.judge(&knock, source, site::NOW) else {
                 panic!("not refused, though nobody sealed it");
             };
             assert!(refusal.record.is_none() && refusal.answer.is_none());

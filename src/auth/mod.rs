@@ -2,9 +2,9 @@
 //! verdicts are data. These are the files to audit.
 //!
 //! ```text
-//! watcher/hints            2. whose knock it is     keeper/opened         4. decryption    5. its time
+//! watcher/hints            2. whose knock it is     keeper/fresh          4. decryption    5. its time
 //! watcher/authenticate     3. who signed it         keeper/replay         6. it is new     7. it is used up
-//! policy/key_limit         what one key may cost    keeper/authorization  8. the client is allowed to → Order
+//! policy/key_limit         what one key may cost    keeper/authorization  8. the client is allowed to → Authorized
 //! watcher/duplicates       repeats of a datagram    keeper/reply_cache   10. the reply
 //! watcher/flow_table       packets to the range     record               11. the audit record
 //! watcher/selectors        which client that is     keeper/proof          4. and 5. of a port sequence
@@ -24,12 +24,12 @@ pub(crate) mod watcher;
 pub use counters::{KnockCounters, KnockResult};
 pub use grant::{Access, AccessTarget, Grant};
 pub use keeper::authorization::{Authorized, CommandLine, Effect, KnockContext, Undo};
-pub use keeper::opened::Skew;
+pub use keeper::fresh::Skew;
 pub use keeper::otp::{OtpError, OtpPause};
 pub use keeper::proof::PortSequence;
 pub use keeper::replay::{Acceptance, AlreadyAccepted, KnockId, ReplayDomain, ReplayMemory};
 pub use keeper::uses::UseCounts;
-pub use keeper::{Accepted, Keeper, Outcome, PendingReply, Refusal, Uncommitted, Verdict};
+pub use keeper::{Accepted, Decision, Judgment, Keeper, Outcome, PendingReply, Refusal, Uncommitted};
 pub use policy::argument::{ArgumentPattern, Arguments, InvalidArgumentPattern};
 pub use policy::key_limit::KeyLimit;
 pub use policy::rate::{InvalidRate, Rate, RecentActs};

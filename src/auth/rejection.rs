@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::keeper::opened::Skew;
+use super::keeper::fresh::Skew;
 use super::keeper::otp::OtpError;
 use super::record::AuditEvent;
 use crate::knock::{ActionName, AddressPolicy, ReplyStatus};
@@ -80,7 +80,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them, in the order of the ladder.
+    /// All of them, in the order of the checks.
     pub const ALL: [Self; 23] = [
         Self::UnknownKey,
         Self::DecryptionFailed,

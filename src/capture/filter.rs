@@ -1,4 +1,4 @@
-//! What the kernel lets through to us: step 1 of the ladder. Made from numbers alone, so that no text can smuggle
+//! What the kernel lets through to us: step 1 of the checks. Made from numbers alone, so that no text can smuggle
 //! in a name to look up.
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Step 9 of the ladder: what an order says is done here, and undone in its time.
+//! Step 9: what an order says is done here, and undone in its time.
 
 use std::io;
 use std::os::fd::BorrowedFd;

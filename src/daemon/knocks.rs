@@ -7,8 +7,8 @@ use super::command_ends::CommandEnd;
 use super::event_loop::{BATCH, Daemon};
 use super::running_order::{AttemptNumber, Execution, ExecutionStep, FinishedCommand, OrderResult};
 use crate::auth::{
-    Accepted, AuditCause, Authorized, Effect, Explanation, KnockResult, Outcome, PendingReply, PortSequence,
-    Refusal, Rejection, Uncommitted, Verdict,
+    Accepted, AuditCause, Authorized, Decision, Effect, Explanation, Judgment, KnockResult, Outcome,
+    PendingReply, PortSequence, Refusal, Rejection, Uncommitted,
 };
 use crate::crypto::{Fingerprint, random};
 use crate::ipc::{ReceivedKnock, ReplyPath};
@@ -41,31 +41,27 @@ impl Alarms {
 impl Daemon {
     /// Steps 4 to 11 for one signed knock.
     pub(super) fn judge(&mut self, received: &ReceivedKnock<'_>) {
-        let verdict = self.keeper.judge(&received.knock, received.linked_source(), clock::now());
-        if matches!(verdict, Verdict::Resend(_)) {
-            self.ends.ask((received.knock.fingerprint(), *received.knock.envelope().nonce));
+        let (key, reply_path) = (received.knock.fingerprint(), received.reply_path());
+        match self.keeper.judge(&received.knock, received.linked_source(), clock::now()) {
+            Judgment::Record(accepted) => self.record(accepted, key, reply_path),
+            Judgment::Resend(bytes) => {
+                self.ends.ask((key, *received.knock.envelope().nonce));
+                self.tally.count(KnockResult::Resent);
+                self.send(&bytes, reply_path);
+            }
+            Judgment::Refuse(refusal) => self.refuse(refusal, key, reply_path),
+            Judgment::Ignore => self.tally.count(KnockResult::Resent),
         }
-        self.act_on(verdict, received.knock.fingerprint(), received.reply_path());
     }
 
     /// Steps 5 to 11 for ports that may be a client's.
     pub(super) fn judge_sequence(&mut self, sequence: &PortSequence) {
-        for verdict in self.keeper.judge_sequence(sequence, clock::now()) {
-            self.act_on(verdict, sequence.fingerprint(), ReplyPath::unanswered(sequence.source()));
-        }
-    }
-
-    fn act_on(&mut self, verdict: Verdict, key: Fingerprint, reply_path: ReplyPath) {
-        match verdict {
-            Verdict::Record(accepted) => self.record(accepted, key, reply_path),
-            Verdict::Execute(order) => self.execute(order, reply_path),
-            Verdict::Commit(uncommitted) => self.commit(uncommitted, reply_path),
-            Verdict::Resend(bytes) => {
-                self.tally.count(KnockResult::Resent);
-                self.send(&bytes, reply_path);
+        let (key, reply_path) = (sequence.fingerprint(), ReplyPath::unanswered(sequence.source()));
+        for result in self.keeper.judge_sequence(sequence, clock::now()) {
+            match result {
+                Ok(accepted) => self.record(accepted, key, reply_path),
+                Err(refusal) => self.refuse(refusal, key, reply_path),
             }
-            Verdict::Refuse(refusal) => self.refuse(refusal, key, reply_path),
-            Verdict::Ignore => self.tally.count(KnockResult::Resent),
         }
     }
 
@@ -94,21 +90,20 @@ impl Daemon {
     /// Step 8 and what follows, for a knock that is on record.
     fn go_on(&mut self, accepted: Accepted, key: Fingerprint, reply_path: ReplyPath) {
         let now = clock::now();
-        let verdict = self.keeper.decide(accepted, now);
+        let decision = self.keeper.decide(accepted, now);
         // Only a one-time password, right or wrong, begins or ends a pause.
-        let otp = match &verdict {
-            Verdict::Commit(uncommitted) => uncommitted.code().is_some(),
-            Verdict::Refuse(refusal) => matches!(refusal.rejection, Rejection::Otp(_)),
-            _ => false,
+        let otp = match &decision {
+            Decision::Execute(_) => false,
+            Decision::Commit(uncommitted) => uncommitted.code().is_some(),
+            Decision::Refuse(refusal) => matches!(refusal.rejection, Rejection::Otp(_)),
         };
         if otp {
             self.state.record_otp_pauses(self.keeper.otp_pauses(now));
         }
-        match verdict {
-            Verdict::Execute(order) => self.execute(order, reply_path),
-            Verdict::Commit(uncommitted) => self.commit(uncommitted, reply_path),
-            Verdict::Refuse(refusal) => self.refuse(refusal, key, reply_path),
-            Verdict::Record(_) | Verdict::Resend(_) | Verdict::Ignore => {}
+        match decision {
+            Decision::Execute(order) => self.execute(order, reply_path),
+            Decision::Commit(uncommitted) => self.commit(uncommitted, reply_path),
+            Decision::Refuse(refusal) => self.refuse(refusal, key, reply_path),
         }
     }
 
@@ -187,8 +182,8 @@ impl Daemon {
     pub(super) fn conclude(&mut self, order: &Authorized, done: &OrderResult, reply_path: ReplyPath) {
         if let Some(rejection) = &done.refused {
             let key = order.context().fingerprint();
-            let verdict = self.keeper.refuse(order.context(), rejection.clone(), clock::now());
-            return self.act_on(verdict, key, reply_path);
+            let refusal = self.keeper.refuse(order.context(), rejection.clone(), clock::now());
+            return self.refuse(refusal, key, reply_path);
         }
         let (context, now) = (order.context(), clock::now());
         let (record, answer) = match done.commands {

@@ -66,11 +66,11 @@ pub(super) fn record(entry: JournalRecord, number: &Number, place: u64) -> [u8; 
         JournalRecord::Header => (1, *number, zero, zero, *FORMAT),
         JournalRecord::CommonFloor(floor) => (2, [0; 8], zero, floor, [0; 12]),
         JournalRecord::CodesFloor(floor) => (10, [0; 8], zero, floor, [0; 12]),
-        JournalRecord::KeyFloor(key, lane, floor, high) => {
-            (kind_of_floor(lane), *key.as_bytes(), high, floor, [0; 12])
+        JournalRecord::KeyFloor(key, domain, floor, high) => {
+            (kind_of_floor(domain), *key.as_bytes(), high, floor, [0; 12])
         }
-        JournalRecord::Accepted(Acceptance { key, lane, timestamp, id, floor }) => {
-            (kind_of_acceptance(lane), *key.as_bytes(), timestamp, floor, id)
+        JournalRecord::Accepted(Acceptance { key, domain, timestamp, id, floor }) => {
+            (kind_of_acceptance(domain), *key.as_bytes(), timestamp, floor, id)
         }
         JournalRecord::End => (5, [0; 8], zero, zero, [0; 12]),
     };
@@ -88,16 +88,16 @@ pub(super) fn record(entry: JournalRecord, number: &Number, place: u64) -> [u8; 
     bytes
 }
 
-const fn kind_of_floor(lane: ReplayDomain) -> u8 {
-    match lane {
+const fn kind_of_floor(domain: ReplayDomain) -> u8 {
+    match domain {
         ReplayDomain::Datagrams => 3,
         ReplayDomain::Ports => 6,
         ReplayDomain::Codes => 8,
     }
 }
 
-const fn kind_of_acceptance(lane: ReplayDomain) -> u8 {
-    match lane {
+const fn kind_of_acceptance(domain: ReplayDomain) -> u8 {
+    match domain {
         ReplayDomain::Datagrams => 4,
         ReplayDomain::Ports => 7,
         ReplayDomain::Codes => 9,
@@ -111,7 +111,9 @@ pub(super) fn whole(memory: &ReplayMemory, number: &Number) -> (Vec<u8>, u64) {
         .into_iter()
         .chain(codes.map(JournalRecord::CodesFloor))
         .chain(
-            memory.floors().map(|(key, lane, floor, high)| JournalRecord::KeyFloor(key, lane, floor, high)),
+            memory
+                .floors()
+                .map(|(key, domain, floor, high)| JournalRecord::KeyFloor(key, domain, floor, high)),
         )
         .chain(memory.acceptances().map(JournalRecord::Accepted));
     let mut bytes = Vec::new();
@@ -157,8 +159,8 @@ pub(super) fn read(bytes: &[u8]) -> JournalContent {
             Some(JournalRecord::End) if left == 1 && rest.is_empty() => return JournalContent::Whole(memory),
             Some(JournalRecord::CommonFloor(floor)) => memory.restore_start(floor, Timestamp::default()),
             Some(JournalRecord::CodesFloor(floor)) => memory.restore_start(Timestamp::default(), floor),
-            Some(JournalRecord::KeyFloor(key, lane, floor, high)) => {
-                memory.restore_floor(key, lane, floor, high)
+            Some(JournalRecord::KeyFloor(key, domain, floor, high)) => {
+                memory.restore_floor(key, domain, floor, high)
             }
             Some(JournalRecord::Accepted(acceptance)) => memory.restore(&acceptance),
             // The last write, a record and the end mark, may have been cut short anywhere.
@@ -193,12 +195,14 @@ fn entry(bytes: &[u8; RECORD], number: &Number, place: u64) -> Option<JournalRec
     let entry = match kind {
         2 => JournalRecord::CommonFloor(floor),
         3 => JournalRecord::KeyFloor(key, ReplayDomain::Datagrams, floor, timestamp),
-        4 => JournalRecord::Accepted(Acceptance { key, lane: ReplayDomain::Datagrams, timestamp, id, floor }),
+        4 => {
+            JournalRecord::Accepted(Acceptance { key, domain: ReplayDomain::Datagrams, timestamp, id, floor })
+        }
         5 => JournalRecord::End,
         6 => JournalRecord::KeyFloor(key, ReplayDomain::Ports, floor, timestamp),
-        7 => JournalRecord::Accepted(Acceptance { key, lane: ReplayDomain::Ports, timestamp, id, floor }),
+        7 => JournalRecord::Accepted(Acceptance { key, domain: ReplayDomain::Ports, timestamp, id, floor }),
         8 => JournalRecord::KeyFloor(key, ReplayDomain::Codes, floor, timestamp),
-        9 => JournalRecord::Accepted(Acceptance { key, lane: ReplayDomain::Codes, timestamp, id, floor }),
+        9 => JournalRecord::Accepted(Acceptance { key, domain: ReplayDomain::Codes, timestamp, id, floor }),
         10 => JournalRecord::CodesFloor(floor),
         _ => return None,
     };
@@ -222,7 +226,7 @@ mod tests {
     const WINDOW: Duration = Duration::from_secs(30);
 
     /// Clients knock in each lane.
-    fn lane(client: u8) -> ReplayDomain {
+    fn domain(client: u8) -> ReplayDomain {
         [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes][usize::from(client % 3)]
     }
 
@@ -236,7 +240,8 @@ mod tests {
         let (mut bytes, mut place) = whole(&memory, &NUMBER);
         for &(client, timestamp, id) in knocks {
             let timestamp = Timestamp::from_millis(timestamp);
-            if let Ok(acceptance) = memory.accept(key(client / 3), lane(client), timestamp, [id; 12], WINDOW)
+            if let Ok(acceptance) =
+                memory.accept(key(client / 3), domain(client), timestamp, [id; 12], WINDOW)
             {
                 bytes.truncate(bytes.len() - RECORD);
                 let (more, next) = appended([acceptance].iter(), &NUMBER, place);
@@ -249,10 +254,10 @@ mod tests {
 
     /// Whether nothing that `memory` refuses is new to `other`.
     fn refuses_as_much(other: &ReplayMemory, memory: &ReplayMemory) -> bool {
-        memory.acceptances().all(|a| other.check(a.key, a.lane, a.timestamp, &a.id).is_err())
+        memory.acceptances().all(|a| other.check(a.key, a.domain, a.timestamp, &a.id).is_err())
             && memory
                 .floors()
-                .all(|(key, lane, floor, _)| other.check(key, lane, floor, &[0xEE; 12]).is_err())
+                .all(|(key, domain, floor, _)| other.check(key, domain, floor, &[0xEE; 12]).is_err())
             && other.check(key(99), ReplayDomain::Ports, memory.floor(), &[0xEE; 12]).is_err()
     }
 
@@ -318,13 +323,13 @@ mod tests {
             panic!("not whole")
         };
         let accepted: Vec<_> = memory.acceptances().collect();
-        assert!(!accepted.is_empty() && accepted.iter().all(|a| a.lane == ReplayDomain::Datagrams));
+        assert!(!accepted.is_empty() && accepted.iter().all(|a| a.domain == ReplayDomain::Datagrams));
         for Acceptance { key, timestamp, id, .. } in accepted {
             assert!(memory.check(key, ReplayDomain::Datagrams, timestamp, &id).is_err());
             assert!(memory.check(key, ReplayDomain::Ports, timestamp, &id).is_ok(), "another lane");
             assert!(memory.check(key, ReplayDomain::Ports, memory.floor(), &id).is_err(), "the common floor");
         }
-        assert!(memory.floors().all(|(_, lane, ..)| lane == ReplayDomain::Datagrams));
+        assert!(memory.floors().all(|(_, domain, ..)| domain == ReplayDomain::Datagrams));
     }
 
     proptest! {

@@ -77,7 +77,7 @@ impl Check {
         }
     }
 
-    /// The step of the ladder (`docs/protocol.md`) that stopped it; none where none did.
+    /// The step of the checks (`docs/protocol.md`) that stopped it; none where none did.
     const fn step(self) -> Option<u8> {
         match self {
             Self::Other | Self::Touch | Self::Cut | Self::Passed => None,

@@ -38,19 +38,19 @@ pub(crate) fn explain(path: &Path, asked: &Explain) -> Result<(), AdminError> {
     if asked.live {
         suspects.unbounded();
     }
-    let ladder = Pipeline::new(&setup, suspects);
+    let pipeline = Pipeline::new(&setup, suspects);
     let traces = match &asked.file {
         Some(file) => vec![Trace::read(file).map_err(AdminError::run)?],
         None => watch(&setup)?,
     };
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")))?;
     confine(&setup)?;
-    let mut desk = Session { ladder, json: asked.json };
+    let mut desk = Session { pipeline, json: asked.json };
     if asked.live {
         desk.explain_live(traces, signals)
     } else {
         let read = traces.into_iter().try_for_each(|mut trace| desk.explain_file(&mut trace, &signals));
-        notice(desk.ladder.tally());
+        notice(desk.pipeline.tally());
         read
     }
 }
@@ -80,7 +80,7 @@ fn confine(setup: &Setup) -> Result<(), AdminError> {
 
 /// Where findings are written down.
 struct Session {
-    ladder: Pipeline,
+    pipeline: Pipeline,
     json: bool,
 }
 
@@ -96,7 +96,7 @@ impl Session {
             signals.drain();
             traces.iter_mut().try_for_each(|trace| self.explain_all(trace, BATCH))?;
         }
-        notice(self.ladder.tally());
+        notice(self.pipeline.tally());
         Ok(())
     }
 
@@ -107,7 +107,7 @@ impl Session {
                 return Err(AdminError::run("stopped by a signal; what follows was not looked at"));
             }
             let Some(frame) = trace.take().map_err(AdminError::run)? else { return Ok(()) };
-            let finding = self.ladder.explain(&frame);
+            let finding = self.pipeline.explain(&frame);
             self.print(&finding)?;
         }
     }
@@ -120,7 +120,7 @@ impl Session {
     fn explain_all(&mut self, trace: &mut Trace, most: usize) -> Result<(), AdminError> {
         for _ in 0..most {
             let Some(frame) = trace.take().map_err(AdminError::run)? else { return Ok(()) };
-            let finding = self.ladder.explain(&frame);
+            let finding = self.pipeline.explain(&frame);
             // An interface also carries what nobody meant for us.
             if finding.is_about_knocks() {
                 self.print(&finding)?;

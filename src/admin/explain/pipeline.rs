@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::candidates::{Candidates, Clock, KeyState, Lookup};
 use super::causes::{Causes, span};
 use super::finding::{Check, PacketFinding};
-use crate::auth::{Authentic, Dropped, Keeper, Outcome, Refusal, ReplayMemory, Verdict, Watcher};
+use crate::auth::{
+    Accepted, Authentic, Decision, Dropped, Judgment, Keeper, Outcome, Refusal, ReplayMemory, Watcher,
+};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
 use crate::crypto::Tag;
@@ -197,8 +199,11 @@ impl Pipeline {
             Note::of(Check::Touch, "to the ports of sequences; with it, no new one of a client is whole");
         while let Some(sequence) = self.watcher.next_sequence(now) {
             let client = self.suspects.suspect(sequence.fingerprint()).map(|suspect| suspect.client.clone());
-            for verdict in self.keeper.judge_sequence(&sequence, now) {
-                said = self.end_of(verdict, client.clone(), None, now);
+            for result in self.keeper.judge_sequence(&sequence, now) {
+                said = match result {
+                    Ok(accepted) => self.decide(accepted, client.clone(), None, now),
+                    Err(refusal) => self.refused(refusal, client.clone(), None),
+                };
             }
         }
         said
@@ -276,41 +281,10 @@ impl Pipeline {
             }
             self.seen.insert(*knock.envelope().tag, self.count);
         }
-        let verdict = self.keeper.judge(knock, source, now);
-        self.end_of(verdict, client, copy_of, now)
-    }
-
-    /// What steps 4 to 8 come to, with nothing put on record.
-    fn end_of(
-        &mut self,
-        verdict: Verdict,
-        client: Option<ClientName>,
-        copy_of: Option<u64>,
-        now: Now,
-    ) -> Note {
-        let verdict = match verdict {
-            Verdict::Record(accepted) => self.keeper.decide(accepted, now),
-            verdict => verdict,
-        };
-        let verdict = match verdict {
-            Verdict::Commit(uncommitted) => Verdict::Execute(uncommitted.committed()),
-            verdict => verdict,
-        };
-        match verdict {
-            Verdict::Execute(order) => {
-                let (record, _) = self.keeper.conclude(order.context(), Outcome::Granted, "", now);
-                // Its copies are resends from now on.
-                self.keeper.postpone(order.context(), now);
-                let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
-                let time = match record.seconds {
-                    0 => String::new(),
-                    seconds => format!(", for {seconds} s"),
-                };
-                let reason = format!("every check; for {}{time}", addresses.join(", "));
-                Note { action: record.action, ..Note::of(Check::Passed, reason).by(client) }
-            }
-            Verdict::Refuse(refusal) => self.refused(refusal, client, copy_of),
-            Verdict::Resend(_) | Verdict::Ignore | Verdict::Record(_) | Verdict::Commit(_) => {
+        match self.keeper.judge(knock, source, now) {
+            Judgment::Record(accepted) => self.decide(accepted, client, copy_of, now),
+            Judgment::Refuse(refusal) => self.refused(refusal, client, copy_of),
+            Judgment::Resend(_) | Judgment::Ignore => {
                 let said = Note::of(Check::Resent, "a copy of a knock that was just answered").by(client);
                 said.from(format!(
                     "the client sent it again; the same as packet {}",
@@ -318,6 +292,31 @@ impl Pipeline {
                 ))
             }
         }
+    }
+
+    /// What step 8 comes to, with nothing put on record.
+    fn decide(
+        &mut self,
+        accepted: Accepted,
+        client: Option<ClientName>,
+        copy_of: Option<u64>,
+        now: Now,
+    ) -> Note {
+        let order = match self.keeper.decide(accepted, now) {
+            Decision::Execute(order) => order,
+            Decision::Commit(uncommitted) => uncommitted.committed(),
+            Decision::Refuse(refusal) => return self.refused(refusal, client, copy_of),
+        };
+        let (record, _) = self.keeper.conclude(order.context(), Outcome::Granted, "", now);
+        // Its copies are resends from now on.
+        self.keeper.postpone(order.context(), now);
+        let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
+        let time = match record.seconds {
+            0 => String::new(),
+            seconds => format!(", for {seconds} s"),
+        };
+        let reason = format!("every check; for {}{time}", addresses.join(", "));
+        Note { action: record.action, ..Note::of(Check::Passed, reason).by(client) }
     }
 
     fn refused(&self, refusal: Refusal, client: Option<ClientName>, copy_of: Option<u64>) -> Note {

@@ -1,4 +1,4 @@
-//! Step 8 of the ladder, and what comes of it: an `Order`, the only thing that can open anything for a sealed knock.
+//! Step 8, and what comes of it: an `Authorized`, the only thing that can open anything for a sealed knock.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -81,6 +81,11 @@ pub struct CommandLine {
 }
 
 impl Authorized {
+    /// For the keeper alone, once every check has passed.
+    pub(in crate::auth) const fn new(context: KnockContext, effects: Vec<Effect>) -> Self {
+        Self { context, effects }
+    }
+
     /// What is to be done, in this order; at least one thing.
     #[must_use]
     pub fn effects(&self) -> &[Effect] {
@@ -230,11 +235,6 @@ pub(in crate::auth) fn decide(
         return Err(Rejection::RateExceeded);
     }
     Ok(Authorization { effects, code })
-}
-
-/// Pairs effects with their ticket; only the ladder's end may.
-pub(in crate::auth) const fn new(context: KnockContext, effects: Vec<Effect>) -> Authorized {
-    Authorized { context, effects }
 }
 
 fn addresses(knock: &Knock, source: IpAddr) -> Result<Vec<IpAddr>, Rejection> {

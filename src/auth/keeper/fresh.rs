@@ -1,11 +1,71 @@
-//! What steps 4 and 5 leave, however it came: a knock that only a client can have made, and in time.
+//! Steps 4 and 5: the body of a datagram is decrypted, and its time is within the window. What comes of them is the
+//! same for a datagram and for a port sequence ([`super::proof`]).
 
-use super::opened::FreshDatagram;
+use std::time::Duration;
+
 use super::proof::ProvenSequence;
 use super::replay::{KnockId, ReplayDomain};
+use crate::auth::Authentic;
 use crate::auth::record::Via;
+use crate::crypto::{DecryptionFailed, KeeperKeys};
 use crate::knock::{Knock, ReplyWanted, Timestamp};
-use crate::wire::UnsupportedFormat;
+use crate::wire::{Body, UnsupportedFormat};
+
+/// A signed datagram whose body could be opened.
+pub(in crate::auth) struct Decrypted {
+    id: KnockId,
+    body: Body,
+}
+
+/// An opened knock whose timestamp lies within the window.
+pub(in crate::auth) struct FreshDatagram {
+    id: KnockId,
+    body: Body,
+}
+
+impl Decrypted {
+    /// Step 4.
+    pub(in crate::auth) fn open(knock: &Authentic<'_>, keys: &KeeperKeys) -> Result<Self, DecryptionFailed> {
+        let envelope = knock.envelope();
+        Ok(Self { id: *envelope.nonce, body: envelope.open(keys)? })
+    }
+
+    pub(in crate::auth) const fn id(&self) -> &KnockId {
+        &self.id
+    }
+
+    /// Step 5: fresh, or how far and which way the clocks are apart.
+    pub(in crate::auth) fn check_time(self, now: Timestamp, window: Duration) -> Result<Fresh, Skew> {
+        let stamped = self.body.timestamp();
+        let apart = stamped.distance(now);
+        if apart <= window {
+            Ok(Fresh::Datagram(FreshDatagram { id: self.id, body: self.body }))
+        } else if stamped < now {
+            Err(Skew::Behind(apart))
+        } else {
+            Err(Skew::Ahead(apart))
+        }
+    }
+}
+
+/// How far a knock's timestamp is from our clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Skew {
+    /// It is older than the window.
+    Behind(Duration),
+    /// It is from further in the future than the window.
+    Ahead(Duration),
+}
+
+impl FreshDatagram {
+    pub(in crate::auth) const fn id(&self) -> &KnockId {
+        &self.id
+    }
+
+    pub(in crate::auth) const fn body(&self) -> &Body {
+        &self.body
+    }
+}
 
 /// A knock whose time is ours. What is in it can be made by the checks alone.
 pub(in crate::auth) enum Fresh {

@@ -1,10 +1,9 @@
-//! Steps 4 to 8 of the ladder, in their order. Acting (9) is the caller's: it gets an `Order` and says how it went,
+//! Steps 4 to 8, in their order. Acting (9) is the caller's: it gets an `Authorized` and says how it went,
 //! which leads to an answer (10) and a record (11), as every other end does.
 
 pub(super) mod audit_dedup;
 pub(super) mod authorization;
 pub(super) mod fresh;
-pub(super) mod opened;
 pub(super) mod otp;
 pub(super) mod proof;
 pub(super) mod replay;
@@ -14,8 +13,7 @@ pub(super) mod uses;
 
 mod verdict;
 
-pub use replies::{Outcome, PendingReply, Refusal};
-pub use verdict::{Accepted, Uncommitted, Verdict};
+pub use verdict::{Accepted, Decision, Judgment, Outcome, PendingReply, Refusal, Uncommitted};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -29,8 +27,7 @@ use crate::crypto::{DecryptionFailed, Fingerprint, OtpSeed};
 use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
 use audit_dedup::AuditDedup;
 use authorization::{Authorization, Authorized, ClientUsage, KnockContext};
-use fresh::Fresh;
-use opened::Decrypted;
+use fresh::{Decrypted, Fresh};
 use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::PortSequence;
 use replay::{AlreadyAccepted, ReplayDomain, ReplayMemory};
@@ -123,18 +120,22 @@ impl Keeper {
     }
 
     /// Steps 4 to 7 for a datagram that came from `source`.
-    pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Verdict {
+    pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Judgment {
         let fingerprint = knock.fingerprint();
         let Some(place) = self.places.get(&fingerprint) else {
-            return Verdict::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, answer: None });
+            return Judgment::Refuse(Refusal {
+                rejection: Rejection::UnknownKey,
+                record: None,
+                answer: None,
+            });
         };
-        let Some(client) = self.policy.clients.get(*place) else { return Verdict::Ignore };
+        let Some(client) = self.policy.clients.get(*place) else { return Judgment::Ignore };
 
         // 4. It opens.
         let opened = match Decrypted::open(knock, &client.keys) {
             Ok(opened) => opened,
             Err(DecryptionFailed) => {
-                return Verdict::Refuse(Refusal {
+                return Judgment::Refuse(Refusal {
                     rejection: Rejection::DecryptionFailed,
                     record: None,
                     answer: None,
@@ -156,20 +157,20 @@ impl Keeper {
         // 5. Its time is ours.
         let fresh = match opened.check_time(now.wall, self.policy.window) {
             Ok(fresh) => fresh,
-            Err(skew) => return self.refuse(&context, Rejection::Stale(skew), now),
+            Err(skew) => return Judgment::Refuse(self.refuse(&context, Rejection::Stale(skew), now)),
         };
         context.reply = fresh.reply();
         // 6. It is new, and comes from where it says.
-        if let Some(verdict) = self.check_new(&fresh, &context, now) {
-            return verdict;
+        if let Some(judgment) = self.check_new(&fresh, &context, now) {
+            return judgment;
         }
         // 7. It is used up.
-        self.accept(fresh, context, now)
+        self.accept(fresh, context, now).into()
     }
 
-    /// Steps 5 to 7 for ports that were touched: a verdict for each thing that they ask for and that has not been
-    /// accepted before. There is none for ports that prove nothing.
-    pub fn judge_sequence(&mut self, sequence: &PortSequence, now: Now) -> Vec<Verdict> {
+    /// Steps 5 to 7 for a port sequence: a result for each action that its ports prove and that has not been accepted
+    /// before. Ports that prove nothing have none.
+    pub fn judge_sequence(&mut self, sequence: &PortSequence, now: Now) -> Vec<Result<Accepted, Refusal>> {
         let fingerprint = sequence.fingerprint;
         if !self.sequences.admit(SEQUENCES, now.steady) {
             return Vec::new();
@@ -179,7 +180,7 @@ impl Keeper {
         };
         let (name, age) = (client.name.clone(), client.age);
         let asked = sequence.prove(client, knock_range, now.wall);
-        let mut verdicts = Vec::new();
+        let mut results = Vec::new();
         for fresh in asked.into_iter().map(Fresh::Ports) {
             // The client sends each port three times: what it asked for is there again and again.
             if self.replay.knows(fingerprint, fresh.replay_domain(), fresh.id()) {
@@ -197,22 +198,23 @@ impl Keeper {
                 addresses: vec![sequence.source.ip()],
                 seconds: 0,
             };
-            verdicts.push(self.accept(fresh, context, now));
+            results.push(self.accept(fresh, context, now));
         }
-        verdicts
+        results
     }
 
     /// Step 7: it is used up from here on, whatever comes.
-    fn accept(&mut self, fresh: Fresh, context: KnockContext, now: Now) -> Verdict {
-        let (key, lane, window) = (context.fingerprint, fresh.replay_domain(), self.policy.window);
-        match self.replay.accept(key, lane, fresh.timestamp(), *fresh.id(), window) {
-            Ok(acceptance) => Verdict::Record(Accepted { fresh, context, acceptance }),
-            Err(AlreadyAccepted) => self.refuse(&context, Rejection::Replayed, now),
+    #[expect(clippy::result_large_err, reason = "neither is moved far, and what is accepted is as large")]
+    fn accept(&mut self, fresh: Fresh, context: KnockContext, now: Now) -> Result<Accepted, Refusal> {
+        let (key, domain, window) = (context.fingerprint, fresh.replay_domain(), self.policy.window);
+        match self.replay.accept(key, domain, fresh.timestamp(), *fresh.id(), window) {
+            Ok(acceptance) => Ok(Accepted { fresh, context, acceptance }),
+            Err(AlreadyAccepted) => Err(self.refuse(&context, Rejection::Replayed, now)),
         }
     }
 
     /// Step 8, for a knock that is on record: whether the client may do that.
-    pub fn decide(&mut self, accepted: Accepted, now: Now) -> Verdict {
+    pub fn decide(&mut self, accepted: Accepted, now: Now) -> Decision {
         let Accepted { fresh, mut context, .. } = accepted;
         match self.allow(&fresh, &mut context, now) {
             Ok(Authorization { effects, code }) => {
@@ -220,15 +222,17 @@ impl Keeper {
                     let uses = self.previous_uses.entry(context.client.clone()).or_default();
                     *uses = uses.saturating_add(1);
                 }
-                self.consume(authorization::new(context, effects), code, now)
+                self.consume(Authorized::new(context, effects), code, now)
             }
-            Err(rejection) => self.refuse(&context, rejection, now),
+            Err(rejection) => Decision::Refuse(self.refuse(&context, rejection, now)),
         }
     }
 
     /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
-    fn consume(&mut self, order: Authorized, code: Option<Timestamp>, now: Now) -> Verdict {
-        let Some(client) = self.client(order.context().fingerprint) else { return Verdict::Ignore };
+    fn consume(&mut self, order: Authorized, code: Option<Timestamp>, now: Now) -> Decision {
+        let Some(client) = self.client(order.context().fingerprint) else {
+            return Decision::Refuse(self.refuse(order.context(), Rejection::UnknownKey, now));
+        };
         let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
         let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
         let code = match code.zip(seed) {
@@ -237,7 +241,8 @@ impl Keeper {
                 match self.replay.accept(seed, ReplayDomain::Codes, step, CODE_ID, self.policy.window) {
                     Ok(acceptance) => Some(acceptance),
                     Err(AlreadyAccepted) => {
-                        return self.refuse(order.context(), Rejection::Otp(OtpError::Reused), now);
+                        let rejection = Rejection::Otp(OtpError::Reused);
+                        return Decision::Refuse(self.refuse(order.context(), rejection, now));
                     }
                 }
             }
@@ -246,9 +251,9 @@ impl Keeper {
             self.uses.count(&name);
         }
         if code.is_none() && !counted {
-            Verdict::Execute(order)
+            Decision::Execute(order)
         } else {
-            Verdict::Commit(Uncommitted { order, code, counted })
+            Decision::Commit(Uncommitted { order, code, counted })
         }
     }
 
@@ -292,10 +297,10 @@ impl Keeper {
     }
 
     /// Step 6: what becomes of a knock that is not new, or from elsewhere; nothing for one that goes on.
-    fn check_new(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Verdict> {
+    fn check_new(&mut self, fresh: &Fresh, context: &KnockContext, now: Now) -> Option<Judgment> {
         match self.answers.lookup((context.fingerprint, *fresh.id()), context.source, now.steady) {
-            CacheLookup::Again(bytes) => return Some(Verdict::Resend(bytes)),
-            CacheLookup::Enough => return Some(Verdict::Ignore),
+            CacheLookup::Again(bytes) => return Some(Judgment::Resend(bytes)),
+            CacheLookup::Enough => return Some(Judgment::Ignore),
             CacheLookup::Never => {}
         }
         if self
@@ -303,13 +308,13 @@ impl Keeper {
             .check(context.fingerprint, ReplayDomain::Datagrams, fresh.timestamp(), fresh.id())
             .is_err()
         {
-            return Some(self.refuse(context, Rejection::Replayed, now));
+            return Some(Judgment::Refuse(self.refuse(context, Rejection::Replayed, now)));
         }
         let elsewhere = fresh.understand().is_ok_and(|knock| {
             knock.policy == AddressPolicy::Exact
                 && knock.embedded_like(context.source.ip()) != Some(context.source.ip())
         });
-        elsewhere.then(|| self.refuse(context, Rejection::AddressMismatch, now))
+        elsewhere.then(|| Judgment::Refuse(self.refuse(context, Rejection::AddressMismatch, now)))
     }
 
     fn allow(

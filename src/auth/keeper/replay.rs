@@ -61,7 +61,7 @@ pub struct Acceptance {
     /// Whose it is.
     pub key: Fingerprint,
     /// In which lane.
-    pub lane: ReplayDomain,
+    pub domain: ReplayDomain,
     /// When it was stamped.
     pub timestamp: Timestamp,
     /// Its id.
@@ -88,18 +88,18 @@ impl ReplayMemory {
     pub fn check(
         &self,
         key: Fingerprint,
-        lane: ReplayDomain,
+        domain: ReplayDomain,
         timestamp: Timestamp,
         id: &KnockId,
     ) -> Result<(), AlreadyAccepted> {
-        let floor = self.lanes.get(&(key, lane)).map_or(self.start(lane), |memory| memory.floor);
-        if timestamp > floor && !self.knows(key, lane, id) { Ok(()) } else { Err(AlreadyAccepted) }
+        let floor = self.lanes.get(&(key, domain)).map_or(self.start(domain), |memory| memory.floor);
+        if timestamp > floor && !self.knows(key, domain, id) { Ok(()) } else { Err(AlreadyAccepted) }
     }
 
     /// Whether this very knock is remembered. One that is not need not be new.
     #[must_use]
-    pub fn knows(&self, key: Fingerprint, lane: ReplayDomain, id: &KnockId) -> bool {
-        self.lanes.get(&(key, lane)).is_some_and(|memory| memory.contains(id))
+    pub fn knows(&self, key: Fingerprint, domain: ReplayDomain, id: &KnockId) -> bool {
+        self.lanes.get(&(key, domain)).is_some_and(|memory| memory.contains(id))
     }
 
     /// Remembers a knock, if it is new; from then on it is not.
@@ -109,21 +109,21 @@ impl ReplayMemory {
     pub fn accept(
         &mut self,
         key: Fingerprint,
-        lane: ReplayDomain,
+        domain: ReplayDomain,
         timestamp: Timestamp,
         id: KnockId,
         window: Duration,
     ) -> Result<Acceptance, AlreadyAccepted> {
-        self.check(key, lane, timestamp, &id)?;
-        let memory = self.memory(key, lane);
+        self.check(key, domain, timestamp, &id)?;
+        let memory = self.memory(key, domain);
         memory.insert(timestamp, id);
-        memory.raise_floor(memory.high.minus(lane.reach(window)));
-        Ok(Acceptance { key, lane, timestamp, id, floor: memory.floor })
+        memory.raise_floor(memory.high.minus(domain.reach(window)));
+        Ok(Acceptance { key, domain, timestamp, id, floor: memory.floor })
     }
 
     /// Takes back what was on record, in any order.
     pub fn restore(&mut self, acceptance: &Acceptance) {
-        let memory = self.memory(acceptance.key, acceptance.lane);
+        let memory = self.memory(acceptance.key, acceptance.domain);
         if !memory.holds(acceptance.timestamp, &acceptance.id) {
             memory.insert(acceptance.timestamp, acceptance.id);
         }
@@ -131,8 +131,14 @@ impl ReplayMemory {
     }
 
     /// Takes back a key's floor in a lane, and the greatest timestamp that was accepted there.
-    pub fn restore_floor(&mut self, key: Fingerprint, lane: ReplayDomain, floor: Timestamp, high: Timestamp) {
-        let memory = self.memory(key, lane);
+    pub fn restore_floor(
+        &mut self,
+        key: Fingerprint,
+        domain: ReplayDomain,
+        floor: Timestamp,
+        high: Timestamp,
+    ) {
+        let memory = self.memory(key, domain);
         memory.high = memory.high.max(high);
         memory.raise_floor(floor);
     }
@@ -164,14 +170,14 @@ impl ReplayMemory {
 
     /// Each key's floor in each lane, and the greatest timestamp that was accepted there.
     pub fn floors(&self) -> impl Iterator<Item = (Fingerprint, ReplayDomain, Timestamp, Timestamp)> {
-        self.lanes.iter().map(|(&(key, lane), memory)| (key, lane, memory.floor, memory.high))
+        self.lanes.iter().map(|(&(key, domain), memory)| (key, domain, memory.floor, memory.high))
     }
 
     /// All that is remembered of single knocks.
     pub fn acceptances(&self) -> impl Iterator<Item = Acceptance> {
-        self.lanes.iter().flat_map(|(&(key, lane), memory)| {
+        self.lanes.iter().flat_map(|(&(key, domain), memory)| {
             let floor = memory.floor;
-            memory.ids.iter().map(move |&(timestamp, id)| Acceptance { key, lane, timestamp, id, floor })
+            memory.ids.iter().map(move |&(timestamp, id)| Acceptance { key, domain, timestamp, id, floor })
         })
     }
 
@@ -198,13 +204,13 @@ impl ReplayMemory {
             .fold(self.floor.max(self.codes_floor), Timestamp::max)
     }
 
-    fn memory(&mut self, key: Fingerprint, lane: ReplayDomain) -> &mut Memory {
-        let floor = self.start(lane);
-        self.lanes.entry((key, lane)).or_insert_with(|| Memory::new(floor))
+    fn memory(&mut self, key: Fingerprint, domain: ReplayDomain) -> &mut Memory {
+        let floor = self.start(domain);
+        self.lanes.entry((key, domain)).or_insert_with(|| Memory::new(floor))
     }
 
-    const fn start(&self, lane: ReplayDomain) -> Timestamp {
-        match lane {
+    const fn start(&self, domain: ReplayDomain) -> Timestamp {
+        match domain {
             ReplayDomain::Datagrams | ReplayDomain::Ports => self.floor,
             ReplayDomain::Codes => self.codes_floor,
         }
@@ -214,26 +220,26 @@ impl ReplayMemory {
     /// timestamp is kept as its floor. Beyond `REMOVED_MAX` lanes those with the lowest raise the common floor instead.
     pub fn keep_only(&mut self, keep: impl Fn(Fingerprint) -> bool) {
         let starts = [ReplayDomain::Datagrams, ReplayDomain::Ports, ReplayDomain::Codes]
-            .map(|lane| (lane, self.start(lane)));
+            .map(|domain| (domain, self.start(domain)));
         let mut removed = Vec::new();
-        self.lanes.retain(|&(key, lane), memory| {
+        self.lanes.retain(|&(key, domain), memory| {
             if keep(key) {
                 return true;
             }
             memory.raise_floor(memory.high);
             // At or below the common floor there is nothing to remember.
-            let remembered = starts.iter().any(|&(of, start)| of == lane && memory.high > start);
+            let remembered = starts.iter().any(|&(of, start)| of == domain && memory.high > start);
             if remembered {
-                removed.push((memory.high, key, lane));
+                removed.push((memory.high, key, domain));
             }
             remembered
         });
         removed.sort();
         let too_many = removed.len().saturating_sub(REMOVED_MAX);
-        for (high, key, lane) in removed.into_iter().take(too_many) {
-            let start = if lane == ReplayDomain::Codes { &mut self.codes_floor } else { &mut self.floor };
+        for (high, key, domain) in removed.into_iter().take(too_many) {
+            let start = if domain == ReplayDomain::Codes { &mut self.codes_floor } else { &mut self.floor };
             *start = high.max(*start);
-            self.lanes.remove(&(key, lane));
+            self.lanes.remove(&(key, domain));
         }
     }
 }
@@ -380,7 +386,7 @@ mod tests {
     fn of_two_knocks_with_one_id_both_are_taken_back() {
         let accepted = |timestamp, floor| Acceptance {
             key: KEY,
-            lane: LANE,
+            domain: LANE,
             timestamp: at(timestamp),
             id: id(1),
             floor: at(floor),
@@ -426,7 +432,7 @@ mod tests {
                 if new {
                     prop_assert!(accepted.insert((n, timestamp)), "accepted twice");
                 }
-                let kept = memory.lanes.get(&(KEY, LANE)).map_or(0, |lane| lane.ids.len());
+                let kept = memory.lanes.get(&(KEY, LANE)).map_or(0, |domain| domain.ids.len());
                 prop_assert!(kept <= IDS_MAX);
             }
         }

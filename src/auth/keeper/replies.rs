@@ -1,47 +1,15 @@
-//! Steps 10 and 11 of the ladder: what each end of a knock is answered, and what is recorded of it.
+//! Steps 10 and 11: what each end of a knock is answered, and what is recorded of it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Keeper;
 use super::authorization::KnockContext;
-use super::replay::KnockId;
-use super::verdict::{Accepted, Uncommitted, Verdict};
+use super::verdict::{Accepted, Outcome, PendingReply, Refusal, Uncommitted};
 use crate::auth::record::{AuditCause, AuditEvent, AuditRecord, Explanation};
 use crate::auth::rejection::Rejection;
-use crate::crypto::{DecryptionFailed, Fingerprint, Nonce};
+use crate::crypto::{DecryptionFailed, Nonce};
 use crate::knock::{Now, Reply, ReplyStatus, ReplyText, ReplyWanted, Timestamp};
 use crate::wire::seal_reply;
-
-/// A refused knock.
-#[derive(Debug)]
-pub struct Refusal {
-    /// Why.
-    pub rejection: Rejection,
-    /// For the audit log, unless this knock stands in it already.
-    pub record: Option<AuditRecord>,
-    /// For the client, unless silence is due.
-    pub answer: Option<PendingReply>,
-}
-
-/// An answer that is not sealed yet.
-#[derive(Debug)]
-pub struct PendingReply {
-    fingerprint: Fingerprint,
-    id: KnockId,
-    source: SocketAddr,
-    reply: Reply,
-}
-
-/// How acting on an order went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The port is open.
-    Granted,
-    /// The command was started, or what was to be closed is closed.
-    Started,
-    /// It did not work.
-    Failed,
-}
 
 /// Whether an address is that of one host: a reply to a group or to all would be a message to hosts that did not knock.
 fn is_one_host(address: IpAddr) -> bool {
@@ -149,7 +117,7 @@ impl Keeper {
     }
 
     /// The end of an order that the firewall has no room for because of what its client holds already.
-    pub fn refuse(&mut self, context: &KnockContext, rejection: Rejection, now: Now) -> Verdict {
+    pub fn refuse(&mut self, context: &KnockContext, rejection: Rejection, now: Now) -> Refusal {
         let event = rejection.reason().event();
         // What is used up by now comes here once; the others can be sent again and again.
         let once =
@@ -159,7 +127,7 @@ impl Keeper {
         let answer = rejection
             .status()
             .and_then(|status| self.answer(context, status, 0, &rejection.reply_text(), now.wall));
-        Verdict::Refuse(Refusal { rejection, record, answer })
+        Refusal { rejection, record, answer }
     }
 
     fn answer(

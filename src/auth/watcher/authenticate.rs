@@ -1,4 +1,4 @@
-//! Steps 2 and 3 of the ladder: whose datagram is this, and did that client sign it? And of packets without a payload:
+//! Steps 2 and 3: whose datagram is this, and did that client sign it? And of packets without a payload:
 //! whom may the ports name that they touch? Holds no key that opens anything. What does not pass leaves no trace but a
 //! counter, and a place in a table of one size (`pairs`).
 
@@ -174,7 +174,7 @@ impl Watcher {
     /// # Errors
     /// Says which step it did not pass.
     pub fn judge<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
-        let verdict = self.ladder(payload, now);
+        let verdict = self.check(payload, now);
         let count = match verdict {
             Ok(_) => &mut self.counts.authentic,
             Err(Dropped::Length) => &mut self.counts.length,
@@ -212,7 +212,7 @@ impl Watcher {
         }
     }
 
-    fn ladder<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
+    fn check<'a>(&mut self, payload: &'a [u8], now: Now) -> Result<Authentic<'a>, Dropped> {
         let envelope = Envelope::read(payload).ok_or(Dropped::Length)?;
         let hint_keys = self.clients.iter().map(|client| &client.hint);
         let named =

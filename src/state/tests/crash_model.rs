@@ -10,8 +10,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::auth::{
-    Action, ActionPart, Authentic, ClientKey, ClientRules, Keeper, KeyAge, Policy, PortSequence, Rejection,
-    ReplayDomain, ReplayMemory, Term, Uses, Verdict,
+    Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Judgment, Keeper, KeyAge, Policy,
+    PortSequence, Rejection, ReplayDomain, ReplayMemory, Term, Uses,
 };
 use crate::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use crate::knock::{
@@ -513,32 +513,30 @@ impl World {
         let (client, sent) = &self.sent[number];
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
         let (keeper, state) = self.running.as_mut().unwrap();
-        let verdict = match sent {
+        let result = match sent {
             Sent::Datagram(bytes) => {
                 let knock = Authentic::from_watcher(self.keys[*client].fingerprint, bytes).unwrap();
-                keeper.judge(&knock, source, self.now)
-            }
-            Sent::Ports(sequence) => {
-                keeper.judge_sequence(sequence, self.now).pop().unwrap_or(Verdict::Ignore)
-            }
-        };
-        let verdict = match verdict {
-            Verdict::Record(accepted) => {
-                if !state.reaches(accepted.acceptance().timestamp) {
-                    state.run_due(keeper.replay(), self.now, self.window);
-                    state.settle();
-                }
-                match state.record(accepted.acceptance()) {
-                    Ok(()) => keeper.decide(accepted, self.now),
-                    Err(_) => Verdict::Ignore,
+                match keeper.judge(&knock, source, self.now) {
+                    Judgment::Record(accepted) => Ok(accepted),
+                    Judgment::Refuse(refusal) => Err(refusal),
+                    Judgment::Resend(_) | Judgment::Ignore => return None,
                 }
             }
-            verdict => verdict,
+            Sent::Ports(sequence) => keeper.judge_sequence(sequence, self.now).pop()?,
         };
-        match verdict {
-            Verdict::Execute(_) => assert!(self.acted.insert(number), "knock {number} acted twice"),
-            Verdict::Refuse(refusal) => return Some(refusal.rejection),
-            _ => {}
+        let accepted = match result {
+            Ok(accepted) => accepted,
+            Err(refusal) => return Some(refusal.rejection),
+        };
+        if !state.reaches(accepted.acceptance().timestamp) {
+            state.run_due(keeper.replay(), self.now, self.window);
+            state.settle();
+        }
+        state.record(accepted.acceptance()).ok()?;
+        match keeper.decide(accepted, self.now) {
+            Decision::Execute(_) => assert!(self.acted.insert(number), "knock {number} acted twice"),
+            Decision::Refuse(refusal) => return Some(refusal.rejection),
+            Decision::Commit(_) => {}
         }
         None
     }

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 
 use super::crash_model::SimDisk;
 use crate::auth::{
-    Action, ActionPart, Authentic, ClientKey, ClientRules, Keeper, KeyAge, Policy, Term, Uses, Verdict,
+    Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Judgment, Keeper, KeyAge, Policy, Term,
+    Uses,
 };
 use crate::crypto::{KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use crate::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
@@ -142,12 +143,12 @@ impl World {
 fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, datagram: &Datagram) -> bool {
     let knock = Authentic::from_watcher(world.keys.fingerprint, datagram.as_bytes()).unwrap();
     let source = "192.0.2.7:4000".parse().unwrap();
-    let Verdict::Record(accepted) = keeper.judge(&knock, source, world.now) else { return false };
+    let Judgment::Record(accepted) = keeper.judge(&knock, source, world.now) else { return false };
     if state.record(accepted.acceptance()).is_err() {
         return false;
     }
     match keeper.decide(accepted, world.now) {
-        Verdict::Commit(uncommitted) => {
+        Decision::Commit(uncommitted) => {
             if state.record(uncommitted.code().unwrap()).is_err() {
                 return false;
             }
@@ -156,8 +157,8 @@ fn acts(state: &mut ReplayState<SimDisk>, keeper: &mut Keeper, world: &World, da
             state.settle();
             state.ended().uses.is_some_and(|recorded| recorded.is_ok())
         }
-        Verdict::Execute(_) => panic!("for nothing"),
-        _ => false,
+        Decision::Execute(_) => panic!("for nothing"),
+        Decision::Refuse(_) => false,
     }
 }
 
