@@ -19,14 +19,14 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use net::Namespace;
-use spa_knock::auth::{
+use spa_knock::firewall::{Backend, GateSpec, Nftables};
+use spa_knock_core::auth::{
     Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Effect, Grant, Judgment, Keeper, KeyAge,
     Policy, ReplayMemory, Term, Uses,
 };
-use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::firewall::{Backend, GateSpec, Nftables};
-use spa_knock::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
-use spa_knock::wire::Datagram;
+use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
+use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
+use spa_knock_core::wire::Datagram;
 use spread::Spread;
 
 const MEASURED: u32 = 500;

@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 use net::{CLIENT4, Knockd, Lab, Namespace, SERVER4, Touch, Wire, knock_in_a_flood, touch};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use spa_knock::knock::{Protocol, Timestamp};
 use spa_knock::legacy::knockd::{Config, LegacyPacket, Matcher, SequencePort};
 use spa_knock::packet::TcpFlags;
+use spa_knock_core::knock::{Protocol, Timestamp};
 use spread::Spread;
 
 const DOOR: &str = "[a]\nsequence = 7000,8000,9000\ntcpflags = syn\nseq_timeout = 5\n";

@@ -14,7 +14,7 @@
 #[path = "../tests/net/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the laboratory has more than this needs")]
 mod net;
-#[path = "../tests/policy/mod.rs"]
+#[path = "../core/tests/policy/mod.rs"]
 mod policy;
 mod spread;
 
@@ -29,10 +29,10 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getpeername, socket,
 };
 use policy::{client, open, policy};
-use spa_knock::auth::{Decision, Keeper, KeyLimit, PortSequence, ReplayMemory, WatchedKey, Watcher};
-use spa_knock::crypto::KeySet;
-use spa_knock::knock::{KnockRange, Now, TimeStep, Timestamp};
-use spa_knock::wire::{proof, selector, sequence};
+use spa_knock_core::auth::{Decision, Keeper, KeyLimit, PortSequence, ReplayMemory, WatchedKey, Watcher};
+use spa_knock_core::crypto::KeySet;
+use spa_knock_core::knock::{KnockRange, Now, TimeStep, Timestamp};
+use spa_knock_core::wire::{proof, selector, sequence};
 
 const CLIENTS: u16 = 1_000;
 const ACTIONS: [&str; 5] = ["a", "b", "c", "d", "open-ssh"];

@@ -10,9 +10,9 @@ use std::hint::black_box;
 use std::net::IpAddr;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use spa_knock::knock::{Protocol, Timestamp};
 use spa_knock::legacy::knockd::{Config, LegacyPacket, Matcher, SequencePort};
 use spa_knock::packet::TcpFlags;
+use spa_knock_core::knock::{Protocol, Timestamp};
 
 const BEGIN: u64 = 1_795_000_000_000;
 

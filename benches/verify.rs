@@ -15,10 +15,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group};
-use spa_knock::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
-use spa_knock::crypto::{KeySet, MacKey, PairSecret, Secret, random};
-use spa_knock::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Timestamp};
-use spa_knock::wire::{Datagram, Envelope};
+use spa_knock_core::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
+use spa_knock_core::crypto::{KeySet, MacKey, PairSecret, Secret, random};
+use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Timestamp};
+use spa_knock_core::wire::{Datagram, Envelope};
 use spread::Spread;
 
 const CLIENTS: u32 = 10_000;

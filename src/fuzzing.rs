@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::auth::Authentic;
 use crate::ipc::{self, FromWatcher, ReceivedKnock, ToWatcher};
+use spa_knock_core::auth::Authentic;
 
 pub use crate::state::fuzzing::{JournalText, append_acceptance, lease_again, read_journal, write_journal};
 

@@ -10,9 +10,6 @@
 //! config  ipc
 //! capture  firewall
 //! os  packet  manual  console           the edge: files, packets, netlink, processes, privileges, the clock
-//! auth                                  every check: watcher, keeper, policy
-//! wire  crypto                          bytes
-//! knock                                 values
 //! ```
 #![cfg_attr(
     test,
@@ -26,7 +23,6 @@ compile_error!("swap-act-and-record makes a daemon that believes knocks twice: i
 mod admin;
 #[cfg(feature = "server")]
 mod audit;
-pub mod auth;
 #[cfg(feature = "server")]
 pub mod capture;
 pub mod client;
@@ -35,7 +31,6 @@ pub mod config;
 mod console;
 #[cfg(feature = "server")]
 mod control;
-pub mod crypto;
 #[cfg(feature = "server")]
 mod daemon;
 #[cfg(feature = "server")]
@@ -48,7 +43,6 @@ pub mod fuzzing;
 mod gate;
 #[cfg(feature = "server")]
 mod ipc;
-pub mod knock;
 pub mod legacy;
 mod manual;
 pub mod os;
@@ -59,4 +53,3 @@ mod state;
 mod supervisor;
 #[cfg(feature = "server")]
 mod watcher;
-pub mod wire;

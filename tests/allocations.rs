@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use etherparse::{PacketBuilder, VlanId};
-use spa_knock::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
-use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Argument, Knock, KnockRange, Now, ReplyWanted, Timestamp};
 use spa_knock::packet::{LinkType, Segment};
-use spa_knock::wire::Datagram;
+use spa_knock_core::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
+use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
+use spa_knock_core::knock::{AddressPolicy, Argument, Knock, KnockRange, Now, ReplyWanted, Timestamp};
+use spa_knock_core::wire::Datagram;
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
 const WINDOW: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use loopback::{KEY, server, text};
 

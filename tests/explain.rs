@@ -16,9 +16,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader};
-use spa_knock::crypto::{KeySet, MacKey, PairSecret, RootSecret, Secret};
-use spa_knock::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, TimeStep, Timestamp};
-use spa_knock::wire::{Datagram, proof, selector, sequence};
+use spa_knock_core::crypto::{KeySet, MacKey, PairSecret, RootSecret, Secret};
+use spa_knock_core::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, TimeStep, Timestamp};
+use spa_knock_core::wire::{Datagram, proof, selector, sequence};
 
 /// When the captures were made: 2026-11-22T08:37:57Z.
 const NOW: u64 = 1_795_336_677_000;

@@ -1,7 +1,7 @@
 //! No module imports from a layer above its own, and only `crypto` names a cryptographic library.
 //!
-//! Reads the text of `src/`: every `crate::…` path outside comments and strings is an arrow from the file's module to
-//! the one it names.
+//! Reads the text of `core/src/` and `src/`: every `crate::…` or `spa_knock_core::…` path outside comments and strings is
+//! an arrow from the file's module to the one it names.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,
@@ -13,7 +13,7 @@ mod source;
 
 use std::path::Path;
 
-use source::{before_tests, is_word, rust_files, without_comments_and_strings};
+use source::{before_tests, is_word, name_of, project, rust_files, without_comments_and_strings};
 
 /// Modules from the ground up, and what each may import besides the layers below and itself.
 const LAYERS: &[&[(&str, &[&str])]] = &[
@@ -48,20 +48,27 @@ const LIBRARIES: &[(&str, &[&str])] = &[
 
 #[test]
 fn no_arrow_runs_up() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let files = rust_files(&source);
-    assert!(files.len() > 20, "the source is missing");
-    let faults: Vec<String> = files
-        .iter()
-        .filter_map(|path| {
-            let module = module_of(path.strip_prefix(&source).unwrap())?;
-            let text = std::fs::read_to_string(path).unwrap();
-            let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
-            Some(faults(&name, &module, &text))
-        })
-        .flatten()
-        .collect();
-    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    let mut found = Vec::new();
+    for source in ["core/src", "src"].map(project) {
+        let files = rust_files(&source);
+        assert!(files.len() > 20, "the source is missing");
+        for path in files {
+            let Some(module) = module_of(path.strip_prefix(&source).unwrap()) else { continue };
+            found.extend(faults(&name_of(&path), &module, &std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// What core must never need: it reads no file, no packet, no config and no command line.
+#[test]
+fn core_depends_on_no_library_for_input_and_output() {
+    let manifest = include_str!("../core/Cargo.toml");
+    let mut names = manifest_libraries(manifest);
+    names.sort();
+    let allowed =
+        ["base64", "hmac", "proptest", "ring", "serde_json", "sha1", "sha2", "thiserror", "zeroize"];
+    assert_eq!(names, allowed, "core/Cargo.toml");
 }
 
 #[test]
@@ -79,6 +86,7 @@ fn an_arrow_that_runs_up_is_found() {
         ("auth", "use crate::{knock::Door, daemon};", "src/x.rs:1: auth -> daemon"),
         ("auth", "use super::super::daemon::Loop;", "src/x.rs:1: auth -> daemon"),
         ("firewall", "use crate::config::Backend;", "src/x.rs:1: firewall -> config"),
+        ("knock", "use spa_knock_core::wire::Reader;", "src/x.rs:1: knock -> wire"),
         ("os", "use crate::config::ServerConfig;", "src/x.rs:1: os -> config"),
         ("client", "use crate::daemon::run;", "src/x.rs:1: client -> daemon"),
         ("knock", "use crate::nowhere::X;", "src/x.rs:1: knock -> nowhere"),
@@ -142,7 +150,7 @@ fn may_name(module: &str, library: &str) -> bool {
 /// The first names after `crate::` (or after enough `super::` to leave a two-level module), groups taken apart.
 fn arrows(code: &str) -> Vec<(usize, String)> {
     let mut arrows = Vec::new();
-    for root in ["crate::", "super::super::"] {
+    for root in ["crate::", "spa_knock_core::", "super::super::"] {
         for (at, _) in code.match_indices(root) {
             if code.get(..at).is_some_and(|before| before.ends_with(is_word) || before.ends_with("::")) {
                 continue;
@@ -151,7 +159,7 @@ fn arrows(code: &str) -> Vec<(usize, String)> {
             for start in group_members(code, path) {
                 let name = word(&code[start..]);
                 // Deeper down, `super::super::` is still inside the module and names anything.
-                if root == "crate::" || height(&name).is_some() {
+                if root != "super::super::" || height(&name).is_some() {
                     arrows.push((start, name));
                 }
             }
@@ -185,7 +193,9 @@ fn group_members(code: &str, path: usize) -> Vec<usize> {
 
 /// Crate names at the root of a path. Own modules and the standard library are none.
 fn libraries(code: &str) -> Vec<(usize, String)> {
-    let known: Vec<String> = manifest_libraries();
+    let mut known = manifest_libraries(include_str!("../core/Cargo.toml"));
+    known.extend(manifest_libraries(include_str!("../Cargo.toml")));
+    known.retain(|library| library != "spa_knock_core");
     let mut found = Vec::new();
     for (at, _) in code.match_indices("::") {
         let before = &code[..at];
@@ -199,11 +209,11 @@ fn libraries(code: &str) -> Vec<(usize, String)> {
     found
 }
 
-/// The names under `[dependencies]` of every kind in the manifest.
-fn manifest_libraries() -> Vec<String> {
+/// The names under `[dependencies]` of every kind in a manifest.
+fn manifest_libraries(manifest: &str) -> Vec<String> {
     let mut inside = false;
     let mut names = Vec::new();
-    for line in include_str!("../Cargo.toml").lines() {
+    for line in manifest.lines() {
         if line.starts_with('[') {
             inside = line.ends_with("dependencies]");
         } else if inside && line.starts_with(|c: char| c.is_ascii_alphabetic()) {

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use etherparse::{PacketBuilder, PacketBuilderStep, UdpHeader, VlanId};
 use serde_json::Value;
-use spa_knock::auth::Authentic;
-use spa_knock::crypto::checksum;
 use spa_knock::fuzzing::{append_acceptance, report, write_journal};
-use spa_knock::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
-use spa_knock::wire::{Datagram, Envelope};
+use spa_knock_core::auth::Authentic;
+use spa_knock_core::crypto::checksum;
+use spa_knock_core::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
+use spa_knock_core::wire::{Datagram, Envelope};
 use spa_knock_fuzz::RECORD;
 use spa_knock_fuzz::script::{Copied, Sealed, Step};
 use spa_knock_fuzz::site::{self, NOW, SOURCES};
 
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const VECTORS: &str = include_str!("../../tests/vectors/protocol-v1.json");
+const VECTORS: &str = include_str!("../../core/tests/vectors/protocol-v1.json");
 const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// The first byte of an input whose checksums are put right; 0 leaves them.
 const SEALED: u8 = 1;
@@ -246,13 +246,13 @@ fn frames() -> Seeds {
 fn journals() -> Seeds {
     const NUMBER: [u8; 8] = [7; 8];
     let window = Duration::from_secs(30);
-    let [one, two] = [[1; 8], [2; 8]].map(spa_knock::crypto::Fingerprint::from_bytes);
+    let [one, two] = [[1; 8], [2; 8]].map(spa_knock_core::crypto::Fingerprint::from_bytes);
     let mut memory = site::memory();
     let mut journal = write_journal(&memory, NUMBER);
     for (key, ahead, id) in [(one, 0, 1), (two, 10, 2), (one, 5, 3), (one, 70, 4)] {
         let timestamp = NOW.wall.plus(Duration::from_secs(ahead));
         let accepted = memory
-            .accept(key, spa_knock::auth::ReplayDomain::Datagrams, timestamp, [id; 12], window)
+            .accept(key, spa_knock_core::auth::ReplayDomain::Datagrams, timestamp, [id; 12], window)
             .expect("new");
         append_acceptance(&mut journal, &accepted, NUMBER);
     }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{ActionPart, Template, Term, Uses};
 use spa_knock::config::{ConfigErrors, ConfigText, Interfaces, ServerConfig, read};
+use spa_knock_core::auth::{ActionPart, Template, Term, Uses};
 
 const CLIENT_FILES: [&str; 2] =
     ["/etc/spa-knock/clients.d/laptop.toml", "/etc/spa-knock/clients.d/phone.toml"];

@@ -8,11 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{Authentic, Authorized, Decision, Judgment, Keeper, PendingReply, Refusal, Watcher};
-use spa_knock::crypto::Nonce;
 use spa_knock::fuzzing::{JournalText, append_acceptance, read_journal, report, reported, write_journal};
-use spa_knock::knock::{Now, ReplyWanted, Timestamp};
-use spa_knock::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
+use spa_knock_core::auth::{
+    Authentic, Authorized, Decision, Judgment, Keeper, PendingReply, Refusal, Watcher,
+};
+use spa_knock_core::crypto::Nonce;
+use spa_knock_core::knock::{Now, ReplyWanted, Timestamp};
+use spa_knock_core::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
 use spa_knock_fuzz::script::{Copied, Sealed, Step};
 use spa_knock_fuzz::site::{self, Rules, SOURCES};
 use spa_knock_fuzz::{RECORD, oracle};

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use libfuzzer_sys::fuzz_target;
-use spa_knock::knock::{canonical, mapped};
 use spa_knock::packet::{LinkType, Segment};
+use spa_knock_core::knock::{canonical, mapped};
 
 const LINKS: [LinkType; 5] =
     [LinkType::Ethernet, LinkType::LinuxCooked, LinkType::LinuxCooked2, LinkType::Raw, LinkType::Loopback];

@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{ReplayDomain, ReplayMemory};
-use spa_knock::crypto::Fingerprint;
 use spa_knock::fuzzing::{JournalText, read_journal, write_journal};
-use spa_knock::knock::Timestamp;
-use spa_knock::wire::Reader;
+use spa_knock_core::auth::{ReplayDomain, ReplayMemory};
+use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::Timestamp;
+use spa_knock_core::wire::Reader;
 use spa_knock_fuzz::{RECORD, form};
 
 /// A key and an id that no journal has, but by chance.

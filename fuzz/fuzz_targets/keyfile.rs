@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::crypto::KeyFile;
+use spa_knock_core::crypto::KeyFile;
 
 fuzz_target!(|text: &str| {
     let Ok(key) = KeyFile::parse(text) else { return };

@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::knock::canonical;
 use spa_knock::packet::{KernelLogLine, SyslogLine, Transport};
+use spa_knock_core::knock::canonical;
 
 const PREFIX: &str = "knock: ";
 

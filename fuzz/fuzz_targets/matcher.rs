@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::knock::Timestamp;
 use spa_knock::legacy::knockd::{Config, Door, LegacyPacket, MatchEvent, MatchStage, Matcher, SequencePort};
 use spa_knock::packet::TcpFlags;
+use spa_knock_core::knock::Timestamp;
 
 const CUT: &[u8] = b"#####\n";
 /// More would only be slower.

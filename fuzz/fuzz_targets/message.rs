@@ -5,8 +5,8 @@
 use std::cell::RefCell;
 
 use libfuzzer_sys::fuzz_target;
-use spa_knock::auth::{Judgment, Keeper};
 use spa_knock::fuzzing::{MESSAGE, order_again, report_again, reported};
+use spa_knock_core::auth::{Judgment, Keeper};
 use spa_knock_fuzz::site;
 
 thread_local! {

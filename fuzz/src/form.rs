@@ -1,6 +1,6 @@
 //! How an input is meant: as it stands, or with its checksums put right. No fuzzer finds a checksum by itself.
 
-use spa_knock::crypto::checksum;
+use spa_knock_core::crypto::checksum;
 
 /// Bytes of a journal's record.
 pub const RECORD: usize = 48;

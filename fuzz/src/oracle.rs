@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use spa_knock::auth::{
+use spa_knock_core::auth::{
     AccessTarget, ActionPart, Authorized, CommandLine, Effect, Grant, Outcome, Policy, Template, Term, Uses,
 };
-use spa_knock::knock::{AddressPolicy, Knock, PortRange, Timestamp};
+use spa_knock_core::knock::{AddressPolicy, Knock, PortRange, Timestamp};
 
 /// How an order may have gone. Panics if it is not what its knock asks for and the policy allows.
 #[must_use]

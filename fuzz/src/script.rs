@@ -1,7 +1,7 @@
 //! What happens to a server, step by step: an input of the datagram target. All numbers are big-endian.
 
-use spa_knock::knock::Timestamp;
-use spa_knock::wire::{Reader, hint};
+use spa_knock_core::knock::Timestamp;
+use spa_knock_core::wire::{Reader, hint};
 
 use crate::site;
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use spa_knock::auth::{
+use spa_knock_core::auth::{
     Action, ActionPart, Arguments, ClientKey, ClientRules, Keeper, KeyAge, KeyLimit, Policy, ReplayMemory,
     Term, Uses, WatchedKey, Watcher,
 };
-use spa_knock::crypto::{ClientKeys, KeySet, PairSecret, Secret};
-use spa_knock::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
+use spa_knock_core::crypto::{ClientKeys, KeySet, PairSecret, Secret};
+use spa_knock_core::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
 
 /// When every input begins.
 pub const NOW: Now = Now { wall: Timestamp::from_millis(START), steady: Duration::from_secs(1_000) };

@@ -12,11 +12,11 @@ use clap_complete::Shell;
 
 use super::facts::DaemonFacts;
 use super::init::DEFAULT_CONFIG;
-use crate::auth::Rate;
 use crate::console;
 use crate::control::OnOff;
-use crate::crypto::{OtpDigits, OtpHash, is_host};
-use crate::knock::{ActionName, AddressPolicy, ClientName, PortRange, ServerId};
+use spa_knock_core::auth::Rate;
+use spa_knock_core::crypto::{OtpDigits, OtpHash, is_host};
+use spa_knock_core::knock::{ActionName, AddressPolicy, ClientName, PortRange, ServerId};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -410,7 +410,9 @@ fn rate(text: &str) -> Result<Limit, String> {
     if text == "none" {
         return Ok(Limit(None));
     }
-    text.parse().map(|rate| Limit(Some(rate))).map_err(|error: crate::auth::InvalidRate| error.to_string())
+    text.parse()
+        .map(|rate| Limit(Some(rate)))
+        .map_err(|error: spa_knock_core::auth::InvalidRate| error.to_string())
 }
 
 fn source(text: &str) -> Result<AddressPolicy, &'static str> {
@@ -446,7 +448,7 @@ fn trial(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn typed_id(text: &str) -> Result<ServerId, crate::knock::InvalidName> {
+fn typed_id(text: &str) -> Result<ServerId, spa_knock_core::knock::InvalidName> {
     ServerId::from_typed(text)
 }
 

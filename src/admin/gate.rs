@@ -13,9 +13,9 @@ use crate::firewall::{FirewallError, FirewallMode, Iptables, LoadedGates};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
 use crate::gate::takeover;
-use crate::knock::ClientName;
 use crate::os::files::FileError;
 use crate::{gate, state};
+use spa_knock_core::knock::ClientName;
 
 /// Closes or opens the gate.
 ///

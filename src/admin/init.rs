@@ -6,8 +6,8 @@ use super::check::{needed_rules, suggest_backend, suggest_mode};
 use crate::config::{self, Audit, CLIENTS_FOLDER, host_id, quoted};
 use crate::console::{AdminError, notice};
 use crate::firewall;
-use crate::knock::{PortRange, PortSpec, Protocol, ServerId};
 use crate::os::files::{self, FileMode};
+use spa_knock_core::knock::{PortRange, PortSpec, Protocol, ServerId};
 
 /// Where the config lies, unless another place is given.
 pub(crate) const DEFAULT_CONFIG: &str = "/etc/spa-knock/spa-knockd.toml";

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::auth::{AuditRecord, KeyAge, Via};
-use crate::knock::Timestamp;
 use crate::os::clock;
+use spa_knock_core::auth::{AuditRecord, KeyAge, Via};
+use spa_knock_core::knock::Timestamp;
 
 /// A record in the log.
 #[derive(Serialize)]
@@ -99,7 +99,7 @@ fn text(line: &impl Serialize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{AuditCause, AuditEvent, Explanation, Reason};
+    use spa_knock_core::auth::{AuditCause, AuditEvent, Explanation, Reason};
 
     const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
 

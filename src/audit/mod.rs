@@ -6,14 +6,14 @@ mod repeats;
 
 use std::time::Duration;
 
-use crate::auth::AuditRecord;
 use crate::config::{Audit, AuditSettings, ServerConfig};
 use crate::control::status::AuditState;
-use crate::knock::Timestamp;
 use crate::os::files::log_file::{LogBounds, LogFile};
 use crate::os::outbox::{OnFailure, Outbox, Sink};
 use crate::os::{clock, files, log as os_log};
 use repeats::Repeats;
+use spa_knock_core::auth::AuditRecord;
+use spa_knock_core::knock::Timestamp;
 
 /// Records that wait to be written.
 const WAITING_MAX: usize = 1_024;

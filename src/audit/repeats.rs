@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::auth::{AuditCause, AuditEvent, AuditRecord};
-use crate::knock::ClientName;
+use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord};
+use spa_knock_core::knock::ClientName;
 
 /// Between two counts of the same client and reason.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -92,7 +92,7 @@ fn kind(record: &AuditRecord) -> Option<RepeatKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::{Explanation, KeyAge, Reason};
+    use spa_knock_core::auth::{Explanation, KeyAge, Reason};
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)

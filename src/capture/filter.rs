@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::knock::KnockRange;
 use crate::packet::LinkType;
-use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
+use spa_knock_core::knock::KnockRange;
+use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// Bytes of a UDP header, which UDP's length field counts too.
 const UDP_HEADER: usize = 8;

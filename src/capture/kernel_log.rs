@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use serde::Deserialize;
 
 use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PacketEvent, PacketSource, PortHit};
-use crate::knock::KnockRange;
 use crate::os::{clock, files};
 use crate::packet::{KernelLogLine, SyslogLine};
+use spa_knock_core::knock::KnockRange;
 
 /// Room for several lines. The kernel's own have at most 1 KiB, and some more as JSON.
 const BUFFER: usize = 32 << 10;

@@ -7,8 +7,8 @@ use pcap::Error;
 
 use super::pcap_handle::{KNOCK, Tap, describe, time};
 use super::{CaptureError, PacketEvent, PacketSource, filter};
-use crate::knock::Protocol;
 use crate::packet::Packet;
+use spa_knock_core::knock::Protocol;
 
 /// A running capture on one interface, or on all.
 pub struct LegacyCapture(Tap);

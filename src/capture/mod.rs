@@ -21,8 +21,8 @@ pub use pcap_live::PcapLive;
 pub use settings::{CaptureKind, LogSource, PacketLog};
 pub use socket::Socket;
 
-use crate::knock::{KnockRange, Timestamp};
 use crate::packet::{Packet, Segment};
+use spa_knock_core::knock::{KnockRange, Timestamp};
 
 /// A source of datagrams, to be waited for with `poll`.
 pub trait Capture {

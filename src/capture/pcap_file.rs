@@ -8,8 +8,8 @@ use pcap::{Active, Error, Offline};
 
 use super::pcap_handle::{Tap, describe, link, time};
 use super::{CaptureError, filter};
-use crate::knock::{KnockRange, Timestamp};
 use crate::packet::LinkType;
+use spa_knock_core::knock::{KnockRange, Timestamp};
 
 /// A whole frame of any usual network: that one is longer shows, too.
 const SNAPLEN: i32 = 65_535;

@@ -7,8 +7,8 @@ use nix::sys::socket::setsockopt;
 use pcap::{Active, Direction, Error, Linktype, PacketHeader};
 
 use super::CaptureError;
-use crate::knock::Timestamp;
 use crate::packet::LinkType;
+use spa_knock_core::knock::Timestamp;
 
 /// SO_LOCK_FILTER of socket(7): the filter can be neither changed nor taken off any more.
 #[derive(Clone, Copy)]

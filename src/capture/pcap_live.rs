@@ -6,8 +6,8 @@ use pcap::{Active, Error};
 
 use super::pcap_handle::{KNOCK, Tap, describe};
 use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PortHit, filter};
-use crate::knock::KnockRange;
 use crate::packet::{LinkType, Packet, Segment, Transport};
+use spa_knock_core::knock::KnockRange;
 
 /// A running capture.
 pub struct PcapLive {

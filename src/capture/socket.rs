@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::{Capture, CaptureError, CaptureEvent, CaptureStats};
 use crate::os::net::udp::UdpPort;
 use crate::packet::Segment;
-use crate::wire::DATAGRAM_MAX;
+use spa_knock_core::wire::DATAGRAM_MAX;
 
 /// The socket and room for one datagram; a byte more than the longest knock shows that one is longer.
 pub struct Socket {

@@ -11,7 +11,7 @@ use super::failure::{ClientError, ExitCause};
 use super::keys::otp::OtpInput;
 use super::legacy::LegacyArgs;
 use super::ports::schedule::Gap;
-use crate::knock::{ActionName, Argument, ClientName, KnockRange, Protocol, ServerId, SourceOption};
+use spa_knock_core::knock::{ActionName, Argument, ClientName, KnockRange, Protocol, ServerId, SourceOption};
 
 const AFTER_HELP: &str = "\
 Exit codes:

@@ -24,9 +24,9 @@ use knock::KnockSuccess;
 use knock::request::KnockRequest;
 use report::Reporter;
 
-use crate::knock::ReplyWanted;
 use crate::manual;
 use crate::os::env;
+use spa_knock_core::knock::ReplyWanted;
 
 /// Runs the command line of `spa-knock`.
 #[must_use]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::BackendKind;
 use super::document::{TomlTable, TomlValue, written};
 use super::sections::read_ports;
-use crate::auth::{Action, ActionPart, Arguments, Placeholder, Template, Term, Uses};
-use crate::knock::{ActionName, PortSpec};
+use spa_knock_core::auth::{Action, ActionPart, Arguments, Placeholder, Template, Term, Uses};
+use spa_knock_core::knock::{ActionName, PortSpec};
 
 /// A grant is at least as long as a TCP handshake may take, and at most a year.
 const GRANTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(365 * 86_400);

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::{ClientEntry, ConfigErrors, Problem, ServerConfig, SourceLocation, full_name};
 use zeroize::Zeroizing;
 
-use crate::auth::ClientRules;
-use crate::crypto::{Fingerprint, KeyFile, KeyOwner, KeySet, OtpSeed, PairSecret};
-use crate::knock::{ClientName, ServerId, Timestamp};
 use crate::os::{clock, files};
+use spa_knock_core::auth::ClientRules;
+use spa_knock_core::crypto::{Fingerprint, KeyFile, KeyOwner, KeySet, OtpSeed, PairSecret};
+use spa_knock_core::knock::{ClientName, ServerId, Timestamp};
 
 /// A client, with its keys.
 pub struct LoadedClient {

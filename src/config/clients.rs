@@ -8,8 +8,8 @@ use super::document::{Document, TomlTable, TomlValue};
 use super::problem::full_name;
 use super::sections::{KEY_LIMIT, read_key_limit};
 use super::{ClientEntry, PreviousKey, SourceLocation};
-use crate::auth::ClientRules;
-use crate::knock::{ActionName, AddressPolicy, ClientName, PrefixLengths};
+use spa_knock_core::auth::ClientRules;
+use spa_knock_core::knock::{ActionName, AddressPolicy, ClientName, PrefixLengths};
 
 const SOURCES: [(&str, AddressPolicy); 3] = [
     (AddressPolicy::Exact.as_str(), AddressPolicy::Exact),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::knock::Timestamp;
+use spa_knock_core::knock::Timestamp;
 
 /// A day (its first moment in UTC) or an RFC 3339 time, from 1970 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::datetime::{DateTime, InvalidInstant};
 use super::problem::{LineIndex, Problem, SourceLocation, full_name};
-use crate::knock::Timestamp;
+use spa_knock_core::knock::Timestamp;
 
 /// A parsed TOML text, and what has been found in it.
 pub struct Document<'a> {

@@ -10,9 +10,9 @@ use super::problem::full_name;
 use super::sections::read_sections;
 use super::server::Outline;
 use super::{ClientEntry, ConfigErrors, Problem, ServerConfig, SourceLocation, ValueLocations};
-use crate::auth::Action;
-use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
+use spa_knock_core::auth::Action;
+use spa_knock_core::knock::ClientName;
 
 /// The folder beside the config whose `NAME.toml` files each define one client.
 pub const CLIENTS_FOLDER: &str = "clients.d";

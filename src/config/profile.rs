@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
+use spa_knock_core::knock::{ActionName, ReplyWanted, ServerId, SourceOption};
 
 /// What `[server.NAME]` says; all of it optional.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

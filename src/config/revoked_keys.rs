@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::config::client_keys::LoadedClient;
-use crate::crypto::Fingerprint;
 use crate::os::files::{self, FileError, FileMode};
+use spa_knock_core::crypto::Fingerprint;
 
 /// The file in the state folder: a fingerprint on each line.
 const FILE: &str = "revoked";

@@ -13,11 +13,11 @@ use super::{
     Audit, AuditSettings, BackendKind, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace, ServerConfig,
     ValueLocations,
 };
-use crate::auth::{Action, KeyLimit};
 use crate::capture::{CaptureKind, LogSource, PacketLog};
-use crate::crypto::is_host;
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
-use crate::knock::{ActionName, KnockRange, PortRange, Prefix, ServerId};
+use spa_knock_core::auth::{Action, KeyLimit};
+use spa_knock_core::crypto::is_host;
+use spa_knock_core::knock::{ActionName, KnockRange, PortRange, Prefix, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";

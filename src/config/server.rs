@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ValueLocations;
-use crate::auth::{Action, ActionPart, ClientRules, KeyLimit};
 use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode};
-use crate::knock::{ActionName, ClientName, KnockRange, PortRange, ServerId, Timestamp};
+use spa_knock_core::auth::{Action, ActionPart, ClientRules, KeyLimit};
+use spa_knock_core::knock::{ActionName, ClientName, KnockRange, PortRange, ServerId, Timestamp};
 
 /// A checked configuration. The keys are named, not yet read.
 #[derive(Debug, Clone, PartialEq, Eq)]

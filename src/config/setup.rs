@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use super::client_keys::{LoadedClient, load_clients};
 use super::revoked_keys::RevokedKeys;
 use super::{ConfigErrors, ServerConfig, load_trusted};
-use crate::auth::{ClientKey, ClientRules, KeyAge, Policy, WatchedKey};
 use crate::console::listed;
-use crate::crypto::KeySet;
 use crate::os::host;
+use spa_knock_core::auth::{ClientKey, ClientRules, KeyAge, Policy, WatchedKey};
+use spa_knock_core::crypto::KeySet;
 
 /// A config whose every value and key has been checked.
 pub(crate) struct Setup {

@@ -1,8 +1,8 @@
 //! Config text that commands write.
 
 use crate::console::AdminError;
-use crate::knock::ServerId;
 use crate::os::host;
+use spa_knock_core::knock::ServerId;
 
 /// What this host is called.
 ///

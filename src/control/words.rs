@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{GrantLine, OnOff, Response};
 use crate::console::AdminError;
-use crate::crypto::checksum;
 use crate::firewall::ActiveGrant;
 use crate::gate::state::GateState;
 use crate::os::clock;
+use spa_knock_core::crypto::checksum;
 
 /// What names a grant: the same for as long as it is renewed.
 pub(crate) fn number(live: &ActiveGrant) -> String {

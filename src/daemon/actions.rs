@@ -6,21 +6,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::running_order::{Execution, ExecutionStep, FinishedCommand, OrderResult, StepResult, WaitsFor};
-use crate::auth::{
-    AuditCause, AuditEvent, AuditRecord, Effect, Explanation, KnockContext, Outcome, Rejection,
-    Undo as ToUndo, undo_is_of,
-};
 use crate::config::setup::Setup;
 use crate::control::status::CommandsState;
 use crate::firewall::{ActiveGrant, FirewallError, FirewallRequest, GrantOwner, RequestResult as Closed};
 use crate::gate::state::GateState;
 use crate::gate::{Gate, Revocation, RevocationProgress};
-use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::files::FileError;
 use crate::os::process::command_queue::{self, CommandQueue, Exit, Job};
 use crate::os::worker::Worker;
 use crate::state::{Due, FileWork, Leftover, ScheduledUndo, StartedUndo, UndoQueue, UndoTask};
+use spa_knock_core::auth::{
+    AuditCause, AuditEvent, AuditRecord, Effect, Explanation, KnockContext, Outcome, Rejection,
+    Undo as ToUndo, undo_is_of,
+};
+use spa_knock_core::knock::ClientName;
 
 /// How long a daemon that stops waits for what undoes something.
 const STOP_MAX: Duration = Duration::from_secs(5);

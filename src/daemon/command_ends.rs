@@ -4,9 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::auth::{KnockContext, KnockId, Outcome};
-use crate::crypto::Fingerprint;
 use crate::ipc::ReplyPath;
+use spa_knock_core::auth::{KnockContext, KnockId, Outcome};
+use spa_knock_core::crypto::Fingerprint;
 
 /// An answer that nobody asks for again is sent once more after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@ use super::event_loop::Daemon;
 use crate::control::Response;
 use crate::gate::console_grants;
 use crate::gate::state::GateState;
-use crate::knock::PortRange;
+use spa_knock_core::knock::PortRange;
 
 impl Daemon {
     /// Lets an address in to these ports, or to all that are protected.

@@ -7,7 +7,7 @@ use crate::control::prometheus::exposition;
 use crate::control::{Control, Request, Response as Reply, words as grants};
 use crate::firewall::ActiveGrant;
 use crate::gate::Revocation;
-use crate::knock::ClientName;
+use spa_knock_core::knock::ClientName;
 
 impl Daemon {
     /// What root asks at the control socket.

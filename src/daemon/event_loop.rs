@@ -15,15 +15,12 @@ use super::running_order::FinishedCommand;
 use super::startup::{Configured, Enforcing};
 use super::waiting::WaitingKnocks;
 use crate::audit::AuditLog;
-use crate::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
 use crate::config::setup::Setup;
 use crate::control::Control;
-use crate::crypto::Fingerprint;
 use crate::gate::Revocation;
 use crate::gate::console_grants::is_console;
 use crate::gate::state::GateState;
 use crate::ipc::{FromWatcher, MESSAGE};
-use crate::knock::ClientName;
 use crate::legacy::daemon::{KnockdConfig, Openings};
 use crate::legacy::embedded::{LegacyDoors, is_plain};
 use crate::os::notify::{self, Watchdog};
@@ -32,6 +29,9 @@ use crate::os::{clock, host, log as os_log, poll};
 use crate::state::{ReplayFolder, last_good};
 use crate::supervisor::child::{Disconnected, WatcherProcess};
 use crate::supervisor::watcher_supervisor::WatcherSupervisor;
+use spa_knock_core::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
+use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::ClientName;
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);

@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::command_ends::CommandEnd;
 use super::event_loop::{BATCH, Daemon};
 use super::running_order::{AttemptNumber, Execution, ExecutionStep, FinishedCommand, OrderResult};
-use crate::auth::{
+use crate::ipc::{ReceivedKnock, ReplyPath};
+use crate::os::clock;
+use spa_knock_core::auth::{
     Accepted, AuditCause, Authorized, Decision, Effect, Explanation, Judgment, KnockResult, Outcome,
     PendingReply, PortSequence, Refusal, Rejection, Uncommitted,
 };
-use crate::crypto::{Fingerprint, random};
-use crate::ipc::{ReceivedKnock, ReplyPath};
-use crate::os::clock;
+use spa_knock_core::crypto::{Fingerprint, random};
 
 /// Signed but not sealed: so many, and the watcher is not believed any more.
 const ALARMS_MAX: u32 = 8;

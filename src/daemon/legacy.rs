@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::event_loop::Daemon;
-use crate::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge, Via};
 use crate::legacy::daemon::{CLIENT, DoorOutcome, GrantRefused, action};
 use crate::legacy::knockd::GrantSpec;
 use crate::os::{clock, host};
+use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge, Via};
 
 impl Daemon {
     /// Hears and does what is due for plain sequences.

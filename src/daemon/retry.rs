@@ -5,8 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::auth::Authorized;
 use crate::ipc::ReplyPath;
+use spa_knock_core::auth::Authorized;
 
 /// Before they are tried again.
 const AFTER: Duration = Duration::from_secs(2);

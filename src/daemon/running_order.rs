@@ -1,8 +1,8 @@
 //! An order that is being carried out: how far it has come, what it waits for, and what has come of it.
 
-use crate::auth::{AuditRecord, Authorized, KnockContext, Outcome, Rejection};
 use crate::firewall::{RequestId, RequestResult as Closed};
 use crate::state::ScheduledUndo;
+use spa_knock_core::auth::{AuditRecord, Authorized, KnockContext, Outcome, Rejection};
 
 /// An order that is being carried out.
 pub(crate) struct Execution {

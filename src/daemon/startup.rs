@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use super::actions::{self, Executor};
 use super::event_loop::Daemon;
 use crate::audit::AuditLog;
-use crate::auth::{ActionPart, ReplayMemory};
 use crate::config::BackendKind;
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::setup::Setup;
@@ -25,6 +24,7 @@ use crate::os::process::signals::Signals;
 use crate::os::{clock, log as os_log};
 use crate::state::{self, Leftover, ReplayFolder, UndoQueue};
 use crate::supervisor::watcher_supervisor::{Start, WatcherSupervisor};
+use spa_knock_core::auth::{ActionPart, ReplayMemory};
 
 /// Runs the daemon in the foreground until it is told to stop.
 #[must_use]

@@ -4,7 +4,6 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::event_loop::{COUNT_MAX, Daemon};
-use crate::auth::KnockResult;
 use crate::capture::CaptureKind;
 use crate::config::Interfaces;
 use crate::control::status::{
@@ -14,6 +13,7 @@ use crate::control::status::{
 use crate::firewall::FirewallMode;
 use crate::gate::state::GateState;
 use crate::os::{clock, log as os_log, poll};
+use spa_knock_core::auth::KnockResult;
 
 /// How long what a watcher said it has seen is good enough.
 const COUNT_AGE: Duration = Duration::from_millis(100);

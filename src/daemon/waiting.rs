@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::event_loop::Daemon;
 use super::running_order::{Execution, WaitsFor};
-use crate::auth::{Accepted, KnockContext, Uncommitted};
-use crate::crypto::Fingerprint;
 use crate::ipc::ReplyPath;
 use crate::os::{clock, poll};
+use spa_knock_core::auth::{Accepted, KnockContext, Uncommitted};
+use spa_knock_core::crypto::Fingerprint;
 
 /// So many wait for the disk at a time, of each kind; more are refused.
 const MAX: usize = 1_000;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use super::{
     ActiveGrant, Backend, FinishedRequest, FirewallError, FirewallRequest, GateSpec, RequestId, RequestResult,
 };
-use crate::auth::Grant;
 use crate::os::clock;
 use crate::os::worker::Worker;
+use spa_knock_core::auth::Grant;
 
 /// So many requests wait at a time; more are refused.
 const WAITING_MAX: usize = 1_000;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{FirewallError, Iptables, Nftables};
-use crate::knock::{ClientName, PortRange};
+use spa_knock_core::knock::{ClientName, PortRange};
 
 /// A gate by what it is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

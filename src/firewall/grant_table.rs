@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::kind::GrantKind;
 use super::{ActiveGrant, FirewallError};
-use crate::auth::{Access, AccessTarget, Grant};
-use crate::knock::{ActionName, ClientName, PortRange, Prefix};
+use spa_knock_core::auth::{Access, AccessTarget, Grant};
+use spa_knock_core::knock::{ActionName, ClientName, PortRange, Prefix};
 
 /// Ends that have passed are looked for when there are so many, or twice as many as were left the last time.
 const PRUNE_MIN: usize = 1024;

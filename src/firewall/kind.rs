@@ -1,6 +1,6 @@
 //! What kind of entry stands for a passage: each kind has sets of its own, and each set has its own room.
 
-use crate::auth::{Access, AccessTarget};
+use spa_knock_core::auth::{Access, AccessTarget};
 
 /// What a set of grants takes, with nftables and with ipset.
 pub(super) const SIZE: usize = 65_536;

@@ -21,9 +21,9 @@ pub use settings::{Failsafe, FirewallMode, InvalidPacketMark, PacketMark};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::auth::{Access, AuditEvent, AuditRecord, Grant, KeyAge};
-use crate::knock::{ActionName, ClientName, PortRange};
 use crate::os::net::proc_net::TcpConnection;
+use spa_knock_core::auth::{Access, AuditEvent, AuditRecord, Grant, KeyAge};
+use spa_knock_core::knock::{ActionName, ClientName, PortRange};
 
 /// A firewall that can be ours in part.
 pub trait Backend {

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{ActiveGrant, Backend, FirewallError, GateSpec};
-use crate::auth::Grant;
+use spa_knock_core::auth::Grant;
 
 /// Changes nothing and opens nothing.
 pub struct NoFirewall;

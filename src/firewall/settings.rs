@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::knock::Prefix;
+use spa_knock_core::knock::Prefix;
 
 /// Whose rules close the protected ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

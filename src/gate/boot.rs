@@ -11,13 +11,13 @@ use super::lock::lock_gate;
 use super::state::GateState;
 use crate::config::{self, BackendKind};
 use crate::console::{AdminError, notice};
-use crate::crypto::checksum;
 use crate::firewall::{
     Backend, Enforcement, Failsafe, FirewallError, FirewallMode, GateSpec, Iptables, Nftables,
 };
-use crate::knock::PortRange;
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
+use spa_knock_core::crypto::checksum;
+use spa_knock_core::knock::PortRange;
 
 /// Twice the same: one that a worn disk has damaged leaves the other.
 const FIRST: &str = "boot-gate";

@@ -11,8 +11,8 @@ use crate::console::AdminError;
 use crate::firewall::{
     Backend, BackgroundFirewall, Enforcement, FirewallMode, GateSpec, Iptables, Nftables, NoFirewall,
 };
-use crate::knock::PortRange;
 use crate::os::host::{self, LinkState};
+use spa_knock_core::knock::PortRange;
 
 /// The gate of the backend that the config names; nothing is loaded yet.
 ///

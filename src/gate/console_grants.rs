@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::auth::{AuditEvent, AuditRecord, Grant, KeyAge, UnauthenticatedGrant};
 use crate::config::CONSOLE;
-use crate::knock::{ClientName, PortRange};
 use crate::os::host;
+use spa_knock_core::auth::{AuditEvent, AuditRecord, Grant, KeyAge, UnauthenticatedGrant};
+use spa_knock_core::knock::{ClientName, PortRange};
 
 /// By which action.
 pub(crate) const ACTION: &str = "let-in";

@@ -11,17 +11,17 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::auth::{AccessTarget, AuditRecord, Grant};
 use crate::config::BackendKind;
 use crate::firewall::{
     ActiveGrant, Backend, Enforcement, FinishedRequest, FirewallError, FirewallMode, FirewallRequest,
     GateSpec, RequestId, RequestResult,
 };
-use crate::knock::{ClientName, PortRange, PortSpec, Protocol};
 use crate::os::clock;
 use crate::os::files::FileError;
 use crate::os::net::proc_net::{self, TcpConnection};
 use boot::BootGate;
+use spa_knock_core::auth::{AccessTarget, AuditRecord, Grant};
+use spa_knock_core::knock::{ClientName, PortRange, PortSpec, Protocol};
 use state::GateState;
 
 /// Between two signs of life. A failsafe waits for at least three of them.

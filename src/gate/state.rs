@@ -4,10 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::knock::ClientName;
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
 use crate::state;
+use spa_knock_core::knock::ClientName;
 
 const FILE: &str = "gate";
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::auth::{Authentic, DatagramCounts, KeyLimit, PortSequence, WatchedKey};
 use crate::capture::{CaptureStats, PacketLog};
-use crate::crypto::{Fingerprint, Secret, WatcherKeys};
-use crate::knock::{KnockRange, TimeStep, canonical, mapped};
 use crate::os::process::privileges::Identity;
-use crate::wire::Reader;
+use spa_knock_core::auth::{Authentic, DatagramCounts, KeyLimit, PortSequence, WatchedKey};
+use spa_knock_core::crypto::{Fingerprint, Secret, WatcherKeys};
+use spa_knock_core::knock::{KnockRange, TimeStep, canonical, mapped};
+use spa_knock_core::wire::Reader;
 
 /// Bytes of every message.
 pub(crate) const MESSAGE: usize = 512;
@@ -406,7 +406,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::auth::Rate;
+    use spa_knock_core::auth::Rate;
 
     #[test]
     fn orders_arrive_as_they_were_sent() {

@@ -1,7 +1,7 @@
 //! The log that a watcher reads, in a message.
 
 use crate::capture::{LogSource, PacketLog};
-use crate::wire::Reader;
+use spa_knock_core::wire::Reader;
 
 /// For a message of at most 512 bytes, of which it takes 430.
 pub(crate) fn to_bytes(log: &PacketLog) -> Vec<u8> {

@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::knockd::{MatchEvent, MatchStage};
 use crate::capture::PacketLog;
 use crate::ipc::packet_log;
-use crate::knock::{canonical, mapped};
 use crate::os::process::privileges::Identity;
-use crate::wire::Reader;
+use spa_knock_core::knock::{canonical, mapped};
+use spa_knock_core::wire::Reader;
 
 /// Bytes of the longest message.
 pub(super) const MESSAGE: usize = 512;

@@ -12,13 +12,13 @@ use super::knockd::{
     Config, Door, KnockSequence, LegacyPacket, MatchEvent, MatchStage, Matcher, SequencePort,
 };
 use crate::capture::{LegacyCapture, PacketEvent, PacketLog, PacketSource};
-use crate::knock::{Protocol, Timestamp};
 use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::{sandbox, signals};
 use crate::os::{clock, poll};
 use crate::packet::{self, TcpFlags, Transport};
 use crate::watcher::log_follower;
+use spa_knock_core::knock::{Protocol, Timestamp};
 
 /// How long the loop sleeps at most.
 const TICK: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::knock::{Now, Timestamp};
+use spa_knock_core::knock::{Now, Timestamp};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::{Packet, TcpFlags, Transport};
-use crate::knock::canonical;
+use spa_knock_core::knock::canonical;
 
 /// A packet that was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

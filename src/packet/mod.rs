@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use kernel_log::{KernelLogLine, SyslogLine};
 
-use crate::knock::canonical;
+use spa_knock_core::knock::canonical;
 
 /// What a frame begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use super::journal::{self, JournalContent, RECORD};
 use super::lease::Lease;
-use crate::auth::{Acceptance, ReplayMemory};
+use spa_knock_core::auth::{Acceptance, ReplayMemory};
 
 /// What a journal's bytes amount to; for what each means see the journal's own type.
 #[derive(Debug)]

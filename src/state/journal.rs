@@ -12,10 +12,10 @@
 //! | 37 | 3 | zeros |
 //! | 40 | 8 | checksum |
 
-use crate::auth::{Acceptance, ReplayDomain, ReplayMemory};
-use crate::crypto::{Fingerprint, checksum};
-use crate::knock::Timestamp;
-use crate::wire::Reader;
+use spa_knock_core::auth::{Acceptance, ReplayDomain, ReplayMemory};
+use spa_knock_core::crypto::{Fingerprint, checksum};
+use spa_knock_core::knock::Timestamp;
+use spa_knock_core::wire::Reader;
 
 /// Bytes of a record.
 pub(super) const RECORD: usize = 48;

@@ -4,8 +4,8 @@
 use super::disk::Disk;
 use super::journal::{self, JournalRecord, Number, RECORD};
 use super::replay::StateError;
-use crate::auth::{Acceptance, ReplayMemory};
-use crate::crypto::random;
+use spa_knock_core::auth::{Acceptance, ReplayMemory};
+use spa_knock_core::crypto::random;
 
 /// Its name in the state folder.
 pub(super) const JOURNAL: &str = "replay.journal";

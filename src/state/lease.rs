@@ -1,8 +1,8 @@
 //! The lease: up to which timestamp knocks may have been accepted, written to the disk ahead of need. After a power
 //! loss, when of the journal anything may be missing, nothing up to there is believed.
 
-use crate::crypto::checksum;
-use crate::knock::Timestamp;
+use spa_knock_core::crypto::checksum;
+use spa_knock_core::knock::Timestamp;
 
 /// What the lease file says.
 #[derive(Debug, Clone, PartialEq, Eq)]

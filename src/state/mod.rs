@@ -20,14 +20,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::auth::{ReplayMemory, UseCounts};
 use crate::config::{self, ServerConfig};
 use crate::console::{AdminError, notice};
-use crate::knock::ClientName;
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
 use disk::Folder;
 use replay::{Floors, Reset};
+use spa_knock_core::auth::{ReplayMemory, UseCounts};
+use spa_knock_core::knock::ClientName;
 
 pub(crate) use replay::{ReplayState, StateError};
 pub(crate) use undo::{Due, Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};

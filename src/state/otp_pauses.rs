@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use super::disk::Disk;
 use super::replay::StateError;
-use crate::auth::OtpPause;
-use crate::knock::{ClientName, Timestamp};
+use spa_knock_core::auth::OtpPause;
+use spa_knock_core::knock::{ClientName, Timestamp};
 
 /// The pauses by client.
 pub(super) type OtpPauses = BTreeMap<ClientName, OtpPause>;

@@ -12,11 +12,11 @@ use super::journal_file::{JOURNAL, JournalFile, WrittenJournal};
 use super::lease::{Lease, LeaseLimit};
 use super::otp_pauses::OtpPauses;
 use super::{otp_pauses, uses};
-use crate::auth::{Acceptance, ReplayMemory, UseCounts};
-use crate::knock::{Now, Timestamp};
 use crate::os::clock;
 use crate::os::files::FileError;
 use crate::os::worker::Worker;
+use spa_knock_core::auth::{Acceptance, ReplayMemory, UseCounts};
+use spa_knock_core::knock::{Now, Timestamp};
 
 const LEASE: &str = "replay.lease";
 

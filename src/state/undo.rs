@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::undo_file::{BEGUN, COMING, FOLDER, FileWork, FileWorkKind, UndoFile};
-use crate::auth::AuditRecord;
-use crate::knock::ClientName;
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
+use spa_knock_core::auth::AuditRecord;
+use spa_knock_core::knock::ClientName;
 
 /// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
 const UNDOINGS_MAX: usize = 4096;
@@ -410,7 +410,7 @@ impl WaitingUndo {
 mod tests {
     use super::super::undo_file::damaged;
     use super::*;
-    use crate::auth::{AuditEvent, KeyAge, Via};
+    use spa_knock_core::auth::{AuditEvent, KeyAge, Via};
 
     const HOUR: Duration = Duration::from_secs(3_600);
 

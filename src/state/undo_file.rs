@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::undo::UndoTask;
-use crate::auth::{AuditEvent, AuditRecord, KeyAge, Via};
-use crate::crypto::checksum;
-use crate::knock::Timestamp;
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
+use spa_knock_core::auth::{AuditEvent, AuditRecord, KeyAge, Via};
+use spa_knock_core::crypto::checksum;
+use spa_knock_core::knock::Timestamp;
 
 /// The folder in the state folder.
 pub(super) const FOLDER: &str = "undo";

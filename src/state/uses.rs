@@ -3,8 +3,8 @@
 
 use super::disk::Disk;
 use super::replay::StateError;
-use crate::auth::UseCounts;
-use crate::crypto::checksum;
+use spa_knock_core::auth::UseCounts;
+use spa_knock_core::crypto::checksum;
 
 /// Its name in the state folder.
 const USES: &str = "uses";

@@ -5,17 +5,17 @@ use std::process::Child;
 use std::time::Duration;
 
 use super::restart::SILENCE_MAX;
-use crate::auth::WatchedKey;
 use crate::capture::{CaptureKind, PacketLog};
 use crate::config::{Interfaces, ServerConfig};
 use crate::ipc::{CaptureSource, FromWatcher, MESSAGE, OnMissingInterface, ToWatcher, WatcherStats};
-use crate::knock::KnockRange;
 use crate::os::host::{self, Capability, LinkState};
 use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::net::udp::UdpPort;
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::{capabilities, spawn};
 use crate::os::{clock, poll};
+use spa_knock_core::auth::WatchedKey;
+use spa_knock_core::knock::KnockRange;
 
 /// How long opening the captures may take.
 const START_MAX: Duration = Duration::from_secs(10);

@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::flood::FloodDetector;
-use crate::auth::{WatchedKey, Watcher};
 use crate::capture::{BandLog, Capture, CaptureEvent, CaptureStats, PacketLog, PcapLive, Socket};
 use crate::ipc::{
     CaptureSource, FromWatcher, MESSAGE, OnMissingInterface, ReceivedKnock, ToWatcher, WatcherStats,
 };
-use crate::knock::KnockRange;
 use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::net::udp::UdpPort;
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::{sandbox, signals};
 use crate::os::{clock, poll};
+use spa_knock_core::auth::{WatchedKey, Watcher};
+use spa_knock_core::knock::KnockRange;
 
 use zeroize::Zeroizing;
 

@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, pipe, write};
 use serde_json::Value;
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use crate::net::{
     CLIENT4, Daemon, Key, Lab, Mounts, NO_LIMITS, SERVER4, Site, ask, ask_patiently, knock, limited,

@@ -8,7 +8,7 @@ use std::{fs, thread};
 
 use nix::sys::statvfs::statvfs;
 use serde_json::Value;
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use crate::kill::points::{Point, Victim};
 use crate::kill::sample;

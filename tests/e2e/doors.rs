@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use spa_knock::knock::{Knock, ReplyStatus};
+use spa_knock_core::knock::{Knock, ReplyStatus};
 
 use crate::net::{
     BOTH, CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, Namespace, NatLab, SERVER4, SERVER6, Site, ask,

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-use spa_knock::knock::{Reply, ReplyStatus};
-use spa_knock::wire::Datagram;
+use spa_knock_core::knock::{Reply, ReplyStatus};
+use spa_knock_core::wire::Datagram;
 
 use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, ask_patiently, knock, within};
 

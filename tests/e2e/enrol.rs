@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use spa_knock::crypto::{KeyFile, OtpSeed, OtpStep};
-use spa_knock::knock::Timestamp;
+use spa_knock_core::crypto::{KeyFile, OtpSeed, OtpStep};
+use spa_knock_core::knock::Timestamp;
 
 use super::strace::Strace;
 use crate::net::{Daemon, Lab, SERVER_ID, SERVER4, Site, open_ssh, within};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use spa_knock::knock::{Knock, Timestamp};
+use spa_knock_core::knock::{Knock, Timestamp};
 
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, open_ssh, within};
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use nix::sys::signal::{Signal, kill};
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use crate::grants::{elements, holder, start_with};
 use crate::net::{

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde_json::Value;
-use spa_knock::knock::{Knock, ReplyStatus};
+use spa_knock_core::knock::{Knock, ReplyStatus};
 
 use crate::doors::site;
 use crate::net::{

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use super::doors::{INSIDE, knock_at, site, stand_before_the_inside};
 use crate::net::{

@@ -8,7 +8,7 @@ use nix::net::if_::if_nametoindex;
 use nix::sys::socket::sockopt::SendTimeout;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn6, bind, connect, setsockopt, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use super::doors::site;
 use crate::net::{Daemon, KNOCK_PORT, Lab, Namespace, Site, knock};

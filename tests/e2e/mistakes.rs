@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use spa_knock::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
+use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
 
 use crate::net::{Daemon, Lab, NatLab, SERVER_ID, SERVER4, Site, limited, open_ssh};
 

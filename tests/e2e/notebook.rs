@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use spa_knock::knock::ReplyStatus;
-use spa_knock::wire::Datagram;
+use spa_knock_core::knock::ReplyStatus;
+use spa_knock_core::wire::Datagram;
 
 use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Key, Lab, SERVER4, Site, ask, knock, within};
 

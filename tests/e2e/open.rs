@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use spa_knock::knock::Knock;
+use spa_knock_core::knock::Knock;
 
 use crate::net::{
     CLIENT4, Daemon, Lab, SERVER4, SERVER6, Site, ask, assert_on_time, converse, knock, open_ssh,
@@ -127,7 +127,7 @@ fn a_knock_without_a_reply_opens_in_silence() {
     let _daemon = Daemon::start(&lab.server, &site);
     let key = site.key("laptop");
     let mut quiet = knock("open-ssh");
-    quiet.reply = spa_knock::knock::ReplyWanted::No;
+    quiet.reply = spa_knock_core::knock::ReplyWanted::No;
     let socket = lab.client.udp(CLIENT4);
     assert_eq!(ask(&socket, SERVER4, key.seal(&quiet).as_bytes()), None);
     assert!(lab.client.reaches(SERVER4, 22));

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
-use spa_knock::knock::{KnockRange, TimeStep};
+use spa_knock_core::knock::{KnockRange, TimeStep};
 
 use crate::flood::{CODE, Memory};
 use crate::net::{

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 use std::{fs, thread};
 
-use spa_knock::crypto::random;
+use spa_knock_core::crypto::random;
 
 use crate::net::{
     CLIENT4, Daemon, KNOCK_PORT, Lab, Mounts, SERVER4, Site, ask, full, knock, limited, within,

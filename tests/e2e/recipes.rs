@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use spa_knock::crypto::KeyFile;
+use spa_knock_core::crypto::KeyFile;
 
 use crate::net::{Daemon, Lab, SERVER4, Site, limited, open_ssh, within};
 use crate::ssh::Sshd;

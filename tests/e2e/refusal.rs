@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use spa_knock::crypto::{PairSecret, Secret, random};
-use spa_knock::knock::{AddressPolicy, ReplyStatus};
+use spa_knock_core::crypto::{PairSecret, Secret, random};
+use spa_knock_core::knock::{AddressPolicy, ReplyStatus};
 
 use crate::net::{
     CLIENT4, CLIENT6, Counter, Daemon, KNOCK_PORT, Key, Lab, NEIGHBOUR4, SERVER_ID, SERVER4, SERVER6, Site,
@@ -97,7 +97,7 @@ fn flipped(key: &Key) -> Vec<Vec<u8>> {
         flipped[bit / 8] ^= 1 << (bit % 8);
         flipped
     };
-    // A prime step touches every field and every bit of a byte; all of them are tried in `tests/wire.rs`.
+    // A prime step touches every field and every bit of a byte; all of them are tried in `core/tests/wire.rs`.
     let step = if full() { 1 } else { 17 };
     (0..whole.len() * 8).step_by(step).map(flip).collect()
 }

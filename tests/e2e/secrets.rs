@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use spa_knock::knock::AddressPolicy;
+use spa_knock_core::knock::AddressPolicy;
 
 use self::search::Secrets;
 use crate::net::{

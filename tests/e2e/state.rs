@@ -176,7 +176,7 @@ fn what_cannot_be_put_on_record_is_not_done_and_the_daemon_lives_on() {
     lab.client.closing(SERVER4, 22);
     let knock = laptop.seal(&knock("open-ssh"));
     let answer = ask(&lab.client.udp(CLIENT4), SERVER4, knock.as_bytes()).unwrap();
-    assert_eq!(laptop.open(&answer, &knock).status, spa_knock::knock::ReplyStatus::ActionFailed);
+    assert_eq!(laptop.open(&answer, &knock).status, spa_knock_core::knock::ReplyStatus::ActionFailed);
     assert!(!lab.client.reaches(SERVER4, 22), "not on record, not done");
     assert!(daemon.terminate().success());
 }

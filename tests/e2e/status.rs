@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use spa_knock::knock::{Knock, Timestamp};
+use spa_knock_core::knock::{Knock, Timestamp};
 
 use crate::net::{CLIENT4, Daemon, KNOCK_PORT, Lab, SERVER4, Site, ask, knock, open_ssh, within};
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use super::doors::{knock_at, site, stand_before_the_inside};
 use crate::net::{CLIENT4, CLIENT6, Daemon, Lab, NEIGHBOUR4, NEIGHBOUR6, Namespace, SERVER4, SERVER6};

@@ -98,7 +98,7 @@ fn a_file_that_tells_what_to_undo_runs_nothing_that_the_config_does_not_make() {
     entry["due_wall"] = 0.into();
     let write = |entry: &Value| {
         let json = entry.to_string();
-        let sum = spa_knock::crypto::checksum(&[json.as_bytes()]);
+        let sum = spa_knock_core::crypto::checksum(&[json.as_bytes()]);
         let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
         fs::write(&file, format!("{sum} {json}\n")).unwrap();
     };

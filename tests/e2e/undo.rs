@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, SystemTime};
 
-use spa_knock::knock::Knock;
+use spa_knock_core::knock::Knock;
 
 use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, knock, within};
 use crate::strace::Strace;

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 use std::{fs, thread};
 
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use crate::net::{CLIENT4, Daemon, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, knock, open_ssh};
 

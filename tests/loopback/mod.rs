@@ -6,10 +6,10 @@ use std::net::UdpSocket;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use spa_knock::crypto::{KeyFile, KeyOwner, random};
-use spa_knock::knock::{Reply, ReplyStatus, ReplyText};
 use spa_knock::os::clock;
-use spa_knock::wire::{Envelope, seal_reply};
+use spa_knock_core::crypto::{KeyFile, KeyOwner, random};
+use spa_knock_core::knock::{Reply, ReplyStatus, ReplyText};
+use spa_knock_core::wire::{Envelope, seal_reply};
 
 /// Whom the server knows.
 pub(crate) const KEY: &str =

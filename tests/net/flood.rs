@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
-use spa_knock::crypto::random;
+use spa_knock_core::crypto::random;
 
 use super::Key;
 

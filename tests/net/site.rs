@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
 use serde_json::Value;
-use spa_knock::crypto::{ClientKeys, KeyFile, KeyOwner, PairSecret, Secret};
-use spa_knock::knock::{
+use spa_knock_core::crypto::{ClientKeys, KeyFile, KeyOwner, PairSecret, Secret};
+use spa_knock_core::knock::{
     AddressPolicy, Argument, Knock, KnockRange, Reply, ReplyWanted, SLICES, ServerId, TimeStep, Timestamp,
 };
-use spa_knock::wire::{Datagram, open_reply, proof, selector, sequence};
+use spa_knock_core::wire::{Datagram, open_reply, proof, selector, sequence};
 use tempfile::TempDir;
 
 use super::{Daemon, limited};

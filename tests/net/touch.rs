@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use etherparse::PacketBuilder;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
-use spa_knock::crypto::random;
-use spa_knock::knock::KnockRange;
+use spa_knock_core::crypto::random;
+use spa_knock_core::knock::KnockRange;
 
 use super::{Namespace, Wire};
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::report::CheckReport;
-use crate::auth::{ActionPart, Template};
 use crate::config::{self, ServerConfig, written};
-use crate::knock::Prefix;
 use crate::os::{clock, files};
+use spa_knock_core::auth::{ActionPart, Template};
+use spa_knock_core::knock::Prefix;
 
 /// From here on a grant is more of an open port than of a door that is held open.
 const LONG: Duration = Duration::from_secs(86_400);

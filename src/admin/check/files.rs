@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::report::CheckReport;
-use crate::auth::undo_is_of;
 use crate::config::client_keys::{LoadedClient, load_clients};
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{self, Audit, BackendKind, ServerConfig};
@@ -14,6 +13,7 @@ use crate::legacy::knockd::Door;
 use crate::os::files;
 use crate::state;
 use crate::state::{Findings, UndoTask};
+use spa_knock_core::auth::undo_is_of;
 
 impl CheckReport {
     /// Who but us may change the config.

@@ -3,17 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::report::CheckReport;
-use crate::auth::ActionPart;
 use crate::capture::CaptureKind;
 use crate::config::{BackendKind, Interfaces, ServerConfig, written};
 use crate::control;
 use crate::gate::takeover;
-use crate::knock::{PortRange, Protocol};
 use crate::os::clock_sync::{self, ClockSync};
 use crate::os::host;
 use crate::os::host::{Capability, LinkState};
 use crate::os::net::proc_net;
 use crate::os::process::privileges;
+use spa_knock_core::auth::ActionPart;
+use spa_knock_core::knock::{PortRange, Protocol};
 
 impl CheckReport {
     pub(super) fn host(&mut self, config: &ServerConfig) {

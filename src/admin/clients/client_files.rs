@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{CLIENTS_FOLDER, ClientEntry, ServerConfig};
 use crate::console::{AdminError, notice, print_error};
-use crate::knock::ClientName;
 use crate::os::files::{self, FileMode};
+use spa_knock_core::knock::ClientName;
 
 /// The files that make a client.
 pub(super) struct ClientFiles {

@@ -10,9 +10,9 @@ use crate::config::client_keys::{LoadedClient, load_clients, pair_for};
 use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{KNOCK_PORT, ServerConfig};
 use crate::console::{AdminError, notice, print};
-use crate::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
-use crate::knock::ClientName;
 use crate::os::files;
+use spa_knock_core::crypto::{KeyFile, KeyOwner, OtpSeed, PairSecret, Secret};
+use spa_knock_core::knock::ClientName;
 
 /// A new key, or the derived one that was given.
 pub(crate) fn pair_key(

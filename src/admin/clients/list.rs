@@ -8,9 +8,9 @@ use super::{comma, day_or_time, find, rotate};
 use crate::config::client_keys::{load_clients, load_keys};
 use crate::config::{self, ClientEntry, ServerConfig};
 use crate::console::{AdminError, print, table};
-use crate::knock::ClientName;
 use crate::os::clock;
 use crate::state;
+use spa_knock_core::knock::ClientName;
 
 /// A client as JSON names it.
 #[derive(Serialize)]

@@ -20,18 +20,18 @@ use std::path::Path;
 
 use super::args::AddClient;
 use super::notify;
-use crate::auth::ActionPart;
 use crate::config::{self, ClientEntry, DateTime, ServerConfig, full_name};
 use crate::console::{AdminError, notice, print};
-use crate::crypto::OtpSeed;
 use crate::gate::console_grants::is_console;
-use crate::knock::{ActionName, ClientName, Timestamp};
 use crate::legacy::embedded::is_plain;
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use crate::state;
 use client_files::ClientFiles;
 use key_output::show_otp;
+use spa_knock_core::auth::ActionPart;
+use spa_knock_core::crypto::OtpSeed;
+use spa_knock_core::knock::{ActionName, ClientName, Timestamp};
 
 /// Adds a client, whole or not at all.
 ///

@@ -12,9 +12,9 @@ use crate::console::{AdminError, notice, print_error};
 use crate::control::{AskResult, Request, Response};
 use crate::firewall::{Iptables, LoadedGates};
 use crate::gate::lock::lock_gate;
-use crate::knock::ClientName;
 use crate::os::files;
 use crate::state::{self, last_good};
+use spa_knock_core::knock::ClientName;
 
 /// What the running daemon has done.
 enum RevokeReply {

@@ -10,9 +10,9 @@ use crate::config::client_keys::load_keys;
 use crate::config::{self, ClientEntry, ConfigText, PreviousKey, ServerConfig};
 use crate::console::{AdminError, notice, print};
 use crate::control::{self, AskResult, Request, Response};
-use crate::knock::{ClientName, Timestamp};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
+use spa_knock_core::knock::{ClientName, Timestamp};
 
 /// Gives a client another key.
 ///

@@ -6,10 +6,10 @@ use std::path::Path;
 use super::{check_own_file, comma, day_or_time, expiry, find};
 use crate::admin::args::SetClient;
 use crate::admin::notify;
-use crate::auth::ClientRules;
 use crate::config::{self, ConfigText};
 use crate::console::{AdminError, notice};
 use crate::os::files::{self, FileMode};
+use spa_knock_core::auth::ClientRules;
 
 /// Changes a client's rules; all else in its file stays as it is.
 ///

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::auth::{Authentic, Dropped, KeyLimit, WatchedKey, Watcher};
 use crate::config::client_keys::load_secret;
 use crate::config::{ConfigErrors, ServerConfig};
-use crate::crypto::{Fingerprint, KeySet, PairSecret};
-use crate::knock::{ClientName, Now, ServerId, Timestamp};
 use crate::os::{clock, host};
+use spa_knock_core::auth::{Authentic, Dropped, KeyLimit, WatchedKey, Watcher};
+use spa_knock_core::crypto::{Fingerprint, KeySet, PairSecret};
+use spa_knock_core::knock::{ClientName, Now, ServerId, Timestamp};
 
 /// Hints that are made for the widest look, some 50 MiB and a third of a second: one client is looked for over two
 /// years, a hundred over a week.

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::auth::{Rejection, Skew};
 use crate::config::setup::Setup;
-use crate::knock::{ActionName, ClientName};
+use spa_knock_core::auth::{Rejection, Skew};
+use spa_knock_core::knock::{ActionName, ClientName};
 
 /// How far from a whole half hour a clock may be for its time zone to be suspected.
 const ZONE_SLACK: u64 = 120;

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::auth::{Dropped, Reason};
-use crate::knock::{ActionName, ClientName, Timestamp};
 use crate::os::clock;
+use spa_knock_core::auth::{Dropped, Reason};
+use spa_knock_core::knock::{ActionName, ClientName, Timestamp};
 
 /// What became of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,16 +9,16 @@ use std::time::Duration;
 use super::candidates::{Candidates, Clock, KeyState, Lookup};
 use super::causes::{Causes, span};
 use super::finding::{Check, PacketFinding};
-use crate::auth::{
-    Accepted, Authentic, Decision, Dropped, Judgment, Keeper, Outcome, Refusal, ReplayMemory, Watcher,
-};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
-use crate::crypto::Tag;
-use crate::knock::{ActionName, ClientName, KnockRange, Now, ServerId, Timestamp};
 use crate::os::clock;
 use crate::packet::{self, Packet, Transport};
-use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
+use spa_knock_core::auth::{
+    Accepted, Authentic, Decision, Dropped, Judgment, Keeper, Outcome, Refusal, ReplayMemory, Watcher,
+};
+use spa_knock_core::crypto::Tag;
+use spa_knock_core::knock::{ActionName, ClientName, KnockRange, Now, ServerId, Timestamp};
+use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// Knocks whose copies are told by number; only who has a key gets more in here.
 const SEEN_MAX: usize = 1 << 16;

@@ -12,10 +12,10 @@ use super::knock::request::KnockRequest;
 use super::knock::route::{FamilyFilter, Route, resolve};
 use super::knock::{ADDRESSES_MAX, CLOCKS_APART, KnockSuccess, LastReply, knock_and_keep, listed};
 use super::report::{Reporter, print};
-use crate::knock::{ActionName, ReplyStatus};
 use crate::os::clock;
 use crate::os::files::io_error_text;
 use sntp::Apart;
+use spa_knock_core::knock::{ActionName, ReplyStatus};
 
 /// What is asked for where nobody names an action: a server that knows us says that it has none of this name.
 const HARMLESS: &str = "spa-knock-doctor";

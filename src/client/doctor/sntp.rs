@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::client::knock::route::Route;
-use crate::crypto::random;
-use crate::knock::Timestamp;
 use crate::os::clock;
 use crate::os::files::io_error_text;
+use spa_knock_core::crypto::random;
+use spa_knock_core::knock::Timestamp;
 
 /// The port of NTP.
 pub(in crate::client) const PORT: u16 = 123;

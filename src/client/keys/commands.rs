@@ -6,9 +6,9 @@ use std::path::Path;
 use super::sources::{Key, Origin};
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::{Reporter, print};
-use crate::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
-use crate::knock::{ClientName, ServerId};
 use crate::os::files::{self, FileMode};
+use spa_knock_core::crypto::{KeyFile, KeyOwner, RootSecret, Secret};
+use spa_knock_core::knock::{ClientName, ServerId};
 
 /// Makes a new key for all servers: into a file that is not there yet, else to standard output.
 pub(in crate::client) fn keygen(

@@ -9,9 +9,9 @@ use zeroize::Zeroizing;
 use super::sources::named;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::Reporter;
-use crate::crypto::{KeyFile, KeyOwner, TokenError};
 use crate::os::files::{self, FileMode, io_error_text};
 use crate::os::terminal::HiddenInput;
+use spa_knock_core::crypto::{KeyFile, KeyOwner, TokenError};
 
 /// The longest text that is read from a terminal, in bytes.
 const TEXT_MAX: usize = 64 << 10;
@@ -142,7 +142,7 @@ fn next(key: &KeyFile, server: &str, path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::{PairSecret, Secret};
+    use spa_knock_core::crypto::{PairSecret, Secret};
 
     fn key() -> KeyFile {
         KeyFile {

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::client::failure::{ClientError, ExitCause};
-use crate::crypto::{KeyFile, KeyOwner, KeySet};
-use crate::knock::{ServerId, canonical};
 use crate::os::process::secret_command;
 use crate::os::{env, files};
+use spa_knock_core::crypto::{KeyFile, KeyOwner, KeySet};
+use spa_knock_core::knock::{ServerId, canonical};
 
 /// The variable that may hold a key file's text or a token, where there is no place for a file.
 pub(in crate::client) const VARIABLE: &str = "SPA_KNOCK_KEY";

@@ -8,9 +8,9 @@ use super::exchange::{Exchange, ReceivedReply, Resend};
 use super::plan::{AddressPlan, Claim, KnockAttempt, NextAttempt};
 use super::route::{Route, local_address_toward};
 use crate::client::failure::ClientError;
-use crate::crypto::SealKey;
 use crate::os::clock;
-use crate::wire::Datagram;
+use spa_knock_core::crypto::SealKey;
+use spa_knock_core::wire::Datagram;
 
 /// How long other answers to the first knock may take, before the address in the first of them is believed.
 const LINGER: Duration = Duration::from_millis(100);

@@ -7,8 +7,8 @@ use super::exchange::{Exchange, ReceivedReply, Resend};
 use super::request::KnockRequest;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::Reporter;
-use crate::knock::{Reply, ReplyStatus, ReplyText};
 use crate::os::clock;
+use spa_knock_core::knock::{Reply, ReplyStatus, ReplyText};
 
 /// When copies ask for the end, counted from the first reply (`docs/protocol.md`, section 4).
 const COPIES: [Duration; 3] =

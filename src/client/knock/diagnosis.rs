@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::listed;
 use super::request::KnockRequest;
 use crate::client::failure::{ClientError, ExitCause};
-use crate::crypto::Fingerprint;
-use crate::knock::{Reply, ReplyStatus};
 use crate::os::clock;
+use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::{Reply, ReplyStatus};
 
 /// The server said no.
 pub(in crate::client) fn refused(request: &KnockRequest, reply: &Reply) -> ClientError {

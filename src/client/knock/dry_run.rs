@@ -9,9 +9,9 @@ use super::request::KnockRequest;
 use super::{listed, named, rehearse};
 use crate::client::failure::ClientError;
 use crate::client::report::Reporter;
-use crate::knock::ReplyWanted;
 use crate::os::clock;
-use crate::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
+use spa_knock_core::knock::ReplyWanted;
+use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// The fields, as scripts get them.
 #[derive(Serialize)]

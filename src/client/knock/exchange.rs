@@ -8,10 +8,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::route;
-use crate::crypto::SealKey;
-use crate::knock::{Reply, Timestamp};
 use crate::os::clock;
-use crate::wire::{Datagram, REPLY_LEN, open_reply};
+use spa_knock_core::crypto::SealKey;
+use spa_knock_core::knock::{Reply, Timestamp};
+use spa_knock_core::wire::{Datagram, REPLY_LEN, open_reply};
 
 /// When an unanswered knock is sent again, counted from the first time.
 const RESENDS: [Duration; 3] =
@@ -163,9 +163,9 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::crypto::{PairSecret, Secret};
-    use crate::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted};
-    use crate::wire::{Envelope, seal_reply};
+    use spa_knock_core::crypto::{PairSecret, Secret};
+    use spa_knock_core::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted};
+    use spa_knock_core::wire::{Envelope, seal_reply};
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -203,7 +203,7 @@ mod tests {
             text: ReplyText::fitting(text),
         };
         let nonce = Envelope::read(datagram).unwrap().nonce;
-        seal_reply(&reply, &keys.reply, nonce, &crate::crypto::random().unwrap()).unwrap()
+        seal_reply(&reply, &keys.reply, nonce, &spa_knock_core::crypto::random().unwrap()).unwrap()
     }
 
     /// A server that hears `count` datagrams, hands each to `serve` and returns all.

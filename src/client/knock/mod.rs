@@ -28,11 +28,11 @@ use race::Race;
 use request::KnockRequest;
 
 use super::report::{Reporter, Success};
-use crate::crypto::{ClientKeys, Fingerprint};
-use crate::knock::{AddressPolicy, Reply, ReplyStatus, SourceOption, Timestamp};
 use crate::os::files::io_error_text;
-use crate::wire::Datagram;
 use route::{Route, resolve};
+use spa_knock_core::crypto::{ClientKeys, Fingerprint};
+use spa_knock_core::knock::{AddressPolicy, Reply, ReplyStatus, SourceOption, Timestamp};
+use spa_knock_core::wire::Datagram;
 
 /// So many addresses of a name are knocked at; none has that many by intent.
 pub(super) const ADDRESSES_MAX: usize = 8;

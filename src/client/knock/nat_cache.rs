@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::crypto::Fingerprint;
-use crate::knock::canonical;
 use crate::os::files::{self, FileError, FileMode};
+use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::canonical;
 
 /// What was learnt with one key at one server.
 pub(in crate::client) struct NatCache {

@@ -3,7 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::knock::{AddressPolicy, Addresses, Reply, ReplyStatus, ReplyWanted, SourceOption, canonical};
+use spa_knock_core::knock::{
+    AddressPolicy, Addresses, Reply, ReplyStatus, ReplyWanted, SourceOption, canonical,
+};
 
 /// What a knock says about the address to let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,7 +176,7 @@ fn is_global_v6(address: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::knock::{ReplyText, Timestamp};
+    use spa_knock_core::knock::{ReplyText, Timestamp};
 
     const PRIVATE: &str = "192.168.1.5";
     const SEEN: &str = "203.0.113.9";

@@ -8,9 +8,9 @@ use super::attempt::{Attempt, Reaction};
 use super::route::Route;
 use super::{KnockSuccess, Knocker, LastReply, Unsent, diagnosis, plan};
 use crate::client::failure::ClientError;
-use crate::knock::ReplyStatus;
 use crate::os::clock;
 use crate::os::files::io_error_text;
+use spa_knock_core::knock::ReplyStatus;
 
 /// How long one address may stay silent before the next one is knocked at (RFC 8305, section 5).
 const DELAY: Duration = Duration::from_millis(250);

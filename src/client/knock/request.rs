@@ -12,10 +12,10 @@ use crate::client::keys::otp::OtpInput;
 use crate::client::keys::sources::{FromProfile, Key};
 use crate::client::ports::schedule::Gap;
 use crate::config::Profile;
-use crate::knock::{
+use crate::os::{clock, env, files};
+use spa_knock_core::knock::{
     ActionName, Argument, InvalidKnockRange, Knock, KnockRange, Protocol, ReplyWanted, SourceOption,
 };
-use crate::os::{clock, env, files};
 
 /// A knock that is meant, but for the address.
 pub(in crate::client) struct KnockRequest {

@@ -4,8 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 use crate::client::failure::{ClientError, ExitCause};
-use crate::knock::{Addresses, canonical};
 use crate::os::files::io_error_text;
+use spa_knock_core::knock::{Addresses, canonical};
 
 /// Which families of addresses may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

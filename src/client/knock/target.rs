@@ -2,7 +2,7 @@
 
 use crate::client::failure::{ClientError, ExitCause};
 use crate::config::{KNOCK_PORT, Profile};
-use crate::knock::ServerId;
+use spa_knock_core::knock::ServerId;
 
 /// Where to knock.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use super::route::FamilyFilter;
 use super::target::Destination;
 use super::*;
 use crate::client::keys::sources::{Key, Origin};
-use crate::crypto::{KeyFile, KeyOwner, PairSecret, Secret, random};
-use crate::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted, ServerId};
 use crate::os::clock;
-use crate::wire::{Envelope, seal_reply};
+use spa_knock_core::crypto::{KeyFile, KeyOwner, PairSecret, Secret, random};
+use spa_knock_core::knock::{AddressPolicy, Argument, Knock, ReplyStatus, ReplyText, ReplyWanted, ServerId};
+use spa_knock_core::wire::{Envelope, seal_reply};
 
 const SEEN: &str = "203.0.113.9";
 const OTHER: &str = "198.51.100.66";

@@ -14,11 +14,11 @@ use clap::{Args, Parser};
 
 use super::failure::{ClientError, ExitCause};
 use super::knock::route::{FamilyFilter, resolve};
-use crate::knock::Protocol;
 use crate::legacy::knockd::{OneTimeList, SequencePort};
 use crate::os::files::{self, FileMode, io_error_text};
 use crate::os::net::tcp_knock;
 use port::Udp;
+use spa_knock_core::knock::Protocol;
 
 /// Where names of services stand (services(5)).
 const SERVICES: &str = "/etc/services";

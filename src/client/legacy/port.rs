@@ -1,8 +1,8 @@
 //! `PORT[:PROTOCOL]` as knock(1) reads it, and what it reads wrong.
 
 use crate::client::failure::{ClientError, ExitCause};
-use crate::knock::Protocol;
 use crate::legacy::knockd::SequencePort;
+use spa_knock_core::knock::Protocol;
 
 /// What one word of the command line asks for. Without a protocol, and with any but udp, it is TCP.
 ///

@@ -18,10 +18,10 @@ use crate::client::knock::route::Route;
 use crate::client::knock::wait::KnockAgain;
 use crate::client::knock::{KnockSuccess, addresses, describe, named, plan};
 use crate::client::report::{Reporter, Success};
-use crate::crypto::KeySet;
-use crate::knock::{Protocol, SLICES, TimeStep};
 use crate::os::clock;
 use crate::os::files::io_error_text;
+use spa_knock_core::crypto::KeySet;
+use spa_knock_core::knock::{Protocol, SLICES, TimeStep};
 
 /// How long a connection may take to be refused before it is given up; its first packet has left by then.
 const PATIENCE: Duration = Duration::from_millis(1);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::knock::plan::Claim;
-use crate::crypto::{ClientKeys, random};
-use crate::knock::{ActionName, AddressPolicy, KnockRange, SLICES, TimeStep, Timestamp};
-use crate::wire::{proof, selector, sequence};
+use spa_knock_core::crypto::{ClientKeys, random};
+use spa_knock_core::knock::{ActionName, AddressPolicy, KnockRange, SLICES, TimeStep, Timestamp};
+use spa_knock_core::wire::{proof, selector, sequence};
 
 /// How often each port is touched: of a path that loses 5 % of all packets, one set in 1,000 does not get through.
 const ROUNDS: usize = 3;
@@ -112,7 +112,8 @@ pub(in crate::client) fn choose(
 
 /// The packets, three times all ports, each time in another order.
 pub(in crate::client) fn beats(ports: [u16; SLICES], gap: Gap) -> Result<Vec<Beat>, ClientError> {
-    let failed = |error: crate::crypto::RandomError| ClientError::new(ExitCause::Network, error.to_string());
+    let failed =
+        |error: spa_knock_core::crypto::RandomError| ClientError::new(ExitCause::Network, error.to_string());
     let mut beats = Vec::with_capacity(ROUNDS.saturating_mul(SLICES));
     for _ in 0..ROUNDS {
         // Sorted by random numbers, they stand in a random order.
@@ -134,7 +135,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::knock::SourceOption;
+    use spa_knock_core::knock::SourceOption;
 
     const STEP: u64 = 59_844_395;
 

@@ -3,10 +3,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::{Action, ActionPart, Arguments, Term, Uses};
 use crate::capture::CaptureKind;
 use crate::config::{Audit, BackendKind, Interfaces, MetricsPlace};
-use crate::knock::{ActionName, AddressPolicy, KnockRange, Timestamp};
+use spa_knock_core::auth::{Action, ActionPart, Arguments, Term, Uses};
+use spa_knock_core::knock::{ActionName, AddressPolicy, KnockRange, Timestamp};
 
 const MINIMAL: &str = "[server]\nid = 'a'\n";
 const OPEN: &str = "[server]\nid = 'a'\n[action.o]\nopen = ['tcp/22']\nfor = '30s'\n";

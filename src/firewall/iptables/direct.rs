@@ -9,11 +9,11 @@ use super::family::IpVersion;
 use super::grant_file::GrantFile;
 use super::rules::GRANTS;
 use super::{loaded, program, sets};
-use crate::auth::Grant;
 use crate::firewall::{ActiveGrant, FirewallError};
-use crate::knock::{ClientName, PortRange};
 use crate::os::clock;
 use crate::os::files::FileError;
+use spa_knock_core::auth::Grant;
+use spa_knock_core::knock::{ClientName, PortRange};
 
 /// The ports that only a grant opens, as the rules name them.
 pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {

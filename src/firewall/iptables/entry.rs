@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::family::IpVersion;
-use crate::auth::{Access, AccessTarget};
 use crate::firewall::grant_table::ElementChange;
-use crate::knock::{PortRange, Prefix};
+use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::knock::{PortRange, Prefix};
 
 /// What an entry does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

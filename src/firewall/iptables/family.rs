@@ -1,7 +1,7 @@
 //! The two IP versions: each has programs, tables and sets of its own.
 
-use crate::knock::Prefix;
 use crate::os::host;
+use spa_knock_core::knock::Prefix;
 
 /// An IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::auth::{Access, AccessTarget};
 use crate::firewall::grant_table::{GrantHolder, GrantTable};
 use crate::os::files::{self, FileError};
 use crate::os::host;
+use spa_knock_core::auth::{Access, AccessTarget};
 
 /// The file in the state folder.
 const FILE: &str = "grants";

@@ -1,7 +1,7 @@
 //! What there is of ours, from what `iptables-save` shows.
 
 use super::rules::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable};
-use crate::knock::ClientName;
+use spa_knock_core::knock::ClientName;
 
 /// Our chains and the rules that lead to them, as the kernel has them.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -24,14 +24,14 @@ use std::time::Duration;
 
 use super::grant_table::{GrantTable, WasOpen};
 use super::{ActiveGrant, Backend, Enforcement, FirewallError, GateSpec};
-use crate::auth::{AccessTarget, Grant};
-use crate::knock::{ClientName, PortRange};
 use crate::os::files::FileError;
 use crate::os::{clock, host};
 use entry::{EntryKind, SetEntry};
 use family::IpVersion;
 use grant_file::GrantFile;
 use rules::Unload;
+use spa_knock_core::auth::{AccessTarget, Grant};
+use spa_knock_core::knock::{ClientName, PortRange};
 
 /// Rules are gone through one after the other, and written anew with each grant.
 const RULES_MAX: usize = 1024;

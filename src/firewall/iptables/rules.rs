@@ -11,7 +11,7 @@ use super::installed::InstalledRules;
 use super::sets;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, FirewallMode, GateSpec, PacketMark};
-use crate::knock::PortRange;
+use spa_knock_core::knock::PortRange;
 
 /// Where packets come from to us.
 pub(super) const ENTRY: &str = "SPA_KNOCK";

@@ -1,10 +1,10 @@
 //! Every text that is generated, as the kernel's programs take it.
 
 use super::*;
-use crate::auth::Access;
 use crate::firewall::grant_table::{ElementChange, GrantHolder, WasOpen};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 use crate::os::net::proc_net::TcpConnection;
+use spa_knock_core::auth::Access;
 
 fn change(from: &str, way: AccessTarget, end: u64) -> ElementChange {
     let holder = GrantHolder {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::batch::ElementOp;
 use super::element::{self, Element, ElementEntry};
 use super::plane::{Interval, Patch, Plane};
-use crate::auth::{Access, AccessTarget, Grant};
 use crate::firewall::grant_table::{GrantHolder, GrantTable, LINGER};
 use crate::firewall::kind::GrantKind;
 use crate::firewall::{ActiveGrant, FirewallError};
+use spa_knock_core::auth::{Access, AccessTarget, Grant};
 
 /// How many intervals one knock may be cut into: as many as overlap it, so that only knocks from prefixes within
 /// prefixes come near it.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::ruleset::TABLE;
 use super::{nft, submit};
 use crate::firewall::FirewallError;
-use crate::knock::{ClientName, PortRange};
+use spa_knock_core::knock::{ClientName, PortRange};
 
 /// The ports that only a grant opens, as the rules name them.
 pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use super::plane::{Area, Interval, Rectangle, is_bounded};
-use crate::auth::{Access, AccessTarget};
-use crate::knock::{PortRange, PortSpec, Protocol};
+use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 
 /// The sets and maps that grants are in, as C strings.
 pub(super) const SETS: [&[u8]; 13] = [

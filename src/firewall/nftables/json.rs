@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::knock::Prefix;
+use spa_knock_core::knock::Prefix;
 
 /// Addresses, as nft writes them in JSON: `"10.0.0.1"` or `{"prefix": {"addr": "10.0.0.0", "len": 8}}`.
 #[must_use]

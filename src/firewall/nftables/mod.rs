@@ -21,8 +21,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::{ActiveGrant, Backend, FirewallError, GateSpec};
-use crate::auth::Grant;
-use crate::knock::{ClientName, PortRange};
 use crate::os::clock;
 use crate::os::host::Capability;
 use crate::os::process::capabilities;
@@ -33,6 +31,8 @@ use change_monitor::{ChangeMonitor, RulesetChange};
 use element::Element;
 use kernel::Kernel;
 use ruleset::{PreviousTable, TABLE};
+use spa_knock_core::auth::Grant;
+use spa_knock_core::knock::{ClientName, PortRange};
 use structure::Structure;
 
 /// How long loading may take before it counts as failed.

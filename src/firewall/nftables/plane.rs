@@ -7,10 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::auth::{Access, AccessTarget};
 use crate::firewall::grant_table::{GrantHolder, LINGER};
 use crate::firewall::kind::GrantKind;
-use crate::knock::{PortRange, Prefix, Protocol};
+use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::knock::{PortRange, Prefix, Protocol};
 
 /// The widest prefixes that a client may be let in by (`grant-prefix` in the config).
 const WIDEST: (u8, u8) = (16, 33);

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::element::{self, Element, ElementEntry};
 use super::plane::Area;
-use crate::auth::{Access, AccessTarget};
 use crate::firewall::grant_table::GrantHolder;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, Failsafe, FirewallMode, GateSpec, PacketMark};
-use crate::knock::{PortRange, Prefix};
+use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::knock::{PortRange, Prefix};
 
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";

@@ -7,12 +7,12 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::script::{script, shown};
-use crate::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge};
-use crate::knock::ClientName;
 use crate::legacy::knockd::{Door, Orders, TruncatedCommand};
 use crate::os::clock;
 use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::state::{Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
+use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge};
+use spa_knock_core::knock::ClientName;
 
 /// How many run at a time.
 const RUNNING_MAX: usize = 64;

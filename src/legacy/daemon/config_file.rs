@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-use crate::knock::PortRange;
 use crate::legacy::knockd::{Config, Door, KnockdOptions, OneTimeList};
 use crate::os::files::{self, FileError};
+use spa_knock_core::knock::PortRange;
 
 /// What stands there.
 #[derive(Debug, Clone)]

@@ -11,14 +11,14 @@ use super::commands::{CommandEvent, DoorCommands, report_interrupted};
 use super::config_file::{KnockdConfig, read_list};
 use super::knock_log::{KnockLog, LogEvent};
 use super::watcher_process::{LegacyWatchConfig, LegacyWatcher, LegacyWatcherError};
-use crate::auth::{AuditEvent as KnockResult, Explanation};
-use crate::knock::ClientName;
 use crate::legacy::ipc::FromLegacyWatcher;
 use crate::legacy::knockd::{Door, GrantSpec, LogMessage, MatchEvent, MatchStage, OneTimeList};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use crate::state::{self, StateError, UndoQueue};
 use crate::supervisor::restart::{Restart, SILENCE_MAX};
+use spa_knock_core::auth::{AuditEvent as KnockResult, Explanation};
+use spa_knock_core::knock::ClientName;
 
 /// How often the host's addresses are looked at.
 const TICK: Duration = Duration::from_secs(10);

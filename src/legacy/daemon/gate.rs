@@ -17,9 +17,9 @@ use crate::firewall::{self, Enforcement, FirewallError, Nftables};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
 use crate::gate::{Gate, GateConfig, established_connections};
-use crate::knock::PortRange;
 use crate::legacy::knockd::GrantSpec;
 use crate::os::host;
+use spa_knock_core::knock::PortRange;
 
 /// What to do where the daemon of sealed knocks has the gate.
 const BOTH: &str =

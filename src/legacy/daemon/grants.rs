@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::CLIENT;
-use crate::auth::{AuditCause, AuditEvent, Explanation, UnauthenticatedGrant};
 use crate::gate::{Gate, GateConfig};
-use crate::knock::ActionName;
 use crate::legacy::knockd::GrantSpec;
 use crate::os::clock;
+use spa_knock_core::auth::{AuditCause, AuditEvent, Explanation, UnauthenticatedGrant};
+use spa_knock_core::knock::ActionName;
 
 /// How many of them may be live: sources can be made up, and sealed knocks must find room.
 const LIVE_MAX: usize = 1_024;

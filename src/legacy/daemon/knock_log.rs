@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::log_sinks::Sinks;
 use super::reverse_dns::{Priority, ReverseDns};
-use crate::knock::Now;
 use crate::legacy::knockd::{HostName, LogMessage, LoggedSource, MatchStage};
 use crate::os::clock;
+use spa_knock_core::knock::Now;
 
 /// How long a line waits for a name.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 //! How many stages and timeouts are told in a second: a flood of first knocks must not fill the log.
 
-use crate::knock::Timestamp;
+use spa_knock_core::knock::Timestamp;
 
 /// Enough for every honest crowd; what is beyond it is counted.
 const A_SECOND: u32 = 200;

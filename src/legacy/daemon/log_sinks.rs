@@ -7,10 +7,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::knock::Timestamp;
 use crate::legacy::knockd::line;
 use crate::os::outbox::{OnFailure, Outbox, Sink};
 use crate::os::{clock, files, stdio};
+use spa_knock_core::knock::Timestamp;
 
 /// Facility daemon, level notice (RFC 5424): as Debian's knockd.
 const PRIORITY: u8 = 29;

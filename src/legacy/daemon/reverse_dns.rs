@@ -6,10 +6,10 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use crate::auth::{Rate, RecentActs};
 use crate::legacy::knockd::HostName;
 use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::os::process::privileges::Identity;
+use spa_knock_core::auth::{Rate, RecentActs};
 
 /// What looks up an address, which is its last word.
 const PROGRAM: [&str; 2] = ["getent", "hosts"];

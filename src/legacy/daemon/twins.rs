@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::knock::Timestamp;
 use crate::packet::{Packet, TcpFlags, Transport};
+use spa_knock_core::knock::Timestamp;
 
 /// How far apart the two may be. A network does not deliver the same packet again so soon, on another interface.
 const APART_MAX: Duration = Duration::from_millis(20);

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::daemon::{CLIENT, KnockdConfig};
 use crate::config::{BackendKind, ConfigErrors, Problem, ServerConfig, SourceLocation};
-use crate::knock::ClientName;
 use crate::os::files::{self, FileError};
+use spa_knock_core::knock::ClientName;
 
 pub(crate) use doors::LegacyDoors;
 

@@ -5,7 +5,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::knock::{Timestamp, canonical, mapped};
+use spa_knock_core::knock::{Timestamp, canonical, mapped};
 
 /// Room for so many attempts takes, with its index, less than 2 MiB.
 pub(super) const ATTEMPTS_MAX: usize = 40_960;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::command::{Orders, ShellCommand, TruncatedCommand};
 use super::flags::FlagTest;
 use super::sequence::KnockSequence;
-use crate::knock::{PortRange, Prefix, canonical};
+use spa_knock_core::knock::{PortRange, Prefix, canonical};
 
 /// `Seq_Timeout`, where it is not said; no document of knockd tells it.
 const SEQUENCE_TIMEOUT: i32 = 25;

@@ -9,7 +9,7 @@ use super::door::{Door, DoorTarget, GrantSpec};
 use super::flags::UnknownFlag;
 use super::number::{atoi, trim};
 use super::sequence::{KnockSequence, SequenceError};
-use crate::knock::{PortRange, Prefix};
+use spa_knock_core::knock::{PortRange, Prefix};
 
 /// knockd reads lines in pieces of at most so many bytes, line end and all; each piece counts as a line.
 const PIECE_MAX: usize = 4095;

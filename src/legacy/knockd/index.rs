@@ -7,7 +7,7 @@ use super::door::{Door, DoorTarget};
 use super::flags::FlagTest;
 use super::matcher::LegacyPacket;
 use super::sequence::SequencePort;
-use crate::knock::Protocol;
+use spa_knock_core::knock::Protocol;
 
 /// The ports of all doors. What is knocked elsewhere is not there, as for knockd's capture filter.
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ use super::attempts::{ATTEMPTS_MAX, Attempts, DoorAttempt, Id};
 use super::door::Door;
 use super::index::{Index, door_at, has_flags, is_target};
 use super::sequence::{KnockSequence, SequencePort};
-use crate::knock::Timestamp;
 use crate::packet::TcpFlags;
+use spa_knock_core::knock::Timestamp;
 
 /// A packet, as far as it counts. Addresses of IPv4 are IPv4 addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

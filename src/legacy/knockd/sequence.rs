@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::number::{atoi, trim};
-use crate::knock::Protocol;
+use spa_knock_core::knock::Protocol;
 
 /// What knockd has room for.
 const KNOCKS_MAX: usize = 32;

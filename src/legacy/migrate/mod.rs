@@ -10,8 +10,8 @@ use std::path::Path;
 use super::knockd::Config;
 use crate::config::host_id;
 use crate::console::{AdminError, notice, print, print_error};
-use crate::knock::ServerId;
 use crate::os::files;
+use spa_knock_core::knock::ServerId;
 use translate::migrate as translated;
 
 /// Prints the config, and tells what could not be translated.

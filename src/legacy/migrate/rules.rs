@@ -6,7 +6,7 @@ use std::path::Path;
 use std::slice::Iter;
 
 use super::shell;
-use crate::knock::{PortRange, Protocol};
+use spa_knock_core::knock::{PortRange, Protocol};
 
 /// What a command does.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::rules::{self, IptablesRule};
 use super::shell;
 use crate::config::{quoted, written};
-use crate::knock::{ActionName, PortRange, ServerId};
 use crate::legacy::knockd::{Config, Door, ShellCommand};
+use spa_knock_core::knock::{ActionName, PortRange, ServerId};
 
 /// For how long a door stays open that nothing closed but another door.
 const NEVER_CLOSED: Duration = Duration::from_secs(3_600);

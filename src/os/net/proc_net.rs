@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use crate::knock::Protocol;
 use crate::os::files::{self, FileError};
+use spa_knock_core::knock::Protocol;
 
 /// States of a socket, from the kernel's tcp_states.h.
 const ESTABLISHED: &str = "01";
@@ -82,7 +82,7 @@ fn address(text: &str) -> Option<SocketAddr> {
         16 => Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into(),
         _ => return None,
     };
-    Some(SocketAddr::new(crate::knock::canonical(ip), port))
+    Some(SocketAddr::new(spa_knock_core::knock::canonical(ip), port))
 }
 
 #[cfg(test)]

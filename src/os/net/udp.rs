@@ -13,7 +13,7 @@ use nix::sys::socket::{
     SockaddrIn6, SockaddrStorage, bind, getsockname, recvmsg, sendmsg, setsockopt, socket,
 };
 
-use crate::knock::{canonical, mapped};
+use spa_knock_core::knock::{canonical, mapped};
 
 /// Bound to the knock port on every address.
 pub struct UdpPort {

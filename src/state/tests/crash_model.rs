@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use crate::auth::{
-    Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Judgment, Keeper, KeyAge, Policy,
-    PortSequence, Rejection, ReplayDomain, ReplayMemory, Term, Uses,
-};
-use crate::crypto::{Fingerprint, KeySet, PairSecret, Secret};
-use crate::knock::{
-    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, TimeStep as HalfMinute,
-    Timestamp,
-};
 use crate::os::files::FileError;
 use crate::state::disk::Disk;
 use crate::state::journal_file::{JournalFile, UNWRITTEN_MAX};
 use crate::state::replay::{Floors, ReplayState, StateError};
-use crate::wire::{Datagram, proof, selector, sequence};
+use spa_knock_core::auth::{
+    Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Judgment, Keeper, KeyAge, Policy,
+    PortSequence, Rejection, ReplayDomain, ReplayMemory, Term, Uses,
+};
+use spa_knock_core::crypto::{Fingerprint, KeySet, PairSecret, Secret};
+use spa_knock_core::knock::{
+    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, TimeStep as HalfMinute,
+    Timestamp,
+};
+use spa_knock_core::wire::{Datagram, proof, selector, sequence};
 
 /// Bytes that a file takes at a time.
 const BLOCK: usize = 256;

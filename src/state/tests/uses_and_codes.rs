@@ -7,14 +7,14 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::crash_model::SimDisk;
-use crate::auth::{
+use crate::state::replay::{Floors, ReplayState, StateError};
+use spa_knock_core::auth::{
     Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Judgment, Keeper, KeyAge, Policy, Term,
     Uses,
 };
-use crate::crypto::{KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
-use crate::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
-use crate::state::replay::{Floors, ReplayState, StateError};
-use crate::wire::Datagram;
+use spa_knock_core::crypto::{KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
+use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
+use spa_knock_core::wire::Datagram;
 
 const WINDOW: Duration = Duration::from_secs(30);
 const USES: u64 = 8;

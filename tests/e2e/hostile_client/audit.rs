@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use spa_knock::knock::{AddressPolicy, Knock, Timestamp};
+use spa_knock_core::knock::{AddressPolicy, Knock, Timestamp};
 
 use crate::net::{
     CLIENT4, Daemon, KNOCK_PORT, Lab, NO_LIMITS, SERVER4, Site, ask_patiently, full, knock, within,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use spa_knock::knock::{Argument, Knock, ReplyStatus};
+use spa_knock_core::knock::{Argument, Knock, ReplyStatus};
 
 use crate::net::{CLIENT4, Daemon, Key, Lab, SERVER4, Site, ask_patiently, knock, within};
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use spa_knock::knock::ReplyStatus;
+use spa_knock_core::knock::ReplyStatus;
 
 use crate::net::{
     CLIENT4, Daemon, KNOCK_PORT, Lab, Mounts, NEIGHBOUR4, SERVER4, Site, ask, full, knock, limited, within,

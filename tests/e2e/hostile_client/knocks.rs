@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use etherparse::PacketBuilder;
-use spa_knock::knock::{AddressPolicy, Argument, Knock, Timestamp};
+use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Timestamp};
 
 use crate::flood::Memory;
 use crate::net::{

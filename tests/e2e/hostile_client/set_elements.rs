@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use spa_knock::knock::{AddressPolicy, Knock, Reply, ReplyStatus};
+use spa_knock_core::knock::{AddressPolicy, Knock, Reply, ReplyStatus};
 
 use crate::grants::{elements, holder, listed, start_with};
 use crate::net::{
@@ -187,7 +187,7 @@ fn a_full_set_costs_others_nothing() {
         let knock = Knock {
             policy: AddressPolicy::Listed,
             ipv4: Some(Ipv4Addr::new(192, 0, 2, n % 12)),
-            reply: spa_knock::knock::ReplyWanted::No,
+            reply: spa_knock_core::knock::ReplyWanted::No,
             ..knock("open-ssh")
         };
         socket.send_to(thief.seal(&knock).as_bytes(), (SERVER4, crate::net::KNOCK_PORT)).unwrap();

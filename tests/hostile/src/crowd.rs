@@ -4,11 +4,11 @@ use std::hash::RandomState;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use spa_knock::auth::{KeyLimit, WatchedKey, Watcher};
-use spa_knock::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
-use spa_knock::knock::KnockRange;
 use spa_knock::os::clock;
-use spa_knock::wire::{DATAGRAM_MIN, hint};
+use spa_knock_core::auth::{KeyLimit, WatchedKey, Watcher};
+use spa_knock_core::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
+use spa_knock_core::knock::KnockRange;
+use spa_knock_core::wire::{DATAGRAM_MIN, hint};
 
 use crate::works::tell;
 

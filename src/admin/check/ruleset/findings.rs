@@ -12,13 +12,13 @@ use super::path::{BlockKind, Blocker, Coverage, PacketGoal, obstacles};
 use super::remedy::{self, Maker};
 use super::survey::{list, needed_in_saved, versions};
 use crate::admin::check::report::CheckReport;
-use crate::auth::ActionPart;
 use crate::capture::CaptureKind;
 use crate::config::{BackendKind, ServerConfig};
 use crate::firewall::FirewallMode;
 use crate::gate::state::GateState;
-use crate::knock::{PortRange, PortSpec, Protocol};
 use crate::os::host;
+use spa_knock_core::auth::ActionPart;
+use spa_knock_core::knock::{PortRange, PortSpec, Protocol};
 
 /// As much of a rule, in characters, as finds it.
 const TEXT_MAX: usize = 160;

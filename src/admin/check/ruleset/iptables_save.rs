@@ -6,9 +6,9 @@ use super::packet_class::Version;
 use super::remedy::{self, Maker};
 use super::survey::{NFT_MAX, NeededRule};
 use crate::firewall::FirewallMode;
-use crate::knock::PortRange;
 use crate::os::host::{self, Capability};
 use crate::os::process::{capabilities, spawn};
+use spa_knock_core::knock::PortRange;
 
 /// The table filter of an IP version, as iptables-save writes it.
 #[derive(Debug)]

@@ -6,10 +6,10 @@ use super::listing::{Chain, Ruleset};
 use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination, Version};
 use super::path::{Blocker, PacketGoal, obstacles};
-use crate::auth::ActionPart;
 use crate::config::ServerConfig;
 use crate::firewall::FirewallMode;
-use crate::knock::{PortRange, PortSpec};
+use spa_knock_core::auth::ActionPart;
+use spa_knock_core::knock::{PortRange, PortSpec};
 
 /// From this priority on (dstnat - 10) prerouting chains see where a packet has been led to.
 const LED: i64 = -110;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::listing::{Ruleset, TableName};
 use super::mark::Mark;
 use crate::firewall::prefix_from_json;
-use crate::knock::{PortRange, Protocol};
+use spa_knock_core::knock::{PortRange, Protocol};
 
 /// An IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 
 use super::listing::{Ruleset, TableName};
 use crate::firewall::PacketMark;
-use crate::knock::PortRange;
+use spa_knock_core::knock::PortRange;
 
 /// What made a table, and so decides how it is changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

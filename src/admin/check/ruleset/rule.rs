@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::listing::{Ruleset, RulesetRule, TableName};
 use super::packet_class::{Match, PacketClass, Version, connection_state};
-use crate::knock::Protocol;
+use spa_knock_core::knock::Protocol;
 
 /// What a rule decides.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use super::mark::Mark;
 use super::packet_class::{PacketClass, PacketDestination, Version};
 use super::path::{Coverage, PacketGoal, obstacles};
 use crate::admin::check::report::CheckReport;
-use crate::auth::ActionPart;
 use crate::config::ServerConfig;
-use crate::knock::PortRange;
+use spa_knock_core::auth::ActionPart;
+use spa_knock_core::knock::PortRange;
 
 /// The kernel tracks connections from this priority on (NF_IP_PRI_CONNTRACK).
 const TRACKED: i64 = -200;

@@ -13,9 +13,9 @@ use super::path::{Blocker, Coverage};
 use super::remedy::{self, Maker};
 use crate::config::{BackendKind, ServerConfig};
 use crate::firewall::{FirewallMode, PacketMark};
-use crate::knock::PortRange;
 use crate::os::host::{self, Capability};
 use crate::os::process::{capabilities, spawn};
+use spa_knock_core::knock::PortRange;
 
 /// A ruleset of a hundred thousand elements takes a second to list.
 pub(in crate::admin::check) const NFT_MAX: Duration = Duration::from_secs(20);

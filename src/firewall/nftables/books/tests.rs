@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::AccessTarget;
-use crate::knock::{PortRange, Prefix, Protocol};
+use spa_knock_core::auth::AccessTarget;
+use spa_knock_core::knock::{PortRange, Prefix, Protocol};
 
 const ADDRESSES: u8 = 8;
 const PORTS: u16 = 12;
@@ -45,11 +45,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn client(number: u8) -> crate::knock::ClientName {
+fn client(number: u8) -> spa_knock_core::knock::ClientName {
     format!("client-{number}").parse().unwrap()
 }
 
-fn action(number: u8) -> crate::knock::ActionName {
+fn action(number: u8) -> spa_knock_core::knock::ActionName {
     format!("action-{number}").parse().unwrap()
 }
 

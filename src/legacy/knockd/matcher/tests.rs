@@ -10,10 +10,10 @@ use std::cell::RefCell;
 use proptest::prelude::*;
 
 use super::*;
-use crate::knock::Protocol;
 use crate::legacy::knockd::{Config, FlagTest, OneTimeList};
 use cases::{Case, told};
 use naive::Naive;
+use spa_knock_core::knock::Protocol;
 
 /// Times are counted from here: a whole second.
 const BEGIN: u64 = 1_795_000_000_000;

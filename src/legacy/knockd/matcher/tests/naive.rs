@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::knock::Protocol;
 use crate::legacy::knockd::{Door, DoorTarget, LegacyPacket, MatchEvent, MatchStage};
+use spa_knock_core::knock::Protocol;
 
 pub(super) struct Naive {
     doors: Vec<Door>,

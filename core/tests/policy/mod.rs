@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use spa_knock::auth::{Action, ActionPart, ClientKey, ClientRules, KeyAge, Policy, Term, Uses};
-use spa_knock::crypto::{KeySet, PairSecret, Secret};
-use spa_knock::knock::{AddressPolicy, KnockRange, PrefixLengths};
+use spa_knock_core::auth::{Action, ActionPart, ClientKey, ClientRules, KeyAge, Policy, Term, Uses};
+use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
+use spa_knock_core::knock::{AddressPolicy, KnockRange, PrefixLengths};
 
 /// The keys of a secret at the server `bastion`.
 pub(crate) fn keys(secret: [u8; 32]) -> KeySet {

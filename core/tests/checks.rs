@@ -11,17 +11,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use spa_knock::auth::{
+use spa_knock_core::auth::{
     Action, ActionPart, Arguments, AuditEvent, Authentic, Authorized, ClientKey, ClientRules, Decision,
     Dropped, Effect, Grant, Judgment, Keeper, KeyAge, KeyLimit, Outcome, Policy, Refusal, Rejection,
     ReplayMemory, Template, Term, Uses, WatchedKey, Watcher,
 };
-use spa_knock::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
-use spa_knock::knock::{
+use spa_knock_core::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
+use spa_knock_core::knock::{
     ActionName, AddressPolicy, Knock, Now, PortRange, PrefixLengths, Reply, ReplyStatus, ReplyWanted,
     ServerId, Timestamp,
 };
-use spa_knock::wire::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, open_reply};
+use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, open_reply};
 
 /// The client's clock, where nothing else is said.
 const NOW: u64 = 1_795_331_877_123;
@@ -346,7 +346,7 @@ fn the_answer_tells_the_client_what_it_may_know() {
             observed: observed.ip(),
             port: observed.port(),
             seconds: 60,
-            text: spa_knock::knock::ReplyText::default(),
+            text: spa_knock_core::knock::ReplyText::default(),
         }
     );
     assert!(bytes.len() <= datagram.len(), "never longer than the knock");

@@ -9,11 +9,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
-use spa_knock::crypto::{KeySet, MacKey, PairSecret, Secret};
-use spa_knock::knock::{
+use spa_knock_core::crypto::{KeySet, MacKey, PairSecret, Secret};
+use spa_knock_core::knock::{
     AddressPolicy, Knock, Reply, ReplyStatus, ReplyText, ReplyWanted, Timestamp, canonical,
 };
-use spa_knock::wire::{
+use spa_knock_core::wire::{
     Body, DATAGRAM_MAX, DATAGRAM_MIN, Datagram, Envelope, PADDING_MAX, REPLY_LEN, open_reply, seal_reply,
 };
 

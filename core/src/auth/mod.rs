@@ -12,13 +12,13 @@
 //! ```
 
 mod counters;
-mod unauthenticated;
-
 mod grant;
 mod keeper;
 mod policy;
 mod record;
 mod rejection;
+#[cfg(feature = "unauthenticated-grants")]
+mod unauthenticated;
 pub(crate) mod watcher;
 
 pub use counters::{KnockCounters, KnockResult};
@@ -38,5 +38,6 @@ pub use policy::undo::undo_is_of;
 pub use policy::{Action, ActionPart, ClientKey, ClientRules, KeyAge, Policy, Term, Uses};
 pub use record::{AuditCause, AuditEvent, AuditRecord, Explanation, Via};
 pub use rejection::{Reason, Rejection};
+#[cfg(feature = "unauthenticated-grants")]
 pub use unauthenticated::UnauthenticatedGrant;
 pub use watcher::authenticate::{Authentic, DatagramCounts, Dropped, WatchedKey, Watcher};

@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_example_key_is_refused() {
-        let example = include_str!("../../../keys.example");
+        let example = include_str!("../../../../keys.example");
         assert_eq!(KeyFile::parse(example).err(), Some(KeyFileError::Example));
     }
 

@@ -16,13 +16,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use policy::{client, open, policy};
-use spa_knock::auth::{
+use spa_knock_core::auth::{
     Accepted, ActionPart, AuditEvent, Authorized, Decision, Keeper, KeyLimit, Policy, PortSequence, Refusal,
     ReplayDomain, ReplayMemory, Uses, Via, WatchedKey, Watcher,
 };
-use spa_knock::crypto::{KeySet, random};
-use spa_knock::knock::{ActionName, KnockRange, Now, SLICE, TimeStep, Timestamp};
-use spa_knock::wire::{proof, selector, sequence};
+use spa_knock_core::crypto::{KeySet, random};
+use spa_knock_core::knock::{ActionName, KnockRange, Now, SLICE, TimeStep, Timestamp};
+use spa_knock_core::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
 const BAND: KnockRange = KnockRange::USUAL;

@@ -10,9 +10,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
-use spa_knock::crypto::{MacKey, PairSecret, RootSecret, SealKey, Secret};
-use spa_knock::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, ServerId, TimeStep, Timestamp};
-use spa_knock::wire::{Body, Datagram, Envelope, open_reply, proof, seal_reply, selector, sequence};
+use spa_knock_core::crypto::{MacKey, PairSecret, RootSecret, SealKey, Secret};
+use spa_knock_core::knock::{AddressPolicy, Knock, KnockRange, ReplyWanted, ServerId, TimeStep, Timestamp};
+use spa_knock_core::wire::{Body, Datagram, Envelope, open_reply, proof, seal_reply, selector, sequence};
 
 fn cases() -> Vec<Value> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors");
