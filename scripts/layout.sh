@@ -12,8 +12,12 @@ lay_out() {
 
     install -D "$from/spa-knock" "$tree$prefix/bin/spa-knock"
     install -D "$from/spa-knockd" "$tree$prefix/sbin/spa-knockd"
+    # Started by spa-knockd, which finds them there.
+    for program in spa-knock-watcher spa-knock-legacy-watcher; do
+        install -D "$from/$program" "$tree$prefix/libexec/spa-knock/$program"
+    done
     if command -v strip >/dev/null; then
-        strip "$tree$prefix/bin/spa-knock" "$tree$prefix/sbin/spa-knockd"
+        strip "$tree$prefix/bin/spa-knock" "$tree$prefix/sbin/spa-knockd" "$tree$prefix"/libexec/spa-knock/*
     else
         echo 'strip (binutils) is missing: the programs keep their symbols and are larger'
     fi

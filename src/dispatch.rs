@@ -12,7 +12,7 @@ use crate::manual;
 
 use crate::admin::args::{AdminCommand, ClientCommand, DaemonArgs, StateCommand};
 use crate::console::{self, AdminError};
-use crate::{admin, daemon, gate, legacy, state, watcher};
+use crate::{admin, daemon, gate, legacy, state};
 
 /// Runs the command line of `spa-knockd`.
 #[must_use]
@@ -36,9 +36,6 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
     match options.command {
         AdminCommand::Run => daemon::startup::run(&config),
         AdminCommand::Reload(place) => exit(admin::notify::reload(&place.facts(&config))),
-        AdminCommand::Watch => watcher::native::main(),
-        AdminCommand::WatchKnocks => legacy::daemon::watch(),
-        AdminCommand::FollowLog { file } => watcher::log_follower::main(file.as_deref()),
         AdminCommand::Check { json } => admin::check::check(&config, json),
         AdminCommand::Init { id, address } => exit(admin::init::init(&config, id, address.as_deref())),
         AdminCommand::Client(ClientCommand::Add(add)) => exit(admin::clients::add(&config, &add)),

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::ipc::{self, FromWatcher, ReceivedKnock, ToWatcher};
+use crate::ipc::{self, FromWatcher, ReceivedKnock, ToShell, ToWatcher};
 use spa_knock_core::auth::Authentic;
 
 pub use crate::state::fuzzing::{JournalText, append_acceptance, lease_again, read_journal, write_journal};
@@ -35,5 +35,7 @@ pub fn report_again(message: &[u8]) -> Option<Vec<u8>> {
 /// A message of the keeper, read and written again.
 #[must_use]
 pub fn order_again(message: &[u8]) -> Option<Vec<u8>> {
-    ToWatcher::read(message).map(|order| order.to_bytes().to_vec())
+    let shell = ToShell::read(message).map(|order| order.to_bytes());
+    let own = || ToWatcher::read(message).map(|order| order.to_bytes());
+    shell.or_else(own).map(|bytes| bytes.to_vec())
 }

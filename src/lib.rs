@@ -52,4 +52,4 @@ mod state;
 #[cfg(feature = "server")]
 mod supervisor;
 #[cfg(feature = "server")]
-mod watcher;
+pub mod watcher;

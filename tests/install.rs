@@ -91,6 +91,8 @@ fn everything_lies_where_it_is_looked_for_and_the_units_find_the_daemon() {
         for (path, mode) in [
             (below("bin/spa-knock"), 0o755),
             (below("sbin/spa-knockd"), 0o755),
+            (below("libexec/spa-knock/spa-knock-watcher"), 0o755),
+            (below("libexec/spa-knock/spa-knock-legacy-watcher"), 0o755),
             (below("share/man/man8/spa-knockd.8.gz"), 0o644),
             (below("share/bash-completion/completions/spa-knock"), 0o644),
             (below("share/doc/spa-knock/examples/spa-knockd.toml"), 0o644),

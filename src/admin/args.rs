@@ -177,12 +177,6 @@ pub(crate) enum AdminCommand {
     },
     /// Print the manual page
     Man,
-    #[command(hide = true)]
-    Watch,
-    #[command(hide = true)]
-    WatchKnocks,
-    #[command(hide = true)]
-    FollowLog { file: Option<PathBuf> },
 }
 
 /// Where the daemon's state is, for commands that work whatever is wrong with the config.
@@ -455,10 +449,7 @@ fn typed_id(text: &str) -> Result<ServerId, spa_knock_core::knock::InvalidName> 
 impl AdminCommand {
     /// Whether it becomes a daemon or a part of one.
     pub(crate) const fn is_daemon(&self) -> bool {
-        matches!(
-            self,
-            Self::Run | Self::Watch | Self::WatchKnocks | Self::FollowLog { .. } | Self::Knockd { .. }
-        )
+        matches!(self, Self::Run | Self::Knockd { .. })
     }
 }
 

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 
 use serde::Deserialize;
 
-use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PacketEvent, PacketSource, PortHit};
+use super::{
+    Capture, CaptureError, CaptureEvent, CaptureStats, PacketEvent, PacketSource, PollSource, PortHit,
+};
 use crate::os::{clock, files};
 use crate::packet::{KernelLogLine, SyslogLine};
 use spa_knock_core::knock::KnockRange;
@@ -83,6 +85,12 @@ impl AsFd for Log {
     }
 }
 
+impl PollSource for Log {
+    fn has_more(&self) -> bool {
+        self.lines.has_whole()
+    }
+}
+
 impl PacketSource for Log {
     fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError> {
         let Self { lines, form, prefix, interfaces, place, shared } = self;
@@ -122,17 +130,21 @@ impl PacketSource for Log {
         // Lines tell the time in seconds, or not at all.
         Ok(packet.map_or(PacketEvent::Other, |packet| PacketEvent::Packet(packet, clock::wall())))
     }
+}
 
+impl AsFd for BandLog {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl PollSource for BandLog {
     fn has_more(&self) -> bool {
-        self.lines.has_whole()
+        self.0.has_more()
     }
 }
 
 impl Capture for BandLog {
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         let Self(log, knock_range) = self;
         Ok(match log.take()? {
@@ -143,11 +155,6 @@ impl Capture for BandLog {
             PacketEvent::Empty => CaptureEvent::Empty,
         })
     }
-
-    fn has_more(&self) -> bool {
-        PacketSource::has_more(&self.0)
-    }
-
     fn has_room(&self) -> bool {
         // What is not taken yet stays in the log.
         true

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use pcap::Error;
 
 use super::pcap_handle::{KNOCK, Tap, describe, time};
-use super::{CaptureError, PacketEvent, PacketSource, filter};
+use super::{CaptureError, PacketEvent, PacketSource, PollSource, filter};
 use crate::packet::Packet;
 use spa_knock_core::knock::Protocol;
 
@@ -32,6 +32,8 @@ impl LegacyCapture {
         Tap::open(interface, KNOCK, |link| filter::ports(link, &tcp, &udp)).map(Self)
     }
 }
+
+impl PollSource for LegacyCapture {}
 
 impl PacketSource for LegacyCapture {
     fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError> {

@@ -12,7 +12,7 @@ mod settings;
 mod socket;
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 pub use kernel_log::{BandLog, Log, LogForm, kernel_said};
 pub use legacy::LegacyCapture;
@@ -24,21 +24,21 @@ pub use socket::Socket;
 use crate::packet::{Packet, Segment};
 use spa_knock_core::knock::{KnockRange, Timestamp};
 
-/// A source of datagrams, to be waited for with `poll`.
-pub trait Capture {
-    /// Readable when there may be datagrams.
-    fn descriptor(&self) -> BorrowedFd<'_>;
+/// What a watcher's loop waits for: readable when there may be packets.
+pub trait PollSource: AsFd {
+    /// Whether there is more to take than the descriptor tells.
+    fn has_more(&self) -> bool {
+        false
+    }
+}
 
+/// A source of datagrams and port hits.
+pub trait Capture: PollSource {
     /// Takes the next frame, without waiting.
     ///
     /// # Errors
     /// When the source is lost: the interface is gone or went down.
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError>;
-
-    /// Whether there is more to take than its descriptor tells.
-    fn has_more(&self) -> bool {
-        false
-    }
 
     /// Whether a flood can gather here for a millisecond without loss.
     fn has_room(&self) -> bool;
@@ -47,17 +47,18 @@ pub trait Capture {
     fn intake(&mut self) -> Option<CaptureStats>;
 }
 
-/// A source of packets to the ports of plain sequences, to be waited for with `poll`.
-pub trait PacketSource: AsFd {
+/// A source of packets to the ports of knock sequences.
+pub trait PacketSource: PollSource {
     /// Takes the next one, without waiting.
     ///
     /// # Errors
     /// When the source is lost: the interface is gone or went down, the log is not followed any more.
     fn take(&mut self) -> Result<PacketEvent<'_>, CaptureError>;
+}
 
-    /// Whether there is more to take than its descriptor tells.
+impl<T: PollSource + ?Sized> PollSource for Box<T> {
     fn has_more(&self) -> bool {
-        false
+        (**self).has_more()
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use pcap::{Active, Error};
 
 use super::pcap_handle::{KNOCK, Tap, describe};
-use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PortHit, filter};
+use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PollSource, PortHit, filter};
 use crate::packet::{LinkType, Packet, Segment, Transport};
 use spa_knock_core::knock::KnockRange;
 
@@ -48,11 +48,15 @@ impl PcapLive {
     }
 }
 
-impl Capture for PcapLive {
-    fn descriptor(&self) -> BorrowedFd<'_> {
+impl AsFd for PcapLive {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.capture.as_fd()
     }
+}
 
+impl PollSource for PcapLive {}
+
+impl Capture for PcapLive {
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         match self.capture.next_packet() {
             Ok(frame) => Ok(Packet::read(self.link, frame.data).map_or(CaptureEvent::Other, |packet| {

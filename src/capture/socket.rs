@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::{Capture, CaptureError, CaptureEvent, CaptureStats};
+use super::{Capture, CaptureError, CaptureEvent, CaptureStats, PollSource};
 use crate::os::net::udp::UdpPort;
 use crate::packet::Segment;
 use spa_knock_core::wire::DATAGRAM_MAX;
@@ -23,11 +23,15 @@ impl Socket {
     }
 }
 
-impl Capture for Socket {
-    fn descriptor(&self) -> BorrowedFd<'_> {
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.port.as_fd()
     }
+}
 
+impl PollSource for Socket {}
+
+impl Capture for Socket {
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         let arrival = self.port.try_recv(&mut self.buffer).map_err(|error| CaptureError {
             place: format!("UDP port {}", self.number),

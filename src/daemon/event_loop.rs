@@ -20,14 +20,15 @@ use crate::control::Control;
 use crate::gate::Revocation;
 use crate::gate::console_grants::is_console;
 use crate::gate::state::GateState;
-use crate::ipc::{FromWatcher, MESSAGE};
+use crate::ipc::{FromShell, FromWatcher, MESSAGE};
 use crate::legacy::daemon::{KnockdConfig, Openings};
 use crate::legacy::embedded::{LegacyDoors, is_plain};
 use crate::os::notify::{self, Watchdog};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, host, log as os_log, poll};
 use crate::state::{ReplayFolder, last_good};
-use crate::supervisor::child::{Disconnected, WatcherProcess};
+use crate::supervisor::child::Disconnected;
+use crate::supervisor::watcher_process::WatcherProcess;
 use crate::supervisor::watcher_supervisor::WatcherSupervisor;
 use spa_knock_core::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
 use spa_knock_core::crypto::Fingerprint;
@@ -217,9 +218,13 @@ impl Daemon {
                     }
                 }
                 Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
-                Some(FromWatcher::Lost(reason)) => self.supervisor.on_interface_lost(&reason),
-                Some(FromWatcher::Failed(reason)) => return self.supervisor.on_exit(&reason),
-                Some(FromWatcher::Watching) | None => {
+                Some(FromWatcher::Shell(FromShell::Lost(reason))) => {
+                    self.supervisor.on_interface_lost(&reason)
+                }
+                Some(FromWatcher::Shell(FromShell::Failed(reason))) => {
+                    return self.supervisor.on_exit(&reason);
+                }
+                Some(FromWatcher::Shell(FromShell::Watching | FromShell::Version(_))) | None => {
                     return self.supervisor.on_exit("the watcher talks nonsense");
                 }
             }
@@ -240,7 +245,7 @@ impl Daemon {
                     asked = Some(clock::steady());
                     continue;
                 }
-                Ok(None) if asked > old.exit_deadline() && clock::steady() < deadline => {
+                Ok(None) if asked > old.told() && clock::steady() < deadline => {
                     let left = deadline.saturating_sub(clock::steady());
                     let _ = poll::readable(&[old.as_fd()], left);
                     continue;

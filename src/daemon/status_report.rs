@@ -115,13 +115,13 @@ impl Daemon {
         let deadline = begun.saturating_add(COUNT_MAX);
         let fresh = |told: Option<Duration>, now: Duration| told.is_some_and(|told| told >= now);
         let Some(watcher) = self.supervisor.watcher() else { return };
-        let known = fresh(watcher.exit_deadline(), begun.saturating_sub(COUNT_AGE));
+        let known = fresh(watcher.told(), begun.saturating_sub(COUNT_AGE));
         if known || watcher.is_silent(begun) || !watcher.ask() {
             return;
         }
         while clock::steady() < deadline
             && let Some(watcher) = self.supervisor.watcher()
-            && !fresh(watcher.exit_deadline(), begun)
+            && !fresh(watcher.told(), begun)
         {
             let left = deadline.saturating_sub(clock::steady());
             if poll::readable(&[watcher.as_fd()], left).is_err() {

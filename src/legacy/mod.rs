@@ -10,4 +10,4 @@ pub mod knockd;
 #[cfg(feature = "server")]
 pub(crate) mod migrate;
 #[cfg(feature = "server")]
-mod watcher;
+pub mod watcher;

@@ -1,96 +1,55 @@
-//! The watcher as the keeper sees it: started, given its keys, listened to, started again when it dies.
+//! A watcher process as the keeper handles it, of either kind: started, configured, read, and ended.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
 use std::time::Duration;
 
+use super::program::Program;
 use super::restart::SILENCE_MAX;
-use crate::capture::{CaptureKind, PacketLog};
-use crate::config::{Interfaces, ServerConfig};
-use crate::ipc::{CaptureSource, FromWatcher, MESSAGE, OnMissingInterface, ToWatcher, WatcherStats};
+use crate::capture::PacketLog;
+use crate::ipc::{Bytes, FromShell, MESSAGE, OnMissingInterface, ToShell, VERSION};
 use crate::os::host::{self, Capability, LinkState};
 use crate::os::net::seqpacket::{Channel, ReceiveResult};
-use crate::os::net::udp::UdpPort;
-use crate::os::process::privileges::{self, Identity};
+use crate::os::process::privileges::Identity;
 use crate::os::process::{capabilities, spawn};
-use crate::os::{clock, poll};
-use spa_knock_core::auth::WatchedKey;
-use spa_knock_core::knock::KnockRange;
+use crate::os::{clock, files, poll};
 
 /// How long opening the captures may take.
 const START_MAX: Duration = Duration::from_secs(10);
-/// For how long one that has not said what it has seen is not asked again.
-const SILENCE: Duration = Duration::from_secs(1);
 /// How long a watcher that was asked to end may take.
 const END_MAX: Duration = Duration::from_secs(1);
 
+/// What a watcher of either kind watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CaptureConfig {
+    /// Whether it captures packets, which takes a capability.
+    pub(crate) captures: bool,
+    /// Where; none at all = every interface.
+    pub(crate) interfaces: Vec<String>,
+    /// The log that packets are read from, if they are not captured.
+    pub(crate) log: Option<PacketLog>,
+    /// The user that it becomes, if it becomes another one.
+    pub(crate) identity: Option<Identity>,
+}
+
 /// A running watcher. Dropping it ends it.
-pub(crate) struct WatcherProcess {
+pub(crate) struct WatcherChild {
     child: Child,
     channel: Channel,
     /// When it was started, on the steady clock.
     since: Duration,
     /// When its last message came.
     heard: Duration,
-    /// What it said last that it has seen.
-    seen: WatcherStats,
-    /// When that came.
-    told: Option<Duration>,
-    /// When it was last asked for it.
-    asked: Option<Duration>,
 }
 
-/// What a watcher watches. When this changes, another one is needed; new keys it takes as it runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WatchConfig {
-    source: CaptureSource,
-    port: u16,
-    knock_range: Option<KnockRange>,
-    interfaces: Vec<String>,
-    /// What packets to the band are read from; none = they are captured.
-    log: Option<PacketLog>,
-    identity: Option<Identity>,
-}
+/// The watcher is gone.
+#[derive(Debug)]
+pub(crate) struct Disconnected;
 
-impl WatchConfig {
-    /// What the config says.
-    ///
-    /// # Errors
-    /// When there is no user that the watcher could become.
-    pub(crate) fn of(config: &ServerConfig) -> std::io::Result<Self> {
-        Ok(Self {
-            source: match config.capture {
-                CaptureKind::Pcap => CaptureSource::Capture,
-                CaptureKind::Udp => CaptureSource::Socket,
-            },
-            port: config.port,
-            knock_range: config.ports,
-            interfaces: match &config.interfaces {
-                Interfaces::Any => Vec::new(),
-                Interfaces::Named(names) => names.clone(),
-            },
-            log: match config.capture {
-                CaptureKind::Pcap => None,
-                CaptureKind::Udp => {
-                    let legacy = config.ports.and(config.legacy.as_ref());
-                    legacy.and_then(|legacy| legacy.log.clone())
-                }
-            },
-            identity: privileges::unprivileged(&config.user)?,
-        })
-    }
-}
-
-impl WatchConfig {
-    /// The knock port.
-    pub(crate) const fn port(&self) -> u16 {
-        self.port
-    }
-
+impl CaptureConfig {
     /// The interfaces to capture on that are not there, or down.
     pub(crate) fn missing_interfaces(&self) -> Vec<&str> {
-        let captures = self.source == CaptureSource::Capture;
-        let names = self.interfaces.iter().filter(|_| captures).map(String::as_str);
+        let names = self.interfaces.iter().filter(|_| self.captures).map(String::as_str);
         names.filter(|name| host::link(name) != LinkState::Up).collect()
     }
 
@@ -98,105 +57,75 @@ impl WatchConfig {
     pub(crate) fn misses_everything(&self) -> bool {
         !self.interfaces.is_empty() && self.missing_interfaces().len() == self.interfaces.len()
     }
-
-    /// The user that the watcher becomes, if it becomes another one.
-    pub(crate) const fn identity(&self) -> Option<Identity> {
-        self.identity
-    }
 }
 
-impl WatcherProcess {
-    /// Starts a watcher and waits until it watches.
+impl WatcherChild {
+    /// Starts a watcher, gives it its configuration and waits until it watches. `messages` are those that only its kind
+    /// has.
     ///
     /// # Errors
-    /// Why it does not, for people.
+    /// Why it does not watch, for people.
     pub(crate) fn start(
-        watch_config: &WatchConfig,
+        program: &Program,
+        config: &CaptureConfig,
         missing: OnMissingInterface,
-        window: Duration,
-        socket: Option<&UdpPort>,
-        keys: impl Iterator<Item = WatchedKey>,
+        socket: Option<OwnedFd>,
+        messages: impl Iterator<Item = Bytes>,
     ) -> Result<Self, String> {
-        let plain = |error: std::io::Error| format!("watcher: {}", crate::os::files::io_error_text(&error));
+        let plain = |error: std::io::Error| format!("watcher: {}", files::io_error_text(&error));
         let (channel, theirs) = Channel::pair().map_err(plain)?;
-        let socket = match watch_config.source {
-            CaptureSource::Capture => None,
-            CaptureSource::Socket => socket.map(UdpPort::share).transpose().map_err(plain)?,
-        };
-        let start = || spawn::reexec("watch", theirs, socket);
-        let child = match watch_config.source {
-            CaptureSource::Capture => capabilities::with_ambient(&[Capability::NetRaw], start),
-            CaptureSource::Socket => start(),
-        }
-        .map_err(plain)?;
+        let start = || spawn::start_watcher(program.as_fd(), program.name(), theirs, socket);
+        let child =
+            if config.captures { capabilities::with_ambient(&[Capability::NetRaw], start) } else { start() };
+        let child = child.map_err(|error| format!("{}: {}", program.path(), files::io_error_text(&error)))?;
         let now = clock::steady();
-        let mut watcher = Self {
-            child,
-            channel,
-            since: now,
-            heard: now,
-            seen: WatcherStats::default(),
-            told: None,
-            asked: None,
-        };
-        let instructed = watcher.send_all(watch_config, missing, window, keys);
+        let mut watcher = Self { child, channel, since: now, heard: now };
+        let configured = watcher.configure(config, missing, messages);
         // Of one that ended early, its own words say more than that the channel broke.
-        watcher.wait_until_it_watches()?;
-        instructed.map_err(plain)?;
+        watcher.wait_until_it_watches(program)?;
+        configured.map_err(plain)?;
         Ok(watcher)
     }
 
-    /// Gives a running watcher its keys, all of them anew.
+    /// Sends a whole configuration.
     ///
     /// # Errors
-    /// When it is gone, or does not take them in time.
-    pub(crate) fn instruct(
-        &mut self,
-        watch_config: &WatchConfig,
-        window: Duration,
-        keys: impl Iterator<Item = WatchedKey>,
-    ) -> std::io::Result<()> {
-        self.send_all(watch_config, OnMissingInterface::Continue, window, keys)
-    }
-
-    fn send_all(
-        &mut self,
-        watch_config: &WatchConfig,
+    /// When the watcher is gone, or does not take it in time.
+    pub(crate) fn configure(
+        &self,
+        config: &CaptureConfig,
         missing: OnMissingInterface,
-        window: Duration,
-        keys: impl Iterator<Item = WatchedKey>,
+        messages: impl Iterator<Item = Bytes>,
     ) -> std::io::Result<()> {
+        let interfaces = config.interfaces.iter().cloned().map(ToShell::Interface);
+        let log = config.log.clone().map(ToShell::Log);
+        let identity = config.identity.map(ToShell::Become);
+        let common = interfaces.chain(log).chain(identity).chain([ToShell::Go(missing)]);
         let deadline = clock::steady().saturating_add(START_MAX);
-        let send = |order: ToWatcher| {
+        for message in messages.chain(common.map(|message| message.to_bytes())) {
             // One that takes each message a little before its timeout must not hold us up either.
             if clock::steady() >= deadline {
                 return Err(std::io::ErrorKind::TimedOut.into());
             }
-            self.channel.send(&order.to_bytes())
-        };
-        send(ToWatcher::Watch {
-            source: watch_config.source,
-            port: watch_config.port,
-            knock_range: watch_config.knock_range,
-            window,
-            missing,
-        })?;
-        for name in &watch_config.interfaces {
-            send(ToWatcher::Interface(name.clone()))?;
+            self.channel.send(&message)?;
         }
-        if let Some(log) = &watch_config.log {
-            send(ToWatcher::Log(log.clone()))?;
-        }
-        if let Some(identity) = watch_config.identity {
-            send(ToWatcher::Become(identity))?;
-        }
-        for key in keys {
-            send(ToWatcher::Key(key))?;
-        }
-        send(ToWatcher::Go)
+        Ok(())
     }
 
-    /// Takes one report, if there is one.
+    /// Sends one message, waiting up to two seconds for room.
+    ///
+    /// # Errors
+    /// When the watcher is gone or does not read.
+    pub(crate) fn send(&self, message: &[u8]) -> std::io::Result<()> {
+        self.channel.send(message)
+    }
+
+    /// Sends one message if there is room for it; whether there was.
+    pub(crate) fn try_send(&self, message: &[u8]) -> bool {
+        self.channel.try_send(message).is_ok()
+    }
+
+    /// Takes one report, if there is one; returns its length.
     ///
     /// # Errors
     /// When the watcher is gone.
@@ -217,78 +146,59 @@ impl WatcherProcess {
     }
 
     /// How long ago its last message came.
-    pub(crate) const fn silence_since_report(&self, now: Duration) -> Duration {
+    pub(crate) const fn silence(&self, now: Duration) -> Duration {
         now.saturating_sub(self.heard)
     }
 
     /// When it has been silent for too long, unless a message comes before.
-    pub(crate) const fn silent_at(&self) -> Duration {
+    pub(crate) const fn silence_deadline(&self) -> Duration {
         self.heard.saturating_add(SILENCE_MAX)
     }
 
-    /// Ends it without waiting for it: one that hangs does not end by itself.
+    /// Kills it without waiting for its end: one that hangs does not end by itself.
     pub(crate) fn kill(&mut self) {
         spawn::kill_group(&self.child);
     }
 
-    /// What it has seen, as far as it has said so.
-    pub(crate) const fn seen(&self) -> WatcherStats {
-        self.seen
-    }
-
-    /// When it last said what it has seen.
-    pub(crate) const fn exit_deadline(&self) -> Option<Duration> {
-        self.told
-    }
-
-    /// It has said what it has seen.
-    pub(crate) fn note(&mut self, seen: WatcherStats) {
-        self.seen = seen;
-        self.told = Some(clock::steady());
-    }
-
-    /// Whether it was asked a moment ago, and has not answered: waiting for it again helps nobody.
-    pub(crate) fn is_silent(&self, now: Duration) -> bool {
-        self.asked.is_some_and(|asked| {
-            self.told.is_none_or(|told| told < asked) && now.saturating_sub(asked) < SILENCE
-        })
-    }
-
-    /// Asks it what it has seen; whether there was room for the question.
-    pub(crate) fn ask(&mut self) -> bool {
-        self.asked = Some(clock::steady());
-        self.channel.try_send(&ToWatcher::Count.to_bytes()).is_ok()
-    }
-
-    fn wait_until_it_watches(&mut self) -> Result<(), String> {
+    fn wait_until_it_watches(&mut self, program: &Program) -> Result<(), String> {
         let deadline = clock::steady().saturating_add(START_MAX);
         let mut buffer = [0; MESSAGE];
+        let mut has_version = false;
         loop {
             let left = deadline.saturating_sub(clock::steady());
             if left.is_zero() {
                 return Err("watcher: did not start within 10 s".to_owned());
             }
             poll::readable(&[self.as_fd()], left).map_err(|error| format!("watcher: {error}"))?;
-            match self.try_recv(&mut buffer) {
-                Ok(None) => {}
-                Ok(Some(length)) => match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
-                    Some(FromWatcher::Watching) => return Ok(()),
-                    Some(FromWatcher::Failed(reason)) => return Err(reason),
-                    _ => return Err("watcher: spoke before it watched".to_owned()),
-                },
+            let length = match self.try_recv(&mut buffer) {
+                Ok(None) => continue,
+                Ok(Some(length)) => length,
                 Err(Disconnected) => return Err("watcher: ended as it started".to_owned()),
+            };
+            match (has_version, FromShell::read(buffer.get(..length).unwrap_or_default())) {
+                (false, Some(FromShell::Version(version))) if version == VERSION => has_version = true,
+                (false, Some(FromShell::Version(version))) => {
+                    return Err(format!(
+                        "{}: its version is {version}, that of this daemon is {VERSION}\n\
+                         hint: install all programs of one version, then restart the daemon",
+                        program.path()
+                    ));
+                }
+                (true, Some(FromShell::Watching)) => return Ok(()),
+                (true, Some(FromShell::Failed(reason))) => return Err(reason),
+                _ => return Err(format!("{}: is not the watcher of this daemon", program.path())),
             }
         }
     }
 }
 
-impl AsFd for WatcherProcess {
+impl AsFd for WatcherChild {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 }
 
-impl Drop for WatcherProcess {
+impl Drop for WatcherChild {
     fn drop(&mut self) {
         // Its end of the channel closes with ours, and it ends by itself; a hostile one is made to.
         if let Ok((unconnected, _)) = Channel::pair() {
@@ -297,7 +207,3 @@ impl Drop for WatcherProcess {
         spawn::end(&mut self.child, END_MAX);
     }
 }
-
-/// The watcher is gone.
-#[derive(Debug)]
-pub(crate) struct Disconnected;

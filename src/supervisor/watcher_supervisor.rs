@@ -4,8 +4,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-use super::child::{Disconnected, WatchConfig, WatcherProcess};
+use super::child::Disconnected;
+use super::program::Program;
 use super::restart::{Restart, SILENCE_MAX};
+use super::watcher_process::{WatchConfig, WatcherProcess};
 use crate::capture::CaptureKind;
 use crate::config::setup::Setup;
 use crate::console::AdminError;
@@ -19,6 +21,7 @@ const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// The port and its watcher.
 pub(crate) struct WatcherSupervisor {
+    program: Program,
     watch_config: WatchConfig,
     /// Bound for as long as the daemon runs, or the host would answer that nobody listens. None while another process
     /// has the port: captures work without it, but replies leave from no other port.
@@ -69,6 +72,7 @@ impl WatcherSupervisor {
             }
         };
         let mut supervisor = Self {
+            program: Program::find(Program::WATCHER).map_err(AdminError::run)?,
             watch_config,
             socket,
             bind_due: clock::steady(),
@@ -127,7 +131,7 @@ impl WatcherSupervisor {
 
     /// When `mind` has something to do.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        let silent = self.watcher.as_ref().map(WatcherProcess::silent_at);
+        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
         let bind = self.socket.is_none().then_some(self.bind_due);
         self.restart.deadline().into_iter().chain(silent).chain(bind).min()
     }
@@ -139,12 +143,12 @@ impl WatcherSupervisor {
 
     /// Since when the watcher watches, on the steady clock.
     pub(crate) fn since(&self) -> Option<Duration> {
-        self.watcher.as_ref().map(WatcherProcess::since)
+        self.watcher.as_ref().map(|watcher| watcher.child().since())
     }
 
     /// How long ago the watcher last reported.
     pub(crate) fn report_age(&self) -> Option<Duration> {
-        self.watcher.as_ref().map(|watcher| watcher.silence_since_report(clock::steady()))
+        self.watcher.as_ref().map(|watcher| watcher.child().silence(clock::steady()))
     }
 
     /// How often the watcher had to be replaced.
@@ -225,11 +229,11 @@ impl WatcherSupervisor {
     /// itself has not seen them yet.
     fn replace_if_silent(&mut self) {
         let now = clock::steady();
-        let Some(mut old) = self.watcher.take_if(|watcher| watcher.silence_since_report(now) >= SILENCE_MAX)
+        let Some(mut old) = self.watcher.take_if(|watcher| watcher.child().silence(now) >= SILENCE_MAX)
         else {
             return;
         };
-        let seconds = old.silence_since_report(now).as_secs();
+        let seconds = old.child().silence(now).as_secs();
         log::error!("the watcher has reported nothing for {seconds} s; replacing it");
         old.kill();
         self.retire(old);
@@ -267,9 +271,15 @@ impl WatcherSupervisor {
             true => None,
             false => Some(bind(new)?),
         };
-        let watcher =
-            start(new, &watch_config, socket.as_ref().or(self.socket.as_ref()), OnMissingInterface::Fail);
-        let watcher = watcher.map_err(AdminError::run)?;
+        let watcher = WatcherProcess::start(
+            &self.program,
+            &watch_config,
+            OnMissingInterface::Fail,
+            new.config.window,
+            socket.as_ref().or(self.socket.as_ref()),
+            new.watched_keys(),
+        )
+        .map_err(AdminError::run)?;
         if socket.is_some() {
             self.socket = socket;
         }
@@ -280,7 +290,14 @@ impl WatcherSupervisor {
     }
 
     fn start(&self, setup: &Setup, missing: OnMissingInterface) -> Result<WatcherProcess, String> {
-        start(setup, &self.watch_config, self.socket.as_ref(), missing)
+        WatcherProcess::start(
+            &self.program,
+            &self.watch_config,
+            missing,
+            setup.config.window,
+            self.socket.as_ref(),
+            setup.watched_keys(),
+        )
     }
 }
 
@@ -315,13 +332,4 @@ fn bind(setup: &Setup) -> Result<UdpPort, AdminError> {
         };
         AdminError::run(format_args!("UDP port {port}: {}{hint}", files::io_error_text(&error)))
     })
-}
-
-fn start(
-    setup: &Setup,
-    watch_config: &WatchConfig,
-    socket: Option<&UdpPort>,
-    missing: OnMissingInterface,
-) -> Result<WatcherProcess, String> {
-    WatcherProcess::start(watch_config, missing, setup.config.window, socket, setup.watched_keys())
 }

@@ -47,7 +47,7 @@ pub(crate) fn open(log: PacketLog, interfaces: Vec<String>) -> Result<Log, Strin
     let error = |error: std::io::Error| format!("{place}: {}", files::io_error_text(&error));
     let (lines, theirs) = UnixStream::pair().map_err(error)?;
     // It ends when nobody reads it any more.
-    spawn::start_to_read(FOLLOWER, file.as_deref(), theirs.into()).map_err(error)?;
+    spawn::start_to_read(ARGUMENT, file.as_deref(), theirs.into()).map_err(error)?;
     wait_until_it_follows(&lines, &place)?;
     Log::new(lines, form, log.prefix, interfaces, place.clone()).map_err(error)
 }
@@ -68,13 +68,13 @@ fn wait_until_it_follows(mut lines: &UnixStream, place: &str) -> Result<(), Stri
     Err(String::from_utf8_lossy(&reason).into_owned())
 }
 
-/// The word that starts a follower.
-const FOLLOWER: &str = "follow-log";
+/// The argument that starts a follower.
+pub(super) const ARGUMENT: &str = "log-follower";
 
 /// The process that follows: this file, or the journal. Ends when nobody reads its lines any more.
 #[must_use]
 pub(crate) fn main(path: Option<&Path>) -> ExitCode {
-    os_log::start_without_waiting("spa-knockd log");
+    os_log::start_without_waiting("spa-knock-watcher log");
     let Ok(mut out) = stdio::output() else { return ExitCode::FAILURE };
     let followed = match path {
         Some(path) => follow(path, &out),

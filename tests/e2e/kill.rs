@@ -216,7 +216,7 @@ fn stopped_watcher(daemon: &mut Daemon) -> Pid {
     };
     let watches = |process: &Pid| {
         let words = fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        words.split('\0').nth(1) == Some("watch")
+        words.split('\0').next() == Some("spa-knock-watcher")
     };
     let mut watcher = None;
     let found = within(PATIENCE, || {

@@ -10,12 +10,15 @@ use std::time::Duration;
 use super::commands::{CommandEvent, DoorCommands, report_interrupted};
 use super::config_file::{KnockdConfig, read_list};
 use super::knock_log::{KnockLog, LogEvent};
-use super::watcher_process::{LegacyWatchConfig, LegacyWatcher, LegacyWatcherError};
+use super::watcher_process::{LegacyWatchConfig, LegacyWatcher};
+use crate::ipc::{FromShell, OnMissingInterface};
 use crate::legacy::ipc::FromLegacyWatcher;
 use crate::legacy::knockd::{Door, GrantSpec, LogMessage, MatchEvent, MatchStage, OneTimeList};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use crate::state::{self, StateError, UndoQueue};
+use crate::supervisor::child::Disconnected;
+use crate::supervisor::program::Program;
 use crate::supervisor::restart::{Restart, SILENCE_MAX};
 use spa_knock_core::auth::{AuditEvent as KnockResult, Explanation};
 use spa_knock_core::knock::ClientName;
@@ -29,6 +32,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// The doors, their watcher, their log and their commands.
 pub(crate) struct Doors {
+    program: Program,
     doors: Vec<Door>,
     /// Doors with one-time sequences that are not in here any more are closed for good.
     lists: BTreeMap<usize, OneTimeList>,
@@ -81,6 +85,7 @@ impl Doors {
     /// # Errors
     /// When that cannot be read.
     pub(crate) fn open(
+        program: Program,
         folder: Option<&Path>,
         client: ClientName,
         knock_log: KnockLog,
@@ -91,6 +96,7 @@ impl Doors {
         };
         report_interrupted(left);
         Ok(Self {
+            program,
             doors: Vec::new(),
             lists: BTreeMap::new(),
             watch_config: None,
@@ -102,8 +108,7 @@ impl Doors {
         })
     }
 
-    /// Starts a watcher for these doors: on every interface of `watch_config`, or with `some` on those that there are. The
-    /// present one, its attempts included, goes on where it watches the same.
+    /// Starts a watcher for these doors. The present one, its attempts included, goes on where it watches the same.
     ///
     /// # Errors
     /// Why it does not watch, for people; nothing has changed then.
@@ -111,12 +116,12 @@ impl Doors {
         &self,
         written: KnockdConfig,
         watch_config: LegacyWatchConfig,
-        some: bool,
+        missing: OnMissingInterface,
     ) -> Result<NextDoors, String> {
         // One that has lost an interface is tried for anyway: what is missing must not keep a reload from the rest.
         let watcher = match self.watch_config.as_ref() == Some(&watch_config) {
             true => None,
-            false => Some(LegacyWatcher::start(&watch_config, some)?),
+            false => Some(LegacyWatcher::start(&self.program, &watch_config, missing)?),
         };
         Ok(NextDoors { watch_config, watcher, doors: written.doors, lists: written.lists })
     }
@@ -170,7 +175,7 @@ impl Doors {
 
     /// Until `tend` has something to do, if nothing happens before.
     pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        let silent = self.watcher.as_ref().map(LegacyWatcher::silent_at);
+        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
         let due = self.restart.deadline().into_iter().chain(silent);
         let due = due.map(|due| due.saturating_sub(clock::steady()));
         due.chain(self.door_commands.time_to_deadline()).chain(self.knock_log.time_to_deadline()).min()
@@ -183,20 +188,22 @@ impl Doors {
             let report = match self.watcher.as_mut().map(LegacyWatcher::try_recv) {
                 Some(Ok(Some(report))) => report,
                 Some(Ok(None)) | None => return outcomes,
-                Some(Err(LegacyWatcherError)) => {
+                Some(Err(Disconnected)) => {
                     self.on_exit("the watcher ended");
                     return outcomes;
                 }
             };
             match report {
                 FromLegacyWatcher::Event(event) => self.on_event(&event, &mut outcomes),
-                FromLegacyWatcher::Untold(number) => {
+                FromLegacyWatcher::Suppressed(number) => {
                     log::warn!("a flood: {number} stages and timeouts of a second are not logged");
                 }
                 FromLegacyWatcher::Alive => {}
-                FromLegacyWatcher::Lost(reason) => self.on_interface_lost(&reason),
-                FromLegacyWatcher::Failed(reason) => self.on_exit(&reason),
-                FromLegacyWatcher::Watching => self.on_exit("the watcher talks nonsense"),
+                FromLegacyWatcher::Shell(FromShell::Lost(reason)) => self.on_interface_lost(&reason),
+                FromLegacyWatcher::Shell(FromShell::Failed(reason)) => self.on_exit(&reason),
+                FromLegacyWatcher::Shell(FromShell::Watching | FromShell::Version(_)) => {
+                    self.on_exit("the watcher talks nonsense");
+                }
             }
         }
         outcomes
@@ -320,11 +327,11 @@ impl Doors {
     /// A watcher that hangs is replaced. To be called after its messages have been taken.
     fn replace_if_silent(&mut self) {
         let now = clock::steady();
-        let Some(mut old) = self.watcher.take_if(|watcher| watcher.silence_since_report(now) >= SILENCE_MAX)
+        let Some(mut old) = self.watcher.take_if(|watcher| watcher.child().silence(now) >= SILENCE_MAX)
         else {
             return;
         };
-        let seconds = old.silence_since_report(now).as_secs();
+        let seconds = old.child().silence(now).as_secs();
         log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
         old.kill();
         self.restart.hurry();
@@ -337,10 +344,14 @@ impl Doors {
             return;
         }
         let Some(watch_config) = &self.watch_config else { return };
-        if self.watcher.is_none() && watch_config.misses_everything() {
+        if self.watcher.is_none() && watch_config.capture.misses_everything() {
             return self.restart.look_later();
         }
-        match LegacyWatcher::start(watch_config, self.watcher.is_none()) {
+        let missing = match self.watcher {
+            Some(_) => OnMissingInterface::Fail,
+            None => OnMissingInterface::Continue,
+        };
+        match LegacyWatcher::start(&self.program, watch_config, missing) {
             Ok(watcher) => {
                 log::info!("plain sequences: watching again");
                 self.watcher = Some(watcher);

@@ -15,12 +15,15 @@ use super::settings::Settings;
 use super::watcher_process::LegacyWatchConfig;
 use super::{CLIENT, warn_replayable};
 use crate::console::AdminError;
+use crate::ipc::OnMissingInterface;
 use crate::legacy::knockd::LogMessage;
 use crate::os::files::{self, FileMode};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::process::signals::Signals;
 use crate::os::{host, poll};
 use crate::state;
+use crate::supervisor::child::CaptureConfig;
+use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::warn_of_nobody;
 
 /// How long the loop sleeps at most.
@@ -75,15 +78,16 @@ impl LegacyDaemon {
         let names = options.lookup.then(|| ReverseDns::new(identity));
         let knock_log = KnockLog::open(log_file, written.options.syslog, verbose).with_names(names);
         let kept = lock.is_some().then_some(folder.as_path());
-        let mut doors = Doors::open(kept, client, knock_log).map_err(AdminError::run)?;
+        let program = Program::find(Program::LEGACY_WATCHER).map_err(AdminError::run)?;
+        let mut doors = Doors::open(program, kept, client, knock_log).map_err(AdminError::run)?;
         let watch_config = LegacyWatchConfig {
             config: written.text.clone(),
-            interfaces: interfaces.clone(),
-            log: None,
             only_v4: options.only_ip_v4,
-            identity,
+            capture: captures(&interfaces, identity),
         };
-        let coming = doors.prepare(written.clone(), watch_config, false).map_err(AdminError::run)?;
+        let coming = doors
+            .prepare(written.clone(), watch_config, OnMissingInterface::Fail)
+            .map_err(AdminError::run)?;
         gate.activate(&written)?;
         doors.activate(coming);
         warn_replayable(doors.count());
@@ -169,13 +173,12 @@ impl LegacyDaemon {
             }
             let watch_config = LegacyWatchConfig {
                 config: new.written.text.clone(),
-                interfaces: self.interfaces.clone(),
-                log: None,
                 only_v4: self.options.only_ip_v4,
-                identity: self.identity,
+                capture: captures(&self.interfaces, self.identity),
             };
             let syslog = new.written.options.syslog;
-            let coming = self.doors.prepare(new.written.clone(), watch_config, true)?;
+            let coming =
+                self.doors.prepare(new.written.clone(), watch_config, OnMissingInterface::Continue)?;
             // The last thing that can fail: what is prepared goes then as it came.
             self.gate.activate(&new.written).map_err(|failure| failure.text())?;
             Ok((coming, new.log_file, syslog))
@@ -192,6 +195,10 @@ impl LegacyDaemon {
             }
         }
     }
+}
+
+fn captures(interfaces: &[String], identity: Option<Identity>) -> CaptureConfig {
+    CaptureConfig { captures: true, interfaces: interfaces.to_vec(), log: None, identity }
 }
 
 /// A folder that cannot be used is mostly one that another user could use.

@@ -8,7 +8,6 @@ pub(super) mod daemonize;
 pub(super) mod event_loop;
 pub(super) mod grants;
 pub(super) mod knock_log;
-pub(super) mod log_limiter;
 pub(super) mod log_sinks;
 pub(super) mod reverse_dns;
 pub(super) mod watcher_process;
@@ -17,7 +16,6 @@ pub(super) mod doors;
 pub(super) mod gate;
 pub(super) mod script;
 pub(super) mod settings;
-pub(super) mod twins;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -30,7 +28,6 @@ use daemonize::Background;
 use event_loop::LegacyDaemon;
 use settings::Settings;
 
-pub(crate) use super::watcher::main as watch;
 pub(crate) use config_file::KnockdConfig;
 pub(crate) use doors::{DoorOutcome, Doors, NextDoors};
 pub(crate) use grants::{GrantRefused, Openings, action};

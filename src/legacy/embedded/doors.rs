@@ -8,11 +8,14 @@ use super::usage::UsageStats;
 use crate::config::{Interfaces, ServerConfig};
 use crate::console::AdminError;
 use crate::control::status::{LegacyState, LegacyUser};
+use crate::ipc::OnMissingInterface;
 use crate::legacy::daemon::{
     CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, warn_replayable,
 };
 use crate::os::process::privileges;
 use crate::os::{clock, files};
+use crate::supervisor::child::CaptureConfig;
+use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 
 /// What is still to be closed, in the state folder.
@@ -87,10 +90,14 @@ impl LegacyDoors {
             Some(doors) => doors,
             None => self.open()?,
         };
-        let misses_everything = start == Start::Later && watch_config.misses_everything();
+        let misses_everything = start == Start::Later && watch_config.capture.misses_everything();
+        let missing = match start {
+            Start::First => OnMissingInterface::Fail,
+            Start::Later => OnMissingInterface::Continue,
+        };
         let coming = match misses_everything {
             true => Ok(doors.prepare_without_interfaces(written, watch_config)),
-            false => doors.prepare(written, watch_config, start == Start::Later),
+            false => doors.prepare(written, watch_config, missing),
         };
         self.doors = Some(doors);
         Ok(NextLegacyDoors { coming: Some(coming.map_err(AdminError::run)?), log_file, syslog })
@@ -164,7 +171,9 @@ impl LegacyDoors {
         let folder: &Path = &self.folder;
         files::create_folder(folder, files::FileMode::Private)?;
         let client = CLIENT.parse().map_err(AdminError::run)?;
-        Doors::open(Some(folder), client, KnockLog::open(None, false, false)).map_err(AdminError::run)
+        let program = Program::find(Program::LEGACY_WATCHER).map_err(AdminError::run)?;
+        Doors::open(program, Some(folder), client, KnockLog::open(None, false, false))
+            .map_err(AdminError::run)
     }
 }
 
@@ -181,5 +190,6 @@ fn watch_config(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyW
     let identity = privileges::unprivileged(&config.user)
         .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))?;
     let log = config.legacy.as_ref().and_then(|legacy| legacy.log.clone());
-    Ok(LegacyWatchConfig { config: written.text.clone(), interfaces, log, only_v4: false, identity })
+    let capture = CaptureConfig { captures: log.is_none(), interfaces, log, identity };
+    Ok(LegacyWatchConfig { config: written.text.clone(), only_v4: false, capture })
 }

@@ -13,6 +13,8 @@ mod permissions;
 mod checks;
 mod error;
 #[cfg(feature = "server")]
+mod program;
+#[cfg(feature = "server")]
 mod reserved;
 mod secret;
 mod write;
@@ -29,6 +31,8 @@ pub use write::{
 pub use write::{append_log, make_private, restrict_umask, share_with_group};
 
 pub use permissions::{trust_daemon_user, trusts_daemon_user};
+#[cfg(feature = "server")]
+pub use program::{open_program, own_program};
 #[cfg(feature = "server")]
 pub use reserved::{prepare, reserve, take_place};
 pub(super) use secret::read_zeroizing;

@@ -5,7 +5,7 @@
 mod dialog;
 
 use std::io::{self, PipeWriter};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -99,13 +99,18 @@ pub(in crate::os) fn signal_group(leader: &Child, signal: Signal) {
     }
 }
 
-/// Starts this very program again as another process of ours: `argument`, a channel as its standard input, and
-/// maybe a socket as its standard output.
+/// Starts a watcher from the open file of its program, with a channel as its standard input, and maybe a socket as its
+/// standard output.
 ///
 /// # Errors
 /// When that fails.
-pub fn reexec(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>) -> io::Result<Child> {
-    let mut command = ourselves(argument);
+pub fn start_watcher(
+    program: BorrowedFd<'_>,
+    name: &str,
+    channel: OwnedFd,
+    socket: Option<OwnedFd>,
+) -> io::Result<Child> {
+    let mut command = own_process(&format!("/proc/self/fd/{}", program.as_raw_fd()), name);
     // Out of reach of the terminal's Ctrl-C: it ends when we do.
     command.process_group(0).stdin(channel).stdout(socket.map_or_else(Stdio::null, Stdio::from)).spawn()
 }
@@ -116,8 +121,8 @@ pub fn reexec(argument: &str, channel: OwnedFd, socket: Option<OwnedFd>) -> io::
 /// # Errors
 /// When that fails.
 pub fn start_to_read(argument: &str, file: Option<&Path>, said: OwnedFd) -> io::Result<Child> {
-    let mut command = ourselves(argument);
-    command.args(file).stdin(Stdio::null()).stdout(said).spawn()
+    let mut command = own_process("/proc/self/exe", "spa-knock-watcher");
+    command.arg(argument).args(file).stdin(Stdio::null()).stdout(said).spawn()
 }
 
 /// Becomes this program, with a clean environment. Only an error comes back.
@@ -129,11 +134,12 @@ pub fn become_program(program: &str, args: &[&str]) -> RunError {
     }
 }
 
-fn ourselves(argument: &str) -> Command {
+/// A process of ours, with the part of the environment that its log needs.
+fn own_process(path: &str, name: &str) -> Command {
     let journal = crate::os::env::text("JOURNAL_STREAM");
     let level = crate::os::env::text("SPA_KNOCKD_LOG");
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("spa-knockd").arg(argument).env_clear();
+    let mut command = Command::new(path);
+    command.arg0(name).env_clear();
     for (name, value) in [("JOURNAL_STREAM", journal), ("SPA_KNOCKD_LOG", level)] {
         if let Some(value) = value {
             command.env(name, value);

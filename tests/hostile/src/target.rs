@@ -33,7 +33,7 @@ impl Target {
     ) -> Self {
         Self {
             channel: channel.as_fd().as_raw_fd(),
-            source: capture.descriptor().as_raw_fd(),
+            source: capture.as_fd().as_raw_fd(),
             is_capture: source != "socket",
             // SAFETY: a call without arguments.
             keeper: unsafe { libc::getppid() },

@@ -37,7 +37,7 @@ fn hears(channel: &Channel) -> bool {
 fn sees(capture: &mut dyn Capture) -> bool {
     let deadline = clock::steady().saturating_add(PATIENCE);
     while clock::steady() < deadline {
-        if poll::readable(&[capture.descriptor()], PATIENCE).is_err() {
+        if poll::readable(&[capture.as_fd()], PATIENCE).is_err() {
             return false;
         }
         match capture.next() {

@@ -18,7 +18,7 @@ type SeenAt = (usize, Option<u32>);
 
 /// The packets of the last moment.
 #[derive(Default)]
-pub(in crate::legacy) struct Twins(VecDeque<(Timestamp, SeenAt, PacketEndpoints)>);
+pub(in crate::legacy::watcher) struct Twins(VecDeque<(Timestamp, SeenAt, PacketEndpoints)>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct PacketEndpoints {
@@ -30,7 +30,7 @@ struct PacketEndpoints {
 
 impl Twins {
     /// Whether this packet of capture `capture` has just been seen on another interface.
-    pub(in crate::legacy) fn has_seen(
+    pub(in crate::legacy::watcher) fn has_seen(
         &mut self,
         packet: &Packet<'_>,
         capture: usize,

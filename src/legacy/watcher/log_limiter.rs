@@ -7,7 +7,7 @@ const A_SECOND: u32 = 200;
 
 /// What has been told in this second.
 #[derive(Debug, Default)]
-pub(in crate::legacy) struct LogLimiter {
+pub(in crate::legacy::watcher) struct LogLimiter {
     second: u64,
     told: u32,
     untold: u32,
@@ -15,7 +15,7 @@ pub(in crate::legacy) struct LogLimiter {
 
 impl LogLimiter {
     /// Whether one more may be told; else it is counted.
-    pub(in crate::legacy) fn admits(&mut self, now: Timestamp) -> bool {
+    pub(in crate::legacy::watcher) fn admits(&mut self, now: Timestamp) -> bool {
         let second = second(now);
         if second != self.second && self.untold == 0 {
             (self.second, self.told) = (second, 0);
@@ -29,7 +29,7 @@ impl LogLimiter {
     }
 
     /// How many were not told in a second that is over; once.
-    pub(in crate::legacy) fn suppressed(&mut self, now: Timestamp) -> Option<u32> {
+    pub(in crate::legacy::watcher) fn suppressed(&mut self, now: Timestamp) -> Option<u32> {
         let second = second(now);
         if second == self.second || self.untold == 0 {
             return None;
@@ -39,7 +39,7 @@ impl LogLimiter {
     }
 
     /// When there is something to tell.
-    pub(in crate::legacy) fn deadline(&self) -> Option<Timestamp> {
+    pub(in crate::legacy::watcher) fn deadline(&self) -> Option<Timestamp> {
         let end = self.second.saturating_add(1).saturating_mul(1_000);
         (self.untold > 0).then_some(Timestamp::from_millis(end))
     }

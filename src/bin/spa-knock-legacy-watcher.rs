@@ -1,0 +1,7 @@
+//! The watcher of knock sequences.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    spa_knock::legacy::watcher::main()
+}

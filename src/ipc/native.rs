@@ -1,0 +1,435 @@
+//! The messages of the native watcher: keys to it, authentic datagrams and port sequences from it.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
+
+use super::codec::{Bytes, Writer};
+use super::shell::{FromShell, OWN};
+use crate::capture::CaptureStats;
+use spa_knock_core::auth::{Authentic, DatagramCounts, KeyLimit, PortSequence, WatchedKey};
+use spa_knock_core::crypto::{Fingerprint, Secret, WatcherKeys};
+use spa_knock_core::knock::{KnockRange, TimeStep, canonical, mapped};
+use spa_knock_core::wire::Reader;
+
+/// Ports of a sequence at most.
+const PORTS_MAX: usize = 24;
+
+/// The first byte of each message.
+const WATCH: u8 = OWN;
+const KEY: u8 = OWN + 1;
+const COUNT: u8 = OWN + 2;
+const KNOCK: u8 = OWN;
+const SEQUENCE: u8 = OWN + 1;
+const STATS: u8 = OWN + 2;
+const THROTTLED: u8 = OWN + 3;
+
+/// From the keeper.
+pub(crate) enum ToWatcher {
+    /// How to watch. Keys follow.
+    Watch {
+        /// Where datagrams are seen.
+        source: CaptureSource,
+        /// The knock port.
+        port: u16,
+        /// Where port sequences are looked for.
+        knock_range: Option<KnockRange>,
+        /// How far a knock's time may be from ours.
+        window: Duration,
+    },
+    /// One client's key, and what it may cost.
+    Key(WatchedKey),
+    /// Report now what has been seen.
+    Count,
+}
+
+/// Where the watcher sees datagrams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CaptureSource {
+    /// libpcap.
+    Capture,
+    /// The socket that it was given.
+    Socket,
+}
+
+/// From the watcher.
+pub(crate) enum FromWatcher<'a> {
+    /// What every watcher says.
+    Shell(FromShell),
+    /// An authentic knock datagram.
+    Knock(ReceivedKnock<'a>),
+    /// Port hits of one address, two of which name a client.
+    Sequence(PortSequence),
+    /// What has been seen since it started: numbers alone.
+    Seen(WatcherStats),
+    /// How many knocks of a key were dropped as over its limit, since this was last reported.
+    Throttled(Fingerprint, u64),
+}
+
+/// What a watcher has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct WatcherStats {
+    /// Datagrams by what became of them.
+    pub(crate) counts: DatagramCounts,
+    /// What its captures have taken and missed; nothing where it has a socket instead.
+    pub(crate) intake: Option<CaptureStats>,
+}
+
+impl WatcherStats {
+    /// Both together, as of two watchers.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        let both = [self.intake, other.intake].into_iter().flatten().reduce(CaptureStats::plus);
+        Self { counts: self.counts.plus(other.counts), intake: both }
+    }
+}
+
+/// A signed knock and how it came.
+pub(crate) struct ReceivedKnock<'a> {
+    /// Where from.
+    pub(crate) source: SocketAddr,
+    /// The address of ours that it was sent to.
+    pub(crate) destination: IpAddr,
+    /// The index of the interface, 0 if not known.
+    pub(crate) interface: u32,
+    /// The knock.
+    pub(crate) knock: Authentic<'a>,
+}
+
+/// Which way an answer goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReplyPath {
+    /// The address of ours that the knock was sent to.
+    pub(crate) from: IpAddr,
+    /// Where the knock came from.
+    pub(crate) to: SocketAddr,
+    /// The index of the interface, 0 if not known.
+    pub(crate) interface: u32,
+}
+
+impl ReceivedKnock<'_> {
+    /// Where it came from, for a link-local address with the interface as its scope.
+    pub(crate) fn linked_source(&self) -> SocketAddr {
+        match self.source {
+            SocketAddr::V6(source) if source.ip().is_unicast_link_local() => {
+                SocketAddrV6::new(*source.ip(), source.port(), 0, self.interface).into()
+            }
+            source => source,
+        }
+    }
+
+    /// Which way an answer to it goes.
+    pub(crate) const fn reply_path(&self) -> ReplyPath {
+        ReplyPath { from: self.destination, to: self.source, interface: self.interface }
+    }
+}
+
+impl ReplyPath {
+    /// What came from there is never answered.
+    pub(crate) const fn unanswered(source: SocketAddr) -> Self {
+        Self { from: IpAddr::V6(Ipv6Addr::UNSPECIFIED), to: source, interface: 0 }
+    }
+}
+
+impl ToWatcher {
+    /// The message's bytes.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        let mut writer = Writer::new();
+        match self {
+            Self::Watch { source, port, knock_range, window } => {
+                let source = match source {
+                    CaptureSource::Capture => 0,
+                    CaptureSource::Socket => 1,
+                };
+                let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+                // No range begins at 0.
+                let low = knock_range.map_or(0, KnockRange::low);
+                writer.put(&[WATCH, source]).put(&port.to_be_bytes()).put(&window.to_be_bytes());
+                writer.put(&low.to_be_bytes());
+            }
+            Self::Key(WatchedKey { fingerprint, keys, limit }) => {
+                writer.put(&[KEY]).put(fingerprint.as_bytes());
+                limit.to_nanos().iter().for_each(|nanos| {
+                    writer.put(&nanos.to_be_bytes());
+                });
+                for key in [&keys.hint, &keys.sign, &keys.selector] {
+                    writer.put(key.expose());
+                }
+            }
+            Self::Count => {
+                writer.put(&[COUNT]);
+            }
+        }
+        writer.finish()
+    }
+
+    /// Reads a message of the keeper.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            WATCH => {
+                let source = match reader.u8()? {
+                    0 => CaptureSource::Capture,
+                    1 => CaptureSource::Socket,
+                    _ => return None,
+                };
+                let port = reader.u16()?;
+                let window = Duration::from_millis(reader.u64()?);
+                let knock_range = match reader.u16()? {
+                    0 => None,
+                    low => Some(KnockRange::try_from(low).ok()?),
+                };
+                Some(Self::Watch { source, port, knock_range, window })
+            }
+            KEY => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let limit = KeyLimit::from_nanos([reader.u64()?, reader.u64()?]);
+                let mut key = || reader.array().map(Secret::from_bytes);
+                let keys = WatcherKeys { hint: key()?, sign: key()?, selector: key()? };
+                Some(Self::Key(WatchedKey { fingerprint, keys, limit }))
+            }
+            COUNT => Some(Self::Count),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> FromWatcher<'a> {
+    /// The message's bytes.
+    pub(crate) fn to_bytes(&self) -> Bytes {
+        let mut writer = Writer::new();
+        match self {
+            Self::Shell(report) => return report.to_bytes(),
+            Self::Knock(ReceivedKnock { source, destination, interface, knock }) => {
+                let envelope = knock.envelope();
+                writer.put(&[KNOCK]);
+                writer.put(&mapped(source.ip()).octets()).put(&source.port().to_be_bytes());
+                writer.put(&mapped(*destination).octets()).put(&interface.to_be_bytes());
+                writer.put(knock.fingerprint().as_bytes());
+                let length = envelope.signed.len().saturating_add(envelope.tag.len());
+                writer.put(&u16::try_from(length).unwrap_or(0).to_be_bytes());
+                writer.put(envelope.signed).put(envelope.tag);
+            }
+            Self::Sequence(sequence) => {
+                let source = sequence.source();
+                writer.put(&[SEQUENCE]).put(sequence.fingerprint().as_bytes());
+                writer.put(&sequence.step().number().to_be_bytes());
+                writer.put(&mapped(source.ip()).octets()).put(&source.port().to_be_bytes());
+                let ports = sequence.ports().iter().take(PORTS_MAX);
+                writer.put(&[u8::try_from(ports.len()).unwrap_or(0)]);
+                ports.for_each(|port| {
+                    writer.put(&port.to_be_bytes());
+                });
+            }
+            Self::Seen(WatcherStats { counts, intake }) => {
+                let DatagramCounts {
+                    authentic,
+                    length,
+                    unknown_hint,
+                    forged,
+                    copied,
+                    touches,
+                    sequences,
+                    throttled,
+                } = counts;
+                writer.put(&[STATS, u8::from(intake.is_some())]);
+                let CaptureStats { received, dropped, if_dropped } = intake.unwrap_or_default();
+                for number in [
+                    authentic,
+                    length,
+                    unknown_hint,
+                    forged,
+                    copied,
+                    touches,
+                    sequences,
+                    throttled,
+                    &received,
+                    &dropped,
+                    &if_dropped,
+                ] {
+                    writer.put(&number.to_be_bytes());
+                }
+            }
+            Self::Throttled(fingerprint, count) => {
+                writer.put(&[THROTTLED]).put(fingerprint.as_bytes()).put(&count.to_be_bytes());
+            }
+        }
+        writer.finish()
+    }
+
+    /// Reads a message of the watcher, which may be anything.
+    pub(crate) fn read(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        match reader.u8()? {
+            KNOCK => {
+                let mut address = || Some(canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?))));
+                let source_ip = address()?;
+                let source = SocketAddr::new(source_ip, reader.u16()?);
+                let destination = canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?)));
+                let interface = reader.u32()?;
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let length = usize::from(reader.u16()?);
+                let knock = Authentic::from_watcher(fingerprint, reader.take(length)?)?;
+                Some(Self::Knock(ReceivedKnock { source, destination, interface, knock }))
+            }
+            STATS => {
+                let captures = match reader.u8()? {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                };
+                let mut number = || reader.u64();
+                let counts = DatagramCounts {
+                    authentic: number()?,
+                    length: number()?,
+                    unknown_hint: number()?,
+                    forged: number()?,
+                    copied: number()?,
+                    touches: number()?,
+                    sequences: number()?,
+                    throttled: number()?,
+                };
+                let intake = CaptureStats { received: number()?, dropped: number()?, if_dropped: number()? };
+                Some(Self::Seen(WatcherStats { counts, intake: captures.then_some(intake) }))
+            }
+            SEQUENCE => {
+                let fingerprint = Fingerprint::from_bytes(*reader.array()?);
+                let step = TimeStep::new(reader.u64()?);
+                let address = canonical(IpAddr::V6(Ipv6Addr::from(*reader.array()?)));
+                let source = SocketAddr::new(address, reader.u16()?);
+                let count = usize::from(reader.u8()?);
+                let ports = (0..count.min(PORTS_MAX)).map(|_| reader.u16()).collect::<Option<Vec<_>>>()?;
+                (count <= PORTS_MAX)
+                    .then(|| Self::Sequence(PortSequence::from_watcher(fingerprint, step, source, ports)))
+            }
+            THROTTLED => Some(Self::Throttled(Fingerprint::from_bytes(*reader.array()?), reader.u64()?)),
+            _ => FromShell::read(bytes).map(Self::Shell),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::codec::MESSAGE;
+    use super::*;
+    use spa_knock_core::auth::Rate;
+
+    #[test]
+    fn orders_arrive_as_they_were_sent() {
+        let window = Duration::from_secs(30);
+        for knock_range in [None, Some(KnockRange::USUAL)] {
+            let watch = ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, knock_range, window };
+            assert!(matches!(
+                ToWatcher::read(&watch.to_bytes()),
+                Some(ToWatcher::Watch { source: CaptureSource::Socket, port: 62201, knock_range: b, window: w })
+                    if (b, w) == (knock_range, window)
+            ));
+        }
+        let key = |n| Secret::from_bytes(&[n; 32]);
+        let keys = WatcherKeys { hint: key(1), sign: key(2), selector: key(3) };
+        let (fingerprint, limit) = (Fingerprint::from_bytes([9; 8]), KeyLimit::new(9, Rate::a_second(3)));
+        let key = ToWatcher::Key(WatchedKey { fingerprint, keys, limit });
+        let Some(ToWatcher::Key(read)) = ToWatcher::read(&key.to_bytes()) else { panic!("not a key") };
+        assert_eq!((read.fingerprint, read.limit), (fingerprint, limit));
+        assert_eq!(
+            [read.keys.hint, read.keys.sign, read.keys.selector].map(|key| key.expose()[0]),
+            [1, 2, 3]
+        );
+        assert!(matches!(ToWatcher::read(&ToWatcher::Count.to_bytes()), Some(ToWatcher::Count)));
+    }
+
+    #[test]
+    fn what_was_seen_arrives_and_adds_up() {
+        let counts = DatagramCounts {
+            authentic: 1,
+            length: 2,
+            unknown_hint: u64::MAX,
+            forged: 4,
+            copied: 5,
+            touches: 9,
+            sequences: 10,
+            throttled: 11,
+        };
+        let intake = CaptureStats { received: 6, dropped: 7, if_dropped: 8 };
+        for seen in [WatcherStats { counts, intake: Some(intake) }, WatcherStats { counts, intake: None }] {
+            let bytes = FromWatcher::Seen(seen).to_bytes();
+            assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Seen(read)) if read == seen));
+        }
+        let both = WatcherStats { counts, intake: Some(intake) }.plus(WatcherStats { counts, intake: None });
+        assert_eq!(
+            both,
+            WatcherStats {
+                counts: DatagramCounts {
+                    authentic: 2,
+                    length: 4,
+                    unknown_hint: u64::MAX,
+                    forged: 8,
+                    copied: 10,
+                    touches: 18,
+                    sequences: 20,
+                    throttled: 22
+                },
+                intake: Some(intake)
+            }
+        );
+    }
+
+    #[test]
+    fn a_count_of_throttled_knocks_arrives() {
+        let key = Fingerprint::from_bytes([5; 8]);
+        let bytes = FromWatcher::Throttled(key, 70_000).to_bytes();
+        assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Throttled(k, 70_000)) if k == key));
+    }
+
+    #[test]
+    fn the_longest_knock_fits_and_arrives_with_its_origin() {
+        for (source, length) in [("10.0.0.1:4000", 228), ("[2001:db8::1]:4000", 291)] {
+            let datagram: Vec<u8> = (0..=255).cycle().take(length).collect();
+            let knock = Authentic::from_watcher(Fingerprint::from_bytes([5; 8]), &datagram).unwrap();
+            let source: SocketAddr = source.parse().unwrap();
+            let destination: IpAddr = "10.0.0.2".parse().unwrap();
+            let bytes =
+                FromWatcher::Knock(ReceivedKnock { source, destination, interface: 3, knock }).to_bytes();
+            let Some(FromWatcher::Knock(read)) = FromWatcher::read(&bytes) else { panic!("not a knock") };
+            assert_eq!((read.source, read.destination, read.interface), (source, destination, 3));
+            assert_eq!(read.knock.envelope().signed, &datagram[..length - 32]);
+            assert_eq!(read.knock.envelope().tag, &datagram[length - 32..]);
+        }
+    }
+
+    #[test]
+    fn the_ports_of_a_sequence_arrive_as_long_as_there_are_not_too_many() {
+        for (source, count) in [("10.0.0.1:4000", 0), ("[2001:db8::1]:4000", 24), ("10.0.0.1:1", 25)] {
+            let ports: Vec<u16> = (20_480..).take(count).collect();
+            let fingerprint = Fingerprint::from_bytes([5; 8]);
+            let sequence =
+                PortSequence::from_watcher(fingerprint, TimeStep::new(7), source.parse().unwrap(), ports);
+            let bytes = FromWatcher::Sequence(sequence.clone()).to_bytes();
+            let Some(FromWatcher::Sequence(read)) = FromWatcher::read(&bytes) else { panic!("no sequence") };
+            assert_eq!(read == sequence, count <= 24);
+            assert_eq!(read.ports(), &sequence.ports()[..count.min(24)]);
+        }
+        let mut bytes = FromWatcher::Sequence(PortSequence::from_watcher(
+            Fingerprint::from_bytes([5; 8]),
+            TimeStep::new(7),
+            "10.0.0.1:1".parse().unwrap(),
+            Vec::new(),
+        ))
+        .to_bytes();
+        bytes[35] = 25;
+        assert!(FromWatcher::read(&bytes).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..MESSAGE + 1), kind in OWN..OWN + 8) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            let _ = ToWatcher::read(&bytes);
+            let _ = FromWatcher::read(&bytes);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The legacy watcher: sees packets to the doors of a `knockd.conf`, and reports which knock sequences they make.
+
+mod log_limiter;
+mod twins;
+
+use std::net::IpAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::ipc::{FromLegacyWatcher, ToLegacyWatcher};
+use super::knockd::{
+    Config, Door, KnockSequence, LegacyPacket, MatchEvent, MatchStage, Matcher, SequencePort,
+};
+use crate::capture::{LegacyCapture, PacketEvent, PacketSource};
+use crate::os::clock;
+use crate::packet::{self, TcpFlags, Transport};
+use crate::watcher::shell::{
+    self, BATCH, CaptureRequest, OpenResults, PacketReader, ReadError, Reports, Shutdown, TICK,
+};
+use crate::watcher::{self, log_follower};
+use log_limiter::LogLimiter;
+use spa_knock_core::knock::{Now, Protocol, Timestamp};
+use twins::Twins;
+
+/// The program `spa-knock-legacy-watcher`: runs until the keeper closes its end of the channel.
+#[must_use]
+pub fn main() -> ExitCode {
+    const NAME: &str = "spa-knock-legacy-watcher";
+    watcher::start(NAME, || shell::run(NAME, &mut LegacyReader::new()))
+}
+
+struct LegacyReader {
+    /// The config's text, until it is complete.
+    config: Vec<u8>,
+    matcher: Matcher,
+    twins: Twins,
+    /// The addresses of this host, until they are complete.
+    addresses: Vec<IpAddr>,
+    only_v4: bool,
+    limiter: LogLimiter,
+    /// When it last reported that it is alive, on the steady clock.
+    alive: Duration,
+}
+
+impl PacketReader for LegacyReader {
+    type Capture = Box<dyn PacketSource>;
+
+    fn handle_message(&mut self, message: &[u8]) -> Result<(), Shutdown> {
+        match ToLegacyWatcher::read(message).ok_or(Shutdown)? {
+            ToLegacyWatcher::Config(text) => self.config.extend_from_slice(text),
+            ToLegacyWatcher::OnlyV4 => self.only_v4 = true,
+            ToLegacyWatcher::Address(address) => self.addresses.push(address),
+            ToLegacyWatcher::Addresses => self.matcher.set_addresses(std::mem::take(&mut self.addresses)),
+            ToLegacyWatcher::Sequence(door, text) => {
+                let sequence = if text.is_empty() { None } else { KnockSequence::read(text).ok() };
+                self.matcher.renew(usize::try_from(door).map_err(|_| Shutdown)?, sequence);
+            }
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, captures: Option<CaptureRequest>) -> Result<OpenResults<Self::Capture>, String> {
+        let doors = Config::read(&std::mem::take(&mut self.config)).map_err(|error| error.to_string())?.doors;
+        let opened = match captures {
+            None => Vec::new(),
+            Some(CaptureRequest { interfaces, log: Some(log) }) => {
+                vec![log_follower::open(log, interfaces).map(boxed)]
+            }
+            Some(CaptureRequest { interfaces, log: None }) => open_captures(&doors, &interfaces),
+        };
+        self.matcher = Matcher::new(doors);
+        Ok(opened)
+    }
+
+    fn read(&mut self, place: usize, capture: &mut Self::Capture, out: &Reports) -> Result<usize, ReadError> {
+        for taken in 0..BATCH {
+            let (packet, time) = match capture.take()? {
+                PacketEvent::Packet(packet, time) => (packet, time),
+                PacketEvent::Other => continue,
+                PacketEvent::Empty => return Ok(taken),
+            };
+            if self.twins.has_seen(&packet, place, time) {
+                continue;
+            }
+            let packet = knocked(&packet, time);
+            if self.only_v4 && packet.source.is_ipv6() {
+                continue;
+            }
+            let mut events = Vec::new();
+            self.matcher.take(&packet, &mut |event| events.push(event));
+            self.report(&events, time, out)?;
+        }
+        Ok(BATCH)
+    }
+
+    fn run_due(
+        &mut self,
+        _: &mut [Self::Capture],
+        _: usize,
+        now: Now,
+        out: &Reports,
+    ) -> Result<Duration, Shutdown> {
+        let mut events = Vec::new();
+        self.matcher.expire(now.wall, &mut |event| events.push(event));
+        self.report(&events, now.wall, out)?;
+        if now.steady.saturating_sub(self.alive) >= TICK {
+            self.alive = now.steady;
+            // Not waited for: a full channel says as much.
+            out.try_send(&FromLegacyWatcher::Alive.to_bytes())?;
+        }
+        Ok(Duration::ZERO)
+    }
+
+    /// Until the next attempt is over. Attempts expire at whole seconds of the wall clock, as in knockd.
+    fn time_to_deadline(&self) -> Duration {
+        let now = clock::wall();
+        let due = [self.matcher.next_due(), self.limiter.deadline()].into_iter().flatten().min();
+        due.map_or(TICK, |due| if due > now { due.distance(now).min(TICK) } else { Duration::ZERO })
+    }
+}
+
+impl LegacyReader {
+    fn new() -> Self {
+        Self {
+            config: Vec::new(),
+            matcher: Matcher::new(Vec::new()),
+            twins: Twins::default(),
+            addresses: Vec::new(),
+            only_v4: false,
+            limiter: LogLimiter::default(),
+            alive: clock::steady(),
+        }
+    }
+
+    /// What opens is always reported, and waited for; the rest unless there is too much of it.
+    fn report(&mut self, events: &[MatchEvent], now: Timestamp, out: &Reports) -> Result<(), Shutdown> {
+        for event in events {
+            let opens = event.step == MatchStage::Open;
+            if !opens && !self.limiter.admits(now) {
+                continue;
+            }
+            out.send(&FromLegacyWatcher::Event(*event).to_bytes())?;
+        }
+        match self.limiter.suppressed(now) {
+            Some(number) => out.send(&FromLegacyWatcher::Suppressed(number).to_bytes()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What sees the packets to these doors, on each interface, or on every one if none is named.
+fn open_captures(doors: &[Door], interfaces: &[String]) -> OpenResults<Box<dyn PacketSource>> {
+    let knocks = if doors.iter().any(|door| door.one_time.is_some()) {
+        // The filter cannot be changed later, and the next sequence may have any ports.
+        [Protocol::Tcp, Protocol::Udp]
+            .into_iter()
+            .flat_map(|protocol| (0..=u16::MAX).map(move |port| (protocol, port)))
+            .collect()
+    } else {
+        let knocks = doors.iter().filter_map(|door| door.sequence.as_ref()).flat_map(KnockSequence::knocks);
+        knocks.map(|knock| (knock.protocol, knock.port)).collect::<Vec<_>>()
+    };
+    let names: Vec<Option<&str>> = match interfaces {
+        [] => vec![None],
+        names => names.iter().map(|name| Some(name.as_str())).collect(),
+    };
+    let open = |name| {
+        LegacyCapture::open(name, knocks.iter().copied()).map(boxed).map_err(|error| error.to_string())
+    };
+    names.into_iter().map(open).collect()
+}
+
+fn boxed(packets: impl PacketSource + 'static) -> Box<dyn PacketSource> {
+    Box::new(packets)
+}
+
+/// A packet as the matcher takes it.
+fn knocked(packet: &packet::Packet<'_>, time: Timestamp) -> LegacyPacket {
+    let (protocol, flags) = match packet.transport {
+        Transport::Udp { .. } => (Protocol::Udp, TcpFlags::of(0)),
+        Transport::Tcp { flags } => (Protocol::Tcp, flags),
+    };
+    LegacyPacket {
+        time,
+        source: packet.source.ip(),
+        destination: packet.destination.ip(),
+        knock: SequencePort { protocol, port: packet.destination.port() },
+        flags,
+    }
+}

@@ -1,0 +1,97 @@
+//! Programs that belong to this one: opened and checked before they are run.
+#![allow(clippy::disallowed_methods, reason = "files are reached here")]
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use super::FileError;
+
+const OTHERS_WRITE: u32 = 0o022;
+const EXECUTE: u32 = 0o111;
+
+/// The program that this process runs.
+///
+/// # Errors
+/// When the system does not tell.
+pub fn own_program() -> Result<PathBuf, FileError> {
+    let link = Path::new("/proc/self/exe");
+    fs::read_link(link).map_err(|error| FileError::io(link, &error))
+}
+
+/// Opens a program to be executed by its descriptor. Only root, this user and the owner of `own`, which is this very
+/// program, may be able to change it. In the folder of `own` that is checked of the file alone: who can replace files
+/// there can replace `own`, too.
+///
+/// # Errors
+/// When somebody else can change it, naming the fix, or it cannot be opened.
+pub fn open_program(path: &Path, own: &Path) -> Result<File, FileError> {
+    let io = |error: std::io::Error| FileError::io(path, &error);
+    // Non-blocking, or a FIFO in its place would hang us.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(io)?;
+    let metadata = file.metadata().map_err(io)?;
+    if !metadata.is_file() || metadata.mode() & EXECUTE == 0 {
+        let hint = Some(format!("chmod 755 {}", path.display()));
+        return Err(FileError::new(path, "is no executable file", hint));
+    }
+    // Of a program that was replaced on disk as it ran, this is the new one, in the same place.
+    let owner = fs::metadata(own).map_or(0, |own| own.uid());
+    check(path, &metadata, owner)?;
+    if let Some(folder) = path.parent().filter(|folder| Some(*folder) != own.parent()) {
+        let metadata = fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?;
+        check(folder, &metadata, owner)?;
+    }
+    Ok(file)
+}
+
+fn check(path: &Path, metadata: &Metadata, owner: u32) -> Result<(), FileError> {
+    let (uid, mode) = (metadata.uid(), metadata.mode());
+    if ![0, geteuid().as_raw(), owner].contains(&uid) {
+        let hint = Some(format!("chown root {}", path.display()));
+        return Err(FileError::new(path, format!("belongs to user {uid}, who could change it"), hint));
+    }
+    if mode & OTHERS_WRITE != 0 {
+        let hint = Some(format!("chmod go-w {}", path.display()));
+        return Err(FileError::new(path, format!("mode {:04o} lets others change it", mode & 0o7777), hint));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_others_can_change_is_refused_and_one_that_is_not_there_is_missing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let path = scratch.path().join("program");
+        let own = Path::new("/nowhere/own");
+        assert!(open_program(&path, own).unwrap_err().missing);
+        fs::write(&path, "").unwrap();
+        for (mode, folder, refused) in [
+            (0o755, 0o755, None),
+            (0o775, 0o755, Some("chmod go-w")),
+            (0o757, 0o755, Some("chmod go-w")),
+            (0o644, 0o755, Some("chmod 755")),
+            (0o755, 0o777, Some("chmod go-w")),
+        ] {
+            chmod(&path, mode);
+            chmod(scratch.path(), folder);
+            let hint = open_program(&path, own).err().and_then(|error| error.hint);
+            assert_eq!(hint.is_some(), refused.is_some(), "{mode:o} in {folder:o}");
+            assert!(hint.unwrap_or_default().starts_with(refused.unwrap_or_default()));
+        }
+        // Beside the own program, the folder says nothing.
+        assert!(open_program(&path, &scratch.path().join("own")).is_ok());
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(open_program(&link, own).is_err(), "a link leads somewhere else");
+    }
+}

@@ -1,0 +1,65 @@
+//! The program of a watcher: found and checked once, when the daemon starts. Its open file is what is executed from then
+//! on, so an upgrade of the files on disk does not mix versions.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use crate::os::files;
+
+/// Where the packages put programs that nobody runs by hand, from the folder of `spa-knockd`.
+const LIBEXEC: &str = "libexec/spa-knock";
+
+/// A watcher's program.
+pub(crate) struct Program {
+    name: &'static str,
+    path: PathBuf,
+    file: File,
+}
+
+impl Program {
+    /// The native watcher.
+    pub(crate) const WATCHER: &'static str = "spa-knock-watcher";
+    /// The legacy watcher.
+    pub(crate) const LEGACY_WATCHER: &'static str = "spa-knock-legacy-watcher";
+
+    /// Finds the program beside this one, as cargo puts it, or else in `libexec/spa-knock` beside the folder of this one,
+    /// as the packages do: for /usr/sbin/spa-knockd in /usr/libexec/spa-knock.
+    ///
+    /// # Errors
+    /// When it is in neither, or others than root and the owner of this program can change it; for people.
+    pub(crate) fn find(name: &'static str) -> Result<Self, String> {
+        let own = files::own_program().map_err(|error| error.to_string())?;
+        let beside = own.parent().unwrap_or(Path::new("/"));
+        let libexec = beside.parent().unwrap_or(Path::new("/")).join(LIBEXEC);
+        for folder in [beside, &libexec] {
+            let path = folder.join(name);
+            match files::open_program(&path, &own) {
+                Ok(file) => return Ok(Self { name, path, file }),
+                Err(error) if error.missing => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err(format!(
+            "{name}: neither in {} nor in {}\nhint: it belongs to spa-knockd: install both together",
+            beside.display(),
+            libexec.display()
+        ))
+    }
+
+    /// Its name.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Where it was found, for people.
+    pub(crate) fn path(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+}
+
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
