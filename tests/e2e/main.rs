@@ -57,6 +57,7 @@ mod ports;
 mod power;
 mod prober;
 mod processes;
+mod programs;
 mod recipes;
 mod refusal;
 mod reload;

@@ -63,9 +63,10 @@ fn the_watcher_is_nobody_and_has_no_capability_and_no_file() {
     }
 }
 
-/// Gives the site to nobody, with a copy of the daemon: the build may lie in a home folder.
+/// Gives the site to nobody, with a copy of the programs: the build may lie in a home folder.
 fn give_to_nobody(site: &Site) {
     fs::copy(env!("CARGO_BIN_EXE_spa-knockd"), site.path("spa-knockd")).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_spa-knock-watcher"), site.path("spa-knock-watcher")).unwrap();
     let owned = Command::new("chown").args(["-R", "nobody"]).arg(site.folder()).status().unwrap();
     assert!(owned.success());
 }

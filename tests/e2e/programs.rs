@@ -1,0 +1,125 @@
+//! The programs of the watchers: where the daemon finds them, what it refuses to run, and what an upgrade of the files
+//! under a running daemon does.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use tempfile::TempDir;
+
+use crate::net::{CLIENT4, Daemon, Lab, SERVER4, Site, ask, ask_patiently, limited, open_ssh, within};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The programs as a package lays them out, below a folder of its own.
+struct Installation(TempDir);
+
+impl Installation {
+    fn new() -> Self {
+        let new = Self(tempfile::tempdir().unwrap());
+        let built = Path::new(Daemon::PROGRAM).parent().unwrap();
+        fs::create_dir_all(new.0.path().join("sbin")).unwrap();
+        fs::create_dir_all(new.0.path().join("libexec/spa-knock")).unwrap();
+        fs::copy(Daemon::PROGRAM, new.daemon()).unwrap();
+        fs::copy(built.join("spa-knock-watcher"), new.watcher()).unwrap();
+        new
+    }
+
+    fn daemon(&self) -> PathBuf {
+        self.0.path().join("sbin/spa-knockd")
+    }
+
+    fn watcher(&self) -> PathBuf {
+        self.0.path().join("libexec/spa-knock/spa-knock-watcher")
+    }
+
+    fn command(&self, site: &Site) -> Command {
+        let mut command = limited(self.daemon().to_str().unwrap());
+        command.args(Daemon::words(site));
+        command
+    }
+
+    /// The program of the watcher, as another version of it would be.
+    fn of_another_version(&self) -> Vec<u8> {
+        let mut bytes = fs::read(self.watcher()).unwrap();
+        let (ours, theirs) = (b", messages 1", b", messages 9");
+        let places: Vec<usize> = bytes
+            .windows(ours.len())
+            .enumerate()
+            .filter_map(|(at, window)| (window == ours).then_some(at))
+            .collect();
+        assert!(!places.is_empty(), "the version is in the program");
+        for at in places {
+            bytes[at..at + theirs.len()].copy_from_slice(theirs);
+        }
+        bytes
+    }
+}
+
+#[test]
+fn an_upgrade_of_the_files_under_a_running_daemon_does_not_mix_versions() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, installation) = (Site::new("", &open_ssh(30)), Installation::new());
+    lab.server.echo(22);
+    let daemon = Daemon::start_command(&lab.server, installation.command(&site));
+    let first = daemon.watcher().expect("it has a watcher");
+    // As dpkg does: another file takes the name.
+    let new = installation.watcher().with_extension("new");
+    fs::write(&new, installation.of_another_version()).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&new, installation.watcher()).unwrap();
+    kill(first, Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || daemon.says("watching again")), "{}", daemon.log());
+    assert!(!daemon.log().contains("its version is"), "{}", daemon.log());
+    let again = daemon.watcher().expect("another watcher");
+    let program = fs::read_link(format!("/proc/{again}/exe")).unwrap();
+    assert!(program.to_string_lossy().ends_with(" (deleted)"), "the old program: {}", program.display());
+    assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+    assert!(lab.client.reaches(SERVER4, 22));
+    drop(daemon);
+    // A daemon of the old version finds the new watcher, and says what to do.
+    let mut daemon = Daemon::launch(&lab.server, installation.command(&site));
+    assert!(within(SOON, || daemon.has_ended()), "{}", daemon.log());
+    let log = daemon.log();
+    assert!(log.contains("messages 9, that of this daemon is") && log.contains("hint: install all"), "{log}");
+}
+
+#[test]
+fn a_watcher_that_others_could_change_or_that_is_missing_is_refused_with_a_hint() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, installation) = (Site::new("", &open_ssh(2)), Installation::new());
+    let refused = |reason: &str, hint: &str| {
+        let mut daemon = Daemon::launch(&lab.server, installation.command(&site));
+        assert!(within(SOON, || daemon.has_ended()), "{}", daemon.log());
+        let log = daemon.log();
+        assert!(!daemon.ended().unwrap().success());
+        assert!(log.contains(reason) && log.contains(hint), "{log}");
+    };
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let folder = installation.watcher().parent().unwrap().to_owned();
+    mode(&installation.watcher(), 0o775);
+    refused("spa-knock-watcher: mode 0775 lets others change it", "hint: chmod go-w ");
+    mode(&installation.watcher(), 0o755);
+    mode(&folder, 0o777);
+    refused("libexec/spa-knock: mode 0777 lets others change it", "hint: chmod go-w ");
+    mode(&folder, 0o755);
+    fs::rename(installation.watcher(), folder.join("elsewhere")).unwrap();
+    refused("spa-knock-watcher: neither in ", "hint: it belongs to spa-knockd");
+    fs::rename(folder.join("elsewhere"), installation.watcher()).unwrap();
+    let daemon = Daemon::start_command(&lab.server, installation.command(&site));
+    assert!(ask(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some(), "{}", daemon.log());
+}
+
+#[test]
+fn a_watcher_that_is_run_by_hand_says_what_starts_it() {
+    for name in ["spa-knock-watcher", "spa-knock-legacy-watcher"] {
+        let program = Path::new(Daemon::PROGRAM).with_file_name(name);
+        let output = limited(program.to_str().unwrap()).arg("--help").output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("is started by spa-knockd"), "{said}");
+    }
+}
