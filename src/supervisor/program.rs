@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use crate::os::files;
+use crate::os::files::{self, FileError};
 
 /// Where the packages put programs that nobody runs by hand, from the folder of `spa-knockd`.
 const LIBEXEC: &str = "libexec/spa-knock";
@@ -27,24 +27,24 @@ impl Program {
     /// as the packages do: for /usr/sbin/spa-knockd in /usr/libexec/spa-knock.
     ///
     /// # Errors
-    /// When it is in neither, or others than root and the owner of this program can change it; for people.
-    pub(crate) fn find(name: &'static str) -> Result<Self, String> {
-        let own = files::own_program().map_err(|error| error.to_string())?;
+    /// When it is in neither, or others than root and the owner of this program can change it.
+    pub(crate) fn find(name: &'static str) -> Result<Self, FileError> {
+        let own = files::own_program()?;
         let beside = own.parent().unwrap_or(Path::new("/"));
         let libexec = beside.parent().unwrap_or(Path::new("/")).join(LIBEXEC);
         for folder in [beside, &libexec] {
             let path = folder.join(name);
             match files::open_program(&path, &own) {
-                Ok(file) => return Ok(Self { name, path, file }),
                 Err(error) if error.missing => {}
-                Err(error) => return Err(error.to_string()),
+                opened => return Ok(Self { name, file: opened?, path }),
             }
         }
-        Err(format!(
-            "{name}: neither in {} nor in {}\nhint: it belongs to spa-knockd: install both together",
-            beside.display(),
-            libexec.display()
-        ))
+        Err(FileError {
+            path: name.to_owned(),
+            reason: format!("neither in {} nor in {}", beside.display(), libexec.display()),
+            hint: Some("it belongs to spa-knockd: install both together".to_owned()),
+            missing: true,
+        })
     }
 
     /// Its name.

@@ -72,7 +72,7 @@ impl WatcherSupervisor {
             }
         };
         let mut supervisor = Self {
-            program: Program::find(Program::WATCHER).map_err(AdminError::run)?,
+            program: Program::find(Program::WATCHER)?,
             watch_config,
             socket,
             bind_due: clock::steady(),

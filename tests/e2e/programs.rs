@@ -97,6 +97,13 @@ fn a_watcher_that_others_could_change_or_that_is_missing_is_refused_with_a_hint(
         let log = daemon.log();
         assert!(!daemon.ended().unwrap().success());
         assert!(log.contains(reason) && log.contains(hint), "{log}");
+        let check = Command::new(installation.daemon())
+            .arg("check")
+            .args(&Daemon::words(&site)[1..])
+            .output()
+            .unwrap();
+        let found = String::from_utf8(check.stdout).unwrap();
+        assert!(!check.status.success() && found.contains(reason) && found.contains(hint), "{found}");
     };
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let folder = installation.watcher().parent().unwrap().to_owned();

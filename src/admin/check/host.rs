@@ -12,11 +12,13 @@ use crate::os::host;
 use crate::os::host::{Capability, LinkState};
 use crate::os::net::proc_net;
 use crate::os::process::privileges;
+use crate::supervisor::program::Program;
 use spa_knock_core::auth::ActionPart;
 use spa_knock_core::knock::{PortRange, Protocol};
 
 impl CheckReport {
     pub(super) fn host(&mut self, config: &ServerConfig) {
+        self.watcher_programs(config);
         self.interfaces(config);
         self.capabilities(config);
         self.knock_port(config);
@@ -25,6 +27,13 @@ impl CheckReport {
         self.clock(config);
         self.forwarding(config);
         self.services(config);
+    }
+
+    fn watcher_programs(&mut self, config: &ServerConfig) {
+        self.file(Program::find(Program::WATCHER).map(drop));
+        if config.legacy.is_some() {
+            self.file(Program::find(Program::LEGACY_WATCHER).map(drop));
+        }
     }
 
     fn interfaces(&mut self, config: &ServerConfig) {

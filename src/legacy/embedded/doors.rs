@@ -171,7 +171,7 @@ impl LegacyDoors {
         let folder: &Path = &self.folder;
         files::create_folder(folder, files::FileMode::Private)?;
         let client = CLIENT.parse().map_err(AdminError::run)?;
-        let program = Program::find(Program::LEGACY_WATCHER).map_err(AdminError::run)?;
+        let program = Program::find(Program::LEGACY_WATCHER)?;
         Doors::open(program, Some(folder), client, KnockLog::open(None, false, false))
             .map_err(AdminError::run)
     }
