@@ -1,6 +1,6 @@
 //! The commands of knocks, beside the event loop: a bounded number at a time, each with a deadline, and what they say.
 
-mod said;
+mod captured_output;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::descendants::Descendants;
 use super::privileges::Identity;
 use super::spawn::{self, RunError};
-use said::CapturedOutput;
+use captured_output::CapturedOutput;
 
 /// Between the friendly signal and the last one.
 const GRACE: Duration = Duration::from_secs(1);
@@ -359,7 +359,7 @@ impl<T> RunningJob<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::said::SAID_MAX;
+    use super::captured_output::SAID_MAX;
     use super::*;
     use std::path::Path;
 
