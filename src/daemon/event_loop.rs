@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::actions::Executor;
+use super::alarms::Alarms;
 use super::command_ends::CommandEnds;
-use super::knocks::Alarms;
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
 use super::running_order::FinishedCommand;
