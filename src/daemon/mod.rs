@@ -16,3 +16,4 @@ mod running_order;
 pub(crate) mod startup;
 mod status_report;
 mod waiting;
+mod watcher_reports;
