@@ -1,7 +1,10 @@
 //! `[server]`, `[ports]`, `[legacy]` and `[firewall]`: where the daemon listens, what it keeps where, and what it closes.
 
+mod firewall;
+mod sequences;
+
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -13,11 +16,14 @@ use super::{
     Audit, AuditSettings, BackendKind, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace, ServerConfig,
     ValueLocations,
 };
-use crate::capture::{CaptureKind, LogSource, PacketLog};
+use crate::capture::CaptureKind;
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
+pub(super) use firewall::read_ports;
+use firewall::{read_backend, read_failsafe, read_mode, read_published};
+use sequences::{read_band, read_legacy};
 use spa_knock_core::auth::{Action, KeyLimit};
 use spa_knock_core::crypto::is_host;
-use spa_knock_core::knock::{ActionName, KnockRange, PortRange, Prefix, ServerId};
+use spa_knock_core::knock::{ActionName, KnockRange, PortRange, ServerId};
 
 const KEYS_DIR: &str = "/etc/spa-knock/keys";
 const STATE_DIR: &str = "/var/lib/spa-knock";
@@ -34,8 +40,6 @@ pub const USER: &str = "spa-knock";
 const WINDOW: Duration = Duration::from_secs(30);
 /// Under a second no clock is right; over ten minutes a captured knock lives too long.
 const WINDOWS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
-/// A daemon gives a sign of life every ten seconds, and a restart takes some.
-const FAILSAFES: RangeInclusive<Duration> = Duration::from_secs(30)..=Duration::from_secs(7 * 86_400);
 /// The kernel's IFNAMSIZ less the final NUL.
 const INTERFACE_MAX: usize = 15;
 /// What a key may cost, here and in a client.
@@ -163,90 +167,6 @@ fn or<T>(value: Option<TomlValue<'_>>, read: impl FnOnce(&TomlValue<'_>) -> Opti
     value.and_then(|value| read(&value)).unwrap_or(default)
 }
 
-/// `[ports]`: there is a band where it stands, even empty.
-fn read_band(
-    value: &TomlValue<'_>,
-    capture: CaptureKind,
-    legacy: Option<&LegacyConfig>,
-) -> Option<KnockRange> {
-    let mut table = value.table()?;
-    let low = table.take("low");
-    let knock_range = match &low {
-        None => Some(KnockRange::USUAL),
-        Some(low) => low.integer(1..=KnockRange::LOW_MAX).and_then(|low| KnockRange::try_from(low).ok()),
-    };
-    table.finish();
-    let logged = legacy.is_some_and(|legacy| legacy.log.is_some());
-    if capture == CaptureKind::Udp && !logged {
-        value.problem(
-            "capture = \"udp\" sees no packets but those to its own port",
-            Some("capture = \"pcap\", or legacy.log = the firewall's log, or no [ports]"),
-        );
-        return None;
-    }
-    knock_range
-}
-
-/// `[legacy]`: there are plain sequences where it stands, or a log that port sequences are read from.
-fn read_legacy(value: &TomlValue<'_>, capture: CaptureKind, with_ports: bool) -> Option<LegacyConfig> {
-    const DOORS: &str = "knockd = \"/etc/knockd.conf\": whose doors plain sequences open";
-    let mut table = value.table()?;
-    let log = table.take("log");
-    let prefix = table.take("log-prefix");
-    // Captured packets are not read from a log as well.
-    let only_ports = log.is_some() && with_ports && capture == CaptureKind::Udp;
-    let knockd = if only_ports { table.take("knockd") } else { table.require("knockd", DOORS) };
-    table.finish();
-    let knockd = match &knockd {
-        Some(knockd) => Some(absolute_path(knockd)?),
-        None if only_ports => None,
-        None => return None,
-    };
-    let log = match (&log, &prefix) {
-        (Some(log), prefix) => Some(PacketLog {
-            source: read_log(log)?,
-            prefix: prefix.as_ref().map_or(Some(String::new()), read_log_prefix)?,
-        }),
-        (None, Some(prefix)) => {
-            prefix.problem("there is no log that it could stand in", Some("log = \"/var/log/kern.log\""));
-            return None;
-        }
-        (None, None) => None,
-    };
-    if capture == CaptureKind::Udp && log.is_none() {
-        value.problem(
-            "capture = \"udp\" sees no packets but those to its own port",
-            Some("capture = \"pcap\", or log = the firewall's log, or no [legacy]"),
-        );
-        return None;
-    }
-    Some(LegacyConfig { knockd, log })
-}
-
-fn read_log(value: &TomlValue<'_>) -> Option<LogSource> {
-    const PATH_MAX: usize = 300;
-    if value.text()? == "journal" {
-        return Some(LogSource::Journal);
-    }
-    let path = absolute_path(value)?;
-    if path.as_os_str().len() > PATH_MAX {
-        value.problem("a log's path has at most 300 bytes", None);
-        return None;
-    }
-    Some(LogSource::File(path))
-}
-
-fn read_log_prefix(value: &TomlValue<'_>) -> Option<String> {
-    /// NF_LOG_PREFIXLEN of the kernel's, without the NUL.
-    const PREFIX_MAX: usize = 127;
-    let text = value.text()?;
-    if text.len() > PREFIX_MAX || !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
-        value.problem("a rule's log prefix has at most 127 printable ASCII characters", None);
-        return None;
-    }
-    Some(text.to_owned())
-}
-
 fn read_interfaces(value: &TomlValue<'_>) -> Option<Interfaces> {
     let items = value.list()?;
     let mut names: Vec<String> = Vec::new();
@@ -270,95 +190,6 @@ fn read_interfaces(value: &TomlValue<'_>) -> Option<Interfaces> {
         return None;
     }
     Some(Interfaces::Any)
-}
-
-/// Ports, each once, in the order they are written.
-pub(super) fn read_ports(value: &TomlValue<'_>) -> Option<Vec<PortRange>> {
-    let mut all: Vec<PortRange> = Vec::new();
-    for ports in value.parsed_list::<PortRange>()? {
-        if let Some(other) = all.iter().find(|&&other| other != ports && other.overlap(ports)) {
-            value.problem(
-                format_args!("{other} and {ports} have ports in common"),
-                Some("make one range of both"),
-            );
-            return None;
-        }
-        if !all.contains(&ports) {
-            all.push(ports);
-        }
-    }
-    Some(all)
-}
-
-fn read_backend(value: &TomlValue<'_>) -> Option<BackendKind> {
-    value.choice(&[
-        ("nftables", BackendKind::Nftables),
-        ("iptables", BackendKind::Iptables),
-        ("none", BackendKind::None),
-    ])
-}
-
-/// Rules of others cannot name what iptables' grants stand in.
-fn read_mode(value: &TomlValue<'_>, backend: BackendKind, mark: PacketMark) -> Option<FirewallMode> {
-    let modes =
-        [("guard", FirewallMode::Guard), ("mark", FirewallMode::Mark(mark)), ("set", FirewallMode::Set)];
-    let mode = value.choice(&modes)?;
-    if mode == FirewallMode::Set && backend == BackendKind::Iptables {
-        value.problem(
-            "backend \"iptables\" has no such mode",
-            Some("mode = \"guard\" or \"mark\", or backend = \"nftables\""),
-        );
-        return None;
-    }
-    Some(mode)
-}
-
-/// A container engine accepts what it publishes, with and without a mark.
-fn read_published(value: &TomlValue<'_>, mode: FirewallMode) -> Option<Vec<PortRange>> {
-    if matches!(mode, FirewallMode::Mark(_)) {
-        value.problem(
-            "mode \"mark\" closes nothing, and a container engine's own rules accept these ports",
-            Some("mode = \"guard\", or publish the ports on 127.0.0.1 and use an action with `forward`"),
-        );
-        return None;
-    }
-    read_ports(value)
-}
-
-/// `"closed"`, or `{ after = "10m", allow = ["203.0.113.0/24"] }`.
-#[allow(clippy::option_option, reason = "a bad value, no failsafe, or one")]
-fn read_failsafe(value: &TomlValue<'_>) -> Option<Option<Failsafe>> {
-    if !value.is_table() {
-        return value.choice(&[("closed", ())]).map(|()| None);
-    }
-    let mut table = value.table()?;
-    let after = table.require("after", "after = \"10m\": how long the daemon may be dead");
-    let allow =
-        table.require("allow", "allow = [\"203.0.113.0/24\"]: who is let in then; \"any\" is everybody");
-    let after = after.and_then(|value| value.duration(FAILSAFES));
-    let allow = allow.and_then(|value| read_spared(&value));
-    table.finish();
-    Some(Some(Failsafe { after: after?, allow: allow? }))
-}
-
-fn read_spared(value: &TomlValue<'_>) -> Option<Vec<Prefix>> {
-    let items = value.list()?;
-    if let [only] = items.as_slice()
-        && only.is("any")
-    {
-        let everybody = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        return Some(everybody.map(|address| Prefix::of(address, 0)).to_vec());
-    }
-    let mut spared: Vec<Prefix> = Vec::new();
-    for prefix in value.parsed_list::<Prefix>()? {
-        // Ranges of one set must not overlap.
-        if spared.iter().any(|known| known.contains(prefix.first()) || prefix.contains(known.first())) {
-            value.problem(format_args!("{prefix} overlaps another one"), Some("name the larger one alone"));
-            return None;
-        }
-        spared.push(prefix);
-    }
-    Some(spared)
 }
 
 fn read_audit(server: &mut TomlTable<'_>) -> AuditSettings {

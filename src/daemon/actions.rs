@@ -1,8 +1,10 @@
 //! Step 9: what an order says is done here, and undone in its time.
 
+mod jobs;
+mod undo_tasks;
+
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::Duration;
 
 use super::running_order::{Execution, ExecutionStep, FinishedCommand, OrderResult, StepResult, WaitsFor};
@@ -13,14 +15,14 @@ use crate::gate::state::GateState;
 use crate::gate::{Gate, Revocation, RevocationProgress};
 use crate::os::clock;
 use crate::os::files::FileError;
-use crate::os::process::command_queue::{self, CommandQueue, Exit, Job};
+use crate::os::process::command_queue::{self, CommandQueue, Job};
 use crate::os::worker::Worker;
-use crate::state::{Due, FileWork, Leftover, ScheduledUndo, StartedUndo, UndoQueue, UndoTask};
-use spa_knock_core::auth::{
-    AuditCause, AuditEvent, AuditRecord, Effect, Explanation, KnockContext, Outcome, Rejection,
-    Undo as ToUndo, undo_is_of,
-};
+use crate::state::{ScheduledUndo, UndoQueue};
+use jobs::JobKind;
+use spa_knock_core::auth::{AuditCause, Effect, Explanation, Outcome, Rejection};
 use spa_knock_core::knock::ClientName;
+use undo_tasks::may_undo;
+pub(crate) use undo_tasks::report_interrupted;
 
 /// How long a daemon that stops waits for what undoes something.
 const STOP_MAX: Duration = Duration::from_secs(5);
@@ -43,25 +45,6 @@ pub(crate) struct Executor {
 enum FilesDone {
     Planned(u64, Vec<ScheduledUndo>, Result<(), String>),
     Begun(u64, Result<(), FileError>),
-}
-
-/// What a command is run for.
-enum JobKind {
-    Order(KnockContext),
-    Undoing(StartedUndo, AuditRecord),
-}
-
-impl JobKind {
-    /// What is to be recorded of a knock's command that has failed for this reason.
-    fn end(self, reason: &Explanation) -> Option<FinishedCommand> {
-        match self {
-            Self::Order(context) => {
-                let record = context.record(AuditEvent::Failed, Some(reason.clone()));
-                Some(FinishedCommand { record, context: Some(context) })
-            }
-            Self::Undoing(..) => None,
-        }
-    }
 }
 
 impl Executor {
@@ -157,20 +140,6 @@ impl Executor {
         }
     }
 
-    fn forget_all(&mut self, planned: &[ScheduledUndo]) {
-        planned.iter().for_each(|planned| self.undo_queue.forget(planned));
-    }
-
-    /// Runs what undoes something, when the disk knows that it begins.
-    fn undo(&mut self, number: u64, outcome: Result<(), FileError>) {
-        self.beginning = false;
-        let Some((begun, task)) = self.undo_queue.begun(number, outcome) else { return };
-        let UndoTask { argv, timeout, record, .. } = task;
-        let owner = record.client.to_string();
-        let job = Job { argv, timeout, owner, label: JobKind::Undoing(begun, record) };
-        self.unstarted.extend(self.commands.start_undo(job, clock::steady()).err());
-    }
-
     /// Notes what has come of an effect; the order's end, if it has failed.
     fn note(&mut self, execution: &mut Execution, outcome: Closed) -> Option<OrderResult> {
         match outcome {
@@ -263,15 +232,6 @@ impl Executor {
         deadline.into_iter().chain(due).fold(first, Duration::min)
     }
 
-    /// Lets what an earlier daemon left be undone as far as this config makes it; returns what is to be recorded of the
-    /// rest.
-    pub(crate) fn confirm_undoings(&mut self, setup: &Setup) -> Vec<AuditRecord> {
-        let actions = &setup.config.actions;
-        let refused =
-            self.undo_queue.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));
-        refused.into_iter().map(|(file, task)| not_of_the_config(&file, task)).collect()
-    }
-
     /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
     pub(crate) fn run_due(&mut self, setup: &Setup) -> Vec<FinishedCommand> {
         self.gate.run_due(setup);
@@ -314,33 +274,6 @@ impl Executor {
         records
     }
 
-    /// Begins to put on record what is to be undone later; gives that a name.
-    fn plan(&mut self, undo: &ToUndo, timeout: Duration, context: &KnockContext) -> Result<u64, String> {
-        let (mut planned, mut works) = (Vec::new(), Vec::new());
-        for command in &undo.commands {
-            let record = command.context(context).record(AuditEvent::Expired, None);
-            let argument = undo.argument.clone();
-            let task = UndoTask { argv: command.argv().to_vec(), timeout, argument, record };
-            match self.undo_queue.prepare(task, undo.after) {
-                Ok(plan) => plan.into_iter().for_each(|(plan, work)| {
-                    planned.push(plan);
-                    works.push(work);
-                }),
-                Err(error) => {
-                    self.forget_all(&planned);
-                    return Err(error.to_string());
-                }
-            }
-        }
-        let id = self.next_plan;
-        self.next_plan = id.wrapping_add(1);
-        self.files.ask(move || {
-            let written = works.into_iter().try_for_each(FileWork::run);
-            FilesDone::Planned(id, planned, written.map_err(|error| format!("undo: {error}")))
-        });
-        Ok(id)
-    }
-
     /// Starts the commands of the effect that comes next; the order's end, if that fails.
     fn launch(&mut self, execution: &mut Execution, planned: Vec<ScheduledUndo>) -> Option<OrderResult> {
         let mut begun = 0_usize;
@@ -367,75 +300,4 @@ impl Executor {
         }
         failed.map(|remark| execution.end(Some(remark), false))
     }
-
-    /// What is to be recorded of a command that is over.
-    fn conclude(&self, done: command_queue::FinishedJob<JobKind>) -> FinishedCommand {
-        let bad = match done.ended {
-            Exit::Success => None,
-            Exit::Failure(how) => Some(Explanation::new(AuditCause::CommandFailed, how)),
-            Exit::TimedOut => Some(Explanation::new(AuditCause::Timeout, "ended at its timeout")),
-        };
-        let (record, context) = match done.label {
-            JobKind::Order(context) => {
-                let event = if bad.is_none() { AuditEvent::Done } else { AuditEvent::Failed };
-                (context.record(event, bad), Some(context))
-            }
-            JobKind::Undoing(begun, record) => {
-                self.undo_queue.end(begun);
-                let event = if bad.is_none() { record.event } else { AuditEvent::Failed };
-                let undo = |bad: Explanation| {
-                    Explanation::new(AuditCause::UndoFailed, format!("undo: {}", bad.detail))
-                };
-                (AuditRecord { event, reason: bad.map(undo), ..record }, None)
-            }
-        };
-        if !done.said.is_empty() {
-            let action = record.action.as_ref().map_or("", |action| action.as_str());
-            log::info!("{}: {action} said: {}", record.client, done.said);
-        }
-        FinishedCommand { record, context }
-    }
-}
-
-/// One that is hastened waits for commands of its action: undone before they end, their effect would stay. They end by
-/// their timeout.
-fn may_undo(commands: &CommandQueue<JobKind>, task: &UndoTask, why: Due) -> bool {
-    let AuditRecord { client, action, .. } = &task.record;
-    let is_before = |label: &JobKind| matches!(label, JobKind::Order(context) if context.client() == client && context.action() == action.as_ref());
-    commands.may_undo(client.as_str()) && (why == Due::InTime || !commands.has(is_before))
-}
-
-/// What an earlier daemon left to be undone and the config does not make: nothing is run that only a file names.
-fn not_of_the_config(file: &Path, task: UndoTask) -> AuditRecord {
-    log::error!(
-        "undo: {}: not run: no action of this config makes it for {}: {:?}\nhint: run it by hand if it is yours, then remove the file; or restore the action's `undo`",
-        file.display(),
-        task.record.client,
-        task.argv
-    );
-    let reason = "undo: not run: no action of this config makes this command";
-    let reason = Some(Explanation::new(AuditCause::UndoRefused, reason));
-    AuditRecord { event: AuditEvent::Failed, reason, ..task.record }
-}
-
-/// Tells what an earlier daemon left half-done; returns what is to be recorded.
-pub(crate) fn report_interrupted(left: Vec<Leftover>) -> Vec<AuditRecord> {
-    let mut records = Vec::new();
-    for left in left {
-        match left {
-            Leftover::Begun(UndoTask { argv, record, .. }) => {
-                log::error!(
-                    "undo: the daemon ended as this began, and it may not have run: {argv:?}\nhint: look whether it has, else run it by hand"
-                );
-                let reason = "undo: the daemon ended as it began; it may not have run";
-                let reason = Some(Explanation::new(AuditCause::UndoUnknown, reason));
-                records.push(AuditRecord { event: AuditEvent::Failed, reason, ..record });
-            }
-            Leftover::Damaged(path) => log::error!(
-                "undo: {}: not as it was written; what it should have undone may still stand\nhint: undo it by hand, then remove the file",
-                path.display()
-            ),
-        }
-    }
-    records
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::alarms::ALARMS_MAX;
 use super::command_ends::CommandEnd;
 use super::event_loop::{BATCH, Daemon};
 use super::running_order::{AttemptNumber, Execution, ExecutionStep, FinishedCommand, OrderResult};
@@ -13,30 +14,6 @@ use spa_knock_core::auth::{
     PendingReply, PortSequence, Refusal, Rejection, Uncommitted,
 };
 use spa_knock_core::crypto::{Fingerprint, random};
-
-/// Signed but not sealed: so many, and the watcher is not believed any more.
-const ALARMS_MAX: u32 = 8;
-/// How long alarms count, and how often they are told and lead to another watcher at most: any client could make
-/// them, and must not keep the others out by it.
-const ALARMS_FOR: Duration = Duration::from_secs(60);
-
-/// Alarms of the last minute.
-#[derive(Default)]
-pub(super) struct Alarms {
-    since: Duration,
-    count: u32,
-}
-
-impl Alarms {
-    /// One more; how many that makes.
-    fn count(&mut self, now: Duration) -> u32 {
-        if now.saturating_sub(self.since) >= ALARMS_FOR {
-            *self = Self { since: now, count: 0 };
-        }
-        self.count = self.count.saturating_add(1);
-        self.count
-    }
-}
 
 impl Daemon {
     /// Steps 4 to 11 for one signed knock.

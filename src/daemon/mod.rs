@@ -1,6 +1,7 @@
 //! The keeper: `spa-knockd run` from its config to a running daemon, its event loop, and what a knock leads to.
 
 pub(crate) mod actions;
+mod alarms;
 mod command_ends;
 mod console_grants;
 mod control_requests;
@@ -15,3 +16,4 @@ mod running_order;
 pub(crate) mod startup;
 mod status_report;
 mod waiting;
+mod watcher_reports;

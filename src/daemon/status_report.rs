@@ -3,7 +3,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::event_loop::{COUNT_MAX, Daemon};
+use super::event_loop::Daemon;
+use super::watcher_reports::COUNT_MAX;
 use crate::capture::CaptureKind;
 use crate::config::Interfaces;
 use crate::control::status::{

@@ -6,6 +6,7 @@ mod pipeline;
 
 mod causes;
 mod finding;
+mod note;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;

@@ -9,15 +9,16 @@ use std::time::Duration;
 use super::candidates::{Candidates, Clock, KeyState, Lookup};
 use super::causes::{Causes, span};
 use super::finding::{Check, PacketFinding};
+use super::note::{Note, unreadable, wrong_length};
 use crate::capture::Frame;
 use crate::config::setup::Setup;
 use crate::os::clock;
-use crate::packet::{self, Packet, Transport};
+use crate::packet::{Packet, Transport};
 use spa_knock_core::auth::{
     Accepted, Authentic, Decision, Dropped, Judgment, Keeper, Outcome, Refusal, ReplayMemory, Watcher,
 };
 use spa_knock_core::crypto::Tag;
-use spa_knock_core::knock::{ActionName, ClientName, KnockRange, Now, ServerId, Timestamp};
+use spa_knock_core::knock::{ClientName, KnockRange, Now, ServerId, Timestamp};
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// Knocks whose copies are told by number; only who has a key gets more in here.
@@ -42,29 +43,6 @@ pub(super) struct Pipeline {
     ends: BTreeMap<&'static str, u64>,
     begun: Option<Timestamp>,
     prepared: Timestamp,
-}
-
-/// What is said of a packet.
-struct Note {
-    check: Check,
-    client: Option<ClientName>,
-    action: Option<ActionName>,
-    reason: String,
-    cause: Option<String>,
-}
-
-impl Note {
-    fn of(check: Check, reason: impl Into<String>) -> Self {
-        Self { check, client: None, action: None, reason: reason.into(), cause: None }
-    }
-
-    fn by(self, client: Option<ClientName>) -> Self {
-        Self { client, ..self }
-    }
-
-    fn from(self, cause: impl Into<String>) -> Self {
-        Self { cause: Some(cause.into()), ..self }
-    }
 }
 
 impl Pipeline {
@@ -339,28 +317,5 @@ impl Pipeline {
         let tag: Option<&Tag> = payload.last_chunk();
         let first = tag.and_then(|tag| self.seen.get(tag)).copied().unwrap_or_default();
         format!("somebody sends packet {first} again and again")
-    }
-}
-
-fn unreadable(frame: &Frame<'_>) -> Note {
-    if packet::is_fragment(frame.link, frame.bytes) {
-        return Note::of(Check::Fragment, "a fragment of a datagram")
-            .from("a network on the way takes no packets of this size, or cuts them; knocks come whole");
-    }
-    if frame.cut {
-        return Note::of(Check::Cut, "the capture has only the beginning of it")
-            .from("captured with a short snapshot length: tcpdump -s 0 keeps all");
-    }
-    Note::of(Check::Other, "neither UDP nor TCP over IP, or broken")
-}
-
-fn wrong_length(length: usize) -> Note {
-    let said =
-        Note::of(Check::Length, format!("{length} bytes; knocks have {DATAGRAM_MIN} to {DATAGRAM_MAX}"));
-    match length {
-        0 => said.from("a port scan, or a step of a port sequence"),
-        _ => {
-            said.from("no knock: a scan, or a client of another kind (fwknop's packets are of other lengths)")
-        }
     }
 }

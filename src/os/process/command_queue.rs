@@ -1,71 +1,20 @@
 //! The commands of knocks, beside the event loop: a bounded number at a time, each with a deadline, and what they say.
 
-mod said;
+mod captured_output;
+mod limits;
+mod running_job;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
-use std::process::Child;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::descendants::Descendants;
 use super::privileges::Identity;
-use super::spawn::{self, RunError};
-use said::CapturedOutput;
-
-/// Between the friendly signal and the last one.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// How many commands may run and wait: in all, and for one owner, so that no owner can keep the others out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// Commands that run.
-    pub running: QueueLimit,
-    /// Commands that wait for their turn.
-    pub waiting: QueueLimit,
-    /// Undo tasks that run. They have slots of their own and do not wait for commands.
-    pub undoing: QueueLimit,
-}
-
-/// A limit in all and for one owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueLimit {
-    /// In all.
-    pub total: usize,
-    /// For one owner.
-    pub each: usize,
-}
-
-impl QueueLimit {
-    /// A limit in all and for one owner.
-    #[must_use]
-    pub const fn new(total: usize, each: usize) -> Self {
-        Self { total, each }
-    }
-}
-
-impl Room {
-    /// So many slots that all owners share, who wait and undo in their own turn.
-    #[must_use]
-    pub const fn shared(running: usize) -> Self {
-        Self {
-            running: QueueLimit::new(running, running),
-            waiting: QueueLimit::new(64, 64),
-            undoing: QueueLimit::new(64, 16),
-        }
-    }
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        Self {
-            running: QueueLimit::new(32, 4),
-            waiting: QueueLimit::new(512, 16),
-            undoing: QueueLimit::new(64, 4),
-        }
-    }
-}
+use super::spawn::RunError;
+pub use limits::{QueueLimit, Room};
+pub use running_job::Exit;
+use running_job::{JobSlot, RunningJob};
 
 /// The commands that run and those that wait for it.
 pub struct CommandQueue<T> {
@@ -108,24 +57,6 @@ pub struct Job<T> {
     pub label: T,
 }
 
-/// Whether a command uses a slot of commands or of undo tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum JobSlot {
-    Command,
-    Undo,
-}
-
-/// How a command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exit {
-    /// With exit status 0.
-    Success,
-    /// With another one, or by a signal, or it could not be started when its turn came.
-    Failure(String),
-    /// It was ended at its deadline.
-    TimedOut,
-}
-
 /// A command that is over.
 #[derive(Debug, PartialEq, Eq)]
 pub struct FinishedJob<T> {
@@ -135,20 +66,6 @@ pub struct FinishedJob<T> {
     pub ended: Exit,
     /// What it said on both outputs, escaped to one line of printable text; at most 64 KiB of it.
     pub said: String,
-}
-
-struct RunningJob<T> {
-    child: Child,
-    owner: String,
-    slot: JobSlot,
-    said: CapturedOutput,
-    started: Duration,
-    timeout: Duration,
-    /// When the last signal is due, once the friendly one is out.
-    last: Option<Duration>,
-    /// What descended from it when that was sent.
-    descendants: Descendants,
-    label: T,
 }
 
 impl<T> CommandQueue<T> {
@@ -288,28 +205,8 @@ impl<T> CommandQueue<T> {
     }
 
     fn launch(&mut self, job: Job<T>, slot: JobSlot, now: Duration) -> Result<(), (RunError, T)> {
-        let Job { argv, timeout, owner, label } = job;
-        let started = CapturedOutput::pipe()
-            .map_err(|error| RunError::Io(argv.first().cloned().unwrap_or_default(), error.to_string()))
-            .and_then(|(said, writer)| spawn::start(&argv, writer, self.identity).map(|child| (child, said)));
-        match started {
-            Ok((child, said)) => {
-                let (started, last, descendants) = (now, None, Descendants::default());
-                self.running.push(RunningJob {
-                    child,
-                    owner,
-                    slot,
-                    said,
-                    started,
-                    timeout,
-                    last,
-                    descendants,
-                    label,
-                });
-                Ok(())
-            }
-            Err(error) => Err((error, label)),
-        }
+        self.running.push(RunningJob::start(job, slot, self.identity, now)?);
+        Ok(())
     }
 }
 
@@ -319,47 +216,9 @@ impl<T> FinishedJob<T> {
     }
 }
 
-impl<T> RunningJob<T> {
-    fn deadline(&self) -> Duration {
-        self.last.unwrap_or_else(|| self.started.saturating_add(self.timeout))
-    }
-
-    /// Signals it and all that descends from it.
-    fn signal(&mut self, signal: Signal) {
-        self.descendants.stop_and_find(self.child.id());
-        spawn::signal_group(&self.child, signal);
-        self.descendants.signal_outside(self.child.id(), signal);
-    }
-
-    fn reap(&mut self, now: Duration) -> Option<Exit> {
-        let status = match self.child.try_wait() {
-            Ok(Some(status)) => status,
-            Ok(None) => {
-                if now >= self.deadline() {
-                    let signal = if self.last.is_some() { Signal::SIGKILL } else { Signal::SIGTERM };
-                    self.signal(signal);
-                    self.last = Some(now.saturating_add(GRACE));
-                }
-                return None;
-            }
-            Err(error) => return Some(Exit::Failure(crate::os::files::io_error_text(&error))),
-        };
-        self.said.take();
-        Some(match self.last {
-            Some(_) => {
-                // What it started may live on, in its group or another.
-                self.signal(Signal::SIGKILL);
-                Exit::TimedOut
-            }
-            None if status.success() => Exit::Success,
-            None => Exit::Failure(status.to_string()),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::said::SAID_MAX;
+    use super::captured_output::SAID_MAX;
     use super::*;
     use std::path::Path;
 

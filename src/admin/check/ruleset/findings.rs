@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::iptables_save;
 use super::journey::{PacketPath, both, granted, is_ours};
-use super::listing::{Base, Chain, Ruleset, TableName};
+use super::listing::{Base, Chain, Ruleset, TableName, Version};
 use super::mark::Mark;
-use super::packet_class::{PacketClass, PacketDestination, Version};
+use super::packet_class::{PacketClass, PacketDestination};
 use super::path::{BlockKind, Blocker, Coverage, PacketGoal, obstacles};
 use super::remedy::{self, Maker};
 use super::survey::{list, needed_in_saved, versions};

@@ -1,8 +1,7 @@
 //! The rules of iptables that nft does not list: those of iptables-legacy, and all where nft is missing. Only what their
 //! chain INPUT does by default is looked at.
 
-use super::listing::TableName;
-use super::packet_class::Version;
+use super::listing::{TableName, Version};
 use super::remedy::{self, Maker};
 use super::survey::{NFT_MAX, NeededRule};
 use crate::firewall::FirewallMode;

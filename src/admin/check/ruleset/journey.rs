@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::listing::{Chain, Ruleset};
+use super::listing::{Chain, Ruleset, Version};
 use super::mark::Mark;
-use super::packet_class::{PacketClass, PacketDestination, Version};
+use super::packet_class::{PacketClass, PacketDestination};
 use super::path::{Blocker, PacketGoal, obstacles};
 use crate::config::ServerConfig;
 use crate::firewall::FirewallMode;

@@ -62,6 +62,39 @@ pub(in crate::admin::check) struct RulesetRule {
     pub(in crate::admin::check) text: String,
 }
 
+/// An IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::admin::check) enum Version {
+    V4,
+    V6,
+}
+
+impl Version {
+    /// What nftables calls the family of its tables.
+    pub(in crate::admin::check) const fn family(self) -> &'static str {
+        match self {
+            Self::V4 => "ip",
+            Self::V6 => "ip6",
+        }
+    }
+
+    /// What people call it.
+    pub(in crate::admin::check) const fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// What `meta nfproto` calls it.
+    pub(super) const fn nfproto(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+}
+
 impl Ruleset {
     /// Reads what `nft -j list ruleset` said, and the texts of the rules from what `nft -a list ruleset` did.
     ///
@@ -117,7 +150,7 @@ impl Ruleset {
 
 impl Chain {
     /// Whether its packets are of this IP version.
-    pub(in crate::admin::check) fn sees(&self, version: super::packet_class::Version) -> bool {
+    pub(in crate::admin::check) fn sees(&self, version: Version) -> bool {
         let family = self.table.family.as_str();
         family == "inet" || family == version.family()
     }

@@ -5,42 +5,10 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::listing::{Ruleset, TableName};
+use super::listing::{Ruleset, TableName, Version};
 use super::mark::Mark;
 use crate::firewall::prefix_from_json;
 use spa_knock_core::knock::{PortRange, Protocol};
-
-/// An IP version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::admin::check) enum Version {
-    V4,
-    V6,
-}
-
-impl Version {
-    /// What nftables calls the family of its tables.
-    pub(in crate::admin::check) const fn family(self) -> &'static str {
-        match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
-    }
-
-    /// What people call it.
-    pub(in crate::admin::check) const fn as_str(self) -> &'static str {
-        match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        }
-    }
-
-    const fn nfproto(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
-        }
-    }
-}
 
 /// For how many of the packets a test holds. `min` is "and", `max` is "or".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

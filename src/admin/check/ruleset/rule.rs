@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::listing::{Ruleset, RulesetRule, TableName};
-use super::packet_class::{Match, PacketClass, Version, connection_state};
+use super::listing::{Ruleset, RulesetRule, TableName, Version};
+use super::packet_class::{Match, PacketClass, connection_state};
 use spa_knock_core::knock::Protocol;
 
 /// What a rule decides.

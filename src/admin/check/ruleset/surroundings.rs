@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use super::findings::RulesetFinding;
 use super::journey::{PacketPath, both, granted};
-use super::listing::{Base, Ruleset};
+use super::listing::{Base, Ruleset, Version};
 use super::mark::Mark;
-use super::packet_class::{PacketClass, PacketDestination, Version};
+use super::packet_class::{PacketClass, PacketDestination};
 use super::path::{Coverage, PacketGoal, obstacles};
 use crate::admin::check::report::CheckReport;
 use crate::config::ServerConfig;

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use super::iptables_save;
 use super::journey::{PacketPath, granted};
-use super::listing::Ruleset;
+use super::listing::{Ruleset, Version};
 use super::mark::Mark;
-use super::packet_class::Version;
 use super::path::{Blocker, Coverage};
 use super::remedy::{self, Maker};
 use crate::config::{BackendKind, ServerConfig};

@@ -1,0 +1,57 @@
+//! How the values of options are read from the text that an administrator types, and their limits.
+
+use std::time::Duration;
+
+use spa_knock_core::auth::Rate;
+use spa_knock_core::crypto::{OtpDigits, is_host};
+use spa_knock_core::knock::{AddressPolicy, ServerId};
+
+/// How often a client may act.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit(pub(crate) Option<Rate>);
+
+pub(super) fn rate(text: &str) -> Result<Limit, String> {
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    text.parse()
+        .map(|rate| Limit(Some(rate)))
+        .map_err(|error: spa_knock_core::auth::InvalidRate| error.to_string())
+}
+
+pub(super) fn source(text: &str) -> Result<AddressPolicy, &'static str> {
+    let all = [AddressPolicy::Exact, AddressPolicy::Observed, AddressPolicy::Listed];
+    all.into_iter().find(|policy| policy.as_str() == text).ok_or("a source is exact, observed or listed")
+}
+
+pub(super) fn digits(text: &str) -> Result<OtpDigits, &'static str> {
+    text.parse()
+}
+
+pub(super) fn typed_host(text: &str) -> Result<String, &'static str> {
+    if is_host(text) { Ok(text.to_owned()) } else { Err("not a host name or address") }
+}
+
+pub(super) fn typed_id(text: &str) -> Result<ServerId, spa_knock_core::knock::InvalidName> {
+    ServerId::from_typed(text)
+}
+
+/// Long enough to connect, and never for good.
+pub(super) fn visit(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("not from 1s to 1d".to_owned())
+    }
+}
+
+/// A trial is as long as a knock may take, and at most a day.
+pub(super) fn trial(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if (Duration::from_secs(5)..=Duration::from_secs(86_400)).contains(&time) {
+        Ok(time)
+    } else {
+        Err("not from 5s to 1d".to_owned())
+    }
+}
