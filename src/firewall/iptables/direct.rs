@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::family::IpVersion;
 use super::grant_file::GrantFile;
-use super::rules::GRANTS;
+use super::names::GRANTS;
 use super::{loaded, program, sets};
 use crate::firewall::{ActiveGrant, FirewallError};
 use crate::os::clock;

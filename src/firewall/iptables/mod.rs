@@ -12,6 +12,7 @@ mod entry;
 mod family;
 mod halves;
 mod loaded;
+mod names;
 mod program;
 mod rules;
 mod sets;
