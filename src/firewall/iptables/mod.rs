@@ -19,14 +19,12 @@ mod program;
 mod rules;
 mod sets;
 
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use super::grant_table::GrantTable;
 use super::{ActiveGrant, Backend, FirewallError, GateSpec};
-use crate::os::files::FileError;
 use crate::os::{clock, host};
 use entry::{EntryKind, SetEntry};
 use family::IpVersion;
@@ -34,7 +32,6 @@ use grant_file::GrantFile;
 use limits::OLDER_MAX;
 use rules::Unload;
 use spa_knock_core::auth::Grant;
-use spa_knock_core::knock::{ClientName, PortRange};
 
 /// Between two looks at whether our rules still stand.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -111,52 +108,6 @@ impl Iptables {
     /// When that cannot be found out.
     pub fn is_loaded() -> Result<bool, FirewallError> {
         loaded::is_loaded()
-    }
-
-    /// The ports that only a grant opens, as the rules in the kernel name them.
-    ///
-    /// # Errors
-    /// When that cannot be found out.
-    pub fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
-        direct::closed_ports()
-    }
-
-    /// Lets an address in to these ports for a time, without a daemon.
-    ///
-    /// # Errors
-    /// When the kernel does not do it.
-    pub fn grant_unconfirmed(
-        address: IpAddr,
-        ports: &[PortRange],
-        time: Duration,
-        comment: &str,
-    ) -> Result<(), FirewallError> {
-        direct::grant_unconfirmed(address, ports, time, comment)
-    }
-
-    /// Closes what the kernel names by this client; how much that was.
-    ///
-    /// # Errors
-    /// When the kernel does not do it.
-    pub fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
-        direct::close_client(client)
-    }
-
-    /// Has the next daemon know of grants that were made without one.
-    ///
-    /// # Errors
-    /// When the state folder does not take it.
-    pub fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
-        direct::remember(state, grants)
-    }
-
-    /// Has no later start open again what this client holds. To be called before [`Self::close_client`], while no daemon
-    /// runs.
-    ///
-    /// # Errors
-    /// When the state folder does not take it.
-    pub fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
-        direct::forget(state, client)
     }
 
     /// Removes all chains and sets of ours, whoever loaded them.
