@@ -2,8 +2,8 @@
 //! written again as a whole, in the background, into the room of the one before.
 
 use super::disk::Disk;
+use super::error::StateError;
 use super::journal::{self, JournalRecord, Number, RECORD};
-use super::replay::StateError;
 use spa_knock_core::auth::{Acceptance, ReplayMemory};
 use spa_knock_core::crypto::random;
 

@@ -5,6 +5,7 @@ mod undo;
 mod undo_file;
 
 mod disk;
+mod error;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod journal;
@@ -29,7 +30,8 @@ use replay::{Floors, Reset};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
 use spa_knock_core::knock::ClientName;
 
-pub(crate) use replay::{ReplayState, StateError};
+pub(crate) use error::StateError;
+pub(crate) use replay::ReplayState;
 pub(crate) use undo::{Due, Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
 pub(crate) use undo_file::FileWork;
 

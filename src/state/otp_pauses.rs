@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::disk::Disk;
-use super::replay::StateError;
+use super::error::StateError;
 use spa_knock_core::auth::OtpPause;
 use spa_knock_core::knock::{ClientName, Timestamp};
 

@@ -2,7 +2,7 @@
 //! nor a power loss gives a use back; a journal of which anything may be missing would not do.
 
 use super::disk::Disk;
-use super::replay::StateError;
+use super::error::StateError;
 use spa_knock_core::auth::UseCounts;
 use spa_knock_core::crypto::checksum;
 

@@ -8,7 +8,7 @@
 //! watcher/duplicates       repeats of a datagram    keeper/reply_cache   10. the reply
 //! watcher/flow_table       packets to the range     record               11. the audit record
 //! watcher/selectors        which client that is     keeper/proof          4. and 5. of a port sequence
-//! watcher/sequence_queue   complete sequences
+//! watcher/sequence_queue   complete sequences       keeper/effects           what the action opens, closes and runs
 //! ```
 
 mod counters;
@@ -23,7 +23,8 @@ pub(crate) mod watcher;
 
 pub use counters::{KnockCounters, KnockResult};
 pub use grant::{Access, AccessTarget, Grant};
-pub use keeper::authorization::{Authorized, CommandLine, Effect, KnockContext, Undo};
+pub use keeper::authorized::{Authorized, KnockContext};
+pub use keeper::effects::{CommandLine, Effect, Undo};
 pub use keeper::fresh::Skew;
 pub use keeper::otp::{OtpError, OtpPause};
 pub use keeper::proof::PortSequence;

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::grant::{Access, AccessTarget, Grant, is_link_local};
-use super::keeper::authorization::{NO_LINK, check_address};
+use super::keeper::authorization::check_address;
+use super::keeper::effects::NO_LINK;
 use super::rejection::Rejection;
 use crate::knock::{ActionName, ClientName, PortRange};
 

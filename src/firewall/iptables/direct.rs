@@ -7,99 +7,117 @@ use std::time::Duration;
 
 use super::family::IpVersion;
 use super::grant_file::GrantFile;
-use super::rules::GRANTS;
-use super::{loaded, program, sets};
+use super::names::GRANTS;
+use super::{Iptables, loaded, program, sets};
 use crate::firewall::{ActiveGrant, FirewallError};
 use crate::os::clock;
 use crate::os::files::FileError;
 use spa_knock_core::auth::Grant;
 use spa_knock_core::knock::{ClientName, PortRange};
 
-/// The ports that only a grant opens, as the rules name them.
-pub(super) fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
-    let mut closed: Vec<PortRange> = Vec::new();
-    for (save, _) in loaded::programs() {
-        let present = loaded::present(save)?;
-        for ports in present.guarded().filter_map(ports) {
-            if !closed.contains(&ports) {
-                closed.push(ports);
+impl Iptables {
+    /// The ports that only a grant opens, as the rules in the kernel name them.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
+        let mut closed: Vec<PortRange> = Vec::new();
+        for (save, _) in loaded::programs() {
+            let present = loaded::present(save)?;
+            for ports in present.guarded().filter_map(ports) {
+                if !closed.contains(&ports) {
+                    closed.push(ports);
+                }
             }
         }
+        Ok(closed)
     }
-    Ok(closed)
-}
 
-/// Lets an address in to these ports for a time.
-pub(super) fn grant_unconfirmed(
-    address: IpAddr,
-    ports: &[PortRange],
-    time: Duration,
-    comment: &str,
-) -> Result<(), FirewallError> {
-    let family = IpVersion::of(address.into());
-    let set = sets::name("single", family);
-    let there = program::ipset(&["list", "-n"]).unwrap_or_default();
-    if !there.lines().any(|name| name == set) {
-        let rule = |ports: &PortRange| {
-            let (program, protocol) = (family.program(), ports.protocol().as_str());
-            let door = format!("-s {address} -p {protocol} --dport {} -j RETURN", ports.numbers(':'));
-            format!("{program} -I {GRANTS} 1 {door}")
+    /// Lets an address in to these ports for a time, without a daemon.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn grant_unconfirmed(
+        address: IpAddr,
+        ports: &[PortRange],
+        time: Duration,
+        comment: &str,
+    ) -> Result<(), FirewallError> {
+        let family = IpVersion::of(address.into());
+        let set = sets::name("single", family);
+        let there = program::ipset(&["list", "-n"]).unwrap_or_default();
+        if !there.lines().any(|name| name == set) {
+            let rule = |ports: &PortRange| {
+                let (program, protocol) = (family.program(), ports.protocol().as_str());
+                let door = format!("-s {address} -p {protocol} --dport {} -j RETURN", ports.numbers(':'));
+                format!("{program} -I {GRANTS} 1 {door}")
+            };
+            let rules: Vec<String> = ports.iter().map(rule).collect();
+            return Err(FirewallError::Other(format!(
+                "without ipset nothing would close it again while no daemon runs\n\
+                 hint: this opens it, and the same with -D and without the 1 closes it: {}",
+                rules.join("; ")
+            )));
+        }
+        let seconds = time.as_secs().max(1);
+        let line = |ports: &PortRange| {
+            let key = format!("{address},{}:{}", ports.protocol().as_str(), ports.numbers('-'));
+            format!("add {set} {key} timeout {seconds} comment \"{comment}\"\n")
         };
-        let rules: Vec<String> = ports.iter().map(rule).collect();
-        return Err(FirewallError::Other(format!(
-            "without ipset nothing would close it again while no daemon runs\n\
-             hint: this opens it, and the same with -D and without the 1 closes it: {}",
-            rules.join("; ")
-        )));
+        program::ipset_restore(&ports.iter().map(line).collect::<String>())
     }
-    let seconds = time.as_secs().max(1);
-    let line = |ports: &PortRange| {
-        let key = format!("{address},{}:{}", ports.protocol().as_str(), ports.numbers('-'));
-        format!("add {set} {key} timeout {seconds} comment \"{comment}\"\n")
-    };
-    program::ipset_restore(&ports.iter().map(line).collect::<String>())
-}
 
-/// Has the next daemon know of grants that were made without one.
-pub(super) fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
-    let journal = GrantFile::of(state);
-    let mut held = journal.read();
-    held.note(grants, clock::boot());
-    journal.write(&held, clock::boot())
-}
-
-/// Has no later start open again what this client holds.
-pub(super) fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
-    let (journal, now) = (GrantFile::of(state), clock::boot());
-    let mut held = journal.read();
-    let is_its_own = |live: &ActiveGrant| live.client == *client;
-    if !held.live(now).iter().any(is_its_own) {
-        return Ok(());
+    /// Closes what the kernel names by this client; how much that was.
+    ///
+    /// # Errors
+    /// When the kernel does not do it.
+    pub fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
+        let names = program::ipset(&["list", "-n"]).unwrap_or_default();
+        let has_sets = names.lines().any(|name| name.starts_with(loaded::SETS));
+        let saved = if has_sets { program::ipset(&["save"])? } else { String::new() };
+        let entries: Vec<(&str, &str)> = saved.lines().filter_map(|line| entry(line, client)).collect();
+        // What has ended since is passed over.
+        program::ipset_restore(
+            &entries.iter().map(|(set, key)| format!("del {set} {key}\n")).collect::<String>(),
+        )?;
+        let mut count = entries.len();
+        for (save, restore) in loaded::programs() {
+            let present = loaded::present(save)?;
+            let rules = present.by_client(client);
+            let text: String =
+                rules.iter().map(|(table, rule)| format!("*{table}\n-D {rule}\nCOMMIT\n")).collect();
+            program::restore_with(restore, &text)?;
+            count = count.saturating_add(rules.len());
+        }
+        Ok(count)
     }
-    held.forget(&is_its_own, now);
-    journal.write(&held, now)
-}
 
-/// Closes what is open by this client's knocks; how much that was.
-pub(super) fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
-    let names = program::ipset(&["list", "-n"]).unwrap_or_default();
-    let has_sets = names.lines().any(|name| name.starts_with(loaded::SETS));
-    let saved = if has_sets { program::ipset(&["save"])? } else { String::new() };
-    let entries: Vec<(&str, &str)> = saved.lines().filter_map(|line| entry(line, client)).collect();
-    // What has ended since is passed over.
-    program::ipset_restore(
-        &entries.iter().map(|(set, key)| format!("del {set} {key}\n")).collect::<String>(),
-    )?;
-    let mut count = entries.len();
-    for (save, restore) in loaded::programs() {
-        let present = loaded::present(save)?;
-        let rules = present.by_client(client);
-        let text: String =
-            rules.iter().map(|(table, rule)| format!("*{table}\n-D {rule}\nCOMMIT\n")).collect();
-        program::restore_with(restore, &text)?;
-        count = count.saturating_add(rules.len());
+    /// Has the next daemon know of grants that were made without one.
+    ///
+    /// # Errors
+    /// When the state folder does not take it.
+    pub fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
+        let journal = GrantFile::of(state);
+        let mut held = journal.read();
+        held.note(grants, clock::boot());
+        journal.write(&held, clock::boot())
     }
-    Ok(count)
+
+    /// Has no later start open again what this client holds. To be called before [`Self::close_client`], while no daemon
+    /// runs.
+    ///
+    /// # Errors
+    /// When the state folder does not take it.
+    pub fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
+        let (journal, now) = (GrantFile::of(state), clock::boot());
+        let mut held = journal.read();
+        let is_its_own = |live: &ActiveGrant| live.client == *client;
+        if !held.live(now).iter().any(is_its_own) {
+            return Ok(());
+        }
+        held.forget(&is_its_own, now);
+        journal.write(&held, now)
+    }
 }
 
 /// `-A SPA_KNOCK -p tcp -m tcp --dport 22 …`, as `iptables-save` writes it.

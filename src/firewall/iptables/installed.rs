@@ -1,6 +1,6 @@
 //! What there is of ours, from what `iptables-save` shows.
 
-use super::rules::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable};
+use super::names::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable};
 use spa_knock_core::knock::ClientName;
 
 /// Our chains and the rules that lead to them, as the kernel has them.

@@ -7,36 +7,32 @@
 mod grant_file;
 mod installed;
 
+mod changes;
 mod direct;
 mod entry;
 mod family;
 mod halves;
+mod limits;
 mod loaded;
+mod names;
 mod program;
 mod rules;
 mod sets;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use super::grant_table::{GrantTable, WasOpen};
-use super::{ActiveGrant, Backend, Enforcement, FirewallError, GateSpec};
-use crate::os::files::FileError;
+use super::grant_table::GrantTable;
+use super::{ActiveGrant, Backend, FirewallError, GateSpec};
 use crate::os::{clock, host};
 use entry::{EntryKind, SetEntry};
 use family::IpVersion;
 use grant_file::GrantFile;
+use limits::OLDER_MAX;
 use rules::Unload;
-use spa_knock_core::auth::{AccessTarget, Grant};
-use spa_knock_core::knock::{ClientName, PortRange};
+use spa_knock_core::auth::Grant;
 
-/// Rules are gone through one after the other, and written anew with each grant.
-const RULES_MAX: usize = 1024;
-/// Connections older than the gate are rules too.
-const OLDER_MAX: usize = 1024;
 /// Between two looks at whether our rules still stand.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// Until what could not be closed is tried again.
@@ -114,52 +110,6 @@ impl Iptables {
         loaded::is_loaded()
     }
 
-    /// The ports that only a grant opens, as the rules in the kernel name them.
-    ///
-    /// # Errors
-    /// When that cannot be found out.
-    pub fn closed_ports() -> Result<Vec<PortRange>, FirewallError> {
-        direct::closed_ports()
-    }
-
-    /// Lets an address in to these ports for a time, without a daemon.
-    ///
-    /// # Errors
-    /// When the kernel does not do it.
-    pub fn grant_unconfirmed(
-        address: IpAddr,
-        ports: &[PortRange],
-        time: Duration,
-        comment: &str,
-    ) -> Result<(), FirewallError> {
-        direct::grant_unconfirmed(address, ports, time, comment)
-    }
-
-    /// Closes what the kernel names by this client; how much that was.
-    ///
-    /// # Errors
-    /// When the kernel does not do it.
-    pub fn close_client(client: &ClientName) -> Result<usize, FirewallError> {
-        direct::close_client(client)
-    }
-
-    /// Has the next daemon know of grants that were made without one.
-    ///
-    /// # Errors
-    /// When the state folder does not take it.
-    pub fn remember(state: &Path, grants: &[Grant]) -> Result<(), FileError> {
-        direct::remember(state, grants)
-    }
-
-    /// Has no later start open again what this client holds. To be called before [`Self::close_client`], while no daemon
-    /// runs.
-    ///
-    /// # Errors
-    /// When the state folder does not take it.
-    pub fn forget(state: &Path, client: &ClientName) -> Result<(), FileError> {
-        direct::forget(state, client)
-    }
-
     /// Removes all chains and sets of ours, whoever loaded them.
     ///
     /// # Errors
@@ -175,116 +125,6 @@ impl Iptables {
         }
     }
 
-    /// Tells the firewall what changes: `ended` goes, and of what `held` holds all that has to do with `touched` is
-    /// there for its time.
-    fn change(
-        &mut self,
-        held: &GrantTable,
-        ended: &[SetEntry],
-        touched: &[SetEntry],
-    ) -> Result<(), FirewallError> {
-        let Some(loaded) = &self.loaded else { return Err(FirewallError::Gone) };
-        let now = clock::boot();
-        let live = entry::of(&held.changes(now));
-        for (family, lasting) in self.families.iter().zip(&loaded.lasting) {
-            if !touched.iter().any(|entry| entry.family() == *family) {
-                continue;
-            }
-            let present = program::present(*family)?;
-            if present.lasting() != *lasting {
-                return Err(FirewallError::Gone);
-            }
-            if self.closing == Unload::Sets {
-                let again: Vec<&SetEntry> = live
-                    .iter()
-                    .filter(|entry| entry.family() == *family)
-                    .filter(|entry| touched.iter().any(|touched| touched.meets(entry)))
-                    // Whether it has been used is not known: it is not given twice.
-                    .filter(|entry| {
-                        entry.kind != EntryKind::Once || !ended.iter().any(|ended| ended.meets(entry))
-                    })
-                    .collect();
-                program::ipset_restore(&sets::change(*family, ended, &again, now))?;
-            }
-            let text = rules::change(*family, &loaded.gate, self.closing, &live, &present);
-            program::restore(*family, &text)?;
-        }
-        self.due = self.next_due(&live);
-        Ok(())
-    }
-
-    /// When the first of the rules that stand for grants must go.
-    fn next_due(&self, live: &[SetEntry]) -> Option<Duration> {
-        let is_rule =
-            |entry: &&SetEntry| self.closing == Unload::Rules || matches!(entry.kind, EntryKind::Forward(_));
-        live.iter().filter(is_rule).map(|entry| entry.end).min()
-    }
-
-    /// Whether the kernel closes these by itself.
-    fn kernel_closes_all(&self, entries: &[SetEntry]) -> bool {
-        self.closing == Unload::Sets
-            && !entries.iter().any(|entry| matches!(entry.kind, EntryKind::Forward(_)))
-    }
-
-    /// The file first, then the firewall; as it was where the firewall does not take it.
-    fn become_held(
-        &mut self,
-        held: GrantTable,
-        ended: &[SetEntry],
-        touched: &[SetEntry],
-    ) -> Result<(), FirewallError> {
-        let unwritten = |error| FirewallError::Other(format!("not remembered: {error}"));
-        match self.journal.write(&held, clock::boot()) {
-            Ok(()) => self.unwritten = false,
-            // Nothing else would close these after a crash.
-            Err(error) if ended.is_empty() && !self.kernel_closes_all(touched) => {
-                return Err(unwritten(error));
-            }
-            Err(error) => {
-                // A full disk keeps no one in and no one out.
-                if !std::mem::replace(&mut self.unwritten, true) {
-                    log::error!("firewall: {error}: a restart now would close or open again what changes");
-                }
-            }
-        }
-        if let Err(error) = self.change(&held, ended, touched) {
-            // Without sets the lock is waited for before anything is done, in each family.
-            let undone = error == FirewallError::Locked
-                && self.closing == Unload::Rules
-                && touched.iter().all(|entry| Some(entry.family()) == touched.first().map(SetEntry::family));
-            if error != FirewallError::Gone && !undone {
-                let before = self.held.clone();
-                if let Err(error) = self.change(&before, touched, touched) {
-                    log::error!("{error}; what could be done in part is not taken back");
-                }
-            }
-            let written = self.journal.write(&self.held, clock::boot());
-            return Err(written.map_err(unwritten).err().filter(|_| !self.unwritten).unwrap_or(error));
-        }
-        self.held = held;
-        Ok(())
-    }
-
-    /// Which of these lists this backend can make, one after the other.
-    fn check_all(&self, lists: &[Vec<Grant>]) -> Vec<Result<(), FirewallError>> {
-        let now = clock::boot();
-        let live = self.held.changes(now).len();
-        let mut added = BTreeSet::new();
-        // What a client holds after the lists before.
-        let mut held = self.held.clone();
-        let check = |grants: &Vec<Grant>| {
-            let is_new = |grant: &&Grant| self.held.with(grant, now).before == WasOpen::Closed;
-            let new: Vec<_> = grants.iter().filter(is_new).map(Grant::access).collect();
-            let more = new.iter().filter(|access| !added.contains(*access)).count();
-            self.check(grants, live.saturating_add(added.len()).saturating_add(more))?;
-            held.admit(grants, now)?;
-            held.note(grants, now);
-            added.extend(new);
-            Ok(())
-        };
-        lists.iter().map(check).collect()
-    }
-
     /// Makes the grants of all these lists, or none, in one transaction of each family.
     fn hold(&mut self, lists: &[(usize, &Vec<Grant>)]) -> Result<(), FirewallError> {
         let now = clock::boot();
@@ -295,40 +135,6 @@ impl Iptables {
             held.note(grants, now);
         }
         self.become_held(held, &[], &entry::of(&changes))
-    }
-
-    /// Whether this backend can make these grants, of which there would be so many then.
-    fn check(&self, grants: &[Grant], live: usize) -> Result<(), FirewallError> {
-        for grant in grants {
-            if !self.families.contains(&IpVersion::of(grant.access().from)) {
-                return Err(FirewallError::Other("this host has no IPv6".to_owned()));
-            }
-            if grant.access().link.is_some() {
-                return Err(FirewallError::Other(
-                    "a link-local address cannot be bound to its interface with iptables\nhint: knock from another address, or firewall.backend = \"nftables\"".to_owned(),
-                ));
-            }
-            if self.closing == Unload::Rules && matches!(grant.access().target, AccessTarget::Once(_)) {
-                return Err(FirewallError::Other(
-                    "`once` needs ipset with iptables\nhint: apt install ipset".to_owned(),
-                ));
-            }
-        }
-        if self.closing == Unload::Rules && live > RULES_MAX {
-            return Err(FirewallError::Full);
-        }
-        Ok(())
-    }
-
-    fn refuse(&self, gate: &GateSpec) -> Result<(), FirewallError> {
-        let needs = |what| {
-            Err(FirewallError::Other(format!("{what} needs ipset with iptables\nhint: apt install ipset")))
-        };
-        match (self.closing, gate.enforcement, &gate.failsafe) {
-            (Unload::Rules, Enforcement::Trial(_), _) => needs("a gate on trial"),
-            (Unload::Rules, _, Some(_)) => needs("firewall.failsafe"),
-            _ => Ok(()),
-        }
     }
 
     /// Whether all that was loaded still stands.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::firewall::grant_table::{ElementChange, GrantHolder, WasOpen};
-use crate::firewall::{Failsafe, FirewallMode, PacketMark};
+use crate::firewall::{Enforcement, Failsafe, FirewallMode, PacketMark};
 use crate::os::net::proc_net::TcpConnection;
-use spa_knock_core::auth::Access;
+use spa_knock_core::auth::{Access, AccessTarget};
 
 fn change(from: &str, way: AccessTarget, end: u64) -> ElementChange {
     let holder = GrantHolder {

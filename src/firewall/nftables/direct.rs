@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::program::{nft, submit};
 use super::ruleset::TABLE;
-use super::{nft, submit};
 use crate::firewall::FirewallError;
 use spa_knock_core::knock::{ClientName, PortRange};
 

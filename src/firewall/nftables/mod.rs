@@ -9,6 +9,7 @@ mod element;
 mod json;
 mod kernel;
 mod plane;
+mod program;
 mod reconciling;
 mod ruleset;
 mod structure;
@@ -22,21 +23,18 @@ use std::time::Duration;
 
 use super::{ActiveGrant, Backend, FirewallError, GateSpec};
 use crate::os::clock;
-use crate::os::host::Capability;
-use crate::os::process::capabilities;
-use crate::os::process::spawn::{self, RunError};
+use crate::os::process::spawn::RunError;
 use batch::ElementOp;
 use books::Books;
 use change_monitor::{ChangeMonitor, RulesetChange};
 use element::Element;
 use kernel::Kernel;
+use program::{nft, submit};
 use ruleset::{PreviousTable, TABLE};
 use spa_knock_core::auth::Grant;
 use spa_knock_core::knock::{ClientName, PortRange};
 use structure::Structure;
 
-/// How long loading may take before it counts as failed.
-const NFT_MAX: Duration = Duration::from_secs(10);
 /// After a set was full nothing is added to it for so long. The kernel collects what has expired about once a second,
 /// begins again after each transaction, and a transaction that fails costs it and us 12 ms or more.
 const HOLD_OFF: Duration = Duration::from_millis(1_900);
@@ -187,7 +185,7 @@ impl Backend for Nftables {
     fn load(&mut self, gate: &GateSpec) -> Result<(), FirewallError> {
         let now = clock::steady();
         let (before, live) = self.before(now)?;
-        load(gate, |gate| ruleset::text(gate, before, &live, now))?;
+        program::load(gate, |gate| ruleset::text(gate, before, &live, now))?;
         self.failsafe = gate.failsafe.as_ref().map(|failsafe| failsafe.after);
         self.full.clear();
         // What we have just replaced ourselves is no change by others.
@@ -318,33 +316,4 @@ impl Backend for Nftables {
 fn growing(elements: &[(Element, ElementOp)]) -> impl Iterator<Item = &'static [u8]> {
     let growing = elements.iter().filter(|(_, fate)| !matches!(fate, ElementOp::Delete));
     growing.map(|(element, _)| element.set)
-}
-
-/// Loads the gate, without its early drop if that is what the kernel does not take.
-fn load(gate: &GateSpec, text: impl Fn(&GateSpec) -> String) -> Result<(), FirewallError> {
-    let Err(error) = submit(&text(gate)) else { return Ok(()) };
-    if gate.early.is_empty() || !matches!(error, FirewallError::Other(_)) {
-        return Err(error);
-    }
-    // Kernels before 5.10 and some devices have no such hook, and an interface may be missing. It only saves work:
-    // the input chain drops too.
-    let late = GateSpec { early: Vec::new(), ..gate.clone() };
-    submit(&text(&late)).map_err(|_| error.clone())?;
-    log::warn!("no early drop on {}: {error}", gate.early.join(", "));
-    Ok(())
-}
-
-fn submit(text: &str) -> Result<(), FirewallError> {
-    match nft(&["-f", "-"], text) {
-        Ok(_) => Ok(()),
-        Err(RunError::NotFound(_)) => Err(FirewallError::NoProgram),
-        Err(RunError::Failed { said, .. }) if said.contains("Operation not permitted") => {
-            Err(FirewallError::NotAllowed)
-        }
-        Err(error) => Err(FirewallError::Other(error.to_string())),
-    }
-}
-
-fn nft(args: &[&str], input: &str) -> Result<String, RunError> {
-    capabilities::with_ambient(&[Capability::NetAdmin], || spawn::run_to_end("nft", args, input, NFT_MAX))
 }

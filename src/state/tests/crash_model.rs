@@ -10,9 +10,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::os::files::FileError;
+use crate::state::StateError;
 use crate::state::disk::Disk;
 use crate::state::journal_file::{JournalFile, UNWRITTEN_MAX};
-use crate::state::replay::{Floors, ReplayState, StateError};
+use crate::state::replay::{Floors, ReplayState};
 use spa_knock_core::auth::{
     Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Judgment, Keeper, KeyAge, Policy,
     PortSequence, Rejection, ReplayDomain, ReplayMemory, Term, Uses,

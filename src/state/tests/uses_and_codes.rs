@@ -7,7 +7,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::crash_model::SimDisk;
-use crate::state::replay::{Floors, ReplayState, StateError};
+use crate::state::StateError;
+use crate::state::replay::{Floors, ReplayState};
 use spa_knock_core::auth::{
     Action, ActionPart, Authentic, ClientKey, ClientRules, Decision, Judgment, Keeper, KeyAge, Policy, Term,
     Uses,

@@ -3,6 +3,8 @@
 
 pub(super) mod audit_dedup;
 pub(super) mod authorization;
+pub(super) mod authorized;
+pub(super) mod effects;
 pub(super) mod fresh;
 pub(super) mod otp;
 pub(super) mod proof;
@@ -26,7 +28,8 @@ use super::rejection::Rejection;
 use crate::crypto::{DecryptionFailed, Fingerprint, OtpSeed};
 use crate::knock::{AddressPolicy, ClientName, Now, ReplyWanted, Timestamp};
 use audit_dedup::AuditDedup;
-use authorization::{Authorization, Authorized, ClientUsage, KnockContext};
+use authorization::{Authorization, ClientUsage};
+use authorized::{Authorized, KnockContext};
 use fresh::{Decrypted, Fresh};
 use otp::{CODE_ID, OtpAttempts, OtpError, OtpPause};
 use proof::PortSequence;

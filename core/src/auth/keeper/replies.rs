@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Keeper;
-use super::authorization::KnockContext;
+use super::authorized::KnockContext;
 use super::verdict::{Accepted, Outcome, PendingReply, Refusal, Uncommitted};
 use crate::auth::record::{AuditCause, AuditEvent, AuditRecord, Explanation};
 use crate::auth::rejection::Rejection;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::authorization::{Authorized, KnockContext};
+use super::authorized::{Authorized, KnockContext};
 use super::fresh::Fresh;
 use super::replay::{Acceptance, KnockId};
 use crate::auth::record::AuditRecord;

@@ -1,0 +1,80 @@
+//! What keeps the gate closed between knocks: signs of life, a new load after others changed the table, and the end of a
+//! trial.
+
+use std::time::Duration;
+
+use super::state::GateState;
+use super::{Gate, GateConfig};
+use crate::firewall::FirewallError;
+use crate::os::clock;
+
+/// Between two signs of life. A failsafe waits for at least three of them.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+/// After somebody else has changed our table: what he does in one go is mended in one.
+const MEND_AFTER: Duration = Duration::from_millis(100);
+/// After our table could not be loaded: until it is, every port may be open.
+const MEND_AGAIN: Duration = Duration::from_secs(1);
+
+impl Gate {
+    /// In what time `tend` has something to do.
+    pub(crate) fn time_to_deadline(&self) -> Duration {
+        let now = clock::steady();
+        let trial = match self.gate_state {
+            GateState::Trial(until) => Some(until.saturating_sub(clock::boot())),
+            _ => None,
+        };
+        let mend = self.mend.map(|due| due.saturating_sub(now));
+        trial
+            .into_iter()
+            .chain(mend)
+            .chain(self.firewall.deadline())
+            .fold(self.alive.saturating_sub(now), Duration::min)
+    }
+
+    /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
+    pub(crate) fn run_due(&mut self, config: &impl GateConfig) {
+        let now = clock::steady();
+        match self.firewall.expire() {
+            Ok(()) => {}
+            // It is loaded again, without what is over.
+            Err(FirewallError::Gone) => self.notice_loss(now),
+            Err(error) => log::error!("{error}; what is over is still open, trying again"),
+        }
+        if self.firewall.modified_externally() && self.gate_state != GateState::Open {
+            self.notice_loss(now.saturating_add(MEND_AFTER));
+        }
+        if self.mend.is_some_and(|due| now >= due) {
+            self.mend = None;
+            if let Err(error) = self.load(config) {
+                log::error!("{error}; ports may be open; trying again");
+                self.mend = Some(now.saturating_add(MEND_AGAIN));
+            }
+        }
+        if matches!(self.gate_state, GateState::Trial(until) if clock::boot() >= until) {
+            let effect = config.mode().when_off();
+            log::warn!("gate: nobody has confirmed it in time; it is off again, and {effect}");
+            if let Err(error) = self.set_state(GateState::Open, config) {
+                log::error!("gate: {error}");
+                // What is left of it lets all pass: the kernel has ended the trial.
+                self.gate_state = GateState::Open;
+            }
+        }
+        if now >= self.alive {
+            self.alive = now.saturating_add(ALIVE_EVERY);
+            match self.firewall.heartbeat() {
+                Ok(()) | Err(FirewallError::Gone) => {}
+                Err(error) => log::error!("firewall: no sign of life could be given: {error}"),
+            }
+        }
+    }
+
+    /// Our table is to be loaded again when this is due.
+    fn notice_loss(&mut self, due: Duration) {
+        if self.mend.is_none() {
+            self.mend = Some(due);
+            log::error!(
+                "firewall: somebody else has changed our table (nft flush ruleset?); loading it again, with all live grants"
+            );
+        }
+    }
+}
