@@ -16,11 +16,11 @@ use super::{
     Audit, AuditSettings, BackendKind, Interfaces, KNOCK_PORT, LegacyConfig, MetricsPlace, ServerConfig,
     ValueLocations,
 };
-use crate::capture::CaptureKind;
+use crate::capture::{CaptureKind, PacketLog};
 use crate::firewall::{Failsafe, FirewallMode, PacketMark};
 pub(super) use firewall::read_ports;
 use firewall::{read_backend, read_failsafe, read_mode, read_published};
-use sequences::{read_band, read_legacy};
+use sequences::{read_legacy, read_packet_log, read_ports_section};
 use spa_knock_core::auth::{Action, KeyLimit};
 use spa_knock_core::crypto::is_host;
 use spa_knock_core::knock::{ActionName, KnockRange, PortRange, ServerId};
@@ -57,6 +57,7 @@ pub(super) struct Sections {
     capture: CaptureKind,
     port: u16,
     ports: Option<KnockRange>,
+    packet_log: Option<PacketLog>,
     window: Duration,
     /// Unless it is left to the clients' actions.
     pub(super) grants: Option<u32>,
@@ -100,6 +101,7 @@ impl Sections {
             capture: self.capture,
             port: self.port,
             ports: self.ports,
+            packet_log: self.packet_log,
             window: self.window,
             reply: self.reply,
             state_dir: self.state_dir,
@@ -133,14 +135,16 @@ pub(super) fn read_sections(root: &mut TomlTable<'_>) -> Sections {
     let interfaces = or(server.take("interfaces"), read_interfaces, Interfaces::Any);
     let capture = or(server.take("capture"), |value| value.choice(&captures), CaptureKind::Pcap);
     let ports = root.take("ports");
-    let legacy = root.take("legacy").and_then(|value| read_legacy(&value, capture, ports.is_some()));
+    let packet_log = read_packet_log(&mut server);
+    let legacy = root.take("legacy").and_then(|value| read_legacy(&value, capture, packet_log.as_ref()));
     let sections = Sections {
         id: id.and_then(|value| value.parsed()),
         address: server.take("address").and_then(|value| read_address(&value)),
         interfaces,
         capture,
         port: or(server.take("port"), |value| value.integer(1..=u16::MAX), KNOCK_PORT),
-        ports: ports.and_then(|value| read_band(&value, capture, legacy.as_ref())),
+        ports: ports.and_then(|value| read_ports_section(&value, capture, packet_log.as_ref())),
+        packet_log,
         window: or(server.take("window"), |value| value.duration(WINDOWS), WINDOW),
         grants: server.take("grants").and_then(|value| value.integer(GRANTS)),
         reply: or(server.take("reply"), |value| value.flag(), true),

@@ -55,6 +55,8 @@ pub struct ServerConfig {
     pub published: Vec<PortRange>,
     /// Whom the kernel lets in when the daemon has been dead for a while.
     pub failsafe: Option<Failsafe>,
+    /// The log that packets to the knock range and to doors are read from; nothing = they are captured.
+    pub packet_log: Option<PacketLog>,
     /// Plain sequences; nothing = they are not looked at.
     pub legacy: Option<LegacyConfig>,
     /// The actions by name.
@@ -113,10 +115,8 @@ pub struct Outline {
 /// Plain sequences beside sealed knocks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LegacyConfig {
-    /// The knockd.conf whose doors they open; named, not yet read. Missing where only `[ports]` reads `log`.
-    pub knockd: Option<PathBuf>,
-    /// Where their packets are read from; none = captured.
-    pub log: Option<PacketLog>,
+    /// The knockd.conf whose doors they open; named, not yet read.
+    pub knockd: PathBuf,
 }
 
 /// Where knocks are looked for.

@@ -45,10 +45,7 @@ impl WatchConfig {
     pub(crate) fn of(config: &ServerConfig) -> std::io::Result<Self> {
         let (source, log) = match config.capture {
             CaptureKind::Pcap => (CaptureSource::Capture, None),
-            CaptureKind::Udp => {
-                let legacy = config.ports.and(config.legacy.as_ref());
-                (CaptureSource::Socket, legacy.and_then(|legacy| legacy.log.clone()))
-            }
+            CaptureKind::Udp => (CaptureSource::Socket, config.ports.and(config.packet_log.clone())),
         };
         Ok(Self {
             source,

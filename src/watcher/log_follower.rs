@@ -134,7 +134,7 @@ fn journals() -> Vec<PathBuf> {
 fn follow_journal(mut out: &File) -> Result<(), String> {
     if host::program(JOURNALCTL).is_none() {
         return Err(format!(
-            "{JOURNALCTL}: not found\nhint: legacy.log = \"/var/log/kern.log\", or another file that the kernel's log goes to"
+            "{JOURNALCTL}: not found\nhint: packet-log = \"/var/log/kern.log\", or another file that the kernel's log goes to"
         ));
     }
     privileges::read_only(journals().iter().find_map(|file| privileges::reader_of(file)))

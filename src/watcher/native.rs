@@ -28,10 +28,7 @@ const REST: Duration = Duration::from_millis(1);
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
 pub(crate) fn main() -> ExitCode {
-    let mut reader = NativeReader::new();
-    let code = shell::run("spa-knock-watcher", &mut reader);
-    log::info!("ended; datagrams of a knock's length since the start: {}", reader.watcher.counts());
-    code
+    shell::run("spa-knock-watcher", NativeReader::new())
 }
 
 struct NativeReader {

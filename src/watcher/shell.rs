@@ -59,6 +59,9 @@ pub(crate) trait PacketReader {
 
     /// Until [`PacketReader::run_due`] has work, at most [`TICK`].
     fn time_to_deadline(&self) -> Duration;
+
+    /// Logs what there is to say when the watcher ends.
+    fn log_end(&self) {}
 }
 
 /// The captures that a reader is asked to open.
@@ -145,7 +148,7 @@ impl Reports {
 /// Runs a watcher until the keeper closes its end of the channel, which is standard input. `name` is that of its log
 /// lines.
 #[must_use]
-pub(crate) fn run<R: PacketReader>(name: &'static str, reader: &mut R) -> ExitCode {
+pub(crate) fn run<R: PacketReader>(name: &'static str, reader: R) -> ExitCode {
     crate::os::log::start_without_waiting(name);
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     if signals::ignore_all().is_err() {
@@ -160,14 +163,16 @@ pub(crate) fn run<R: PacketReader>(name: &'static str, reader: &mut R) -> ExitCo
         identity: None,
     };
     let ended = shell.run();
-    // Closing captures takes system calls that are not allowed any more. The kernel closes them with the process.
-    std::mem::forget(shell.captures);
+    shell.reader.log_end();
+    // Closing captures and the channel takes system calls that are not allowed any more. The kernel closes them with the
+    // process.
+    std::mem::forget(shell);
     ended.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
 }
 
-struct Shell<'a, R: PacketReader> {
+struct Shell<R: PacketReader> {
     out: Reports,
-    reader: &'a mut R,
+    reader: R,
     captures: Vec<R::Capture>,
     is_started: bool,
     /// What a new configuration brings together until it is complete.
@@ -182,7 +187,7 @@ enum KeeperEnd {
     Closed,
 }
 
-impl<R: PacketReader> Shell<'_, R> {
+impl<R: PacketReader> Shell<R> {
     fn run(&mut self) -> Result<(), Shutdown> {
         self.out.say(&FromShell::Version(VERSION.to_owned()))?;
         loop {

@@ -95,6 +95,7 @@ impl Memory {
         let number = |line: &str| -> u64 { line.split_whitespace().nth(1).unwrap().parse().unwrap() };
         let (status, smaps) = (read("status"), read("smaps"));
         let field = |name: &str| number(status.lines().find(|line| line.starts_with(name)).unwrap());
+        let program = fs::read_link(format!("/proc/{process}/exe")).unwrap();
         let mut is_code = false;
         let mut code = 0;
         for line in smaps.lines() {
@@ -102,7 +103,7 @@ impl Memory {
             match line.split_whitespace().next() {
                 Some("Rss:") if is_code => code += number(line),
                 Some(name) if name.ends_with(':') => {}
-                _ => is_code = line.ends_with(Daemon::PROGRAM),
+                _ => is_code = line.ends_with(program.to_str().unwrap()),
             }
         }
         Self { now: field("VmRSS:"), most: field("VmHWM:"), code }

@@ -36,8 +36,8 @@ fn site(log: &str) -> Site {
 
 fn write_config(site: &Site, log: &str, ports: &str) {
     let knockd = site.path("knockd.conf").display().to_string();
-    let legacy = format!("[legacy]\nknockd = \"{knockd}\"\nlog = \"{log}\"\nlog-prefix = \"{PREFIX}\"\n");
-    site.write_config("capture = \"udp\"", &format!("{}\n{legacy}{ports}", open_ssh(2)));
+    let server = format!("capture = \"udp\"\npacket-log = \"{log}\"\npacket-log-prefix = \"{PREFIX}\"\n");
+    site.write_config(&server, &format!("{}\n[legacy]\nknockd = \"{knockd}\"\n{ports}", open_ssh(2)));
 }
 
 /// A site whose log is a file in its folder.

@@ -136,6 +136,7 @@ fn a_user_without_capabilities_is_told_which_are_needed() {
     // Where this is built, others may not be able to look.
     let daemon = site.path("spa-knockd");
     fs::copy(env!("CARGO_BIN_EXE_spa-knockd"), &daemon).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_spa-knock-watcher"), site.path("spa-knock-watcher")).unwrap();
     give_to_nobody(site.folder());
     let config = site.path("spa-knockd.toml");
     let user = ["--reuid", "65534", "--regid", "65534", "--clear-groups"];

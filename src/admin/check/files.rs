@@ -26,6 +26,7 @@ impl CheckReport {
         self.folders(config);
         self.keys(config);
         self.legacy(config);
+        self.packet_log(config);
         self.state(config);
         self.undo_tasks(config);
         self.gate_state(config);
@@ -110,15 +111,11 @@ impl CheckReport {
         match embedded::load(config) {
             Ok(written) => {
                 let doors = written.map(|written| written.doors).unwrap_or_default();
-                if let Some(knockd) = &of_config.knockd {
-                    self.ok(format!("plain sequences: {} doors of {}", doors.len(), knockd.display()));
-                }
+                let knockd = of_config.knockd.display();
+                self.ok(format!("plain sequences: {} doors of {knockd}", doors.len()));
                 self.plain_doors(config, &doors);
             }
             Err(errors) => self.problems(errors.problems()),
-        }
-        if let Some(log) = &of_config.log {
-            self.packet_log(config, log);
         }
     }
 

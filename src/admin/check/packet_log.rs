@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::report::CheckReport;
-use crate::capture::{LogSource, PacketLog, kernel_said};
+use crate::capture::{CaptureKind, LogSource, PacketLog, kernel_said};
 use crate::config::ServerConfig;
 use crate::os::process::spawn;
 use crate::os::{files, host};
@@ -17,17 +17,27 @@ const ENTRIES: &str = "--lines=1000";
 /// How long reading the journal may take.
 const JOURNAL_MAX: Duration = Duration::from_secs(10);
 
+/// The key of the config that names it.
+const PLACE: [&str; 2] = ["server", "packet-log"];
+
 impl CheckReport {
-    pub(super) fn packet_log(&mut self, config: &ServerConfig, log: &PacketLog) {
+    pub(super) fn packet_log(&mut self, config: &ServerConfig) {
+        let Some(log) = &config.packet_log else { return };
+        if config.legacy.is_none() && (config.ports.is_none() || config.capture == CaptureKind::Pcap) {
+            let message = "server.packet-log: nothing is read from it".to_owned();
+            let hint =
+                "it is for [legacy], and with capture = \"udp\" for [ports]; remove it, or add one of them";
+            return self.warning(config, &PLACE, message, hint);
+        }
         if host::sysctl("net.netfilter.nf_log_all_netns").is_some_and(|value| value == "1") {
             let message = "net.netfilter.nf_log_all_netns: who is root in a container can have the kernel log any packet";
             let hint = "sysctl net.netfilter.nf_log_all_netns=0";
-            self.warning(config, &["legacy", "log"], message.to_owned(), hint);
+            self.warning(config, &PLACE, message.to_owned(), hint);
         }
         if log.prefix.is_empty() {
-            let message = "legacy.log-prefix: without one, what any rule logs without a prefix counts";
-            let hint = "log-prefix = \"knock: \", and the same in the rule";
-            self.warning(config, &["legacy", "log"], message.to_owned(), hint);
+            let message = "server.packet-log-prefix: without one, what any rule logs without a prefix counts";
+            let hint = "packet-log-prefix = \"knock: \", and the same in the rule";
+            self.warning(config, &PLACE, message.to_owned(), hint);
         }
         match &log.source {
             LogSource::File(path) => self.log_file(config, log, path),
@@ -36,13 +46,12 @@ impl CheckReport {
     }
 
     fn log_file(&mut self, config: &ServerConfig, log: &PacketLog, path: &Path) {
-        let place = ["legacy", "log"];
         let text = match files::read_end(path, LOOKED_AT) {
             Ok(text) => text,
             Err(error) if error.missing => {
                 let message = format!("{error}; it is waited for");
                 let hint = "a file that rsyslog or another syslog daemon writes kern.* to, or \"journal\"";
-                return self.warning(config, &place, message, hint);
+                return self.warning(config, &PLACE, message, hint);
             }
             Err(error) => return self.file(Err(error)),
         };
@@ -52,21 +61,21 @@ impl CheckReport {
                 "{}: other programs than the kernel write there; who can write as it opens doors",
                 path.display()
             );
-            self.warning(config, &place, message, "a file that only kern.* goes to, or \"journal\"");
+            self.warning(config, &PLACE, message, "a file that only kern.* goes to, or \"journal\"");
         }
         if host::program(JOURNALCTL).is_some() {
             let message = format!(
                 "{}: whoever has an account on this host can write there as the kernel",
                 path.display()
             );
-            self.warning(config, &place, message, "log = \"journal\": there nobody can");
+            self.warning(config, &PLACE, message, "packet-log = \"journal\": there nobody can");
         }
         if !lines.is_empty() && lines.iter().all(|line| *line == SyslogLine::Unclear) {
             let message =
                 format!("{}: none of its last lines is in a form that is understood", path.display());
             let hint =
                 "time as in RFC 3164 or RFC 3339, host, and who says it, as rsyslog writes them by itself";
-            self.warning(config, &place, message, hint);
+            self.warning(config, &PLACE, message, hint);
         }
         let said = lines.iter().filter_map(|line| match line {
             SyslogLine::Kernel(said) => Some(*said),
@@ -84,8 +93,8 @@ impl CheckReport {
                 self.packets(config, "the journal", &found, &log.prefix);
             }
             Err(error) => {
-                let hint = "legacy.log = a file that the kernel's log goes to, or mend the journal";
-                self.problem(config, &["legacy", "log"], format!("legacy.log: {error}"), hint);
+                let hint = "packet-log = a file that the kernel's log goes to, or mend the journal";
+                self.problem(config, &PLACE, format!("server.packet-log: {error}"), hint);
             }
         }
     }
@@ -94,9 +103,9 @@ impl CheckReport {
         match &found.other_prefix {
             Some(other) if found.packets == 0 => self.warning(
                 config,
-                &["legacy", "log"],
+                &PLACE,
                 format!("{log}: no packets logged as {prefix:?} of late, but some as {other:?}"),
-                "log-prefix = what the rule for the knocks' ports puts in front",
+                "packet-log-prefix = what the rule for the knocks' ports puts in front",
             ),
             _ => self.ok(format!("the firewall's log, {log}: {} packets of late", found.packets)),
         }

@@ -136,7 +136,7 @@ fn a_section_for_ports_turns_sequences_on_where_packets_are_captured() {
     assert_eq!(
         ports("capture = 'udp'", "[ports]\nlow = 40960").unwrap_err(),
         "f:4:2: ports: capture = \"udp\" sees no packets but those to its own port\n\
-         hint: capture = \"pcap\", or legacy.log = the firewall's log, or no [ports]"
+         hint: capture = \"pcap\", or packet-log = the firewall's log, or no [ports]"
     );
 }
 
@@ -253,22 +253,22 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
             "f:3:2: legacy.knockd: missing\nhint: knockd = \"/etc/knockd.conf\": whose doors plain sequences open",
         ),
         (
-            "[legacy]\nlog = 'journal'",
-            "f:3:2: legacy.knockd: missing\nhint: knockd = \"/etc/knockd.conf\": whose doors plain sequences open",
+            "[legacy]\nknockd = '/k'\nlog = 'journal'",
+            "f:5:7: legacy.log: has moved to [server]\nhint: packet-log in [server], with the same value",
         ),
-        ("[legacy]\nknockd = '/k'\nlog = 'kern.log'", "f:5:7: legacy.log: not an absolute path"),
+        ("packet-log = 'kern.log'", "f:3:14: server.packet-log: not an absolute path"),
         (
-            "[legacy]\nknockd = '/k'\nlog-prefix = 'knock: '",
-            "f:5:14: legacy.log-prefix: there is no log that it could stand in\nhint: log = \"/var/log/kern.log\"",
+            "packet-log-prefix = 'knock: '",
+            "f:3:21: server.packet-log-prefix: there is no log with such a prefix\nhint: packet-log = \"/var/log/kern.log\"",
         ),
         (
-            "[legacy]\nknockd = '/k'\nlog = 'journal'\nlog-prefix = 'ä'",
-            "f:6:14: legacy.log-prefix: a rule's log prefix has at most 127 printable ASCII characters",
+            "packet-log = 'journal'\npacket-log-prefix = 'ä'",
+            "f:4:21: server.packet-log-prefix: a rule's log prefix has at most 127 printable ASCII characters",
         ),
         ("[legacy]\nknockd = 'k'", "f:4:10: legacy.knockd: not an absolute path"),
         (
             "capture = 'udp'\n[legacy]\nknockd = '/k'",
-            "f:4:2: legacy: capture = \"udp\" sees no packets but those to its own port\nhint: capture = \"pcap\", or log = the firewall's log, or no [legacy]",
+            "f:4:2: legacy: capture = \"udp\" sees no packets but those to its own port\nhint: capture = \"pcap\", or packet-log = the firewall's log, or no [legacy]",
         ),
         (
             "per-key-limit = { burst = 7, rate = '4/s' }",
@@ -281,7 +281,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ("[sever]", "f:3:2: sever: unknown key\nhint: did you mean 'server'?"),
         (
             "action = 1",
-            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, address, port, window, grants, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
+            "f:3:1: server.action: unknown key\nhint: known here: id, interfaces, capture, packet-log, packet-log-prefix, address, port, window, grants, reply, state_dir, keys_dir, control, metrics, per-key-limit, user, audit, audit-size, audit-files, audit-required",
         ),
     ];
     for (line, message) in cases {

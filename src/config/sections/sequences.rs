@@ -1,16 +1,36 @@
-//! `[ports]` and `[legacy]`: port sequences and knockd's knock sequences, and the log that both can be read from.
+//! `[ports]`, `[legacy]` and `server.packet-log`: port sequences, knockd's knock sequences, and the log that both can be
+//! read from.
 
 use super::absolute_path;
 use crate::capture::{CaptureKind, LogSource, PacketLog};
 use crate::config::LegacyConfig;
-use crate::config::document::TomlValue;
+use crate::config::document::{TomlTable, TomlValue};
 use spa_knock_core::knock::KnockRange;
 
-/// `[ports]`: there is a band where it stands, even empty.
-pub(super) fn read_band(
+const UDP: &str = "capture = \"udp\" sees no packets but those to its own port";
+
+/// `packet-log` and `packet-log-prefix` of `[server]`.
+pub(super) fn read_packet_log(server: &mut TomlTable<'_>) -> Option<PacketLog> {
+    let log = server.take("packet-log");
+    let prefix = server.take("packet-log-prefix");
+    match (&log, &prefix) {
+        (Some(log), prefix) => Some(PacketLog {
+            source: read_log(log)?,
+            prefix: prefix.as_ref().map_or(Some(String::new()), read_log_prefix)?,
+        }),
+        (None, Some(prefix)) => {
+            prefix.problem("there is no log with such a prefix", Some("packet-log = \"/var/log/kern.log\""));
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+/// `[ports]`: there is a knock range where it stands, even empty.
+pub(super) fn read_ports_section(
     value: &TomlValue<'_>,
     capture: CaptureKind,
-    legacy: Option<&LegacyConfig>,
+    log: Option<&PacketLog>,
 ) -> Option<KnockRange> {
     let mut table = value.table()?;
     let low = table.take("low");
@@ -19,55 +39,36 @@ pub(super) fn read_band(
         Some(low) => low.integer(1..=KnockRange::LOW_MAX).and_then(|low| KnockRange::try_from(low).ok()),
     };
     table.finish();
-    let logged = legacy.is_some_and(|legacy| legacy.log.is_some());
-    if capture == CaptureKind::Udp && !logged {
-        value.problem(
-            "capture = \"udp\" sees no packets but those to its own port",
-            Some("capture = \"pcap\", or legacy.log = the firewall's log, or no [ports]"),
-        );
+    if capture == CaptureKind::Udp && log.is_none() {
+        let hint = "capture = \"pcap\", or packet-log = the firewall's log, or no [ports]";
+        value.problem(UDP, Some(hint));
         return None;
     }
     knock_range
 }
 
-/// `[legacy]`: there are plain sequences where it stands, or a log that port sequences are read from.
+/// `[legacy]`: knock sequences open doors where it stands.
 pub(super) fn read_legacy(
     value: &TomlValue<'_>,
     capture: CaptureKind,
-    with_ports: bool,
+    log: Option<&PacketLog>,
 ) -> Option<LegacyConfig> {
     const DOORS: &str = "knockd = \"/etc/knockd.conf\": whose doors plain sequences open";
     let mut table = value.table()?;
-    let log = table.take("log");
-    let prefix = table.take("log-prefix");
-    // Captured packets are not read from a log as well.
-    let only_ports = log.is_some() && with_ports && capture == CaptureKind::Udp;
-    let knockd = if only_ports { table.take("knockd") } else { table.require("knockd", DOORS) };
-    table.finish();
-    let knockd = match &knockd {
-        Some(knockd) => Some(absolute_path(knockd)?),
-        None if only_ports => None,
-        None => return None,
-    };
-    let log = match (&log, &prefix) {
-        (Some(log), prefix) => Some(PacketLog {
-            source: read_log(log)?,
-            prefix: prefix.as_ref().map_or(Some(String::new()), read_log_prefix)?,
-        }),
-        (None, Some(prefix)) => {
-            prefix.problem("there is no log that it could stand in", Some("log = \"/var/log/kern.log\""));
-            return None;
+    for (old, new) in [("log", "packet-log"), ("log-prefix", "packet-log-prefix")] {
+        if let Some(value) = table.take(old) {
+            value.problem("has moved to [server]", Some(&format!("{new} in [server], with the same value")));
         }
-        (None, None) => None,
-    };
+    }
+    let knockd = table.require("knockd", DOORS);
+    table.finish();
+    let knockd = absolute_path(&knockd?)?;
     if capture == CaptureKind::Udp && log.is_none() {
-        value.problem(
-            "capture = \"udp\" sees no packets but those to its own port",
-            Some("capture = \"pcap\", or log = the firewall's log, or no [legacy]"),
-        );
+        let hint = "capture = \"pcap\", or packet-log = the firewall's log, or no [legacy]";
+        value.problem(UDP, Some(hint));
         return None;
     }
-    Some(LegacyConfig { knockd, log })
+    Some(LegacyConfig { knockd })
 }
 
 fn read_log(value: &TomlValue<'_>) -> Option<LogSource> {

@@ -189,7 +189,7 @@ fn watch_config(config: &ServerConfig, written: &KnockdConfig) -> Result<LegacyW
     }
     let identity = privileges::unprivileged(&config.user)
         .map_err(|error| AdminError::run(format_args!("server.user: {}", files::io_error_text(&error))))?;
-    let log = config.legacy.as_ref().and_then(|legacy| legacy.log.clone());
+    let log = config.packet_log.clone();
     let capture = CaptureConfig { captures: log.is_none(), interfaces, log, identity };
     Ok(LegacyWatchConfig { config: written.text.clone(), only_v4: false, capture })
 }

@@ -17,7 +17,7 @@ pub(crate) use doors::LegacyDoors;
 /// # Errors
 /// What is wrong with it, at its own line, and who else may write it: he decides what root runs.
 pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
-    let Some(path) = config.legacy.as_ref().and_then(|legacy| legacy.knockd.as_deref()) else {
+    let Some(path) = config.legacy.as_ref().map(|legacy| &legacy.knockd) else {
         return Ok(None);
     };
     let place = config.places.of(&["legacy", "knockd"]);

@@ -26,7 +26,7 @@ use twins::Twins;
 #[must_use]
 pub fn main() -> ExitCode {
     const NAME: &str = "spa-knock-legacy-watcher";
-    watcher::start(NAME, || shell::run(NAME, &mut LegacyReader::new()))
+    watcher::start(NAME, || shell::run(NAME, LegacyReader::new()))
 }
 
 struct LegacyReader {

@@ -91,7 +91,7 @@ pub(crate) fn read(log: &str, times: Times) -> Vec<Point> {
         if call == "execve" {
             // What it did before, it did as a copy of the keeper.
             life.calls.clear();
-            let watches = arguments.contains("\"watch\"");
+            let watches = arguments.contains("\"spa-knock-watcher\"");
             life.program =
                 (process != first).then_some(if watches { Program::Watcher } else { Program::Other });
         } else {
