@@ -4,6 +4,7 @@ use std::hash::RandomState;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use log::Level;
 use zeroize::Zeroizing;
 
 use super::flood::FloodDetector;
@@ -28,7 +29,7 @@ const REST: Duration = Duration::from_millis(1);
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
 pub(crate) fn main() -> ExitCode {
-    shell::run("spa-knock-watcher", NativeReader::new())
+    shell::run("spa-knock-watcher", Level::Info, NativeReader::new())
 }
 
 struct NativeReader {
@@ -142,6 +143,10 @@ impl PacketReader for NativeReader {
 
     fn time_to_deadline(&self) -> Duration {
         if self.held.is_some() || self.watcher.has_sequences() { SEQUENCES_REST } else { TICK }
+    }
+
+    fn log_end(&self) {
+        log::info!("ended; datagrams of a knock's length since the start: {}", self.watcher.counts());
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use log::Level;
 use zeroize::Zeroizing;
 
 use crate::capture::{CaptureError, PacketLog, PollSource};
@@ -146,9 +147,9 @@ impl Reports {
 }
 
 /// Runs a watcher until the keeper closes its end of the channel, which is standard input. `name` is that of its log
-/// lines.
+/// lines; `level` is that of the line about its sandbox.
 #[must_use]
-pub(crate) fn run<R: PacketReader>(name: &'static str, reader: R) -> ExitCode {
+pub(crate) fn run<R: PacketReader>(name: &'static str, level: Level, reader: R) -> ExitCode {
     crate::os::log::start_without_waiting(name);
     let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
     if signals::ignore_all().is_err() {
@@ -156,6 +157,7 @@ pub(crate) fn run<R: PacketReader>(name: &'static str, reader: R) -> ExitCode {
     }
     let mut shell = Shell {
         out: Reports(channel),
+        level,
         reader,
         captures: Vec::new(),
         is_started: false,
@@ -172,6 +174,7 @@ pub(crate) fn run<R: PacketReader>(name: &'static str, reader: R) -> ExitCode {
 
 struct Shell<R: PacketReader> {
     out: Reports,
+    level: Level,
     reader: R,
     captures: Vec<R::Capture>,
     is_started: bool,
@@ -262,7 +265,7 @@ impl<R: PacketReader> Shell<R> {
         let landlock = privileges::confine(identity)
             .and_then(|()| sandbox::enter(&self.out.0, waited_for))
             .map_err(|error| self.out.fail(format!("watcher: {error}")))?;
-        log::info!("confined: seccomp, landlock ABI {landlock}");
+        log::log!(self.level, "confined: seccomp, landlock ABI {landlock}");
         self.is_started = true;
         self.out.say(&FromShell::Watching)?;
         lost.into_iter().try_for_each(|reason| self.out.say(&FromShell::Lost(reason)))

@@ -37,7 +37,7 @@ impl Installation {
     }
 
     fn command(&self, site: &Site) -> Command {
-        let mut command = limited(self.daemon().to_str().unwrap());
+        let mut command = Command::new(self.daemon());
         command.args(Daemon::words(site));
         command
     }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use log::Level;
+
 use super::ipc::{FromLegacyWatcher, ToLegacyWatcher};
 use super::knockd::{
     Config, Door, KnockSequence, LegacyPacket, MatchEvent, MatchStage, Matcher, SequencePort,
@@ -26,7 +28,7 @@ use twins::Twins;
 #[must_use]
 pub fn main() -> ExitCode {
     const NAME: &str = "spa-knock-legacy-watcher";
-    watcher::start(NAME, || shell::run(NAME, LegacyReader::new()))
+    watcher::start(NAME, || shell::run(NAME, Level::Debug, LegacyReader::new()))
 }
 
 struct LegacyReader {
