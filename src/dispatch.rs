@@ -7,12 +7,13 @@ use std::process::ExitCode;
 pub use crate::config::client_keys::{LoadedClient, load_clients};
 
 use clap::CommandFactory as _;
+use spa_knock_core::knock::ServerId;
 
 use crate::manual;
 
 use crate::admin::args::{AdminCommand, ClientCommand, DaemonArgs, StateCommand};
 use crate::console::{self, AdminError};
-use crate::{admin, daemon, gate, legacy, state};
+use crate::{admin, daemon, gate, state};
 
 /// Runs the command line of `spa-knockd`.
 #[must_use]
@@ -20,7 +21,7 @@ pub fn main() -> ExitCode {
     let arguments = crate::os::env::args();
     // Before the other options are looked at: its own have the same letters.
     if let Some(words) = words_for_knockd(&arguments) {
-        return legacy::daemon::main(words);
+        return legacy(words);
     }
     match admin::args::parse(&arguments) {
         Ok(options) => dispatch(options),
@@ -57,7 +58,7 @@ fn dispatch(options: DaemonArgs) -> ExitCode {
         }
         AdminCommand::Grants { json, place } => exit(admin::grants::list(&place.facts(&config), json)),
         AdminCommand::LetIn(asked) => exit(admin::let_in::let_in(&asked.place.facts(&config), &asked)),
-        AdminCommand::Migrate { file, id } => exit(legacy::migrate::migrate(&file, id)),
+        AdminCommand::Migrate { file, id } => exit(migrate(&file, id)),
         AdminCommand::Status { json, watch, prometheus, place } => {
             let form = match (json, prometheus) {
                 (true, _) => admin::status::show::Form::Json,
@@ -99,6 +100,29 @@ fn exit(result: Result<(), AdminError>) -> ExitCode {
         Err(failure) => failure.exit(),
     }
 }
+
+#[cfg(feature = "legacy")]
+fn legacy(words: &[OsString]) -> ExitCode {
+    crate::legacy::daemon::main(words)
+}
+
+#[cfg(not(feature = "legacy"))]
+fn legacy(_: &[OsString]) -> ExitCode {
+    AdminError::usage(WITHOUT_LEGACY).exit()
+}
+
+#[cfg(feature = "legacy")]
+fn migrate(file: &Path, id: Option<ServerId>) -> Result<(), AdminError> {
+    crate::legacy::migrate::migrate(file, id)
+}
+
+#[cfg(not(feature = "legacy"))]
+fn migrate(_: &Path, _: Option<ServerId>) -> Result<(), AdminError> {
+    Err(AdminError::usage(WITHOUT_LEGACY))
+}
+
+#[cfg(not(feature = "legacy"))]
+const WITHOUT_LEGACY: &str = "built without legacy support\nhint: cargo build --features legacy";
 
 /// Through a link of this name, or with it as its first word, the program is the legacy daemon.
 fn words_for_knockd(arguments: &[OsString]) -> Option<&[OsString]> {

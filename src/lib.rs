@@ -19,37 +19,38 @@
 #[cfg(all(feature = "swap-act-and-record", not(debug_assertions)))]
 compile_error!("swap-act-and-record makes a daemon that believes knocks twice: it is for a test alone");
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod admin;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod audit;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod capture;
 pub mod client;
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod console;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod control;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod daemon;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod dispatch;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod firewall;
-#[cfg(all(feature = "server", fuzzing))]
+#[cfg(all(feature = "daemon", fuzzing))]
 pub mod fuzzing;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod gate;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod ipc;
+#[cfg(feature = "legacy")]
 pub mod legacy;
 mod manual;
 pub mod os;
 pub mod packet;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod state;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod supervisor;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod watcher;

@@ -17,7 +17,7 @@ pub(crate) enum Section {
     /// 1: commands that anybody uses.
     Commands,
     /// 8: the admin's.
-    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the client has no such page"))]
+    #[cfg_attr(not(feature = "daemon"), allow(dead_code, reason = "the client has no such page"))]
     Administration,
 }
 

@@ -1,5 +1,5 @@
 //! `spa-knockd explain`: of each prepared capture the true cause is named. The captures are made here, byte by byte.
-#![cfg(feature = "server")]
+#![cfg(feature = "daemon")]
 #![allow(
     clippy::disallowed_methods,
     clippy::arithmetic_side_effects,

@@ -2,6 +2,7 @@
 //! not allowed.
 
 mod kernel_log;
+#[cfg(feature = "legacy")]
 mod legacy;
 mod pcap_file;
 mod pcap_handle;
@@ -15,6 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
 pub use kernel_log::{BandLog, Log, LogForm, kernel_said};
+#[cfg(feature = "legacy")]
 pub use legacy::LegacyCapture;
 pub use pcap_file::{Frame, Trace};
 pub use pcap_live::PcapLive;

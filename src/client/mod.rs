@@ -9,6 +9,7 @@ mod doctor;
 mod failure;
 mod fwknop;
 mod keys;
+#[cfg_attr(not(feature = "legacy"), path = "legacy/absent.rs")]
 mod legacy;
 mod ports;
 mod relay;

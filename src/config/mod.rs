@@ -1,49 +1,57 @@
 //! Configuration: TOML text → checked values. Every problem is found and told with its place.
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(crate) mod client_keys;
 mod datetime;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(crate) mod revoked_keys;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(crate) mod setup;
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod actions;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod clients;
 mod document;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod load;
 mod problem;
 mod profile;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod sections;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod server;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod write;
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub use clients::CONSOLE;
 pub use datetime::{DateTime, InvalidInstant};
 pub use document::{Document, TomlTable, TomlValue, written};
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub use load::{
     CLIENTS_FOLDER, ConfigText, load, load_client_files, load_main, load_trusted, load_with, outline, read,
     writers,
 };
 pub use problem::{ConfigErrors, Problem, SourceLocation, ValueLocations, full_name};
 pub use profile::{Profile, ProfileError};
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub use sections::USER;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub use server::{
     Audit, AuditSettings, BackendKind, ClientEntry, Interfaces, LegacyConfig, MetricsPlace, Outline,
     PreviousKey, ServerConfig,
 };
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(crate) use write::{host_id, quoted};
 
 /// The UDP port that knocks are sent to, unless another is configured.
 pub const KNOCK_PORT: u16 = 62_201;
+
+/// The name that stands in records for everybody who knocks by a knock sequence; no client has it beside `[legacy]`.
+pub(crate) const LEGACY_CLIENT: &str = "knockd";
+
+/// Whether this is that name.
+pub(crate) fn is_legacy_client(name: &spa_knock_core::knock::ClientName) -> bool {
+    name.as_str() == LEGACY_CLIENT
+}

@@ -167,7 +167,7 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 impl From<ConfigErrors> for crate::console::AdminError {
     fn from(errors: ConfigErrors) -> Self {
         Self::configs(errors.problems().iter().map(ToString::to_string).collect())

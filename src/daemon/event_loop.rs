@@ -15,13 +15,14 @@ use super::running_order::FinishedCommand;
 use super::startup::{Configured, Enforcing};
 use super::waiting::WaitingKnocks;
 use crate::audit::AuditLog;
+use crate::config;
 use crate::config::setup::Setup;
 use crate::control::Control;
 use crate::gate::Revocation;
 use crate::gate::console_grants::is_console;
 use crate::gate::state::GateState;
 use crate::legacy::daemon::{KnockdConfig, Openings};
-use crate::legacy::embedded::{LegacyDoors, is_plain};
+use crate::legacy::embedded::LegacyDoors;
 use crate::os::notify::{self, Watchdog};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, host, log as os_log, poll};
@@ -230,7 +231,7 @@ impl Daemon {
         let plain = self.knockd.is_some();
         let known = |name: &ClientName| {
             self.setup.clients.iter().any(|client| client.name == *name)
-                || (plain && is_plain(name))
+                || (plain && config::is_legacy_client(name))
                 || is_console(name)
         };
         let ended = self.executor.end_for(&|name| !known(name));

@@ -1,13 +1,13 @@
 //! Everything of knockd: its sequences and its config, as a daemon of its own, within ours, and on the way to knocks.
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(crate) mod daemon;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(crate) mod embedded;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod ipc;
 pub mod knockd;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(crate) mod migrate;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod watcher;

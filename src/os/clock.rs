@@ -28,7 +28,7 @@ pub fn steady() -> Duration {
 }
 
 /// Time since the machine was started, also while it slept; the same for all processes until the next boot.
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 #[must_use]
 pub fn boot() -> Duration {
     // It has no way to fail for a clock that every kernel has had since 2.6.39.
@@ -47,7 +47,7 @@ pub fn rfc3339(time: Timestamp) -> String {
 }
 
 /// The time where this host is, in a format of strftime(3); empty for one that no calendar has.
-#[cfg(feature = "server")]
+#[cfg(feature = "legacy")]
 #[must_use]
 pub fn local(time: Timestamp, format: &str) -> String {
     let zoned =

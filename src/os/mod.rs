@@ -1,8 +1,8 @@
 //! The edge to the operating system: the clock, files, the environment, processes, signals, sockets.
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod clock_sync;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod poll;
 
 pub mod clock;
@@ -13,13 +13,13 @@ pub mod process;
 pub mod stdio;
 pub mod terminal;
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod host;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod log;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod notify;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod outbox;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod worker;

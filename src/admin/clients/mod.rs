@@ -23,7 +23,6 @@ use super::notify;
 use crate::config::{self, ClientEntry, DateTime, ServerConfig, full_name};
 use crate::console::{AdminError, notice, print};
 use crate::gate::console_grants::is_console;
-use crate::legacy::embedded::is_plain;
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
 use crate::state;
@@ -126,7 +125,7 @@ fn check_same(entry: &ClientEntry, add: &AddClient) -> Result<(), AdminError> {
 
 fn check_new(config: &ServerConfig, add: &AddClient) -> Result<(), AdminError> {
     let name = &add.name;
-    if is_console(name) || (config.legacy.is_some() && is_plain(name)) {
+    if is_console(name) || (config.legacy.is_some() && config::is_legacy_client(name)) {
         return Err(AdminError::run(format_args!(
             "client {name}: the daemon's own name for grants of no client\nhint: choose another name"
         )));

@@ -53,6 +53,11 @@ pub(super) fn read_legacy(
     capture: CaptureKind,
     log: Option<&PacketLog>,
 ) -> Option<LegacyConfig> {
+    if cfg!(not(feature = "legacy")) {
+        let hint = "remove [legacy], or take a build with the feature `legacy`";
+        value.problem("built without legacy support", Some(hint));
+        return None;
+    }
     const DOORS: &str = "knockd = \"/etc/knockd.conf\": whose doors plain sequences open";
     let mut table = value.table()?;
     for (old, new) in [("log", "packet-log"), ("log-prefix", "packet-log-prefix")] {

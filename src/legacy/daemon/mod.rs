@@ -34,8 +34,7 @@ pub(crate) use grants::{GrantRefused, Openings, action};
 pub(crate) use knock_log::KnockLog;
 pub(crate) use watcher_process::LegacyWatchConfig;
 
-/// The name that stands in records for everybody who knocks by a plain sequence.
-pub(crate) const CLIENT: &str = "knockd";
+pub(crate) use crate::config::LEGACY_CLIENT as CLIENT;
 
 /// Tells at a start what a plain sequence is worth.
 pub(crate) fn warn_replayable(doors: usize) {

@@ -5,10 +5,11 @@ mod usage;
 
 use std::path::Path;
 
-use super::daemon::{CLIENT, KnockdConfig};
-use crate::config::{BackendKind, ConfigErrors, Problem, ServerConfig, SourceLocation};
+use super::daemon::KnockdConfig;
+use crate::config::{
+    self, BackendKind, ConfigErrors, LEGACY_CLIENT as CLIENT, Problem, ServerConfig, SourceLocation,
+};
 use crate::os::files::{self, FileError};
-use spa_knock_core::knock::ClientName;
 
 pub(crate) use doors::LegacyDoors;
 
@@ -22,7 +23,7 @@ pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, Config
     };
     let place = config.places.of(&["legacy", "knockd"]);
     let mut problems: Vec<Problem> = writers(path).into_iter().map(Problem::of_file).collect();
-    if config.clients.keys().any(is_plain) {
+    if config.clients.keys().any(config::is_legacy_client) {
         problems.push(Problem {
             place: config.places.of(&["client", CLIENT]).clone(),
             message: format!("client.{CLIENT}: the name of all who knock by the sequences of [legacy]"),
@@ -47,11 +48,6 @@ pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, Config
         });
     }
     if problems.is_empty() { Ok(Some(written)) } else { Err(ConfigErrors::of(problems)) }
-}
-
-/// Whether this is the name that stands for everybody who knocks by a plain sequence.
-pub(crate) fn is_plain(name: &ClientName) -> bool {
-    name.as_str() == CLIENT
 }
 
 fn writers(path: &Path) -> Vec<FileError> {

@@ -1,9 +1,9 @@
 //! The only place that touches files: reading with the permission rules for keys, writing whole or not at all.
 #![allow(clippy::disallowed_methods, reason = "this is the place that the rule points to")]
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod log_file;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod tail;
 
 #[cfg_attr(unix, path = "unix.rs")]
@@ -12,9 +12,9 @@ mod permissions;
 
 mod checks;
 mod error;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod program;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 mod reserved;
 mod secret;
 mod write;
@@ -27,13 +27,13 @@ pub use error::{FileError, io_error_text};
 pub use write::{
     append, create_folder, create_new, lock, open_to_write, remove, rename, replace, sync_folder,
 };
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, feature = "daemon"))]
 pub use write::{append_log, make_private, restrict_umask, share_with_group};
 
 pub use permissions::{trust_daemon_user, trusts_daemon_user};
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub use program::{open_program, own_program};
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub use reserved::{prepare, reserve, take_place};
 pub(super) use secret::read_zeroizing;
 pub use secret::{read_daemon_secret, read_exposed_secret, read_secret, read_secret_from_stdin};

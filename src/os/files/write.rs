@@ -92,7 +92,7 @@ pub fn append(path: &Path, mode: FileMode) -> Result<File, FileError> {
 ///
 /// # Errors
 /// When that fails, or the link is not to be trusted.
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, feature = "daemon"))]
 pub fn append_log(path: &Path) -> Result<File, FileError> {
     use std::os::unix::fs::MetadataExt;
     let Some(link) = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_symlink) else {
@@ -114,7 +114,7 @@ pub fn append_log(path: &Path) -> Result<File, FileError> {
 }
 
 /// Whatever this process and what it starts create is for its owner alone, unless they say otherwise (umask 077).
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, feature = "daemon"))]
 pub fn restrict_umask() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
 }
@@ -123,7 +123,7 @@ pub fn restrict_umask() {
 ///
 /// # Errors
 /// When that fails.
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, feature = "daemon"))]
 pub fn make_private(path: &Path) -> Result<(), FileError> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(|error| FileError::io(path, &error))
@@ -133,7 +133,7 @@ pub fn make_private(path: &Path) -> Result<(), FileError> {
 ///
 /// # Errors
 /// When that fails.
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, feature = "daemon"))]
 pub fn share_with_group(path: &Path) -> Result<(), FileError> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(|error| FileError::io(path, &error))

@@ -1,13 +1,13 @@
 //! Sockets, and what `/proc/net` says of connections.
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod netlink;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod peer;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod proc_net;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod seqpacket;
 pub mod tcp_knock;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod udp;

@@ -1,21 +1,21 @@
 //! Processes: starting and ending them, their rights, and the sandbox.
 
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod capabilities;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod command_queue;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod daemonize;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub(super) mod descendants;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod fds;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod privileges;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod sandbox;
 pub mod secret_command;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod signals;
-#[cfg(feature = "server")]
+#[cfg(feature = "daemon")]
 pub mod spawn;
