@@ -40,6 +40,7 @@ impl AdminError {
     }
 
     /// A config of another program says something wrong.
+    #[cfg(feature = "legacy")]
     pub(crate) fn config(message: impl Display) -> Self {
         Self { code: Self::CONFIG, messages: vec![message.to_string()] }
     }

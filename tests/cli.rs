@@ -1,4 +1,5 @@
 //! The contract of the client's command line, as files: what is typed, what is said, which code it ends with.
+#![cfg(feature = "legacy")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 #[test]

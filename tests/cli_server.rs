@@ -1,5 +1,5 @@
 //! The contract of `spa-knockd`'s command line: the files in `tests/cmd/spa-knockd`, and what depends on modes.
-#![cfg(feature = "daemon")]
+#![cfg(all(feature = "daemon", feature = "legacy"))]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and write files")]
 
 use std::fs;

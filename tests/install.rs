@@ -1,5 +1,5 @@
 //! `scripts/install`, into a folder that stands for the root: what it puts there, what it refuses, what it takes away.
-#![cfg(all(feature = "daemon", target_os = "linux"))]
+#![cfg(all(feature = "daemon", feature = "legacy", target_os = "linux"))]
 #![allow(
     clippy::disallowed_methods,
     clippy::expect_used,

@@ -1,6 +1,6 @@
 //! The legacy client as a process, and what arrives of its knocks.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::indexing_slicing, reason = "a test")]
-#![cfg(unix)]
+#![cfg(all(unix, feature = "legacy"))]
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};

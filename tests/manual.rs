@@ -1,6 +1,6 @@
 //! Man pages and completions, of both programs and of both formats of files: whole, and without a fault that the
 //! formatters of this machine see.
-#![cfg(feature = "daemon")]
+#![cfg(all(feature = "daemon", feature = "legacy"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "tests run programs")]
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! What the kernel lets through to us: step 1 of the checks. Made from numbers alone, so that no text can smuggle
 //! in a name to look up.
 
+#[cfg(feature = "legacy")]
 use std::collections::BTreeSet;
 
 use crate::packet::LinkType;
@@ -61,6 +62,7 @@ fn behind_tags(link: LinkType, any: &str) -> String {
 
 /// The expression for packets to these ports, whatever they carry; TCP and UDP each. Ports that lie close together are
 /// let through with those between them where there are many: whoever looks at the packets looks at their ports again.
+#[cfg(feature = "legacy")]
 pub(super) fn ports(link: LinkType, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) -> String {
     // `dst portrange` looks at no fragment but the first, and behind no extension header of IPv6.
     let terms = [("tcp", tcp), ("udp", udp)].map(|(protocol, ports)| {
@@ -72,6 +74,7 @@ pub(super) fn ports(link: LinkType, tcp: &BTreeSet<u16>, udp: &BTreeSet<u16>) ->
 }
 
 /// The ports as few ranges: the kernel takes 4096 instructions, and VLAN tags need all of them three times.
+#[cfg(feature = "legacy")]
 fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
     const RANGES_MAX: usize = 32;
     let mut gap = 1;
@@ -179,6 +182,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "legacy")]
     fn the_ports_of_many_doors_are_few_ranges_that_have_all_of_them() {
         let few = BTreeSet::from([22, 7000, 7001, 7002, 65_535]);
         assert_eq!(ranges(&few), [(22, 22), (7000, 7002), (65_535, 65_535)]);
@@ -195,6 +199,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "legacy")]
     fn packets_to_the_ports_pass_tagged_or_not_and_others_do_not() {
         let filter = ports(LinkType::Ethernet, &BTreeSet::from([7000]), &BTreeSet::from([2222]));
         let filter = Capture::dead(Linktype::ETHERNET).unwrap().compile(&filter, true).unwrap();

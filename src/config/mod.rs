@@ -49,9 +49,11 @@ pub(crate) use write::{host_id, quoted};
 pub const KNOCK_PORT: u16 = 62_201;
 
 /// The name that stands in records for everybody who knocks by a knock sequence; no client has it beside `[legacy]`.
+#[cfg(feature = "daemon")]
 pub(crate) const LEGACY_CLIENT: &str = "knockd";
 
 /// Whether this is that name.
+#[cfg(feature = "daemon")]
 pub(crate) fn is_legacy_client(name: &spa_knock_core::knock::ClientName) -> bool {
     name.as_str() == LEGACY_CLIENT
 }

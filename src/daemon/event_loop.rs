@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::actions::Executor;
 use super::alarms::Alarms;
 use super::command_ends::CommandEnds;
+use super::legacy::{KnockdConfig, LegacyDoors};
 use super::metrics::Metrics;
 use super::retry::RetryQueue;
 use super::running_order::FinishedCommand;
@@ -21,8 +22,6 @@ use crate::control::Control;
 use crate::gate::Revocation;
 use crate::gate::console_grants::is_console;
 use crate::gate::state::GateState;
-use crate::legacy::daemon::{KnockdConfig, Openings};
-use crate::legacy::embedded::LegacyDoors;
 use crate::os::notify::{self, Watchdog};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, host, log as os_log, poll};
@@ -43,7 +42,8 @@ pub(crate) struct Daemon {
     pub(super) knockd: Option<KnockdConfig>,
     pub(super) supervisor: WatcherSupervisor,
     pub(super) plain: LegacyDoors,
-    pub(super) openings: Openings,
+    #[cfg(feature = "legacy")]
+    pub(super) openings: super::legacy::Openings,
     pub(super) keeper: Keeper,
     pub(super) tally: KnockCounters,
     /// How many knocks of each client were over its limit, since the start.
@@ -96,7 +96,8 @@ impl Daemon {
             knockd,
             supervisor,
             plain,
-            openings: Openings::default(),
+            #[cfg(feature = "legacy")]
+            openings: super::legacy::Openings::default(),
             keeper,
             tally: KnockCounters::default(),
             throttled: BTreeMap::new(),

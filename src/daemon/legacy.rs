@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::event_loop::Daemon;
+pub(crate) use crate::legacy::daemon::{KnockdConfig, Openings};
+pub(crate) use crate::legacy::embedded::{LegacyDoors, load};
+
 use crate::legacy::daemon::{CLIENT, DoorOutcome, GrantRefused, action};
 use crate::legacy::knockd::GrantSpec;
 use crate::os::{clock, host};

@@ -7,6 +7,7 @@ mod console_grants;
 mod control_requests;
 pub(crate) mod event_loop;
 mod knocks;
+#[cfg_attr(not(feature = "legacy"), path = "legacy_absent.rs")]
 mod legacy;
 pub(crate) mod metrics;
 mod reload;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::actions::{self, Executor};
 use super::event_loop::Daemon;
+use super::legacy::{self, KnockdConfig, LegacyDoors};
 use crate::audit::AuditLog;
 use crate::config::BackendKind;
 use crate::config::revoked_keys::RevokedKeys;
@@ -15,8 +16,6 @@ use crate::firewall::{FirewallMode, Iptables};
 use crate::gate::lock::lock_gate;
 use crate::gate::state::GateState;
 use crate::gate::{self, Gate, boot, takeover};
-use crate::legacy::daemon::KnockdConfig;
-use crate::legacy::embedded::{self, LegacyDoors};
 use crate::os::files::{self, FileError};
 use crate::os::process::fds;
 use crate::os::process::privileges::{self, RequiredRights};
@@ -101,7 +100,7 @@ impl Configured {
     /// Reads config, keys and knockd.conf.
     pub(crate) fn load(path: &Path) -> Result<Self, AdminError> {
         let setup = Setup::load(path)?;
-        let knockd = embedded::load(&setup.config)?;
+        let knockd = legacy::load(&setup.config)?;
         Ok(Self { setup, knockd })
     }
 

@@ -10,6 +10,10 @@ mod native;
 pub(crate) mod packet_log;
 mod shell;
 
-pub(crate) use codec::{Bytes, MESSAGE, TEXT_MAX};
+#[cfg(feature = "legacy")]
+pub(crate) use codec::TEXT_MAX;
+pub(crate) use codec::{Bytes, MESSAGE};
 pub(crate) use native::{CaptureSource, FromWatcher, ReceivedKnock, ReplyPath, ToWatcher, WatcherStats};
-pub(crate) use shell::{FromShell, OWN, OnMissingInterface, ToShell, VERSION};
+#[cfg(feature = "legacy")]
+pub(crate) use shell::OWN;
+pub(crate) use shell::{FromShell, OnMissingInterface, ToShell, VERSION};

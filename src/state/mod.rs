@@ -32,7 +32,9 @@ use spa_knock_core::knock::ClientName;
 
 pub(crate) use error::StateError;
 pub(crate) use replay::ReplayState;
-pub(crate) use undo::{Due, Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
+#[cfg(feature = "legacy")]
+pub(crate) use undo::UndoError;
+pub(crate) use undo::{Due, Leftover, ScheduledUndo, StartedUndo, UndoQueue, UndoTask};
 pub(crate) use undo_file::FileWork;
 
 /// The replay state in the state folder.

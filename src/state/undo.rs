@@ -103,6 +103,7 @@ pub(crate) enum UndoError {
 impl UndoQueue {
     /// Without a folder: nothing can be planned.
     #[must_use]
+    #[cfg(feature = "legacy")]
     pub(crate) fn nowhere() -> Self {
         let (folder, boot) = (PathBuf::from("/nonexistent"), String::new());
         Self { folder, boot, waiting: Vec::new(), each: EACH_MAX, next: 1, failing: false }
@@ -110,6 +111,7 @@ impl UndoQueue {
 
     /// The same, where all of them may be one client's.
     #[must_use]
+    #[cfg(feature = "legacy")]
     pub(crate) fn shared(self) -> Self {
         Self { each: UNDOINGS_MAX, ..self }
     }
@@ -118,6 +120,7 @@ impl UndoQueue {
     ///
     /// # Errors
     /// When it is not on record. Its action must not begin then.
+    #[cfg(any(test, feature = "legacy"))]
     pub(crate) fn plan(
         &mut self,
         task: UndoTask,
@@ -204,6 +207,7 @@ impl UndoQueue {
     }
 
     /// These will not be done; whether there were any.
+    #[cfg(feature = "legacy")]
     pub(crate) fn cancel(&mut self, which: impl Fn(&UndoTask) -> bool) -> bool {
         let withdrawn: Vec<_> = self.waiting.extract_if(.., |waiting| which(&waiting.task)).collect();
         for waiting in &withdrawn {
@@ -215,11 +219,13 @@ impl UndoQueue {
     }
 
     /// All that wait.
+    #[cfg(feature = "legacy")]
     pub(crate) fn all(&self) -> impl Iterator<Item = &UndoTask> {
         self.waiting.iter().map(|waiting| &waiting.task)
     }
 
     /// In what time the first of these is due.
+    #[cfg(feature = "legacy")]
     pub(crate) fn due_of(&self, which: impl Fn(&UndoTask) -> bool) -> Option<Duration> {
         let due =
             self.waiting.iter().filter(|waiting| which(&waiting.task)).map(|waiting| waiting.due).min()?;
@@ -241,6 +247,7 @@ impl UndoQueue {
     }
 
     /// Takes one that is due and that `may` be run now. It counts as done from here on, whatever comes.
+    #[cfg(any(test, feature = "legacy"))]
     pub(crate) fn start_due(
         &mut self,
         may: impl Fn(&UndoTask, Due) -> bool,

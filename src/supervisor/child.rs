@@ -116,6 +116,7 @@ impl WatcherChild {
     ///
     /// # Errors
     /// When the watcher is gone or does not read.
+    #[cfg(feature = "legacy")]
     pub(crate) fn send(&self, message: &[u8]) -> std::io::Result<()> {
         self.channel.send(message)
     }

@@ -1,7 +1,7 @@
 //! The whole thing, client to kernel, in network namespaces. Needs root; without it every test says so and returns.
 //!
 //! One program, so that all tests wait at the same time: `cargo test --test e2e -- --test-threads 8`.
-#![cfg(all(feature = "daemon", target_os = "linux"))]
+#![cfg(all(feature = "daemon", feature = "legacy", target_os = "linux"))]
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::disallowed_methods,

@@ -8,8 +8,6 @@ use crate::config::revoked_keys::RevokedKeys;
 use crate::config::{self, Audit, BackendKind, ServerConfig};
 use crate::control::{self, AskResult, Request, Response};
 use crate::gate::state::GateState;
-use crate::legacy::embedded;
-use crate::legacy::knockd::Door;
 use crate::os::files;
 use crate::state;
 use crate::state::{Findings, UndoTask};
@@ -25,6 +23,7 @@ impl CheckReport {
         self.daemon_user(config);
         self.folders(config);
         self.keys(config);
+        #[cfg(feature = "legacy")]
         self.legacy(config);
         self.packet_log(config);
         self.state(config);
@@ -103,42 +102,6 @@ impl CheckReport {
                 }
             }
             Err(error) => self.file(Err(error)),
-        }
-    }
-
-    fn legacy(&mut self, config: &ServerConfig) {
-        let Some(of_config) = &config.legacy else { return };
-        match embedded::load(config) {
-            Ok(written) => {
-                let doors = written.map(|written| written.doors).unwrap_or_default();
-                let knockd = of_config.knockd.display();
-                self.ok(format!("plain sequences: {} doors of {knockd}", doors.len()));
-                self.plain_doors(config, &doors);
-            }
-            Err(errors) => self.problems(errors.problems()),
-        }
-    }
-
-    fn plain_doors(&mut self, config: &ServerConfig, doors: &[Door]) {
-        let place = ["legacy", "knockd"];
-        if !doors.is_empty() {
-            self.warning(
-                config,
-                &place,
-                "legacy.knockd: plain sequences can be sniffed and replayed".to_owned(),
-                "`spa-knockd migrate` makes sealed knocks of them; `spa-knockd status` tells who still uses them",
-            );
-        }
-        for door in doors {
-            let opened = door.opening.iter().flat_map(|opening| &opening.ports);
-            for ports in opened.filter(|ports| !config.guarded().any(|guarded| guarded.overlap(**ports))) {
-                self.warning(
-                    config,
-                    &place,
-                    format!("legacy.knockd: section {}: Open: {ports} is not in firewall.protect", door.name),
-                    "it is open to everybody, or something else closes it: a grant changes neither",
-                );
-            }
         }
     }
 

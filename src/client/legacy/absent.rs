@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::failure::ClientError;
+use super::failure::{ClientError, ExitCause};
 
-const ABSENT: &str =
-    "built without legacy support\nhint: cargo build --features legacy, or knock(1) of knockd";
+const ABSENT: &str = "built without legacy support";
+const HINT: &str = "a build with the feature `legacy`, or knock(1) of knockd";
 
 /// Whatever is typed.
 #[derive(Args)]
@@ -22,7 +22,7 @@ pub(super) struct LegacyArgs {
 
 /// Under the name `knock`.
 pub(super) fn main(_: &[OsString]) -> ExitCode {
-    let _ = writeln!(io::stderr(), "knock: {ABSENT}");
+    let _ = writeln!(io::stderr(), "knock: {ABSENT}\nhint: {HINT}");
     ExitCode::from(2)
 }
 
@@ -33,6 +33,6 @@ pub(super) fn is_called(args: &[OsString]) -> bool {
 
 /// Says that it is not there.
 pub(super) fn knock(args: &LegacyArgs) -> Result<(), ClientError> {
-    let _ = args.words;
-    Err(ClientError::usage(ABSENT))
+    let words = args.words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>();
+    Err(ClientError::new(ExitCause::Usage, format!("legacy {}: {ABSENT}", words.join(" "))).hint(HINT))
 }

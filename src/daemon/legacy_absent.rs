@@ -1,0 +1,74 @@
+//! In a build without the feature `legacy`: there is no knockd.conf and no door. A config with `[legacy]` is refused
+//! before ([`crate::config`]), so the types here have no values but empty ones.
+
+use std::convert::Infallible;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use super::event_loop::Daemon;
+use crate::config::{ConfigErrors, ServerConfig};
+use crate::console::AdminError;
+use crate::control::status::LegacyState;
+use crate::supervisor::watcher_supervisor::Start;
+
+/// There is none.
+pub(crate) enum KnockdConfig {}
+
+impl KnockdConfig {
+    pub(crate) const fn runs_commands(&self) -> bool {
+        match *self {}
+    }
+}
+
+/// Reads no knockd.conf.
+pub(crate) fn load(_: &ServerConfig) -> Result<Option<KnockdConfig>, ConfigErrors> {
+    Ok(None)
+}
+
+/// No doors.
+pub(crate) struct LegacyDoors;
+
+/// None after a reload, either.
+pub(crate) struct NextLegacyDoors;
+
+impl LegacyDoors {
+    pub(crate) fn start(_: &ServerConfig, _: Option<&KnockdConfig>, _: Start) -> Result<Self, AdminError> {
+        Ok(Self)
+    }
+
+    pub(crate) fn prepare(
+        &mut self,
+        _: &ServerConfig,
+        _: Option<&KnockdConfig>,
+    ) -> Result<NextLegacyDoors, AdminError> {
+        Ok(NextLegacyDoors)
+    }
+
+    pub(crate) fn activate(&mut self, _: NextLegacyDoors) {}
+
+    pub(crate) const fn count(&self) -> usize {
+        0
+    }
+
+    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::empty()
+    }
+
+    pub(crate) const fn time_to_deadline(&self) -> Option<Duration> {
+        None
+    }
+
+    pub(crate) fn stop(&mut self) -> Vec<Infallible> {
+        Vec::new()
+    }
+
+    pub(crate) const fn state(&mut self) -> Option<LegacyState> {
+        None
+    }
+}
+
+impl Daemon {
+    pub(super) fn turn_plain(&mut self) {}
+
+    pub(super) fn note_plain(&mut self, _: Vec<Infallible>) {}
+}

@@ -1,0 +1,64 @@
+//! A build without the feature `legacy`: what it says where knockd's part would be, and that nothing of it is there.
+#![cfg(all(feature = "daemon", not(feature = "legacy"), target_os = "linux"))]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests run programs and may fail loudly")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+
+const DAEMON: &str = env!("CARGO_BIN_EXE_spa-knockd");
+const CLIENT: &str = env!("CARGO_BIN_EXE_spa-knock");
+
+/// The exit code, and what is said on standard error.
+fn run(program: &Path, words: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(program).args(words).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn every_way_to_knockds_part_ends_with_2_and_says_that_it_is_not_there() {
+    let scratch = tempfile::tempdir().unwrap();
+    let link = |name: &str, program: &str| {
+        symlink(program, scratch.path().join(name)).unwrap();
+        scratch.path().join(name)
+    };
+    let (knock, knockd) = (link("knock", CLIENT), link("knockd", DAEMON));
+    for (program, words) in [
+        (Path::new(CLIENT), &["legacy", "server", "7000"][..]),
+        (Path::new(CLIENT), &["legacy", "-v", "-d", "200", "server", "7000:udp"]),
+        (&knock, &["server", "7000"]),
+        (Path::new(DAEMON), &["knockd", "-c", "/etc/knockd.conf"]),
+        (Path::new(DAEMON), &["migrate", "/etc/knockd.conf"]),
+        (&knockd, &["-i", "eth0"]),
+    ] {
+        let (code, said) = run(program, words);
+        assert_eq!(code, Some(2), "{words:?}: {said}");
+        assert!(
+            said.contains("built without legacy support") && said.contains("hint: "),
+            "{words:?}: {said}"
+        );
+    }
+}
+
+#[test]
+fn a_config_with_legacy_is_refused_with_a_hint() {
+    let scratch = tempfile::tempdir().unwrap();
+    let config = scratch.path().join("spa-knockd.toml");
+    fs::write(&config, "[server]\nid = \"a\"\n[legacy]\nknockd = \"/etc/knockd.conf\"\n").unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    let output = Command::new(DAEMON).args(["check", "-c"]).arg(&config).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success());
+    assert!(said.contains(":3:2: legacy: built without legacy support\nhint: remove [legacy]"), "{said}");
+}
+
+#[test]
+fn no_symbol_of_it_is_in_the_programs() {
+    for program in [CLIENT, DAEMON, env!("CARGO_BIN_EXE_spa-knock-watcher")] {
+        let text = fs::read(program).unwrap();
+        for name in ["legacy6knockd", "legacy6daemon", "legacy8embedded", "KnockSequence"] {
+            assert!(!text.windows(name.len()).any(|window| window == name.as_bytes()), "{program}: {name}");
+        }
+    }
+}
