@@ -40,8 +40,9 @@ lay_out() {
         "$from/$program" completions fish >"$share/fish/vendor_completions.d/$program.fish"
     done
 
-    install -d "$doc/examples/spa-knockd.service.d"
+    install -d "$doc/internals" "$doc/examples/spa-knockd.service.d"
     install -m 644 "$top"/{README,SECURITY,CHANGELOG}.md "$top"/docs/*.md "$doc"
+    install -m 644 "$top"/docs/internals/*.md "$doc/internals"
     cat "$top/LICENSE-MIT" "$top/LICENSE-APACHE" >"$doc/copyright"
     install -m 644 "$top/packaging/spa-knockd.toml" "$top/keys.example" "$doc/examples"
     install -m 644 "$top"/packaging/spa-knockd.service.d/* "$doc/examples/spa-knockd.service.d"

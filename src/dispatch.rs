@@ -1,4 +1,4 @@
-//! The daemon: startup, its two processes, and the commands for its admin.
+//! Which part of `spa-knockd` a command line starts: the daemon, the legacy daemon, or an administrator's command.
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -95,6 +95,7 @@ fn everything_lies_where_it_is_looked_for_and_the_units_find_the_daemon() {
             (below("libexec/spa-knock/spa-knock-legacy-watcher"), 0o755),
             (below("share/man/man8/spa-knockd.8.gz"), 0o644),
             (below("share/bash-completion/completions/spa-knock"), 0o644),
+            (below("share/doc/spa-knock/internals/architecture.md"), 0o644),
             (below("share/doc/spa-knock/examples/spa-knockd.toml"), 0o644),
             ("etc/spa-knock".to_owned(), 0o755),
             ("etc/logrotate.d/spa-knock".to_owned(), 0o644),

@@ -219,7 +219,7 @@ impl Executor {
         self.files.descriptor()
     }
 
-    /// In what time `tend` has something to do, if no command ends before.
+    /// In what time `run_due` has something to do, if no command ends before.
     pub(crate) fn time_to_deadline(&self) -> Duration {
         let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
         let first = self.gate.time_to_deadline();

@@ -111,7 +111,7 @@ impl Metrics {
         listener.chain(self.connections.iter().filter_map(HttpConnection::descriptor))
     }
 
-    /// In what time `tend` has something to do, if nobody does anything before.
+    /// In what time `run_due` has something to do, if nobody does anything before.
     pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
         let now = clock::steady();
         self.connections.iter().map(|connection| connection.time_to_deadline(now)).min()

@@ -16,7 +16,7 @@ const MEND_AFTER: Duration = Duration::from_millis(100);
 const MEND_AGAIN: Duration = Duration::from_secs(1);
 
 impl Gate {
-    /// In what time `tend` has something to do.
+    /// In what time `run_due` has something to do.
     pub(crate) fn time_to_deadline(&self) -> Duration {
         let now = clock::steady();
         let trial = match self.gate_state {

@@ -129,7 +129,7 @@ impl WatcherSupervisor {
         self.watch_config.missing_interfaces().into_iter().map(str::to_owned).collect()
     }
 
-    /// When `mind` has something to do.
+    /// When `restart_if_due` has something to do.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
         let bind = self.socket.is_none().then_some(self.bind_due);

@@ -63,7 +63,7 @@ impl Structure {
     }
 }
 
-/// Whether a chain of this name, a C string, is one that we write. `early` goes with its interfaces.
+/// Whether a chain of this name, a C string, is one that we write. `ingress` goes with its interfaces.
 fn is_ours(name: &[u8]) -> bool {
     let name = name.strip_suffix(b"\0").unwrap_or(name);
     CHAIN_NAMES.iter().any(|ours| ours.as_bytes() == name)

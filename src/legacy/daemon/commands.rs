@@ -157,7 +157,7 @@ impl DoorCommands {
         told
     }
 
-    /// Until `tend` has something to do, if no command ends before.
+    /// Until `run_due` has something to do, if no command ends before.
     pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
         self.undo_queue.next_due(|task, _| self.commands.may_undo(door_of(task)))
     }

@@ -173,7 +173,7 @@ impl Doors {
         watcher.into_iter().chain(self.door_commands.descriptors()).chain(self.knock_log.descriptors())
     }
 
-    /// Until `tend` has something to do, if nothing happens before.
+    /// Until `run_due` has something to do, if nothing happens before.
     pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
         let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
         let due = self.restart.deadline().into_iter().chain(silent);

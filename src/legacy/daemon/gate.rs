@@ -50,7 +50,7 @@ struct GatePorts {
 
 impl LegacyGate {
     /// Takes the gate if a door of `written` has `Open`. Where it has been closed before it closes now, before anything
-    /// that can fail; at the first start that is left to `take_up`, so that nobody is shut out by a daemon that could
+    /// that can fail; at the first start that is left to `activate`, so that nobody is shut out by a daemon that could
     /// not have let him in.
     ///
     /// # Errors
@@ -136,7 +136,7 @@ impl LegacyGate {
         self.closed.as_ref().and_then(|closed| closed.gate.descriptor())
     }
 
-    /// Until `tend` has something to do, if nothing happens before.
+    /// Until `run_due` has something to do, if nothing happens before.
     pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
         self.closed.as_ref().map(|closed| closed.gate.time_to_deadline())
     }

@@ -15,7 +15,7 @@ use spa_knock_core::knock::Now;
 
 /// How long a line waits for a name.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How many wait. Besides what opens there are 200 a second (`quiet.rs`).
+/// How many wait. Besides what opens there are 200 a second (`legacy/watcher/log_limiter.rs`).
 const HELD_MAX: usize = 1_024;
 
 /// The log.
@@ -105,7 +105,7 @@ impl KnockLog {
         std::mem::take(&mut self.held).iter().for_each(|held| self.put(held));
     }
 
-    /// Until `tend` has something to do, if no look-up ends before.
+    /// Until `run_due` has something to do, if no look-up ends before.
     pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
         let line = self.held.front().map(PendingLine::deadline);
         let due = line.into_iter().chain(self.names.as_ref().and_then(ReverseDns::deadline)).min();

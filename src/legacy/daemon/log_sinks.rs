@@ -15,7 +15,7 @@ use spa_knock_core::knock::Timestamp;
 /// Facility daemon, level notice (RFC 5424): as Debian's knockd.
 const PRIORITY: u8 = 29;
 const SYSLOG: &str = "/dev/log";
-/// Lines that wait for the thread. Besides what opens there are 200 a second (`quiet.rs`).
+/// Lines that wait for the thread. Besides what opens there are 200 a second (`legacy/watcher/log_limiter.rs`).
 const ROOM: usize = 4_096;
 /// How long a daemon that ends waits for the thread.
 const FLUSH_MAX: Duration = Duration::from_millis(500);

@@ -104,7 +104,7 @@ impl ReverseDns {
         }
     }
 
-    /// When `tend` has something to do, if no look-up ends before.
+    /// When `run_due` has something to do, if no look-up ends before.
     pub(in crate::legacy) fn deadline(&self) -> Option<Duration> {
         self.lookups.next_deadline()
     }

@@ -125,7 +125,7 @@ impl LegacyDoors {
         self.doors.iter().flat_map(Doors::descriptors)
     }
 
-    /// Until `turn` has something to do, if nothing happens before.
+    /// Until `run_due` has something to do, if nothing happens before.
     pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
         self.doors.as_ref().and_then(Doors::time_to_deadline)
     }

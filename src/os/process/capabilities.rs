@@ -8,7 +8,7 @@ use caps::CapSet;
 use crate::os::host::Capability;
 
 /// Takes out of what programs inherit all that a service manager put there. The calling thread starts nothing with
-/// rights from here on, but by `lend`.
+/// rights from here on, but by `with_ambient`.
 ///
 /// # Errors
 /// When the system refuses.

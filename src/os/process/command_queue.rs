@@ -151,7 +151,7 @@ impl<T> CommandQueue<T> {
         self.running.iter().filter(|running| running.slot == slot).count()
     }
 
-    /// When `tend` must be called next, if no child ends and none says anything before.
+    /// When `reap` must be called next, if no child ends and none says anything before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
         self.running.iter().map(RunningJob::deadline).min()

@@ -65,7 +65,7 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     }
     // Without another user to become, these are all that there is to give up; with one, the inheritable set is left.
     capabilities::drop_all()?;
-    // For ps: it was started through /proc/self/exe, which says nothing. 15 bytes are all that fit.
+    // For ps: it was started through /proc/self/fd, which shows a number. 15 bytes are all that fit.
     set_name(c"spa-knock-watch")?;
     disable_core_dumps()?;
     // No process, no thread. RLIMIT_FSIZE stays as it is: standard error may be a file.

@@ -102,7 +102,7 @@ impl<D: Disk> ReplayState<D> {
         }
     }
 
-    /// In what time `tend` has something to do, if no work ends before.
+    /// In what time `run_due` has something to do, if no work ends before.
     pub(crate) fn time_to_deadline(&self, steady: Duration) -> Option<Duration> {
         match self.renewal {
             Renewal::From(from) if self.wanted > self.until => {

@@ -16,10 +16,10 @@ use crate::works::tell;
 const CLIENTS: u32 = 10_000;
 /// The widest that a config can have.
 const WINDOW: Duration = Duration::from_secs(600);
-/// As many tags as are remembered (`src/auth/watcher/duplicates.rs`).
+/// As many tags as are remembered (`core/src/auth/watcher/duplicates.rs`).
 const TAGS: u32 = 1 << 16;
 
-/// As many pairs of addresses, and ports of each, as are remembered (`src/auth/watcher/flow_table.rs`).
+/// As many pairs of addresses, and ports of each, as are remembered (`core/src/auth/watcher/flow_table.rs`).
 const PAIRS: u32 = 1 << 16;
 const PORTS: u32 = 24;
 

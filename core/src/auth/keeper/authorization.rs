@@ -30,7 +30,7 @@ pub(in crate::auth) struct Authorization {
     pub(in crate::auth) code: Option<Timestamp>,
 }
 
-/// Step 8: whether `client` may do what it asks for, and what that is. Fills in the ticket as far as it comes.
+/// Step 8: whether `client` may do what it asks for, and what that is. Fills in `context` as far as it comes.
 pub(in crate::auth) fn decide(
     policy: &Policy,
     client: &ClientKey,

@@ -55,7 +55,7 @@ impl CommandLine {
         &self.argv
     }
 
-    /// The order's ticket, as far as it is about this command.
+    /// The order's context, as far as it is about this command.
     #[must_use]
     pub fn context(&self, of_order: &KnockContext) -> KnockContext {
         KnockContext { addresses: self.addresses.clone(), ..of_order.clone() }

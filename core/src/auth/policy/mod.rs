@@ -1,4 +1,4 @@
-//! What the admin allows: actions, and which client may do which of them. Data only; `order` decides by it.
+//! What the admin allows: actions, and which client may do which of them. Data only; `authorization` decides by it.
 
 pub(super) mod argument;
 pub(super) mod key_limit;

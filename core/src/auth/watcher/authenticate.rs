@@ -1,6 +1,6 @@
 //! Steps 2 and 3: whose datagram is this, and did that client sign it? And of packets without a payload:
 //! whom may the ports name that they touch? Holds no key that opens anything. What does not pass leaves no trace but a
-//! counter, and a place in a table of one size (`pairs`).
+//! counter, and a place in a table of one size (`flow_table`).
 
 use std::collections::HashMap;
 use std::fmt;
