@@ -28,7 +28,7 @@ pub(crate) fn start(name: &'static str, watch: impl FnOnce() -> ExitCode) -> Exi
         }
         _ => {
             log::start(name);
-            ::log::error!("{name} is started by spa-knockd, not by hand");
+            ::log::error!("started by spa-knockd, not by hand");
             ExitCode::from(2)
         }
     }

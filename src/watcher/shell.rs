@@ -151,7 +151,10 @@ impl Reports {
 #[must_use]
 pub(crate) fn run<R: PacketReader>(name: &'static str, level: Level, reader: R) -> ExitCode {
     crate::os::log::start_without_waiting(name);
-    let Ok(channel) = Channel::from_stdin() else { return ExitCode::FAILURE };
+    let Ok(channel) = Channel::from_stdin() else {
+        log::error!("started by spa-knockd, not by hand");
+        return ExitCode::from(2);
+    };
     if signals::ignore_all().is_err() {
         return ExitCode::FAILURE;
     }

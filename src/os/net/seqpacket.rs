@@ -4,8 +4,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::SendTimeout;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, setsockopt, socketpair};
+use nix::sys::socket::sockopt::{self, SendTimeout};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, getsockopt, recv, send, setsockopt, socketpair,
+};
 use nix::sys::time::TimeVal;
 
 /// One end. Closing it is how the other end learns that we are gone.
@@ -42,7 +44,11 @@ impl Channel {
     /// # Errors
     /// When there is none.
     pub fn from_stdin() -> io::Result<Self> {
-        io::stdin().as_fd().try_clone_to_owned().map(Self)
+        let stdin = io::stdin();
+        match getsockopt(&stdin, sockopt::SockType) {
+            Ok(SockType::SeqPacket) => stdin.as_fd().try_clone_to_owned().map(Self),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
+        }
     }
 
     /// Sends one message, waiting up to two seconds for room.
