@@ -13,7 +13,7 @@ use crate::os::outbox::{OnFailure, Outbox, Sink};
 use crate::os::{clock, files, log as os_log};
 use repeats::Repeats;
 use spa_knock_core::auth::AuditRecord;
-use spa_knock_core::knock::Timestamp;
+use spa_knock_core::knock::{Steady, Timestamp};
 
 /// Records that wait to be written.
 const WAITING_MAX: usize = 1_024;
@@ -112,8 +112,8 @@ impl AuditLog {
         due.iter().for_each(|(record, count)| self.put(record, *count, clock::wall()));
     }
 
-    /// When `write_due` has something to do, on the steady clock.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
+    /// When `write_due` has something to do.
+    pub(crate) fn deadline(&self) -> Option<Steady> {
         self.repeats.deadline()
     }
 

@@ -11,6 +11,7 @@ use super::{GrantLine, Request, Response};
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::net::peer;
+use spa_knock_core::knock::Steady;
 
 /// The longest question.
 const QUESTION_MAX: usize = 4096;
@@ -34,7 +35,7 @@ pub(crate) struct Control {
 /// Somebody who has not said all yet.
 struct PartialRequest {
     stream: UnixStream,
-    since: Duration,
+    since: Steady,
     bytes: Vec<u8>,
 }
 
@@ -96,7 +97,7 @@ impl Control {
 
     /// In what time `questions` gives somebody up, if nobody says anything before.
     pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        let waited = |asking: &PartialRequest| clock::steady().saturating_sub(asking.since);
+        let waited = |asking: &PartialRequest| clock::steady().since(asking.since);
         let asking = self.asking.iter().map(|asking| PATIENCE.saturating_sub(waited(asking))).min();
         let answering = self.answering.first().map(|_| ANSWER_EVERY);
         asking.into_iter().chain(answering).min()
@@ -123,7 +124,7 @@ impl Control {
         self.begin(Some(Responder::grants(requester.0, grants, now)), now);
     }
 
-    fn begin(&mut self, answering: Option<Responder>, now: Duration) {
+    fn begin(&mut self, answering: Option<Responder>, now: Steady) {
         if let Some(mut answering) = answering
             && answering.go_on(now)
         {
@@ -136,7 +137,7 @@ impl Control {
         self.questions_at(clock::steady())
     }
 
-    fn questions_at(&mut self, now: Duration) -> Vec<(Requester, Request)> {
+    fn questions_at(&mut self, now: Steady) -> Vec<(Requester, Request)> {
         self.answering.retain_mut(|answering| answering.go_on(now));
         while self.has_room()
             && let Ok((stream, _)) = self.listener.accept()
@@ -169,7 +170,7 @@ impl Drop for Control {
 
 impl PartialRequest {
     /// Whether all has been said; none when nothing will come of it.
-    fn read(&mut self, now: Duration) -> Option<bool> {
+    fn read(&mut self, now: Steady) -> Option<bool> {
         let mut buffer = [0; 1024];
         loop {
             match self.stream.read(&mut buffer) {
@@ -185,7 +186,7 @@ impl PartialRequest {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let waits = now.saturating_sub(self.since) < PATIENCE;
+                    let waits = now.since(self.since) < PATIENCE;
                     return waits.then_some(false);
                 }
                 Err(_) => return None,
@@ -301,7 +302,7 @@ mod tests {
         let mut answered = 0;
         let start = clock::steady();
         while !asked.is_finished() {
-            assert!(clock::steady() < start + Duration::from_secs(60));
+            assert!(clock::steady().since(start) < Duration::from_secs(60));
             for (requester, _) in control.questions() {
                 control.answer_grants(requester, Box::new((0..20_000).map(line)));
                 answered += 1;
@@ -315,7 +316,7 @@ mod tests {
         assert_eq!(grants.last(), Some(&line(19_999)));
         assert_eq!(control.answering.len(), 1, "one does not read");
         assert_eq!(control.time_to_deadline(), Some(ANSWER_EVERY));
-        assert!(control.questions_at(clock::steady().saturating_add(PATIENCE)).is_empty());
+        assert!(control.questions_at(clock::steady().plus(PATIENCE)).is_empty());
         assert!(control.answering.is_empty(), "given up");
     }
 
@@ -345,7 +346,7 @@ mod tests {
         assert_eq!(control.asking.len(), ASKING_MAX);
         assert_eq!(control.descriptors().count(), ASKING_MAX, "who waits to ask does not wake us");
         assert!(control.time_to_deadline().unwrap() <= PATIENCE);
-        assert!(control.questions_at(clock::steady().saturating_add(PATIENCE)).is_empty());
+        assert!(control.questions_at(clock::steady().plus(PATIENCE)).is_empty());
         assert_eq!(control.asking.len(), 0, "given up");
         drop(silent);
         assert!((0..5).all(|_| control.questions().is_empty()));

@@ -221,7 +221,7 @@ impl Executor {
 
     /// In what time `tend` has something to do, if no command ends before.
     pub(crate) fn time_to_deadline(&self) -> Duration {
-        let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
+        let deadline = self.commands.next_deadline().map(|at| at.since(clock::steady()));
         let first = self.gate.time_to_deadline();
         // While one begins, the thread tells when it has.
         let due = if self.beginning {
@@ -264,7 +264,7 @@ impl Executor {
         }
         let killed = self.commands.kill(|label| matches!(label, JobKind::Order(_)));
         let mut records: Vec<_> = killed.into_iter().filter_map(|label| label.end(&reason)).collect();
-        let deadline = clock::steady().saturating_add(STOP_MAX);
+        let deadline = clock::steady().plus(STOP_MAX);
         while !self.commands.is_idle() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
             self.commands.read_output();

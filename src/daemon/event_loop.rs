@@ -28,7 +28,7 @@ use crate::os::{clock, host, log as os_log, poll};
 use crate::state::{ReplayFolder, last_good};
 use crate::supervisor::watcher_supervisor::WatcherSupervisor;
 use spa_knock_core::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -47,8 +47,7 @@ pub(crate) struct Daemon {
     pub(super) tally: KnockCounters,
     /// How many knocks of each client were over its limit, since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
-    /// On the steady clock.
-    pub(super) started: Duration,
+    pub(super) started: Steady,
     pub(super) state: ReplayFolder,
     pub(super) executor: Executor,
     pub(super) postponed: RetryQueue,
@@ -63,7 +62,7 @@ pub(crate) struct Daemon {
     pub(super) metrics: Option<Metrics>,
     pub(super) alarms: Alarms,
     /// When the host's addresses are looked at again.
-    pub(super) own_addresses_due: Duration,
+    pub(super) own_addresses_due: Steady,
     /// Held, not used: they keep other daemons from our state and gate.
     pub(super) _locks: Vec<File>,
 }
@@ -110,8 +109,8 @@ impl Daemon {
             watchdog: Watchdog::asked(),
             control,
             metrics,
-            alarms: Alarms::default(),
-            own_addresses_due: clock::steady().saturating_add(TICK),
+            alarms: Alarms::new(clock::steady()),
+            own_addresses_due: clock::steady().plus(TICK),
             _locks: locks,
         };
         daemon.end_for_strangers();
@@ -180,7 +179,7 @@ impl Daemon {
             self.waiting.deadline(),
             self.audit.deadline(),
         ];
-        let due = due.into_iter().flatten().map(|due| due.saturating_sub(now));
+        let due = due.into_iter().flatten().map(|due| due.since(now));
         let metrics = self.metrics.as_ref().and_then(Metrics::time_to_deadline);
         let asking = self.control.as_ref().and_then(Control::time_to_deadline);
         due.chain(metrics)
@@ -220,7 +219,7 @@ impl Daemon {
     fn note_own_addresses(&mut self) {
         let now = clock::steady();
         if now >= self.own_addresses_due {
-            self.own_addresses_due = now.saturating_add(TICK);
+            self.own_addresses_due = now.plus(TICK);
             self.keeper.set_own_addresses(host::own_addresses());
         }
     }

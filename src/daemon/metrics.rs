@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::config::MetricsPlace;
 use crate::control;
 use crate::os::{clock, files};
+use spa_knock_core::knock::Steady;
 
 /// The longest request, its headers included.
 const REQUEST_MAX: usize = 4096;
@@ -43,7 +44,7 @@ enum Stream {
 
 struct HttpConnection {
     stream: Stream,
-    since: Duration,
+    since: Steady,
     request: Vec<u8>,
     stage: HttpStage,
 }
@@ -205,8 +206,8 @@ impl HttpConnection {
         (!matches!(self.stage, HttpStage::Writing { .. })).then(|| self.stream.as_fd())
     }
 
-    fn time_to_deadline(&self, now: Duration) -> Duration {
-        let left = self.since.saturating_add(PATIENCE).saturating_sub(now);
+    fn time_to_deadline(&self, now: Steady) -> Duration {
+        let left = self.since.plus(PATIENCE).since(now);
         match self.stage {
             HttpStage::Writing { .. } => left.min(SEND_AGAIN),
             HttpStage::Reading | HttpStage::Closing => left,
@@ -214,8 +215,8 @@ impl HttpConnection {
     }
 
     /// Goes on with the exchange; none when it is over.
-    fn run_due(&mut self, now: Duration, page: &mut dyn FnMut() -> String) -> Option<()> {
-        if now.saturating_sub(self.since) >= PATIENCE {
+    fn run_due(&mut self, now: Steady, page: &mut dyn FnMut() -> String) -> Option<()> {
+        if now.since(self.since) >= PATIENCE {
             return None;
         }
         if matches!(self.stage, HttpStage::Reading) {
@@ -454,7 +455,7 @@ mod tests {
         scraper.read_to_string(&mut heard).unwrap();
         assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
         assert!(metrics.time_to_deadline().unwrap() <= PATIENCE);
-        let over = clock::steady().saturating_add(PATIENCE);
+        let over = clock::steady().plus(PATIENCE);
         metrics.connections.retain_mut(|connection| connection.run_due(over, &mut String::new).is_some());
         assert!(metrics.connections.is_empty());
         drop(silent);

@@ -10,6 +10,7 @@ use crate::ipc::ReplyPath;
 use crate::os::{clock, poll};
 use spa_knock_core::auth::{Accepted, KnockContext, Uncommitted};
 use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::Steady;
 
 /// So many wait for the disk at a time, of each kind; more are refused.
 const MAX: usize = 1_000;
@@ -37,8 +38,8 @@ pub(super) struct WaitingKnocks {
 }
 
 struct WithDeadline<T> {
-    /// When it has waited too long, on the steady clock.
-    due: Duration,
+    /// When it has waited too long.
+    due: Steady,
     knock: T,
 }
 
@@ -52,7 +53,7 @@ impl WaitingKnocks {
     }
 
     /// When the first one has waited too long.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    pub(super) fn deadline(&self) -> Option<Steady> {
         let accepted = self.accepted.front().map(|timed| timed.due);
         let uncommitted = [&self.uncommitted, &self.recording]
             .into_iter()
@@ -69,12 +70,12 @@ impl WaitingKnocks {
 
 impl<T> WithDeadline<T> {
     fn new(knock: T) -> Self {
-        Self { due: clock::steady().saturating_add(PATIENCE), knock }
+        Self { due: clock::steady().plus(PATIENCE), knock }
     }
 }
 
 /// The first one, if it has waited too long.
-fn take_due<T>(waiting: &mut VecDeque<WithDeadline<T>>, now: Duration) -> Option<T> {
+fn take_due<T>(waiting: &mut VecDeque<WithDeadline<T>>, now: Steady) -> Option<T> {
     waiting.front().filter(|timed| timed.due <= now)?;
     waiting.pop_front().map(|timed| timed.knock)
 }
@@ -180,7 +181,7 @@ impl Daemon {
         }
     }
 
-    fn end_those_too_late(&mut self, now: Duration) {
+    fn end_those_too_late(&mut self, now: Steady) {
         while let Some((accepted, _, reply_path)) = take_due(&mut self.waiting.accepted, now) {
             self.give_up(&accepted, TOO_LATE, reply_path);
         }

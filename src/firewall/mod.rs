@@ -85,8 +85,8 @@ pub trait Backend {
     /// When the firewall does not do it.
     fn remove(&mut self) -> Result<(), FirewallError>;
 
-    /// In what time `close_due` or `disturbed` has something to do; never where the kernel closes and tells by itself.
-    fn deadline(&self) -> Option<Duration> {
+    /// In what time `expire` or `modified_externally` has something to do; never where the kernel closes and tells by itself.
+    fn time_to_deadline(&self) -> Option<Duration> {
         None
     }
 
@@ -117,7 +117,7 @@ pub trait Backend {
         true
     }
 
-    /// Nobody will call `close_due` from now on: what only it would close is closed until the next load.
+    /// Nobody will call `expire` from now on: what only it would close is closed until the next load.
     ///
     /// # Errors
     /// When the firewall does not do it.

@@ -7,6 +7,7 @@ use super::state::GateState;
 use super::{Gate, GateConfig};
 use crate::firewall::FirewallError;
 use crate::os::clock;
+use spa_knock_core::knock::Steady;
 
 /// Between two signs of life. A failsafe waits for at least three of them.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -20,15 +21,15 @@ impl Gate {
     pub(crate) fn time_to_deadline(&self) -> Duration {
         let now = clock::steady();
         let trial = match self.gate_state {
-            GateState::Trial(until) => Some(until.saturating_sub(clock::boot())),
+            GateState::Trial(until) => Some(until.since(clock::boot())),
             _ => None,
         };
-        let mend = self.mend.map(|due| due.saturating_sub(now));
+        let mend = self.mend.map(|due| due.since(now));
         trial
             .into_iter()
             .chain(mend)
-            .chain(self.firewall.deadline())
-            .fold(self.alive.saturating_sub(now), Duration::min)
+            .chain(self.firewall.time_to_deadline())
+            .fold(self.alive.since(now), Duration::min)
     }
 
     /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
@@ -41,13 +42,13 @@ impl Gate {
             Err(error) => log::error!("{error}; what is over is still open, trying again"),
         }
         if self.firewall.modified_externally() && self.gate_state != GateState::Open {
-            self.notice_loss(now.saturating_add(MEND_AFTER));
+            self.notice_loss(now.plus(MEND_AFTER));
         }
         if self.mend.is_some_and(|due| now >= due) {
             self.mend = None;
             if let Err(error) = self.load(config) {
                 log::error!("{error}; ports may be open; trying again");
-                self.mend = Some(now.saturating_add(MEND_AGAIN));
+                self.mend = Some(now.plus(MEND_AGAIN));
             }
         }
         if matches!(self.gate_state, GateState::Trial(until) if clock::boot() >= until) {
@@ -60,7 +61,7 @@ impl Gate {
             }
         }
         if now >= self.alive {
-            self.alive = now.saturating_add(ALIVE_EVERY);
+            self.alive = now.plus(ALIVE_EVERY);
             match self.firewall.heartbeat() {
                 Ok(()) | Err(FirewallError::Gone) => {}
                 Err(error) => log::error!("firewall: no sign of life could be given: {error}"),
@@ -69,7 +70,7 @@ impl Gate {
     }
 
     /// Our table is to be loaded again when this is due.
-    fn notice_loss(&mut self, due: Duration) {
+    fn notice_loss(&mut self, due: Steady) {
         if self.mend.is_none() {
             self.mend = Some(due);
             log::error!(

@@ -15,6 +15,7 @@ use crate::ipc::{MESSAGE, OnMissingInterface, ReplyPath, WatcherStats};
 use crate::os::net::udp::{ReceiveMode, UdpPort};
 use crate::os::process::privileges::{self, Identity};
 use crate::os::{clock, files, host};
+use spa_knock_core::knock::Steady;
 
 /// How often a port that another process has is tried again.
 const BIND_EVERY: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ pub(crate) struct WatcherSupervisor {
     /// has the port: captures work without it, but replies leave from no other port.
     socket: Option<UdpPort>,
     /// When the port is tried again.
-    bind_due: Duration,
+    bind_due: Steady,
     /// Missing while restarting.
     watcher: Option<WatcherProcess>,
     /// It hears until another one does, even if that one hears less.
@@ -130,7 +131,7 @@ impl WatcherSupervisor {
     }
 
     /// When `mind` has something to do.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
+    pub(crate) fn deadline(&self) -> Option<Steady> {
         let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
         let bind = self.socket.is_none().then_some(self.bind_due);
         self.restart.deadline().into_iter().chain(silent).chain(bind).min()
@@ -141,8 +142,8 @@ impl WatcherSupervisor {
         self.watcher.as_mut()
     }
 
-    /// Since when the watcher watches, on the steady clock.
-    pub(crate) fn since(&self) -> Option<Duration> {
+    /// Since when the watcher watches.
+    pub(crate) fn since(&self) -> Option<Steady> {
         self.watcher.as_ref().map(|watcher| watcher.child().since())
     }
 
@@ -246,7 +247,7 @@ impl WatcherSupervisor {
         if self.socket.is_some() || now < self.bind_due {
             return;
         }
-        self.bind_due = now.saturating_add(BIND_EVERY);
+        self.bind_due = now.plus(BIND_EVERY);
         if let Ok(socket) = bind(setup) {
             log::info!("UDP port {}: ours now; knocks get replies again", setup.config.port);
             self.socket = Some(socket);

@@ -21,7 +21,7 @@ use crate::supervisor::child::Disconnected;
 use crate::supervisor::program::Program;
 use crate::supervisor::restart::{Restart, SILENCE_MAX};
 use spa_knock_core::auth::{AuditEvent as KnockResult, Explanation};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 
 /// How often the host's addresses are looked at.
 const TICK: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub(crate) struct Doors {
     watch_config: Option<LegacyWatchConfig>,
     watcher: Option<LegacyWatcher>,
     restart: Restart,
-    addresses_due: Duration,
+    addresses_due: Steady,
     knock_log: KnockLog,
     door_commands: DoorCommands,
 }
@@ -102,7 +102,7 @@ impl Doors {
             watch_config: None,
             watcher: None,
             restart: Restart::new(),
-            addresses_due: clock::steady().saturating_add(TICK),
+            addresses_due: clock::steady().plus(TICK),
             knock_log,
             door_commands: DoorCommands::new(undo_queue, client),
         })
@@ -177,7 +177,7 @@ impl Doors {
     pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
         let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
         let due = self.restart.deadline().into_iter().chain(silent);
-        let due = due.map(|due| due.saturating_sub(clock::steady()));
+        let due = due.map(|due| due.since(clock::steady()));
         due.chain(self.door_commands.time_to_deadline()).chain(self.knock_log.time_to_deadline()).min()
     }
 
@@ -218,7 +218,7 @@ impl Doors {
         self.restart_if_due();
         let now = clock::steady();
         if now >= self.addresses_due {
-            self.addresses_due = now.saturating_add(TICK);
+            self.addresses_due = now.plus(TICK);
             if let (Some(watcher), Some(watch_config)) = (&mut self.watcher, &self.watch_config) {
                 watcher.send_addresses(watch_config);
             }
@@ -229,7 +229,7 @@ impl Doors {
     /// Waits a moment for commands that open: once they have ended it is known when to close. Nothing is left that
     /// waits to be logged.
     pub(crate) fn wait_for_commands(&mut self) -> Vec<DoorOutcome> {
-        let deadline = clock::steady().saturating_add(SETTLE_MAX);
+        let deadline = clock::steady().plus(SETTLE_MAX);
         let mut outcomes = Vec::new();
         while self.door_commands.is_opening() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));

@@ -11,7 +11,7 @@ use super::log_sinks::Sinks;
 use super::reverse_dns::{Priority, ReverseDns};
 use crate::legacy::knockd::{HostName, LogMessage, LoggedSource, MatchStage};
 use crate::os::clock;
-use spa_knock_core::knock::Now;
+use spa_knock_core::knock::{Now, Steady};
 
 /// How long a line waits for a name.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -109,7 +109,7 @@ impl KnockLog {
     pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
         let line = self.held.front().map(PendingLine::deadline);
         let due = line.into_iter().chain(self.names.as_ref().and_then(ReverseDns::deadline)).min();
-        due.map(|due| due.saturating_sub(clock::steady()))
+        due.map(|due| due.since(clock::steady()))
     }
 
     /// Readable when a look-up says something.
@@ -122,7 +122,7 @@ impl KnockLog {
         self.release(now.steady);
     }
 
-    fn release(&mut self, now: Duration) {
+    fn release(&mut self, now: Steady) {
         while let Some(held) = self.held.front() {
             if self.waits(&held.line) && now < held.deadline() && self.held.len() <= HELD_MAX {
                 return;
@@ -153,8 +153,8 @@ impl KnockLog {
 }
 
 impl PendingLine {
-    const fn deadline(&self) -> Duration {
-        self.since.steady.saturating_add(PATIENCE)
+    const fn deadline(&self) -> Steady {
+        self.since.steady.plus(PATIENCE)
     }
 }
 
@@ -252,9 +252,9 @@ mod tests {
         let mut scene = Scene::new(Some("exec sleep 60"));
         let start = clock::steady();
         scene.tell("10.0.0.1", STAGE);
-        scene.knock_log.release(start + PATIENCE - Duration::from_millis(1));
+        scene.knock_log.release(start.plus(PATIENCE - Duration::from_millis(1)));
         assert_eq!(scene.lines("log"), [""; 0]);
-        scene.knock_log.release(clock::steady() + PATIENCE);
+        scene.knock_log.release(clock::steady().plus(PATIENCE));
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
     }
 

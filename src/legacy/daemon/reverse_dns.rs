@@ -10,6 +10,7 @@ use crate::legacy::knockd::HostName;
 use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::os::process::privileges::Identity;
 use spa_knock_core::auth::{Rate, RecentActs};
+use spa_knock_core::knock::Steady;
 
 /// What looks up an address, which is its last word.
 const PROGRAM: [&str; 2] = ["getent", "hosts"];
@@ -65,7 +66,7 @@ impl ReverseDns {
     }
 
     /// Has a name looked up that is not known, unless there are too many already.
-    pub(in crate::legacy) fn ask(&mut self, address: IpAddr, asker: Priority, now: Duration) {
+    pub(in crate::legacy) fn ask(&mut self, address: IpAddr, asker: Priority, now: Steady) {
         self.known.forget(now);
         if self.asked.contains(&address) || self.known.has(address) || !self.admits(asker, now) {
             return;
@@ -95,7 +96,7 @@ impl ReverseDns {
     }
 
     /// Takes what look-ups have come to, ends those that are too late, and starts those whose turn it is.
-    pub(in crate::legacy) fn run_due(&mut self, now: Duration) {
+    pub(in crate::legacy) fn run_due(&mut self, now: Steady) {
         self.lookups.read_output();
         for done in self.lookups.reap(now) {
             self.asked.remove(&done.label);
@@ -105,7 +106,7 @@ impl ReverseDns {
     }
 
     /// When `tend` has something to do, if no look-up ends before.
-    pub(in crate::legacy) fn deadline(&self) -> Option<Duration> {
+    pub(in crate::legacy) fn deadline(&self) -> Option<Steady> {
         self.lookups.next_deadline()
     }
 
@@ -114,7 +115,7 @@ impl ReverseDns {
         self.lookups.descriptors()
     }
 
-    fn admits(&mut self, asker: Priority, now: Duration) -> bool {
+    fn admits(&mut self, asker: Priority, now: Steady) -> bool {
         match asker {
             Priority::Anybody => {
                 let (running, waiting) = self.lookups.counts();
@@ -143,14 +144,14 @@ fn name_in(said: &str, address: IpAddr) -> Option<HostName> {
 struct NameCache {
     names: HashMap<IpAddr, Option<HostName>>,
     /// The same addresses, and when each is forgotten; the next one first.
-    ends: VecDeque<(Duration, IpAddr)>,
+    ends: VecDeque<(Steady, IpAddr)>,
 }
 
 impl NameCache {
     /// Takes in what was not known.
-    fn learn(&mut self, address: IpAddr, name: Option<HostName>, now: Duration) {
+    fn learn(&mut self, address: IpAddr, name: Option<HostName>, now: Steady) {
         if self.names.insert(address, name).is_none() {
-            self.ends.push_back((now.saturating_add(KEPT), address));
+            self.ends.push_back((now.plus(KEPT), address));
         }
         if self.ends.len() > KNOWN_MAX
             && let Some((_, oldest)) = self.ends.pop_front()
@@ -159,7 +160,7 @@ impl NameCache {
         }
     }
 
-    fn forget(&mut self, now: Duration) {
+    fn forget(&mut self, now: Steady) {
         while let Some((end, address)) = self.ends.front()
             && *end <= now
         {
@@ -201,6 +202,11 @@ pub(super) mod tests {
                 sleep(Duration::from_millis(2));
             }
         }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(time: Duration) -> Steady {
+        Steady::from_duration(time)
     }
 
     fn address(number: u32) -> IpAddr {
@@ -255,11 +261,11 @@ pub(super) mod tests {
     fn a_lookup_that_takes_too_long_is_ended_and_leaves_no_name() {
         let mut names = ReverseDns::by("echo $0 host.example; exec sleep 60");
         let start = steady();
-        names.ask(address(1), Priority::Anybody, start.saturating_sub(TIMEOUT));
+        names.ask(address(1), Priority::Anybody, at(Duration::ZERO));
         assert!(names.awaits(address(1)));
         names.settle();
         assert_eq!((names.of(address(1)), names.awaits(address(1))), (None, false));
-        assert!(steady().saturating_sub(start) < Duration::from_secs(30));
+        assert!(steady().since(start) < Duration::from_secs(30));
     }
 
     #[test]
@@ -276,7 +282,7 @@ pub(super) mod tests {
         (3_000..4_000).for_each(|number| names.ask(address(number), Priority::Opener, now));
         assert_eq!(names.lookups.counts(), (LOOKUPS_MAX, 20));
         for _ in 0..1_000 {
-            names.ask(address(5_000), Priority::Opener, now + Duration::from_secs(1));
+            names.ask(address(5_000), Priority::Opener, now.plus(Duration::from_secs(1)));
         }
         assert_eq!(names.lookups.counts(), (LOOKUPS_MAX, 21), "once for an address");
     }
@@ -305,14 +311,14 @@ pub(super) mod tests {
             let (mut known, mut list, mut now) = (NameCache::default(), Vec::new(), Duration::ZERO);
             for (pause, number) in steps {
                 now += Duration::from_secs(pause) / 20;
-                known.forget(now);
+                known.forget(at(now));
                 // The oracle looks at every answer that there ever was.
                 list.retain(|&(at, _)| now - at < KEPT);
                 let there = list.iter().any(|&(_, learnt)| learnt == number);
                 prop_assert_eq!(known.has(address(number)), there);
                 if !there {
                     let found = number.is_multiple_of(2).then(|| name(&format!("h{number}"))).flatten();
-                    known.learn(address(number), found, now);
+                    known.learn(address(number), found, at(now));
                     list.push((now, number));
                     let excess = list.len().saturating_sub(KNOWN_MAX);
                     list.drain(..excess);

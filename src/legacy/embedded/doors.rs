@@ -51,7 +51,7 @@ impl LegacyDoors {
         start: Start,
     ) -> Result<Self, AdminError> {
         let folder = config.state_dir.join(FOLDER);
-        let mut sequences = Self { folder, doors: None, census: UsageStats::default(), opened: 0 };
+        let mut sequences = Self { folder, doors: None, census: UsageStats::new(clock::steady()), opened: 0 };
         if knockd.is_none() && files::exists(&sequences.folder) {
             sequences.doors = Some(sequences.open()?);
         }

@@ -15,6 +15,7 @@ use super::spawn::RunError;
 pub use limits::{QueueLimit, Room};
 pub use running_job::Exit;
 use running_job::{JobSlot, RunningJob};
+use spa_knock_core::knock::Steady;
 
 /// The commands that run and those that wait for it.
 pub struct CommandQueue<T> {
@@ -73,7 +74,7 @@ impl<T> CommandQueue<T> {
     ///
     /// # Errors
     /// When it cannot be started, or as many wait as may: in all, or for its owner.
-    pub fn start(&mut self, job: Job<T>, now: Duration) -> Result<(), RunError> {
+    pub fn start(&mut self, job: Job<T>, now: Steady) -> Result<(), RunError> {
         let waiting = self.waiting.iter().filter(|waiting| waiting.owner == job.owner).count();
         if waiting == 0 && self.may_run(&job.owner) {
             return self.launch(job, JobSlot::Command, now).map_err(|(error, _)| error);
@@ -100,13 +101,13 @@ impl<T> CommandQueue<T> {
     ///
     /// # Errors
     /// When it cannot be started; it is over then.
-    pub fn start_undo(&mut self, job: Job<T>, now: Duration) -> Result<(), FinishedJob<T>> {
+    pub fn start_undo(&mut self, job: Job<T>, now: Steady) -> Result<(), FinishedJob<T>> {
         self.launch(job, JobSlot::Undo, now).map_err(FinishedJob::unstarted)
     }
 
     /// Looks after all of them: ends those that are too late, starts those whose turn it is, returns those that are
     /// over.
-    pub fn reap(&mut self, now: Duration) -> Vec<FinishedJob<T>> {
+    pub fn reap(&mut self, now: Steady) -> Vec<FinishedJob<T>> {
         let mut over = Vec::new();
         for mut running in std::mem::take(&mut self.running) {
             match running.reap(now) {
@@ -153,7 +154,7 @@ impl<T> CommandQueue<T> {
 
     /// When `tend` must be called next, if no child ends and none says anything before.
     #[must_use]
-    pub fn next_deadline(&self) -> Option<Duration> {
+    pub fn next_deadline(&self) -> Option<Steady> {
         self.running.iter().map(RunningJob::deadline).min()
     }
 
@@ -204,7 +205,7 @@ impl<T> CommandQueue<T> {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    fn launch(&mut self, job: Job<T>, slot: JobSlot, now: Duration) -> Result<(), (RunError, T)> {
+    fn launch(&mut self, job: Job<T>, slot: JobSlot, now: Steady) -> Result<(), (RunError, T)> {
         self.running.push(RunningJob::start(job, slot, self.identity, now)?);
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::state::lease::LeaseLimit;
 use crate::state::otp_pauses::OtpPauses;
 use crate::state::{otp_pauses, uses};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
-use spa_knock_core::knock::{Now, Timestamp};
+use spa_knock_core::knock::{Now, Steady, Timestamp};
 
 /// It is renewed when it reaches no further beyond the window than this.
 const LEASE_MIN: Duration = Duration::from_secs(30);
@@ -45,8 +45,11 @@ pub(super) enum StatePart {
 
 pub(super) enum Renewal {
     UnderWay,
-    /// Nothing is, and nothing will be before this steady time.
-    From(Duration),
+    /// Nothing is, and nothing will be before `usual`, or before `hasty` where a knock waits for it.
+    From {
+        usual: Steady,
+        hasty: Steady,
+    },
 }
 
 pub(super) enum SyncJob<F> {
@@ -103,11 +106,9 @@ impl<D: Disk> ReplayState<D> {
     }
 
     /// In what time `tend` has something to do, if no work ends before.
-    pub(crate) fn time_to_deadline(&self, steady: Duration) -> Option<Duration> {
+    pub(crate) fn time_to_deadline(&self, steady: Steady) -> Option<Duration> {
         match self.renewal {
-            Renewal::From(from) if self.wanted > self.until => {
-                Some(from.saturating_sub(LEASE_HASTE).saturating_sub(steady))
-            }
+            Renewal::From { hasty, .. } if self.wanted > self.until => Some(hasty.since(steady)),
             _ => None,
         }
     }
@@ -125,13 +126,13 @@ impl<D: Disk> ReplayState<D> {
     }
 
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
-        let Renewal::From(from) = self.renewal else { return };
+        let Renewal::From { usual: from, hasty } = self.renewal else { return };
         let usual = lease_wanted(memory, now.wall, window);
         let is_missed = self.wanted > self.until;
         let wanted = if is_missed { usual.max(self.wanted.plus(LEASE_AHEAD)) } else { usual };
         let short = self.until < now.wall.plus(window).plus(LEASE_MIN);
         let long = self.until > wanted.plus(LEASE_SLACK);
-        let from = if is_missed { from.saturating_sub(LEASE_HASTE) } else { from };
+        let from = if is_missed { hasty } else { from };
         if now.steady < from || !(short || long || is_missed) {
             return;
         }
@@ -146,7 +147,10 @@ impl<D: Disk> ReplayState<D> {
         let (part, outcome) = match written {
             SyncJob::Lease(outcome) => {
                 let retry = if outcome.is_ok() { Duration::ZERO } else { LEASE_RETRY };
-                self.renewal = Renewal::From(self.tended.saturating_add(retry));
+                self.renewal = Renewal::From {
+                    usual: self.tended.plus(retry),
+                    hasty: self.tended.plus(retry.saturating_sub(LEASE_HASTE)),
+                };
                 let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
                 self.wanted = Timestamp::default();
                 self.ended.lease = Some(described(&outcome));
