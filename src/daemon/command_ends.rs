@@ -2,9 +2,11 @@
 //! end by sending the knock again after its answer (docs/protocol.md, section 4).
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::ipc::ReplyPath;
+use crate::os::poll::Polled;
 use spa_knock_core::auth::{KnockContext, KnockId, Outcome};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::Steady;
@@ -100,9 +102,13 @@ impl CommandEnds {
         let again = due.then(|| self.again.pop_front()).flatten()?;
         Some((again.bytes, again.reply_path))
     }
+}
+
+impl Polled for CommandEnds {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
     /// When one is due.
-    pub(super) fn deadline(&self) -> Option<Steady> {
+    fn deadline(&self) -> Option<Steady> {
         self.again.front().map(|again| again.due)
     }
 }

@@ -3,9 +3,11 @@
 //! first that finds no room again spares the kernel those behind it.
 
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::ipc::ReplyPath;
+use crate::os::poll::Polled;
 use spa_knock_core::auth::Authorized;
 use spa_knock_core::knock::Steady;
 
@@ -46,9 +48,13 @@ impl RetryQueue {
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
         Some((waiting.order, waiting.reply_path))
     }
+}
+
+impl Polled for RetryQueue {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
     /// When the first one is due.
-    pub(super) fn deadline(&self) -> Option<Steady> {
+    fn deadline(&self) -> Option<Steady> {
         self.0.front().map(|waiting| waiting.due)
     }
 }

@@ -2,12 +2,14 @@
 //! firewall. The loop goes on in the meantime, and resends of these knocks get nothing.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::event_loop::Daemon;
 use super::running_order::{Execution, WaitsFor};
 use crate::ipc::ReplyPath;
-use crate::os::{clock, poll};
+use crate::os::clock;
+use crate::os::poll::{self, Polled};
 use spa_knock_core::auth::{Accepted, KnockContext, Uncommitted};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::Steady;
@@ -52,19 +54,23 @@ impl WaitingKnocks {
             && self.recording.is_empty()
     }
 
+    /// Use counts are to be recorded though no knock waits for them.
+    pub(super) const fn forget(&mut self) {
+        self.forgets = true;
+    }
+}
+
+impl Polled for WaitingKnocks {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
+
     /// When the first one has waited too long.
-    pub(super) fn deadline(&self) -> Option<Steady> {
+    fn deadline(&self) -> Option<Steady> {
         let accepted = self.accepted.front().map(|timed| timed.due);
         let uncommitted = [&self.uncommitted, &self.recording]
             .into_iter()
             .filter_map(|uncommitted| Some(uncommitted.front()?.due));
         let acting = self.acting.iter().filter(|(wait, _)| wait.has_an_end()).map(|(_, timed)| timed.due);
         accepted.into_iter().chain(uncommitted).chain(acting).min()
-    }
-
-    /// Use counts are to be recorded though no knock waits for them.
-    pub(super) const fn forget(&mut self) {
-        self.forgets = true;
     }
 }
 
@@ -140,7 +146,8 @@ impl Daemon {
             self.executor.gate().settle();
             self.go_on_with_waiting();
             if !self.waiting.is_empty() {
-                let fds = [self.executor.file_descriptor(), self.state.descriptor()];
+                let mut fds = vec![self.executor.file_descriptor()];
+                self.state.fds(&mut fds);
                 let _ = poll::readable(&fds, AGAIN);
             }
         }

@@ -13,7 +13,6 @@ mod upkeep;
 pub(crate) use established::established_connections;
 pub(crate) use grants::{Revocation, RevocationProgress};
 
-use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use crate::config::BackendKind;
@@ -159,10 +158,5 @@ impl Gate {
             Err(FirewallError::Gone) | Ok(()) => Ok(()),
             failed => failed,
         }
-    }
-
-    /// Readable when somebody has changed the firewall, or when what was begun has ended.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.firewall.descriptor()
     }
 }

@@ -1,12 +1,14 @@
 //! What keeps the gate closed between knocks: signs of life, a new load after others changed the table, and the end of a
 //! trial.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::state::GateState;
 use super::{Gate, GateConfig};
 use crate::firewall::FirewallError;
 use crate::os::clock;
+use crate::os::poll::Polled;
 use spa_knock_core::knock::Steady;
 
 /// Between two signs of life. A failsafe waits for at least three of them.
@@ -17,21 +19,6 @@ const MEND_AFTER: Duration = Duration::from_millis(100);
 const MEND_AGAIN: Duration = Duration::from_secs(1);
 
 impl Gate {
-    /// In what time `tend` has something to do.
-    pub(crate) fn time_to_deadline(&self) -> Duration {
-        let now = clock::steady();
-        let trial = match self.gate_state {
-            GateState::Trial(until) => Some(until.since(clock::boot())),
-            _ => None,
-        };
-        let mend = self.mend.map(|due| due.since(now));
-        trial
-            .into_iter()
-            .chain(mend)
-            .chain(self.firewall.time_to_deadline())
-            .fold(self.alive.since(now), Duration::min)
-    }
-
     /// Gives a sign of life, mends what somebody else has broken, and ends a trial that is over.
     pub(crate) fn run_due(&mut self, config: &impl GateConfig) {
         let now = clock::steady();
@@ -77,5 +64,23 @@ impl Gate {
                 "firewall: somebody else has changed our table (nft flush ruleset?); loading it again, with all live grants"
             );
         }
+    }
+}
+
+impl Polled for Gate {
+    /// Readable when somebody has changed the firewall, or when what was begun has ended.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.extend(self.firewall.descriptor());
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        // These may count on the clock of this boot, which also runs while the machine sleeps: converted each time.
+        let trial = match self.gate_state {
+            GateState::Trial(until) => Some(until.since(clock::boot())),
+            _ => None,
+        };
+        let left = trial.into_iter().chain(self.firewall.time_to_deadline()).min();
+        let due = left.map(|left| clock::steady().plus(left));
+        due.into_iter().chain(self.mend).chain([self.alive]).min()
     }
 }

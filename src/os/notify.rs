@@ -1,9 +1,11 @@
 //! Telling the service manager how we are: sd_notify(3), a datagram to the socket that it names.
 
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use super::poll::Polled;
 use super::{clock, env};
 use spa_knock_core::knock::Steady;
 
@@ -60,14 +62,17 @@ impl Watchdog {
         }
     }
 
-    /// When the next sign is due at the latest.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Steady> {
-        self.every.map(|every| self.last.plus(every))
-    }
-
     fn is_stale(&self, now: Steady) -> bool {
         self.every.is_some_and(|every| now.since(self.last) >= every.min(SIGNS_APART))
+    }
+}
+
+impl Polled for Watchdog {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
+
+    /// When the next sign is due at the latest.
+    fn deadline(&self) -> Option<Steady> {
+        self.every.map(|every| self.last.plus(every))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::config::setup::Setup;
 use crate::console::AdminError;
 use crate::ipc::{MESSAGE, OnMissingInterface, ReplyPath, WatcherStats};
 use crate::os::net::udp::{ReceiveMode, UdpPort};
+use crate::os::poll::Polled;
 use crate::os::process::privileges::{self, Identity};
 use crate::os::{clock, files, host};
 use spa_knock_core::knock::Steady;
@@ -98,11 +99,6 @@ impl WatcherSupervisor {
         Ok(supervisor)
     }
 
-    /// Readable when the watcher has something to report.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.watcher.as_ref().map(AsFd::as_fd)
-    }
-
     /// Takes one report of the watcher, if there is one.
     ///
     /// # Errors
@@ -128,13 +124,6 @@ impl WatcherSupervisor {
     /// The interfaces that are not captured on because they are not there, or down.
     pub(crate) fn missing_interfaces(&self) -> Vec<String> {
         self.watch_config.missing_interfaces().into_iter().map(str::to_owned).collect()
-    }
-
-    /// When `mind` has something to do.
-    pub(crate) fn deadline(&self) -> Option<Steady> {
-        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
-        let bind = self.socket.is_none().then_some(self.bind_due);
-        self.restart.deadline().into_iter().chain(silent).chain(bind).min()
     }
 
     /// The watcher, if there is one.
@@ -194,7 +183,7 @@ impl WatcherSupervisor {
     }
 
     /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
-    pub(crate) fn restart_if_due(&mut self, setup: &Setup) -> Option<WatcherProcess> {
+    pub(crate) fn run_due(&mut self, setup: &Setup) -> Option<WatcherProcess> {
         self.bind_again(setup);
         self.replace_if_silent();
         if !self.restart.take_due() {
@@ -299,6 +288,19 @@ impl WatcherSupervisor {
             self.socket.as_ref(),
             setup.watched_keys(),
         )
+    }
+}
+
+impl Polled for WatcherSupervisor {
+    /// Readable when the watcher has something to report.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.extend(self.watcher.as_ref().map(AsFd::as_fd));
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
+        let bind = self.socket.is_none().then_some(self.bind_due);
+        self.restart.deadline().into_iter().chain(silent).chain(bind).min()
     }
 }
 

@@ -16,6 +16,7 @@ use crate::legacy::ipc::FromLegacyWatcher;
 use crate::legacy::knockd::{Door, GrantSpec, LogMessage, MatchEvent, MatchStage, OneTimeList};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
+use crate::os::poll::Polled;
 use crate::state::{self, StateError, UndoQueue};
 use crate::supervisor::child::Disconnected;
 use crate::supervisor::program::Program;
@@ -165,20 +166,6 @@ impl Doors {
     /// What lines are written to.
     pub(crate) fn knock_log(&mut self) -> &mut KnockLog {
         &mut self.knock_log
-    }
-
-    /// Readable when there is something to hear, or a command or a look-up says something.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let watcher = self.watcher.as_ref().map(AsFd::as_fd);
-        watcher.into_iter().chain(self.door_commands.descriptors()).chain(self.knock_log.descriptors())
-    }
-
-    /// Until `tend` has something to do, if nothing happens before.
-    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
-        let due = self.restart.deadline().into_iter().chain(silent);
-        let due = due.map(|due| due.since(clock::steady()));
-        due.chain(self.door_commands.time_to_deadline()).chain(self.knock_log.time_to_deadline()).min()
     }
 
     /// Takes what the watcher reports.
@@ -360,5 +347,20 @@ impl Doors {
             Err(_) if self.watcher.is_some() => self.restart.postpone(),
             Err(reason) => self.on_exit(&reason),
         }
+    }
+}
+
+impl Polled for Doors {
+    /// Readable when there is something to hear, or a command or a look-up says something.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.extend(self.watcher.as_ref().map(AsFd::as_fd));
+        self.door_commands.fds(out);
+        self.knock_log.fds(out);
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
+        let due = [self.restart.deadline(), silent, self.door_commands.deadline(), self.knock_log.deadline()];
+        due.into_iter().flatten().min()
     }
 }

@@ -11,6 +11,7 @@ use super::log_sinks::Sinks;
 use super::reverse_dns::{Priority, ReverseDns};
 use crate::legacy::knockd::{HostName, LogMessage, LoggedSource, MatchStage};
 use crate::os::clock;
+use crate::os::poll::Polled;
 use spa_knock_core::knock::{Now, Steady};
 
 /// How long a line waits for a name.
@@ -105,18 +106,6 @@ impl KnockLog {
         std::mem::take(&mut self.held).iter().for_each(|held| self.put(held));
     }
 
-    /// Until `tend` has something to do, if no look-up ends before.
-    pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
-        let line = self.held.front().map(PendingLine::deadline);
-        let due = line.into_iter().chain(self.names.as_ref().and_then(ReverseDns::deadline)).min();
-        due.map(|due| due.since(clock::steady()))
-    }
-
-    /// Readable when a look-up says something.
-    pub(in crate::legacy) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.names.iter().flat_map(ReverseDns::descriptors)
-    }
-
     fn hold(&mut self, line: LogLine, now: Now) {
         self.held.push_back(PendingLine { since: now, line });
         self.release(now.steady);
@@ -149,6 +138,18 @@ impl KnockLog {
             }
         };
         self.sinks.write(text, held.since.wall);
+    }
+}
+
+impl Polled for KnockLog {
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.names.fds(out);
+    }
+
+    /// When the first line has waited long enough, or a look-up has.
+    fn deadline(&self) -> Option<Steady> {
+        let line = self.held.front().map(PendingLine::deadline);
+        line.into_iter().chain(self.names.deadline()).min()
     }
 }
 
@@ -217,7 +218,7 @@ mod tests {
         let mut scene = Scene::new(None);
         scene.tell("10.0.0.1", STAGE);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
-        assert_eq!(scene.knock_log.time_to_deadline(), None);
+        assert_eq!(scene.knock_log.deadline(), None);
     }
 
     #[test]
@@ -229,7 +230,7 @@ mod tests {
         scene.tell("10.0.0.1", OPEN);
         scene.knock_log.write(&LogMessage::Running("a", b"x"));
         assert_eq!(scene.lines("log"), ["10.0.0.2: a: sequence timeout (stage 1)"]);
-        assert!(scene.knock_log.time_to_deadline().is_some_and(|patience| patience <= PATIENCE));
+        assert!(scene.knock_log.deadline().is_some_and(|due| due <= clock::steady().plus(PATIENCE)));
         scene.knock_log.names.as_mut().unwrap().settle();
         scene.knock_log.run_due();
         scene.tell("10.0.0.1", LogEvent::CommandTimeout);
@@ -244,7 +245,7 @@ mod tests {
                 "10.0.0.1 (host.example): a: command timeout",
             ]
         );
-        assert_eq!(scene.knock_log.time_to_deadline(), None);
+        assert_eq!(scene.knock_log.deadline(), None);
     }
 
     #[test]

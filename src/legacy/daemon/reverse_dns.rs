@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::legacy::knockd::HostName;
+use crate::os::poll::Polled;
 use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::os::process::privileges::Identity;
 use spa_knock_core::auth::{Rate, RecentActs};
@@ -97,22 +98,11 @@ impl ReverseDns {
 
     /// Takes what look-ups have come to, ends those that are too late, and starts those whose turn it is.
     pub(in crate::legacy) fn run_due(&mut self, now: Steady) {
-        self.lookups.read_output();
-        for done in self.lookups.reap(now) {
+        for done in self.lookups.run_due(now) {
             self.asked.remove(&done.label);
             let name = (done.ended == Exit::Success).then(|| name_in(&done.said, done.label)).flatten();
             self.known.learn(done.label, name, now);
         }
-    }
-
-    /// When `tend` has something to do, if no look-up ends before.
-    pub(in crate::legacy) fn deadline(&self) -> Option<Steady> {
-        self.lookups.next_deadline()
-    }
-
-    /// Readable when a look-up says something.
-    pub(in crate::legacy) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.lookups.descriptors()
     }
 
     fn admits(&mut self, asker: Priority, now: Steady) -> bool {
@@ -123,6 +113,17 @@ impl ReverseDns {
             }
             Priority::Opener => self.for_openers.admit(FOR_OPENERS, now),
         }
+    }
+}
+
+impl Polled for ReverseDns {
+    /// Readable when a look-up says something.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.lookups.fds(out);
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        self.lookups.deadline()
     }
 }
 

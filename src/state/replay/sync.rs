@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{LEASE, LEASE_AHEAD, ReplayState, lease_wanted};
 use crate::os::files::FileError;
+use crate::os::poll::Polled;
 use crate::state::disk::Disk;
 use crate::state::error::StateError;
 use crate::state::journal_file::WrittenJournal;
@@ -105,19 +106,6 @@ impl<D: Disk> ReplayState<D> {
         }
     }
 
-    /// In what time `tend` has something to do, if no work ends before.
-    pub(crate) fn time_to_deadline(&self, steady: Steady) -> Option<Duration> {
-        match self.renewal {
-            Renewal::From { hasty, .. } if self.wanted > self.until => Some(hasty.since(steady)),
-            _ => None,
-        }
-    }
-
-    /// Readable when work in the background has ended.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.worker.descriptor()
-    }
-
     /// Waits for all work in the background.
     pub(crate) fn settle(&mut self) {
         for written in self.worker.settle() {
@@ -187,6 +175,20 @@ impl<D: Disk> ReplayState<D> {
                 log::error!("{error}; what cannot be put on record is refused");
             }
             _ => {}
+        }
+    }
+}
+
+impl<D: Disk> Polled for ReplayState<D> {
+    /// Readable when work in the background has ended.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.push(self.worker.descriptor());
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        match self.renewal {
+            Renewal::From { hasty, .. } if self.wanted > self.until => Some(hasty),
+            _ => None,
         }
     }
 }
