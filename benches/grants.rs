@@ -25,7 +25,9 @@ use spa_knock_core::auth::{
     Policy, ReplayMemory, Term, Uses,
 };
 use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
-use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
+use spa_knock_core::knock::{
+    AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Steady, Timestamp,
+};
 use spa_knock_core::wire::Datagram;
 use spread::Spread;
 
@@ -129,7 +131,10 @@ impl Orders {
         nonce[..8].copy_from_slice(&self.nonce.to_be_bytes());
         let datagram = Datagram::seal_with(&knock, &self.keys.client(), nonce, 0).unwrap();
         let authentic = Authentic::from_watcher(self.keys.fingerprint, datagram.as_bytes()).unwrap();
-        let now = Now { wall: Timestamp::from_millis(NOW + self.nonce), steady: Duration::ZERO };
+        let now = Now {
+            wall: Timestamp::from_millis(NOW + self.nonce),
+            steady: Steady::from_duration(Duration::ZERO),
+        };
         let Judgment::Record(accepted) = self.keeper.judge(&authentic, "10.0.0.1:1".parse().unwrap(), now)
         else {
             panic!("not accepted");

@@ -31,7 +31,7 @@ use nix::sys::socket::{
 use policy::{client, open, policy};
 use spa_knock_core::auth::{Decision, Keeper, KeyLimit, PortSequence, ReplayMemory, WatchedKey, Watcher};
 use spa_knock_core::crypto::KeySet;
-use spa_knock_core::knock::{KnockRange, Now, TimeStep, Timestamp};
+use spa_knock_core::knock::{KnockRange, Now, Steady, TimeStep, Timestamp};
 use spa_knock_core::wire::{proof, selector, sequence};
 
 const CLIENTS: u16 = 1_000;
@@ -84,7 +84,8 @@ fn complete_sets() {
     let watched = (0..CLIENTS).map(keys).map(|keys| WatchedKey::of(&keys, KeyLimit::default()));
     let mut watcher = Watcher::new(Duration::from_secs(30), watched);
     watcher.watch_band(KnockRange::USUAL, RandomState::new());
-    let mut now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
+    let mut now =
+        Now { wall: Timestamp::from_millis(NOW), steady: Steady::from_duration(Duration::from_secs(1_000)) };
     watcher.prepare(now.wall);
     let clients = (0..CLIENTS).map(|n| client(&format!("client-{n}"), &keys(n), &ACTIONS));
     let policy = policy(ACTIONS.map(|action| (action, open("tcp/22"))), clients);
@@ -93,7 +94,7 @@ fn complete_sets() {
     let (mut watched, mut judged) = (Vec::new(), Vec::new());
     for n in 0..CLIENTS {
         // No more than are passed on in a second.
-        now.steady += Duration::from_millis(2);
+        now.steady = now.steady.plus(Duration::from_millis(2));
         let from: IpAddr = Ipv4Addr::from(0x0A00_0000 + u32::from(n)).into();
         let client = keys(n).client();
         let proof = proof(&client.proof, step, Some(from), &"open-ssh".parse().unwrap(), KnockRange::USUAL);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group};
 use spa_knock_core::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{KeySet, MacKey, PairSecret, Secret, random};
-use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Timestamp};
+use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, ReplyWanted, Steady, Timestamp};
 use spa_knock_core::wire::{Datagram, Envelope};
 use spread::Spread;
 
@@ -78,7 +78,7 @@ fn strangers(count: usize) -> Vec<Vec<u8>> {
 
 /// The watcher reads the clocks once for each batch of frames.
 fn now() -> Now {
-    Now { wall: NOW, steady: Duration::ZERO }
+    Now { wall: NOW, steady: Steady::from_duration(Duration::ZERO) }
 }
 
 fn criterion_benches(criterion: &mut Criterion) {

@@ -1,11 +1,12 @@
 //! What is dropped costs no memory, not even for a moment: from a frame's bytes to the verdict nothing is allocated.
 #![allow(
     clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests count freely and may fail loudly"
+    reason = "tests count freely, make up times, and may fail loudly"
 )]
 
 use std::hash::RandomState;
@@ -17,7 +18,9 @@ use etherparse::{PacketBuilder, VlanId};
 use spa_knock::packet::{LinkType, Segment};
 use spa_knock_core::auth::{Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{KeySet, PairSecret, Secret};
-use spa_knock_core::knock::{AddressPolicy, Argument, Knock, KnockRange, Now, ReplyWanted, Timestamp};
+use spa_knock_core::knock::{
+    AddressPolicy, Argument, Knock, KnockRange, Now, ReplyWanted, Steady, Timestamp,
+};
 use spa_knock_core::wire::Datagram;
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_331_877_123);
@@ -98,7 +101,7 @@ fn broken_frames() -> Vec<(LinkType, Vec<u8>)> {
 }
 
 fn at(wall: Timestamp) -> Now {
-    Now { wall, steady: Duration::ZERO }
+    Now { wall, steady: Steady::from_duration(Duration::ZERO) }
 }
 
 #[test]
@@ -150,7 +153,7 @@ fn a_flood_into_the_band_takes_no_memory_beyond_the_table() {
     let client = keys(1);
     let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&client, KeyLimit::default())]);
     watcher.watch_band(KnockRange::USUAL, RandomState::new());
-    let now = |n: u32| Now { wall: NOW, steady: Duration::from_micros(n.into()) };
+    let now = |n: u32| Now { wall: NOW, steady: Steady::from_duration(Duration::from_micros(n.into())) };
     let mut touch = |n: u32, sources: u32| {
         let source = SocketAddr::new(IpAddr::from((n % sources).to_be_bytes()), 4_000);
         let port = KnockRange::USUAL.port(usize::try_from(n % 8).unwrap(), u16::try_from(n % 999).unwrap());

@@ -1,9 +1,10 @@
 //! The checks from a datagram's bytes to an order, through watcher and keeper as they run.
 #![allow(
     clippy::arithmetic_side_effects,
+    clippy::disallowed_methods,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests count and may fail loudly"
+    reason = "tests count, make up times, and may fail loudly"
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,7 @@ use spa_knock_core::auth::{
 use spa_knock_core::crypto::{Fingerprint, KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
 use spa_knock_core::knock::{
     ActionName, AddressPolicy, Knock, Now, PortRange, PrefixLengths, Reply, ReplyStatus, ReplyWanted,
-    ServerId, Timestamp,
+    ServerId, Steady, Timestamp,
 };
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN, Datagram, open_reply};
 
@@ -163,7 +164,10 @@ impl Server {
         Self {
             watcher: Watcher::new(WINDOW, [WatchedKey::of(&keys, KeyLimit::UNLIMITED)]),
             keeper: Keeper::new(policy(rules), ReplayMemory::new(Timestamp::from_millis(NOW - 3_600_000))),
-            now: Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) },
+            now: Now {
+                wall: Timestamp::from_millis(NOW),
+                steady: Steady::from_duration(Duration::from_secs(1_000)),
+            },
             keys,
             nonces: 0,
         }
@@ -171,7 +175,7 @@ impl Server {
 
     fn pass(&mut self, time: Duration) {
         self.now.wall = self.now.wall.plus(time);
-        self.now.steady += time;
+        self.now.steady = self.now.steady.plus(time);
     }
 
     /// A datagram with a nonce of its own.
@@ -728,7 +732,7 @@ proptest! {
                 let keys = keys(7);
                 Watcher::new(WINDOW, [WatchedKey::of(&keys, KeyLimit::UNLIMITED)])
             });
-            let verdict = watcher.judge(&bytes, Now { wall: Timestamp::from_millis(NOW), steady: Duration::ZERO }).map(|_| ());
+            let verdict = watcher.judge(&bytes, Now { wall: Timestamp::from_millis(NOW), steady: Steady::from_duration(Duration::ZERO) }).map(|_| ());
             let length = (DATAGRAM_MIN..=DATAGRAM_MAX).contains(&bytes.len());
             prop_assert_eq!(verdict, Err(if length { Dropped::UnknownHint } else { Dropped::Length }));
             Ok(())
@@ -752,7 +756,7 @@ proptest! {
         for (which, source, step) in schedule {
             let wall = server.now.wall.as_millis().saturating_add_signed(step);
             server.now.wall = Timestamp::from_millis(wall);
-            server.now.steady += Duration::from_millis(step.unsigned_abs());
+            server.now.steady = server.now.steady.plus(Duration::from_millis(step.unsigned_abs()));
             let source = format!("203.0.113.9:{}", 4_000 + u16::from(source));
             if server.outcome(&sealed[which].clone(), &source) == "act" {
                 acted[which] += 1;

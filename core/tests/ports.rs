@@ -5,7 +5,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "tests count, ask for the environment, and may fail loudly"
+    reason = "tests count, make up times, ask for the environment, and may fail loudly"
 )]
 
 mod policy;
@@ -21,7 +21,7 @@ use spa_knock_core::auth::{
     ReplayDomain, ReplayMemory, Uses, Via, WatchedKey, Watcher,
 };
 use spa_knock_core::crypto::{KeySet, random};
-use spa_knock_core::knock::{ActionName, KnockRange, Now, SLICE, TimeStep, Timestamp};
+use spa_knock_core::knock::{ActionName, KnockRange, Now, SLICE, Steady, TimeStep, Timestamp};
 use spa_knock_core::wire::{proof, selector, sequence};
 
 const NOW: u64 = 1_795_331_877_123;
@@ -72,7 +72,10 @@ impl Server {
             clients.iter().map(|&(secret, _)| keys(secret)).map(|k| WatchedKey::of(&k, KeyLimit::UNLIMITED));
         let mut watcher = Watcher::new(Duration::from_secs(30), watched);
         watcher.watch_band(BAND, RandomState::new());
-        let now = Now { wall: Timestamp::from_millis(NOW), steady: Duration::from_secs(1_000) };
+        let now = Now {
+            wall: Timestamp::from_millis(NOW),
+            steady: Steady::from_duration(Duration::from_secs(1_000)),
+        };
         Self { watcher, keeper: keeper(clients), now }
     }
 
@@ -82,7 +85,7 @@ impl Server {
 
     fn pass(&mut self, time: Duration) {
         self.now.wall = self.now.wall.plus(time);
-        self.now.steady += time;
+        self.now.steady = self.now.steady.plus(time);
     }
 
     /// What the watcher passes on of these packets, which come at once.
@@ -202,7 +205,7 @@ fn every_order_of_the_ports_is_accepted() {
         server.keeper = keeper(USUAL);
         assert_eq!(server.opens(&source, &order), 1, "{order:?}");
         // A thousand a second; by the calendar it is still the same step.
-        server.now.steady += Duration::from_millis(1);
+        server.now.steady = server.now.steady.plus(Duration::from_millis(1));
     }
 }
 
@@ -429,7 +432,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         let keys = policy::keys(secret);
         let now = Now {
             wall: Timestamp::from_millis(100_000 + dice.roll(4_000_000_000_000)),
-            steady: Duration::from_secs(1_000),
+            steady: Steady::from_duration(Duration::from_secs(1_000)),
         };
         let step = TimeStep::new(TimeStep::of(now.wall).number() + dice.roll(3) - 1);
         let source: SocketAddr = if dice.roll(2) == 0 {

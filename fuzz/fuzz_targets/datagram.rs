@@ -78,7 +78,7 @@ impl Server {
             Step::Pass(wall, steady) => {
                 let wall = self.now.wall.as_millis().saturating_add_signed((*wall).into());
                 self.now.wall = Timestamp::from_millis(wall);
-                self.now.steady += Duration::from_millis((*steady).into());
+                self.now.steady = self.now.steady.plus(Duration::from_millis((*steady).into()));
                 self.watcher.prepare(self.now.wall);
             }
             Step::Restart(lost) => self.restart((*lost).into()),

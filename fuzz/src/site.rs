@@ -9,10 +9,11 @@ use spa_knock_core::auth::{
     Term, Uses, WatchedKey, Watcher,
 };
 use spa_knock_core::crypto::{ClientKeys, KeySet, PairSecret, Secret};
-use spa_knock_core::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Timestamp};
+use spa_knock_core::knock::{ActionName, AddressPolicy, Now, PrefixLengths, Steady, Timestamp};
 
 /// When every input begins.
-pub const NOW: Now = Now { wall: Timestamp::from_millis(START), steady: Duration::from_secs(1_000) };
+pub const NOW: Now =
+    Now { wall: Timestamp::from_millis(START), steady: Steady::from_duration(Duration::from_secs(1_000)) };
 /// Where knocks come from.
 pub const SOURCES: [&str; 4] =
     ["203.0.113.9:4000", "203.0.113.9:4001", "203.0.113.10:4000", "[2001:db8::9]:4000"];

@@ -4,16 +4,18 @@
 mod line;
 mod repeats;
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::config::{Audit, AuditSettings, ServerConfig};
 use crate::control::status::AuditState;
 use crate::os::files::log_file::{LogBounds, LogFile};
 use crate::os::outbox::{OnFailure, Outbox, Sink};
+use crate::os::poll::Polled;
 use crate::os::{clock, files, log as os_log};
 use repeats::Repeats;
 use spa_knock_core::auth::AuditRecord;
-use spa_knock_core::knock::Timestamp;
+use spa_knock_core::knock::{Steady, Timestamp};
 
 /// Records that wait to be written.
 const WAITING_MAX: usize = 1_024;
@@ -107,14 +109,9 @@ impl AuditLog {
     }
 
     /// Writes the counts that are due.
-    pub(crate) fn write_due(&mut self) {
+    pub(crate) fn run_due(&mut self) {
         let due = self.repeats.take_due(clock::steady());
         due.iter().for_each(|(record, count)| self.put(record, *count, clock::wall()));
-    }
-
-    /// When `write_due` has something to do, on the steady clock.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
-        self.repeats.deadline()
     }
 
     /// Whether a knock may act: always, unless each must be recorded and this one might not be.
@@ -186,6 +183,14 @@ impl AuditLog {
             }
             AuditSink::Off => {}
         }
+    }
+}
+
+impl Polled for AuditLog {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
+
+    fn deadline(&self) -> Option<Steady> {
+        self.repeats.deadline()
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 
 /// Between two counts of the same client and reason.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -17,8 +17,8 @@ type RepeatKind = (ClientName, AuditEvent, AuditCause);
 #[derive(Default)]
 pub(super) struct Repeats {
     running: BTreeMap<RepeatKind, Count>,
-    /// When each of them is due, on the steady clock; the first in front.
-    ends: VecDeque<(Duration, RepeatKind)>,
+    /// When each of them is due; the first in front.
+    ends: VecDeque<(Steady, RepeatKind)>,
 }
 
 /// What has not been written yet.
@@ -31,7 +31,7 @@ struct Count {
 impl Repeats {
     /// Notes `count` events that this record describes; whether it must be written now.
     #[must_use]
-    pub(super) fn admit(&mut self, record: &AuditRecord, count: u64, now: Duration) -> bool {
+    pub(super) fn admit(&mut self, record: &AuditRecord, count: u64, now: Steady) -> bool {
         let Some(kind) = kind(record) else { return true };
         if let Some(running) = self.running.get_mut(&kind) {
             running.events = running.events.saturating_add(count);
@@ -39,12 +39,12 @@ impl Repeats {
             return false;
         }
         self.running.insert(kind.clone(), Count::default());
-        self.ends.push_back((now.saturating_add(INTERVAL), kind));
+        self.ends.push_back((now.plus(INTERVAL), kind));
         true
     }
 
     /// The counts of the minutes that are over; a kind that did not repeat in its minute is forgotten.
-    pub(super) fn take_due(&mut self, now: Duration) -> Vec<(AuditRecord, u64)> {
+    pub(super) fn take_due(&mut self, now: Steady) -> Vec<(AuditRecord, u64)> {
         let mut due = Vec::new();
         while let Some((end, kind)) = self.ends.pop_front() {
             if end > now {
@@ -55,7 +55,7 @@ impl Repeats {
             match count.last {
                 Some(last) => {
                     due.push((last, count.events));
-                    self.ends.push_back((now.saturating_add(INTERVAL), kind));
+                    self.ends.push_back((now.plus(INTERVAL), kind));
                 }
                 None => {
                     self.running.remove(&kind);
@@ -72,8 +72,8 @@ impl Repeats {
         running.filter_map(|count| Some((count.last?, count.events))).collect()
     }
 
-    /// When the first minute is over, on the steady clock.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    /// When the first minute is over.
+    pub(super) fn deadline(&self) -> Option<Steady> {
         self.ends.front().map(|(end, _)| *end)
     }
 }
@@ -94,8 +94,9 @@ mod tests {
     use super::*;
     use spa_knock_core::auth::{Explanation, KeyAge, Reason};
 
-    fn at(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(seconds: u64) -> Steady {
+        Steady::from_duration(Duration::from_secs(seconds))
     }
 
     fn refused(client: &str, reason: Reason, detail: &str) -> AuditRecord {

@@ -3,10 +3,10 @@
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 use super::listener::{ANSWER_TIME, PATIENCE};
 use super::{GrantLine, Response};
+use spa_knock_core::knock::Steady;
 
 /// Bytes of an answer that are made at a time; a Unix socket takes a few times as many.
 const PIECE: usize = 64 << 10;
@@ -18,9 +18,9 @@ pub(super) struct Responder {
     /// What is being written, and how much of it has been.
     piece: Vec<u8>,
     written: usize,
-    begun: Duration,
+    begun: Steady,
     /// When something was written last.
-    progress: Duration,
+    progress: Steady,
 }
 
 /// What of an answer has not been made yet.
@@ -38,7 +38,7 @@ enum First {
 
 impl Responder {
     /// A short answer; none where it cannot be written as JSON.
-    pub(super) fn short(stream: UnixStream, answer: &Response, now: Duration) -> Option<Self> {
+    pub(super) fn short(stream: UnixStream, answer: &Response, now: Steady) -> Option<Self> {
         let mut piece = serde_json::to_vec(answer).ok()?;
         piece.push(b'\n');
         Some(Self { stream, rest: Rest::Nothing, piece, written: 0, begun: now, progress: now })
@@ -48,7 +48,7 @@ impl Responder {
     pub(super) fn grants(
         stream: UnixStream,
         grants: Box<dyn Iterator<Item = GrantLine>>,
-        now: Duration,
+        now: Steady,
     ) -> Self {
         let piece = b"{\"result\":\"grants\",\"grants\":[".to_vec();
         let rest = Rest::Grants(grants, First::Yes);
@@ -56,7 +56,7 @@ impl Responder {
     }
 
     /// Writes what the reader takes now; whether there is more to write.
-    pub(super) fn go_on(&mut self, now: Duration) -> bool {
+    pub(super) fn go_on(&mut self, now: Steady) -> bool {
         loop {
             let left = self.piece.get(self.written..).unwrap_or_default();
             if left.is_empty() {
@@ -73,7 +73,7 @@ impl Responder {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let waited = |since: Duration| now.saturating_sub(since);
+                    let waited = |since: Steady| now.since(since);
                     return waited(self.progress) < PATIENCE && waited(self.begun) < ANSWER_TIME;
                 }
                 Err(_) => return false,

@@ -11,6 +11,8 @@ use super::{GrantLine, Request, Response};
 use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::net::peer;
+use crate::os::poll::Polled;
+use spa_knock_core::knock::Steady;
 
 /// The longest question.
 const QUESTION_MAX: usize = 4096;
@@ -34,7 +36,7 @@ pub(crate) struct Control {
 /// Somebody who has not said all yet.
 struct PartialRequest {
     stream: UnixStream,
-    since: Duration,
+    since: Steady,
     bytes: Vec<u8>,
 }
 
@@ -87,21 +89,6 @@ impl Control {
         Ok(control)
     }
 
-    /// Readable when somebody asks.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let room = self.has_room();
-        let listener = room.then(|| self.listener.as_fd());
-        listener.into_iter().chain(self.asking.iter().map(|asking| asking.stream.as_fd()))
-    }
-
-    /// In what time `questions` gives somebody up, if nobody says anything before.
-    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        let waited = |asking: &PartialRequest| clock::steady().saturating_sub(asking.since);
-        let asking = self.asking.iter().map(|asking| PATIENCE.saturating_sub(waited(asking))).min();
-        let answering = self.answering.first().map(|_| ANSWER_EVERY);
-        asking.into_iter().chain(answering).min()
-    }
-
     /// Whether one more is listened to.
     fn has_room(&self) -> bool {
         self.asking.len().saturating_add(self.answering.len()) < ASKING_MAX
@@ -123,7 +110,7 @@ impl Control {
         self.begin(Some(Responder::grants(requester.0, grants, now)), now);
     }
 
-    fn begin(&mut self, answering: Option<Responder>, now: Duration) {
+    fn begin(&mut self, answering: Option<Responder>, now: Steady) {
         if let Some(mut answering) = answering
             && answering.go_on(now)
         {
@@ -132,11 +119,11 @@ impl Control {
     }
 
     /// What is asked now, and by whom.
-    pub(crate) fn questions(&mut self) -> Vec<(Requester, Request)> {
-        self.questions_at(clock::steady())
+    pub(crate) fn run_due(&mut self) -> Vec<(Requester, Request)> {
+        self.run_due_at(clock::steady())
     }
 
-    fn questions_at(&mut self, now: Duration) -> Vec<(Requester, Request)> {
+    fn run_due_at(&mut self, now: Steady) -> Vec<(Requester, Request)> {
         self.answering.retain_mut(|answering| answering.go_on(now));
         while self.has_room()
             && let Ok((stream, _)) = self.listener.accept()
@@ -160,6 +147,21 @@ impl Control {
     }
 }
 
+impl Polled for Control {
+    /// Readable when somebody asks.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.extend(self.has_room().then(|| self.listener.as_fd()));
+        out.extend(self.asking.iter().map(|asking| asking.stream.as_fd()));
+    }
+
+    /// When somebody is given up who says nothing, or an answer can go on.
+    fn deadline(&self) -> Option<Steady> {
+        let asking = self.asking.iter().map(|asking| asking.since.plus(PATIENCE)).min();
+        let answering = self.answering.first().map(|_| clock::steady().plus(ANSWER_EVERY));
+        asking.into_iter().chain(answering).min()
+    }
+}
+
 impl Drop for Control {
     fn drop(&mut self) {
         // If it cannot be removed, nobody answers there, and the next daemon takes it away.
@@ -169,7 +171,7 @@ impl Drop for Control {
 
 impl PartialRequest {
     /// Whether all has been said; none when nothing will come of it.
-    fn read(&mut self, now: Duration) -> Option<bool> {
+    fn read(&mut self, now: Steady) -> Option<bool> {
         let mut buffer = [0; 1024];
         loop {
             match self.stream.read(&mut buffer) {
@@ -185,7 +187,7 @@ impl PartialRequest {
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let waits = now.saturating_sub(self.since) < PATIENCE;
+                    let waits = now.since(self.since) < PATIENCE;
                     return waits.then_some(false);
                 }
                 Err(_) => return None,
@@ -210,7 +212,7 @@ mod tests {
 
     fn answered(control: &mut Control, answer: &Response) -> Request {
         for _ in 0..500 {
-            if let Some((requester, request)) = control.questions().pop() {
+            if let Some((requester, request)) = control.run_due().pop() {
                 control.answer(requester, answer);
                 return request;
             }
@@ -256,7 +258,7 @@ mod tests {
         let text = failure.text();
         assert!(text.contains("the daemon has not answered within 50ms"), "{text}");
         assert!(text.contains("hint: it hangs") && text.contains("systemctl restart spa-knockd"), "{text}");
-        assert!((0..5).all(|_| control.questions().is_empty()));
+        assert!((0..5).all(|_| control.run_due().is_empty()));
         assert!(control.asking.is_empty());
     }
 
@@ -267,7 +269,7 @@ mod tests {
         let mut control = Control::open(&path).unwrap();
         let mut askers: Vec<UnixStream> = (0..2).map(|_| UnixStream::connect(&path).unwrap()).collect();
         askers.iter_mut().for_each(|requester| requester.write_all(b"{\"request\":\"status\"}\n").unwrap());
-        let asked = control.questions();
+        let asked = control.run_due();
         assert_eq!(asked.len(), 2);
         drop(askers.pop());
         let gone: Vec<bool> = asked.iter().map(|(requester, _)| requester.has_gone()).collect();
@@ -301,8 +303,8 @@ mod tests {
         let mut answered = 0;
         let start = clock::steady();
         while !asked.is_finished() {
-            assert!(clock::steady() < start + Duration::from_secs(60));
-            for (requester, _) in control.questions() {
+            assert!(clock::steady().since(start) < Duration::from_secs(60));
+            for (requester, _) in control.run_due() {
                 control.answer_grants(requester, Box::new((0..20_000).map(line)));
                 answered += 1;
             }
@@ -314,8 +316,8 @@ mod tests {
         assert_eq!((grants.len(), answered), (20_000, 2));
         assert_eq!(grants.last(), Some(&line(19_999)));
         assert_eq!(control.answering.len(), 1, "one does not read");
-        assert_eq!(control.time_to_deadline(), Some(ANSWER_EVERY));
-        assert!(control.questions_at(clock::steady().saturating_add(PATIENCE)).is_empty());
+        assert!(control.deadline().unwrap() <= clock::steady().plus(ANSWER_EVERY));
+        assert!(control.run_due_at(clock::steady().plus(PATIENCE)).is_empty());
         assert!(control.answering.is_empty(), "given up");
     }
 
@@ -333,7 +335,7 @@ mod tests {
             let mut stream = UnixStream::connect(&path).unwrap();
             stream.write_all(said.as_bytes()).unwrap();
             for _ in 0..5 {
-                assert!(control.questions().is_empty(), "{said}");
+                assert!(control.run_due().is_empty(), "{said}");
             }
             let mut heard = String::new();
             let _ = stream.read_to_string(&mut heard);
@@ -341,14 +343,16 @@ mod tests {
         }
         // Those who say nothing do not keep others out for long, and only so many are listened to.
         let silent: Vec<_> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
-        assert!(control.questions().is_empty());
+        assert!(control.run_due().is_empty());
         assert_eq!(control.asking.len(), ASKING_MAX);
-        assert_eq!(control.descriptors().count(), ASKING_MAX, "who waits to ask does not wake us");
-        assert!(control.time_to_deadline().unwrap() <= PATIENCE);
-        assert!(control.questions_at(clock::steady().saturating_add(PATIENCE)).is_empty());
+        let mut fds = Vec::new();
+        control.fds(&mut fds);
+        assert_eq!(fds.len(), ASKING_MAX, "who waits to ask does not wake us");
+        assert!(control.deadline().unwrap() <= clock::steady().plus(PATIENCE));
+        assert!(control.run_due_at(clock::steady().plus(PATIENCE)).is_empty());
         assert_eq!(control.asking.len(), 0, "given up");
         drop(silent);
-        assert!((0..5).all(|_| control.questions().is_empty()));
+        assert!((0..5).all(|_| control.run_due().is_empty()));
         assert!(control.asking.is_empty());
     }
 }

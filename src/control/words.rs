@@ -40,6 +40,6 @@ pub(crate) fn gate_state(to: OnOff, trial: Option<Duration>) -> GateState {
     match (to, trial) {
         (OnOff::Off, _) => GateState::Open,
         (OnOff::On, None) => GateState::Closed,
-        (OnOff::On, Some(trial)) => GateState::Trial(clock::boot().saturating_add(trial)),
+        (OnOff::On, Some(trial)) => GateState::Trial(clock::boot().plus(trial)),
     }
 }

@@ -15,12 +15,13 @@ use crate::gate::state::GateState;
 use crate::gate::{Gate, Revocation, RevocationProgress};
 use crate::os::clock;
 use crate::os::files::FileError;
+use crate::os::poll::Polled;
 use crate::os::process::command_queue::{self, CommandQueue, Job};
 use crate::os::worker::Worker;
 use crate::state::{ScheduledUndo, UndoQueue};
 use jobs::JobKind;
 use spa_knock_core::auth::{AuditCause, Effect, Explanation, Outcome, Rejection};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 use undo_tasks::may_undo;
 pub(crate) use undo_tasks::report_interrupted;
 
@@ -208,35 +209,15 @@ impl Executor {
         (self.gate.revoke(&|live| is_gone(&live.client)), dropped)
     }
 
-    /// Readable when a command says something.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let files = [self.files.descriptor()];
-        self.commands.descriptors().chain(self.gate.descriptor()).chain(files)
-    }
-
     /// Readable when the disk has taken what is to be undone.
     pub(crate) fn file_descriptor(&self) -> BorrowedFd<'_> {
         self.files.descriptor()
     }
 
-    /// In what time `run_due` has something to do, if no command ends before.
-    pub(crate) fn time_to_deadline(&self) -> Duration {
-        let deadline = self.commands.next_deadline().map(|at| at.saturating_sub(clock::steady()));
-        let first = self.gate.time_to_deadline();
-        // While one begins, the thread tells when it has.
-        let due = if self.beginning {
-            None
-        } else {
-            self.undo_queue.next_due(|task, why| may_undo(&self.commands, task, why))
-        };
-        deadline.into_iter().chain(due).fold(first, Duration::min)
-    }
-
     /// Looks after the gate and commands, and undoes what is due; returns what is to be recorded.
     pub(crate) fn run_due(&mut self, setup: &Setup) -> Vec<FinishedCommand> {
         self.gate.run_due(setup);
-        self.commands.read_output();
-        let mut over = self.commands.reap(clock::steady());
+        let mut over = self.commands.run_due(clock::steady());
         over.append(&mut self.unstarted);
         let Self { commands, undo_queue, .. } = self;
         if !self.beginning
@@ -264,11 +245,10 @@ impl Executor {
         }
         let killed = self.commands.kill(|label| matches!(label, JobKind::Order(_)));
         let mut records: Vec<_> = killed.into_iter().filter_map(|label| label.end(&reason)).collect();
-        let deadline = clock::steady().saturating_add(STOP_MAX);
+        let deadline = clock::steady().plus(STOP_MAX);
         while !self.commands.is_idle() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
-            self.commands.read_output();
-            let over = self.commands.reap(clock::steady());
+            let over = self.commands.run_due(clock::steady());
             records.extend(over.into_iter().map(|done| self.conclude(done)));
         }
         records
@@ -299,5 +279,25 @@ impl Executor {
             execution.commands = execution.commands.saturating_add(begun);
         }
         failed.map(|remark| execution.end(Some(remark), false))
+    }
+}
+
+impl Polled for Executor {
+    /// Readable when a command says something, the firewall has changed, or the disk has done its work.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.commands.fds(out);
+        self.gate.fds(out);
+        out.push(self.files.descriptor());
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        // While one begins, the thread tells when it has.
+        let undo = if self.beginning {
+            None
+        } else {
+            self.undo_queue.next_due(|task, why| may_undo(&self.commands, task, why))
+        };
+        let undo = undo.map(|left| clock::steady().plus(left));
+        [self.commands.deadline(), self.gate.deadline(), undo].into_iter().flatten().min()
     }
 }

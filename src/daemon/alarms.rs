@@ -1,6 +1,7 @@
 //! Alarms: knocks that a watcher passes on although the keeper has no such key or cannot decrypt them. They are counted
 //! over a minute; `knocks.rs` decides what follows from too many.
 
+use spa_knock_core::knock::Steady;
 use std::time::Duration;
 
 /// Signed but not sealed: so many, and the watcher is not believed any more.
@@ -10,16 +11,20 @@ pub(super) const ALARMS_MAX: u32 = 8;
 const ALARMS_FOR: Duration = Duration::from_secs(60);
 
 /// Alarms of the last minute.
-#[derive(Default)]
 pub(super) struct Alarms {
-    since: Duration,
+    since: Steady,
     count: u32,
 }
 
 impl Alarms {
+    /// None yet.
+    pub(super) const fn new(now: Steady) -> Self {
+        Self { since: now, count: 0 }
+    }
+
     /// One more; how many that makes.
-    pub(super) fn count(&mut self, now: Duration) -> u32 {
-        if now.saturating_sub(self.since) >= ALARMS_FOR {
+    pub(super) fn count(&mut self, now: Steady) -> u32 {
+        if now.since(self.since) >= ALARMS_FOR {
             *self = Self { since: now, count: 0 };
         }
         self.count = self.count.saturating_add(1);

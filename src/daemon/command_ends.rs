@@ -2,11 +2,14 @@
 //! end by sending the knock again after its answer (docs/protocol.md, section 4).
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::ipc::ReplyPath;
+use crate::os::poll::Polled;
 use spa_knock_core::auth::{KnockContext, KnockId, Outcome};
 use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::Steady;
 
 /// An answer that nobody asks for again is sent once more after this time.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -34,7 +37,7 @@ struct RunningKnock {
 }
 
 struct RepeatedReply {
-    due: Duration,
+    due: Steady,
     bytes: Vec<u8>,
     reply_path: ReplyPath,
 }
@@ -87,21 +90,25 @@ impl CommandEnds {
     }
 
     /// This is sent once more, in a while.
-    pub(super) fn send_again(&mut self, bytes: Vec<u8>, reply_path: ReplyPath, now: Duration) {
+    pub(super) fn send_again(&mut self, bytes: Vec<u8>, reply_path: ReplyPath, now: Steady) {
         if self.again.len() < AGAIN_MAX {
-            self.again.push_back(RepeatedReply { due: now.saturating_add(AGAIN_AFTER), bytes, reply_path });
+            self.again.push_back(RepeatedReply { due: now.plus(AGAIN_AFTER), bytes, reply_path });
         }
     }
 
     /// The first answer to be sent once more, if it is due by `now`.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Vec<u8>, ReplyPath)> {
+    pub(super) fn take_due(&mut self, now: Steady) -> Option<(Vec<u8>, ReplyPath)> {
         let due = self.deadline().is_some_and(|due| due <= now);
         let again = due.then(|| self.again.pop_front()).flatten()?;
         Some((again.bytes, again.reply_path))
     }
+}
+
+impl Polled for CommandEnds {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
     /// When one is due.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Steady> {
         self.again.front().map(|again| again.due)
     }
 }

@@ -12,7 +12,7 @@ use spa_knock_core::knock::ClientName;
 impl Daemon {
     /// What root asks at the control socket.
     pub(super) fn answer_questions(&mut self) {
-        let questions = self.control.as_mut().map(Control::questions).unwrap_or_default();
+        let questions = self.control.as_mut().map(Control::run_due).unwrap_or_default();
         for (requester, request) in questions {
             if request == (Request::Grants {}) {
                 let lives = self.executor.live();

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,12 +22,13 @@ use crate::gate::Revocation;
 use crate::gate::console_grants::is_console;
 use crate::gate::state::GateState;
 use crate::os::notify::{self, Watchdog};
+use crate::os::poll::{self, Polled};
 use crate::os::process::signals::Signals;
-use crate::os::{clock, host, log as os_log, poll};
+use crate::os::{clock, host, log as os_log};
 use crate::state::{ReplayFolder, last_good};
 use crate::supervisor::watcher_supervisor::WatcherSupervisor;
 use spa_knock_core::auth::{AuditRecord, Keeper, KnockCounters, KnockResult};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 
 /// The loop wakes at least this often.
 const TICK: Duration = Duration::from_secs(10);
@@ -48,8 +48,7 @@ pub(crate) struct Daemon {
     pub(super) tally: KnockCounters,
     /// How many knocks of each client were over its limit, since the start.
     pub(super) throttled: BTreeMap<ClientName, u64>,
-    /// On the steady clock.
-    pub(super) started: Duration,
+    pub(super) started: Steady,
     pub(super) state: ReplayFolder,
     pub(super) executor: Executor,
     pub(super) postponed: RetryQueue,
@@ -64,7 +63,7 @@ pub(crate) struct Daemon {
     pub(super) metrics: Option<Metrics>,
     pub(super) alarms: Alarms,
     /// When the host's addresses are looked at again.
-    pub(super) own_addresses_due: Duration,
+    pub(super) own_addresses_due: Steady,
     /// Held, not used: they keep other daemons from our state and gate.
     pub(super) _locks: Vec<File>,
 }
@@ -112,8 +111,8 @@ impl Daemon {
             watchdog: Watchdog::asked(),
             control,
             metrics,
-            alarms: Alarms::default(),
-            own_addresses_due: clock::steady().saturating_add(TICK),
+            alarms: Alarms::new(clock::steady()),
+            own_addresses_due: clock::steady().plus(TICK),
             _locks: locks,
         };
         daemon.end_for_strangers();
@@ -141,13 +140,7 @@ impl Daemon {
     /// One turn of the loop.
     fn poll_once(&mut self) -> std::io::Result<()> {
         self.watchdog.run_due(clock::steady());
-        let mut fds = vec![self.signals.as_fd(), self.state.descriptor()];
-        fds.extend(self.supervisor.descriptor());
-        fds.extend(self.plain.descriptors());
-        fds.extend(self.executor.descriptors());
-        fds.extend(self.control.iter().flat_map(Control::descriptors));
-        fds.extend(self.metrics.iter().flat_map(Metrics::descriptors));
-        poll::readable(&fds, self.time_to_deadline())?;
+        poll::wait(&self.polled(), TICK)?;
         self.signals.drain();
         if self.signals.take_reload() {
             // What is wrong has been told in the log.
@@ -157,39 +150,36 @@ impl Daemon {
         self.tell_metrics();
         self.drain_reports();
         self.act_again(clock::steady());
-        let old = self.supervisor.restart_if_due(&self.setup);
+        let old = self.supervisor.run_due(&self.setup);
         self.drain_retired(old);
         self.turn_plain();
         for over in self.executor.run_due(&self.setup) {
             self.note_end(&over);
         }
         self.send_ends_again();
-        self.audit.write_due();
+        self.audit.run_due();
         self.note_own_addresses();
         self.state.run_due(self.keeper.replay(), clock::now(), self.setup.config.window);
         self.go_on_with_waiting();
         Ok(())
     }
 
-    /// How long nothing is due.
-    fn time_to_deadline(&self) -> Duration {
-        let now = clock::steady();
-        let due = [
-            self.supervisor.deadline(),
-            self.watchdog.deadline(),
-            self.postponed.deadline(),
-            self.ends.deadline(),
-            self.waiting.deadline(),
-            self.audit.deadline(),
-        ];
-        let due = due.into_iter().flatten().map(|due| due.saturating_sub(now));
-        let metrics = self.metrics.as_ref().and_then(Metrics::time_to_deadline);
-        let asking = self.control.as_ref().and_then(Control::time_to_deadline);
-        due.chain(metrics)
-            .chain(asking)
-            .chain(self.state.time_to_deadline(now))
-            .chain(self.plain.time_to_deadline())
-            .fold(TICK.min(self.executor.time_to_deadline()), Duration::min)
+    /// All that the loop waits for.
+    fn polled(&self) -> [&dyn Polled; 12] {
+        [
+            &self.signals,
+            &self.state,
+            &self.supervisor,
+            &self.plain,
+            &self.executor,
+            &self.control,
+            &self.metrics,
+            &self.watchdog,
+            &self.postponed,
+            &self.ends,
+            &self.waiting,
+            &self.audit,
+        ]
     }
 
     /// A line in the audit log, and one more of its kind.
@@ -222,7 +212,7 @@ impl Daemon {
     fn note_own_addresses(&mut self) {
         let now = clock::steady();
         if now >= self.own_addresses_due {
-            self.own_addresses_due = now.saturating_add(TICK);
+            self.own_addresses_due = now.plus(TICK);
             self.keeper.set_own_addresses(host::own_addresses());
         }
     }

@@ -1,7 +1,6 @@
 //! What becomes of a knock: the keeper decides, and what it decides is put on record, done, answered and recorded.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::alarms::ALARMS_MAX;
 use super::command_ends::CommandEnd;
@@ -14,6 +13,7 @@ use spa_knock_core::auth::{
     PendingReply, PortSequence, Refusal, Rejection, Uncommitted,
 };
 use spa_knock_core::crypto::{Fingerprint, random};
+use spa_knock_core::knock::Steady;
 
 impl Daemon {
     /// Steps 4 to 11 for one signed knock.
@@ -142,13 +142,13 @@ impl Daemon {
     pub(super) fn act_at_last(&mut self) {
         self.settle();
         while !self.postponed.is_empty() {
-            self.act_again(Duration::MAX);
+            self.act_again(Steady::MAX);
         }
         self.settle();
     }
 
     /// Step 9 for what has waited until `now`.
-    pub(super) fn act_again(&mut self, now: Duration) {
+    pub(super) fn act_again(&mut self, now: Steady) {
         for _ in 0..BATCH {
             let Some((order, reply_path)) = self.postponed.take_due(now) else { return };
             self.carry_out(Execution::of(order, AttemptNumber::Second), reply_path);

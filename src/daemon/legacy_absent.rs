@@ -3,13 +3,14 @@
 
 use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use super::event_loop::Daemon;
 use crate::config::{ConfigErrors, ServerConfig};
 use crate::console::AdminError;
 use crate::control::status::LegacyState;
+use crate::os::poll::Polled;
 use crate::supervisor::watcher_supervisor::Start;
+use spa_knock_core::knock::Steady;
 
 /// There is none.
 pub(crate) enum KnockdConfig {}
@@ -50,19 +51,19 @@ impl LegacyDoors {
         0
     }
 
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        std::iter::empty()
-    }
-
-    pub(crate) const fn time_to_deadline(&self) -> Option<Duration> {
-        None
-    }
-
     pub(crate) fn stop(&mut self) -> Vec<Infallible> {
         Vec::new()
     }
 
     pub(crate) const fn state(&mut self) -> Option<LegacyState> {
+        None
+    }
+}
+
+impl Polled for LegacyDoors {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
+
+    fn deadline(&self) -> Option<Steady> {
         None
     }
 }

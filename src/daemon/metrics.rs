@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::config::MetricsPlace;
 use crate::control;
+use crate::os::poll::Polled;
 use crate::os::{clock, files};
+use spa_knock_core::knock::Steady;
 
 /// The longest request, its headers included.
 const REQUEST_MAX: usize = 4096;
@@ -43,7 +45,7 @@ enum Stream {
 
 struct HttpConnection {
     stream: Stream,
-    since: Duration,
+    since: Steady,
     request: Vec<u8>,
     stage: HttpStage,
 }
@@ -101,22 +103,6 @@ impl Metrics {
         &self.place
     }
 
-    /// Readable when somebody connects, asks or leaves.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let listener = match &self.listener {
-            Listener::Tcp(listener) => listener.as_fd(),
-            Listener::Unix(listener) => listener.as_fd(),
-        };
-        let listener = std::iter::once(listener);
-        listener.chain(self.connections.iter().filter_map(HttpConnection::descriptor))
-    }
-
-    /// In what time `run_due` has something to do, if nobody does anything before.
-    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        let now = clock::steady();
-        self.connections.iter().map(|connection| connection.time_to_deadline(now)).min()
-    }
-
     /// Hears and answers; `page` is made only if somebody asks for it now.
     pub(crate) fn run_due(&mut self, page: &mut dyn FnMut() -> String) {
         for _ in 0..CONNECTIONS_MAX {
@@ -128,6 +114,22 @@ impl Metrics {
         }
         let now = clock::steady();
         self.connections.retain_mut(|connection| connection.run_due(now, page).is_some());
+    }
+}
+
+impl Polled for Metrics {
+    /// Readable when somebody connects, asks or leaves.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.push(match &self.listener {
+            Listener::Tcp(listener) => listener.as_fd(),
+            Listener::Unix(listener) => listener.as_fd(),
+        });
+        out.extend(self.connections.iter().filter_map(HttpConnection::descriptor));
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        let now = clock::steady();
+        self.connections.iter().map(|connection| connection.deadline(now)).min()
     }
 }
 
@@ -205,17 +207,17 @@ impl HttpConnection {
         (!matches!(self.stage, HttpStage::Writing { .. })).then(|| self.stream.as_fd())
     }
 
-    fn time_to_deadline(&self, now: Duration) -> Duration {
-        let left = self.since.saturating_add(PATIENCE).saturating_sub(now);
+    fn deadline(&self, now: Steady) -> Steady {
+        let end = self.since.plus(PATIENCE);
         match self.stage {
-            HttpStage::Writing { .. } => left.min(SEND_AGAIN),
-            HttpStage::Reading | HttpStage::Closing => left,
+            HttpStage::Writing { .. } => end.min(now.plus(SEND_AGAIN)),
+            HttpStage::Reading | HttpStage::Closing => end,
         }
     }
 
     /// Goes on with the exchange; none when it is over.
-    fn run_due(&mut self, now: Duration, page: &mut dyn FnMut() -> String) -> Option<()> {
-        if now.saturating_sub(self.since) >= PATIENCE {
+    fn run_due(&mut self, now: Steady, page: &mut dyn FnMut() -> String) -> Option<()> {
+        if now.since(self.since) >= PATIENCE {
             return None;
         }
         if matches!(self.stage, HttpStage::Reading) {
@@ -453,8 +455,8 @@ mod tests {
         let mut heard = String::new();
         scraper.read_to_string(&mut heard).unwrap();
         assert!(heard.ends_with("\r\n\r\npage\n"), "{heard}");
-        assert!(metrics.time_to_deadline().unwrap() <= PATIENCE);
-        let over = clock::steady().saturating_add(PATIENCE);
+        assert!(metrics.deadline().unwrap() <= clock::steady().plus(PATIENCE));
+        let over = clock::steady().plus(PATIENCE);
         metrics.connections.retain_mut(|connection| connection.run_due(over, &mut String::new).is_some());
         assert!(metrics.connections.is_empty());
         drop(silent);

@@ -3,10 +3,13 @@
 //! first that finds no room again spares the kernel those behind it.
 
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::ipc::ReplyPath;
+use crate::os::poll::Polled;
 use spa_knock_core::auth::Authorized;
+use spa_knock_core::knock::Steady;
 
 /// Before they are tried again.
 const AFTER: Duration = Duration::from_secs(2);
@@ -18,7 +21,7 @@ const MAX: usize = 1_000;
 pub(super) struct RetryQueue(VecDeque<RetryEntry>);
 
 struct RetryEntry {
-    due: Duration,
+    due: Steady,
     order: Authorized,
     reply_path: ReplyPath,
 }
@@ -35,19 +38,23 @@ impl RetryQueue {
     }
 
     /// Keeps it for a while.
-    pub(super) fn add(&mut self, order: Authorized, reply_path: ReplyPath, now: Duration) {
-        self.0.push_back(RetryEntry { due: now.saturating_add(AFTER), order, reply_path });
+    pub(super) fn add(&mut self, order: Authorized, reply_path: ReplyPath, now: Steady) {
+        self.0.push_back(RetryEntry { due: now.plus(AFTER), order, reply_path });
     }
 
     /// The first one, if it has waited long enough by `now`.
-    pub(super) fn take_due(&mut self, now: Duration) -> Option<(Authorized, ReplyPath)> {
+    pub(super) fn take_due(&mut self, now: Steady) -> Option<(Authorized, ReplyPath)> {
         let due = self.deadline().is_some_and(|due| due <= now);
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
         Some((waiting.order, waiting.reply_path))
     }
+}
+
+impl Polled for RetryQueue {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
 
     /// When the first one is due.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Steady> {
         self.0.front().map(|waiting| waiting.due)
     }
 }

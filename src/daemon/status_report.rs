@@ -15,6 +15,7 @@ use crate::firewall::FirewallMode;
 use crate::gate::state::GateState;
 use crate::os::{clock, log as os_log, poll};
 use spa_knock_core::auth::KnockResult;
+use spa_knock_core::knock::Steady;
 
 /// How long what a watcher said it has seen is good enough.
 const COUNT_AGE: Duration = Duration::from_millis(100);
@@ -29,7 +30,7 @@ impl Daemon {
         let (state, left) = match self.executor.gate_state() {
             GateState::NeverClosed | GateState::Closed => (GateMode::On, None),
             GateState::Open => (GateMode::Off, None),
-            GateState::Trial(until) => (GateMode::Trial, Some(until.saturating_sub(clock::boot()).as_secs())),
+            GateState::Trial(until) => (GateMode::Trial, Some(until.since(clock::boot()).as_secs())),
         };
         let seen = self.supervisor.seen();
         let counts = seen.counts;
@@ -44,7 +45,7 @@ impl Daemon {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             server: config.id.to_string(),
             pid: std::process::id(),
-            uptime: now.saturating_sub(self.started).as_secs(),
+            uptime: now.since(self.started).as_secs(),
             gate: GateStatus {
                 state,
                 seconds_left: left,
@@ -73,7 +74,7 @@ impl Daemon {
                 }),
             },
             watcher: WatcherState {
-                uptime: self.supervisor.since().map(|since| now.saturating_sub(since).as_secs()),
+                uptime: self.supervisor.since().map(|since| now.since(since).as_secs()),
                 report_age: self.supervisor.report_age().map(|age| age.as_secs()),
                 restarts: self.supervisor.restarts(),
             },
@@ -113,18 +114,18 @@ impl Daemon {
     /// Has the watcher say what it has seen, unless it just did. Knocks that come meanwhile are judged as always.
     fn count(&mut self) {
         let begun = clock::steady();
-        let deadline = begun.saturating_add(COUNT_MAX);
-        let fresh = |told: Option<Duration>, now: Duration| told.is_some_and(|told| told >= now);
+        let deadline = begun.plus(COUNT_MAX);
+        let fresh = |told: Option<Steady>, age: Duration| told.is_some_and(|told| begun.since(told) <= age);
         let Some(watcher) = self.supervisor.watcher() else { return };
-        let known = fresh(watcher.told(), begun.saturating_sub(COUNT_AGE));
+        let known = fresh(watcher.told(), COUNT_AGE);
         if known || watcher.is_silent(begun) || !watcher.ask() {
             return;
         }
         while clock::steady() < deadline
             && let Some(watcher) = self.supervisor.watcher()
-            && !fresh(watcher.told(), begun)
+            && !fresh(watcher.told(), Duration::ZERO)
         {
-            let left = deadline.saturating_sub(clock::steady());
+            let left = deadline.since(clock::steady());
             if poll::readable(&[watcher.as_fd()], left).is_err() {
                 return;
             }

@@ -2,14 +2,17 @@
 //! firewall. The loop goes on in the meantime, and resends of these knocks get nothing.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use super::event_loop::Daemon;
 use super::running_order::{Execution, WaitsFor};
 use crate::ipc::ReplyPath;
-use crate::os::{clock, poll};
+use crate::os::clock;
+use crate::os::poll::{self, Polled};
 use spa_knock_core::auth::{Accepted, KnockContext, Uncommitted};
 use spa_knock_core::crypto::Fingerprint;
+use spa_knock_core::knock::Steady;
 
 /// So many wait for the disk at a time, of each kind; more are refused.
 const MAX: usize = 1_000;
@@ -37,8 +40,8 @@ pub(super) struct WaitingKnocks {
 }
 
 struct WithDeadline<T> {
-    /// When it has waited too long, on the steady clock.
-    due: Duration,
+    /// When it has waited too long.
+    due: Steady,
     knock: T,
 }
 
@@ -51,8 +54,17 @@ impl WaitingKnocks {
             && self.recording.is_empty()
     }
 
+    /// Use counts are to be recorded though no knock waits for them.
+    pub(super) const fn forget(&mut self) {
+        self.forgets = true;
+    }
+}
+
+impl Polled for WaitingKnocks {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
+
     /// When the first one has waited too long.
-    pub(super) fn deadline(&self) -> Option<Duration> {
+    fn deadline(&self) -> Option<Steady> {
         let accepted = self.accepted.front().map(|timed| timed.due);
         let uncommitted = [&self.uncommitted, &self.recording]
             .into_iter()
@@ -60,21 +72,16 @@ impl WaitingKnocks {
         let acting = self.acting.iter().filter(|(wait, _)| wait.has_an_end()).map(|(_, timed)| timed.due);
         accepted.into_iter().chain(uncommitted).chain(acting).min()
     }
-
-    /// Use counts are to be recorded though no knock waits for them.
-    pub(super) const fn forget(&mut self) {
-        self.forgets = true;
-    }
 }
 
 impl<T> WithDeadline<T> {
     fn new(knock: T) -> Self {
-        Self { due: clock::steady().saturating_add(PATIENCE), knock }
+        Self { due: clock::steady().plus(PATIENCE), knock }
     }
 }
 
 /// The first one, if it has waited too long.
-fn take_due<T>(waiting: &mut VecDeque<WithDeadline<T>>, now: Duration) -> Option<T> {
+fn take_due<T>(waiting: &mut VecDeque<WithDeadline<T>>, now: Steady) -> Option<T> {
     waiting.front().filter(|timed| timed.due <= now)?;
     waiting.pop_front().map(|timed| timed.knock)
 }
@@ -139,7 +146,8 @@ impl Daemon {
             self.executor.gate().settle();
             self.go_on_with_waiting();
             if !self.waiting.is_empty() {
-                let fds = [self.executor.file_descriptor(), self.state.descriptor()];
+                let mut fds = vec![self.executor.file_descriptor()];
+                self.state.fds(&mut fds);
                 let _ = poll::readable(&fds, AGAIN);
             }
         }
@@ -180,7 +188,7 @@ impl Daemon {
         }
     }
 
-    fn end_those_too_late(&mut self, now: Duration) {
+    fn end_those_too_late(&mut self, now: Steady) {
         while let Some((accepted, _, reply_path)) = take_due(&mut self.waiting.accepted, now) {
             self.give_up(&accepted, TOO_LATE, reply_path);
         }

@@ -54,7 +54,7 @@ impl Daemon {
     /// What a watcher that is replaced had passed on already still counts, and so does what it has seen.
     pub(super) fn drain_retired(&mut self, old: Option<WatcherProcess>) {
         let Some(mut old) = old else { return };
-        let deadline = clock::steady().saturating_add(COUNT_MAX);
+        let deadline = clock::steady().plus(COUNT_MAX);
         // Asked once nothing is left from before, so that its answer is its last word.
         let mut asked = None;
         let mut buffer = [0; MESSAGE];
@@ -66,7 +66,7 @@ impl Daemon {
                     continue;
                 }
                 Ok(None) if asked > old.told() && clock::steady() < deadline => {
-                    let left = deadline.saturating_sub(clock::steady());
+                    let left = deadline.since(clock::steady());
                     let _ = poll::readable(&[old.as_fd()], left);
                     continue;
                 }

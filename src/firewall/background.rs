@@ -12,6 +12,7 @@ use super::{
 use crate::os::clock;
 use crate::os::worker::Worker;
 use spa_knock_core::auth::Grant;
+use spa_knock_core::knock::BootTime;
 
 /// So many requests wait at a time; more are refused.
 const WAITING_MAX: usize = 1_000;
@@ -51,16 +52,16 @@ enum JobReport {
 /// What the backend says of itself.
 struct BackendSnapshot {
     live: Vec<ActiveGrant>,
-    /// When `live` was made, on the clock of this boot.
-    at: Duration,
-    /// When upkeep is due, on the same clock.
-    due: Option<Duration>,
+    /// When `live` was made.
+    at: BootTime,
+    /// When upkeep is due.
+    due: Option<BootTime>,
 }
 
 impl BackendSnapshot {
     fn of(backend: &impl Backend) -> Self {
         let at = clock::boot();
-        Self { live: backend.live(), at, due: backend.deadline().map(|due| at.saturating_add(due)) }
+        Self { live: backend.live(), at, due: backend.time_to_deadline().map(|left| at.plus(left)) }
     }
 }
 
@@ -209,7 +210,7 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
     }
 
     fn live(&self) -> Vec<ActiveGrant> {
-        let passed = clock::boot().saturating_sub(self.state.at);
+        let passed = clock::boot().since(self.state.at);
         let live = self.state.live.iter().filter(|live| live.left > passed);
         live.map(|live| ActiveGrant { left: live.left.saturating_sub(passed), ..live.clone() }).collect()
     }
@@ -234,18 +235,18 @@ impl<B: Backend + Send + 'static> Backend for BackgroundFirewall<B> {
         self.now(Backend::remove)
     }
 
-    fn deadline(&self) -> Option<Duration> {
+    fn time_to_deadline(&self) -> Option<Duration> {
         if self.disturbed || self.upkept.is_err() {
             return Some(Duration::ZERO);
         }
         // While it is queued, the descriptor says when it has ended.
         let due = self.state.due.filter(|_| !self.upkeep);
-        due.map(|due| due.saturating_sub(clock::boot()))
+        due.map(|due| due.since(clock::boot()))
     }
 
     fn expire(&mut self) -> Result<(), FirewallError> {
         // A second one would do nothing that the first does not.
-        if !self.upkeep && self.deadline().is_some_and(|due| due.is_zero()) {
+        if !self.upkeep && self.time_to_deadline().is_some_and(|left| left.is_zero()) {
             self.upkeep = true;
             // Before grants that wait: what is over must not stay open.
             self.queue.push_front(FirewallJob::Upkeep);
@@ -341,7 +342,7 @@ mod tests {
             Err(FirewallError::Gone)
         }
 
-        fn deadline(&self) -> Option<Duration> {
+        fn time_to_deadline(&self) -> Option<Duration> {
             Some(Duration::ZERO)
         }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::ActiveGrant;
 use super::kind::GrantKind;
 use spa_knock_core::auth::{Access, AccessTarget, Grant};
-use spa_knock_core::knock::{ActionName, ClientName, PortRange, Prefix};
+use spa_knock_core::knock::{ActionName, BootTime, ClientName, PortRange, Prefix, Steady};
 
 /// Ends that have passed are looked for when there are so many, or twice as many as were left the last time.
 const PRUNE_MIN: usize = 1024;
@@ -18,33 +18,62 @@ const PRUNE_MIN: usize = 1024;
 /// what has expired about once a second.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// A point in time on the clock that a backend counts by.
+pub(super) trait PointInTime: Copy + Ord {
+    /// How much later this is than `earlier`; nothing if it is not.
+    fn since(self, earlier: Self) -> Duration;
+
+    /// This much later, or the end of time.
+    fn plus(self, span: Duration) -> Self;
+}
+
+impl PointInTime for Steady {
+    fn since(self, earlier: Self) -> Duration {
+        Self::since(self, earlier)
+    }
+
+    fn plus(self, span: Duration) -> Self {
+        Self::plus(self, span)
+    }
+}
+
+impl PointInTime for BootTime {
+    fn since(self, earlier: Self) -> Duration {
+        Self::since(self, earlier)
+    }
+
+    fn plus(self, span: Duration) -> Self {
+        Self::plus(self, span)
+    }
+}
+
 /// The books of all live grants.
-#[derive(Default, Clone)]
-pub(super) struct GrantTable {
-    grants: BTreeMap<Access, Vec<GrantHolder>>,
+#[derive(Clone)]
+pub(super) struct GrantTable<T> {
+    grants: BTreeMap<Access, Vec<GrantHolder<T>>>,
     /// What each client holds; some of it may have ended.
     clients: HashMap<ClientName, BTreeSet<Access>>,
     /// How many passages there are of a kind, for IPv4 and for IPv6.
     filled: BTreeMap<(GrantKind, bool), usize>,
     left: usize,
-    pruned: Duration,
+    /// When ends that have passed were last looked for.
+    pruned: Option<T>,
 }
 
 /// A grant as one client holds it by one action.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GrantHolder {
+pub(super) struct GrantHolder<T> {
     pub(super) client: ClientName,
     pub(super) action: ActionName,
-    /// On the steady clock.
-    pub(super) end: Duration,
+    pub(super) end: T,
 }
 
 /// What the kernel is to be told of one passage.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ElementChange {
+pub(super) struct ElementChange<T> {
     pub(super) access: Access,
     /// Who holds it from now on, for the longest time; nobody = it is closed.
-    pub(super) holder: Option<GrantHolder>,
+    pub(super) holder: Option<GrantHolder<T>>,
     /// Whether the kernel has it.
     pub(super) before: WasOpen,
 }
@@ -58,12 +87,12 @@ pub(super) enum WasOpen {
     Closed,
 }
 
-impl GrantHolder {
-    pub(super) fn of(grant: &Grant, now: Duration) -> Self {
+impl<T: PointInTime> GrantHolder<T> {
+    pub(super) fn of(grant: &Grant, now: T) -> Self {
         Self {
             client: grant.client().clone(),
             action: grant.action().clone(),
-            end: now.saturating_add(grant.duration()),
+            end: now.plus(grant.duration()),
         }
     }
 
@@ -72,19 +101,31 @@ impl GrantHolder {
         format!("{} {}", self.client, self.action)
     }
 
-    pub(super) fn live(&self, access: Access, now: Duration) -> ActiveGrant {
+    pub(super) fn live(&self, access: Access, now: T) -> ActiveGrant {
         ActiveGrant {
             access,
             client: self.client.clone(),
             action: self.action.clone(),
-            left: self.end.saturating_sub(now),
+            left: self.end.since(now),
         }
     }
 }
 
-impl GrantTable {
+impl<T> Default for GrantTable<T> {
+    fn default() -> Self {
+        Self {
+            grants: BTreeMap::new(),
+            clients: HashMap::new(),
+            filled: BTreeMap::new(),
+            left: 0,
+            pruned: None,
+        }
+    }
+}
+
+impl<T: PointInTime> GrantTable<T> {
     /// How it is held once `grant` has been made at `now`: for its own time, or for what is left of a longer one.
-    pub(super) fn with(&self, grant: &Grant, now: Duration) -> ElementChange {
+    pub(super) fn with(&self, grant: &Grant, now: T) -> ElementChange<T> {
         let access = grant.access();
         let longest = self.longest(&access);
         let own = GrantHolder::of(grant, now);
@@ -95,10 +136,10 @@ impl GrantTable {
     }
 
     /// Forgets what ended so long ago that the kernel has forgotten it, too.
-    fn prune(&mut self, now: Duration) {
+    fn prune(&mut self, now: T) {
         let Self { grants, clients, filled, .. } = self;
         grants.retain(|access, holders| {
-            let stays = holders.iter().any(|holder| holder.end.saturating_add(LINGER) > now);
+            let stays = holders.iter().any(|holder| holder.end.plus(LINGER) > now);
             if !stays {
                 less(filled, access);
             }
@@ -108,11 +149,11 @@ impl GrantTable {
             own.retain(|access| grants.contains_key(access));
             !own.is_empty()
         });
-        (self.left, self.pruned) = (self.grants.len(), now);
+        (self.left, self.pruned) = (self.grants.len(), Some(now));
     }
 
     /// Notes what has been granted at `now`.
-    pub(super) fn note(&mut self, grants: &[Grant], now: Duration) {
+    pub(super) fn note(&mut self, grants: &[Grant], now: T) {
         if self.grants.len() > self.left.saturating_mul(2).max(PRUNE_MIN) {
             self.prune(now);
         }
@@ -122,7 +163,7 @@ impl GrantTable {
     }
 
     /// Notes one holder more, as of a grant that an earlier daemon has made.
-    pub(super) fn hold(&mut self, access: Access, holder: GrantHolder) {
+    pub(super) fn hold(&mut self, access: Access, holder: GrantHolder<T>) {
         if !self.grants.contains_key(&access) {
             let count = self.filled.entry(shelf(&access)).or_default();
             *count = count.saturating_add(1);
@@ -146,12 +187,12 @@ impl GrantTable {
     }
 
     /// Who holds the passage for the longest time.
-    pub(super) fn longest(&self, access: &Access) -> Option<&GrantHolder> {
+    pub(super) fn longest(&self, access: &Access) -> Option<&GrantHolder<T>> {
         self.grants.get(access)?.iter().max_by_key(|holder| holder.end)
     }
 
     /// The other targets that the door of this forward leads to at `now` for the same address.
-    pub(super) fn rivals(&self, access: &Access, now: Duration) -> Vec<Access> {
+    pub(super) fn rivals(&self, access: &Access, now: T) -> Vec<Access> {
         let AccessTarget::Forward { door, to } = access.target else { return Vec::new() };
         let lowest = AccessTarget::Forward { door, to: SocketAddr::from(([0, 0, 0, 0], 0)) };
         let all = self.grants.range(Access { target: lowest, ..*access }..);
@@ -161,7 +202,7 @@ impl GrantTable {
         });
         let others = same.filter(|(other, holders)| {
             other.target != AccessTarget::Forward { door, to }
-                && holders.iter().any(|holder| holder.end.saturating_add(LINGER) > now)
+                && holders.iter().any(|holder| holder.end.plus(LINGER) > now)
         });
         others.map(|(other, _)| *other).collect()
     }
@@ -178,11 +219,7 @@ impl GrantTable {
     }
 
     /// All who hold, at `now`, intervals of the same kind that have addresses in common with this one.
-    pub(super) fn near(
-        &self,
-        access: &Access,
-        now: Duration,
-    ) -> impl Iterator<Item = (&Access, &GrantHolder)> {
+    pub(super) fn near(&self, access: &Access, now: T) -> impl Iterator<Item = (&Access, &GrantHolder<T>)> {
         let (kind, link, from) = (GrantKind::of(access), access.link, access.from);
         // Prefixes are nested or have nothing in common: those around this one, and those within it.
         let first = from.first();
@@ -205,7 +242,7 @@ impl GrantTable {
     }
 
     /// All that is live, once for each who holds it.
-    pub(super) fn live(&self, now: Duration) -> Vec<ActiveGrant> {
+    pub(super) fn live(&self, now: T) -> Vec<ActiveGrant> {
         let each = self.grants.iter().flat_map(|(&access, holders)| {
             holders.iter().filter(|holder| holder.end > now).map(move |holder| holder.live(access, now))
         });
@@ -213,11 +250,17 @@ impl GrantTable {
     }
 
     /// What the kernel must be told so that all that is live is open there.
-    pub(super) fn changes(&self, now: Duration) -> Vec<ElementChange> {
-        let longest = |holders: &[GrantHolder]| holders.iter().max_by_key(|holder| holder.end).cloned();
+    pub(super) fn changes(&self, now: T) -> Vec<ElementChange<T>> {
+        let mut changes = self.all_changes();
+        changes.retain(|change| change.holder.as_ref().is_some_and(|holder| holder.end > now));
+        changes
+    }
+
+    /// The same for all that is in the books, whether it has ended or not.
+    pub(super) fn all_changes(&self) -> Vec<ElementChange<T>> {
+        let longest = |holders: &[GrantHolder<T>]| holders.iter().max_by_key(|holder| holder.end).cloned();
         let held = self.grants.iter().filter_map(|(&access, holders)| Some((access, longest(holders)?)));
-        let live = held.filter(|(_, holder)| holder.end > now);
-        live.map(|(access, holder)| ElementChange { access, holder: Some(holder), before: WasOpen::Open })
+        held.map(|(access, holder)| ElementChange { access, holder: Some(holder), before: WasOpen::Open })
             .collect()
     }
 
@@ -225,8 +268,8 @@ impl GrantTable {
     pub(super) fn without(
         &self,
         which: &dyn Fn(&ActiveGrant) -> bool,
-        now: Duration,
-    ) -> (Vec<ElementChange>, Vec<ActiveGrant>) {
+        now: T,
+    ) -> (Vec<ElementChange<T>>, Vec<ActiveGrant>) {
         let (mut changes, mut closed) = (Vec::new(), Vec::new());
         for (&access, holders) in &self.grants {
             let live = holders.iter().filter(|holder| holder.end > now);
@@ -244,10 +287,10 @@ impl GrantTable {
     }
 
     /// Forgets who holds these.
-    pub(super) fn forget(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
+    pub(super) fn forget(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: T) {
         let Self { grants, clients, filled, .. } = self;
         grants.retain(|&access, holders| {
-            let ended: Vec<GrantHolder> =
+            let ended: Vec<GrantHolder<T>> =
                 holders.extract_if(.., |holder| which(&holder.live(access, now))).collect();
             for holder in ended {
                 let still = holders.iter().any(|other| other.client == holder.client);
@@ -284,12 +327,13 @@ fn lowest(from: Prefix) -> Access {
 mod tests {
     use super::*;
 
-    fn holder(client: &str, end: u64) -> GrantHolder {
-        GrantHolder {
-            client: client.parse().unwrap(),
-            action: "open-ssh".parse().unwrap(),
-            end: Duration::from_secs(end),
-        }
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(seconds: u64) -> Steady {
+        Steady::from_duration(Duration::from_secs(seconds))
+    }
+
+    fn holder(client: &str, end: u64) -> GrantHolder<Steady> {
+        GrantHolder { client: client.parse().unwrap(), action: "open-ssh".parse().unwrap(), end: at(end) }
     }
 
     #[test]
@@ -307,7 +351,7 @@ mod tests {
         ] {
             held.hold(access, holder(client, end));
         }
-        let now = Duration::from_secs(10);
+        let now = at(10);
         assert_eq!(held.live(now).len(), 3);
         let gone = |live: &ActiveGrant| live.client.as_str() == "laptop";
         let (mut changes, closed) = held.without(&gone, now);
@@ -333,7 +377,7 @@ mod tests {
             Access::new("10.0.0.1".parse().unwrap(), AccessTarget::Ports("tcp/8080".parse().unwrap()));
         held.hold(access, holder("laptop", 60));
         held.hold(access, GrantHolder { action: "to-web".parse().unwrap(), ..holder("laptop", 30) });
-        let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", Duration::ZERO);
+        let (changes, closed) = held.without(&|live| live.action.as_str() == "to-web", at(0));
         assert_eq!(
             changes,
             [ElementChange { access, holder: Some(holder("laptop", 60)), before: WasOpen::Open }]

@@ -86,7 +86,7 @@ pub trait Backend {
     fn remove(&mut self) -> Result<(), FirewallError>;
 
     /// In what time `expire` or `modified_externally` has something to do; none where the kernel closes and reports.
-    fn deadline(&self) -> Option<Duration> {
+    fn time_to_deadline(&self) -> Option<Duration> {
         None
     }
 

@@ -234,7 +234,7 @@ fn try_restore(state_dir: &Path) -> Result<RestoredGate, AdminError> {
         GateState::NeverClosed => return nothing("gate: it has never been closed"),
         GateState::Open => return nothing("gate: off"),
         GateState::Closed => Enforcement::Permanent,
-        GateState::Trial(until) => Enforcement::Trial(until.saturating_sub(clock::boot())),
+        GateState::Trial(until) => Enforcement::Trial(until.since(clock::boot())),
     };
     let Some(record) = read(state_dir)? else {
         let file = state_dir.join(FIRST);

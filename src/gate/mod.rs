@@ -13,16 +13,14 @@ mod upkeep;
 pub(crate) use established::established_connections;
 pub(crate) use grants::{Revocation, RevocationProgress};
 
-use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::time::Duration;
 
 use crate::config::BackendKind;
 use crate::firewall::{Backend, Enforcement, FirewallError, FirewallMode, GateSpec};
 use crate::os::clock;
 use crate::os::files::FileError;
 use boot::BootGate;
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 use state::GateState;
 
 /// What a config says of the gate.
@@ -47,9 +45,9 @@ pub(crate) struct Gate {
     firewall: Box<dyn Backend>,
     gate_state: GateState,
     /// When the next sign of life is due.
-    alive: Duration,
+    alive: Steady,
     /// When our table is to be loaded again.
-    mend: Option<Duration>,
+    mend: Option<Steady>,
     unremembered: Option<FileError>,
     /// Whose knocks alone confirm a trial; none = those of any client.
     confirmer: Option<ClientName>,
@@ -102,7 +100,7 @@ impl Gate {
         let enforcing = match self.gate_state {
             GateState::Open => return Ok(()),
             GateState::NeverClosed | GateState::Closed => Enforcement::Permanent,
-            GateState::Trial(until) => Enforcement::Trial(until.saturating_sub(clock::boot())),
+            GateState::Trial(until) => Enforcement::Trial(until.since(clock::boot())),
         };
         let gate = config.gate(enforcing);
         self.firewall.load(&gate)?;
@@ -160,10 +158,5 @@ impl Gate {
             Err(FirewallError::Gone) | Ok(()) => Ok(()),
             failed => failed,
         }
-    }
-
-    /// Readable when somebody has changed the firewall, or when what was begun has ended.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.firewall.descriptor()
     }
 }

@@ -2,12 +2,11 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::os::files::{self, FileError, FileMode};
 use crate::os::{clock, host};
 use crate::state;
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{BootTime, ClientName};
 
 const FILE: &str = "gate";
 
@@ -21,8 +20,8 @@ pub(crate) enum GateState {
     Closed,
     /// Open until somebody closes it.
     Open,
-    /// Closed, and open again at this time of this boot's clock, unless it is confirmed.
-    Trial(Duration),
+    /// Closed, and open again at this time of this boot, unless it is confirmed.
+    Trial(BootTime),
 }
 
 impl GateState {
@@ -86,14 +85,12 @@ impl GateState {
         let words: Vec<&str> = text.split_whitespace().collect();
         match words.as_slice() {
             ["off"] => Self::Open,
-            ["trial", until, boot] | ["trial", until, boot, _] => {
-                match until.parse().map(Duration::from_millis) {
-                    Ok(until) if Some(*boot) == host::boot_id().as_deref() && until > clock::boot() => {
-                        Self::Trial(until)
-                    }
-                    _ => Self::Open,
+            ["trial", until, boot] | ["trial", until, boot, _] => match until.parse().map(clock::boot_at) {
+                Ok(until) if Some(*boot) == host::boot_id().as_deref() && until > clock::boot() => {
+                    Self::Trial(until)
                 }
-            }
+                _ => Self::Open,
+            },
             // Closed where in doubt.
             _ => Self::Closed,
         }
@@ -106,7 +103,7 @@ impl fmt::Display for GateState {
             Self::NeverClosed | Self::Closed => f.write_str("on"),
             Self::Open => f.write_str("off"),
             Self::Trial(until) => {
-                write!(f, "on trial, turns off in {} s", until.saturating_sub(clock::boot()).as_secs())
+                write!(f, "on trial, turns off in {} s", until.since(clock::boot()).as_secs())
             }
         }
     }
@@ -133,7 +130,7 @@ mod tests {
     fn what_is_written_is_read_and_a_trial_that_is_over_is_off() {
         let scratch = tempfile::tempdir().unwrap();
         assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::NeverClosed);
-        let later = Duration::from_millis(u64::try_from(clock::boot().as_millis()).unwrap() + 60_000);
+        let later = clock::boot_at(clock::boot().as_millis() + 60_000);
         for gate_state in [GateState::Closed, GateState::Open, GateState::Trial(later)] {
             gate_state.write(scratch.path()).unwrap();
             assert_eq!(GateState::read(scratch.path()).unwrap(), gate_state);
@@ -142,7 +139,7 @@ mod tests {
         GateState::Trial(later).write_for(scratch.path(), Some(&laptop)).unwrap();
         assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Trial(later));
         assert_eq!(confirmer(scratch.path()), Some(laptop));
-        GateState::Trial(Duration::from_millis(1)).write(scratch.path()).unwrap();
+        GateState::Trial(clock::boot_at(1)).write(scratch.path()).unwrap();
         assert_eq!(GateState::read(scratch.path()).unwrap(), GateState::Open);
         assert_eq!(GateState::parse(&format!("trial {} another-boot", later.as_millis())), GateState::Open);
         for rubbish in ["", "of", "trial", "\0"] {

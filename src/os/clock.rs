@@ -4,7 +4,9 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use spa_knock_core::knock::{Now, Timestamp};
+#[cfg(feature = "daemon")]
+use spa_knock_core::knock::BootTime;
+use spa_knock_core::knock::{Now, Steady, Timestamp};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -23,16 +25,24 @@ pub fn wall() -> Timestamp {
 
 /// Time since the first reading in this process; never runs backwards.
 #[must_use]
-pub fn steady() -> Duration {
-    START.elapsed()
+pub fn steady() -> Steady {
+    Steady::from_duration(START.elapsed())
 }
 
 /// Time since the machine was started, also while it slept; the same for all processes until the next boot.
 #[cfg(feature = "daemon")]
 #[must_use]
-pub fn boot() -> Duration {
+pub fn boot() -> BootTime {
     // It has no way to fail for a clock that every kernel has had since 2.6.39.
-    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
+    let since = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from);
+    BootTime::from_duration(since.unwrap_or_default())
+}
+
+/// The time so many milliseconds after the boot, as a file of this boot names it.
+#[cfg(feature = "daemon")]
+#[must_use]
+pub const fn boot_at(ms: u64) -> BootTime {
+    BootTime::from_duration(Duration::from_millis(ms))
 }
 
 /// The time as RFC 3339 in UTC with milliseconds; the year 9999 stands for all later ones.

@@ -1,10 +1,13 @@
 //! Telling the service manager how we are: sd_notify(3), a datagram to the socket that it names.
 
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-use super::env;
+use super::poll::Polled;
+use super::{clock, env};
+use spa_knock_core::knock::Steady;
 
 /// Signs of life are no more frequent than this, however busy we are.
 const SIGNS_APART: Duration = Duration::from_secs(1);
@@ -28,11 +31,12 @@ pub fn send(state: ServiceState) {
 }
 
 /// The signs of life that a service manager waits for, if it does: sd_watchdog_enabled(3).
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Watchdog {
     /// Half of what it waits at most; none = it does not.
     every: Option<Duration>,
-    last: Duration,
+    /// When the last sign was given; at first, when this was made.
+    last: Steady,
 }
 
 impl Watchdog {
@@ -40,32 +44,35 @@ impl Watchdog {
     #[must_use]
     pub fn asked() -> Self {
         let (limit, process) = (env::text("WATCHDOG_USEC"), env::text("WATCHDOG_PID"));
-        Self::of(limit.as_deref(), process.as_deref(), std::process::id())
+        Self::of(limit.as_deref(), process.as_deref(), std::process::id(), clock::steady())
     }
 
-    fn of(limit: Option<&str>, process: Option<&str>, us: u32) -> Self {
+    fn of(limit: Option<&str>, process: Option<&str>, us: u32, now: Steady) -> Self {
         let meant = process.is_none_or(|process| process.parse() == Ok(us));
         let limit: Option<u64> = limit.filter(|_| meant).and_then(|limit| limit.parse().ok());
         let every = limit.filter(|&limit| limit > 0).map(|limit| Duration::from_micros(limit.div_ceil(2)));
-        Self { every, last: Duration::ZERO }
+        Self { every, last: now }
     }
 
     /// Gives a sign of life, unless the last one is fresh.
-    pub fn run_due(&mut self, now: Duration) {
+    pub fn run_due(&mut self, now: Steady) {
         if self.is_stale(now) {
             send(ServiceState::Alive);
             self.last = now;
         }
     }
 
-    /// When the next sign is due at the latest.
-    #[must_use]
-    pub fn deadline(&self) -> Option<Duration> {
-        self.every.map(|every| self.last.saturating_add(every))
+    fn is_stale(&self, now: Steady) -> bool {
+        self.every.is_some_and(|every| now.since(self.last) >= every.min(SIGNS_APART))
     }
+}
 
-    fn is_stale(&self, now: Duration) -> bool {
-        self.every.is_some_and(|every| now.saturating_sub(self.last) >= every.min(SIGNS_APART))
+impl Polled for Watchdog {
+    fn fds<'a>(&'a self, _: &mut Vec<BorrowedFd<'a>>) {}
+
+    /// When the next sign is due at the latest.
+    fn deadline(&self) -> Option<Steady> {
+        self.every.map(|every| self.last.plus(every))
     }
 }
 
@@ -91,6 +98,11 @@ fn address(name: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(ms: u64) -> Steady {
+        Steady::from_duration(Duration::from_millis(ms))
+    }
 
     #[test]
     fn a_manager_hears_each_state_by_path_and_by_abstract_name() {
@@ -125,23 +137,20 @@ mod tests {
             (None, None, None),
             (None, Some("7"), None),
         ] {
-            assert_eq!(Watchdog::of(limit, process, 7).every, every, "{limit:?} {process:?}");
+            assert_eq!(Watchdog::of(limit, process, 7, at(0)).every, every, "{limit:?} {process:?}");
         }
     }
 
     #[test]
     fn a_sign_is_due_by_half_of_the_limit_and_given_at_most_once_a_second() {
-        let seconds = Duration::from_secs;
-        let mut watchdog = Watchdog::of(Some("60000000"), None, 7);
+        let seconds = |seconds: u64| at(seconds * 1_000);
+        let mut watchdog = Watchdog::of(Some("60000000"), None, 7, at(0));
         watchdog.run_due(seconds(100));
         assert_eq!(watchdog.deadline(), Some(seconds(130)));
-        assert_eq!(
-            (watchdog.is_stale(Duration::from_millis(100_999)), watchdog.is_stale(seconds(101))),
-            (false, true)
-        );
-        let hasty = Watchdog { last: seconds(100), ..Watchdog::of(Some("200000"), None, 7) };
-        assert!(hasty.is_stale(Duration::from_millis(100_100)), "half of its limit is less than a second");
-        let silent = Watchdog::default();
+        assert_eq!((watchdog.is_stale(at(100_999)), watchdog.is_stale(seconds(101))), (false, true));
+        let hasty = Watchdog::of(Some("200000"), None, 7, seconds(100));
+        assert!(hasty.is_stale(at(100_100)), "half of its limit is less than a second");
+        let silent = Watchdog::of(None, None, 7, at(0));
         assert_eq!((silent.deadline(), silent.is_stale(seconds(100))), (None, false));
     }
 }

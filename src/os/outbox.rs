@@ -141,10 +141,10 @@ impl<T: Send + Sync + 'static, S: Sink<T>> Outbox<T, S> {
 
     /// Waits until all is written, writing fails, or `limit` is over; how many items still wait.
     pub fn flush(&self, limit: Duration) -> usize {
-        let deadline = clock::steady().saturating_add(limit);
+        let deadline = clock::steady().plus(limit);
         let mut inner = self.shared.lock();
         while !inner.queue.is_empty() && inner.error.is_none() {
-            let left = deadline.saturating_sub(clock::steady());
+            let left = deadline.since(clock::steady());
             if left.is_zero() {
                 break;
             }

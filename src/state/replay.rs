@@ -16,7 +16,7 @@ use super::otp_pauses::OtpPauses;
 use super::{otp_pauses, uses};
 use crate::os::worker::Worker;
 use spa_knock_core::auth::{Acceptance, ReplayMemory, UseCounts};
-use spa_knock_core::knock::{Now, Timestamp};
+use spa_knock_core::knock::{Now, Steady, Timestamp};
 use sync::{FinishedSyncs, Renewal, StatePart, SyncJob};
 
 pub(super) use restore::{Floors, Reset, ahead, floor_ahead, remembered};
@@ -38,8 +38,8 @@ pub(crate) struct ReplayState<D: Disk> {
     renewal: Renewal,
     /// A timestamp beyond the lease that a knock waits for.
     wanted: Timestamp,
-    /// The steady time when this was last tended.
-    tended: Duration,
+    /// When this was last tended.
+    tended: Steady,
     worker: Worker<SyncJob<D::File>>,
     /// What the disk knows of them.
     uses: UseCounts,
@@ -89,7 +89,7 @@ impl<D: Disk> ReplayState<D> {
             boot,
             journal,
             until,
-            renewal: Renewal::From(now.steady),
+            renewal: Renewal::From { usual: now.steady, hasty: now.steady },
             wanted: Timestamp::default(),
             tended: now.steady,
             worker,

@@ -10,7 +10,7 @@ use super::undo_file::{BEGUN, FileWork, FileWorkKind, UndoFile};
 use crate::os::clock;
 use crate::os::files::{self, FileError};
 use spa_knock_core::auth::AuditRecord;
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{BootTime, ClientName};
 
 pub(crate) use adoption::Leftover;
 
@@ -47,10 +47,9 @@ pub(crate) struct UndoQueue {
 
 struct WaitingUndo {
     number: u64,
-    /// On the clock of this boot.
-    due: Duration,
+    due: BootTime,
     /// When it was due before it was hastened.
-    planned: Option<Duration>,
+    planned: Option<BootTime>,
     task: UndoTask,
     origin: UndoOrigin,
 }
@@ -146,7 +145,7 @@ impl UndoQueue {
         task: UndoTask,
         after: Duration,
     ) -> Result<Option<(ScheduledUndo, FileWork)>, UndoError> {
-        let due = clock::boot().saturating_add(after);
+        let due = clock::boot().plus(after);
         let does_the_same = |waiting: &WaitingUndo| waiting.task.argv == task.argv && waiting.due >= due;
         if self.waiting.iter().filter(|waiting| waiting.is_run()).any(does_the_same) {
             return Ok(None);
@@ -229,7 +228,7 @@ impl UndoQueue {
     pub(crate) fn due_of(&self, which: impl Fn(&UndoTask) -> bool) -> Option<Duration> {
         let due =
             self.waiting.iter().filter(|waiting| which(&waiting.task)).map(|waiting| waiting.due).min()?;
-        Some(due.saturating_sub(clock::boot()))
+        Some(due.since(clock::boot()))
     }
 
     /// How many wait for their time.
@@ -242,7 +241,7 @@ impl UndoQueue {
         let now = clock::boot();
         let runs = self.waiting.iter().filter(|waiting| waiting.is_run());
         let runs = runs.filter(|waiting| waiting.due > now || may(&waiting.task, waiting.why(now)));
-        let left = runs.map(|waiting| waiting.due).min()?.saturating_sub(now);
+        let left = runs.map(|waiting| waiting.due).min()?.since(now);
         Some(if self.failing { left.max(RETRY) } else { left })
     }
 
@@ -284,7 +283,7 @@ impl UndoQueue {
             }
             if let Some(waiting) = self.waiting.get_mut(place) {
                 waiting.origin = UndoOrigin::Config;
-                waiting.due = clock::boot().saturating_add(RETRY);
+                waiting.due = clock::boot().plus(RETRY);
             }
             return None;
         }
@@ -301,7 +300,7 @@ impl UndoQueue {
     }
 
     /// Takes away what does the same as `number`, but sooner.
-    fn drop_shorter(&mut self, number: u64, due: Duration) -> Result<(), FileError> {
+    fn drop_shorter(&mut self, number: u64, due: BootTime) -> Result<(), FileError> {
         let Some(argv) = self.waiting.iter().find(|waiting| waiting.number == number) else { return Ok(()) };
         let argv = argv.task.argv.clone();
         let shorter = |waiting: &WaitingUndo| {
@@ -321,7 +320,7 @@ impl UndoQueue {
 }
 
 impl WaitingUndo {
-    fn why(&self, now: Duration) -> Due {
+    fn why(&self, now: BootTime) -> Due {
         match self.planned {
             Some(planned) if now < planned => Due::Early,
             _ => Due::InTime,
@@ -406,16 +405,17 @@ mod tests {
         drop(undo_queue);
         let (undo_queue, _) = open(state.path());
         assert_eq!(waiting(&undo_queue), ["a", "b"]);
-        assert!(undo_queue.waiting[1].due > clock::boot() + HOUR * 2);
+        assert!(undo_queue.waiting[1].due > clock::boot().plus(HOUR * 2));
     }
 
     #[test]
     fn in_another_boot_the_calendar_counts_and_never_for_longer_than_was_asked() {
-        let entry = UndoFile::of(&task("a"), "boot-1", clock::boot() + HOUR, HOUR);
+        let entry = UndoFile::of(&task("a"), "boot-1", clock::boot().plus(HOUR), HOUR);
         let about = |left: Duration, hours: Duration| left <= hours && left + Duration::from_secs(60) > hours;
         assert!(about(entry.left("boot-1"), HOUR));
         assert!(about(entry.left("boot-2"), HOUR));
-        let overdue = UndoFile { due_wall: 1, ..UndoFile::of(&task("a"), "boot-1", HOUR, HOUR) };
+        let overdue =
+            UndoFile { due_wall: 1, ..UndoFile::of(&task("a"), "boot-1", clock::boot_at(3_600_000), HOUR) };
         assert_eq!(overdue.left("boot-2"), Duration::ZERO);
         let clock_went_back = UndoFile { due_wall: u64::MAX, due: u64::MAX, ..overdue };
         assert_eq!((clock_went_back.left("boot-1"), clock_went_back.left("boot-2")), (HOUR, HOUR));
@@ -428,7 +428,13 @@ mod tests {
         let of = |client: usize, word: usize| {
             let mut task = task(&format!("{client} {word}"));
             task.record.client = format!("client-{client}").parse().unwrap();
-            WaitingUndo { number: 0, due: HOUR, planned: None, task, origin: UndoOrigin::Config }
+            WaitingUndo {
+                number: 0,
+                due: clock::boot_at(3_600_000),
+                planned: None,
+                task,
+                origin: UndoOrigin::Config,
+            }
         };
         undo_queue.waiting.extend((0..EACH_MAX).map(|word| of(0, word)));
         let full = undo_queue.plan(of(0, EACH_MAX).task, HOUR).err().unwrap();

@@ -10,7 +10,7 @@ use crate::os::clock;
 use crate::os::files::{self, FileError, FileMode};
 use spa_knock_core::auth::{AuditEvent, AuditRecord, KeyAge, Via};
 use spa_knock_core::crypto::checksum;
-use spa_knock_core::knock::Timestamp;
+use spa_knock_core::knock::{BootTime, Timestamp};
 
 /// The folder in the state folder.
 pub(super) const FOLDER: &str = "undo";
@@ -114,11 +114,11 @@ pub(super) struct UndoFile {
 }
 
 impl UndoFile {
-    pub(super) fn of(task: &UndoTask, boot: &str, due: Duration, after: Duration) -> Self {
+    pub(super) fn of(task: &UndoTask, boot: &str, due: BootTime, after: Duration) -> Self {
         let record = &task.record;
         Self {
             boot: boot.to_owned(),
-            due: millis(due),
+            due: due.as_millis(),
             due_wall: clock::wall().plus(after).as_millis(),
             after: millis(after),
             argv: task.argv.clone(),
@@ -137,7 +137,7 @@ impl UndoFile {
     /// In what time it is due.
     pub(super) fn left(&self, boot: &str) -> Duration {
         let left = if self.boot == boot {
-            Duration::from_millis(self.due).saturating_sub(clock::boot())
+            clock::boot_at(self.due).since(clock::boot())
         } else {
             let now = clock::wall();
             let due = Timestamp::from_millis(self.due_wall);

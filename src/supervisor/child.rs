@@ -13,6 +13,7 @@ use crate::os::net::seqpacket::{Channel, ReceiveResult};
 use crate::os::process::privileges::Identity;
 use crate::os::process::{capabilities, spawn};
 use crate::os::{clock, files, poll};
+use spa_knock_core::knock::Steady;
 
 /// How long opening the captures may take.
 const START_MAX: Duration = Duration::from_secs(10);
@@ -36,10 +37,10 @@ pub(crate) struct CaptureConfig {
 pub(crate) struct WatcherChild {
     child: Child,
     channel: Channel,
-    /// When it was started, on the steady clock.
-    since: Duration,
+    /// When it was started.
+    since: Steady,
     /// When its last message came.
-    heard: Duration,
+    heard: Steady,
 }
 
 /// The watcher is gone.
@@ -101,7 +102,7 @@ impl WatcherChild {
         let log = config.log.clone().map(ToShell::Log);
         let identity = config.identity.map(ToShell::Become);
         let common = interfaces.chain(log).chain(identity).chain([ToShell::Go(missing)]);
-        let deadline = clock::steady().saturating_add(START_MAX);
+        let deadline = clock::steady().plus(START_MAX);
         for message in messages.chain(common.map(|message| message.to_bytes())) {
             // One that takes each message a little before its timeout must not hold us up either.
             if clock::steady() >= deadline {
@@ -141,19 +142,19 @@ impl WatcherChild {
         }
     }
 
-    /// When it was started, on the steady clock.
-    pub(crate) const fn since(&self) -> Duration {
+    /// When it was started.
+    pub(crate) const fn since(&self) -> Steady {
         self.since
     }
 
     /// How long ago its last message came.
-    pub(crate) const fn silence(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.heard)
+    pub(crate) const fn silence(&self, now: Steady) -> Duration {
+        now.since(self.heard)
     }
 
     /// When it has been silent for too long, unless a message comes before.
-    pub(crate) const fn silence_deadline(&self) -> Duration {
-        self.heard.saturating_add(SILENCE_MAX)
+    pub(crate) const fn silence_deadline(&self) -> Steady {
+        self.heard.plus(SILENCE_MAX)
     }
 
     /// Kills it without waiting for its end: one that hangs does not end by itself.
@@ -162,11 +163,11 @@ impl WatcherChild {
     }
 
     fn wait_until_it_watches(&mut self, program: &Program) -> Result<(), String> {
-        let deadline = clock::steady().saturating_add(START_MAX);
+        let deadline = clock::steady().plus(START_MAX);
         let mut buffer = [0; MESSAGE];
         let mut has_version = false;
         loop {
-            let left = deadline.saturating_sub(clock::steady());
+            let left = deadline.since(clock::steady());
             if left.is_zero() {
                 return Err("watcher: did not start within 10 s".to_owned());
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::os::clock;
+use spa_knock_core::knock::Steady;
 
 /// Delay before the first restart, and the longest one.
 const FIRST: Duration = Duration::from_millis(100);
@@ -16,10 +17,10 @@ pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// The restart policy of one watcher.
 pub(crate) struct Restart {
-    /// When the next attempt is due, on the steady clock; none while all is well.
-    due: Option<Duration>,
+    /// When the next attempt is due; none while all is well.
+    due: Option<Steady>,
     /// The last attempt.
-    last: Duration,
+    last: Steady,
     delay: Duration,
 }
 
@@ -30,7 +31,7 @@ impl Restart {
     }
 
     /// When the next attempt is due.
-    pub(crate) const fn deadline(&self) -> Option<Duration> {
+    pub(crate) const fn deadline(&self) -> Option<Steady> {
         self.due
     }
 
@@ -47,12 +48,12 @@ impl Restart {
     /// Sets the next attempt, after a longer delay than before.
     pub(crate) fn postpone(&mut self) {
         let now = clock::steady();
-        self.delay = if now.saturating_sub(self.last) > LIVED_WELL {
+        self.delay = if now.since(self.last) > LIVED_WELL {
             FIRST
         } else {
             self.delay.saturating_mul(2).clamp(FIRST, LONGEST)
         };
-        self.due = Some(now.saturating_add(self.delay));
+        self.due = Some(now.plus(self.delay));
     }
 
     /// The same, but an attempt that is due already stays due: a watcher that asks for this again and again must not
@@ -70,7 +71,7 @@ impl Restart {
 
     /// Sets the next attempt to the next cheap look.
     pub(crate) fn look_later(&mut self) {
-        self.due = Some(clock::steady().saturating_add(LOOK_EVERY));
+        self.due = Some(clock::steady().plus(LOOK_EVERY));
     }
 
     /// Whether an attempt is due now. It is not due any more then, and its time is remembered.
@@ -101,6 +102,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test")]
     fn the_delay_grows_until_a_watcher_lives_for_a_minute() {
         let mut restart = Restart::new();
         let mut delays = Vec::new();
@@ -112,9 +114,9 @@ mod tests {
         }
         assert_eq!(&delays[..3], [100, 200, 400].map(Duration::from_millis));
         assert!(restart.is_longest() && delays.last() == Some(&LONGEST));
-        // The steady clock counts from the boot, which may be less than a minute ago: nothing else is set back.
-        restart.last = clock::steady().saturating_sub(LIVED_WELL + Duration::from_secs(1));
-        if clock::steady() > LIVED_WELL + Duration::from_secs(1) {
+        // The steady clock may have begun less than a minute ago: nothing else is set back.
+        restart.last = Steady::from_duration(Duration::ZERO);
+        if clock::steady().since(restart.last) > LIVED_WELL {
             restart.postpone();
             assert_eq!(restart.delay(), FIRST);
         }

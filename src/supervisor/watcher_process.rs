@@ -12,7 +12,7 @@ use crate::os::clock;
 use crate::os::net::udp::UdpPort;
 use crate::os::process::privileges::{self, Identity};
 use spa_knock_core::auth::WatchedKey;
-use spa_knock_core::knock::KnockRange;
+use spa_knock_core::knock::{KnockRange, Steady};
 
 /// For how long one that has not said what it has seen is not asked again.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -22,10 +22,10 @@ pub(crate) struct WatcherProcess {
     child: WatcherChild,
     /// What it said last that it has seen.
     seen: WatcherStats,
-    /// When that came, on the steady clock.
-    told: Option<Duration>,
+    /// When that came.
+    told: Option<Steady>,
     /// When it was last asked for it.
-    asked: Option<Duration>,
+    asked: Option<Steady>,
 }
 
 /// What a watcher watches. When this changes, another one is needed; new keys it takes as it runs.
@@ -157,8 +157,8 @@ impl WatcherProcess {
         self.seen
     }
 
-    /// When it last said what it has seen, on the steady clock.
-    pub(crate) const fn told(&self) -> Option<Duration> {
+    /// When it last said what it has seen.
+    pub(crate) const fn told(&self) -> Option<Steady> {
         self.told
     }
 
@@ -169,10 +169,9 @@ impl WatcherProcess {
     }
 
     /// Whether it was asked a moment ago, and has not answered: waiting for it again helps nobody.
-    pub(crate) fn is_silent(&self, now: Duration) -> bool {
-        self.asked.is_some_and(|asked| {
-            self.told.is_none_or(|told| told < asked) && now.saturating_sub(asked) < SILENCE
-        })
+    pub(crate) fn is_silent(&self, now: Steady) -> bool {
+        self.asked
+            .is_some_and(|asked| self.told.is_none_or(|told| told < asked) && now.since(asked) < SILENCE)
     }
 
     /// Asks it what it has seen; whether there was room for the question.

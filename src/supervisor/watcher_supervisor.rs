@@ -13,8 +13,10 @@ use crate::config::setup::Setup;
 use crate::console::AdminError;
 use crate::ipc::{MESSAGE, OnMissingInterface, ReplyPath, WatcherStats};
 use crate::os::net::udp::{ReceiveMode, UdpPort};
+use crate::os::poll::Polled;
 use crate::os::process::privileges::{self, Identity};
 use crate::os::{clock, files, host};
+use spa_knock_core::knock::Steady;
 
 /// How often a port that another process has is tried again.
 const BIND_EVERY: Duration = Duration::from_secs(5);
@@ -27,7 +29,7 @@ pub(crate) struct WatcherSupervisor {
     /// has the port: captures work without it, but replies leave from no other port.
     socket: Option<UdpPort>,
     /// When the port is tried again.
-    bind_due: Duration,
+    bind_due: Steady,
     /// Missing while restarting.
     watcher: Option<WatcherProcess>,
     /// It hears until another one does, even if that one hears less.
@@ -97,11 +99,6 @@ impl WatcherSupervisor {
         Ok(supervisor)
     }
 
-    /// Readable when the watcher has something to report.
-    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.watcher.as_ref().map(AsFd::as_fd)
-    }
-
     /// Takes one report of the watcher, if there is one.
     ///
     /// # Errors
@@ -129,20 +126,13 @@ impl WatcherSupervisor {
         self.watch_config.missing_interfaces().into_iter().map(str::to_owned).collect()
     }
 
-    /// When `restart_if_due` has something to do.
-    pub(crate) fn deadline(&self) -> Option<Duration> {
-        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
-        let bind = self.socket.is_none().then_some(self.bind_due);
-        self.restart.deadline().into_iter().chain(silent).chain(bind).min()
-    }
-
     /// The watcher, if there is one.
     pub(crate) const fn watcher(&mut self) -> Option<&mut WatcherProcess> {
         self.watcher.as_mut()
     }
 
-    /// Since when the watcher watches, on the steady clock.
-    pub(crate) fn since(&self) -> Option<Duration> {
+    /// Since when the watcher watches.
+    pub(crate) fn since(&self) -> Option<Steady> {
         self.watcher.as_ref().map(|watcher| watcher.child().since())
     }
 
@@ -193,7 +183,7 @@ impl WatcherSupervisor {
     }
 
     /// Starts another watcher where one is due; returns the old one, which may have passed on what counts.
-    pub(crate) fn restart_if_due(&mut self, setup: &Setup) -> Option<WatcherProcess> {
+    pub(crate) fn run_due(&mut self, setup: &Setup) -> Option<WatcherProcess> {
         self.bind_again(setup);
         self.replace_if_silent();
         if !self.restart.take_due() {
@@ -246,7 +236,7 @@ impl WatcherSupervisor {
         if self.socket.is_some() || now < self.bind_due {
             return;
         }
-        self.bind_due = now.saturating_add(BIND_EVERY);
+        self.bind_due = now.plus(BIND_EVERY);
         if let Ok(socket) = bind(setup) {
             log::info!("UDP port {}: ours now; knocks get replies again", setup.config.port);
             self.socket = Some(socket);
@@ -298,6 +288,19 @@ impl WatcherSupervisor {
             self.socket.as_ref(),
             setup.watched_keys(),
         )
+    }
+}
+
+impl Polled for WatcherSupervisor {
+    /// Readable when the watcher has something to report.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.extend(self.watcher.as_ref().map(AsFd::as_fd));
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
+        let bind = self.socket.is_none().then_some(self.bind_due);
+        self.restart.deadline().into_iter().chain(silent).chain(bind).min()
     }
 }
 

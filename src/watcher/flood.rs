@@ -1,6 +1,7 @@
 //! Whether frames are taken as they come, or left to gather for a moment first: under a flood, waking up for each of
 //! them costs several times what judging it does.
 
+use spa_knock_core::knock::Steady;
 use std::time::Duration;
 
 /// How long frames are counted together.
@@ -11,20 +12,21 @@ const CALM: usize = 64;
 /// How fast frames have come of late.
 #[derive(Debug, Default)]
 pub(crate) struct FloodDetector {
-    begun: Duration,
+    /// When this beat has begun; none before the first.
+    begun: Option<Steady>,
     frames: usize,
     /// Whether the beat before this one was a flood.
     flooded: bool,
 }
 
 impl FloodDetector {
-    /// So many more were taken by now, on the steady clock; whether it is a flood.
-    pub(crate) fn took(&mut self, frames: usize, now: Duration) -> bool {
-        let elapsed = now.saturating_sub(self.begun);
-        if elapsed >= BEAT {
+    /// So many more were taken by now; whether it is a flood.
+    pub(crate) fn took(&mut self, frames: usize, now: Steady) -> bool {
+        let elapsed = self.begun.map(|begun| now.since(begun));
+        if elapsed.is_none_or(|elapsed| elapsed >= BEAT) {
             // What lies further back than one beat says nothing.
-            let flooded = self.frames > CALM && elapsed < BEAT.saturating_mul(2);
-            *self = Self { begun: now, frames: 0, flooded };
+            let is_recent = elapsed.is_some_and(|elapsed| elapsed < BEAT.saturating_mul(2));
+            *self = Self { begun: Some(now), frames: 0, flooded: is_recent && self.frames > CALM };
         }
         self.frames = self.frames.saturating_add(frames);
         self.flooded || self.frames > CALM
@@ -35,10 +37,15 @@ impl FloodDetector {
 mod tests {
     use super::*;
 
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(time: Duration) -> Steady {
+        Steady::from_duration(time)
+    }
+
     /// Whether frames that come so far apart are a flood after a while.
     fn is_flood(apart: Duration) -> bool {
         let mut pace = FloodDetector::default();
-        (1..1_000).map(|n| pace.took(1, apart * n)).last().unwrap()
+        (1..1_000).map(|n| pace.took(1, at(apart * n))).last().unwrap()
     }
 
     #[test]
@@ -49,8 +56,8 @@ mod tests {
         assert!(is_flood(Duration::from_micros(10)));
 
         let mut pace = FloodDetector::default();
-        let flood = (1..=50).map(|ms| pace.took(100, Duration::from_millis(ms)));
+        let flood = (1..=50).map(|ms| pace.took(100, at(Duration::from_millis(ms))));
         assert_eq!(flood.filter(|flooded| !flooded).count(), 0);
-        assert!(!pace.took(1, Duration::from_millis(1_000)), "it is over");
+        assert!(!pace.took(1, at(Duration::from_secs(1))), "it is over");
     }
 }

@@ -17,7 +17,7 @@ use crate::ipc::{CaptureSource, FromWatcher, ReceivedKnock, ToWatcher, WatcherSt
 use crate::os::clock;
 use crate::os::net::udp::UdpPort;
 use spa_knock_core::auth::{WatchedKey, Watcher};
-use spa_knock_core::knock::{KnockRange, Now};
+use spa_knock_core::knock::{KnockRange, Now, Steady};
 
 /// Port sequences passed on before datagrams have their turn again, and how long to wait for the next one where there
 /// were too many.
@@ -38,8 +38,8 @@ struct NativeReader {
     pending: PendingConfig,
     /// Whether the keeper waits for what has been seen.
     is_asked: bool,
-    /// When the coming minute's hints were made last, and the keeper was told what has been seen, on the steady clock.
-    prepared: Duration,
+    /// When the coming minute's hints were made last, and the keeper was told what has been seen.
+    prepared: Steady,
     flood: FloodDetector,
     /// The message of a sequence that found no room. Copies of its packets would not bring it again: only a new port
     /// does.
@@ -128,7 +128,7 @@ impl PacketReader for NativeReader {
         out: &Reports,
     ) -> Result<Duration, Shutdown> {
         self.pass_sequences(out)?;
-        let is_due = now.steady.saturating_sub(self.prepared) >= TICK;
+        let is_due = now.steady.since(self.prepared) >= TICK;
         if is_due {
             self.watcher.prepare(now.wall);
             self.prepared = now.steady;

@@ -19,4 +19,4 @@ pub use prefix::{InvalidPrefix, Prefix, PrefixLengths};
 pub use reply::{Reply, ReplyStatus, ReplyText};
 pub use request::{Knock, ReplyWanted};
 pub use source::{Addresses, InvalidSource, SourceOption};
-pub use time::{Now, Timestamp};
+pub use time::{BootTime, Now, Steady, Timestamp};

@@ -11,7 +11,7 @@ use crate::config::{ConfigErrors, ServerConfig};
 use crate::os::{clock, host};
 use spa_knock_core::auth::{Authentic, Dropped, KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{Fingerprint, KeySet, PairSecret};
-use spa_knock_core::knock::{ClientName, Now, ServerId, Timestamp};
+use spa_knock_core::knock::{ClientName, Now, ServerId, Steady, Timestamp};
 
 /// Hints that are made for the widest look, some 50 MiB and a third of a second: one client is looked for over two
 /// years, a hundred over a week.
@@ -171,7 +171,7 @@ impl Candidates {
             self.moment = time;
             self.wide.prepare(time);
             self.elsewhere.iter_mut().for_each(|watcher| watcher.prepare(time));
-            self.time_left = self.time_left.saturating_sub(clock::steady().saturating_sub(begun));
+            self.time_left = self.time_left.saturating_sub(clock::steady().since(begun));
         }
         let by_wide = self.wide.judge(payload, at(self.moment));
         if let Ok(knock) = by_wide {
@@ -240,7 +240,7 @@ fn watched(keys: &KeySet) -> WatchedKey {
     WatchedKey::of(keys, KeyLimit::UNLIMITED)
 }
 
-/// A time of the trace; nothing is limited that would need a steady clock.
+/// A time of the trace; the steady clock does not move, as nothing is limited that would need it.
 const fn at(wall: Timestamp) -> Now {
-    Now { wall, steady: Duration::ZERO }
+    Now { wall, steady: Steady::MAX }
 }

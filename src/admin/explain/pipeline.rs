@@ -18,7 +18,7 @@ use spa_knock_core::auth::{
     Accepted, Authentic, Decision, Dropped, Judgment, Keeper, Outcome, Refusal, ReplayMemory, Watcher,
 };
 use spa_knock_core::crypto::Tag;
-use spa_knock_core::knock::{ClientName, KnockRange, Now, ServerId, Timestamp};
+use spa_knock_core::knock::{ClientName, KnockRange, Now, ServerId, Steady, Timestamp};
 use spa_knock_core::wire::{DATAGRAM_MAX, DATAGRAM_MIN};
 
 /// Knocks whose copies are told by number; only who has a key gets more in here.
@@ -42,6 +42,8 @@ pub(super) struct Pipeline {
     count: u64,
     ends: BTreeMap<&'static str, u64>,
     begun: Option<Timestamp>,
+    /// What the steady clock is taken to have said then; it goes on as the trace does.
+    origin: Steady,
     prepared: Timestamp,
 }
 
@@ -65,6 +67,7 @@ impl Pipeline {
             count: 0,
             ends: BTreeMap::new(),
             begun: None,
+            origin: clock::steady(),
             prepared: Timestamp::default(),
         }
     }
@@ -73,7 +76,8 @@ impl Pipeline {
     pub(super) fn explain(&mut self, frame: &Frame<'_>) -> PacketFinding {
         self.count = self.count.saturating_add(1);
         let begun = *self.begun.get_or_insert(frame.time);
-        let steady = Duration::from_millis(frame.time.as_millis().saturating_sub(begun.as_millis()));
+        let passed = Duration::from_millis(frame.time.as_millis().saturating_sub(begun.as_millis()));
+        let steady = self.origin.plus(passed);
         let now = Now { wall: frame.time, steady };
         if frame.time.distance(self.prepared) >= TICK {
             self.watcher.prepare(frame.time);

@@ -45,16 +45,16 @@ pub(in crate::client) fn ask(server: SocketAddr) -> Result<Apart, String> {
     [*a, *b, *c, *d, *e, *f, *g, *h] = cookie;
     let (sent, begun) = (clock::wall(), clock::steady());
     route.socket.send(&question).map_err(|error| io_error_text(&error))?;
-    let end = begun.saturating_add(PATIENCE);
+    let end = begun.plus(PATIENCE);
     loop {
-        let left = end.saturating_sub(clock::steady());
+        let left = end.since(clock::steady());
         if left.is_zero() {
             return Err(format!("no answer within {} s", PATIENCE.as_secs()));
         }
         route.socket.set_read_timeout(Some(left)).map_err(|error| io_error_text(&error))?;
         let mut answer = [0; LENGTH];
         let Ok(length) = route.socket.recv(&mut answer) else { continue };
-        let trip = clock::steady().saturating_sub(begun);
+        let trip = clock::steady().since(begun);
         if length == LENGTH
             && let Some(read) = SntpReply::read(&answer, cookie)
         {

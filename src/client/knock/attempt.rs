@@ -10,6 +10,7 @@ use super::route::{Route, local_address_toward};
 use crate::client::failure::ClientError;
 use crate::os::clock;
 use spa_knock_core::crypto::SealKey;
+use spa_knock_core::knock::Steady;
 use spa_knock_core::wire::Datagram;
 
 /// How long other answers to the first knock may take, before the address in the first of them is believed.
@@ -21,7 +22,7 @@ pub(in crate::client) struct Attempt<'a> {
     pub(in crate::client) exchange: Exchange<'a>,
     pub(in crate::client) plan: AddressPlan,
     /// Until when contradictions are listened for, before the second knock.
-    linger: Option<Duration>,
+    linger: Option<Steady>,
 }
 
 /// What listening for a while has led to.
@@ -51,10 +52,10 @@ impl<'a> Attempt<'a> {
         Ok(Self { route, exchange, plan, linger: None })
     }
 
-    /// Listens until `until` on the steady clock at most. `seal` makes the datagram of the second knock.
+    /// Listens until `until` at most. `seal` makes the datagram of the second knock.
     pub(in crate::client) fn listen(
         &mut self,
-        until: Duration,
+        until: Steady,
         seal: impl FnOnce(Claim) -> Result<Datagram, ClientError>,
         unsent: impl FnOnce(io::Error) -> ClientError,
     ) -> Result<Reaction, ClientError> {
@@ -77,7 +78,7 @@ impl<'a> Attempt<'a> {
             NextAttempt::Report => Reaction::Outcome(heard),
             NextAttempt::Listen => Reaction::Silence,
             NextAttempt::Linger => {
-                self.linger = Some(clock::steady().saturating_add(LINGER));
+                self.linger = Some(clock::steady().plus(LINGER));
                 Reaction::Answered(heard)
             }
             NextAttempt::Contradiction(one, other) => Reaction::Contradiction(one, other, heard),

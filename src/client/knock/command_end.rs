@@ -61,9 +61,9 @@ pub(in crate::client) fn await_end(
     }
     report.detail(|| format!("{} started; waiting for its end", name()));
     let start = clock::steady();
-    let end = start.saturating_add(patience);
-    let mut copies = COPIES.into_iter().map(|after| start.saturating_add(after)).peekable();
-    let mut alive = start.saturating_add(KEEP_ALIVE);
+    let end = start.plus(patience);
+    let mut copies = COPIES.into_iter().map(|after| start.plus(after)).peekable();
+    let mut alive = start.plus(KEEP_ALIVE);
     let mut progress = report.progress();
     loop {
         let now = clock::steady();
@@ -79,7 +79,7 @@ pub(in crate::client) fn await_end(
             )
             .hint("give it more time with --timeout, or read the server's audit log"));
         }
-        progress.say(|| format!("{} runs ({} s)", name(), now.saturating_sub(start).as_secs()));
+        progress.say(|| format!("{} runs ({} s)", name(), now.since(start).as_secs()));
         if copies.next_if(|&due| now >= due).is_some() {
             if exchange.age(first.knock) < COPY_AGE_MAX {
                 exchange.send_copy(first.knock);
@@ -88,9 +88,9 @@ pub(in crate::client) fn await_end(
         }
         if now >= alive {
             exchange.keep_alive();
-            alive = now.saturating_add(KEEP_ALIVE);
+            alive = now.plus(KEEP_ALIVE);
         }
-        let until = copies.peek().copied().unwrap_or(end).min(alive).min(end).min(now.saturating_add(TICK));
+        let until = copies.peek().copied().unwrap_or(end).min(alive).min(end).min(now.plus(TICK));
         let Some(heard) = exchange.receive(until, Resend::No) else { continue };
         match (heard.reply.status, CommandStage::of(&heard.reply)) {
             (ReplyStatus::Granted | ReplyStatus::Done, CommandStage::Ended) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::route;
 use crate::os::clock;
 use spa_knock_core::crypto::SealKey;
-use spa_knock_core::knock::{Reply, Timestamp};
+use spa_knock_core::knock::{Reply, Steady, Timestamp};
 use spa_knock_core::wire::{Datagram, REPLY_LEN, open_reply};
 
 /// When an unanswered knock is sent again, counted from the first time.
@@ -50,7 +50,7 @@ pub(in crate::client) struct ReceivedReply {
 
 struct SentKnock {
     datagram: Datagram,
-    first: Duration,
+    first: Steady,
     resends: Peekable<std::array::IntoIter<Duration, 3>>,
 }
 
@@ -71,8 +71,8 @@ impl<'a> Exchange<'a> {
         Ok(())
     }
 
-    /// The next answer to any of the knocks, until `end` on the steady clock; the latest is sent again meanwhile.
-    pub(in crate::client) fn receive(&mut self, end: Duration, resend: Resend) -> Option<ReceivedReply> {
+    /// The next answer to any of the knocks, until `end`; the latest is sent again meanwhile.
+    pub(in crate::client) fn receive(&mut self, end: Steady, resend: Resend) -> Option<ReceivedReply> {
         loop {
             let now = clock::steady();
             if now >= end {
@@ -85,7 +85,7 @@ impl<'a> Exchange<'a> {
                 continue;
             }
             let until = again.map_or(end, |again| again.min(end));
-            if let Some(heard) = self.receive_once(until.saturating_sub(now)) {
+            if let Some(heard) = self.receive_once(until.since(now)) {
                 return Some(heard);
             }
         }
@@ -100,7 +100,7 @@ impl<'a> Exchange<'a> {
 
     /// How long ago a knock, counted from 0, was sent for the first time.
     pub(in crate::client) fn age(&self, knock: usize) -> Duration {
-        self.sent.get(knock).map_or(Duration::ZERO, |sent| clock::steady().saturating_sub(sent.first))
+        self.sent.get(knock).map_or(Duration::ZERO, |sent| clock::steady().since(sent.first))
     }
 
     /// Keeps the mapping of an address translation alive: one byte, which every server drops for its length.
@@ -145,15 +145,15 @@ impl<'a> Exchange<'a> {
         let at = clock::wall();
         self.sent.iter().enumerate().find_map(|(knock, sent)| {
             let reply = open_reply(bytes, self.key, sent.datagram.nonce()).ok()?;
-            let round_trip = clock::steady().saturating_sub(sent.first);
+            let round_trip = clock::steady().since(sent.first);
             Some(ReceivedReply { knock, reply, round_trip, at })
         })
     }
 }
 
 impl SentKnock {
-    fn next_resend(&mut self) -> Option<Duration> {
-        self.resends.peek().map(|&after| self.first.saturating_add(after))
+    fn next_resend(&mut self) -> Option<Steady> {
+        self.resends.peek().map(|&after| self.first.plus(after))
     }
 }
 
@@ -169,8 +169,8 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
-    fn within(time: Duration) -> Duration {
-        clock::steady() + time
+    fn within(time: Duration) -> Steady {
+        clock::steady().plus(time)
     }
 
     fn pair() -> PairSecret {
@@ -281,7 +281,7 @@ mod tests {
         exchange.send(knock("open")).unwrap();
         let start = clock::steady();
         assert!(exchange.receive(within(Duration::from_millis(400)), Resend::Yes).is_none());
-        assert!(clock::steady() - start >= Duration::from_millis(400));
+        assert!(clock::steady().since(start) >= Duration::from_millis(400));
         served.join().unwrap();
     }
 

@@ -10,7 +10,7 @@ use super::{KnockSuccess, Knocker, LastReply, Unsent, diagnosis, plan};
 use crate::client::failure::ClientError;
 use crate::os::clock;
 use crate::os::files::io_error_text;
-use spa_knock_core::knock::ReplyStatus;
+use spa_knock_core::knock::{ReplyStatus, Steady};
 
 /// How long one address may stay silent before the next one is knocked at (RFC 8305, section 5).
 const DELAY: Duration = Duration::from_millis(250);
@@ -29,10 +29,10 @@ pub(in crate::client) struct Race<'a> {
     attempts: Vec<Attempt<'a>>,
     /// Where a knock was sent.
     tried: Vec<SocketAddr>,
-    /// When the next address is knocked at; never while the server answers.
-    next: Duration,
+    /// When the next address is knocked at; none while the server answers.
+    next: Option<Steady>,
     /// When the last answer must have come.
-    end: Duration,
+    end: Steady,
     refused: Option<ClientError>,
     unsent: Unsent,
 }
@@ -46,8 +46,8 @@ impl<'a> Race<'a> {
             waiting: routes.iter(),
             attempts: Vec::new(),
             tried: Vec::new(),
-            next: now,
-            end: now.saturating_add(knocker.request.timeout),
+            next: Some(now),
+            end: now.plus(knocker.request.timeout),
             refused: None,
             unsent,
         }
@@ -60,7 +60,7 @@ impl<'a> Race<'a> {
     ) -> Result<KnockSuccess, ClientError> {
         loop {
             let now = clock::steady();
-            if now >= self.next {
+            if self.next.is_some_and(|next| now >= next) {
                 self.knock_at_next(now)?;
                 continue;
             }
@@ -68,12 +68,12 @@ impl<'a> Race<'a> {
                 return Err(self.fail());
             }
             let until = match self.attempts.len() {
-                1 => self.end.min(self.next),
-                _ => now.saturating_add(SLICE).min(self.end),
+                1 => self.next.map_or(self.end, |next| next.min(self.end)),
+                _ => now.plus(SLICE).min(self.end),
             };
             let mut at = 0_usize;
             while let Some(attempt) = self.attempts.get_mut(at) {
-                let until = until.max(clock::steady().saturating_add(SLICE)).min(self.end);
+                let until = until.max(clock::steady().plus(SLICE)).min(self.end);
                 let knocker = self.knocker;
                 let server = attempt.route.server;
                 let reaction = attempt.listen(
@@ -90,9 +90,9 @@ impl<'a> Race<'a> {
     }
 
     /// Knocks at the next address; where that cannot be sent, at the one after it.
-    fn knock_at_next(&mut self, now: Duration) -> Result<(), ClientError> {
+    fn knock_at_next(&mut self, now: Steady) -> Result<(), ClientError> {
         let Some(route) = self.waiting.next() else {
-            self.next = Duration::MAX;
+            self.next = None;
             return Ok(());
         };
         let knocker = self.knocker;
@@ -104,7 +104,7 @@ impl<'a> Race<'a> {
             Ok(attempt) => {
                 self.attempts.push(attempt);
                 self.tried.push(server);
-                self.next = now.saturating_add(self.delay());
+                self.next = Some(now.plus(self.delay()));
             }
             Err(error) => {
                 knocker.report.detail(|| format!("{}: {}", server.ip(), io_error_text(&error)));
@@ -139,11 +139,11 @@ impl<'a> Race<'a> {
             Ok(Reaction::Silence) => None,
             Ok(Reaction::Answered(heard)) => {
                 knocker.report.detail(|| format!("{}: saw us as {}", server.ip(), heard.reply.observed));
-                self.next = Duration::MAX;
+                self.next = None;
                 None
             }
             Ok(Reaction::KnockedAgain) => {
-                self.next = clock::steady().saturating_add(self.delay());
+                self.next = Some(clock::steady().plus(self.delay()));
                 None
             }
             Ok(Reaction::Outcome(heard)) if heard.reply.status.is_success() => {
@@ -169,15 +169,15 @@ impl<'a> Race<'a> {
     fn refuse(&mut self, at: usize, failure: ClientError, by_this_way: bool) {
         self.attempts.remove(at);
         if by_this_way {
-            self.next = clock::steady();
+            self.next = Some(clock::steady());
             self.refused.get_or_insert(failure);
         } else {
             self.waiting = [].iter();
-            self.next = Duration::MAX;
+            self.next = None;
             self.refused = Some(failure);
         }
         if self.waiting.as_slice().is_empty() {
-            self.end = self.end.min(clock::steady().saturating_add(GRACE));
+            self.end = self.end.min(clock::steady().plus(GRACE));
         }
     }
 

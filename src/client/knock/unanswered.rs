@@ -12,6 +12,7 @@ use crate::client::failure::ClientError;
 use crate::client::report::Reporter;
 use crate::os::clock;
 use crate::os::files::io_error_text;
+use spa_knock_core::knock::Steady;
 
 /// How long the port may stay closed before the next address is knocked at: twice as long as the tries need to find
 /// a port that has opened after their first packet.
@@ -21,7 +22,8 @@ const DELAY: Duration = Duration::from_secs(1);
 pub(in crate::client) struct UnansweredKnock<'a> {
     knocker: Knocker<'a>,
     waiting: std::vec::IntoIter<Route>,
-    next: Duration,
+    /// When the next address is knocked at; none before the first.
+    next: Option<Steady>,
 }
 
 /// Knocks at the first address that something can be sent to; the others are left for later.
@@ -32,7 +34,7 @@ pub(in crate::client) fn knock<'a>(
     let knocker = Knocker::new(request, report);
     let (routes, unsent) = knocker.ways()?;
     let servers: Vec<SocketAddr> = routes.iter().map(|route| route.server).collect();
-    let mut unanswered = UnansweredKnock { knocker, waiting: routes.into_iter(), next: Duration::MAX };
+    let mut unanswered = UnansweredKnock { knocker, waiting: routes.into_iter(), next: None };
     let knocked = unanswered.send_next(unsent)?;
     Ok((KnockSuccess { servers, ..knocked }, unanswered))
 }
@@ -46,7 +48,7 @@ impl UnansweredKnock<'_> {
             let claim = plan(knocker.request, &knocker.learnt, &route).first_claim();
             match put(&route.socket, knocker.seal(server, claim)?.as_bytes()) {
                 Ok(()) => {
-                    self.next = clock::steady().saturating_add(DELAY);
+                    self.next = Some(clock::steady().plus(DELAY));
                     return Ok(knocker.sent(&route, claim));
                 }
                 Err(error) => {
@@ -60,8 +62,8 @@ impl UnansweredKnock<'_> {
 }
 
 impl KnockAgain for UnansweredKnock<'_> {
-    fn deadline(&self) -> Option<Duration> {
-        (!self.waiting.as_slice().is_empty()).then_some(self.next)
+    fn deadline(&self) -> Option<Steady> {
+        (!self.waiting.as_slice().is_empty()).then_some(self.next).flatten()
     }
 
     fn notice(&self) -> Option<String> {

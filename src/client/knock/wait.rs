@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::client::failure::{ClientError, ExitCause};
 use crate::client::report::Reporter;
 use crate::os::clock;
+use spa_knock_core::knock::Steady;
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,8 +21,8 @@ const NOTICE: Duration = Duration::from_secs(1);
 
 /// A knock without an answer, which can be made again while the port does not accept.
 pub(in crate::client) trait KnockAgain {
-    /// When the next knock is due, on the steady clock; none if there is nothing left to try.
-    fn deadline(&self) -> Option<Duration>;
+    /// When the next knock is due; none if there is nothing left to try.
+    fn deadline(&self) -> Option<Steady>;
     /// What to print while the next knock is waited for; none if it is soon.
     fn notice(&self) -> Option<String>;
     /// Knocks once more.
@@ -36,13 +37,13 @@ pub(in crate::client) fn for_connection(
     report: &Reporter,
 ) -> Result<TcpStream, ClientError> {
     let start = clock::steady();
-    let end = start.saturating_add(timeout);
+    let end = start.plus(timeout);
     let mut wait = PortWait { doors, end, patience: FIRST_TRY, again, noticed: false };
     let mut args = report.progress();
     loop {
         for door in doors {
             let now = clock::steady();
-            args.say(|| waiting(*door, now.saturating_sub(start)));
+            args.say(|| waiting(*door, now.since(start)));
             if let Ok(stream) = TcpStream::connect_timeout(door, wait.patience_at(now)) {
                 return Ok(stream);
             }
@@ -65,7 +66,7 @@ pub(in crate::client) fn for_connection(
 /// How long the next try may take, and when to knock again.
 struct PortWait<'a, 'k> {
     doors: &'a [SocketAddr],
-    end: Duration,
+    end: Steady,
     patience: Duration,
     again: Option<&'a mut (dyn KnockAgain + 'k)>,
     noticed: bool,
@@ -73,16 +74,16 @@ struct PortWait<'a, 'k> {
 
 impl PortWait<'_, '_> {
     /// For how long a try that begins now waits: not beyond the end, nor beyond the next knock.
-    fn patience_at(&self, now: Duration) -> Duration {
-        let due = self.again.as_ref().and_then(|again| again.deadline()).unwrap_or(Duration::MAX);
-        let left = self.end.min(due).saturating_sub(now);
+    fn patience_at(&self, now: Steady) -> Duration {
+        let due = self.again.as_ref().and_then(|again| again.deadline());
+        let left = due.map_or(self.end, |due| due.min(self.end)).since(now);
         // Zero would be no try at all.
         self.patience.min(left).max(PAUSE)
     }
 
     fn knock_again(
         &mut self,
-        start: Duration,
+        start: Steady,
         args: &mut crate::client::report::ProgressLine,
         report: &Reporter,
     ) -> Result<(), ClientError> {
@@ -96,7 +97,7 @@ impl PortWait<'_, '_> {
         }
         if !self.noticed
             && due < self.end
-            && now.saturating_sub(start) >= NOTICE
+            && now.since(start) >= NOTICE
             && let Some(notice) = again.notice()
         {
             let port = self.doors.first().map_or(0, SocketAddr::port);
@@ -155,7 +156,7 @@ mod tests {
             let failure =
                 for_connection(doors, Duration::from_millis(300), None, &Reporter::PLAIN).unwrap_err();
             assert_eq!(failure.cause(), ExitCause::NotAccepting);
-            assert!(clock::steady() - start >= Duration::from_millis(300));
+            assert!(clock::steady().since(start) >= Duration::from_millis(300));
         }
     }
 }

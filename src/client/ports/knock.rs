@@ -21,7 +21,7 @@ use crate::client::report::{Reporter, Success};
 use crate::os::clock;
 use crate::os::files::io_error_text;
 use spa_knock_core::crypto::KeySet;
-use spa_knock_core::knock::{Protocol, SLICES, TimeStep};
+use spa_knock_core::knock::{Protocol, SLICES, Steady, TimeStep};
 
 /// How long a connection may take to be refused before it is given up; its first packet has left by then.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -53,8 +53,8 @@ pub(in crate::client) struct PortKnocker<'a> {
     steps: UsedSteps,
     /// The address that is knocked at; all of the server's where a port is waited for.
     ways: Vec<PortRoute>,
-    /// When the next step begins, on the steady clock.
-    next: Duration,
+    /// When the next step begins; none before the first.
+    next: Option<Steady>,
 }
 
 /// One address of the server.
@@ -148,7 +148,7 @@ impl<'a> PortKnocker<'a> {
             return Err(failed.unwrap_or_else(|| nowhere(request)));
         }
         let steps = UsedSteps::new(request.state.as_deref(), keys.fingerprint);
-        Ok(Self { request, report, through, keys, steps, ways, next: Duration::MAX })
+        Ok(Self { request, report, through, keys, steps, ways, next: None })
     }
 
     fn choose(&self) -> (TimeStep, Duration) {
@@ -167,7 +167,7 @@ impl<'a> PortKnocker<'a> {
         let begin = step.after().begin();
         let now = clock::wall();
         let left = if begin > now { begin.distance(now) } else { Duration::ZERO };
-        self.next = clock::steady().saturating_add(left);
+        self.next = Some(clock::steady().plus(left));
         let mut failed = None;
         let mut sent = false;
         for way in &self.ways {
@@ -195,8 +195,8 @@ impl<'a> PortKnocker<'a> {
         // A socket that is not connected: what is refused must not keep the next one from leaving.
         let socket = UdpSocket::bind((unspecified(server), 0)).map_err(|error| unsent(server, &error))?;
         for beat in beats(ports, self.through.gap)? {
-            due = due.saturating_add(beat.after);
-            sleep(due.saturating_sub(clock::steady()));
+            due = due.plus(beat.after);
+            sleep(due.since(clock::steady()));
             let mut to = way.route.server;
             to.set_port(beat.port);
             let touched = match self.through.protocol {
@@ -230,12 +230,12 @@ impl<'a> PortKnocker<'a> {
 }
 
 impl KnockAgain for PortKnocker<'_> {
-    fn deadline(&self) -> Option<Duration> {
-        Some(self.next)
+    fn deadline(&self) -> Option<Steady> {
+        self.next
     }
 
     fn notice(&self) -> Option<String> {
-        let left = self.next.saturating_sub(clock::steady()).as_millis().div_ceil(1_000);
+        let left = self.next?.since(clock::steady()).as_millis().div_ceil(1_000);
         Some(format!(
             "waiting for the next time step, to knock again in {left} s (a server accepts none from the step in which it has started)"
         ))
@@ -245,7 +245,7 @@ impl KnockAgain for PortKnocker<'_> {
         let (step, wait) = self.choose();
         if !wait.is_zero() {
             // The clock was set back, or another process has used this step.
-            self.next = clock::steady().saturating_add(wait);
+            self.next = Some(clock::steady().plus(wait));
             return Ok(());
         }
         self.report.note(&format!("{}: knocking again", self.request.server));

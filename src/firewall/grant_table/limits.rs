@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{GrantTable, shelf};
+use super::{GrantTable, PointInTime, shelf};
 use crate::firewall::FirewallError;
 use crate::firewall::kind::GrantKind;
 use spa_knock_core::auth::{Access, Grant};
@@ -14,17 +14,13 @@ const PRUNE_EVERY: Duration = Duration::from_secs(1);
 /// The last eighth of each set is for clients that hold no more than this.
 const RESERVE_SHARE: usize = 16;
 
-impl GrantTable {
+impl<T: PointInTime> GrantTable<T> {
     /// Whether its client may hold these grants of one knock besides what it holds at `now`, and they have room.
     ///
     /// # Errors
     /// [`FirewallError::TooMany`] when they are more than the client may hold, [`FirewallError::Full`] when only the
     /// reserve of a set is left, which is for clients that hold little.
-    pub(in crate::firewall) fn admit(
-        &mut self,
-        grants: &[Grant],
-        now: Duration,
-    ) -> Result<(), FirewallError> {
+    pub(in crate::firewall) fn admit(&mut self, grants: &[Grant], now: T) -> Result<(), FirewallError> {
         let Some(first) = grants.first() else { return Ok(()) };
         let client = first.client();
         let mut coming: Vec<Access> = grants.iter().map(Grant::access).collect();
@@ -51,12 +47,12 @@ impl GrantTable {
     }
 
     /// Whether the client holds this passage at `now`.
-    fn holds(&self, client: &ClientName, access: &Access, now: Duration) -> bool {
+    fn holds(&self, client: &ClientName, access: &Access, now: T) -> bool {
         let holders = self.grants.get(access).into_iter().flatten();
         holders.into_iter().any(|holder| holder.client == *client && holder.end > now)
     }
 
-    fn drop_ended_of(&mut self, client: &ClientName, now: Duration) {
+    fn drop_ended_of(&mut self, client: &ClientName, now: T) {
         if let Some(mut own) = self.clients.remove(client) {
             own.retain(|access| self.holds(client, access, now));
             self.clients.insert(client.clone(), own);
@@ -64,7 +60,7 @@ impl GrantTable {
     }
 
     /// Whether the sets of these have room outside their reserve.
-    fn has_room(&mut self, coming: &[Access], now: Duration) -> bool {
+    fn has_room(&mut self, coming: &[Access], now: T) -> bool {
         let mut more: BTreeMap<(GrantKind, bool), usize> = BTreeMap::new();
         for access in coming.iter().filter(|access| !self.grants.contains_key(access)) {
             let count = more.entry(shelf(access)).or_default();
@@ -75,7 +71,7 @@ impl GrantTable {
                 held.filled.get(shelf).copied().unwrap_or_default().saturating_add(*more) <= shelf.0.room()
             })
         };
-        if !fits(self) && now >= self.pruned.saturating_add(PRUNE_EVERY) {
+        if !fits(self) && self.pruned.is_none_or(|pruned| now >= pruned.plus(PRUNE_EVERY)) {
             self.prune(now);
         }
         fits(self)

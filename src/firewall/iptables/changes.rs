@@ -1,19 +1,18 @@
 //! Puts a change of the grants into effect: in the file of grants first, then in the sets and rules of each IP version.
 
-use std::time::Duration;
-
 use super::entry::{self, EntryKind, SetEntry};
 use super::rules::Unload;
 use super::{Iptables, program, rules, sets};
 use crate::firewall::FirewallError;
 use crate::firewall::grant_table::GrantTable;
 use crate::os::clock;
+use spa_knock_core::knock::BootTime;
 
 impl Iptables {
     /// The file first, then the firewall; as it was where the firewall does not take it.
     pub(super) fn become_held(
         &mut self,
-        held: GrantTable,
+        held: GrantTable<BootTime>,
         ended: &[SetEntry],
         touched: &[SetEntry],
     ) -> Result<(), FirewallError> {
@@ -53,7 +52,7 @@ impl Iptables {
     /// there for its time.
     pub(super) fn change(
         &mut self,
-        held: &GrantTable,
+        held: &GrantTable<BootTime>,
         ended: &[SetEntry],
         touched: &[SetEntry],
     ) -> Result<(), FirewallError> {
@@ -88,10 +87,10 @@ impl Iptables {
     }
 
     /// When the first of the rules that stand for grants must go.
-    pub(super) fn next_due(&self, live: &[SetEntry]) -> Option<Duration> {
+    pub(super) fn next_due(&self, live: &[SetEntry]) -> Option<BootTime> {
         let is_rule =
             |entry: &&SetEntry| self.closing == Unload::Rules || matches!(entry.kind, EntryKind::Forward(_));
-        live.iter().filter(is_rule).map(|entry| entry.end).min()
+        live.iter().filter(is_rule).filter_map(|entry| entry.end).min()
     }
 
     /// Whether the kernel closes these by itself.

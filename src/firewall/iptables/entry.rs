@@ -1,12 +1,11 @@
 //! What stands for a passage: entries of sets, or rules where there are no sets.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::family::IpVersion;
 use crate::firewall::grant_table::ElementChange;
 use spa_knock_core::auth::{Access, AccessTarget};
-use spa_knock_core::knock::{PortRange, Prefix};
+use spa_knock_core::knock::{BootTime, PortRange, Prefix};
 
 /// What an entry does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +26,8 @@ pub(super) struct SetEntry {
     pub(super) kind: EntryKind,
     pub(super) from: Prefix,
     pub(super) ports: PortRange,
-    pub(super) end: Duration,
+    /// None where nobody holds it any more.
+    pub(super) end: Option<BootTime>,
     /// Names client and action.
     pub(super) comment: String,
 }
@@ -46,13 +46,13 @@ impl SetEntry {
 }
 
 /// All entries that these changes stand for, those that end first in front.
-pub(super) fn of(changes: &[ElementChange]) -> Vec<SetEntry> {
+pub(super) fn of(changes: &[ElementChange<BootTime>]) -> Vec<SetEntry> {
     let mut entries: Vec<SetEntry> = changes.iter().map(of_change).collect();
     entries.sort_by_key(|entry| entry.end);
     entries
 }
 
-fn of_change(ElementChange { access, holder, .. }: &ElementChange) -> SetEntry {
+fn of_change(ElementChange { access, holder, .. }: &ElementChange<BootTime>) -> SetEntry {
     let Access { from, target: way, .. } = *access;
     let (kind, ports) = match way {
         AccessTarget::Ports(ports) if from.single().is_some() => (EntryKind::Single, ports),
@@ -64,7 +64,7 @@ fn of_change(ElementChange { access, holder, .. }: &ElementChange) -> SetEntry {
         kind,
         from,
         ports,
-        end: holder.as_ref().map(|holder| holder.end).unwrap_or_default(),
+        end: holder.as_ref().map(|holder| holder.end),
         comment: holder.as_ref().map(|holder| holder.comment()).unwrap_or_default(),
     }
 }

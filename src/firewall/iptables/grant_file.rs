@@ -3,12 +3,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::firewall::grant_table::{GrantHolder, GrantTable};
 use crate::os::files::{self, FileError};
-use crate::os::host;
+use crate::os::{clock, host};
 use spa_knock_core::auth::{Access, AccessTarget};
+use spa_knock_core::knock::BootTime;
 
 /// The file in the state folder.
 const FILE: &str = "grants";
@@ -28,7 +28,7 @@ impl GrantFile {
 
     /// What was live when it was written; nothing after another boot, which ends all grants. A line that is not as
     /// we write it is passed over, and what it held is closed.
-    pub(super) fn read(&self) -> GrantTable {
+    pub(super) fn read(&self) -> GrantTable<BootTime> {
         match files::read_trusted_text(&self.file) {
             Ok(text) => parse(&text, &self.boot),
             Err(error) => {
@@ -44,14 +44,14 @@ impl GrantFile {
     ///
     /// # Errors
     /// When the disk does not take it; it says then what it said before.
-    pub(super) fn write(&self, held: &GrantTable, now: Duration) -> Result<(), FileError> {
+    pub(super) fn write(&self, held: &GrantTable<BootTime>, now: BootTime) -> Result<(), FileError> {
         files::prepare(&self.file, text(held, now, &self.boot).as_bytes(), 0)?;
         files::take_place(&self.file)?;
         files::sync_folder(self.file.parent().unwrap_or(Path::new("/")))
     }
 }
 
-fn text(held: &GrantTable, now: Duration, boot: &str) -> String {
+fn text(held: &GrantTable<BootTime>, now: BootTime, boot: &str) -> String {
     let mut lines = vec![format!("{HEADER} {boot}")];
     for live in held.live(now) {
         let way = match live.access.target {
@@ -59,13 +59,13 @@ fn text(held: &GrantTable, now: Duration, boot: &str) -> String {
             AccessTarget::Once(door) => format!("once {door} -"),
             AccessTarget::Forward { door, to } => format!("forward {door} {to}"),
         };
-        let end = now.saturating_add(live.left).as_millis();
+        let end = now.plus(live.left).as_millis();
         lines.push(format!("{} {way} {} {} {end}", live.access.from, live.client, live.action));
     }
     lines.join("\n") + "\n"
 }
 
-fn parse(text: &str, boot: &str) -> GrantTable {
+fn parse(text: &str, boot: &str) -> GrantTable<BootTime> {
     let mut held = GrantTable::default();
     let mut lines = text.lines();
     if lines.next() == Some(&format!("{HEADER} {boot}")) {
@@ -76,7 +76,7 @@ fn parse(text: &str, boot: &str) -> GrantTable {
     held
 }
 
-fn line(text: &str) -> Option<(Access, GrantHolder)> {
+fn line(text: &str) -> Option<(Access, GrantHolder<BootTime>)> {
     let words: Vec<&str> = text.split(' ').collect();
     let [from, way, ports, to, client, action, end] = words.as_slice() else { return None };
     let way = match *way {
@@ -85,7 +85,7 @@ fn line(text: &str) -> Option<(Access, GrantHolder)> {
         "forward" => AccessTarget::Forward { door: ports.parse().ok()?, to: to.parse::<SocketAddr>().ok()? },
         _ => return None,
     };
-    let end = Duration::from_millis(end.parse().ok()?);
+    let end = clock::boot_at(end.parse().ok()?);
     let holder = GrantHolder { client: client.parse().ok()?, action: action.parse().ok()?, end };
     Some((Access::new(from.parse().ok()?, way), holder))
 }
@@ -108,8 +108,8 @@ mod tests {
             lines.join("\n")
         };
         let held = parse(TEXT, "boot");
-        assert_eq!(sorted(text(&held, Duration::ZERO, "boot")), sorted(TEXT.to_owned()));
-        let later = text(&held, Duration::from_secs(35), "boot");
+        assert_eq!(sorted(text(&held, clock::boot_at(0), "boot")), sorted(TEXT.to_owned()));
+        let later = text(&held, clock::boot_at(35_000), "boot");
         assert_eq!(later, "spa-knock-grants-1 boot\n10.0.0.0/24 ports tcp/80-90 - phone web 40000\n");
     }
 
@@ -117,11 +117,11 @@ mod tests {
     fn a_file_that_others_can_write_opens_nothing() {
         let scratch = tempfile::tempdir().unwrap();
         let journal = GrantFile::of(scratch.path());
-        journal.write(&parse(TEXT, "boot"), Duration::ZERO).unwrap();
-        assert_eq!(journal.read().live(Duration::ZERO).len(), 4);
+        journal.write(&parse(TEXT, "boot"), clock::boot_at(0)).unwrap();
+        assert_eq!(journal.read().live(clock::boot_at(0)).len(), 4);
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         std::fs::set_permissions(scratch.path().join(FILE), permissions).unwrap();
-        assert!(journal.read().live(Duration::ZERO).is_empty());
+        assert!(journal.read().live(clock::boot_at(0)).is_empty());
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
                 "boot",
             ),
         ] {
-            assert!(parse(text, boot).live(Duration::ZERO).is_empty(), "{text:?}");
+            assert!(parse(text, boot).live(clock::boot_at(0)).is_empty(), "{text:?}");
         }
     }
 }

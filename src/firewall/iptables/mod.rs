@@ -32,6 +32,7 @@ use grant_file::GrantFile;
 use limits::OLDER_MAX;
 use rules::Unload;
 use spa_knock_core::auth::Grant;
+use spa_knock_core::knock::{BootTime, Steady};
 
 /// Between two looks at whether our rules still stand.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -43,13 +44,12 @@ pub struct Iptables {
     families: Vec<IpVersion>,
     closing: Unload,
     journal: GrantFile,
-    /// On the clock of this boot.
-    held: GrantTable,
+    held: GrantTable<BootTime>,
     loaded: Option<LoadedRules>,
     /// When rules must go.
-    due: Option<Duration>,
+    due: Option<BootTime>,
     /// When our rules are looked at again.
-    look: Duration,
+    look: Steady,
     /// Whether the last change is missing in the journal: reported once.
     unwritten: bool,
 }
@@ -91,7 +91,7 @@ impl Iptables {
             held,
             loaded: None,
             due: None,
-            look: Duration::ZERO,
+            look: clock::steady(),
             unwritten: false,
         })
     }
@@ -170,7 +170,7 @@ impl Backend for Iptables {
         }
         self.loaded = Some(LoadedRules { gate, lasting });
         self.due = self.next_due(&live);
-        self.look = clock::steady().saturating_add(LOOK_EVERY);
+        self.look = clock::steady().plus(LOOK_EVERY);
         Ok(())
     }
 
@@ -225,7 +225,7 @@ impl Backend for Iptables {
         if self.loaded.is_none() || now < self.look {
             return false;
         }
-        self.look = now.saturating_add(LOOK_EVERY);
+        self.look = now.plus(LOOK_EVERY);
         !self.stands()
     }
 
@@ -247,9 +247,9 @@ impl Backend for Iptables {
         Ok(())
     }
 
-    fn deadline(&self) -> Option<Duration> {
-        let look = self.loaded.as_ref().map(|_| self.look.saturating_sub(clock::steady()));
-        let due = self.due.map(|due| due.saturating_sub(clock::boot()));
+    fn time_to_deadline(&self) -> Option<Duration> {
+        let look = self.loaded.as_ref().map(|_| self.look.since(clock::steady()));
+        let due = self.due.map(|due| due.since(clock::boot()));
         due.into_iter().chain(look).min()
     }
 
@@ -259,12 +259,12 @@ impl Backend for Iptables {
             return Ok(());
         }
         let held = self.held.clone();
-        let mut over: Vec<SetEntry> = entry::of(&held.changes(Duration::ZERO));
+        let mut over: Vec<SetEntry> = entry::of(&held.all_changes());
         // What lives on is not touched: a grant for one connection that has been used must not be there again.
-        over.retain(|entry| entry.end <= now);
+        over.retain(|entry| entry.end <= Some(now));
         let closed = self.change(&held, &[], &over);
         if closed.is_err() {
-            self.due = Some(now.saturating_add(RETRY));
+            self.due = Some(now.plus(RETRY));
         }
         closed
     }
@@ -277,7 +277,7 @@ impl Backend for Iptables {
         if self.closing == Unload::Sets || self.loaded.is_none() {
             return Ok(());
         }
-        let over: Vec<SetEntry> = entry::of(&self.held.changes(Duration::ZERO));
+        let over: Vec<SetEntry> = entry::of(&self.held.all_changes());
         self.change(&GrantTable::default(), &[], &over)
     }
 }

@@ -6,6 +6,7 @@ use super::entry::{EntryKind, SetEntry};
 use super::family::IpVersion;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, GateSpec};
+use spa_knock_core::knock::BootTime;
 
 /// What a set of grants can take, as in the nftables table.
 const SIZE: u32 = 65_536;
@@ -40,7 +41,7 @@ pub(super) fn load(
     gate: &GateSpec,
     live: &[SetEntry],
     used: &[String],
-    now: Duration,
+    now: BootTime,
 ) -> String {
     let mut text = Text::default();
     for (set, kind) in SETS {
@@ -82,7 +83,7 @@ pub(super) fn everybody(set: &str, family: IpVersion, time: Duration) -> String 
 }
 
 /// Takes these entries away and adds those, the later of which win.
-pub(super) fn change(family: IpVersion, ended: &[SetEntry], live: &[&SetEntry], now: Duration) -> String {
+pub(super) fn change(family: IpVersion, ended: &[SetEntry], live: &[&SetEntry], now: BootTime) -> String {
     let mut text = Text::default();
     for entry in ended.iter().filter(|entry| entry.family() == family) {
         text.line(format_args!("del {} {}", name(set_of(entry), family), key(entry)));
@@ -106,8 +107,8 @@ pub(super) fn key(entry: &SetEntry) -> String {
     format!("{},{}:{}", entry.from, entry.ports.protocol().as_str(), entry.ports.numbers('-'))
 }
 
-fn add(entry: &SetEntry, set: &str, now: Duration) -> String {
-    let left = seconds(entry.end.saturating_sub(now));
+fn add(entry: &SetEntry, set: &str, now: BootTime) -> String {
+    let left = seconds(entry.end.map_or(Duration::ZERO, |end| end.since(now)));
     format!("add {set} {} timeout {left} comment \"{}\"\n", key(entry), entry.comment)
 }
 

@@ -6,11 +6,11 @@ use crate::firewall::{Enforcement, Failsafe, FirewallMode, PacketMark};
 use crate::os::net::proc_net::TcpConnection;
 use spa_knock_core::auth::{Access, AccessTarget};
 
-fn change(from: &str, way: AccessTarget, end: u64) -> ElementChange {
+fn change(from: &str, way: AccessTarget, end: u64) -> ElementChange<BootTime> {
     let holder = GrantHolder {
         client: "laptop".parse().unwrap(),
         action: "open".parse().unwrap(),
-        end: Duration::from_secs(end),
+        end: clock::boot_at(end * 1_000),
     };
     ElementChange {
         access: Access::new(from.parse().unwrap(), way),
@@ -126,7 +126,7 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
     }
     assert!(!text.contains("laptop"), "grants stand in sets");
     let sets =
-        sets::load(IpVersion::V6, &gate, &live, &["fd77::3,tcp:22".to_owned()], Duration::from_secs(10));
+        sets::load(IpVersion::V6, &gate, &live, &["fd77::3,tcp:22".to_owned()], clock::boot_at(10_000));
     for line in [
         "create spa_knock_single6 hash:ip,port family inet6 maxelem 65536 timeout 0 comment\n",
         "flush spa_knock_single_new6\nadd spa_knock_single_new6 fd77::2,tcp:22 timeout 20 comment \"laptop open\"\n\
@@ -139,7 +139,7 @@ fn the_gate_of_sets_names_them_and_knows_trials_failsafes_and_published_ports() 
         assert!(sets.contains(line), "{line}\n{sets}");
     }
     assert!(!sets.contains("10.0.0.0"));
-    let four = sets::load(IpVersion::V4, &gate, &[], &[], Duration::ZERO);
+    let four = sets::load(IpVersion::V4, &gate, &[], &[], clock::boot_at(0));
     assert!(four.contains("add spa_knock_failsafe_new4 10.0.0.0/8\n"), "{four}");
 }
 
@@ -153,7 +153,7 @@ fn a_change_writes_the_grants_anew_and_leaves_all_else_alone() {
     let ended = entry::of(&[change("10.0.0.2", ports("tcp/20-25"), 0)]);
     let live: Vec<&SetEntry> = live.iter().collect();
     assert_eq!(
-        sets::change(IpVersion::V4, &ended, &live, Duration::from_secs(29)),
+        sets::change(IpVersion::V4, &ended, &live, clock::boot_at(29_000)),
         "del spa_knock_single4 10.0.0.2,tcp:20-25\n\
          add spa_knock_single4 10.0.0.2,tcp:22 timeout 1 comment \"laptop open\"\n"
     );

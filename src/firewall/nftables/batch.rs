@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::element::Element;
+use spa_knock_core::knock::Steady;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -169,19 +170,19 @@ impl<'a> Iterator for Attributes<'a> {
 /// An element as the kernel lists it.
 pub(super) struct ListedElement {
     pub(super) element: Element,
-    /// Until when it is there, on the steady clock; none = for ever.
-    pub(super) end: Option<Duration>,
+    /// Until when it is there; none = for ever.
+    pub(super) end: Option<Steady>,
     pub(super) comment: Option<String>,
 }
 
 /// The elements in one message of a set's list that was read at `now`: a long list takes its time.
-pub(super) fn elements(set: &'static [u8], message: &NetlinkBatch<'_>, now: Duration) -> Vec<ListedElement> {
+pub(super) fn elements(set: &'static [u8], message: &NetlinkBatch<'_>, now: Steady) -> Vec<ListedElement> {
     let list = message.attributes().within(NFTA_SET_ELEM_LIST_ELEMENTS);
     let elements = list.into_iter().flatten().filter(|(kind, _)| *kind == NFTA_LIST_ELEM);
     elements.filter_map(|(_, bytes)| listed(set, Attributes(bytes), now)).collect()
 }
 
-fn listed(set: &'static [u8], attributes: Attributes<'_>, now: Duration) -> Option<ListedElement> {
+fn listed(set: &'static [u8], attributes: Attributes<'_>, now: Steady) -> Option<ListedElement> {
     let bytes = |kind| Some(attributes.within(kind)?.get(NFTA_DATA_VALUE)?.to_vec());
     let element = Element {
         set,
@@ -191,7 +192,7 @@ fn listed(set: &'static [u8], attributes: Attributes<'_>, now: Duration) -> Opti
     };
     let expires = attributes.get(NFTA_SET_ELEM_EXPIRATION).and_then(<[u8]>::first_chunk);
     let left = expires.map(|bytes| Duration::from_millis(u64::from_be_bytes(*bytes)));
-    let end = left.map(|left| now.saturating_add(left));
+    let end = left.map(|left| now.plus(left));
     let comment = attributes.get(NFTA_SET_ELEM_USERDATA).and_then(|userdata| {
         let [UDATA_COMMENT, length, text @ ..] = userdata else { return None };
         let text = text.get(..usize::from(*length))?.strip_suffix(b"\0")?;
@@ -327,6 +328,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::os::clock;
 
     #[test]
     fn answers_are_read_by_sequence_and_errno() {
@@ -350,7 +352,7 @@ mod tests {
         fn any_bytes_are_answers_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = answers(&bytes);
             for message in messages(&bytes) {
-                let _ = elements(b"grants4\0", &message, Duration::ZERO);
+                let _ = elements(b"grants4\0", &message, clock::steady());
             }
         }
     }

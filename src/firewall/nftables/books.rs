@@ -1,8 +1,7 @@
 //! Who holds what, and which elements the kernel has for it. A change is drafted first, put to the kernel, and then
 //! kept, or dropped if the kernel did not take it.
 
-use std::time::Duration;
-
+use super::HeldElement;
 use super::batch::ElementOp;
 use super::element::{self, Element, ElementEntry};
 use super::plane::{Interval, Patch, Plane};
@@ -10,6 +9,7 @@ use crate::firewall::grant_table::{GrantHolder, GrantTable, LINGER};
 use crate::firewall::kind::GrantKind;
 use crate::firewall::{ActiveGrant, FirewallError};
 use spa_knock_core::auth::{Access, AccessTarget, Grant};
+use spa_knock_core::knock::Steady;
 
 /// How many intervals one knock may be cut into: as many as overlap it, so that only knocks from prefixes within
 /// prefixes come near it.
@@ -18,7 +18,7 @@ const PIECES_MAX: usize = 4_096;
 /// The books.
 #[derive(Default)]
 pub(super) struct Books {
-    held: GrantTable,
+    held: GrantTable<Steady>,
     plane: Plane,
 }
 
@@ -37,7 +37,7 @@ impl Books {
     ///
     /// # Errors
     /// When the client may not hold so many, or there is no room for them.
-    pub(super) fn draft_grant(&mut self, grants: &[Grant], now: Duration) -> Result<Draft, FirewallError> {
+    pub(super) fn draft_grant(&mut self, grants: &[Grant], now: Steady) -> Result<Draft, FirewallError> {
         self.held.admit(grants, now)?;
         let mut draft = Draft::default();
         for grant in grants {
@@ -52,7 +52,7 @@ impl Books {
     }
 
     /// The kernel has taken it.
-    pub(super) fn keep_grant(&mut self, draft: Draft, grants: &[Grant], now: Duration) {
+    pub(super) fn keep_grant(&mut self, draft: Draft, grants: &[Grant], now: Steady) {
         for replaced in &draft.replaced {
             self.held.forget_passage(replaced);
         }
@@ -71,7 +71,7 @@ impl Books {
     pub(super) fn draft_close(
         &mut self,
         which: &dyn Fn(&ActiveGrant) -> bool,
-        now: Duration,
+        now: Steady,
     ) -> (Draft, Vec<ActiveGrant>) {
         let (changes, closed) = self.held.without(which, now);
         let mut draft = Draft::default();
@@ -79,7 +79,7 @@ impl Books {
             let Some(element) = element::of(&change.access) else { continue };
             let fate = match &change.holder {
                 None => ElementOp::Delete,
-                Some(holder) => ElementOp::Renew(holder.end.saturating_sub(now), Some(holder.comment())),
+                Some(holder) => ElementOp::Renew(holder.end.since(now), Some(holder.comment())),
             };
             draft.elements.push((element, fate));
         }
@@ -89,13 +89,13 @@ impl Books {
     }
 
     /// The kernel has taken it.
-    pub(super) fn keep_close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
+    pub(super) fn keep_close(&mut self, which: &dyn Fn(&ActiveGrant) -> bool, now: Steady) {
         self.held.forget(which, now);
     }
 
     /// Takes an element of the kernel's into the books. Whether it stays that element: the rest of an interval can be a
     /// single port, and then is another one from now on.
-    pub(super) fn adopt(&mut self, entry: ElementEntry, holder: GrantHolder, now: Duration) -> bool {
+    pub(super) fn adopt(&mut self, entry: ElementEntry, holder: GrantHolder<Steady>, now: Steady) -> bool {
         let (area, rectangle) = match entry {
             ElementEntry::Passage(access) => {
                 self.held.hold(access, holder);
@@ -119,7 +119,7 @@ impl Books {
     }
 
     /// Who holds, as far as the books know, what this element opens.
-    pub(super) fn holder(&self, entry: &ElementEntry) -> Option<&GrantHolder> {
+    pub(super) fn holder(&self, entry: &ElementEntry) -> Option<&GrantHolder<Steady>> {
         match entry {
             ElementEntry::Passage(access) => self.held.longest(access),
             ElementEntry::Interval(area, rectangle) => {
@@ -129,7 +129,7 @@ impl Books {
     }
 
     /// All elements that the kernel should have at `now`, and for whom.
-    pub(super) fn elements(&self, now: Duration) -> impl Iterator<Item = (Element, GrantHolder)> {
+    pub(super) fn elements(&self, now: Steady) -> impl Iterator<Item = HeldElement> {
         let changes = self.held.changes(now).into_iter().filter_map(|change| {
             let interval = GrantKind::of(&change.access).is_interval();
             Some((element::of(&change.access).filter(|_| !interval)?, change.holder?))
@@ -144,11 +144,11 @@ impl Books {
     }
 
     /// All that is live, once for each who holds it.
-    pub(super) fn live(&self, now: Duration) -> Vec<ActiveGrant> {
+    pub(super) fn live(&self, now: Steady) -> Vec<ActiveGrant> {
         self.held.live(now)
     }
 
-    fn open(&mut self, grant: &Grant, now: Duration, draft: &mut Draft) {
+    fn open(&mut self, grant: &Grant, now: Steady, draft: &mut Draft) {
         let access = grant.access();
         if let Some(piece) = Interval::of(&access, GrantHolder::of(grant, now)) {
             return self.plane.open(&piece, now, &mut draft.patch);
@@ -164,7 +164,7 @@ impl Books {
             }
             draft.replaced.push(rival);
         }
-        let left = holder.end.saturating_sub(now);
+        let left = holder.end.since(now);
         draft.elements.push((element, ElementOp::Renew(left, Some(holder.comment()))));
     }
 
@@ -172,14 +172,14 @@ impl Books {
         &mut self,
         closed: &[ActiveGrant],
         which: &dyn Fn(&ActiveGrant) -> bool,
-        now: Duration,
+        now: Steady,
         draft: &mut Draft,
     ) {
         for live in closed {
             let holder = GrantHolder {
                 client: live.client.clone(),
                 action: live.action.clone(),
-                end: now.saturating_add(live.left),
+                end: now.plus(live.left),
             };
             let Some(gone) = Interval::of(&live.access, holder) else { continue };
             self.plane.close(&gone, now, &mut draft.patch);
@@ -196,12 +196,12 @@ impl Books {
     }
 
     /// Writes down which elements the patch is about.
-    fn finish(&self, draft: &mut Draft, now: Duration) {
+    fn finish(&self, draft: &mut Draft, now: Steady) {
         let (gone, come) = self.plane.changes(&draft.patch);
         let gone = gone.map(|piece| (element::of_piece(piece), ElementOp::Delete));
         let come = come.map(|piece| {
             let GrantHolder { end, .. } = &piece.holder;
-            let left = end.saturating_sub(now);
+            let left = end.since(now);
             (element::of_piece(piece), ElementOp::Add(left, Some(piece.holder.comment())))
         });
         let elements = std::mem::take(&mut draft.elements);
@@ -210,8 +210,8 @@ impl Books {
 }
 
 /// Whether something of an element may still be in the kernel at `now`.
-pub(super) fn lingers(holder: &GrantHolder, now: Duration) -> bool {
-    holder.end.saturating_add(LINGER) > now
+pub(super) fn lingers(holder: &GrantHolder<Steady>, now: Steady) -> bool {
+    holder.end.plus(LINGER) > now
 }
 
 /// Whether who knocked can only have been let in once by this: whether it has been used is not known.

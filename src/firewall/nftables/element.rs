@@ -217,10 +217,9 @@ fn padded_port(port: u16) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::firewall::grant_table::GrantHolder;
+    use crate::os::clock;
 
     fn access(from: &str, way: AccessTarget) -> Access {
         Access::new(from.parse().unwrap(), way)
@@ -228,7 +227,7 @@ mod tests {
 
     fn one(access: &Access) -> Element {
         let holder =
-            GrantHolder { client: "a".parse().unwrap(), action: "b".parse().unwrap(), end: Duration::ZERO };
+            GrantHolder { client: "a".parse().unwrap(), action: "b".parse().unwrap(), end: clock::steady() };
         of(access).unwrap_or_else(|| of_piece(&Interval::of(access, holder).unwrap()))
     }
 

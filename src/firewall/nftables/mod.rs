@@ -21,6 +21,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use super::grant_table::GrantHolder;
 use super::{ActiveGrant, Backend, FirewallError, GateSpec};
 use crate::os::clock;
 use crate::os::process::spawn::RunError;
@@ -32,7 +33,7 @@ use kernel::Kernel;
 use program::{nft, submit};
 use ruleset::{PreviousTable, TABLE};
 use spa_knock_core::auth::Grant;
-use spa_knock_core::knock::{ClientName, PortRange};
+use spa_knock_core::knock::{ClientName, PortRange, Steady};
 use structure::Structure;
 
 /// After a set was full nothing is added to it for so long. The kernel collects what has expired about once a second,
@@ -46,6 +47,9 @@ const LOOK_AFTER: Duration = Duration::from_millis(100);
 /// change that is heard of is looked at.
 const FEW: usize = 4_096;
 
+/// An element of ours, and who holds it. The kernel counts its time by the steady clock.
+type HeldElement = (Element, GrantHolder<Steady>);
+
 /// The table `inet spa_knock`.
 pub struct Nftables {
     kernel: Kernel,
@@ -57,16 +61,16 @@ pub struct Nftables {
     /// How long the kernel waits for a sign of life.
     failsafe: Option<Duration>,
     /// The sets that were full, and until when nothing is added to them.
-    full: BTreeMap<&'static [u8], Duration>,
+    full: BTreeMap<&'static [u8], Steady>,
     watch: ChangeMonitor,
     /// What others have changed and nobody has looked at yet.
     heard: RulesetChange,
     /// When books and kernel were last compared.
-    compared: Duration,
+    compared: Steady,
     /// When the table is looked at again.
-    look: Duration,
+    look: Steady,
     /// When all elements must be looked at, however many they are.
-    reconcile: Option<Duration>,
+    reconcile: Option<Steady>,
 }
 
 impl Nftables {
@@ -75,6 +79,7 @@ impl Nftables {
     /// # Errors
     /// When the kernel has no nftables.
     pub fn open() -> Result<Self, FirewallError> {
+        let now = clock::steady();
         Ok(Self {
             kernel: Kernel::open()?,
             books: Books::default(),
@@ -84,17 +89,14 @@ impl Nftables {
             full: BTreeMap::new(),
             watch: ChangeMonitor::start(),
             heard: RulesetChange::default(),
-            compared: Duration::ZERO,
-            look: Duration::ZERO,
+            compared: now,
+            look: now,
             reconcile: None,
         })
     }
 
     /// What a load does with the table that is there, and which grants it must make again.
-    fn before(
-        &mut self,
-        now: Duration,
-    ) -> Result<(PreviousTable, Vec<(Element, super::grant_table::GrantHolder)>), FirewallError> {
+    fn before(&mut self, now: Steady) -> Result<(PreviousTable, Vec<HeldElement>), FirewallError> {
         let there = Structure::read(&mut self.kernel)?;
         if !self.adopted
             && let Err(error) = self.adopt(now)
@@ -119,7 +121,7 @@ impl Nftables {
     }
 
     /// Fails without a transaction while one of these sets is known to be full.
-    fn check_full(&mut self, elements: &[(Element, ElementOp)], now: Duration) -> Result<(), FirewallError> {
+    fn check_full(&mut self, elements: &[(Element, ElementOp)], now: Steady) -> Result<(), FirewallError> {
         self.full.retain(|_, until| *until > now);
         let full = growing(elements).any(|set| self.full.contains_key(set));
         if full { Err(FirewallError::Full) } else { Ok(()) }
@@ -196,7 +198,7 @@ impl Backend for Nftables {
         if self.reconcile.is_some() || self.books.count() <= FEW {
             self.reconcile_at(clock::steady())?;
         }
-        self.look = clock::steady().saturating_add(LOOK_EVERY);
+        self.look = clock::steady().plus(LOOK_EVERY);
         Ok(())
     }
 
@@ -207,9 +209,8 @@ impl Backend for Nftables {
             Ok(()) => self.kernel.transact(&draft.elements).inspect_err(|error| {
                 if *error == FirewallError::Full {
                     // From the end of the transaction, which may have taken long.
-                    self.full.extend(
-                        growing(&draft.elements).map(|set| (set, clock::steady().saturating_add(HOLD_OFF))),
-                    );
+                    self.full
+                        .extend(growing(&draft.elements).map(|set| (set, clock::steady().plus(HOLD_OFF))));
                 }
             }),
             full => full,
@@ -237,7 +238,7 @@ impl Backend for Nftables {
         self.listen();
         // Whatever others change is heard of.
         let same = self.adopted && !self.heard.elements && self.reconcile.is_none();
-        if same && now < self.compared.saturating_add(LOOK_EVERY) {
+        if same && now < self.compared.plus(LOOK_EVERY) {
             return Ok(());
         }
         self.reconcile_at(now)
@@ -265,12 +266,12 @@ impl Backend for Nftables {
             return false;
         }
         if changed.elements {
-            self.reconcile.get_or_insert(now.saturating_add(LOOK_AFTER));
+            self.reconcile.get_or_insert(now.plus(LOOK_AFTER));
         }
         if !changed.structure && now < self.look {
             return false;
         }
-        self.look = now.saturating_add(LOOK_EVERY);
+        self.look = now.plus(LOOK_EVERY);
         if self.books.count() <= FEW {
             self.reconcile.get_or_insert(now);
         }
@@ -292,11 +293,11 @@ impl Backend for Nftables {
         Ok(())
     }
 
-    fn deadline(&self) -> Option<Duration> {
+    fn time_to_deadline(&self) -> Option<Duration> {
         self.structure.as_ref()?;
         let now = clock::steady();
         let due = self.reconcile.map_or(self.look, |due| due.min(self.look));
-        Some(due.saturating_sub(now))
+        Some(due.since(now))
     }
 
     fn expire(&mut self) -> Result<(), FirewallError> {
@@ -306,7 +307,7 @@ impl Backend for Nftables {
         }
         let done = self.reconcile_at(now);
         if done.is_err() {
-            self.reconcile = Some(now.saturating_add(LOOK_EVERY));
+            self.reconcile = Some(now.plus(LOOK_EVERY));
         }
         done
     }

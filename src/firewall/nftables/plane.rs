@@ -5,12 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use crate::firewall::grant_table::{GrantHolder, LINGER};
 use crate::firewall::kind::GrantKind;
 use spa_knock_core::auth::{Access, AccessTarget};
-use spa_knock_core::knock::{PortRange, Prefix, Protocol};
+use spa_knock_core::knock::{PortRange, Prefix, Protocol, Steady};
 
 /// The widest prefixes that a client may be let in by (`grant-prefix` in the config).
 const WIDEST: (u8, u8) = (16, 33);
@@ -40,7 +39,7 @@ pub(super) struct Interval {
     pub(super) area: Area,
     pub(super) rectangle: Rectangle,
     /// Who holds it for the longest time.
-    pub(super) holder: GrantHolder,
+    pub(super) holder: GrantHolder<Steady>,
 }
 
 /// Where a piece begins: no two begin at one place.
@@ -111,7 +110,7 @@ impl Rectangle {
 
 impl Interval {
     /// The piece that opens this passage, where that is an interval.
-    pub(super) fn of(access: &Access, holder: GrantHolder) -> Option<Self> {
+    pub(super) fn of(access: &Access, holder: GrantHolder<Steady>) -> Option<Self> {
         Some(Self { area: area(access)?, rectangle: Rectangle::of(access)?, holder })
     }
 
@@ -127,7 +126,7 @@ impl Interval {
 
 impl Plane {
     /// Opens a piece at `now`, where nothing that lasts longer is open already.
-    pub(super) fn open(&mut self, piece: &Interval, now: Duration, patch: &mut Patch) {
+    pub(super) fn open(&mut self, piece: &Interval, now: Steady, patch: &mut Patch) {
         let mut coming = vec![piece.rectangle];
         for old in self.overlapping(piece.area, &piece.rectangle) {
             if old.holder.end > now && old.holder.end > piece.holder.end {
@@ -142,7 +141,7 @@ impl Plane {
     }
 
     /// Closes at `now`, within the addresses and ports of this piece, what has the same holder.
-    pub(super) fn close(&mut self, piece: &Interval, now: Duration, patch: &mut Patch) {
+    pub(super) fn close(&mut self, piece: &Interval, now: Steady, patch: &mut Patch) {
         let same = |old: &Interval| {
             (&old.holder.client, &old.holder.action) == (&piece.holder.client, &piece.holder.action)
         };
@@ -158,7 +157,7 @@ impl Plane {
         &mut self,
         piece: &Interval,
         limits: &Interval,
-        now: Duration,
+        now: Steady,
         patch: &mut Patch,
     ) {
         if let Some(common) = piece.rectangle.common(&limits.rectangle).filter(|_| piece.area == limits.area)
@@ -183,7 +182,7 @@ impl Plane {
     }
 
     /// All that is open at `now`.
-    pub(super) fn live(&self, now: Duration) -> impl Iterator<Item = &Interval> {
+    pub(super) fn live(&self, now: Steady) -> impl Iterator<Item = &Interval> {
         self.0.values().filter(move |piece| piece.holder.end > now)
     }
 
@@ -193,8 +192,8 @@ impl Plane {
     }
 
     /// Forgets what ended so long before `now` that the kernel has forgotten it, too.
-    pub(super) fn prune(&mut self, now: Duration) {
-        self.0.retain(|_, piece| piece.holder.end.saturating_add(LINGER) > now);
+    pub(super) fn prune(&mut self, now: Steady) {
+        self.0.retain(|_, piece| piece.holder.end.plus(LINGER) > now);
     }
 
     /// The pieces that must go from the kernel and those that must come, of a patch that has just been made.
@@ -228,7 +227,7 @@ impl Plane {
     }
 
     /// Leaves of a piece what is outside of `cut`.
-    fn take_away(&mut self, old: &Interval, cut: &Rectangle, now: Duration, patch: &mut Patch) {
+    fn take_away(&mut self, old: &Interval, cut: &Rectangle, now: Steady, patch: &mut Patch) {
         self.take(old, now, patch);
         if old.holder.end > now {
             for rest in old.rectangle.without(cut) {
@@ -237,12 +236,12 @@ impl Plane {
         }
     }
 
-    fn take(&mut self, old: &Interval, now: Duration, patch: &mut Patch) {
+    fn take(&mut self, old: &Interval, now: Steady, patch: &mut Patch) {
         let place = old.place();
         let Some(piece) = self.0.remove(&place) else { return };
         let is_new = patch.added.remove(&place);
         // What ended long ago is not in the kernel any more.
-        if !is_new && piece.holder.end.saturating_add(LINGER) > now {
+        if !is_new && piece.holder.end.plus(LINGER) > now {
             patch.removed.insert(place, piece);
         }
     }

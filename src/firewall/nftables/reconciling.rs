@@ -10,6 +10,7 @@ use super::{Nftables, books};
 use crate::firewall::FirewallError;
 use crate::firewall::grant_table::GrantHolder;
 use crate::os::clock;
+use spa_knock_core::knock::Steady;
 
 /// How much longer than in the books an element may last in the kernel.
 const SLACK: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ impl Nftables {
     ///
     /// # Errors
     /// When it cannot be read as a whole; the books may have a part of it then.
-    pub(super) fn adopt(&mut self, now: Duration) -> Result<(), FirewallError> {
+    pub(super) fn adopt(&mut self, now: Steady) -> Result<(), FirewallError> {
         let mut same = true;
         for set in element::SETS {
             for listed in self.kernel.elements(set)? {
@@ -46,7 +47,7 @@ impl Nftables {
         Ok(())
     }
 
-    pub(super) fn reconcile_at(&mut self, now: Duration) -> Result<(), FirewallError> {
+    pub(super) fn reconcile_at(&mut self, now: Steady) -> Result<(), FirewallError> {
         if !self.adopted {
             self.adopt(now)?;
             if self.reconcile.is_none() {
@@ -73,7 +74,7 @@ impl Nftables {
         Ok(())
     }
 
-    fn differences(&mut self, now: Duration) -> Result<Differences, FirewallError> {
+    fn differences(&mut self, now: Steady) -> Result<Differences, FirewallError> {
         let mut differences = Differences::default();
         let mut seen = BTreeSet::new();
         for set in element::SETS {
@@ -89,7 +90,7 @@ impl Nftables {
         // Reading may have taken a while.
         let now = clock::steady();
         for (element, holder) in self.books.elements(now) {
-            let left = holder.end.saturating_sub(now);
+            let left = holder.end.since(now);
             let once = element::entry(&element).is_some_and(|entry| books::is_once(&entry));
             if seen.contains(&element) || once || left < SLACK {
                 continue;
@@ -101,15 +102,15 @@ impl Nftables {
     }
 
     /// Whether the books have this element, and for as long.
-    fn is_in_books(&self, listed: &ListedElement, now: Duration) -> bool {
+    fn is_in_books(&self, listed: &ListedElement, now: Steady) -> bool {
         let holder = element::entry(&listed.element).and_then(|entry| self.books.holder(&entry).cloned());
         let Some((holder, end)) = holder.zip(listed.end) else { return false };
-        books::lingers(&holder, now) && end <= holder.end.saturating_add(SLACK)
+        books::lingers(&holder, now) && end <= holder.end.plus(SLACK)
     }
 }
 
 /// Who holds an element of the kernel's, as its comment says.
-fn holder(listed: &ListedElement) -> Option<GrantHolder> {
+fn holder(listed: &ListedElement) -> Option<GrantHolder<Steady>> {
     let (client, action) = listed.comment.as_ref()?.split_once(' ')?;
     Some(GrantHolder { client: client.parse().ok()?, action: action.parse().ok()?, end: listed.end? })
 }

@@ -4,13 +4,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::HeldElement;
 use super::element::{self, Element, ElementEntry};
 use super::plane::Area;
 use crate::firewall::grant_table::GrantHolder;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, Failsafe, FirewallMode, GateSpec, PacketMark};
 use spa_knock_core::auth::{Access, AccessTarget};
-use spa_knock_core::knock::{PortRange, Prefix};
+use spa_knock_core::knock::{PortRange, Prefix, Steady};
 
 /// The family and name of our table.
 pub(super) const TABLE: &str = "inet spa_knock";
@@ -120,12 +121,7 @@ pub(super) enum PreviousTable {
 }
 
 /// The whole transaction; `live` is what it opens besides, from `now` on.
-pub(super) fn text(
-    gate: &GateSpec,
-    before: PreviousTable,
-    live: &[(Element, GrantHolder)],
-    now: Duration,
-) -> String {
+pub(super) fn text(gate: &GateSpec, before: PreviousTable, live: &[HeldElement], now: Steady) -> String {
     let mut text = Text::default();
     if before == PreviousTable::Replaced {
         text.line(format_args!("delete table {TABLE}"));
@@ -267,7 +263,7 @@ impl Text {
     }
 
     /// Nothing where the element is not one of ours.
-    fn grant(&mut self, element: &Element, holder: &GrantHolder, now: Duration) -> Option<()> {
+    fn grant(&mut self, element: &Element, holder: &GrantHolder<Steady>, now: Steady) -> Option<()> {
         let set = std::str::from_utf8(element.set.strip_suffix(b"\0")?).ok()?;
         let (link, from, ports, to) = match element::entry(element)? {
             ElementEntry::Interval(area, rectangle) => {
@@ -292,7 +288,7 @@ impl Text {
                 (String::new(), range(from), ports, to)
             }
         };
-        let timeout = written(holder.end.saturating_sub(now));
+        let timeout = written(holder.end.since(now));
         self.line(format_args!(
             "add element {TABLE} {set} {{ {link}{from} . {} timeout {timeout} comment \"{}\"{to} }}",
             dotted(ports),

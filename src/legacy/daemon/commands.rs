@@ -9,10 +9,11 @@ use std::time::Duration;
 use super::script::{script, shown};
 use crate::legacy::knockd::{Door, Orders, TruncatedCommand};
 use crate::os::clock;
+use crate::os::poll::Polled;
 use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::state::{Leftover, ScheduledUndo, StartedUndo, UndoError, UndoQueue, UndoTask};
 use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, KeyAge};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 
 /// How many run at a time.
 const RUNNING_MAX: usize = 64;
@@ -143,9 +144,8 @@ impl DoorCommands {
 
     /// Looks after all commands; returns what there is to log.
     pub(in crate::legacy) fn run_due(&mut self) -> Vec<CommandEvent> {
-        self.commands.read_output();
         let mut told = Vec::new();
-        for done in self.commands.reap(clock::steady()) {
+        for done in self.commands.run_due(clock::steady()) {
             self.conclude(done.label, &done.ended, &done.said, &mut told);
         }
         self.prolong();
@@ -157,19 +157,9 @@ impl DoorCommands {
         told
     }
 
-    /// Until `run_due` has something to do, if no command ends before.
-    pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
-        self.undo_queue.next_due(|task, _| self.commands.may_undo(door_of(task)))
-    }
-
     /// Whether a command runs that opens what is to be closed.
     pub(in crate::legacy) fn is_opening(&self) -> bool {
         !self.opening.is_empty()
-    }
-
-    /// Readable when a command says something.
-    pub(in crate::legacy) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.commands.descriptors()
     }
 
     fn open_door(&mut self, door: &Door, source: IpAddr, stop: String, after: Duration) -> OpenDoor {
@@ -232,6 +222,18 @@ impl DoorCommands {
         if let Err(done) = self.commands.start_undo(job, clock::steady()) {
             self.conclude(done.label, &done.ended, &done.said, told);
         }
+    }
+}
+
+impl Polled for DoorCommands {
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.commands.fds(out);
+    }
+
+    /// When something is to be closed: the commands themselves have no deadline.
+    fn deadline(&self) -> Option<Steady> {
+        let left = self.undo_queue.next_due(|task, _| self.commands.may_undo(door_of(task)));
+        left.map(|left| clock::steady().plus(left))
     }
 }
 
@@ -367,7 +369,7 @@ mod tests {
         for _ in 0..1_000 {
             told.extend(door_commands.run_due());
             if door_commands.commands.is_idle()
-                && door_commands.time_to_deadline().is_none_or(|due| !due.is_zero())
+                && door_commands.deadline().is_none_or(|due| due > clock::steady())
             {
                 return told;
             }
@@ -388,7 +390,7 @@ mod tests {
         assert_eq!(door_commands.open(&door("sleep 0.2", "exit 4", 0), source), [running("sleep 0.2")]);
         assert!(
             door_commands.is_opening()
-                && door_commands.time_to_deadline().is_some_and(|due| due > RESERVE / 2)
+                && door_commands.deadline().is_some_and(|due| due > clock::steady().plus(RESERVE / 2))
         );
         assert_eq!(
             told_until_quiet(&mut door_commands),

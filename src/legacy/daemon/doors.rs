@@ -16,12 +16,13 @@ use crate::legacy::ipc::FromLegacyWatcher;
 use crate::legacy::knockd::{Door, GrantSpec, LogMessage, MatchEvent, MatchStage, OneTimeList};
 use crate::os::clock;
 use crate::os::files::{self, FileMode};
+use crate::os::poll::Polled;
 use crate::state::{self, StateError, UndoQueue};
 use crate::supervisor::child::Disconnected;
 use crate::supervisor::program::Program;
 use crate::supervisor::restart::{Restart, SILENCE_MAX};
 use spa_knock_core::auth::{AuditEvent as KnockResult, Explanation};
-use spa_knock_core::knock::ClientName;
+use spa_knock_core::knock::{ClientName, Steady};
 
 /// How often the host's addresses are looked at.
 const TICK: Duration = Duration::from_secs(10);
@@ -40,7 +41,7 @@ pub(crate) struct Doors {
     watch_config: Option<LegacyWatchConfig>,
     watcher: Option<LegacyWatcher>,
     restart: Restart,
-    addresses_due: Duration,
+    addresses_due: Steady,
     knock_log: KnockLog,
     door_commands: DoorCommands,
 }
@@ -102,7 +103,7 @@ impl Doors {
             watch_config: None,
             watcher: None,
             restart: Restart::new(),
-            addresses_due: clock::steady().saturating_add(TICK),
+            addresses_due: clock::steady().plus(TICK),
             knock_log,
             door_commands: DoorCommands::new(undo_queue, client),
         })
@@ -167,20 +168,6 @@ impl Doors {
         &mut self.knock_log
     }
 
-    /// Readable when there is something to hear, or a command or a look-up says something.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let watcher = self.watcher.as_ref().map(AsFd::as_fd);
-        watcher.into_iter().chain(self.door_commands.descriptors()).chain(self.knock_log.descriptors())
-    }
-
-    /// Until `run_due` has something to do, if nothing happens before.
-    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
-        let due = self.restart.deadline().into_iter().chain(silent);
-        let due = due.map(|due| due.saturating_sub(clock::steady()));
-        due.chain(self.door_commands.time_to_deadline()).chain(self.knock_log.time_to_deadline()).min()
-    }
-
     /// Takes what the watcher reports.
     pub(crate) fn drain_reports(&mut self) -> Vec<DoorOutcome> {
         let mut outcomes = Vec::new();
@@ -218,7 +205,7 @@ impl Doors {
         self.restart_if_due();
         let now = clock::steady();
         if now >= self.addresses_due {
-            self.addresses_due = now.saturating_add(TICK);
+            self.addresses_due = now.plus(TICK);
             if let (Some(watcher), Some(watch_config)) = (&mut self.watcher, &self.watch_config) {
                 watcher.send_addresses(watch_config);
             }
@@ -229,7 +216,7 @@ impl Doors {
     /// Waits a moment for commands that open: once they have ended it is known when to close. Nothing is left that
     /// waits to be logged.
     pub(crate) fn wait_for_commands(&mut self) -> Vec<DoorOutcome> {
-        let deadline = clock::steady().saturating_add(SETTLE_MAX);
+        let deadline = clock::steady().plus(SETTLE_MAX);
         let mut outcomes = Vec::new();
         while self.door_commands.is_opening() && clock::steady() < deadline {
             std::thread::sleep(Duration::from_millis(5));
@@ -360,5 +347,20 @@ impl Doors {
             Err(_) if self.watcher.is_some() => self.restart.postpone(),
             Err(reason) => self.on_exit(&reason),
         }
+    }
+}
+
+impl Polled for Doors {
+    /// Readable when there is something to hear, or a command or a look-up says something.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.extend(self.watcher.as_ref().map(AsFd::as_fd));
+        self.door_commands.fds(out);
+        self.knock_log.fds(out);
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        let silent = self.watcher.as_ref().map(|watcher| watcher.child().silence_deadline());
+        let due = [self.restart.deadline(), silent, self.door_commands.deadline(), self.knock_log.deadline()];
+        due.into_iter().flatten().min()
     }
 }

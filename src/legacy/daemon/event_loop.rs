@@ -1,7 +1,6 @@
 //! The legacy daemon's loop: signals, the pid file, the gate, and doors that work by themselves.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -149,16 +148,7 @@ impl LegacyDaemon {
     }
 
     fn wait(&self, signals: &Signals) -> std::io::Result<()> {
-        let mut fds: Vec<BorrowedFd<'_>> = vec![signals.as_fd()];
-        fds.extend(self.doors.descriptors());
-        fds.extend(self.gate.descriptor());
-        let patience = self
-            .doors
-            .time_to_deadline()
-            .into_iter()
-            .chain(self.gate.time_to_deadline())
-            .fold(TICK, Duration::min);
-        poll::readable(&fds, patience).map(drop)
+        poll::wait(&[signals, &self.doors, &self.gate], TICK)
     }
 
     /// Takes up the config anew; one that is wrong changes nothing.

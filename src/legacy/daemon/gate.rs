@@ -6,7 +6,6 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::config_file::KnockdConfig;
 use super::doors::DoorOutcome;
@@ -19,7 +18,8 @@ use crate::gate::state::GateState;
 use crate::gate::{Gate, GateConfig, established_connections};
 use crate::legacy::knockd::GrantSpec;
 use crate::os::host;
-use spa_knock_core::knock::PortRange;
+use crate::os::poll::Polled;
+use spa_knock_core::knock::{PortRange, Steady};
 
 /// What to do where the daemon of sealed knocks has the gate.
 const BOTH: &str =
@@ -131,16 +131,6 @@ impl LegacyGate {
         }
     }
 
-    /// Readable when somebody has changed the firewall.
-    pub(in crate::legacy) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        self.closed.as_ref().and_then(|closed| closed.gate.descriptor())
-    }
-
-    /// Until `run_due` has something to do, if nothing happens before.
-    pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
-        self.closed.as_ref().map(|closed| closed.gate.time_to_deadline())
-    }
-
     /// The daemon ends; what is closed stays so, and grants end in their time.
     pub(in crate::legacy) fn suspend(&mut self) {
         let Some(closed) = &mut self.closed else { return };
@@ -154,6 +144,18 @@ impl LegacyGate {
     fn guarded(&self, written: &KnockdConfig) -> Option<GatePorts> {
         let ports: BTreeSet<_> = written.opened().collect();
         (!ports.is_empty()).then(|| GatePorts { ports, folder: self.folder.clone() })
+    }
+}
+
+impl Polled for LegacyGate {
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        if let Some(closed) = &self.closed {
+            closed.gate.fds(out);
+        }
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        self.closed.as_ref().and_then(|closed| closed.gate.deadline())
     }
 }
 

@@ -2,23 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use super::CLIENT;
 use crate::gate::{Gate, GateConfig};
 use crate::legacy::knockd::GrantSpec;
 use crate::os::clock;
 use spa_knock_core::auth::{AuditCause, AuditEvent, Explanation, UnauthenticatedGrant};
-use spa_knock_core::knock::ActionName;
+use spa_knock_core::knock::{ActionName, Steady};
 
 /// How many of them may be live: sources can be made up, and sealed knocks must find room.
 const LIVE_MAX: usize = 1_024;
 /// Characters of an action's name.
 const NAME_MAX: usize = 32;
 
-/// The ends of what plain sequences have opened, on the steady clock.
+/// The ends of what plain sequences have opened.
 #[derive(Default)]
-pub(crate) struct Openings(Vec<Duration>);
+pub(crate) struct Openings(Vec<Steady>);
 
 /// Why a door stays closed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,12 +57,12 @@ impl Openings {
             return Err(failed("too much is open by plain sequences".to_owned()));
         }
         gate.grant_unconfirmed(&grants, plan).map_err(|error| failed(error.to_string()))?;
-        self.0.push(now.saturating_add(term));
+        self.0.push(now.plus(term));
         Ok(())
     }
 
     /// Whether one more may be live at `now`.
-    fn have_room(&mut self, now: Duration) -> bool {
+    fn have_room(&mut self, now: Steady) -> bool {
         if self.0.len() >= LIVE_MAX {
             self.0.retain(|end| *end > now);
         }
@@ -83,6 +82,8 @@ pub(crate) fn action(door: &str) -> Option<ActionName> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -98,9 +99,10 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test")]
     fn so_many_may_be_live_and_what_is_over_makes_room() {
         let mut openings = Openings::default();
-        let at = Duration::from_secs;
+        let at = |seconds| Steady::from_duration(Duration::from_secs(seconds));
         for second in 0..LIVE_MAX {
             assert!(openings.have_room(at(0)));
             openings.0.push(at(u64::try_from(second).unwrap() + 1));

@@ -11,7 +11,8 @@ use super::log_sinks::Sinks;
 use super::reverse_dns::{Priority, ReverseDns};
 use crate::legacy::knockd::{HostName, LogMessage, LoggedSource, MatchStage};
 use crate::os::clock;
-use spa_knock_core::knock::Now;
+use crate::os::poll::Polled;
+use spa_knock_core::knock::{Now, Steady};
 
 /// How long a line waits for a name.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -105,24 +106,12 @@ impl KnockLog {
         std::mem::take(&mut self.held).iter().for_each(|held| self.put(held));
     }
 
-    /// Until `run_due` has something to do, if no look-up ends before.
-    pub(in crate::legacy) fn time_to_deadline(&self) -> Option<Duration> {
-        let line = self.held.front().map(PendingLine::deadline);
-        let due = line.into_iter().chain(self.names.as_ref().and_then(ReverseDns::deadline)).min();
-        due.map(|due| due.saturating_sub(clock::steady()))
-    }
-
-    /// Readable when a look-up says something.
-    pub(in crate::legacy) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.names.iter().flat_map(ReverseDns::descriptors)
-    }
-
     fn hold(&mut self, line: LogLine, now: Now) {
         self.held.push_back(PendingLine { since: now, line });
         self.release(now.steady);
     }
 
-    fn release(&mut self, now: Duration) {
+    fn release(&mut self, now: Steady) {
         while let Some(held) = self.held.front() {
             if self.waits(&held.line) && now < held.deadline() && self.held.len() <= HELD_MAX {
                 return;
@@ -152,9 +141,21 @@ impl KnockLog {
     }
 }
 
+impl Polled for KnockLog {
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.names.fds(out);
+    }
+
+    /// When the first line has waited long enough, or a look-up has.
+    fn deadline(&self) -> Option<Steady> {
+        let line = self.held.front().map(PendingLine::deadline);
+        line.into_iter().chain(self.names.deadline()).min()
+    }
+}
+
 impl PendingLine {
-    const fn deadline(&self) -> Duration {
-        self.since.steady.saturating_add(PATIENCE)
+    const fn deadline(&self) -> Steady {
+        self.since.steady.plus(PATIENCE)
     }
 }
 
@@ -217,7 +218,7 @@ mod tests {
         let mut scene = Scene::new(None);
         scene.tell("10.0.0.1", STAGE);
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
-        assert_eq!(scene.knock_log.time_to_deadline(), None);
+        assert_eq!(scene.knock_log.deadline(), None);
     }
 
     #[test]
@@ -229,7 +230,7 @@ mod tests {
         scene.tell("10.0.0.1", OPEN);
         scene.knock_log.write(&LogMessage::Running("a", b"x"));
         assert_eq!(scene.lines("log"), ["10.0.0.2: a: sequence timeout (stage 1)"]);
-        assert!(scene.knock_log.time_to_deadline().is_some_and(|patience| patience <= PATIENCE));
+        assert!(scene.knock_log.deadline().is_some_and(|due| due <= clock::steady().plus(PATIENCE)));
         scene.knock_log.names.as_mut().unwrap().settle();
         scene.knock_log.run_due();
         scene.tell("10.0.0.1", LogEvent::CommandTimeout);
@@ -244,7 +245,7 @@ mod tests {
                 "10.0.0.1 (host.example): a: command timeout",
             ]
         );
-        assert_eq!(scene.knock_log.time_to_deadline(), None);
+        assert_eq!(scene.knock_log.deadline(), None);
     }
 
     #[test]
@@ -252,9 +253,9 @@ mod tests {
         let mut scene = Scene::new(Some("exec sleep 60"));
         let start = clock::steady();
         scene.tell("10.0.0.1", STAGE);
-        scene.knock_log.release(start + PATIENCE - Duration::from_millis(1));
+        scene.knock_log.release(start.plus(PATIENCE - Duration::from_millis(1)));
         assert_eq!(scene.lines("log"), [""; 0]);
-        scene.knock_log.release(clock::steady() + PATIENCE);
+        scene.knock_log.release(clock::steady().plus(PATIENCE));
         assert_eq!(scene.lines("log"), ["10.0.0.1: a: Stage 1"]);
     }
 

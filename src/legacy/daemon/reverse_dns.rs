@@ -7,9 +7,11 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::legacy::knockd::HostName;
+use crate::os::poll::Polled;
 use crate::os::process::command_queue::{CommandQueue, Exit, Job, Room};
 use crate::os::process::privileges::Identity;
 use spa_knock_core::auth::{Rate, RecentActs};
+use spa_knock_core::knock::Steady;
 
 /// What looks up an address, which is its last word.
 const PROGRAM: [&str; 2] = ["getent", "hosts"];
@@ -65,7 +67,7 @@ impl ReverseDns {
     }
 
     /// Has a name looked up that is not known, unless there are too many already.
-    pub(in crate::legacy) fn ask(&mut self, address: IpAddr, asker: Priority, now: Duration) {
+    pub(in crate::legacy) fn ask(&mut self, address: IpAddr, asker: Priority, now: Steady) {
         self.known.forget(now);
         if self.asked.contains(&address) || self.known.has(address) || !self.admits(asker, now) {
             return;
@@ -95,26 +97,15 @@ impl ReverseDns {
     }
 
     /// Takes what look-ups have come to, ends those that are too late, and starts those whose turn it is.
-    pub(in crate::legacy) fn run_due(&mut self, now: Duration) {
-        self.lookups.read_output();
-        for done in self.lookups.reap(now) {
+    pub(in crate::legacy) fn run_due(&mut self, now: Steady) {
+        for done in self.lookups.run_due(now) {
             self.asked.remove(&done.label);
             let name = (done.ended == Exit::Success).then(|| name_in(&done.said, done.label)).flatten();
             self.known.learn(done.label, name, now);
         }
     }
 
-    /// When `run_due` has something to do, if no look-up ends before.
-    pub(in crate::legacy) fn deadline(&self) -> Option<Duration> {
-        self.lookups.next_deadline()
-    }
-
-    /// Readable when a look-up says something.
-    pub(in crate::legacy) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.lookups.descriptors()
-    }
-
-    fn admits(&mut self, asker: Priority, now: Duration) -> bool {
+    fn admits(&mut self, asker: Priority, now: Steady) -> bool {
         match asker {
             Priority::Anybody => {
                 let (running, waiting) = self.lookups.counts();
@@ -122,6 +113,17 @@ impl ReverseDns {
             }
             Priority::Opener => self.for_openers.admit(FOR_OPENERS, now),
         }
+    }
+}
+
+impl Polled for ReverseDns {
+    /// Readable when a look-up says something.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.lookups.fds(out);
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        self.lookups.deadline()
     }
 }
 
@@ -143,14 +145,14 @@ fn name_in(said: &str, address: IpAddr) -> Option<HostName> {
 struct NameCache {
     names: HashMap<IpAddr, Option<HostName>>,
     /// The same addresses, and when each is forgotten; the next one first.
-    ends: VecDeque<(Duration, IpAddr)>,
+    ends: VecDeque<(Steady, IpAddr)>,
 }
 
 impl NameCache {
     /// Takes in what was not known.
-    fn learn(&mut self, address: IpAddr, name: Option<HostName>, now: Duration) {
+    fn learn(&mut self, address: IpAddr, name: Option<HostName>, now: Steady) {
         if self.names.insert(address, name).is_none() {
-            self.ends.push_back((now.saturating_add(KEPT), address));
+            self.ends.push_back((now.plus(KEPT), address));
         }
         if self.ends.len() > KNOWN_MAX
             && let Some((_, oldest)) = self.ends.pop_front()
@@ -159,7 +161,7 @@ impl NameCache {
         }
     }
 
-    fn forget(&mut self, now: Duration) {
+    fn forget(&mut self, now: Steady) {
         while let Some((end, address)) = self.ends.front()
             && *end <= now
         {
@@ -201,6 +203,11 @@ pub(super) mod tests {
                 sleep(Duration::from_millis(2));
             }
         }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(time: Duration) -> Steady {
+        Steady::from_duration(time)
     }
 
     fn address(number: u32) -> IpAddr {
@@ -255,11 +262,11 @@ pub(super) mod tests {
     fn a_lookup_that_takes_too_long_is_ended_and_leaves_no_name() {
         let mut names = ReverseDns::by("echo $0 host.example; exec sleep 60");
         let start = steady();
-        names.ask(address(1), Priority::Anybody, start.saturating_sub(TIMEOUT));
+        names.ask(address(1), Priority::Anybody, at(Duration::ZERO));
         assert!(names.awaits(address(1)));
         names.settle();
         assert_eq!((names.of(address(1)), names.awaits(address(1))), (None, false));
-        assert!(steady().saturating_sub(start) < Duration::from_secs(30));
+        assert!(steady().since(start) < Duration::from_secs(30));
     }
 
     #[test]
@@ -276,7 +283,7 @@ pub(super) mod tests {
         (3_000..4_000).for_each(|number| names.ask(address(number), Priority::Opener, now));
         assert_eq!(names.lookups.counts(), (LOOKUPS_MAX, 20));
         for _ in 0..1_000 {
-            names.ask(address(5_000), Priority::Opener, now + Duration::from_secs(1));
+            names.ask(address(5_000), Priority::Opener, now.plus(Duration::from_secs(1)));
         }
         assert_eq!(names.lookups.counts(), (LOOKUPS_MAX, 21), "once for an address");
     }
@@ -305,14 +312,14 @@ pub(super) mod tests {
             let (mut known, mut list, mut now) = (NameCache::default(), Vec::new(), Duration::ZERO);
             for (pause, number) in steps {
                 now += Duration::from_secs(pause) / 20;
-                known.forget(now);
+                known.forget(at(now));
                 // The oracle looks at every answer that there ever was.
                 list.retain(|&(at, _)| now - at < KEPT);
                 let there = list.iter().any(|&(_, learnt)| learnt == number);
                 prop_assert_eq!(known.has(address(number)), there);
                 if !there {
                     let found = number.is_multiple_of(2).then(|| name(&format!("h{number}"))).flatten();
-                    known.learn(address(number), found, now);
+                    known.learn(address(number), found, at(now));
                     list.push((now, number));
                     let excess = list.len().saturating_sub(KNOWN_MAX);
                     list.drain(..excess);

@@ -2,7 +2,6 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::usage::UsageStats;
 use crate::config::{Interfaces, ServerConfig};
@@ -12,11 +11,13 @@ use crate::ipc::OnMissingInterface;
 use crate::legacy::daemon::{
     CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, warn_replayable,
 };
+use crate::os::poll::Polled;
 use crate::os::process::privileges;
 use crate::os::{clock, files};
 use crate::supervisor::child::CaptureConfig;
 use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
+use spa_knock_core::knock::Steady;
 
 /// What is still to be closed, in the state folder.
 const FOLDER: &str = "legacy";
@@ -51,7 +52,7 @@ impl LegacyDoors {
         start: Start,
     ) -> Result<Self, AdminError> {
         let folder = config.state_dir.join(FOLDER);
-        let mut sequences = Self { folder, doors: None, census: UsageStats::default(), opened: 0 };
+        let mut sequences = Self { folder, doors: None, census: UsageStats::new(clock::steady()), opened: 0 };
         if knockd.is_none() && files::exists(&sequences.folder) {
             sequences.doors = Some(sequences.open()?);
         }
@@ -120,16 +121,6 @@ impl LegacyDoors {
         self.doors.as_ref().map_or(0, Doors::count)
     }
 
-    /// Readable when there is something to hear.
-    pub(crate) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.doors.iter().flat_map(Doors::descriptors)
-    }
-
-    /// Until `run_due` has something to do, if nothing happens before.
-    pub(crate) fn time_to_deadline(&self) -> Option<Duration> {
-        self.doors.as_ref().and_then(Doors::time_to_deadline)
-    }
-
     /// Hears what has happened and does what is due; returns what it comes to.
     pub(crate) fn run_due(&mut self) -> Vec<DoorOutcome> {
         let Some(doors) = &mut self.doors else { return Vec::new() };
@@ -174,6 +165,16 @@ impl LegacyDoors {
         let program = Program::find(Program::LEGACY_WATCHER)?;
         Doors::open(program, Some(folder), client, KnockLog::open(None, false, false))
             .map_err(AdminError::run)
+    }
+}
+
+impl Polled for LegacyDoors {
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        self.doors.fds(out);
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        self.doors.deadline()
     }
 }
 

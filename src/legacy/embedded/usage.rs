@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::time::Duration;
+
+use spa_knock_core::knock::Steady;
 
 const HOUR: u64 = 3_600;
 /// With the one that has begun.
@@ -12,8 +13,10 @@ const HOURS: u64 = 24;
 const ADDRESSES_MAX: usize = 512;
 
 /// The hours in which somebody came, the last one behind.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct UsageStats {
+    /// When the first hour began.
+    begun: Steady,
     hours: VecDeque<Hour>,
 }
 
@@ -34,8 +37,13 @@ pub(super) struct UsageCount {
 }
 
 impl UsageStats {
-    /// Somebody opened a door at `now` of the steady clock.
-    pub(super) fn note(&mut self, address: IpAddr, now: Duration) {
+    /// Nobody yet. The first hour begins.
+    pub(super) const fn new(now: Steady) -> Self {
+        Self { begun: now, hours: VecDeque::new() }
+    }
+
+    /// Somebody opened a door at `now`.
+    pub(super) fn note(&mut self, address: IpAddr, now: Steady) {
         let number = self.forget(now);
         if self.hours.back().is_none_or(|hour| hour.number != number) {
             self.hours.push_back(Hour { number, ..Hour::default() });
@@ -51,7 +59,7 @@ impl UsageStats {
     }
 
     /// Who came in the last 24 hours.
-    pub(super) fn count(&mut self, now: Duration) -> UsageCount {
+    pub(super) fn count(&mut self, now: Steady) -> UsageCount {
         self.forget(now);
         let mut all: BTreeMap<IpAddr, u64> = BTreeMap::new();
         let mut others = 0_u64;
@@ -68,8 +76,8 @@ impl UsageStats {
     }
 
     /// What is older than a day goes; the number of this hour.
-    fn forget(&mut self, now: Duration) -> u64 {
-        let number = now.as_secs().checked_div(HOUR).unwrap_or_default();
+    fn forget(&mut self, now: Steady) -> u64 {
+        let number = now.since(self.begun).as_secs().checked_div(HOUR).unwrap_or_default();
         while self.hours.front().is_some_and(|hour| hour.number.saturating_add(HOURS) <= number) {
             self.hours.pop_front();
         }
@@ -79,10 +87,17 @@ impl UsageStats {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn hours(hours: u64) -> Duration {
-        Duration::from_secs(hours * HOUR + 7)
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(time: Duration) -> Steady {
+        Steady::from_duration(time)
+    }
+
+    fn hours(hours: u64) -> Steady {
+        at(Duration::from_secs(hours * HOUR + 7))
     }
 
     fn address(number: u32) -> IpAddr {
@@ -91,7 +106,7 @@ mod tests {
 
     #[test]
     fn who_came_in_the_last_24_hours_is_counted_the_busiest_first() {
-        let mut census = UsageStats::default();
+        let mut census = UsageStats::new(at(Duration::ZERO));
         for (who, hour) in [(1, 0), (2, 1), (2, 5), (3, 23)] {
             census.note(address(who), hours(hour));
         }
@@ -104,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_crowd_of_made_up_addresses_takes_no_more_than_its_room() {
-        let mut census = UsageStats::default();
+        let mut census = UsageStats::new(at(Duration::ZERO));
         for hour in 0..100 {
             (0..2_000).for_each(|who| census.note(address(hour * 2_000 + who), hours(hour.into())));
         }

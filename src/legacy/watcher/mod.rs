@@ -21,7 +21,7 @@ use crate::watcher::shell::{
 };
 use crate::watcher::{self, log_follower};
 use log_limiter::LogLimiter;
-use spa_knock_core::knock::{Now, Protocol, Timestamp};
+use spa_knock_core::knock::{Now, Protocol, Steady, Timestamp};
 use twins::Twins;
 
 /// The program `spa-knock-legacy-watcher`: runs until the keeper closes its end of the channel.
@@ -40,8 +40,8 @@ struct LegacyReader {
     addresses: Vec<IpAddr>,
     only_v4: bool,
     limiter: LogLimiter,
-    /// When it last reported that it is alive, on the steady clock.
-    alive: Duration,
+    /// When it last reported that it is alive.
+    alive: Steady,
 }
 
 impl PacketReader for LegacyReader {
@@ -105,7 +105,7 @@ impl PacketReader for LegacyReader {
         let mut events = Vec::new();
         self.matcher.expire(now.wall, &mut |event| events.push(event));
         self.report(&events, now.wall, out)?;
-        if now.steady.saturating_sub(self.alive) >= TICK {
+        if now.steady.since(self.alive) >= TICK {
             self.alive = now.steady;
             // Not waited for: a full channel says as much.
             out.try_send(&FromLegacyWatcher::Alive.to_bytes())?;

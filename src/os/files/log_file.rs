@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 
 use super::{FileMode, io_error_text};
 use crate::os::{clock, files};
+use spa_knock_core::knock::Steady;
 
 /// How often it is looked at whether the file is still the one of this name.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -40,8 +41,8 @@ struct OpenFile {
     /// Device and inode.
     id: (u64, u64),
     length: u64,
-    /// When its name is looked at again, on the steady clock.
-    look_at: Duration,
+    /// When its name is looked at again.
+    look_at: Steady,
     /// Whether half of a line is at its end.
     half: bool,
 }
@@ -90,7 +91,7 @@ impl LogFile {
         if now < open.look_at {
             return;
         }
-        open.look_at = now.saturating_add(LOOK_EVERY);
+        open.look_at = now.plus(LOOK_EVERY);
         if fs::symlink_metadata(&self.path).map_or(true, |metadata| id(&metadata) != open.id) {
             self.open = None;
         }
@@ -153,7 +154,7 @@ impl OpenFile {
             file,
             id: id(&metadata),
             length,
-            look_at: clock::steady().saturating_add(LOOK_EVERY),
+            look_at: clock::steady().plus(LOOK_EVERY),
             half: last != [b'\n'],
         })
     }
@@ -256,7 +257,7 @@ mod tests {
                 }
                 _ => fs::remove_file(scratch.path().join("audit.jsonl")).unwrap(),
             }
-            log.open.as_mut().unwrap().look_at = Duration::ZERO;
+            log.open.as_mut().unwrap().look_at = clock::steady();
             log.append(LINE).unwrap();
             assert_eq!(read(scratch.path(), "audit.jsonl"), LINE, "{end}");
         }

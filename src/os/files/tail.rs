@@ -15,6 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::FileError;
 use crate::os::{clock, poll};
+use spa_knock_core::knock::Steady;
 
 /// What is read at a time.
 const PIECE: usize = 64 << 10;
@@ -38,7 +39,7 @@ pub struct Follower {
     inotify: Inotify,
     current: Option<Tail>,
     /// Those that had the name before, and until when they are read.
-    before: Vec<(Tail, Duration)>,
+    before: Vec<(Tail, Steady)>,
 }
 
 impl Follower {
@@ -114,7 +115,7 @@ impl Follower {
             tail.skip_to_end()?;
         }
         if let Some(old) = self.current.replace(tail) {
-            self.before.push((old, clock::steady().saturating_add(LINGER)));
+            self.before.push((old, clock::steady().plus(LINGER)));
         }
         Ok(())
     }
@@ -356,7 +357,7 @@ mod tests {
             scratch.append(text);
             let before = clock::steady();
             assert!(follower.wait(&out).unwrap());
-            assert!(clock::steady() - before < LOOK / 2, "it was told");
+            assert!(clock::steady().since(before) < LOOK / 2, "it was told");
             assert_eq!(told(&mut follower), text);
         }
         drop(reader);

@@ -12,9 +12,11 @@ use nix::sys::signal::Signal;
 
 use super::privileges::Identity;
 use super::spawn::RunError;
+use crate::os::poll::Polled;
 pub use limits::{QueueLimit, Room};
 pub use running_job::Exit;
 use running_job::{JobSlot, RunningJob};
+use spa_knock_core::knock::Steady;
 
 /// The commands that run and those that wait for it.
 pub struct CommandQueue<T> {
@@ -73,7 +75,7 @@ impl<T> CommandQueue<T> {
     ///
     /// # Errors
     /// When it cannot be started, or as many wait as may: in all, or for its owner.
-    pub fn start(&mut self, job: Job<T>, now: Duration) -> Result<(), RunError> {
+    pub fn start(&mut self, job: Job<T>, now: Steady) -> Result<(), RunError> {
         let waiting = self.waiting.iter().filter(|waiting| waiting.owner == job.owner).count();
         if waiting == 0 && self.may_run(&job.owner) {
             return self.launch(job, JobSlot::Command, now).map_err(|(error, _)| error);
@@ -100,13 +102,14 @@ impl<T> CommandQueue<T> {
     ///
     /// # Errors
     /// When it cannot be started; it is over then.
-    pub fn start_undo(&mut self, job: Job<T>, now: Duration) -> Result<(), FinishedJob<T>> {
+    pub fn start_undo(&mut self, job: Job<T>, now: Steady) -> Result<(), FinishedJob<T>> {
         self.launch(job, JobSlot::Undo, now).map_err(FinishedJob::unstarted)
     }
 
-    /// Looks after all of them: ends those that are too late, starts those whose turn it is, returns those that are
-    /// over.
-    pub fn reap(&mut self, now: Duration) -> Vec<FinishedJob<T>> {
+    /// Looks after all of them: takes what they say, so that none has to wait for us, ends those that are too late, starts
+    /// those whose turn it is, returns those that are over.
+    pub fn run_due(&mut self, now: Steady) -> Vec<FinishedJob<T>> {
+        self.running.iter_mut().for_each(|running| running.said.take());
         let mut over = Vec::new();
         for mut running in std::mem::take(&mut self.running) {
             match running.reap(now) {
@@ -151,22 +154,6 @@ impl<T> CommandQueue<T> {
         self.running.iter().filter(|running| running.slot == slot).count()
     }
 
-    /// When `reap` must be called next, if no child ends and none says anything before.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Duration> {
-        self.running.iter().map(RunningJob::deadline).min()
-    }
-
-    /// Readable when a command says something.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.running.iter().filter_map(|running| running.said.descriptor())
-    }
-
-    /// Takes what they say, so that none has to wait for us.
-    pub fn read_output(&mut self) {
-        self.running.iter_mut().for_each(|running| running.said.take());
-    }
-
     /// Whether one of these runs or waits.
     pub fn has(&self, which: impl Fn(&T) -> bool) -> bool {
         self.running.iter().any(|running| which(&running.label))
@@ -204,9 +191,20 @@ impl<T> CommandQueue<T> {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    fn launch(&mut self, job: Job<T>, slot: JobSlot, now: Duration) -> Result<(), (RunError, T)> {
+    fn launch(&mut self, job: Job<T>, slot: JobSlot, now: Steady) -> Result<(), (RunError, T)> {
         self.running.push(RunningJob::start(job, slot, self.identity, now)?);
         Ok(())
+    }
+}
+
+impl<T> Polled for CommandQueue<T> {
+    /// Readable when a command says something.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.extend(self.running.iter().filter_map(|running| running.said.descriptor()));
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        self.running.iter().map(RunningJob::deadline).min()
     }
 }
 
@@ -243,8 +241,7 @@ mod tests {
 
     fn until_one_ends(commands: &mut CommandQueue<u32>) -> FinishedJob<u32> {
         for _ in 0..1_000 {
-            commands.read_output();
-            if let Some(done) = commands.reap(steady()).pop() {
+            if let Some(done) = commands.run_due(steady()).pop() {
                 return done;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -256,8 +253,9 @@ mod tests {
         let mut commands = CommandQueue::default();
         commands.start(job, steady()).unwrap();
         let done = until_one_ends(&mut commands);
-        assert_eq!(commands.next_deadline(), None);
-        assert_eq!(commands.descriptors().count(), 0);
+        let mut fds = Vec::new();
+        commands.fds(&mut fds);
+        assert_eq!((commands.deadline(), fds.len()), (None, 0));
         done
     }
 
@@ -341,7 +339,7 @@ mod tests {
         assert!(commands.may_undo("b"));
         commands.start(sleep("b"), steady()).unwrap();
         assert_eq!(commands.counts(), (9, 16), "another one runs right away");
-        assert!(commands.reap(steady()).is_empty());
+        assert!(commands.run_due(steady()).is_empty());
         assert_eq!(commands.kill(|_| true).len(), 25);
     }
 
@@ -359,7 +357,7 @@ mod tests {
         assert_eq!(refused.to_string(), "/bin/true: 2 commands run and 5 wait already");
         let mut over = Vec::new();
         while over.len() < 2 {
-            over.extend(commands.reap(steady()));
+            over.extend(commands.run_due(steady()));
             std::thread::sleep(Duration::from_millis(5));
         }
         let mut owners: Vec<_> = commands.running.iter().map(|running| running.owner.as_str()).collect();
@@ -378,7 +376,7 @@ mod tests {
         commands.start(job(&["/bin/true"], LONG, 17), steady()).unwrap();
         let mut over = Vec::new();
         while over.len() < 6 {
-            over.extend(commands.reap(steady()));
+            over.extend(commands.run_due(steady()));
             std::thread::sleep(Duration::from_millis(5));
         }
         let ended = |label| over.iter().find(|done| done.label == label).map(|done| done.ended.clone());

@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
+use crate::os::poll::Polled;
+use spa_knock_core::knock::Steady;
+
 /// The signals that the daemon listens to.
 pub struct Signals {
     stop: Arc<AtomicBool>,
@@ -69,6 +72,16 @@ impl Signals {
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+}
+
+impl Polled for Signals {
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.push(self.as_fd());
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        None
     }
 }
 

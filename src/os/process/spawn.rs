@@ -76,7 +76,7 @@ pub fn run_to_end(program: &str, args: &[&str], input: &str, limit: Duration) ->
 /// Waits until a leader of its own group has ended by itself; after this time it is made to. What it started there ends
 /// with it.
 pub fn end(leader: &mut Child, within: Duration) {
-    let deadline = crate::os::clock::steady().saturating_add(within);
+    let deadline = crate::os::clock::steady().plus(within);
     while crate::os::clock::steady() < deadline {
         match leader.try_wait() {
             Ok(Some(_)) | Err(_) => return kill_group(leader),
@@ -204,7 +204,7 @@ mod tests {
             let output = run_to_end("sh", &["-c", &script], &input, Duration::from_secs(30)).unwrap();
             assert_eq!(output, "done\n");
         }
-        assert!(crate::os::clock::steady().saturating_sub(begun) < Duration::from_secs(15));
+        assert!(crate::os::clock::steady().since(begun) < Duration::from_secs(15));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{LEASE, LEASE_AHEAD, ReplayState, lease_wanted};
 use crate::os::files::FileError;
+use crate::os::poll::Polled;
 use crate::state::disk::Disk;
 use crate::state::error::StateError;
 use crate::state::journal_file::WrittenJournal;
@@ -13,7 +14,7 @@ use crate::state::lease::LeaseLimit;
 use crate::state::otp_pauses::OtpPauses;
 use crate::state::{otp_pauses, uses};
 use spa_knock_core::auth::{ReplayMemory, UseCounts};
-use spa_knock_core::knock::{Now, Timestamp};
+use spa_knock_core::knock::{Now, Steady, Timestamp};
 
 /// It is renewed when it reaches no further beyond the window than this.
 const LEASE_MIN: Duration = Duration::from_secs(30);
@@ -45,8 +46,11 @@ pub(super) enum StatePart {
 
 pub(super) enum Renewal {
     UnderWay,
-    /// Nothing is, and nothing will be before this steady time.
-    From(Duration),
+    /// Nothing is, and nothing will be before `usual`, or before `hasty` where a knock waits for it.
+    From {
+        usual: Steady,
+        hasty: Steady,
+    },
 }
 
 pub(super) enum SyncJob<F> {
@@ -102,21 +106,6 @@ impl<D: Disk> ReplayState<D> {
         }
     }
 
-    /// In what time `run_due` has something to do, if no work ends before.
-    pub(crate) fn time_to_deadline(&self, steady: Duration) -> Option<Duration> {
-        match self.renewal {
-            Renewal::From(from) if self.wanted > self.until => {
-                Some(from.saturating_sub(LEASE_HASTE).saturating_sub(steady))
-            }
-            _ => None,
-        }
-    }
-
-    /// Readable when work in the background has ended.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        self.worker.descriptor()
-    }
-
     /// Waits for all work in the background.
     pub(crate) fn settle(&mut self) {
         for written in self.worker.settle() {
@@ -125,13 +114,13 @@ impl<D: Disk> ReplayState<D> {
     }
 
     fn renew_lease(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
-        let Renewal::From(from) = self.renewal else { return };
+        let Renewal::From { usual: from, hasty } = self.renewal else { return };
         let usual = lease_wanted(memory, now.wall, window);
         let is_missed = self.wanted > self.until;
         let wanted = if is_missed { usual.max(self.wanted.plus(LEASE_AHEAD)) } else { usual };
         let short = self.until < now.wall.plus(window).plus(LEASE_MIN);
         let long = self.until > wanted.plus(LEASE_SLACK);
-        let from = if is_missed { from.saturating_sub(LEASE_HASTE) } else { from };
+        let from = if is_missed { hasty } else { from };
         if now.steady < from || !(short || long || is_missed) {
             return;
         }
@@ -146,7 +135,10 @@ impl<D: Disk> ReplayState<D> {
         let (part, outcome) = match written {
             SyncJob::Lease(outcome) => {
                 let retry = if outcome.is_ok() { Duration::ZERO } else { LEASE_RETRY };
-                self.renewal = Renewal::From(self.tended.saturating_add(retry));
+                self.renewal = Renewal::From {
+                    usual: self.tended.plus(retry),
+                    hasty: self.tended.plus(retry.saturating_sub(LEASE_HASTE)),
+                };
                 let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
                 self.wanted = Timestamp::default();
                 self.ended.lease = Some(described(&outcome));
@@ -183,6 +175,20 @@ impl<D: Disk> ReplayState<D> {
                 log::error!("{error}; what cannot be put on record is refused");
             }
             _ => {}
+        }
+    }
+}
+
+impl<D: Disk> Polled for ReplayState<D> {
+    /// Readable when work in the background has ended.
+    fn fds<'a>(&'a self, out: &mut Vec<BorrowedFd<'a>>) {
+        out.push(self.worker.descriptor());
+    }
+
+    fn deadline(&self) -> Option<Steady> {
+        match self.renewal {
+            Renewal::From { hasty, .. } if self.wanted > self.until => Some(hasty),
+            _ => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! At most once, whatever dies when: the keeper and its state on a simulated disk, under random schedules of knocks,
 //! replays, jumping clocks, crashes, power losses, reloads and a disk that fails.
+#![allow(clippy::disallowed_methods, reason = "tests make up times")]
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -20,8 +21,8 @@ use spa_knock_core::auth::{
 };
 use spa_knock_core::crypto::{Fingerprint, KeySet, PairSecret, Secret};
 use spa_knock_core::knock::{
-    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, TimeStep as HalfMinute,
-    Timestamp,
+    AddressPolicy, Argument, Knock, KnockRange, Now, PrefixLengths, ReplyWanted, Steady,
+    TimeStep as HalfMinute, Timestamp,
 };
 use spa_knock_core::wire::{Datagram, proof, selector, sequence};
 
@@ -325,7 +326,7 @@ impl World {
         let start = Timestamp::from_millis(1_795_331_877_123);
         let mut world = Self {
             disk,
-            now: Now { wall: start, steady: Duration::from_secs(1_000) },
+            now: Now { wall: start, steady: Steady::from_duration(Duration::from_secs(1_000)) },
             boots: 0,
             window: Duration::from_secs(30),
             present: [true; 3],
@@ -423,7 +424,7 @@ impl World {
             }
             Step::Replay(_) => {}
             Step::Pass(ms) => {
-                self.now.steady += Duration::from_millis(ms);
+                self.now.steady = self.now.steady.plus(Duration::from_millis(ms));
                 self.now.wall = self.now.wall.plus(Duration::from_millis(ms));
             }
             Step::Jump(ms) => self.take_time(ms),
@@ -576,7 +577,10 @@ fn a_first_start_that_dies_at_any_call_to_the_disk_is_followed_by_one_that_works
     for (call, power, dice) in (1..10).flat_map(|call| (0..8).map(move |dice| (call, dice % 2 == 0, dice))) {
         let disk = SimDisk::default();
         (disk.sim().dice, disk.sim().fails_every) = (dice, Some(call));
-        let now = Now { wall: Timestamp::from_millis(1_795_331_877_123), steady: Duration::from_secs(1_000) };
+        let now = Now {
+            wall: Timestamp::from_millis(1_795_331_877_123),
+            steady: Steady::from_duration(Duration::from_secs(1_000)),
+        };
         died += u32::from(ReplayState::open(disk.clone(), boot(0), now, window).is_err());
         disk.sim().fails_every = None;
         if power {

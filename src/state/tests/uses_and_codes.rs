@@ -1,5 +1,6 @@
 //! What an act uses up is never given back, whatever dies when: a client with so many uses, each of whose knocks needs a
 //! code, on the simulated disk.
+#![allow(clippy::disallowed_methods, reason = "tests make up times")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +15,9 @@ use spa_knock_core::auth::{
     Uses,
 };
 use spa_knock_core::crypto::{KeySet, OtpDigits, OtpHash, OtpSeed, OtpStep, PairSecret, Secret};
-use spa_knock_core::knock::{AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Timestamp};
+use spa_knock_core::knock::{
+    AddressPolicy, Argument, Knock, Now, PrefixLengths, ReplyWanted, Steady, Timestamp,
+};
 use spa_knock_core::wire::Datagram;
 
 const WINDOW: Duration = Duration::from_secs(30);
@@ -59,7 +62,10 @@ impl World {
         Self {
             disk: SimDisk::default(),
             boot: 1,
-            now: Now { wall: Timestamp::from_millis(1_800_000_000_000), steady: Duration::from_secs(1) },
+            now: Now {
+                wall: Timestamp::from_millis(1_800_000_000_000),
+                steady: Steady::from_duration(Duration::from_secs(1)),
+            },
             keys: secret.keys(&"a".parse().unwrap()),
             seed: OtpSeed::generate(OtpHash::Sha1, OtpDigits::Eight).unwrap(),
             nonces: 0,
@@ -185,7 +191,7 @@ proptest! {
                 Step::Pass(ms) => {
                     let span = Duration::from_millis(ms);
                     world.now.wall = world.now.wall.plus(span);
-                    world.now.steady += span;
+                    world.now.steady = world.now.steady.plus(span);
                     state.run_due(keeper.replay(), world.now, WINDOW);
                 }
                 Step::Crash => {

@@ -87,7 +87,7 @@ impl UndoQueue {
             files::remove(path)?;
             return Ok(Some(Leftover::Begun(task)));
         }
-        let due = clock::boot().saturating_add(left);
+        let due = clock::boot().plus(left);
         self.waiting.push(WaitingUndo { number, due, task, planned: None, origin: UndoOrigin::File });
         Ok(None)
     }
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_changed_bit_or_a_cut_file_is_damage() {
-        let text = UndoFile::of(&task("a"), "boot-1", HOUR, HOUR).to_text().into_bytes();
+        let text = UndoFile::of(&task("a"), "boot-1", clock::boot_at(3_600_000), HOUR).to_text().into_bytes();
         assert_eq!(UndoFile::read(&text).and_then(UndoFile::task), Some(task("a")));
         for bit in 0..text.len() * 8 {
             let mut changed = text.clone();

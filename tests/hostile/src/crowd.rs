@@ -7,7 +7,7 @@ use std::time::Duration;
 use spa_knock::os::clock;
 use spa_knock_core::auth::{KeyLimit, WatchedKey, Watcher};
 use spa_knock_core::crypto::{Fingerprint, MacKey, Secret, WatcherKeys};
-use spa_knock_core::knock::KnockRange;
+use spa_knock_core::knock::{KnockRange, Steady};
 use spa_knock_core::wire::{DATAGRAM_MIN, hint};
 
 use crate::works::tell;
@@ -39,7 +39,12 @@ pub(crate) fn fits() {
 fn record_hit(watcher: &mut Watcher, number: u32) {
     let source = SocketAddr::new(Ipv4Addr::from(number % PAIRS).into(), 4_000);
     let port = KnockRange::USUAL.low() + (number / PAIRS) as u16;
-    watcher.record_hit(source, Ipv4Addr::LOCALHOST.into(), port, Duration::from_secs(1));
+    watcher.record_hit(
+        source,
+        Ipv4Addr::LOCALHOST.into(),
+        port,
+        Steady::from_duration(Duration::from_secs(1)),
+    );
 }
 
 fn clients() -> Vec<WatchedKey> {

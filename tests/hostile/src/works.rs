@@ -35,7 +35,7 @@ fn hears(channel: &Channel) -> bool {
 }
 
 fn sees(capture: &mut dyn Capture) -> bool {
-    let deadline = clock::steady().saturating_add(PATIENCE);
+    let deadline = clock::steady().plus(PATIENCE);
     while clock::steady() < deadline {
         if poll::readable(&[capture.as_fd()], PATIENCE).is_err() {
             return false;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::replay::{ReplayDomain, ReplayMemory};
 use crate::crypto::{OtpSeed, OtpStep};
-use crate::knock::{Now, Timestamp};
+use crate::knock::{Now, Steady, Timestamp};
 
 /// What identifies a code besides its seed and step: nothing.
 pub(in crate::auth) const CODE_ID: [u8; 12] = [0; 12];
@@ -44,8 +44,8 @@ pub(in crate::auth) struct OtpAttempts {
     wrong: u32,
     /// How many pauses there have been since one was right.
     pauses: u32,
-    /// Until this steady time.
-    paused: Option<Duration>,
+    /// Until when none counts.
+    paused: Option<Steady>,
 }
 
 /// The pauses of a client since one of its passwords was right, as they outlive the daemon.
@@ -63,12 +63,12 @@ impl OtpAttempts {
     pub(in crate::auth) fn resume(pause: OtpPause, now: Now) -> Self {
         let left = if pause.until > now.wall { pause.until.distance(now.wall) } else { Duration::ZERO };
         let left = left.min(length(pause.count));
-        Self { wrong: 0, pauses: pause.count, paused: Some(now.steady.saturating_add(left)) }
+        Self { wrong: 0, pauses: pause.count, paused: Some(now.steady.plus(left)) }
     }
 
     /// What must outlive the daemon; nothing where the last password was right.
     pub(in crate::auth) fn pause(&self, now: Now) -> Option<OtpPause> {
-        let left = self.paused.unwrap_or_default().saturating_sub(now.steady);
+        let left = self.paused.map_or(Duration::ZERO, |until| until.since(now.steady));
         (self.pauses > 0).then(|| OtpPause { count: self.pauses, until: now.wall.plus(left) })
     }
 
@@ -81,7 +81,7 @@ impl OtpAttempts {
         replay: &ReplayMemory,
         now: Now,
     ) -> Result<Timestamp, OtpError> {
-        if let Some(left) = self.paused.map(|until| until.saturating_sub(now.steady))
+        if let Some(left) = self.paused.map(|until| until.since(now.steady))
             && !left.is_zero()
         {
             return Err(OtpError::Paused(left));
@@ -104,7 +104,7 @@ impl OtpAttempts {
         self.wrong = self.wrong.saturating_add(1);
         if self.wrong >= WRONG_MAX {
             let pauses = self.pauses.saturating_add(1);
-            let until = now.steady.saturating_add(length(pauses));
+            let until = now.steady.plus(length(pauses));
             *self = Self { wrong: 0, pauses, paused: Some(until) };
         }
         let far = (-FAR..=FAR).find(made);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::replay::KnockKey;
+use crate::knock::Steady;
 
 /// For how long an answer is kept, from the knock's first copy on.
 const FOR: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ pub(in crate::auth) struct ReplyCache(VecDeque<CachedReply>);
 struct CachedReply {
     knock: KnockKey,
     source: SocketAddr,
-    first: Duration,
+    first: Steady,
     times: u8,
     /// Missing as long as there is none.
     bytes: Option<Vec<u8>>,
@@ -43,9 +44,9 @@ impl ReplyCache {
         &mut self,
         knock: KnockKey,
         source: SocketAddr,
-        now: Duration,
+        now: Steady,
     ) -> CacheLookup {
-        while self.0.front().is_some_and(|kept| now.saturating_sub(kept.first) >= FOR) {
+        while self.0.front().is_some_and(|kept| now.since(kept.first) >= FOR) {
             self.0.pop_front();
         }
         let same = |kept: &&mut CachedReply| kept.knock == knock && kept.source == source;
@@ -60,7 +61,7 @@ impl ReplyCache {
     }
 
     /// Notes that the first answer to a knock takes a while.
-    pub(in crate::auth) fn reserve(&mut self, knock: KnockKey, source: SocketAddr, now: Duration) {
+    pub(in crate::auth) fn reserve(&mut self, knock: KnockKey, source: SocketAddr, now: Steady) {
         self.add(CachedReply { knock, source, first: now, times: 0, bytes: None });
     }
 
@@ -69,7 +70,7 @@ impl ReplyCache {
         &mut self,
         knock: KnockKey,
         source: SocketAddr,
-        now: Duration,
+        now: Steady,
         bytes: Vec<u8>,
     ) {
         let place = self.0.iter().position(|kept| kept.knock == knock && kept.source == source);
@@ -97,11 +98,15 @@ mod tests {
     use super::*;
     use crate::crypto::Fingerprint;
 
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(seconds: u64) -> Steady {
+        Steady::from_duration(Duration::from_secs(seconds))
+    }
+
     #[test]
     fn a_knock_is_answered_four_times_within_ten_seconds_to_one_source_only() {
         let mut answers = ReplyCache::default();
         let source: SocketAddr = "10.0.0.1:4000".parse().unwrap();
-        let at = Duration::from_secs;
         let [knock, of_another] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
         assert_eq!(answers.lookup(knock, source, at(0)), CacheLookup::Never);
         answers.store(knock, source, at(0), vec![7]);
@@ -120,7 +125,7 @@ mod tests {
     #[test]
     fn the_last_answer_takes_the_place_of_the_first_for_ten_seconds_more() {
         let mut answers = ReplyCache::default();
-        let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
+        let source = "10.0.0.1:4000".parse().unwrap();
         let [knock, other] = [1, 2].map(|key| (Fingerprint::from_bytes([key; 8]), [1; 12]));
         answers.store(knock, source, at(0), vec![7]);
         answers.store(other, source, at(1), vec![7]);
@@ -136,7 +141,7 @@ mod tests {
     #[test]
     fn copies_of_a_knock_that_will_be_answered_later_get_nothing_until_then() {
         let mut answers = ReplyCache::default();
-        let (source, at) = ("10.0.0.1:4000".parse().unwrap(), Duration::from_secs);
+        let source = "10.0.0.1:4000".parse().unwrap();
         let knock = (Fingerprint::from_bytes([1; 8]), [1; 12]);
         answers.reserve(knock, source, at(0));
         assert_eq!(answers.lookup(knock, source, at(1)), CacheLookup::Enough);

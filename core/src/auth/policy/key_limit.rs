@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::auth::Rate;
+use crate::knock::Steady;
 
 /// A burst of knocks, and how fast another burst is earned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,18 +50,18 @@ impl Default for KeyLimit {
 }
 
 /// A token bucket in one number (the generic cell rate algorithm): when the next knock would come if all had kept to the
-/// rate. It is full when that is over.
+/// rate. It is full when that is over, and before the first knock.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::auth) struct TokenBucket(Duration);
+pub(in crate::auth) struct TokenBucket(Option<Steady>);
 
 impl TokenBucket {
-    /// Takes one token at `now` (steady time); whether there was one.
+    /// Takes one token at `now`; whether there was one.
     #[must_use]
-    pub(in crate::auth) fn take(&mut self, limit: KeyLimit, now: Duration) -> bool {
-        let expected = self.0.max(now);
-        let there_is_one = expected.saturating_sub(now) <= limit.tolerance;
+    pub(in crate::auth) fn take(&mut self, limit: KeyLimit, now: Steady) -> bool {
+        let expected = self.0.map_or(now, |next| next.max(now));
+        let there_is_one = expected.since(now) <= limit.tolerance;
         if there_is_one {
-            self.0 = expected.saturating_add(limit.interval);
+            self.0 = Some(expected.plus(limit.interval));
         }
         there_is_one
     }
@@ -72,14 +73,19 @@ mod tests {
 
     use super::*;
 
-    fn taken(bucket: &mut TokenBucket, limit: KeyLimit, now: Duration) -> usize {
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn at(time: Duration) -> Steady {
+        Steady::from_duration(time)
+    }
+
+    fn taken(bucket: &mut TokenBucket, limit: KeyLimit, now: Steady) -> usize {
         (0..1_000).filter(|_| bucket.take(limit, now)).count()
     }
 
     #[test]
     fn a_burst_passes_and_then_as_many_as_are_earned() {
         let (mut bucket, limit) = (TokenBucket::default(), KeyLimit::default());
-        let second = Duration::from_secs;
+        let second = |seconds| at(Duration::from_secs(seconds));
         assert_eq!(taken(&mut bucket, limit, second(100)), 128);
         assert_eq!(taken(&mut bucket, limit, second(101)), 4);
         assert_eq!(taken(&mut bucket, limit, second(101)), 0);
@@ -88,7 +94,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_everything_passes() {
-        assert_eq!(taken(&mut TokenBucket::default(), KeyLimit::UNLIMITED, Duration::ZERO), 1_000);
+        assert_eq!(taken(&mut TokenBucket::default(), KeyLimit::UNLIMITED, at(Duration::ZERO)), 1_000);
     }
 
     proptest! {
@@ -106,7 +112,7 @@ mod tests {
                 now += Duration::from_millis(step);
                 thousandths = full.min(thousandths + step * 2);
                 let expected = thousandths >= 1_000;
-                prop_assert_eq!(bucket.take(limit, now), expected);
+                prop_assert_eq!(bucket.take(limit, at(now)), expected);
                 if expected {
                     thousandths -= 1_000;
                 }

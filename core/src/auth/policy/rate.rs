@@ -5,6 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::knock::Steady;
+
 /// At most so many acts in so much time, written `10/m` (s, m, h, d).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -72,12 +74,12 @@ impl fmt::Display for Rate {
 
 /// When one client acted of late; at most as many times as its rate counts.
 #[derive(Debug, Default)]
-pub struct RecentActs(VecDeque<Duration>);
+pub struct RecentActs(VecDeque<Steady>);
 
 impl RecentActs {
-    /// Counts one more act at `now` (steady time), unless the rate is used up.
+    /// Counts one more act at `now`, unless the rate is used up.
     #[must_use]
-    pub fn admit(&mut self, rate: Rate, now: Duration) -> bool {
+    pub fn admit(&mut self, rate: Rate, now: Steady) -> bool {
         let admitted = self.has_room(rate, now);
         if admitted {
             self.count(now);
@@ -87,16 +89,16 @@ impl RecentActs {
 
     /// Whether one more act at `now` would be within the rate.
     #[must_use]
-    pub fn has_room(&mut self, rate: Rate, now: Duration) -> bool {
+    pub fn has_room(&mut self, rate: Rate, now: Steady) -> bool {
         // An act leaves the window when it is exactly as old as the window is long.
-        while self.0.front().is_some_and(|&act| now.saturating_sub(act) >= rate.per) {
+        while self.0.front().is_some_and(|&act| now.since(act) >= rate.per) {
             self.0.pop_front();
         }
         self.0.len() < usize::from(rate.count)
     }
 
     /// Counts an act for which there was room.
-    pub fn count(&mut self, now: Duration) {
+    pub fn count(&mut self, now: Steady) {
         self.0.push_back(now);
     }
 }
@@ -119,6 +121,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[allow(clippy::disallowed_methods, reason = "a test")]
         fn no_window_ever_holds_more_acts_than_the_rate(steps in proptest::collection::vec(0_u64..40, 1..200)) {
             let rate: Rate = "5/m".parse().unwrap();
             let mut recent = RecentActs::default();
@@ -128,7 +131,7 @@ mod tests {
                 now += Duration::from_secs(step);
                 // The oracle looks at every act there ever was.
                 let in_window = acts.iter().filter(|&&act| now - act < rate.per).count();
-                let admitted = recent.admit(rate, now);
+                let admitted = recent.admit(rate, Steady::from_duration(now));
                 prop_assert_eq!(admitted, in_window < 5);
                 if admitted {
                     acts.push(now);

@@ -14,7 +14,7 @@ use super::sequence_queue::SequenceQueue;
 use crate::auth::keeper::proof::PortSequence;
 use crate::auth::policy::key_limit::{KeyLimit, TokenBucket};
 use crate::crypto::{Fingerprint, KeySet, MacKey, WatcherKeys};
-use crate::knock::{KnockRange, Now, Timestamp};
+use crate::knock::{KnockRange, Now, Steady, Timestamp};
 use crate::wire::Envelope;
 
 /// The watcher's state: keys, the hints that they have now, and the tags it has passed on.
@@ -140,7 +140,7 @@ impl Watcher {
     }
 
     /// A packet without a payload has come from `source`, to this address and port.
-    pub fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
+    pub fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Steady) {
         if let Some(sequences) = &mut self.sequences {
             self.counts.touches = self.counts.touches.saturating_add(1);
             sequences.record_hit(source, to, port, now);

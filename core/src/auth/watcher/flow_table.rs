@@ -4,9 +4,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::IpAddr;
-use std::time::Duration;
 
-use crate::knock::{KnockRange, SLICES};
+use crate::knock::{KnockRange, SLICES, Steady};
 
 /// Pairs kept; beyond them goes the one that was seen longest ago.
 const PAIRS_MAX: usize = 1 << 16;
@@ -63,7 +62,7 @@ struct RecordedHit {
 struct Moment(u32);
 
 impl Moment {
-    fn of(now: Duration) -> Self {
+    fn of(now: Steady) -> Self {
         let [.., a, b, c, d] = now.as_millis().to_be_bytes();
         Self(u32::from_be_bytes([a, b, c, d]))
     }
@@ -129,7 +128,7 @@ impl FlowTable {
         from: IpAddr,
         to: IpAddr,
         port: u16,
-        now: Duration,
+        now: Steady,
     ) -> Option<FlowId> {
         self.knock_range.slice(port)?;
         let now = Moment::of(now);
@@ -158,7 +157,7 @@ impl FlowTable {
     }
 
     /// The ports that a pair has touched, if one has joined since this was asked for last.
-    pub(in crate::auth) fn take(&mut self, name: FlowId, now: Duration) -> Option<Vec<u16>> {
+    pub(in crate::auth) fn take(&mut self, name: FlowId, now: Steady) -> Option<Vec<u16>> {
         let now = Moment::of(now);
         self.forget_idle(now);
         let place = *self.places.get(&name)?;
@@ -324,6 +323,7 @@ fn index(place: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::time::Duration;
 
     use proptest::prelude::*;
 
@@ -335,8 +335,9 @@ mod tests {
         IpAddr::from([10, 0, 0, n])
     }
 
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
+    #[allow(clippy::disallowed_methods, reason = "a test")]
+    fn ms(ms: u64) -> Steady {
+        Steady::from_duration(Duration::from_millis(ms))
     }
 
     /// The rule as it is written, with everything kept in lists.
@@ -460,7 +461,7 @@ mod tests {
         let mut pairs = FlowTable::new(KnockRange::USUAL, RandomState::new());
         let source = |n: u32| IpAddr::from(n.to_be_bytes());
         for n in 0..200_000_u32 {
-            assert_eq!(pairs.record_hit(source(n), TO, 20_480, ms(n.into()) / 100), None);
+            assert_eq!(pairs.record_hit(source(n), TO, 20_480, ms(u64::from(n) / 100)), None);
         }
         assert_eq!((pairs.slots.len(), pairs.places.len(), pairs.ranks.len()), (PAIRS_MAX, PAIRS_MAX, 1));
         let first_kept = 200_000 - u32::try_from(PAIRS_MAX).unwrap();

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use super::authenticate::Signer;
 use super::flow_table::{FlowId, FlowTable};
@@ -11,7 +10,7 @@ use super::selectors::{SelectorMatch, Selectors};
 use crate::auth::keeper::proof::PortSequence;
 use crate::auth::policy::rate::{Rate, RecentActs};
 use crate::crypto::MacKey;
-use crate::knock::{KnockRange, Now, Timestamp};
+use crate::knock::{KnockRange, Now, Steady, Timestamp};
 
 /// What the keeper gets to look at. Who sees a client's ports can send them from many addresses.
 const RATE: Rate = Rate::a_second(1_000);
@@ -51,7 +50,7 @@ impl SequenceQueue {
     }
 
     /// A port was touched.
-    pub(in crate::auth) fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Duration) {
+    pub(in crate::auth) fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Steady) {
         let Some(name) = self.pairs.record_hit(source.ip(), to, port, now) else { return };
         // Its own copies come close behind each other.
         if self.waiting.len() < WAITING_MAX && self.waiting.back().is_none_or(|(last, _)| *last != name) {
@@ -77,7 +76,7 @@ impl SequenceQueue {
     }
 
     /// One was passed on.
-    pub(in crate::auth) fn count_passed(&mut self, now: Duration) {
+    pub(in crate::auth) fn count_passed(&mut self, now: Steady) {
         self.passed.count(now);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -12,6 +13,11 @@ use spa_knock_core::knock::{PortRange, Prefix, Protocol};
 
 const ADDRESSES: u8 = 8;
 const PORTS: u16 = 12;
+
+#[allow(clippy::disallowed_methods, reason = "a test")]
+fn at(seconds: u64) -> Steady {
+    Steady::from_duration(Duration::from_secs(seconds))
+}
 
 /// What is done.
 #[derive(Debug, Clone)]
@@ -75,10 +81,10 @@ impl Where {
 
 /// Takes what the daemon would tell the kernel, and refuses what the kernel would.
 #[derive(Default)]
-struct Model(BTreeMap<Element, Duration>);
+struct Model(BTreeMap<Element, Steady>);
 
 impl Model {
-    fn apply(&mut self, draft: &Draft, now: Duration) {
+    fn apply(&mut self, draft: &Draft, now: Steady) {
         // What has expired is looked over by the kernel.
         self.0.retain(|_, end| *end > now);
         for (element, fate) in &draft.elements {
@@ -88,14 +94,14 @@ impl Model {
                 }
                 ElementOp::Add(left, _) => {
                     assert!(!self.0.keys().any(|other| overlap(other, element)), "{element:?} {:?}", self.0);
-                    self.0.insert(element.clone(), now + *left);
+                    self.0.insert(element.clone(), now.plus(*left));
                 }
                 ElementOp::Renew(..) => panic!("not of an interval"),
             }
         }
     }
 
-    fn open_until(&self, address: IpAddr, port: u16, now: Duration) -> Option<Duration> {
+    fn open_until(&self, address: IpAddr, port: u16, now: Steady) -> Option<Steady> {
         let covers = |element: &Element| match element::entry(element) {
             Some(ElementEntry::Interval(_, rectangle)) => {
                 let (low, high) = rectangle.ports.bounds();
@@ -121,17 +127,17 @@ fn overlap(one: &Element, other: &Element) -> bool {
 }
 
 /// The end of each port of each address for each who may use it.
-type Oracle = BTreeMap<(IpAddr, u16, u8, u8), Duration>;
+type Oracle = BTreeMap<(IpAddr, u16, u8, u8), Steady>;
 
 fn run(place: Where, steps: Vec<Step>) {
     let (mut books, mut model, mut oracle) = (Books::default(), Model::default(), Oracle::new());
-    let mut now = Duration::from_secs(1_000);
+    let mut now = at(1_000);
     for step in steps {
         match step {
-            Step::Wait { seconds } => now += Duration::from_secs(seconds),
+            Step::Wait { seconds } => now = now.plus(Duration::from_secs(seconds)),
             Step::Open { client: who, action: by, prefix, ports, seconds } => {
                 let Some(access) = place.access(prefix, ports) else { continue };
-                let end = now + Duration::from_secs(seconds);
+                let end = now.plus(Duration::from_secs(seconds));
                 let holder = GrantHolder { client: client(who), action: action(by), end };
                 let mut draft = Draft::default();
                 let piece = Interval::of(&access, holder.clone()).unwrap();
@@ -142,7 +148,7 @@ fn run(place: Where, steps: Vec<Step>) {
                 for host in 0..ADDRESSES {
                     for port in ports.0..=ports.1 {
                         if access.from.contains(address(host)) {
-                            let known = oracle.entry((address(host), port, who, by)).or_default();
+                            let known = oracle.entry((address(host), port, who, by)).or_insert(end);
                             *known = end.max(*known);
                         }
                     }
@@ -167,7 +173,7 @@ fn run(place: Where, steps: Vec<Step>) {
         }
     }
     // All that the books have is what the kernel has, and is read back as it is.
-    let live: BTreeMap<Element, Duration> =
+    let live: BTreeMap<Element, Steady> =
         books.elements(now).map(|(element, holder)| (element, holder.end)).collect();
     model.0.retain(|_, end| *end > now);
     assert_eq!(live, model.0);
@@ -186,7 +192,7 @@ fn run(place: Where, steps: Vec<Step>) {
     assert_eq!(accesses(&again), accesses(&books));
 }
 
-fn close(books: &mut Books, model: &mut Model, which: &dyn Fn(&ActiveGrant) -> bool, now: Duration) {
+fn close(books: &mut Books, model: &mut Model, which: &dyn Fn(&ActiveGrant) -> bool, now: Steady) {
     let (draft, _) = books.draft_close(which, now);
     model.apply(&draft, now);
     books.keep_close(which, now);
@@ -207,12 +213,12 @@ proptest! {
 #[test]
 fn a_range_that_overlaps_another_costs_a_few_intervals_and_not_one_for_each_port() {
     let mut books = Books::default();
-    let now = Duration::from_secs(10);
+    let now = at(10);
     let mut most = 0;
     for round in 0..200_u16 {
         let ports = (8_000 + round % 7, 8_900 + round % 11);
         let access = Where::Spans.access((1, 128), ports).unwrap();
-        let end = now + Duration::from_secs(60 + u64::from(round) * 7 % 30);
+        let end = now.plus(Duration::from_secs(60 + u64::from(round) * 7 % 30));
         let holder = GrantHolder { client: client(1), action: action(1), end };
         let mut draft = Draft::default();
         books.plane.open(&Interval::of(&access, holder.clone()).unwrap(), now, &mut draft.patch);
@@ -226,10 +232,10 @@ fn a_range_that_overlaps_another_costs_a_few_intervals_and_not_one_for_each_port
 #[test]
 fn a_draft_that_the_kernel_did_not_take_leaves_nothing_behind() {
     let mut books = Books::default();
-    let now = Duration::from_secs(10);
+    let now = at(10);
     let piece = |ports, seconds| {
         let access = Where::Spans.access((1, 128), ports).unwrap();
-        let end = now + Duration::from_secs(seconds);
+        let end = now.plus(Duration::from_secs(seconds));
         Interval::of(&access, GrantHolder { client: client(1), action: action(1), end }).unwrap()
     };
     let mut kept = Draft::default();

@@ -10,6 +10,7 @@ use super::captured_output::CapturedOutput;
 use crate::os::process::descendants::Descendants;
 use crate::os::process::privileges::Identity;
 use crate::os::process::spawn::{self, RunError};
+use spa_knock_core::knock::Steady;
 
 /// Between the friendly signal and the last one.
 const GRACE: Duration = Duration::from_secs(1);
@@ -20,10 +21,10 @@ pub(super) struct RunningJob<T> {
     pub(super) owner: String,
     pub(super) slot: JobSlot,
     pub(super) said: CapturedOutput,
-    started: Duration,
+    started: Steady,
     timeout: Duration,
     /// When the last signal is due, once the friendly one is out.
-    last: Option<Duration>,
+    last: Option<Steady>,
     /// What descended from it when that was sent.
     descendants: Descendants,
     pub(super) label: T,
@@ -56,7 +57,7 @@ impl<T> RunningJob<T> {
         job: Job<T>,
         slot: JobSlot,
         identity: Option<Identity>,
-        now: Duration,
+        now: Steady,
     ) -> Result<Self, (RunError, T)> {
         let Job { argv, timeout, owner, label } = job;
         let started = CapturedOutput::pipe()
@@ -72,8 +73,8 @@ impl<T> RunningJob<T> {
     }
 
     /// When it is signaled next, if it has not ended by then.
-    pub(super) fn deadline(&self) -> Duration {
-        self.last.unwrap_or_else(|| self.started.saturating_add(self.timeout))
+    pub(super) fn deadline(&self) -> Steady {
+        self.last.unwrap_or_else(|| self.started.plus(self.timeout))
     }
 
     /// Signals it and all that descends from it.
@@ -84,14 +85,14 @@ impl<T> RunningJob<T> {
     }
 
     /// How it ended, if it has; signals it when its deadline is over.
-    pub(super) fn reap(&mut self, now: Duration) -> Option<Exit> {
+    pub(super) fn reap(&mut self, now: Steady) -> Option<Exit> {
         let status = match self.child.try_wait() {
             Ok(Some(status)) => status,
             Ok(None) => {
                 if now >= self.deadline() {
                     let signal = if self.last.is_some() { Signal::SIGKILL } else { Signal::SIGTERM };
                     self.signal(signal);
-                    self.last = Some(now.saturating_add(GRACE));
+                    self.last = Some(now.plus(GRACE));
                 }
                 return None;
             }

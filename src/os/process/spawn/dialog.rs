@@ -40,7 +40,7 @@ pub(super) struct ProgramEnd {
 /// # Errors
 /// When the system cannot wait for it.
 pub(super) fn run(child: &mut Child, input: &str, limit: Duration) -> io::Result<ProgramEnd> {
-    let deadline = clock::steady().saturating_add(limit);
+    let deadline = clock::steady().plus(limit);
     let mut stdin = Feed::new(child.stdin.take(), input.as_bytes())?;
     let mut stdout = Outlet::new(child.stdout.take(), OUTPUT_MAX)?;
     let mut stderr = Outlet::new(child.stderr.take(), COMPLAINT_MAX)?;
@@ -54,7 +54,7 @@ pub(super) fn run(child: &mut Child, input: &str, limit: Duration) -> io::Result
         if status.is_some() {
             break status;
         }
-        let left = deadline.saturating_sub(clock::steady());
+        let left = deadline.since(clock::steady());
         if left.is_zero() {
             kill_group(child);
             child.wait()?;
