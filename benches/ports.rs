@@ -83,7 +83,7 @@ fn keys(n: u16) -> KeySet {
 fn complete_sets() {
     let watched = (0..CLIENTS).map(keys).map(|keys| WatchedKey::of(&keys, KeyLimit::default()));
     let mut watcher = Watcher::new(Duration::from_secs(30), watched);
-    watcher.watch_band(KnockRange::USUAL, RandomState::new());
+    watcher.watch_range(KnockRange::USUAL, RandomState::new());
     let mut now =
         Now { wall: Timestamp::from_millis(NOW), steady: Steady::from_duration(Duration::from_secs(1_000)) };
     watcher.prepare(now.wall);

@@ -1,6 +1,7 @@
 //! Single-packet authorization: a closed port opens for one address after one signed datagram.
 //!
-//! Each folder is a process or a layer; a module imports only from lines below its own (`tests/layering.rs`):
+//! Each folder is a process or a layer; a module imports only from lines below its own, and from few
+//! beside it (`tests/layering.rs` has the list):
 //!
 //! ```text
 //! dispatch                              which part of spa-knockd a command line starts

@@ -152,7 +152,7 @@ fn nothing_is_allocated_for_what_is_dropped() {
 fn a_flood_into_the_band_takes_no_memory_beyond_the_table() {
     let client = keys(1);
     let mut watcher = Watcher::new(WINDOW, [WatchedKey::of(&client, KeyLimit::default())]);
-    watcher.watch_band(KnockRange::USUAL, RandomState::new());
+    watcher.watch_range(KnockRange::USUAL, RandomState::new());
     let now = |n: u32| Now { wall: NOW, steady: Steady::from_duration(Duration::from_micros(n.into())) };
     let mut touch = |n: u32, sources: u32| {
         let source = SocketAddr::new(IpAddr::from((n % sources).to_be_bytes()), 4_000);

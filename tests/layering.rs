@@ -60,6 +60,49 @@ fn no_arrow_runs_up() {
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
+/// So that the whole folder can be left out: what names it is in files that a build without it replaces or leaves out.
+#[test]
+fn knockds_part_is_named_in_few_files() {
+    const MAY: [&str; 4] =
+        ["src/dispatch.rs", "src/daemon/legacy.rs", "src/admin/check/legacy.rs", "src/client/legacy/"];
+    let mut found = Vec::new();
+    for path in rust_files(&project("src")) {
+        let name = name_of(&path);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let names_it = arrows(&without_comments_and_strings(before_tests(&text)))
+            .into_iter()
+            .any(|(_, target)| target == "legacy");
+        if names_it && !name.starts_with("src/legacy/") && !MAY.iter().any(|may| name.starts_with(may)) {
+            found.push(name);
+        }
+    }
+    assert!(found.is_empty(), "these name crate::legacy: {found:?}");
+}
+
+/// A reader finds a line by the names of folders and files: none of them holds too much.
+#[test]
+fn no_file_has_over_350_lines_before_its_tests_and_no_folder_over_15_percent() {
+    let (mut all, mut folders, mut long) = (0, std::collections::BTreeMap::new(), Vec::new());
+    for source in ["core/src", "src"].map(project) {
+        for path in rust_files(&source) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let lines = text.lines().count();
+            all += lines;
+            let folder = module_of(path.strip_prefix(&source).unwrap()).unwrap_or_default();
+            *folders.entry(folder).or_insert(0) += lines;
+            let is_test =
+                path.components().any(|part| part.as_os_str() == "tests") || path.ends_with("tests.rs");
+            let before = before_tests(&text).lines().count();
+            if !is_test && before > 350 {
+                long.push(format!("{} {before}", name_of(&path)));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{long:?}");
+    folders.retain(|_, lines| *lines * 100 > all * 15);
+    assert!(folders.is_empty(), "of {all}: {folders:?}");
+}
+
 /// What core must never need: it reads no file, no packet, no config and no command line.
 #[test]
 fn core_depends_on_no_library_for_input_and_output() {

@@ -362,10 +362,10 @@ fn nothing_is_answered_that_did_not_ask_or_where_the_admin_said_so() {
     let mut server = Server::new();
     let refusal =
         server.refusal(&Knock { reply: ReplyWanted::No, action: action("none"), ..knock() }, SOURCE);
-    assert!(refusal.answer.is_none());
+    assert!(refusal.reply.is_none());
     server.keeper.replace_policy(Policy { reply: false, ..policy(rules()) });
     let refusal = server.refusal(&Knock { action: action("none"), ..knock() }, SOURCE);
-    assert!(refusal.answer.is_none() && refusal.record.is_some());
+    assert!(refusal.reply.is_none() && refusal.record.is_some());
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn each_check_refuses_in_its_own_words() {
         let refusal = Server::new().refusal(&knock, SOURCE);
         assert_eq!(refusal.rejection.to_string(), reason, "{what}");
         assert_eq!(refusal.rejection.status(), status, "{what}");
-        assert_eq!(refusal.answer.is_some(), status.is_some(), "{what}");
+        assert_eq!(refusal.reply.is_some(), status.is_some(), "{what}");
         assert!(refusal.record.is_some(), "{what}");
     }
     for knock in [ago(30), ahead(30)] {
@@ -695,7 +695,7 @@ fn what_a_hostile_watcher_makes_up_opens_nothing() {
     let judgment = server.keeper.judge(&knock, SOURCE.parse().unwrap(), server.now);
     assert!(matches!(
         judgment,
-        Judgment::Refuse(Refusal { rejection: Rejection::DecryptionFailed, answer: None, .. })
+        Judgment::Refuse(Refusal { rejection: Rejection::DecryptionFailed, reply: None, .. })
     ));
     let unknown = Authentic::from_watcher(Fingerprint::from_bytes([0; 8]), &forged).unwrap();
     let judgment = server.keeper.judge(&unknown, SOURCE.parse().unwrap(), server.now);
@@ -832,12 +832,10 @@ fn only_one_host_is_answered() {
         ["224.0.0.1:4000", "239.1.1.1:4000", "255.255.255.255:4000", "0.0.0.0:4000", "[ff02::1]:4000"]
     {
         let refusal = server.refusal(&knock(), source);
-        assert!(refusal.answer.is_none(), "{source}");
+        assert!(refusal.reply.is_none(), "{source}");
         assert!(refusal.record.is_some(), "{source}");
     }
-    assert!(
-        server.refusal(&Knock { action: "no-such".parse().unwrap(), ..knock() }, SOURCE).answer.is_some()
-    );
+    assert!(server.refusal(&Knock { action: "no-such".parse().unwrap(), ..knock() }, SOURCE).reply.is_some());
 }
 
 #[test]

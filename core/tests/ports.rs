@@ -71,7 +71,7 @@ impl Server {
         let watched =
             clients.iter().map(|&(secret, _)| keys(secret)).map(|k| WatchedKey::of(&k, KeyLimit::UNLIMITED));
         let mut watcher = Watcher::new(Duration::from_secs(30), watched);
-        watcher.watch_band(BAND, RandomState::new());
+        watcher.watch_range(BAND, RandomState::new());
         let now = Now {
             wall: Timestamp::from_millis(NOW),
             steady: Steady::from_duration(Duration::from_secs(1_000)),
@@ -326,7 +326,7 @@ fn what_a_client_may_not_do_is_nothing_and_what_needs_an_argument_is_refused() {
     };
     assert_eq!(refusal.rejection.reason().as_str(), "bad-argument");
     assert_eq!(refusal.record.unwrap().via, Some(Via::Ports));
-    assert!(refusal.answer.is_none());
+    assert!(refusal.reply.is_none());
     assert_eq!(server.opens("203.0.113.12:1", &ports(8, step(), None, "open-web")), 1);
 }
 
@@ -444,7 +444,7 @@ fn both_sides_agree_whatever_key_time_address_and_action() {
         if n % 100 == 0 {
             let knock_range = KnockRange::try_from(u16::try_from(1 + dice.roll(57_344)).unwrap()).unwrap();
             let mut watcher = Watcher::new(Duration::from_secs(30), []);
-            watcher.watch_band(knock_range, RandomState::new());
+            watcher.watch_range(knock_range, RandomState::new());
             watched = Some((watcher, knock_range));
         }
         let (watcher, knock_range) = watched.as_mut().unwrap();

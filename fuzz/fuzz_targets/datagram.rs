@@ -174,7 +174,7 @@ impl Server {
                 assert!(bytes == kept.0 && kept.1 <= ANSWERS_MAX && body.is_some());
             }
             Judgment::Refuse(refusal) => {
-                assert!(body.is_some() || refusal.record.is_none() && refusal.answer.is_none());
+                assert!(body.is_some() || refusal.record.is_none() && refusal.reply.is_none());
                 self.refuse(refusal, &envelope, source);
             }
             Judgment::Ignore => assert!(body.is_some()),
@@ -198,8 +198,8 @@ impl Server {
     }
 
     fn refuse(&mut self, refusal: Refusal, envelope: &Envelope<'_>, source: SocketAddr) {
-        assert!(refusal.answer.is_none() || self.rules.known().reply && refusal.rejection.status().is_some());
-        self.answer(refusal.answer, envelope, source);
+        assert!(refusal.reply.is_none() || self.rules.known().reply && refusal.rejection.status().is_some());
+        self.answer(refusal.reply, envelope, source);
     }
 
     /// An answer opens for the client that knocked, and is no longer than its knock.

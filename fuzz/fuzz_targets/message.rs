@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
             let Judgment::Refuse(refusal) = keeper.judge(&knock, source, site::NOW) else {
                 panic!("not refused, though nobody sealed it");
             };
-            assert!(refusal.record.is_none() && refusal.answer.is_none());
+            assert!(refusal.record.is_none() && refusal.reply.is_none());
             assert_eq!(keeper.replay().acceptances().count(), 0);
         });
     }

@@ -29,7 +29,7 @@ pub(super) fn knocks(link: LinkType, port: u16, knock_range: Option<KnockRange>)
         "(ip6 and (ip6[6] = 0 or ip6[6] = 43 or ip6[6] = 60) and ip6[4:2] >= {})",
         shortest.saturating_add(8)
     );
-    let touches = knock_range.map(touches).unwrap_or_default();
+    let touches = knock_range.map(port_hits).unwrap_or_default();
     behind_tags(link, &format!("({v4} or {v6} or {extended}{touches})"))
 }
 
@@ -41,7 +41,7 @@ pub(super) fn around_knocks(link: LinkType, port: u16, knock_range: Option<Knock
     let v4 = format!(
         "(ip and udp and (udp dst port {port} or (udp[4:2] >= {shortest} and udp[4:2] <= {longest})))"
     );
-    let touches = knock_range.map(touches).unwrap_or_default();
+    let touches = knock_range.map(port_hits).unwrap_or_default();
     let later_fragment = "(ip proto 17 and ip[6:2] & 0x1fff != 0)";
     let v6 = format!(
         "(ip6 and ip6[6] = 17 and (ip6[42:2] = {port} or (ip6[44:2] >= {shortest} and ip6[44:2] <= {longest})))"
@@ -95,7 +95,7 @@ fn ranges(ports: &BTreeSet<u16>) -> Vec<(u16, u16)> {
 
 /// Packets of sequences: TCP with SYN, and none of FIN, RST and ACK (RFC 9293), or UDP with nothing but its header. Who
 /// knocks by ports sends no extension headers.
-fn touches(knock_range: KnockRange) -> String {
+fn port_hits(knock_range: KnockRange) -> String {
     let (low, high) = (knock_range.low(), knock_range.high());
     // Ports stand at the same place in both. `tcp[…]` and `udp[…]` look at no fragment but the first, whose ports are
     // as good; they never match IPv6.

@@ -39,7 +39,7 @@ pub struct Log {
 }
 
 /// A log of which only packets to the band of port sequences count.
-pub struct BandLog(pub Log, pub KnockRange);
+pub struct KnockRangeLog(pub Log, pub KnockRange);
 
 impl Log {
     /// Reads lines of this form from `lines`; a packet counts if its line begins with the rule's `prefix` and it came in
@@ -132,24 +132,24 @@ impl PacketSource for Log {
     }
 }
 
-impl AsFd for BandLog {
+impl AsFd for KnockRangeLog {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl PollSource for BandLog {
+impl PollSource for KnockRangeLog {
     fn has_more(&self) -> bool {
         self.0.has_more()
     }
 }
 
-impl Capture for BandLog {
+impl Capture for KnockRangeLog {
     fn next(&mut self) -> Result<CaptureEvent<'_>, CaptureError> {
         let Self(log, knock_range) = self;
         Ok(match log.take()? {
             PacketEvent::Packet(packet, _) => {
-                PortHit::of(&packet, *knock_range).map_or(CaptureEvent::Other, CaptureEvent::Touch)
+                PortHit::of(&packet, *knock_range).map_or(CaptureEvent::Other, CaptureEvent::PortHit)
             }
             PacketEvent::Other => CaptureEvent::Other,
             PacketEvent::Empty => CaptureEvent::Empty,
@@ -315,11 +315,11 @@ mod tests {
     #[test]
     fn a_packet_without_payload_to_the_band_is_a_touch_of_it() {
         let (mut writer, log) = log(LogForm::Syslog, &[]);
-        let mut log = BandLog(log, KnockRange::USUAL);
+        let mut log = KnockRangeLog(log, KnockRange::USUAL);
         let others = [("DPT=20480", "DPT=20479"), ("LEN=8", "LEN=9"), ("knock: ", "")];
         let line = format!("Nov 24 14:20:24 bastion kernel: knock: {SAID}");
         writeln!(writer, "{line}").unwrap();
-        let Ok(CaptureEvent::Touch(touch)) = log.next() else { panic!("no touch") };
+        let Ok(CaptureEvent::PortHit(touch)) = log.next() else { panic!("no touch") };
         assert_eq!((touch.source, touch.port), (([10, 77, 0, 2], 40_000).into(), 20_480));
         for (from, to) in others {
             writeln!(writer, "{}", line.replace(from, to)).unwrap();

@@ -15,7 +15,7 @@ mod socket;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
-pub use kernel_log::{BandLog, Log, LogForm, kernel_said};
+pub use kernel_log::{KnockRangeLog, Log, LogForm, kernel_said};
 #[cfg(feature = "legacy")]
 pub use legacy::LegacyCapture;
 pub use pcap_file::{Frame, Trace};
@@ -102,7 +102,7 @@ pub enum CaptureEvent<'a> {
     /// A datagram.
     Datagram(Segment<'a>),
     /// A packet without a payload, to a port of the band.
-    Touch(PortHit),
+    PortHit(PortHit),
     /// A frame that holds neither.
     Other,
     /// Nothing, for now.

@@ -91,7 +91,7 @@ fn sort(
     interface: Option<u32>,
 ) -> CaptureEvent<'_> {
     if let Some(touch) = knock_range.and_then(|knock_range| PortHit::of(&packet, knock_range)) {
-        return CaptureEvent::Touch(touch);
+        return CaptureEvent::PortHit(touch);
     }
     let Packet { source, destination, .. } = packet;
     match packet.transport {
@@ -150,7 +150,7 @@ mod tests {
                 Packet { source: ([10, 0, 0, 1], 4_000).into(), destination, interface: None, transport };
             let kind = match sort(packet, 62_201, knock_range, Some(7)) {
                 CaptureEvent::Datagram(segment) if segment.interface == Some(7) => "datagram",
-                CaptureEvent::Touch(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
+                CaptureEvent::PortHit(touch) if (touch.to, touch.port) == (destination.ip(), port) => "touch",
                 CaptureEvent::Other => "other",
                 _ => "wrong",
             };

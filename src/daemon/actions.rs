@@ -12,7 +12,7 @@ use crate::config::setup::Setup;
 use crate::control::status::CommandsState;
 use crate::firewall::{ActiveGrant, FirewallError, FirewallRequest, GrantOwner, RequestResult as Closed};
 use crate::gate::state::GateState;
-use crate::gate::{Gate, Revocation, RevocationProgress};
+use crate::gate::{FirewallProgress, Gate, Revocation};
 use crate::os::clock;
 use crate::os::files::FileError;
 use crate::os::poll::Polled;
@@ -67,7 +67,7 @@ impl Executor {
 
     /// Does what the order says, one thing after the other, as far as it can be done now.
     pub(crate) fn execute(&mut self, execution: &mut Execution, setup: &Setup) -> ExecutionStep {
-        while let Some(effect) = execution.order.effects().get(execution.next) {
+        while let Some(effect) = execution.authorized.effects().get(execution.next) {
             let request = match effect {
                 Effect::Open(grants) => FirewallRequest::Grant(grants.clone()),
                 Effect::Close(action) => {
@@ -75,7 +75,7 @@ impl Executor {
                     FirewallRequest::Close(GrantOwner { client, action: action.clone() })
                 }
                 Effect::Run { timeout, undo: Some(undo), .. } => {
-                    match self.plan(undo, *timeout, execution.order.context()) {
+                    match self.plan(undo, *timeout, execution.authorized.context()) {
                         Ok(id) => return ExecutionStep::Waits(WaitsFor::Disk(id)),
                         Err(remark) => return ExecutionStep::Over(execution.end(Some(remark), false)),
                     }
@@ -86,8 +86,8 @@ impl Executor {
                 },
             };
             match self.gate.begin(request, setup) {
-                RevocationProgress::Queued(id) => return ExecutionStep::Waits(WaitsFor::Firewall(id)),
-                RevocationProgress::Ended(outcome) => {
+                FirewallProgress::Queued(id) => return ExecutionStep::Waits(WaitsFor::Firewall(id)),
+                FirewallProgress::Ended(outcome) => {
                     if let Some(done) = self.note(execution, outcome) {
                         return ExecutionStep::Over(done);
                     }
@@ -145,11 +145,11 @@ impl Executor {
     fn note(&mut self, execution: &mut Execution, outcome: Closed) -> Option<OrderResult> {
         match outcome {
             Ok(closed) => {
-                match execution.order.effects().get(execution.next) {
+                match execution.authorized.effects().get(execution.next) {
                     Some(Effect::Open(_)) => execution.outcome = Outcome::Granted,
                     // What the action ran is undone now.
                     Some(Effect::Close(action)) => {
-                        let client = execution.order.context().client();
+                        let client = execution.authorized.context().client();
                         self.undo_queue.run_now(|undone| {
                             undone.client == *client && undone.action.as_ref() == Some(action)
                         });
@@ -258,8 +258,10 @@ impl Executor {
     fn launch(&mut self, execution: &mut Execution, planned: Vec<ScheduledUndo>) -> Option<OrderResult> {
         let mut begun = 0_usize;
         let mut failed = None;
-        if let Some(Effect::Run { commands, timeout, .. }) = execution.order.effects().get(execution.next) {
-            let context = execution.order.context();
+        if let Some(Effect::Run { commands, timeout, .. }) =
+            execution.authorized.effects().get(execution.next)
+        {
+            let context = execution.authorized.context();
             for command in commands {
                 let label = JobKind::Order(command.context(context));
                 let owner = context.client().to_string();

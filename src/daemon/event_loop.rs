@@ -41,7 +41,7 @@ pub(crate) struct Daemon {
     /// The doors of `[legacy]`.
     pub(super) knockd: Option<KnockdConfig>,
     pub(super) supervisor: WatcherSupervisor,
-    pub(super) plain: LegacyDoors,
+    pub(super) legacy: LegacyDoors,
     #[cfg(feature = "legacy")]
     pub(super) openings: super::legacy::Openings,
     pub(super) keeper: Keeper,
@@ -75,7 +75,7 @@ impl Daemon {
             configured: Configured { setup, knockd },
             locks,
             supervisor,
-            plain,
+            legacy: plain,
             executor,
             audit,
             state,
@@ -94,7 +94,7 @@ impl Daemon {
             setup,
             knockd,
             supervisor,
-            plain,
+            legacy: plain,
             #[cfg(feature = "legacy")]
             openings: super::legacy::Openings::default(),
             keeper,
@@ -152,7 +152,7 @@ impl Daemon {
         self.act_again(clock::steady());
         let old = self.supervisor.run_due(&self.setup);
         self.drain_retired(old);
-        self.turn_plain();
+        self.run_legacy_due();
         for over in self.executor.run_due(&self.setup) {
             self.note_end(&over);
         }
@@ -170,7 +170,7 @@ impl Daemon {
             &self.signals,
             &self.state,
             &self.supervisor,
-            &self.plain,
+            &self.legacy,
             &self.executor,
             &self.control,
             &self.metrics,
@@ -244,7 +244,7 @@ impl Daemon {
         let config = &self.setup.config;
         let sequences =
             config.ports.map(|knock_range| format!(" and by ports {knock_range}")).unwrap_or_default();
-        let plain = match self.plain.count() {
+        let plain = match self.legacy.count() {
             0 => String::new(),
             doors => format!(", doors of plain sequences: {doors}"),
         };
@@ -272,8 +272,8 @@ impl Daemon {
         };
         notify::send(notify::ServiceState::Stopping);
         self.act_at_last();
-        let outcomes = self.plain.stop();
-        self.note_plain(outcomes);
+        let outcomes = self.legacy.stop();
+        self.note_legacy(outcomes);
         for over in self.executor.stop() {
             self.note_end(&over);
         }

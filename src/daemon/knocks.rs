@@ -78,7 +78,7 @@ impl Daemon {
             self.state.record_otp_pauses(self.keeper.otp_pauses(now));
         }
         match decision {
-            Decision::Execute(order) => self.execute(order, reply_path),
+            Decision::Execute(authorized) => self.execute(authorized, reply_path),
             Decision::Commit(uncommitted) => self.commit(uncommitted, reply_path),
             Decision::Refuse(refusal) => self.refuse(refusal, key, reply_path),
         }
@@ -110,8 +110,8 @@ impl Daemon {
     }
 
     /// Step 9 for the first time: what finds no room is tried once more.
-    pub(super) fn execute(&mut self, order: Authorized, reply_path: ReplyPath) {
-        self.carry_out(Execution::of(order, AttemptNumber::First), reply_path);
+    pub(super) fn execute(&mut self, authorized: Authorized, reply_path: ReplyPath) {
+        self.carry_out(Execution::of(authorized, AttemptNumber::First), reply_path);
     }
 
     fn carry_out(&mut self, mut execution: Execution, reply_path: ReplyPath) {
@@ -126,16 +126,16 @@ impl Daemon {
             ExecutionStep::Over(done) => done,
         };
         let is_first = execution.attempt() == AttemptNumber::First;
-        let order = execution.into_order();
+        let authorized = execution.into_authorized();
         if done.no_room && is_first && self.postponed.has_room() {
             if self.postponed.is_empty() {
                 log::warn!("{}: trying again in two seconds", done.remark);
             }
             let now = clock::now();
-            self.keeper.postpone(order.context(), now);
-            return self.postponed.add(order, reply_path, now.steady);
+            self.keeper.postpone(authorized.context(), now);
+            return self.postponed.add(authorized, reply_path, now.steady);
         }
-        self.conclude(&order, &done, reply_path);
+        self.conclude(&authorized, &done, reply_path);
     }
 
     /// Step 9 for all that still waits: who knocked may not be known any more in a moment.
@@ -150,19 +150,19 @@ impl Daemon {
     /// Step 9 for what has waited until `now`.
     pub(super) fn act_again(&mut self, now: Steady) {
         for _ in 0..BATCH {
-            let Some((order, reply_path)) = self.postponed.take_due(now) else { return };
-            self.carry_out(Execution::of(order, AttemptNumber::Second), reply_path);
+            let Some((authorized, reply_path)) = self.postponed.take_due(now) else { return };
+            self.carry_out(Execution::of(authorized, AttemptNumber::Second), reply_path);
         }
     }
 
     /// Steps 10 and 11.
-    pub(super) fn conclude(&mut self, order: &Authorized, done: &OrderResult, reply_path: ReplyPath) {
+    pub(super) fn conclude(&mut self, authorized: &Authorized, done: &OrderResult, reply_path: ReplyPath) {
         if let Some(rejection) = &done.refused {
-            let key = order.context().fingerprint();
-            let refusal = self.keeper.refuse(order.context(), rejection.clone(), clock::now());
+            let key = authorized.context().fingerprint();
+            let refusal = self.keeper.refuse(authorized.context(), rejection.clone(), clock::now());
             return self.refuse(refusal, key, reply_path);
         }
-        let (context, now) = (order.context(), clock::now());
+        let (context, now) = (authorized.context(), clock::now());
         let (record, answer) = match done.commands {
             0 => self.keeper.conclude(context, done.outcome, &done.remark, now),
             commands => {
@@ -173,7 +173,7 @@ impl Daemon {
         self.answer(answer, reply_path);
         done.closed.iter().for_each(|closed| self.audit(closed));
         // A command's own end is what is recorded of it.
-        let runs = order.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
+        let runs = authorized.effects().iter().any(|effect| matches!(effect, Effect::Run { .. }));
         if done.outcome != Outcome::Started || !runs {
             self.audit(&record);
         }
@@ -211,7 +211,7 @@ impl Daemon {
         if matches!(refusal.rejection, Rejection::DecryptionFailed | Rejection::UnknownKey) {
             self.alarm(&refusal.rejection, key, reply_path.to);
         }
-        self.answer(refusal.answer, reply_path);
+        self.answer(refusal.reply, reply_path);
         if let Some(record) = refusal.record {
             self.audit.write(&record, clock::wall());
         }

@@ -15,13 +15,13 @@ use spa_knock_core::auth::{AuditCause, AuditEvent, AuditRecord, Explanation, Key
 
 impl Daemon {
     /// Hears and does what is due for plain sequences.
-    pub(super) fn turn_plain(&mut self) {
-        let outcomes = self.plain.run_due();
-        self.note_plain(outcomes);
+    pub(super) fn run_legacy_due(&mut self) {
+        let outcomes = self.legacy.run_due();
+        self.note_legacy(outcomes);
     }
 
     /// Does and records what they come to.
-    pub(super) fn note_plain(&mut self, outcomes: Vec<DoorOutcome>) {
+    pub(super) fn note_legacy(&mut self, outcomes: Vec<DoorOutcome>) {
         // Once for all of them: each look asks the kernel.
         let opens = |outcome: &DoorOutcome| matches!(outcome, DoorOutcome::Opened { opening: Some(_), .. });
         let own = outcomes.iter().any(opens).then(host::own_addresses).unwrap_or_default();

@@ -69,7 +69,7 @@ impl Polled for LegacyDoors {
 }
 
 impl Daemon {
-    pub(super) fn turn_plain(&mut self) {}
+    pub(super) fn run_legacy_due(&mut self) {}
 
-    pub(super) fn note_plain(&mut self, _: Vec<Infallible>) {}
+    pub(super) fn note_legacy(&mut self, _: Vec<Infallible>) {}
 }

@@ -76,7 +76,7 @@ impl Daemon {
         let moves = new.config.metrics.as_ref() != self.metrics.as_ref().map(Metrics::place);
         let metrics = new.config.metrics.clone().filter(|_| moves).map(Metrics::open).transpose();
         let metrics = metrics.map_err(AdminError::run)?;
-        let plain = self.plain.prepare(&new.config, knockd.as_ref())?;
+        let plain = self.legacy.prepare(&new.config, knockd.as_ref())?;
         self.executor.gate().load(&new).map_err(AdminError::run)?;
         let old = self.supervisor.reconfigure(&new).inspect_err(|_| {
             if let Err(error) = self.executor.gate().load(&self.setup) {
@@ -91,11 +91,11 @@ impl Daemon {
         if moves {
             self.metrics = metrics;
         }
-        self.plain.activate(plain);
+        self.legacy.activate(plain);
         (self.setup, self.knockd) = (new, knockd);
         self.remember_config();
         self.end_for_strangers();
-        for record in self.executor.confirm_undoings(&self.setup) {
+        for record in self.executor.confirm_undo_tasks(&self.setup) {
             self.audit(&record);
         }
         Ok(())

@@ -22,7 +22,7 @@ pub(super) struct RetryQueue(VecDeque<RetryEntry>);
 
 struct RetryEntry {
     due: Steady,
-    order: Authorized,
+    authorized: Authorized,
     reply_path: ReplyPath,
 }
 
@@ -38,15 +38,15 @@ impl RetryQueue {
     }
 
     /// Keeps it for a while.
-    pub(super) fn add(&mut self, order: Authorized, reply_path: ReplyPath, now: Steady) {
-        self.0.push_back(RetryEntry { due: now.plus(AFTER), order, reply_path });
+    pub(super) fn add(&mut self, authorized: Authorized, reply_path: ReplyPath, now: Steady) {
+        self.0.push_back(RetryEntry { due: now.plus(AFTER), authorized, reply_path });
     }
 
     /// The first one, if it has waited long enough by `now`.
     pub(super) fn take_due(&mut self, now: Steady) -> Option<(Authorized, ReplyPath)> {
         let due = self.deadline().is_some_and(|due| due <= now);
         let waiting = due.then(|| self.0.pop_front()).flatten()?;
-        Some((waiting.order, waiting.reply_path))
+        Some((waiting.authorized, waiting.reply_path))
     }
 }
 

@@ -6,7 +6,7 @@ use spa_knock_core::auth::{AuditRecord, Authorized, KnockContext, Outcome, Rejec
 
 /// An order that is being carried out.
 pub(crate) struct Execution {
-    pub(super) order: Authorized,
+    pub(super) authorized: Authorized,
     pub(super) attempt: AttemptNumber,
     /// The place of the effect that comes next, or that is waited for.
     pub(super) next: usize,
@@ -82,13 +82,13 @@ pub(crate) struct FinishedCommand {
 
 impl Execution {
     /// An order of which nothing is done yet.
-    pub(crate) const fn of(order: Authorized, attempt: AttemptNumber) -> Self {
-        Self { order, attempt, next: 0, outcome: Outcome::Started, closed: Vec::new(), commands: 0 }
+    pub(crate) const fn of(authorized: Authorized, attempt: AttemptNumber) -> Self {
+        Self { authorized, attempt, next: 0, outcome: Outcome::Started, closed: Vec::new(), commands: 0 }
     }
 
     /// Who ordered it.
     pub(crate) const fn context(&self) -> &KnockContext {
-        self.order.context()
+        self.authorized.context()
     }
 
     /// Which attempt this is.
@@ -97,8 +97,8 @@ impl Execution {
     }
 
     /// The order, when it is over.
-    pub(crate) fn into_order(self) -> Authorized {
-        self.order
+    pub(crate) fn into_authorized(self) -> Authorized {
+        self.authorized
     }
 
     /// The end of one that has waited too long.

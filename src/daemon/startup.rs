@@ -79,9 +79,9 @@ pub(crate) struct Restored {
 
 /// The port is bound and the watcher watches.
 pub(crate) struct Listening {
-    remembering: Restored,
+    restored: Restored,
     supervisor: WatcherSupervisor,
-    plain: LegacyDoors,
+    legacy: LegacyDoors,
 }
 
 /// Only a grant opens a protected port.
@@ -89,7 +89,7 @@ pub(crate) struct Enforcing {
     pub(crate) configured: Configured,
     pub(crate) locks: Vec<File>,
     pub(crate) supervisor: WatcherSupervisor,
-    pub(crate) plain: LegacyDoors,
+    pub(crate) legacy: LegacyDoors,
     pub(crate) executor: Executor,
     pub(crate) audit: AuditLog,
     pub(crate) state: ReplayFolder,
@@ -180,7 +180,7 @@ impl Locked {
         RevokedKeys::read(&self.configured.setup.config.state_dir)?;
         let (state, memory) = state::open(&self.configured.setup.config).map_err(AdminError::run)?;
         let (undo_queue, left) =
-            state::open_undoings(&self.configured.setup.config).map_err(AdminError::run)?;
+            state::open_undo_queue(&self.configured.setup.config).map_err(AdminError::run)?;
         Ok(Restored { locked: self, state, memory, undo_queue, left })
     }
 }
@@ -196,7 +196,7 @@ impl Restored {
             let Configured { setup, knockd } = &self.locked.configured;
             LegacyDoors::start(&setup.config, knockd.as_ref(), start)
         }?;
-        Ok(Listening { remembering: self, supervisor, plain })
+        Ok(Listening { restored: self, supervisor, legacy: plain })
     }
 }
 
@@ -204,8 +204,8 @@ impl Listening {
     /// At the first start last, so that nobody is shut out by a daemon that could not have let him in.
     fn close_gate(self) -> Result<Enforcing, AdminError> {
         let Restored { locked: Locked { configured, locks, mut gate, .. }, state, memory, undo_queue, left } =
-            self.remembering;
-        let (supervisor, plain, setup) = (self.supervisor, self.plain, &configured.setup);
+            self.restored;
+        let (supervisor, plain, setup) = (self.supervisor, self.legacy, &configured.setup);
         let mut audit = AuditLog::open(&setup.config);
         for record in actions::report_interrupted(left) {
             audit.write(&record, clock::wall());
@@ -220,9 +220,9 @@ impl Listening {
         removed.iter().for_each(|message| log::warn!("{message}"));
         let mut executor = Executor::new(gate, undo_queue)
             .map_err(|error| AdminError::run(format_args!("no thread: {}", files::io_error_text(&error))))?;
-        for record in executor.confirm_undoings(setup) {
+        for record in executor.confirm_undo_tasks(setup) {
             audit.write(&record, clock::wall());
         }
-        Ok(Enforcing { configured, locks, supervisor, plain, executor, audit, state, memory })
+        Ok(Enforcing { configured, locks, supervisor, legacy: plain, executor, audit, state, memory })
     }
 }

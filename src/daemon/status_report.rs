@@ -25,7 +25,7 @@ impl Daemon {
     pub(super) fn status(&mut self) -> DaemonStatus {
         self.count();
         let now = clock::steady();
-        let legacy = self.plain.state();
+        let legacy = self.legacy.state();
         let config = &self.setup.config;
         let (state, left) = match self.executor.gate_state() {
             GateState::NeverClosed | GateState::Closed => (GateMode::On, None),
@@ -89,13 +89,13 @@ impl Daemon {
                 authentic: counts.authentic,
                 unknown_hint: counts.unknown_hint,
                 forged: counts.forged,
-                duplicates: counts.copied,
-                bad_length: counts.length,
+                duplicates: counts.duplicates,
+                bad_length: counts.bad_length,
                 throttled: counts.throttled,
             },
             ports: config.ports.map(|knock_range| PortsState {
                 range: knock_range.to_string(),
-                hits: counts.touches,
+                hits: counts.port_hits,
                 sequences: counts.sequences,
             }),
             legacy,

@@ -201,7 +201,7 @@ impl Daemon {
                 self.waiting.acting.remove(&wait)
             {
                 let done = execution.end_late(TOO_LATE);
-                self.conclude(&execution.into_order(), &done, reply_path);
+                self.conclude(&execution.into_authorized(), &done, reply_path);
             }
         }
         // The use of one that is being recorded may be gone.

@@ -32,7 +32,7 @@ impl Daemon {
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(received)) => self.judge(&received),
                 Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
-                Some(FromWatcher::Seen(seen)) => {
+                Some(FromWatcher::Stats(seen)) => {
                     if let Some(watcher) = self.supervisor.watcher() {
                         watcher.note(seen);
                     }
@@ -75,7 +75,7 @@ impl Daemon {
             match FromWatcher::read(buffer.get(..length).unwrap_or_default()) {
                 Some(FromWatcher::Knock(received)) => self.judge(&received),
                 Some(FromWatcher::Sequence(sequence)) => self.judge_sequence(&sequence),
-                Some(FromWatcher::Seen(seen)) => old.note(seen),
+                Some(FromWatcher::Stats(seen)) => old.note(seen),
                 Some(FromWatcher::Throttled(key, count)) => self.note_throttled(key, count),
                 _ => {}
             }

@@ -10,7 +10,7 @@ use spa_knock_core::auth::{AccessTarget, AuditRecord, Grant};
 use spa_knock_core::knock::ClientName;
 
 /// How far what was begun has come.
-pub(crate) enum RevocationProgress {
+pub(crate) enum FirewallProgress {
     /// It is over.
     Ended(RequestResult),
     /// `ended` will report it.
@@ -61,13 +61,13 @@ impl Gate {
     }
 
     /// Begins what a knock asks of the firewall.
-    pub(crate) fn begin(&mut self, request: FirewallRequest, config: &impl GateConfig) -> RevocationProgress {
+    pub(crate) fn begin(&mut self, request: FirewallRequest, config: &impl GateConfig) -> FirewallProgress {
         let is_off = self.gate_state == GateState::Open && matches!(request, FirewallRequest::Grant(_));
         let queued = if is_off { None } else { self.firewall.queue(&request) };
         match queued {
-            Some(Ok(id)) => RevocationProgress::Queued(id),
-            Some(Err(error)) => RevocationProgress::Ended(Err(error)),
-            None => RevocationProgress::Ended(match request {
+            Some(Ok(id)) => FirewallProgress::Queued(id),
+            Some(Err(error)) => FirewallProgress::Ended(Err(error)),
+            None => FirewallProgress::Ended(match request {
                 FirewallRequest::Grant(grants) => self.grant(&grants, config).map(|()| Vec::new()),
                 FirewallRequest::Close(opened) => self.close(&|live| opened.is_met_by(live)),
             }),

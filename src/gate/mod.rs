@@ -11,7 +11,7 @@ pub(crate) mod takeover;
 mod upkeep;
 
 pub(crate) use established::established_connections;
-pub(crate) use grants::{Revocation, RevocationProgress};
+pub(crate) use grants::{FirewallProgress, Revocation};
 
 use std::path::Path;
 
@@ -54,13 +54,13 @@ pub(crate) struct Gate {
     /// What the next boot closes.
     boot: BootGate,
     /// Whether our table is loaded and this process looks after it.
-    tended: bool,
+    upkept: bool,
 }
 
 impl Drop for Gate {
     /// A start that fails after the table is loaded leaves nothing open that only a daemon would close.
     fn drop(&mut self) {
-        if self.tended
+        if self.upkept
             && let Err(error) = self.suspend()
         {
             log::error!("{error}; grants that only a daemon closes may stay open until the next start");
@@ -78,7 +78,7 @@ impl Gate {
             unremembered: None,
             confirmer: None,
             boot: BootGate::default(),
-            tended: false,
+            upkept: false,
         }
     }
 
@@ -104,7 +104,7 @@ impl Gate {
         };
         let gate = config.gate(enforcing);
         self.firewall.load(&gate)?;
-        self.tended = true;
+        self.upkept = true;
         // A trial is over with this boot.
         if enforcing == Enforcement::Permanent {
             self.boot.remember(config.state_dir(), config.backend(), &gate);
@@ -123,7 +123,7 @@ impl Gate {
     ) -> Result<(), FirewallError> {
         let before = std::mem::replace(&mut self.gate_state, gate_state);
         let changed = match gate_state {
-            GateState::Open => self.firewall.remove().inspect(|()| self.tended = false),
+            GateState::Open => self.firewall.remove().inspect(|()| self.upkept = false),
             _ => self.load(config),
         };
         changed.inspect_err(|_| self.gate_state = before)?;
@@ -153,7 +153,7 @@ impl Gate {
     /// # Errors
     /// When the firewall does not do it.
     pub(crate) fn suspend(&mut self) -> Result<(), FirewallError> {
-        self.tended = false;
+        self.upkept = false;
         match self.firewall.suspend() {
             Err(FirewallError::Gone) | Ok(()) => Ok(()),
             failed => failed,

@@ -60,7 +60,7 @@ pub(crate) enum FromWatcher<'a> {
     /// Port hits of one address, two of which name a client.
     Sequence(PortSequence),
     /// What has been seen since it started: numbers alone.
-    Seen(WatcherStats),
+    Stats(WatcherStats),
     /// How many knocks of a key were dropped as over its limit, since this was last reported.
     Throttled(Fingerprint, u64),
 }
@@ -219,14 +219,14 @@ impl<'a> FromWatcher<'a> {
                     writer.put(&port.to_be_bytes());
                 });
             }
-            Self::Seen(WatcherStats { counts, intake }) => {
+            Self::Stats(WatcherStats { counts, intake }) => {
                 let DatagramCounts {
                     authentic,
-                    length,
+                    bad_length: length,
                     unknown_hint,
                     forged,
-                    copied,
-                    touches,
+                    duplicates: copied,
+                    port_hits: touches,
                     sequences,
                     throttled,
                 } = counts;
@@ -279,16 +279,16 @@ impl<'a> FromWatcher<'a> {
                 let mut number = || reader.u64();
                 let counts = DatagramCounts {
                     authentic: number()?,
-                    length: number()?,
+                    bad_length: number()?,
                     unknown_hint: number()?,
                     forged: number()?,
-                    copied: number()?,
-                    touches: number()?,
+                    duplicates: number()?,
+                    port_hits: number()?,
                     sequences: number()?,
                     throttled: number()?,
                 };
                 let intake = CaptureStats { received: number()?, dropped: number()?, if_dropped: number()? };
-                Some(Self::Seen(WatcherStats { counts, intake: captures.then_some(intake) }))
+                Some(Self::Stats(WatcherStats { counts, intake: captures.then_some(intake) }))
             }
             SEQUENCE => {
                 let fingerprint = Fingerprint::from_bytes(*reader.array()?);
@@ -342,18 +342,18 @@ mod tests {
     fn what_was_seen_arrives_and_adds_up() {
         let counts = DatagramCounts {
             authentic: 1,
-            length: 2,
+            bad_length: 2,
             unknown_hint: u64::MAX,
             forged: 4,
-            copied: 5,
-            touches: 9,
+            duplicates: 5,
+            port_hits: 9,
             sequences: 10,
             throttled: 11,
         };
         let intake = CaptureStats { received: 6, dropped: 7, if_dropped: 8 };
         for seen in [WatcherStats { counts, intake: Some(intake) }, WatcherStats { counts, intake: None }] {
-            let bytes = FromWatcher::Seen(seen).to_bytes();
-            assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Seen(read)) if read == seen));
+            let bytes = FromWatcher::Stats(seen).to_bytes();
+            assert!(matches!(FromWatcher::read(&bytes), Some(FromWatcher::Stats(read)) if read == seen));
         }
         let both = WatcherStats { counts, intake: Some(intake) }.plus(WatcherStats { counts, intake: None });
         assert_eq!(
@@ -361,11 +361,11 @@ mod tests {
             WatcherStats {
                 counts: DatagramCounts {
                     authentic: 2,
-                    length: 4,
+                    bad_length: 4,
                     unknown_hint: u64::MAX,
                     forged: 8,
-                    copied: 10,
-                    touches: 18,
+                    duplicates: 10,
+                    port_hits: 18,
                     sequences: 20,
                     throttled: 22
                 },

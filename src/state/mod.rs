@@ -55,15 +55,15 @@ pub(crate) fn open(config: &ServerConfig) -> Result<(ReplayFolder, ReplayMemory)
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn open_undoings(config: &ServerConfig) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
-    open_undoings_in(&config.state_dir)
+pub(crate) fn open_undo_queue(config: &ServerConfig) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
+    open_undo_queue_in(&config.state_dir)
 }
 
 /// The same, in a folder that no config names.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn open_undoings_in(folder: &Path) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
+pub(crate) fn open_undo_queue_in(folder: &Path) -> Result<(UndoQueue, Vec<Leftover>), StateError> {
     Ok(UndoQueue::open(folder, boot_id()?)?)
 }
 
@@ -193,7 +193,7 @@ pub(crate) fn examine(folder: &Path, window: Duration) -> Result<Findings, State
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn waiting_undoings(folder: &Path) -> Result<Vec<(PathBuf, UndoTask)>, StateError> {
+pub(crate) fn waiting_undo_tasks(folder: &Path) -> Result<Vec<(PathBuf, UndoTask)>, StateError> {
     Ok(undo_file::listed(folder)?)
 }
 

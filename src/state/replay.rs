@@ -39,7 +39,7 @@ pub(crate) struct ReplayState<D: Disk> {
     /// A timestamp beyond the lease that a knock waits for.
     wanted: Timestamp,
     /// When this was last tended.
-    tended: Steady,
+    upkept: Steady,
     worker: Worker<SyncJob<D::File>>,
     /// What the disk knows of them.
     uses: UseCounts,
@@ -91,7 +91,7 @@ impl<D: Disk> ReplayState<D> {
             until,
             renewal: Renewal::From { usual: now.steady, hasty: now.steady },
             wanted: Timestamp::default(),
-            tended: now.steady,
+            upkept: now.steady,
             worker,
             uses: UseCounts::default(),
             otp_pauses: OtpPauses::new(),

@@ -15,7 +15,7 @@ use spa_knock_core::knock::{BootTime, ClientName};
 pub(crate) use adoption::Leftover;
 
 /// How many may wait to be undone: in all, and for one client, so that no client can keep the others out.
-const UNDOINGS_MAX: usize = 4096;
+const UNDO_TASKS_MAX: usize = 4096;
 const EACH_MAX: usize = 32;
 /// Between two tries to begin one when the disk does not take it.
 const RETRY: Duration = Duration::from_secs(1);
@@ -92,7 +92,7 @@ pub(crate) enum UndoError {
     #[error("undo: {0}")]
     File(#[from] FileError),
     /// As many wait as may.
-    #[error("undo: {UNDOINGS_MAX} are waiting already")]
+    #[error("undo: {UNDO_TASKS_MAX} are waiting already")]
     Full,
     /// As many wait as may of one client.
     #[error("undo: {0} of client {1} are waiting already")]
@@ -112,7 +112,7 @@ impl UndoQueue {
     #[must_use]
     #[cfg(feature = "legacy")]
     pub(crate) fn shared(self) -> Self {
-        Self { each: UNDOINGS_MAX, ..self }
+        Self { each: UNDO_TASKS_MAX, ..self }
     }
 
     /// Puts on record that this is to be done in `after`; nothing where it will be done later than that anyway.
@@ -155,7 +155,7 @@ impl UndoQueue {
         if self.waiting.iter().filter(of_client).count() >= self.each {
             return Err(UndoError::FullForClient(self.each, client.clone()));
         }
-        if self.waiting.len() >= UNDOINGS_MAX {
+        if self.waiting.len() >= UNDO_TASKS_MAX {
             return Err(UndoError::Full);
         }
         let number = self.next;
@@ -441,7 +441,7 @@ mod tests {
         assert_eq!(full.to_string(), "undo: 32 of client client-0 are waiting already");
         let other = undo_queue.plan(of(1, 0).task, HOUR).unwrap().unwrap();
         undo_queue.forget(&other);
-        for client in 1..UNDOINGS_MAX / EACH_MAX {
+        for client in 1..UNDO_TASKS_MAX / EACH_MAX {
             undo_queue.waiting.extend((0..EACH_MAX).map(|word| of(client, word)));
         }
         assert!(matches!(undo_queue.plan(task("one more"), HOUR), Err(UndoError::Full)));

@@ -12,7 +12,7 @@ use super::log_follower;
 use super::shell::{
     self, BATCH, CaptureRequest, OpenResults, PacketReader, ReadError, Reports, SendResult, Shutdown, TICK,
 };
-use crate::capture::{BandLog, Capture, CaptureEvent, CaptureStats, PcapLive, Socket};
+use crate::capture::{Capture, CaptureEvent, CaptureStats, KnockRangeLog, PcapLive, Socket};
 use crate::ipc::{CaptureSource, FromWatcher, ReceivedKnock, ToWatcher, WatcherStats};
 use crate::os::clock;
 use crate::os::net::udp::UdpPort;
@@ -29,7 +29,7 @@ const REST: Duration = Duration::from_millis(1);
 /// Runs until the keeper closes its end of the channel.
 #[must_use]
 pub(crate) fn main() -> ExitCode {
-    shell::run("spa-knock-watcher", Level::Info, NativeReader::new())
+    shell::run("spa-knock-watcher", c"spa-knock-watch", Level::Info, NativeReader::new())
 }
 
 struct NativeReader {
@@ -83,7 +83,7 @@ impl PacketReader for NativeReader {
         let params = params.ok_or("watcher: keys without what to watch")?;
         let opened = captures.map(|request| open(params, request)).unwrap_or_default();
         if let (false, Some(knock_range)) = (opened.is_empty(), params.knock_range) {
-            self.watcher.watch_band(knock_range, RandomState::new());
+            self.watcher.watch_range(knock_range, RandomState::new());
         }
         self.watcher.replace_clients(params.window, clients);
         self.watcher.prepare(clock::wall());
@@ -96,7 +96,7 @@ impl PacketReader for NativeReader {
         for taken in 0..BATCH {
             let segment = match capture.next() {
                 Ok(CaptureEvent::Datagram(segment)) => segment,
-                Ok(CaptureEvent::Touch(hit)) => {
+                Ok(CaptureEvent::PortHit(hit)) => {
                     self.watcher.record_hit(hit.source, hit.to, hit.port, now.steady);
                     continue;
                 }
@@ -183,7 +183,7 @@ impl NativeReader {
     fn report_stats(&mut self, captures: &mut [Box<dyn Capture>], out: &Reports) -> Result<(), Shutdown> {
         let captures = captures.iter_mut().filter_map(|capture| capture.intake());
         let intake = self.lost.into_iter().chain(captures).reduce(CaptureStats::plus);
-        let stats = FromWatcher::Seen(WatcherStats { counts: self.watcher.counts(), intake });
+        let stats = FromWatcher::Stats(WatcherStats { counts: self.watcher.counts(), intake });
         // Before the totals: who asked for those has all of it when they come.
         let mut ended = None;
         self.watcher.report_throttled(|fingerprint, count| {
@@ -211,7 +211,7 @@ fn open(params: WatchParams, request: CaptureRequest) -> OpenResults<Box<dyn Cap
         CaptureSource::Capture => interfaces.iter().map(|name| live(Some(name))).collect(),
     };
     if let (Some(knock_range), Some(log)) = (knock_range, log) {
-        results.push(log_follower::open(log, interfaces).map(|log| boxed(BandLog(log, knock_range))));
+        results.push(log_follower::open(log, interfaces).map(|log| boxed(KnockRangeLog(log, knock_range))));
     }
     results
 }

@@ -2,6 +2,7 @@
 //! captures, gives up all rights, and then waits for packets and messages until the keeper closes the channel.
 //! A [`PacketReader`] says what packets mean.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -147,9 +148,14 @@ impl Reports {
 }
 
 /// Runs a watcher until the keeper closes its end of the channel, which is standard input. `name` is that of its log
-/// lines; `level` is that of the line about its sandbox.
+/// lines, `process_name` what ps shows of it, at most 15 bytes; `level` is that of the line about its sandbox.
 #[must_use]
-pub(crate) fn run<R: PacketReader>(name: &'static str, level: Level, reader: R) -> ExitCode {
+pub(crate) fn run<R: PacketReader>(
+    name: &'static str,
+    process_name: &'static CStr,
+    level: Level,
+    reader: R,
+) -> ExitCode {
     crate::os::log::start_without_waiting(name);
     let Ok(channel) = Channel::from_stdin() else {
         log::error!("started by spa-knockd, not by hand");
@@ -161,6 +167,7 @@ pub(crate) fn run<R: PacketReader>(name: &'static str, level: Level, reader: R) 
     let mut shell = Shell {
         out: Reports(channel),
         level,
+        process_name,
         reader,
         captures: Vec::new(),
         is_started: false,
@@ -178,6 +185,7 @@ pub(crate) fn run<R: PacketReader>(name: &'static str, level: Level, reader: R) 
 struct Shell<R: PacketReader> {
     out: Reports,
     level: Level,
+    process_name: &'static CStr,
     reader: R,
     captures: Vec<R::Capture>,
     is_started: bool,
@@ -265,7 +273,8 @@ impl<R: PacketReader> Shell<R> {
         }
         // From here on nothing needs root, and every packet may be an attacker's.
         let waited_for = self.captures.len().saturating_add(1);
-        let landlock = privileges::confine(identity)
+        let landlock = privileges::set_process_name(self.process_name)
+            .and_then(|()| privileges::confine(identity))
             .and_then(|()| sandbox::enter(&self.out.0, waited_for))
             .map_err(|error| self.out.fail(format!("watcher: {error}")))?;
         log::log!(self.level, "confined: seccomp, landlock ABI {landlock}");

@@ -131,7 +131,7 @@ impl CheckReport {
     /// What waits to be undone and is not run.
     fn undo_tasks(&mut self, config: &ServerConfig) {
         let is_of = |undo: &UndoTask| undo_is_of(&config.actions, &undo.record, &undo.argument, &undo.argv);
-        for (file, undoing) in state::waiting_undoings(&config.state_dir).unwrap_or_default() {
+        for (file, undoing) in state::waiting_undo_tasks(&config.state_dir).unwrap_or_default() {
             if !is_of(&undoing) {
                 let (client, argv) = (undoing.record.client, undoing.argv);
                 self.warning(

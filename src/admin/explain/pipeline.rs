@@ -52,7 +52,7 @@ impl Pipeline {
     pub(super) fn new(setup: &Setup, suspects: Candidates) -> Self {
         let mut watcher = Watcher::new(setup.config.window, setup.watched_keys());
         if let Some(knock_range) = setup.config.ports {
-            watcher.watch_band(knock_range, RandomState::new());
+            watcher.watch_range(knock_range, RandomState::new());
         }
         Self {
             id: setup.config.id.clone(),
@@ -284,14 +284,14 @@ impl Pipeline {
         copy_of: Option<u64>,
         now: Now,
     ) -> Note {
-        let order = match self.keeper.decide(accepted, now) {
-            Decision::Execute(order) => order,
+        let authorized = match self.keeper.decide(accepted, now) {
+            Decision::Execute(authorized) => authorized,
             Decision::Commit(uncommitted) => uncommitted.committed(),
             Decision::Refuse(refusal) => return self.refused(refusal, client, copy_of),
         };
-        let (record, _) = self.keeper.conclude(order.context(), Outcome::Granted, "", now);
+        let (record, _) = self.keeper.conclude(authorized.context(), Outcome::Granted, "", now);
         // Its copies are resends from now on.
-        self.keeper.postpone(order.context(), now);
+        self.keeper.postpone(authorized.context(), now);
         let addresses: Vec<String> = record.addresses.iter().map(ToString::to_string).collect();
         let time = match record.seconds {
             0 => String::new(),

@@ -64,7 +64,7 @@ impl Executor {
 
     /// Lets what an earlier daemon left be undone as far as this config makes it; returns what is to be recorded of the
     /// rest.
-    pub(crate) fn confirm_undoings(&mut self, setup: &Setup) -> Vec<AuditRecord> {
+    pub(crate) fn confirm_undo_tasks(&mut self, setup: &Setup) -> Vec<AuditRecord> {
         let actions = &setup.config.actions;
         let refused =
             self.undo_queue.confirm(|undo| undo_is_of(actions, &undo.record, &undo.argument, &undo.argv));

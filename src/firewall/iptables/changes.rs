@@ -17,7 +17,7 @@ impl Iptables {
         touched: &[SetEntry],
     ) -> Result<(), FirewallError> {
         let unwritten = |error| FirewallError::Other(format!("not remembered: {error}"));
-        match self.journal.write(&held, clock::boot()) {
+        match self.grant_file.write(&held, clock::boot()) {
             Ok(()) => self.unwritten = false,
             // Nothing else would close these after a crash.
             Err(error) if ended.is_empty() && !self.kernel_closes_all(touched) => {
@@ -41,7 +41,7 @@ impl Iptables {
                     log::error!("{error}; what could be done in part is not taken back");
                 }
             }
-            let written = self.journal.write(&self.held, clock::boot());
+            let written = self.grant_file.write(&self.held, clock::boot());
             return Err(written.map_err(unwritten).err().filter(|_| !self.unwritten).unwrap_or(error));
         }
         self.held = held;

@@ -43,7 +43,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Iptables {
     families: Vec<IpVersion>,
     closing: Unload,
-    journal: GrantFile,
+    grant_file: GrantFile,
     held: GrantTable<BootTime>,
     loaded: Option<LoadedRules>,
     /// When rules must go.
@@ -87,7 +87,7 @@ impl Iptables {
         Ok(Self {
             families,
             closing,
-            journal,
+            grant_file: journal,
             held,
             loaded: None,
             due: None,
@@ -241,7 +241,7 @@ impl Backend for Iptables {
         }
         (self.held, self.loaded, self.due) = (GrantTable::default(), None, None);
         // The gate is off whatever the disk says; what the file still lists ends in its time.
-        if let Err(error) = self.journal.write(&self.held, clock::boot()) {
+        if let Err(error) = self.grant_file.write(&self.held, clock::boot()) {
             log::warn!("firewall: {error}: it still lists grants that are closed now");
         }
         Ok(())

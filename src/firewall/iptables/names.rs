@@ -7,13 +7,13 @@ pub(super) const GATE: &str = "SPA_KNOCK_GATE";
 /// Its grants, where they are rules; the gate ends here.
 pub(super) const GRANTS: &str = "SPA_KNOCK_GRANTS";
 /// Connections that are older than the gate.
-pub(super) const OLDER: &str = "SPA_KNOCK_ESTABLISHED";
+pub(super) const ESTABLISHED: &str = "SPA_KNOCK_ESTABLISHED";
 /// Uses a grant for one connection up.
 pub(super) const ONCE: &str = "SPA_KNOCK_ONCE";
 /// Sets the mark, in mode `mark`.
 pub(super) const MARKED: &str = "SPA_KNOCK_MARKED";
 /// All of ours.
-pub(super) const CHAINS: [&str; 6] = [ENTRY, GATE, GRANTS, OLDER, ONCE, MARKED];
+pub(super) const CHAINS: [&str; 6] = [ENTRY, GATE, GRANTS, ESTABLISHED, ONCE, MARKED];
 
 /// The tables that we have something in, and from which of their chains we are led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

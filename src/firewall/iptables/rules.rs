@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use super::entry::{EntryKind, SetEntry};
 use super::family::IpVersion;
 use super::installed::InstalledRules;
-use super::names::{CHAINS, ENTRY, GATE, GRANTS, IptablesTable, MARKED, OLDER, ONCE};
+use super::names::{CHAINS, ENTRY, ESTABLISHED, GATE, GRANTS, IptablesTable, MARKED, ONCE};
 use super::sets;
 use crate::firewall::text::Text;
 use crate::firewall::{Enforcement, FirewallMode, GateSpec, PacketMark};
@@ -184,14 +184,14 @@ impl Text {
         self.grants(family, gate, if closing == Unload::Rules { live } else { &[] });
         for connection in gate.established.iter().filter(|c| IpVersion::of(c.remote.ip().into()) == family) {
             self.line(format_args!(
-                "-A {OLDER} -s {} -p tcp -m tcp --sport {} --dport {} {}",
+                "-A {ESTABLISHED} -s {} -p tcp -m tcp --sport {} --dport {} {}",
                 connection.remote.ip(),
                 connection.remote.port(),
                 connection.local.port(),
                 verdicts.pass
             ));
         }
-        self.line(format_args!("-A {OLDER} {}", verdicts.end));
+        self.line(format_args!("-A {ESTABLISHED} {}", verdicts.end));
         self.end();
     }
 
@@ -248,7 +248,7 @@ impl Text {
                 entry.from
             ));
         }
-        self.line(format_args!("-A {GRANTS} {NOT_SYN} -g {OLDER}"));
+        self.line(format_args!("-A {GRANTS} {NOT_SYN} -g {ESTABLISHED}"));
         self.line(format_args!("-A {GRANTS} {end}"));
     }
 

@@ -1,6 +1,8 @@
 //! The doors of a knockd.conf at work: what the watcher sees is logged, and what it means is run. The loop around them
 //! is another's: the legacy daemon's, or the one of sealed knocks.
 
+mod restart;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +22,7 @@ use crate::os::poll::Polled;
 use crate::state::{self, StateError, UndoQueue};
 use crate::supervisor::child::Disconnected;
 use crate::supervisor::program::Program;
-use crate::supervisor::restart::{Restart, SILENCE_MAX};
+use crate::supervisor::restart::Restart;
 use spa_knock_core::auth::{AuditEvent as KnockResult, Explanation};
 use spa_knock_core::knock::{ClientName, Steady};
 
@@ -92,7 +94,7 @@ impl Doors {
         knock_log: KnockLog,
     ) -> Result<Self, StateError> {
         let (undo_queue, left) = match folder {
-            Some(folder) => state::open_undoings_in(folder)?,
+            Some(folder) => state::open_undo_queue_in(folder)?,
             None => (UndoQueue::nowhere(), Vec::new()),
         };
         report_interrupted(left);
@@ -292,60 +294,6 @@ impl Doors {
                     outcomes.push(DoorOutcome::CommandFinished { door, source, event, reason });
                 }
             }
-        }
-    }
-
-    /// The watcher is gone, or goes now.
-    fn on_exit(&mut self, why: &str) {
-        self.watcher = None;
-        self.restart.postpone();
-        let delay = self.restart.delay().as_millis();
-        log::error!("plain sequences: {why}\nstarting another watcher in {delay} ms");
-    }
-
-    /// The watcher goes on with the interfaces that are left.
-    fn on_interface_lost(&mut self, why: &str) {
-        if !self.restart.is_longest() {
-            log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
-        }
-        self.restart.postpone_unless_due();
-    }
-
-    /// A watcher that hangs is replaced. To be called after its messages have been taken.
-    fn replace_if_silent(&mut self) {
-        let now = clock::steady();
-        let Some(mut old) = self.watcher.take_if(|watcher| watcher.child().silence(now) >= SILENCE_MAX)
-        else {
-            return;
-        };
-        let seconds = old.child().silence(now).as_secs();
-        log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
-        old.kill();
-        self.restart.hurry();
-    }
-
-    /// Starts another watcher where one is due: one that watches everywhere, or anywhere if there is none.
-    fn restart_if_due(&mut self) {
-        self.replace_if_silent();
-        if !self.restart.take_due() {
-            return;
-        }
-        let Some(watch_config) = &self.watch_config else { return };
-        if self.watcher.is_none() && watch_config.capture.misses_everything() {
-            return self.restart.look_later();
-        }
-        let missing = match self.watcher {
-            Some(_) => OnMissingInterface::Fail,
-            None => OnMissingInterface::Continue,
-        };
-        match LegacyWatcher::start(&self.program, watch_config, missing) {
-            Ok(watcher) => {
-                log::info!("plain sequences: watching again");
-                self.watcher = Some(watcher);
-                self.send_sequences();
-            }
-            Err(_) if self.watcher.is_some() => self.restart.postpone(),
-            Err(reason) => self.on_exit(&reason),
         }
     }
 }

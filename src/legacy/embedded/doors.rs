@@ -30,7 +30,7 @@ const USERS_SHOWN: usize = 10;
 pub(crate) struct LegacyDoors {
     folder: PathBuf,
     doors: Option<Doors>,
-    census: UsageStats,
+    usage: UsageStats,
     opened: u64,
 }
 
@@ -52,7 +52,7 @@ impl LegacyDoors {
         start: Start,
     ) -> Result<Self, AdminError> {
         let folder = config.state_dir.join(FOLDER);
-        let mut sequences = Self { folder, doors: None, census: UsageStats::new(clock::steady()), opened: 0 };
+        let mut sequences = Self { folder, doors: None, usage: UsageStats::new(clock::steady()), opened: 0 };
         if knockd.is_none() && files::exists(&sequences.folder) {
             sequences.doors = Some(sequences.open()?);
         }
@@ -130,7 +130,7 @@ impl LegacyDoors {
         for outcome in &outcomes {
             if let DoorOutcome::Opened { source, .. } = outcome {
                 self.opened = self.opened.saturating_add(1);
-                self.census.note(*source, now);
+                self.usage.note(*source, now);
             }
         }
         outcomes
@@ -147,7 +147,7 @@ impl LegacyDoors {
         if doors == 0 {
             return None;
         }
-        let counted = self.census.count(clock::steady());
+        let counted = self.usage.count(clock::steady());
         let user = |&(address, opened): &(std::net::IpAddr, u64)| LegacyUser { address, opened };
         Some(LegacyState {
             doors,

@@ -28,7 +28,7 @@ use twins::Twins;
 #[must_use]
 pub fn main() -> ExitCode {
     const NAME: &str = "spa-knock-legacy-watcher";
-    watcher::start(NAME, || shell::run(NAME, Level::Debug, LegacyReader::new()))
+    watcher::start(NAME, || shell::run(NAME, c"spa-knock-legac", Level::Debug, LegacyReader::new()))
 }
 
 struct LegacyReader {

@@ -1,6 +1,7 @@
 //! What our processes give up for good: the one that reads strangers' bytes root and all that belongs to it, children,
 //! and all memory but a fair share; the one that decides the rights that its config does not need.
 
+use std::ffi::CStr;
 use std::io;
 use std::path::Path;
 
@@ -52,6 +53,14 @@ pub fn lacking(identity: Option<Identity>) -> Vec<host::Capability> {
     needed.into_iter().filter(|_| identity.is_some()).filter(is_missing).collect()
 }
 
+/// The name that ps shows: a program that is started by its descriptor has none but a number.
+///
+/// # Errors
+/// When the system refuses.
+pub fn set_process_name(name: &CStr) -> io::Result<()> {
+    set_name(name).map_err(io::Error::from)
+}
+
 /// Gives all of it up: becomes `identity`, if there is one to become, and takes no rights any more, not even from
 /// setuid programs. Descriptors that are open stay so.
 ///
@@ -65,8 +74,6 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
     }
     // Without another user to become, these are all that there is to give up; with one, the inheritable set is left.
     capabilities::drop_all()?;
-    // For ps: it was started through /proc/self/fd, which shows a number. 15 bytes are all that fit.
-    set_name(c"spa-knock-watch")?;
     disable_core_dumps()?;
     // No process, no thread. RLIMIT_FSIZE stays as it is: standard error may be a file.
     setrlimit(Resource::RLIMIT_NPROC, 0, 0)?;
@@ -81,7 +88,7 @@ pub fn confine(identity: Option<Identity>) -> io::Result<()> {
 /// # Errors
 /// When the system refuses. The process must end then.
 pub fn read_only(reader: Option<Identity>) -> io::Result<()> {
-    set_name(c"spa-knock-log")?;
+    set_process_name(c"spa-knock-log")?;
     if geteuid().is_root()
         && let Some(Identity { uid, gid }) = reader
     {

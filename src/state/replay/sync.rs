@@ -94,7 +94,7 @@ impl<D: Disk> ReplayState<D> {
 
     /// Work that no knock should wait for: the lease is renewed in the background, a long journal written again.
     pub(crate) fn run_due(&mut self, memory: &ReplayMemory, now: Now, window: Duration) {
-        self.tended = now.steady;
+        self.upkept = now.steady;
         for written in self.worker.finished() {
             self.on_synced(written);
         }
@@ -136,8 +136,8 @@ impl<D: Disk> ReplayState<D> {
             SyncJob::Lease(outcome) => {
                 let retry = if outcome.is_ok() { Duration::ZERO } else { LEASE_RETRY };
                 self.renewal = Renewal::From {
-                    usual: self.tended.plus(retry),
-                    hasty: self.tended.plus(retry.saturating_sub(LEASE_HASTE)),
+                    usual: self.upkept.plus(retry),
+                    hasty: self.upkept.plus(retry.saturating_sub(LEASE_HASTE)),
                 };
                 let outcome = outcome.map(|until| self.until = until).map_err(StateError::from);
                 self.wanted = Timestamp::default();

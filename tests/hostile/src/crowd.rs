@@ -26,7 +26,7 @@ const PORTS: u32 = 24;
 /// Takes in all of it; what does not fit ends this process.
 pub(crate) fn fits() {
     let mut watcher = Watcher::new(WINDOW, clients());
-    watcher.watch_band(KnockRange::USUAL, RandomState::new());
+    watcher.watch_range(KnockRange::USUAL, RandomState::new());
     (0..PAIRS * PORTS).for_each(|number| record_hit(&mut watcher, number));
     watcher.prepare(clock::wall());
     // A reload brings all of them anew while the old ones are still there.

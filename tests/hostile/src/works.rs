@@ -42,7 +42,7 @@ fn sees(capture: &mut dyn Capture) -> bool {
         }
         match capture.next() {
             Ok(CaptureEvent::Datagram(segment)) => return segment.payload.len() == 228,
-            Ok(CaptureEvent::Other | CaptureEvent::Touch(_) | CaptureEvent::Empty) => {}
+            Ok(CaptureEvent::Other | CaptureEvent::PortHit(_) | CaptureEvent::Empty) => {}
             Err(_) => return false,
         }
     }

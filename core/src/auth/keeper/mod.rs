@@ -126,11 +126,7 @@ impl Keeper {
     pub fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr, now: Now) -> Judgment {
         let fingerprint = knock.fingerprint();
         let Some(place) = self.places.get(&fingerprint) else {
-            return Judgment::Refuse(Refusal {
-                rejection: Rejection::UnknownKey,
-                record: None,
-                answer: None,
-            });
+            return Judgment::Refuse(Refusal { rejection: Rejection::UnknownKey, record: None, reply: None });
         };
         let Some(client) = self.policy.clients.get(*place) else { return Judgment::Ignore };
 
@@ -141,7 +137,7 @@ impl Keeper {
                 return Judgment::Refuse(Refusal {
                     rejection: Rejection::DecryptionFailed,
                     record: None,
-                    answer: None,
+                    reply: None,
                 });
             }
         };
@@ -232,9 +228,9 @@ impl Keeper {
     }
 
     /// What an order uses up is used up here and now; it may be carried out when the disk knows it, too.
-    fn consume(&mut self, order: Authorized, code: Option<Timestamp>, now: Now) -> Decision {
-        let Some(client) = self.client(order.context().fingerprint) else {
-            return Decision::Refuse(self.refuse(order.context(), Rejection::UnknownKey, now));
+    fn consume(&mut self, authorized: Authorized, code: Option<Timestamp>, now: Now) -> Decision {
+        let Some(client) = self.client(authorized.context().fingerprint) else {
+            return Decision::Refuse(self.refuse(authorized.context(), Rejection::UnknownKey, now));
         };
         let (name, counted) = (client.name.clone(), client.rules.uses.is_some());
         let seed = client.otp.as_ref().map(OtpSeed::fingerprint);
@@ -245,7 +241,7 @@ impl Keeper {
                     Ok(acceptance) => Some(acceptance),
                     Err(AlreadyAccepted) => {
                         let rejection = Rejection::Otp(OtpError::Reused);
-                        return Decision::Refuse(self.refuse(order.context(), rejection, now));
+                        return Decision::Refuse(self.refuse(authorized.context(), rejection, now));
                     }
                 }
             }
@@ -254,9 +250,9 @@ impl Keeper {
             self.uses.count(&name);
         }
         if code.is_none() && !counted {
-            Decision::Execute(order)
+            Decision::Execute(authorized)
         } else {
-            Decision::Commit(Uncommitted { order, code, counted })
+            Decision::Commit(Uncommitted { authorized, code, counted })
         }
     }
 

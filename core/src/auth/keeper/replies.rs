@@ -104,7 +104,7 @@ impl Keeper {
         now: Now,
     ) -> (AuditRecord, Option<PendingReply>) {
         self.conclude_with(
-            uncommitted.order.context(),
+            uncommitted.authorized.context(),
             Outcome::Failed,
             (Some(why), ReplyText::UNRECORDED),
             now,
@@ -127,7 +127,7 @@ impl Keeper {
         let answer = rejection
             .status()
             .and_then(|status| self.answer(context, status, 0, &rejection.reply_text(), now.wall));
-        Refusal { rejection, record, answer }
+        Refusal { rejection, record, reply: answer }
     }
 
     fn answer(

@@ -42,7 +42,7 @@ pub struct Refusal {
     /// For the audit log, unless this knock stands in it already.
     pub record: Option<AuditRecord>,
     /// For the client, unless silence is due.
-    pub answer: Option<PendingReply>,
+    pub reply: Option<PendingReply>,
 }
 
 /// A reply that is not sealed yet.
@@ -82,7 +82,7 @@ pub struct Accepted {
 /// An order that uses something up, which must be on record before anything happens. Made by the keeper alone.
 #[must_use]
 pub struct Uncommitted {
-    pub(super) order: Authorized,
+    pub(super) authorized: Authorized,
     pub(super) code: Option<Acceptance>,
     pub(super) counted: bool,
 }
@@ -105,7 +105,7 @@ impl Uncommitted {
     /// Who knocked.
     #[must_use]
     pub const fn context(&self) -> &KnockContext {
-        self.order.context()
+        self.authorized.context()
     }
 
     /// The one-time password that is used up, for the journal.
@@ -122,6 +122,6 @@ impl Uncommitted {
 
     /// All of it is on record.
     pub fn committed(self) -> Authorized {
-        self.order
+        self.authorized
     }
 }

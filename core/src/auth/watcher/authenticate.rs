@@ -87,15 +87,15 @@ pub struct DatagramCounts {
     /// Passed on.
     pub authentic: u64,
     /// Dropped for its length.
-    pub length: u64,
+    pub bad_length: u64,
     /// Dropped for its hint.
     pub unknown_hint: u64,
     /// Dropped for its signature.
     pub forged: u64,
     /// Dropped as one copy too many.
-    pub copied: u64,
+    pub duplicates: u64,
     /// Packets without a payload to the band.
-    pub touches: u64,
+    pub port_hits: u64,
     /// Port sequences passed on.
     pub sequences: u64,
     /// Dropped, datagrams and sequences, as their key had used up its limit.
@@ -135,14 +135,14 @@ impl Watcher {
     }
 
     /// Looks for port sequences, too. `hash` must be another one for each process.
-    pub fn watch_band(&mut self, knock_range: KnockRange, hash: RandomState) {
+    pub fn watch_range(&mut self, knock_range: KnockRange, hash: RandomState) {
         self.sequences = Some(SequenceQueue::new(knock_range, hash));
     }
 
     /// A packet without a payload has come from `source`, to this address and port.
     pub fn record_hit(&mut self, source: SocketAddr, to: IpAddr, port: u16, now: Steady) {
         if let Some(sequences) = &mut self.sequences {
-            self.counts.touches = self.counts.touches.saturating_add(1);
+            self.counts.port_hits = self.counts.port_hits.saturating_add(1);
             sequences.record_hit(source, to, port, now);
         }
     }
@@ -177,10 +177,10 @@ impl Watcher {
         let verdict = self.check(payload, now);
         let count = match verdict {
             Ok(_) => &mut self.counts.authentic,
-            Err(Dropped::Length) => &mut self.counts.length,
+            Err(Dropped::Length) => &mut self.counts.bad_length,
             Err(Dropped::UnknownHint) => &mut self.counts.unknown_hint,
             Err(Dropped::Forged) => &mut self.counts.forged,
-            Err(Dropped::Duplicate) => &mut self.counts.copied,
+            Err(Dropped::Duplicate) => &mut self.counts.duplicates,
             Err(Dropped::Throttled) => &mut self.counts.throttled,
         };
         *count = count.saturating_add(1);
@@ -260,11 +260,11 @@ impl DatagramCounts {
     pub const fn plus(self, other: Self) -> Self {
         Self {
             authentic: self.authentic.saturating_add(other.authentic),
-            length: self.length.saturating_add(other.length),
+            bad_length: self.bad_length.saturating_add(other.bad_length),
             unknown_hint: self.unknown_hint.saturating_add(other.unknown_hint),
             forged: self.forged.saturating_add(other.forged),
-            copied: self.copied.saturating_add(other.copied),
-            touches: self.touches.saturating_add(other.touches),
+            duplicates: self.duplicates.saturating_add(other.duplicates),
+            port_hits: self.port_hits.saturating_add(other.port_hits),
             sequences: self.sequences.saturating_add(other.sequences),
             throttled: self.throttled.saturating_add(other.throttled),
         }
@@ -273,7 +273,9 @@ impl DatagramCounts {
 
 impl fmt::Display for DatagramCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { authentic, length, unknown_hint, forged, copied, throttled, .. } = self;
+        let Self {
+            authentic, bad_length: length, unknown_hint, forged, duplicates: copied, throttled, ..
+        } = self;
         write!(
             f,
             "{authentic} passed on, {unknown_hint} unknown hint, {forged} forged, {copied} duplicates, {throttled} over their key's limit, {length} bad length"

@@ -1,0 +1,63 @@
+//! The watcher of the doors: replaced when it ends, hangs or loses an interface.
+
+use super::Doors;
+use crate::ipc::OnMissingInterface;
+use crate::legacy::daemon::watcher_process::LegacyWatcher;
+use crate::os::clock;
+use crate::supervisor::restart::SILENCE_MAX;
+
+impl Doors {
+    /// The watcher is gone, or goes now.
+    pub(super) fn on_exit(&mut self, why: &str) {
+        self.watcher = None;
+        self.restart.postpone();
+        let delay = self.restart.delay().as_millis();
+        log::error!("plain sequences: {why}\nstarting another watcher in {delay} ms");
+    }
+
+    /// The watcher goes on with the interfaces that are left.
+    pub(super) fn on_interface_lost(&mut self, why: &str) {
+        if !self.restart.is_longest() {
+            log::error!("plain sequences: {why}\nwatching the rest, and trying this one again");
+        }
+        self.restart.postpone_unless_due();
+    }
+
+    /// A watcher that hangs is replaced. To be called after its messages have been taken.
+    fn replace_if_silent(&mut self) {
+        let now = clock::steady();
+        let Some(mut old) = self.watcher.take_if(|watcher| watcher.child().silence(now) >= SILENCE_MAX)
+        else {
+            return;
+        };
+        let seconds = old.child().silence(now).as_secs();
+        log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
+        old.kill();
+        self.restart.hurry();
+    }
+
+    /// Starts another watcher where one is due: one that watches everywhere, or anywhere if there is none.
+    pub(super) fn restart_if_due(&mut self) {
+        self.replace_if_silent();
+        if !self.restart.take_due() {
+            return;
+        }
+        let Some(watch_config) = &self.watch_config else { return };
+        if self.watcher.is_none() && watch_config.capture.misses_everything() {
+            return self.restart.look_later();
+        }
+        let missing = match self.watcher {
+            Some(_) => OnMissingInterface::Fail,
+            None => OnMissingInterface::Continue,
+        };
+        match LegacyWatcher::start(&self.program, watch_config, missing) {
+            Ok(watcher) => {
+                log::info!("plain sequences: watching again");
+                self.watcher = Some(watcher);
+                self.send_sequences();
+            }
+            Err(_) if self.watcher.is_some() => self.restart.postpone(),
+            Err(reason) => self.on_exit(&reason),
+        }
+    }
+}
