@@ -1,4 +1,4 @@
-//! Makes `fuzz/seeds` anew, from what the code writes and from files of the project. In `fuzz/`:
+//! Makes the seeds of `fuzz/` and `core/fuzz/` anew, from what the code writes and from files of the project. In `fuzz/`:
 //! `RUSTFLAGS='--cfg fuzzing' cargo run --example seeds`
 
 use std::path::Path;
@@ -11,9 +11,9 @@ use spa_knock_core::auth::Authentic;
 use spa_knock_core::crypto::checksum;
 use spa_knock_core::knock::{AddressPolicy, Knock, ReplyWanted, Timestamp};
 use spa_knock_core::wire::{Datagram, Envelope};
-use spa_knock_fuzz::RECORD;
-use spa_knock_fuzz::script::{Copied, Sealed, Step};
-use spa_knock_fuzz::site::{self, NOW, SOURCES};
+use spa_knock_core_fuzz::RECORD;
+use spa_knock_core_fuzz::script::{Copied, Sealed, Step};
+use spa_knock_core_fuzz::site::{self, NOW, SOURCES};
 
 const TOP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const VECTORS: &str = include_str!("../../core/tests/vectors/protocol-v1.json");
@@ -27,19 +27,20 @@ type Seeds = Vec<(&'static str, Vec<u8>)>;
 
 fn main() {
     let targets = [
-        ("config", configs()),
-        ("datagram", scripts()),
-        ("frame", frames()),
-        ("journal", journals()),
-        ("keyfile", key_files()),
-        ("knockd", knockd_configs()),
-        ("lease", leases()),
-        ("logged", log_lines()),
-        ("matcher", knocks()),
-        ("message", messages()),
+        ("core/fuzz/seeds/checks", scripts()),
+        ("core/fuzz/seeds/keyfile", key_files()),
+        ("fuzz/seeds/config", configs()),
+        ("fuzz/seeds/datagram", scripts()),
+        ("fuzz/seeds/frame", frames()),
+        ("fuzz/seeds/journal", journals()),
+        ("fuzz/seeds/knockd", knockd_configs()),
+        ("fuzz/seeds/lease", leases()),
+        ("fuzz/seeds/logged", log_lines()),
+        ("fuzz/seeds/matcher", knocks()),
+        ("fuzz/seeds/message", messages()),
     ];
     for (target, seeds) in targets {
-        let folder = Path::new(TOP).join("fuzz/seeds").join(target);
+        let folder = Path::new(TOP).join(target);
         std::fs::create_dir_all(&folder).expect("a folder");
         for (name, bytes) in seeds {
             std::fs::write(folder.join(name), bytes).expect("a file");

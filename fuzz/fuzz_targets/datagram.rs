@@ -1,221 +1,49 @@
-//! The whole ladder, as the daemon climbs it: watcher, message, keeper, journal. Whatever comes in whatever order:
-//! what the client did not sign passes no watcher; what it did not seal is neither recorded nor acted on; nothing acts
-//! twice, whatever happens to clocks, config and daemon; and what acts is what policy and knock say.
+//! The whole path of a datagram, as the daemon has it: watcher, message, keeper, journal. What must hold is in
+//! `core/fuzz/src/server.rs`.
 #![no_main]
 
-use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::fuzzing::{JournalText, append_acceptance, read_journal, report, reported, write_journal};
-use spa_knock_core::auth::{
-    Authentic, Authorized, Decision, Judgment, Keeper, PendingReply, Refusal, Watcher,
-};
-use spa_knock_core::crypto::Nonce;
-use spa_knock_core::knock::{Now, ReplyWanted, Timestamp};
-use spa_knock_core::wire::{Body, Envelope, REPLY_LEN, Reader, open_reply};
-use spa_knock_fuzz::script::{Copied, Sealed, Step};
-use spa_knock_fuzz::site::{self, Rules, SOURCES};
-use spa_knock_fuzz::{RECORD, oracle};
+use spa_knock_core::auth::{Acceptance, Authentic, ReplayMemory};
+use spa_knock_core::knock::Timestamp;
+use spa_knock_core_fuzz::RECORD;
+use spa_knock_core_fuzz::server::{self, Surroundings};
 
-const STEPS_MAX: usize = 64;
 const NUMBER: [u8; 8] = [7; 8];
-/// How often one knock is answered in all.
-const ANSWERS_MAX: u8 = 4;
 
-fuzz_target!(|script: &[u8]| {
-    let mut reader = Reader::new(script);
-    let mut server = Server::new();
-    for _ in 0..STEPS_MAX {
-        let Some(step) = Step::read(&mut reader) else { return };
-        server.take(&step);
-    }
-});
+fuzz_target!(|script: &[u8]| server::run::<Daemon>(script));
 
-struct Server {
-    watcher: Watcher,
-    keeper: Keeper,
-    rules: Rules,
-    journal: Vec<u8>,
-    /// Up to which time knocks may have been accepted.
-    lease: Timestamp,
-    now: Now,
-    /// What the client made: datagrams and their bodies.
-    made: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Every datagram with a right tag.
-    signed: HashSet<Vec<u8>>,
-    /// What has been used up, by all that the tag covers.
-    recorded: HashSet<Vec<u8>>,
-    /// The answers that are kept, and how often each was given.
-    answers: HashMap<(Nonce, SocketAddr), (Vec<u8>, u8)>,
-    nonces: u64,
-}
+/// The journal's bytes.
+struct Daemon(Vec<u8>);
 
-impl Server {
-    fn new() -> Self {
-        let (rules, memory) = (Rules::Wide, site::memory());
-        Self {
-            watcher: rules.watcher(),
-            journal: write_journal(&memory, NUMBER),
-            lease: memory.highest(),
-            keeper: Keeper::new(rules.policy(), memory),
-            rules,
-            now: site::NOW,
-            made: Vec::new(),
-            signed: HashSet::new(),
-            recorded: HashSet::new(),
-            answers: HashMap::new(),
-            nonces: 0,
-        }
+impl Surroundings for Daemon {
+    fn begin(memory: &ReplayMemory) -> Self {
+        Self(write_journal(memory, NUMBER))
     }
 
-    fn take(&mut self, step: &Step<'_>) {
-        match step {
-            Step::Raw(source, bytes) => self.send(bytes, address(*source)),
-            Step::Knock(source, sealed) => self.knock(sealed, address(*source)),
-            Step::Copy(source, copied) => self.copy(copied, address(*source)),
-            Step::Pass(wall, steady) => {
-                let wall = self.now.wall.as_millis().saturating_add_signed((*wall).into());
-                self.now.wall = Timestamp::from_millis(wall);
-                self.now.steady = self.now.steady.plus(Duration::from_millis((*steady).into()));
-                self.watcher.prepare(self.now.wall);
-            }
-            Step::Restart(lost) => self.restart((*lost).into()),
-            Step::Reload(number) => {
-                self.rules = Rules::of(*number);
-                self.rules.instruct(&mut self.watcher);
-                self.keeper.replace_policy(self.rules.policy());
-            }
-        }
+    fn append(&mut self, acceptance: &Acceptance) {
+        append_acceptance(&mut self.0, acceptance, NUMBER);
     }
 
-    fn knock(&mut self, sealed: &Sealed<'_>, source: SocketAddr) {
-        let datagram = sealed.datagram(self.now.wall);
-        self.made.push((datagram.clone(), sealed.body(self.now.wall)));
-        self.signed.insert(datagram.clone());
-        self.send(&datagram, source);
-    }
-
-    fn copy(&mut self, copied: &Copied, source: SocketAddr) {
-        let Some(which) = usize::from(copied.which).checked_rem(self.made.len()) else { return };
-        let mut datagram = self.made[which].0.clone();
-        let at = usize::from(copied.at) % datagram.len();
-        datagram[at] ^= copied.flip;
-        match copied.by % 3 {
-            // A stranger.
-            0 => self.send(&datagram, source),
-            // Who has the watcher's keys.
-            1 => {
-                let signed = datagram.len() - 32;
-                let tag = site::client().sign.tag(&[&datagram[..signed]]);
-                datagram[signed..].copy_from_slice(&tag);
-                self.signed.insert(datagram.clone());
-                self.send(&datagram, source);
-            }
-            // The watcher, taken over.
-            _ => {
-                let knock = Authentic::from_watcher(site::keys().fingerprint, &datagram);
-                self.judge(&knock.expect("as long as a knock"), source);
-            }
-        }
-    }
-
-    /// Killed, and started again on what is left of the journal.
-    fn restart(&mut self, lost: usize) {
+    fn restart(&mut self, lost: usize, lease: Timestamp) -> ReplayMemory {
         // The last write is a record and the end mark.
-        self.journal.truncate(self.journal.len() - lost % (2 * RECORD));
-        let memory = match read_journal(&self.journal) {
+        self.0.truncate(self.0.len() - lost % (2 * RECORD));
+        match read_journal(&self.0) {
             JournalText::Whole(memory) => memory,
             JournalText::Torn(mut memory) => {
-                memory.raise_floors(self.lease);
+                memory.raise_floors(lease);
                 memory
             }
             JournalText::Empty | JournalText::Damaged => panic!("a torn end taken for damage"),
-        };
-        self.lease = self.lease.max(memory.highest());
-        self.journal = write_journal(&memory, NUMBER);
-        self.keeper = Keeper::new(self.rules.policy(), memory);
-        self.watcher = self.rules.watcher();
-        self.answers.clear();
-    }
-
-    /// Steps 2 and 3.
-    fn send(&mut self, datagram: &[u8], source: SocketAddr) {
-        if let Ok(knock) = self.watcher.judge(datagram, self.now) {
-            assert!(self.signed.contains(datagram), "passed on, though nobody signed it");
-            self.judge(&knock, source);
         }
     }
 
-    /// Steps 4 to 11, by way of the channel.
-    fn judge(&mut self, knock: &Authentic<'_>, source: SocketAddr) {
+    fn relay(knock: &Authentic<'_>, source: SocketAddr, judge: impl FnOnce(&Authentic<'_>)) {
         let message = report(*knock, source, IpAddr::from([192, 0, 2, 1]), 3);
         let (knock, told) = reported(&message).expect("what was written is read");
         assert_eq!(told, source);
-        let envelope = *knock.envelope();
-        let body = self.body(envelope.signed);
-        match self.keeper.judge(&knock, source, self.now) {
-            Judgment::Record(accepted) => {
-                let body = body.expect("recorded, though nobody sealed it");
-                assert!(self.recorded.insert(envelope.signed.to_vec()), "recorded twice");
-                self.lease = self.lease.max(accepted.acceptance().timestamp);
-                append_acceptance(&mut self.journal, accepted.acceptance(), NUMBER);
-                match self.keeper.decide(accepted, self.now) {
-                    Decision::Execute(order) => self.act(&order, &body, &envelope, source),
-                    Decision::Refuse(refusal) => self.refuse(refusal, &envelope, source),
-                    // Nobody's uses are counted here, and nobody needs a password.
-                    Decision::Commit(_) => panic!("neither done nor refused"),
-                }
-            }
-            Judgment::Resend(bytes) => {
-                let kept = self.answers.get_mut(&(*envelope.nonce, source)).expect("answered before");
-                kept.1 += 1;
-                assert!(bytes == kept.0 && kept.1 <= ANSWERS_MAX && body.is_some());
-            }
-            Judgment::Refuse(refusal) => {
-                assert!(body.is_some() || refusal.record.is_none() && refusal.reply.is_none());
-                self.refuse(refusal, &envelope, source);
-            }
-            Judgment::Ignore => assert!(body.is_some()),
-        }
+        judge(&knock);
     }
-
-    /// What the client sealed in a datagram, if it made it.
-    fn body(&self, signed: &[u8]) -> Option<Vec<u8>> {
-        let made = self.made.iter().find(|(datagram, _)| datagram.starts_with(signed));
-        made.map(|(_, body)| body.clone())
-    }
-
-    fn act(&mut self, order: &Authorized, body: &[u8], envelope: &Envelope<'_>, source: SocketAddr) {
-        let body = Body::read(body).expect("a body");
-        let knock = body.understand().expect("acted on, but not understood");
-        let outcome = oracle::carry_out(order, knock, self.rules.known(), source.ip(), self.now.wall);
-        let wanted = self.rules.known().reply && knock.reply == ReplyWanted::Yes;
-        let (_, answer) = self.keeper.conclude(order.context(), outcome, "", self.now);
-        assert_eq!(answer.is_some(), wanted);
-        self.answer(answer, envelope, source);
-    }
-
-    fn refuse(&mut self, refusal: Refusal, envelope: &Envelope<'_>, source: SocketAddr) {
-        assert!(refusal.reply.is_none() || self.rules.known().reply && refusal.rejection.status().is_some());
-        self.answer(refusal.reply, envelope, source);
-    }
-
-    /// An answer opens for the client that knocked, and is no longer than its knock.
-    fn answer(&mut self, answer: Option<PendingReply>, envelope: &Envelope<'_>, source: SocketAddr) {
-        let Some(answer) = answer else { return };
-        self.nonces += 1;
-        let mut nonce = [0; 12];
-        nonce[..8].copy_from_slice(&self.nonces.to_be_bytes());
-        let bytes = self.keeper.seal(answer, &nonce, self.now).expect("the client is there");
-        assert!(bytes.len() == REPLY_LEN && bytes.len() <= envelope.signed.len());
-        let reply = open_reply(&bytes, &site::client().reply, envelope.nonce).expect("it opens");
-        assert_eq!(SocketAddr::new(reply.observed, reply.port), source);
-        self.answers.insert((*envelope.nonce, source), (bytes, 1));
-    }
-}
-
-fn address(number: u8) -> SocketAddr {
-    SOURCES[usize::from(number) % SOURCES.len()].parse().expect("an address")
 }

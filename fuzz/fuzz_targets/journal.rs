@@ -8,7 +8,7 @@ use spa_knock_core::auth::{ReplayDomain, ReplayMemory};
 use spa_knock_core::crypto::Fingerprint;
 use spa_knock_core::knock::Timestamp;
 use spa_knock_core::wire::Reader;
-use spa_knock_fuzz::{RECORD, form};
+use spa_knock_core_fuzz::{RECORD, form};
 
 /// A key and an id that no journal has, but by chance.
 const NOBODY: Fingerprint = Fingerprint::from_bytes([0xA5; 8]);

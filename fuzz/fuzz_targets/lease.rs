@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use spa_knock::fuzzing::lease_again;
-use spa_knock_fuzz::form;
+use spa_knock_core_fuzz::form;
 
 fuzz_target!(|data: &[u8]| {
     let (form, bytes) = form(data);

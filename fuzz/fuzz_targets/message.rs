@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use libfuzzer_sys::fuzz_target;
 use spa_knock::fuzzing::{MESSAGE, order_again, report_again, reported};
 use spa_knock_core::auth::{Judgment, Keeper};
-use spa_knock_fuzz::site;
+use spa_knock_core_fuzz::site;
 
 thread_local! {
     /// One for all inputs: nothing that is refused before step 5 leaves anything behind.

@@ -3,6 +3,7 @@
 mod form;
 pub mod oracle;
 pub mod script;
+pub mod server;
 pub mod site;
 
 pub use form::{FORMAT, Form, RECORD, form};
