@@ -3,12 +3,16 @@
 
 use std::convert::Infallible;
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 
 use super::event_loop::Daemon;
 use crate::config::{ConfigErrors, ServerConfig};
 use crate::console::AdminError;
 use crate::control::status::LegacyState;
+use crate::os::files::{self, FileError};
 use crate::os::poll::Polled;
+use crate::state;
+use crate::supervisor::program::Program;
 use crate::supervisor::watcher_supervisor::Start;
 use spa_knock_core::knock::Steady;
 
@@ -33,7 +37,21 @@ pub(crate) struct LegacyDoors;
 pub(crate) struct NextLegacyDoors;
 
 impl LegacyDoors {
-    pub(crate) fn start(_: &ServerConfig, _: Option<&KnockdConfig>, _: Start) -> Result<Self, AdminError> {
+    pub(crate) fn start(
+        _: &Rc<Result<Program, FileError>>,
+        config: &ServerConfig,
+        _: Option<&KnockdConfig>,
+        _: Start,
+    ) -> Result<Self, AdminError> {
+        // What a build with the feature has opened, and was to close.
+        let folder = config.state_dir.join("legacy");
+        if files::exists(&folder) && state::waiting_undo_tasks(&folder).is_ok_and(|tasks| !tasks.is_empty()) {
+            log::error!(
+                "{}: doors of knockd are still to be closed\nhint: run a build with the feature `legacy` once, or close \
+                 them by hand and remove the folder",
+                folder.display()
+            );
+        }
         Ok(Self)
     }
 

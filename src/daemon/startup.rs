@@ -22,6 +22,7 @@ use crate::os::process::privileges::{self, RequiredRights};
 use crate::os::process::signals::Signals;
 use crate::os::{clock, log as os_log};
 use crate::state::{self, Leftover, ReplayFolder, UndoQueue};
+use crate::supervisor::program::Programs;
 use crate::supervisor::watcher_supervisor::{Start, WatcherSupervisor};
 use spa_knock_core::auth::{ActionPart, ReplayMemory};
 
@@ -35,8 +36,9 @@ pub(crate) fn run(path: &Path) -> ExitCode {
     let signals = Signals::listen().map_err(|error| AdminError::run(format_args!("signals: {error}")));
     let started = signals.and_then(|signals| {
         Configured::load(path)
-            .inspect_err(|_| boot::close_despite_config(path))?
-            .confine()?
+            .and_then(|configured| Ok((Programs::find()?, configured)))
+            .inspect_err(|_| boot::close_despite_config(path))
+            .and_then(|(programs, configured)| configured.confine(programs))?
             .lock()?
             .close_gate_if_closed_before()?
             .check_state()?
@@ -58,9 +60,17 @@ pub(crate) struct Configured {
     pub(crate) knockd: Option<KnockdConfig>,
 }
 
+/// Rights that this config does not need are given up.
+struct Confined {
+    configured: Configured,
+    /// Opened with all rights.
+    programs: Programs,
+}
+
 /// The state folder is ours, and so is the gate of this network namespace.
 pub(crate) struct Locked {
     configured: Configured,
+    programs: Programs,
     locks: Vec<File>,
     /// Whether the state folder can be used.
     state: Result<(), FileError>,
@@ -105,7 +115,7 @@ impl Configured {
     }
 
     /// Gives up what this config does not need, for as long as the process lives.
-    fn confine(self) -> Result<Self, AdminError> {
+    fn confine(self, programs: Programs) -> Result<Confined, AdminError> {
         let needs = match runs_commands(&self.setup, self.knockd.as_ref()) {
             true => RequiredRights::Everything,
             false => RequiredRights::Knocking { port: self.setup.config.port },
@@ -117,7 +127,7 @@ impl Configured {
         privileges::retain_capabilities(needs)
             .map_err(|error| AdminError::run(format_args!("giving up rights: {error}")))?;
         os_log::start_thread();
-        Ok(self)
+        Ok(Confined { configured: self, programs })
     }
 
     /// The tables of iptables that this config needs.
@@ -129,10 +139,13 @@ impl Configured {
         tables.extend(parts.any(|part| matches!(part, ActionPart::Forward { .. })).then_some("nat"));
         tables
     }
+}
 
+impl Confined {
     /// Takes state and gate. A state folder that cannot be used is an error that waits until the gate is closed.
     fn lock(self) -> Result<Locked, AdminError> {
-        let folder = &self.setup.config.state_dir;
+        let Self { configured, programs } = self;
+        let folder = &configured.setup.config.state_dir;
         let (mut locks, mut state) = (Vec::new(), Ok(()));
         match state::try_lock(folder) {
             Ok(lock) => locks.push(lock.ok_or_else(|| state::in_use(folder))?),
@@ -141,13 +154,13 @@ impl Configured {
                 state = Err(FileError { hint: error.hint.or_else(|| Some(hint.to_owned())), ..error });
             }
         }
-        if self.setup.config.backend != BackendKind::None {
+        if configured.setup.config.backend != BackendKind::None {
             locks.extend(lock_gate("one daemon serves all clients and ports; stop the other first")?);
         }
         // What cannot be looked into has been used before.
         let gate_state = GateState::read_trusted(folder).unwrap_or(GateState::Closed);
-        let gate = gate::config::open(&self.setup, gate_state)?;
-        Ok(Locked { configured: self, locks, state, gate })
+        let gate = gate::config::open(&configured.setup, gate_state)?;
+        Ok(Locked { configured, programs, locks, state, gate })
     }
 }
 
@@ -191,12 +204,10 @@ impl Restored {
             GateState::NeverClosed => Start::First,
             GateState::Closed | GateState::Open | GateState::Trial(_) => Start::Later,
         };
-        let supervisor = WatcherSupervisor::open(&self.locked.configured.setup, start)?;
-        let plain = {
-            let Configured { setup, knockd } = &self.locked.configured;
-            LegacyDoors::start(&setup.config, knockd.as_ref(), start)
-        }?;
-        Ok(Listening { restored: self, supervisor, legacy: plain })
+        let Locked { configured: Configured { setup, knockd }, programs, .. } = &self.locked;
+        let supervisor = WatcherSupervisor::open(&programs.watcher, setup, start)?;
+        let legacy = LegacyDoors::start(&programs.legacy_watcher, &setup.config, knockd.as_ref(), start)?;
+        Ok(Listening { supervisor, legacy, restored: self })
     }
 }
 

@@ -13,8 +13,6 @@ pub(crate) const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", messages 
 
 /// The first byte of a message that only one kind of watcher has, and of all above it.
 pub(crate) const OWN: u8 = 16;
-/// What an interface's name takes at most (IFNAMSIZ without the NUL).
-const NAME_MAX: usize = 15;
 
 /// From the keeper.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,11 +50,11 @@ pub(crate) enum FromShell {
 }
 
 impl ToShell {
-    /// The message's bytes. A name that is too long is cut and so will not be found.
+    /// The message's bytes.
     pub(crate) fn to_bytes(&self) -> Bytes {
         let mut writer = Writer::new();
         match self {
-            Self::Interface(name) => writer.put(&[1]).put_text(name, NAME_MAX),
+            Self::Interface(name) => writer.put(&[1]).put_text(name, TEXT_MAX),
             Self::Log(log) => {
                 writer.put(&[2]).put(&packet_log::to_bytes(log));
             }

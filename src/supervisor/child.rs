@@ -81,9 +81,12 @@ impl WatcherChild {
         let child = child.map_err(|error| format!("{}: {}", program.path(), files::io_error_text(&error)))?;
         let now = clock::steady();
         let mut watcher = Self { child, channel, since: now, heard: now };
+        let deadline = now.plus(START_MAX);
+        // One of another version gets no key.
+        watcher.check_version(program, deadline)?;
         let configured = watcher.configure(config, missing, messages);
         // Of one that ended early, its own words say more than that the channel broke.
-        watcher.wait_until_it_watches(program)?;
+        watcher.wait_until_it_watches(program, deadline)?;
         configured.map_err(plain)?;
         Ok(watcher)
     }
@@ -162,36 +165,50 @@ impl WatcherChild {
         spawn::kill_group(&self.child);
     }
 
-    fn wait_until_it_watches(&mut self, program: &Program) -> Result<(), String> {
-        let deadline = clock::steady().plus(START_MAX);
+    fn check_version(&mut self, program: &Program, deadline: Steady) -> Result<(), String> {
+        match self.next_report(program, deadline)? {
+            FromShell::Version(version) if version == VERSION => Ok(()),
+            FromShell::Version(version) => Err(format!(
+                "{}: its version is {version}, that of this daemon is {VERSION}\n\
+                 hint: install all programs of one version, then restart the daemon",
+                program.path()
+            )),
+            FromShell::Failed(reason) => Err(reason),
+            FromShell::Watching | FromShell::Lost(_) => Err(not_ours(program)),
+        }
+    }
+
+    fn wait_until_it_watches(&mut self, program: &Program, deadline: Steady) -> Result<(), String> {
+        match self.next_report(program, deadline)? {
+            FromShell::Watching => Ok(()),
+            FromShell::Failed(reason) => Err(reason),
+            FromShell::Version(_) | FromShell::Lost(_) => Err(not_ours(program)),
+        }
+    }
+
+    /// Waits for what every watcher says as it starts.
+    fn next_report(&mut self, program: &Program, deadline: Steady) -> Result<FromShell, String> {
         let mut buffer = [0; MESSAGE];
-        let mut has_version = false;
         loop {
             let left = deadline.since(clock::steady());
             if left.is_zero() {
                 return Err("watcher: did not start within 10 s".to_owned());
             }
             poll::readable(&[self.as_fd()], left).map_err(|error| format!("watcher: {error}"))?;
-            let length = match self.try_recv(&mut buffer) {
-                Ok(None) => continue,
-                Ok(Some(length)) => length,
-                Err(Disconnected) => return Err("watcher: ended as it started".to_owned()),
-            };
-            match (has_version, FromShell::read(buffer.get(..length).unwrap_or_default())) {
-                (false, Some(FromShell::Version(version))) if version == VERSION => has_version = true,
-                (false, Some(FromShell::Version(version))) => {
-                    return Err(format!(
-                        "{}: its version is {version}, that of this daemon is {VERSION}\n\
-                         hint: install all programs of one version, then restart the daemon",
-                        program.path()
-                    ));
+            match self.try_recv(&mut buffer) {
+                Ok(None) => {}
+                Ok(Some(length)) => {
+                    let report = FromShell::read(buffer.get(..length).unwrap_or_default());
+                    return report.ok_or_else(|| not_ours(program));
                 }
-                (true, Some(FromShell::Watching)) => return Ok(()),
-                (true, Some(FromShell::Failed(reason))) => return Err(reason),
-                _ => return Err(format!("{}: is not the watcher of this daemon", program.path())),
+                Err(Disconnected) => return Err("watcher: ended as it started".to_owned()),
             }
         }
     }
+}
+
+fn not_ours(program: &Program) -> String {
+    format!("{}: is not the watcher of this daemon", program.path())
 }
 
 impl AsFd for WatcherChild {

@@ -4,11 +4,32 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crate::os::files::{self, FileError};
 
 /// Where the packages put programs that nobody runs by hand, from the folder of `spa-knockd`.
 const LIBEXEC: &str = "libexec/spa-knock";
+
+/// The programs of a daemon that may have either watcher.
+pub(crate) struct Programs {
+    pub(crate) watcher: Rc<Program>,
+    /// What is wrong with it counts only where there are doors to watch for.
+    pub(crate) legacy_watcher: Rc<Result<Program, FileError>>,
+}
+
+impl Programs {
+    /// Finds them. To be called before rights are given up: they may lie where only root looks.
+    ///
+    /// # Errors
+    /// When the native watcher is not there, or others can change it.
+    pub(crate) fn find() -> Result<Self, FileError> {
+        Ok(Self {
+            watcher: Rc::new(Program::find(Program::WATCHER)?),
+            legacy_watcher: Rc::new(Program::find(Program::LEGACY_WATCHER)),
+        })
+    }
+}
 
 /// A watcher's program.
 pub(crate) struct Program {

@@ -2,6 +2,7 @@
 //! interface or is not believed any more.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::child::Disconnected;
@@ -23,7 +24,7 @@ const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// The port and its watcher.
 pub(crate) struct WatcherSupervisor {
-    program: Program,
+    program: Rc<Program>,
     watch_config: WatchConfig,
     /// Bound for as long as the daemon runs, or the host would answer that nobody listens. None while another process
     /// has the port: captures work without it, but replies leave from no other port.
@@ -55,7 +56,7 @@ impl WatcherSupervisor {
     ///
     /// # Errors
     /// When the watcher does not watch, or the port that it receives from is taken.
-    pub(crate) fn open(setup: &Setup, start: Start) -> Result<Self, AdminError> {
+    pub(crate) fn open(program: &Rc<Program>, setup: &Setup, start: Start) -> Result<Self, AdminError> {
         let watch_config = watch_post(setup)?;
         warn_of_nobody(&setup.config.user, watch_config.identity());
         let lacking = privileges::lacking(watch_config.identity());
@@ -74,7 +75,7 @@ impl WatcherSupervisor {
             }
         };
         let mut supervisor = Self {
-            program: Program::find(Program::WATCHER)?,
+            program: Rc::clone(program),
             watch_config,
             socket,
             bind_due: clock::steady(),

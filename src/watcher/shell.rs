@@ -175,7 +175,9 @@ pub(crate) fn run<R: PacketReader>(
         identity: None,
     };
     let ended = shell.run();
-    shell.reader.log_end();
+    if shell.is_started {
+        shell.reader.log_end();
+    }
     // Closing captures and the channel takes system calls that are not allowed any more. The kernel closes them with the
     // process.
     std::mem::forget(shell);

@@ -121,6 +121,27 @@ fn a_watcher_that_others_could_change_or_that_is_missing_is_refused_with_a_hint(
 }
 
 #[test]
+fn programs_in_a_folder_of_another_user_are_found_by_a_daemon_that_gives_up_rights() {
+    let Some(lab) = Lab::new() else { return };
+    let (site, installation) = (Site::new("", &open_ssh(2)), Installation::new());
+    // As `cargo install` leaves them in a home that nobody else looks into, with the umask 002.
+    let folder = installation.0.path().join("sbin");
+    fs::rename(installation.watcher(), folder.join("spa-knock-watcher")).unwrap();
+    let own =
+        Command::new("chown").args(["-R", "nobody:nogroup"]).arg(installation.0.path()).status().unwrap();
+    assert!(own.success());
+    for (path, mode) in
+        [(installation.daemon(), 0o775), (folder.join("spa-knock-watcher"), 0o775), (folder, 0o700)]
+    {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let daemon = Daemon::start_command(&lab.server, installation.command(&site));
+    kill(daemon.watcher().unwrap(), Signal::SIGKILL).unwrap();
+    assert!(within(SOON, || daemon.log().contains("watching again")), "{}", daemon.log());
+    assert!(ask_patiently(&lab.client.udp(CLIENT4), SERVER4, &site.key("laptop").good()).is_some());
+}
+
+#[test]
 fn a_watcher_that_is_run_by_hand_says_what_starts_it() {
     for name in ["spa-knock-watcher", "spa-knock-legacy-watcher"] {
         let program = Path::new(Daemon::PROGRAM).with_file_name(name);

@@ -254,7 +254,7 @@ fn a_bad_line_in_server_or_firewall_is_told_with_its_place() {
         ),
         (
             "[legacy]\nknockd = '/k'\nlog = 'journal'",
-            "f:5:7: legacy.log: has moved to [server]\nhint: packet-log in [server], with the same value",
+            "f:5:7: legacy.log: has moved to [server]\nhint: packet-log in [server], with the same value; [legacy] is for knockd alone",
         ),
         ("packet-log = 'kern.log'", "f:3:14: server.packet-log: not an absolute path"),
         (

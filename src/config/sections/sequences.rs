@@ -60,14 +60,21 @@ pub(super) fn read_legacy(
     }
     const DOORS: &str = "knockd = \"/etc/knockd.conf\": whose doors plain sequences open";
     let mut table = value.table()?;
-    for (old, new) in [("log", "packet-log"), ("log-prefix", "packet-log-prefix")] {
-        if let Some(value) = table.take(old) {
-            value.problem("has moved to [server]", Some(&format!("{new} in [server], with the same value")));
-        }
-    }
-    let knockd = table.require("knockd", DOORS);
+    let moved = [("log", "packet-log"), ("log-prefix", "packet-log-prefix")]
+        .into_iter()
+        .filter_map(|(old, new)| Some((table.take(old)?, new)))
+        .inspect(|(value, new)| {
+            let hint = format!("{new} in [server], with the same value; [legacy] is for knockd alone");
+            value.problem("has moved to [server]", Some(&hint));
+        })
+        .count();
+    // Once it is moved, the section may be empty.
+    let knockd = if moved > 0 { table.take("knockd") } else { table.require("knockd", DOORS) };
     table.finish();
     let knockd = absolute_path(&knockd?)?;
+    if moved > 0 {
+        return None;
+    }
     if capture == CaptureKind::Udp && log.is_none() {
         let hint = "capture = \"pcap\", or packet-log = the firewall's log, or no [legacy]";
         value.problem(UDP, Some(hint));

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::commands::{CommandEvent, DoorCommands, report_interrupted};
@@ -17,7 +18,7 @@ use crate::ipc::{FromShell, OnMissingInterface};
 use crate::legacy::ipc::FromLegacyWatcher;
 use crate::legacy::knockd::{Door, GrantSpec, LogMessage, MatchEvent, MatchStage, OneTimeList};
 use crate::os::clock;
-use crate::os::files::{self, FileMode};
+use crate::os::files::{self, FileError, FileMode};
 use crate::os::poll::Polled;
 use crate::state::{self, StateError, UndoQueue};
 use crate::supervisor::child::Disconnected;
@@ -35,7 +36,7 @@ const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// The doors, their watcher, their log and their commands.
 pub(crate) struct Doors {
-    program: Program,
+    program: Rc<Result<Program, FileError>>,
     doors: Vec<Door>,
     /// Doors with one-time sequences that are not in here any more are closed for good.
     lists: BTreeMap<usize, OneTimeList>,
@@ -88,7 +89,7 @@ impl Doors {
     /// # Errors
     /// When that cannot be read.
     pub(crate) fn open(
-        program: Program,
+        program: Rc<Result<Program, FileError>>,
         folder: Option<&Path>,
         client: ClientName,
         knock_log: KnockLog,
@@ -124,7 +125,7 @@ impl Doors {
         // One that has lost an interface is tried for anyway: what is missing must not keep a reload from the rest.
         let watcher = match self.watch_config.as_ref() == Some(&watch_config) {
             true => None,
-            false => Some(LegacyWatcher::start(&self.program, &watch_config, missing)?),
+            false => Some(self.start_watcher(&watch_config, missing)?),
         };
         Ok(NextDoors { watch_config, watcher, doors: written.doors, lists: written.lists })
     }

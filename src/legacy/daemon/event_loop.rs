@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::args::KnockdArgs;
@@ -77,7 +78,7 @@ impl LegacyDaemon {
         let names = options.lookup.then(|| ReverseDns::new(identity));
         let knock_log = KnockLog::open(log_file, written.options.syslog, verbose).with_names(names);
         let kept = lock.is_some().then_some(folder.as_path());
-        let program = Program::find(Program::LEGACY_WATCHER)?;
+        let program = Rc::new(Ok(Program::find(Program::LEGACY_WATCHER)?));
         let mut doors = Doors::open(program, kept, client, knock_log).map_err(AdminError::run)?;
         let watch_config = LegacyWatchConfig {
             config: written.text.clone(),

@@ -2,6 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::usage::UsageStats;
 use crate::config::{Interfaces, ServerConfig};
@@ -11,6 +12,7 @@ use crate::ipc::OnMissingInterface;
 use crate::legacy::daemon::{
     CLIENT, DoorOutcome, Doors, KnockLog, KnockdConfig, LegacyWatchConfig, NextDoors, warn_replayable,
 };
+use crate::os::files::FileError;
 use crate::os::poll::Polled;
 use crate::os::process::privileges;
 use crate::os::{clock, files};
@@ -28,6 +30,7 @@ const USERS_SHOWN: usize = 10;
 
 /// The doors, if there are or have been some.
 pub(crate) struct LegacyDoors {
+    program: Rc<Result<Program, FileError>>,
     folder: PathBuf,
     doors: Option<Doors>,
     usage: UsageStats,
@@ -47,12 +50,15 @@ impl LegacyDoors {
     /// # Errors
     /// When it cannot be watched for them, or it is not known what is still to be closed.
     pub(crate) fn start(
+        program: &Rc<Result<Program, FileError>>,
         config: &ServerConfig,
         knockd: Option<&KnockdConfig>,
         start: Start,
     ) -> Result<Self, AdminError> {
         let folder = config.state_dir.join(FOLDER);
-        let mut sequences = Self { folder, doors: None, usage: UsageStats::new(clock::steady()), opened: 0 };
+        let program = Rc::clone(program);
+        let mut sequences =
+            Self { program, folder, doors: None, usage: UsageStats::new(clock::steady()), opened: 0 };
         if knockd.is_none() && files::exists(&sequences.folder) {
             sequences.doors = Some(sequences.open()?);
         }
@@ -162,8 +168,7 @@ impl LegacyDoors {
         let folder: &Path = &self.folder;
         files::create_folder(folder, files::FileMode::Private)?;
         let client = CLIENT.parse().map_err(AdminError::run)?;
-        let program = Program::find(Program::LEGACY_WATCHER)?;
-        Doors::open(program, Some(folder), client, KnockLog::open(None, false, false))
+        Doors::open(Rc::clone(&self.program), Some(folder), client, KnockLog::open(None, false, false))
             .map_err(AdminError::run)
     }
 }

@@ -10,6 +10,8 @@ use nix::unistd::geteuid;
 
 use super::FileError;
 
+/// The file that this process runs, whatever has its name now.
+const OWN_PROGRAM: &str = "/proc/self/exe";
 const OTHERS_WRITE: u32 = 0o022;
 const EXECUTE: u32 = 0o111;
 
@@ -18,13 +20,13 @@ const EXECUTE: u32 = 0o111;
 /// # Errors
 /// When the system does not tell.
 pub fn own_program() -> Result<PathBuf, FileError> {
-    let link = Path::new("/proc/self/exe");
+    let link = Path::new(OWN_PROGRAM);
     fs::read_link(link).map_err(|error| FileError::io(link, &error))
 }
 
-/// Opens a program to be executed by its descriptor. Only root, this user and the owner of `own`, which is this very
-/// program, may be able to change it. In the folder of `own` that is checked of the file alone: who can replace files
-/// there can replace `own`, too.
+/// Opens a program to be executed by its descriptor. Only root, this user and the owner of this program may be able to
+/// change it. In the folder of `own`, which is this very program, it may also have the owner, group and mode of `own`: who
+/// can replace the one can replace the other.
 ///
 /// # Errors
 /// When somebody else can change it, naming the fix, or it cannot be opened.
@@ -38,14 +40,25 @@ pub fn open_program(path: &Path, own: &Path) -> Result<File, FileError> {
         let hint = Some(format!("chmod 755 {}", path.display()));
         return Err(FileError::new(path, "is no executable file", hint));
     }
-    // Of a program that was replaced on disk as it ran, this is the new one, in the same place.
-    let owner = fs::metadata(own).map_or(0, |own| own.uid());
-    check(path, &metadata, owner)?;
-    if let Some(folder) = path.parent().filter(|folder| Some(*folder) != own.parent()) {
+    // The file that runs, also where another one has taken its name meanwhile.
+    let own_file =
+        fs::metadata(OWN_PROGRAM).map_err(|error| FileError::io(Path::new(OWN_PROGRAM), &error))?;
+    let is_beside = path.parent() == own.parent();
+    if is_beside && is_as_safe(&metadata, &own_file) {
+        return Ok(file);
+    }
+    check(path, &metadata, own_file.uid())?;
+    if let (false, Some(folder)) = (is_beside, path.parent()) {
         let metadata = fs::metadata(folder).map_err(|error| FileError::io(folder, &error))?;
-        check(folder, &metadata, owner)?;
+        check(folder, &metadata, own_file.uid())?;
     }
     Ok(file)
+}
+
+/// Whether nobody can change the file who cannot change `own` as well.
+fn is_as_safe(file: &Metadata, own: &Metadata) -> bool {
+    let who = |metadata: &Metadata| (metadata.uid(), metadata.gid());
+    who(file) == who(own) && file.mode() & OTHERS_WRITE & !own.mode() == 0
 }
 
 fn check(path: &Path, metadata: &Metadata, owner: u32) -> Result<(), FileError> {
@@ -88,8 +101,17 @@ mod tests {
             assert_eq!(hint.is_some(), refused.is_some(), "{mode:o} in {folder:o}");
             assert!(hint.unwrap_or_default().starts_with(refused.unwrap_or_default()));
         }
-        // Beside the own program, the folder says nothing.
-        assert!(open_program(&path, &scratch.path().join("own")).is_ok());
+        // Beside the own program, the folder says nothing, and neither does a mode that the own program has, too.
+        let beside = scratch.path().join("own");
+        assert!(open_program(&path, &beside).is_ok());
+        let own_mode = fs::metadata(OWN_PROGRAM).unwrap().mode();
+        for mode in [0o775, 0o757, 0o777] {
+            chmod(&path, mode);
+            let is_as_open = mode & OTHERS_WRITE & !own_mode == 0;
+            assert_eq!(open_program(&path, &beside).is_ok(), is_as_open, "{mode:o} beside {own_mode:o}");
+        }
+        let (open, closed) = (fs::metadata(&path).unwrap(), fs::metadata(scratch.path()).unwrap());
+        assert!(is_as_safe(&open, &open) && is_as_safe(&closed, &open));
         let link = scratch.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(open_program(&link, own).is_err(), "a link leads somewhere else");

@@ -121,7 +121,7 @@ pub fn start_watcher(
 /// # Errors
 /// When that fails.
 pub fn start_to_read(argument: &str, file: Option<&Path>, said: OwnedFd) -> io::Result<Child> {
-    let mut command = own_process("/proc/self/exe", "spa-knock-watcher");
+    let mut command = own_process("/proc/self/exe", "spa-knock-log");
     command.arg(argument).args(file).stdin(Stdio::null()).stdout(said).spawn()
 }
 

@@ -19,7 +19,7 @@ pub struct Authorized {
 
 impl Authorized {
     /// For the keeper alone, once every check has passed.
-    pub(in crate::auth) const fn new(context: KnockContext, effects: Vec<Effect>) -> Self {
+    pub(super) const fn new(context: KnockContext, effects: Vec<Effect>) -> Self {
         Self { context, effects }
     }
 

@@ -2,11 +2,24 @@
 
 use super::Doors;
 use crate::ipc::OnMissingInterface;
-use crate::legacy::daemon::watcher_process::LegacyWatcher;
+use crate::legacy::daemon::watcher_process::{LegacyWatchConfig, LegacyWatcher};
 use crate::os::clock;
 use crate::supervisor::restart::SILENCE_MAX;
 
 impl Doors {
+    /// Starts a watcher.
+    ///
+    /// # Errors
+    /// Why it does not watch, or what is wrong with its program, for people.
+    pub(super) fn start_watcher(
+        &self,
+        watch_config: &LegacyWatchConfig,
+        missing: OnMissingInterface,
+    ) -> Result<LegacyWatcher, String> {
+        let program = self.program.as_ref().as_ref().map_err(ToString::to_string)?;
+        LegacyWatcher::start(program, watch_config, missing)
+    }
+
     /// The watcher is gone, or goes now.
     pub(super) fn on_exit(&mut self, why: &str) {
         self.watcher = None;
@@ -50,7 +63,7 @@ impl Doors {
             Some(_) => OnMissingInterface::Fail,
             None => OnMissingInterface::Continue,
         };
-        match LegacyWatcher::start(&self.program, watch_config, missing) {
+        match self.start_watcher(watch_config, missing) {
             Ok(watcher) => {
                 log::info!("plain sequences: watching again");
                 self.watcher = Some(watcher);
