@@ -38,7 +38,7 @@ pub struct Log {
     shared: bool,
 }
 
-/// A log of which only packets to the band of port sequences count.
+/// A log of which only packets to the knock range count.
 pub struct KnockRangeLog(pub Log, pub KnockRange);
 
 impl Log {

@@ -101,7 +101,7 @@ impl CaptureStats {
 pub enum CaptureEvent<'a> {
     /// A datagram.
     Datagram(Segment<'a>),
-    /// A packet without a payload, to a port of the band.
+    /// A packet without a payload, to a port of the knock range.
     PortHit(PortHit),
     /// A frame that holds neither.
     Other,
@@ -121,7 +121,7 @@ pub struct PortHit {
 }
 
 impl PortHit {
-    /// The touch that a packet is, if it is one of this band.
+    /// The touch that a packet is, if it is one of this knock range.
     fn of(packet: &Packet<'_>, knock_range: KnockRange) -> Option<Self> {
         let Packet { source, destination, .. } = *packet;
         let touches = packet.is_port_hit() && knock_range.contains(destination.port());

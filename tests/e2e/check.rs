@@ -289,12 +289,12 @@ fn a_band_in_the_way_of_others_is_warned_about() {
     let Some(lab) = Lab::new() else { return };
     let site = Site::new("", &format!("[ports]\n{}", open_ssh(20)));
     let said = |words: &str| check(&lab.server, &site).0.contains(words);
-    assert!(!said("band"));
+    assert!(!said("knock range"));
     lab.server.echo(20_500);
-    assert!(said("ports: something listens on tcp/20500, which is in the band 20480-28671"));
+    assert!(said("ports: something listens on tcp/20500, which is in the knock range 20480-28671"));
     lab.server.sysctl("ipv4/ip_local_port_range", "28671 60999");
     assert!(said(
-        "ports: the band 20480-28671 has ports that this host gives to its own connections (28671-60999)"
+        "ports: the knock range 20480-28671 has ports that this host gives to its own connections (28671-60999)"
     ));
     lab.server.sysctl("ipv4/ip_local_port_range", "28672 60999");
     assert!(!said("its own connections"));

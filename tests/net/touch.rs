@@ -70,7 +70,7 @@ fn touch_here(from: IpAddr, to: IpAddr, how: Touch, ports: &[u16]) {
     }
 }
 
-/// As many first packets of TCP connections to random ports of the band, each from another address.
+/// As many first packets of TCP connections to random ports of the knock range, each from another address.
 pub(crate) fn syn_frames(wire: &Wire, to: Ipv4Addr, knock_range: KnockRange, count: usize) -> Vec<Vec<u8>> {
     let frame = |n: usize| {
         let [a, b, ..] = random::<4>().unwrap();

@@ -6,8 +6,8 @@ use super::Timestamp;
 pub const SLICES: usize = 8;
 /// Ports of a slice.
 pub const SLICE: u16 = 1024;
-/// Ports of the band.
-const BAND: u16 = 8 * SLICE;
+/// Ports of the knock range.
+const WIDTH: u16 = 8 * SLICE;
 /// Milliseconds of a step.
 const STEP: u64 = 30_000;
 
@@ -17,7 +17,7 @@ pub struct KnockRange {
     low: u16,
 }
 
-/// A port that no band can begin at.
+/// A port that no knock range can begin at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InvalidKnockRange;
 
@@ -27,7 +27,7 @@ pub struct TimeStep(u64);
 
 impl KnockRange {
     /// The greatest `low`: the last port is 65,535 then.
-    pub const LOW_MAX: u16 = u16::MAX - (BAND - 1);
+    pub const LOW_MAX: u16 = u16::MAX - (WIDTH - 1);
     /// Where nothing else is said.
     pub const USUAL: Self = Self { low: 20_480 };
 
@@ -40,10 +40,10 @@ impl KnockRange {
     /// The last port.
     #[must_use]
     pub const fn high(self) -> u16 {
-        self.low.saturating_add(BAND - 1)
+        self.low.saturating_add(WIDTH - 1)
     }
 
-    /// Whether a port is one of the band.
+    /// Whether a port is one of the knock range.
     #[must_use]
     pub const fn contains(self, port: u16) -> bool {
         self.low <= port && port <= self.high()
@@ -56,10 +56,10 @@ impl KnockRange {
         self.low.saturating_add(slice.saturating_mul(SLICE)).saturating_add(number % SLICE)
     }
 
-    /// The slice (0 to 7) of a port of the band.
+    /// The slice (0 to 7) of a port of the knock range.
     #[must_use]
     pub fn slice(self, port: u16) -> Option<usize> {
-        let offset = port.checked_sub(self.low).filter(|&offset| offset < BAND)?;
+        let offset = port.checked_sub(self.low).filter(|&offset| offset < WIDTH)?;
         Some(usize::from(offset / SLICE))
     }
 }
@@ -80,7 +80,7 @@ impl std::fmt::Display for KnockRange {
 
 impl std::fmt::Display for InvalidKnockRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "a band begins at a port from 1 to {}", KnockRange::LOW_MAX)
+        write!(f, "a knock range begins at a port from 1 to {}", KnockRange::LOW_MAX)
     }
 }
 

@@ -156,7 +156,7 @@ impl CheckReport {
             && knock_range.low() <= last
         {
             let message = format!(
-                "ports: the band {knock_range} has ports that this host gives to its own connections ({first}-{last})"
+                "ports: the knock range {knock_range} has ports that this host gives to its own connections ({first}-{last})"
             );
             self.warning(config, &place, message, hint);
         }
@@ -171,8 +171,9 @@ impl CheckReport {
                 Protocol::Udp => "udp",
             };
             let port = address.port();
-            let message =
-                format!("ports: something listens on {service}/{port}, which is in the band {knock_range}");
+            let message = format!(
+                "ports: something listens on {service}/{port}, which is in the knock range {knock_range}"
+            );
             self.warning(config, &place, message, hint);
         }
     }

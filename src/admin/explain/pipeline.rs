@@ -174,7 +174,7 @@ impl Pipeline {
         }
     }
 
-    /// A packet without a payload to a port of the band.
+    /// A packet without a payload to a port of the knock range.
     fn touched(&mut self, from: SocketAddr, to: SocketAddr, now: Now) -> Note {
         self.watcher.record_hit(from, to.ip(), to.port(), now.steady);
         let mut said =

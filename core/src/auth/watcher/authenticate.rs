@@ -94,7 +94,7 @@ pub struct DatagramCounts {
     pub forged: u64,
     /// Dropped as one copy too many.
     pub duplicates: u64,
-    /// Packets without a payload to the band.
+    /// Packets without a payload to the knock range.
     pub port_hits: u64,
     /// Port sequences passed on.
     pub sequences: u64,

@@ -1,4 +1,4 @@
-//! Which ports of the band each pair of addresses (from, to) has touched of late: the only thing that is kept of
+//! Which ports of the knock range each pair of addresses (from, to) has touched of late: the only thing that is kept of
 //! packets that nobody has signed. Bounded in pairs and in ports; who touches too many is not looked at for a while.
 
 use std::collections::HashMap;
@@ -122,7 +122,7 @@ impl FlowTable {
     }
 
     /// A port was touched. Returns the pair's name if a port has joined since it was taken last, and no slice of the
-    /// band is without one: with less there is no sequence.
+    /// knock range is without one: with less there is no sequence.
     pub(in crate::auth) fn record_hit(
         &mut self,
         from: IpAddr,
