@@ -126,6 +126,16 @@ pub fn writers(path: &Path) -> Vec<Problem> {
     problems.into_iter().map(Problem::of_file).collect()
 }
 
+/// Who else can change a file that is there, or the folders above it.
+#[cfg(all(feature = "daemon", feature = "legacy"))]
+pub(crate) fn writers_of_file(path: &Path) -> Vec<FileError> {
+    if !files::exists(path) {
+        return Vec::new();
+    }
+    let checks = [files::check_folders_above(path), files::check_not_writable_by_others(path)];
+    checks.into_iter().filter_map(Result::err).collect()
+}
+
 /// What the text of a config and of the client files beside it means.
 ///
 /// # Errors

@@ -28,6 +28,8 @@ mod write;
 pub use clients::CONSOLE;
 pub use datetime::{DateTime, InvalidInstant};
 pub use document::{Document, TomlTable, TomlValue, written};
+#[cfg(all(feature = "daemon", feature = "legacy"))]
+pub(crate) use load::writers_of_file;
 #[cfg(feature = "daemon")]
 pub use load::{
     CLIENTS_FOLDER, ConfigText, load, load_client_files, load_main, load_trusted, load_with, outline, read,

@@ -14,9 +14,9 @@ pub(super) mod target;
 pub(super) mod unanswered;
 pub(super) mod wait;
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use std::{fmt, io};
 
 use super::failure::{ClientError, ExitCause};
 use attempt::Attempt;
@@ -129,8 +129,7 @@ impl<'a> Knocker<'a> {
 
     /// A datagram for one of the server's addresses.
     pub(super) fn seal(&self, server: SocketAddr, claim: Claim) -> Result<Datagram, ClientError> {
-        self.report
-            .detail(|| format!("{}: knocking at {} {}", self.request.server, server.ip(), describe(claim)));
+        self.report.detail(|| format!("{}: knocking at {} {}", self.request.server, server.ip(), claim));
         Datagram::seal(&self.request.knock(claim), &self.keys)
             .map_err(|error| ClientError::new(ExitCause::Network, error.to_string()))
     }
@@ -321,13 +320,11 @@ pub(super) fn listed(servers: &[SocketAddr]) -> String {
     servers.iter().map(|server| server.ip().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// A claim, for people.
-pub(super) fn describe(claim: Claim) -> String {
-    let addresses = named(claim);
-    if addresses.is_empty() {
-        claim.policy.to_string()
-    } else {
-        format!("{} {}", claim.policy, addresses.join(", "))
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses = named(*self);
+        write!(f, "{}", self.policy)?;
+        if addresses.is_empty() { Ok(()) } else { write!(f, " {}", addresses.join(", ")) }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::client::knock::plan::Claim;
 use crate::client::knock::request::{KnockRequest, ThroughPorts};
 use crate::client::knock::route::Route;
 use crate::client::knock::wait::KnockAgain;
-use crate::client::knock::{KnockSuccess, addresses, describe, named, plan};
+use crate::client::knock::{KnockSuccess, addresses, named, plan};
 use crate::client::report::{Reporter, Success};
 use crate::os::clock;
 use crate::os::files::io_error_text;
@@ -176,8 +176,7 @@ impl<'a> PortKnocker<'a> {
                 self.report.detail(|| format!("used steps are not remembered: {error}"));
             }
             let server = way.route.server.ip();
-            self.report
-                .detail(|| format!("{}: knocking at {server} {}", self.request.server, describe(way.claim)));
+            self.report.detail(|| format!("{}: knocking at {server} {}", self.request.server, way.claim));
             match self.send_hits(way, self.ports(way, step)) {
                 Ok(()) => sent = true,
                 Err(failure) => failed = Some(failure),

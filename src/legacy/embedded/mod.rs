@@ -3,13 +3,10 @@
 mod doors;
 mod usage;
 
-use std::path::Path;
-
 use super::daemon::KnockdConfig;
 use crate::config::{
     self, BackendKind, ConfigErrors, LEGACY_CLIENT as CLIENT, Problem, ServerConfig, SourceLocation,
 };
-use crate::os::files::{self, FileError};
 
 pub(crate) use doors::LegacyDoors;
 
@@ -22,7 +19,8 @@ pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, Config
         return Ok(None);
     };
     let place = config.places.of(&["legacy", "knockd"]);
-    let mut problems: Vec<Problem> = writers(path).into_iter().map(Problem::of_file).collect();
+    let mut problems: Vec<Problem> =
+        config::writers_of_file(path).into_iter().map(Problem::of_file).collect();
     if config.clients.keys().any(config::is_legacy_client) {
         problems.push(Problem {
             place: config.places.of(&["client", CLIENT]).clone(),
@@ -50,21 +48,11 @@ pub(crate) fn load(config: &ServerConfig) -> Result<Option<KnockdConfig>, Config
     if problems.is_empty() { Ok(Some(written)) } else { Err(ConfigErrors::of(problems)) }
 }
 
-fn writers(path: &Path) -> Vec<FileError> {
-    if !files::exists(path) {
-        return Vec::new();
-    }
-    [files::check_folders_above(path), files::check_not_writable_by_others(path)]
-        .into_iter()
-        .filter_map(Result::err)
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{ConfigText, read};
-    use crate::os::files::FileMode;
+    use crate::os::files::{self, FileMode};
 
     fn told(server: &str, doors: &str) -> Result<usize, String> {
         let scratch = tempfile::tempdir().unwrap();
