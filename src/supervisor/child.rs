@@ -161,7 +161,7 @@ impl WatcherChild {
     }
 
     /// Kills it without waiting for its end: one that hangs does not end by itself.
-    pub(crate) fn kill(&mut self) {
+    fn kill(&mut self) {
         spawn::kill_group(&self.child);
     }
 
@@ -205,6 +205,20 @@ impl WatcherChild {
             }
         }
     }
+}
+
+/// Takes out and kills a watcher that hangs: one that has reported nothing for too long; and for how many seconds. To be
+/// called after its messages have been taken: a keeper that was stopped itself has not seen them yet.
+pub(crate) fn take_silent<W>(
+    watcher: &mut Option<W>,
+    child: impl Fn(&mut W) -> &mut WatcherChild,
+) -> Option<(W, u64)> {
+    let now = clock::steady();
+    let mut silent = watcher.take_if(|watcher| child(watcher).silence(now) >= SILENCE_MAX)?;
+    let process = child(&mut silent);
+    let seconds = process.silence(now).as_secs();
+    process.kill();
+    Some((silent, seconds))
 }
 
 fn not_ours(program: &Program) -> String {

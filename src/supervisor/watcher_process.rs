@@ -147,9 +147,9 @@ impl WatcherProcess {
         &self.child
     }
 
-    /// Kills it without waiting for its end: one that hangs does not end by itself.
-    pub(crate) fn kill(&mut self) {
-        self.child.kill();
+    /// The process, to end it.
+    pub(crate) const fn child_mut(&mut self) -> &mut WatcherChild {
+        &mut self.child
     }
 
     /// What it has seen, as far as it has said so.

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::child::Disconnected;
+use super::child::{self, Disconnected};
 use super::program::Program;
-use super::restart::{Restart, SILENCE_MAX};
+use super::restart::Restart;
 use super::watcher_process::{WatchConfig, WatcherProcess};
 use crate::capture::CaptureKind;
 use crate::config::setup::Setup;
@@ -216,17 +216,11 @@ impl WatcherSupervisor {
         None
     }
 
-    /// A watcher that hangs is replaced. To be called after its messages have been taken: a keeper that was stopped
-    /// itself has not seen them yet.
+    /// A watcher that hangs is replaced.
     fn replace_if_silent(&mut self) {
-        let now = clock::steady();
-        let Some(mut old) = self.watcher.take_if(|watcher| watcher.child().silence(now) >= SILENCE_MAX)
-        else {
-            return;
-        };
-        let seconds = old.child().silence(now).as_secs();
+        let silent = child::take_silent(&mut self.watcher, WatcherProcess::child_mut);
+        let Some((old, seconds)) = silent else { return };
         log::error!("the watcher has reported nothing for {seconds} s; replacing it");
-        old.kill();
         self.retire(old);
         self.restart.hurry();
     }

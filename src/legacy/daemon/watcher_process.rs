@@ -62,9 +62,9 @@ impl LegacyWatcher {
         &self.child
     }
 
-    /// Kills it without waiting for its end: one that hangs does not end by itself.
-    pub(in crate::legacy) fn kill(&mut self) {
-        self.child.kill();
+    /// The process, to end it.
+    pub(in crate::legacy) const fn child_mut(&mut self) -> &mut WatcherChild {
+        &mut self.child
     }
 
     /// A door opens to this sequence from now on, or to none. That a watcher is gone is found out when its reports are

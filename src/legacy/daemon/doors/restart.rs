@@ -3,8 +3,7 @@
 use super::Doors;
 use crate::ipc::OnMissingInterface;
 use crate::legacy::daemon::watcher_process::{LegacyWatchConfig, LegacyWatcher};
-use crate::os::clock;
-use crate::supervisor::restart::SILENCE_MAX;
+use crate::supervisor::child;
 
 impl Doors {
     /// Starts a watcher.
@@ -36,16 +35,11 @@ impl Doors {
         self.restart.postpone_unless_due();
     }
 
-    /// A watcher that hangs is replaced. To be called after its messages have been taken.
+    /// A watcher that hangs is replaced.
     fn replace_if_silent(&mut self) {
-        let now = clock::steady();
-        let Some(mut old) = self.watcher.take_if(|watcher| watcher.child().silence(now) >= SILENCE_MAX)
-        else {
-            return;
-        };
-        let seconds = old.child().silence(now).as_secs();
+        let silent = child::take_silent(&mut self.watcher, LegacyWatcher::child_mut);
+        let Some((_, seconds)) = silent else { return };
         log::error!("plain sequences: the watcher has reported nothing for {seconds} s; replacing it");
-        old.kill();
         self.restart.hurry();
     }
 
