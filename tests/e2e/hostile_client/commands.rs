@@ -19,7 +19,7 @@ fn site() -> Site {
          [action.note]\nrun = [\"/usr/bin/touch\", \"{}\"]\n\
          [action.lamp]\nrun = [\"/bin/true\"]\nundo = [\"/usr/bin/touch\", \"{}-{{client}}-{{argument}}\"]\n\
          for = \"1s\"\nmax = \"1h\"\n\
-         [action.stick]\nrun = [\"/bin/true\"]\nundo = [\"/bin/sleep\", \"60{{argument}}\"]\nfor = \"1s\"\ntimeout = \"1m\"\n\
+         [action.stick]\nrun = [\"/bin/true\"]\nundo = [\"/bin/sleep\", \"60{{argument}}\"]\nfor = \"3s\"\ntimeout = \"1m\"\n\
          [client.laptop]\nkey = \"laptop.key\"\nallow = [\"wait\", \"note\", \"lamp\", \"stick\"]\n\
          [client.evil]\nkey = \"evil.key\"\nallow = [\"wait\", \"note\", \"lamp\", \"stick\"]\n",
         noted.display(),
@@ -89,11 +89,14 @@ fn undo_tasks_of_one_client_that_hang_do_not_delay_those_of_another() {
     for number in 0..24 {
         planned += u32::from(answer(&lab, &evil, "stick", &number.to_string(), 0) == ReplyStatus::Done);
     }
-    assert!(planned >= 20, "{planned}");
-    std::thread::sleep(Duration::from_millis(1_500));
+    // On a slow host the first undo tasks take the client's slots before the last knock is sent.
+    assert!(planned >= 8, "{planned}");
+    let begun = || {
+        let tasks = fs::read_dir(site.path("state/undo")).unwrap().flatten();
+        tasks.filter(|task| task.path().extension().is_some_and(|word| word == "started")).count()
+    };
+    assert!(within(SOON, || begun() == 4), "{}", begun());
     assert_eq!(answer(&lab, &laptop, "lamp", "b", 1), ReplyStatus::Done);
     assert!(within(SOON, || site.path("undone-laptop-b").exists()), "{:?}", site.audit());
-    let left = fs::read_dir(site.path("state/undo")).unwrap().flatten();
-    let begun = left.filter(|entry| entry.path().extension().is_some_and(|word| word == "started")).count();
-    assert_eq!(begun, 4, "no more of one client run at a time");
+    assert_eq!(begun(), 4, "no more of one client run at a time");
 }
